@@ -1,1 +1,16 @@
-//! To be filled.
+//! What bpfd decides: requests, hooks, policy, state, plans. Facts go in, values come out.
+//!
+//! Invariant: no I/O, no clock, no async, no `unsafe`; own `clippy.toml`, checked by `cargo xtask tidy`.
+
+pub mod fake;
+pub mod hook;
+pub mod ident;
+pub mod invariants;
+pub mod journal;
+pub mod kernel;
+pub mod names;
+pub mod order;
+pub mod plan;
+pub mod policy;
+pub mod request;
+pub mod state;

@@ -1,0 +1,243 @@
+//! A kernel in memory: the same steps with the same effects, and a failure or a death at any of them. What tests of the engine
+//! run on; pure, so that it can be as strict as the real one is forgiving.
+//!
+//! Staged things are file descriptors of the process: a death loses them. Pins and attachments stay.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::hook::{ChainKey, XdpMode};
+use crate::ident::{AppUid, KernelId, LinkUid, TopUid};
+use crate::kernel::{
+    ChainMode, ForeignProgram, InterfaceId, Kernel, Live, LiveTop, Member, ObserveError, Observed, ObservedChain,
+    PinnedApp, PinnedTop, Step, StepError, TopContent,
+};
+
+/// What happens at a step.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fate {
+    /// The step fails and changes nothing.
+    Fail,
+    /// The process ends before the step.
+    DieBefore,
+    /// The process ends after the step, before anybody hears of it.
+    DieAfter,
+}
+
+#[derive(Clone, Debug)]
+struct Top {
+    program: KernelId,
+    members: Vec<Member>,
+    chain: ChainKey,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct FakeKernel {
+    /// Interfaces that exist.
+    pub interfaces: BTreeMap<ChainKey, InterfaceId>,
+    attached: BTreeMap<ChainKey, (KernelId, XdpMode)>,
+    foreign: BTreeMap<KernelId, String>,
+    staged_apps: BTreeMap<AppUid, PinnedApp>,
+    staged_tops: BTreeMap<TopUid, Top>,
+    apps: BTreeMap<AppUid, PinnedApp>,
+    tops: BTreeMap<TopUid, Top>,
+    links: BTreeSet<LinkUid>,
+    next_id: u32,
+    steps: usize,
+    fate: Option<(usize, Fate)>,
+    dead: bool,
+    /// Every step that took effect, as text.
+    pub log: Vec<String>,
+}
+
+impl FakeKernel {
+    /// A kernel with these interfaces, nothing attached.
+    pub fn with_interfaces(chains: impl IntoIterator<Item = ChainKey>) -> Self {
+        let interfaces = chains.into_iter().zip(1..).map(|(chain, index)| (chain, InterfaceId { netns_cookie: 1, index }));
+        Self { interfaces: interfaces.collect(), ..Self::default() }
+    }
+
+    /// Something else takes an interface.
+    pub fn attach_foreign(&mut self, chain: &ChainKey, name: &str) {
+        let id = self.fresh_id();
+        self.foreign.insert(id, name.to_owned());
+        self.attached.insert(chain.clone(), (id, XdpMode::Native));
+    }
+
+    /// What `prepare` does for real: an app's programs and maps as file descriptors.
+    pub fn stage(&mut self, app: AppUid, functions: &[&str], maps: &[&str]) {
+        let programs = functions.iter().map(|function| ((*function).to_owned(), self.fresh_id())).collect();
+        let maps = maps.iter().map(|map| (*map).to_owned()).collect();
+        self.staged_apps.insert(app, PinnedApp { programs, maps });
+    }
+
+    /// At the `step`th step from now on, counted from 0, this happens.
+    pub fn at_step(&mut self, step: usize, fate: Fate) {
+        self.fate = Some((self.steps + step, fate));
+    }
+
+    /// A new process: what was staged is gone, pins and attachments are not.
+    pub fn restart(&mut self) {
+        self.staged_apps.clear();
+        self.staged_tops.clear();
+        self.fate = None;
+        self.dead = false;
+    }
+
+    /// A new boot: only interfaces are left.
+    pub fn reboot(&mut self) {
+        self.restart();
+        self.attached.clear();
+        self.apps.clear();
+        self.tops.clear();
+        self.links.clear();
+    }
+
+    /// Program ids that exist: K8 counts them.
+    pub fn programs(&self) -> usize {
+        let apps = self.apps.values().chain(self.staged_apps.values()).map(|app| app.programs.len()).sum::<usize>();
+        apps + self.tops.len() + self.staged_tops.iter().filter(|(top, _)| !self.tops.contains_key(top)).count()
+    }
+
+    fn fresh_id(&mut self) -> KernelId {
+        self.next_id += 1;
+        KernelId(self.next_id)
+    }
+
+    fn refuse(doing: &str, errno: &str) -> StepError {
+        StepError::Call { doing: doing.to_owned(), errno: errno.to_owned() }
+    }
+
+    fn apply(&mut self, step: &Step) -> Result<Option<KernelId>, StepError> {
+        match step {
+            Step::PinApp(app) => {
+                let staged = self.staged_apps.remove(app).ok_or_else(|| Self::refuse("pin app", "nothing staged"))?;
+                self.apps.insert(*app, staged);
+            }
+            Step::BuildTop { top, chain, content: TopContent::Fused { members, recipes } } => {
+                for member in members {
+                    let app = self.apps.get(&member.app).ok_or_else(|| Self::refuse("build", "app is not pinned"))?;
+                    if !app.programs.contains_key(&member.function) || !recipes.contains_key(&member.app) {
+                        return Err(Self::refuse("build", "no such program"));
+                    }
+                }
+                let program = self.fresh_id();
+                let built = Top { program, members: members.clone(), chain: chain.clone() };
+                self.staged_tops.insert(*top, built);
+                return Ok(Some(program));
+            }
+            Step::DropTop(top) => {
+                self.staged_tops.remove(top);
+            }
+            Step::PinTop(top) => {
+                let built = self.staged_tops.get(top).ok_or_else(|| Self::refuse("pin top", "not built"))?;
+                self.tops.insert(*top, built.clone());
+            }
+            Step::AttachLink { link, app, function, tracepoint: _ } => {
+                let pinned = self.apps.get(app).ok_or_else(|| Self::refuse("attach", "app is not pinned"))?;
+                if !pinned.programs.contains_key(function) || !self.links.insert(*link) {
+                    return Err(Self::refuse("attach", "no program, or attached already"));
+                }
+            }
+            Step::DetachLink(link) => {
+                self.links.remove(link);
+            }
+            Step::Swap { chain, from, to, mode } => {
+                if !self.interfaces.contains_key(chain) {
+                    return Err(StepError::NoInterface(chain.clone()));
+                }
+                if self.attached.get(chain).map(|(program, _)| *program) != from.map(|live| live.program) {
+                    return Err(StepError::Raced(chain.clone()));
+                }
+                match to {
+                    None => {
+                        self.attached.remove(chain);
+                    }
+                    Some(top) => {
+                        let built = self.tops.get(top).ok_or_else(|| Self::refuse("swap", "not pinned"))?;
+                        let driven = if *mode == XdpMode::Auto { XdpMode::Native } else { *mode };
+                        self.attached.insert(chain.clone(), (built.program, driven));
+                    }
+                }
+            }
+            Step::UnpinTop(top) => {
+                let attached = self.tops.get(top).is_some_and(|pinned| {
+                    self.attached.get(&pinned.chain).is_some_and(|(program, _)| *program == pinned.program)
+                });
+                if attached {
+                    return Err(Self::refuse("unpin top", "it is attached"));
+                }
+                self.tops.remove(top);
+                self.staged_tops.remove(top);
+            }
+            Step::UnpinApp(app) => {
+                self.apps.remove(app);
+            }
+        }
+        self.log.push(step.to_string());
+        Ok(None)
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn observe(&mut self, chains: &BTreeSet<ChainKey>) -> Result<Observed, ObserveError> {
+        let tops = self
+            .tops
+            .iter()
+            .map(|(uid, top)| {
+                let live = self.attached.get(&top.chain).is_some_and(|(program, _)| *program == top.program);
+                let pinned =
+                    PinnedTop { program: top.program, members: Some(top.members.clone()), live: Some(live) };
+                (*uid, pinned)
+            })
+            .collect();
+        let chains = chains
+            .iter()
+            .map(|chain| {
+                let attached = self.attached.get(chain);
+                let ours = |program: KernelId| self.tops.iter().find(|(_, top)| top.program == program).map(|(uid, _)| *uid);
+                let live = match attached {
+                    None => Live::Empty,
+                    Some((program, _)) => match ours(*program) {
+                        Some(top) => Live::Ours(LiveTop { program: *program, top }),
+                        None => Live::Foreign(ForeignProgram {
+                            program: *program,
+                            name: self.foreign.get(program).cloned().unwrap_or_default(),
+                            link: None,
+                            holders: vec![],
+                        }),
+                    },
+                };
+                let seen = ObservedChain {
+                    interface: self.interfaces.get(chain).copied(),
+                    live,
+                    driven: attached.map(|(_, mode)| *mode),
+                    mode: ChainMode::Fused { cause: "in memory".to_owned() },
+                };
+                (chain.clone(), seen)
+            })
+            .collect();
+        Ok(Observed { apps: self.apps.clone(), half_made: BTreeSet::new(), tops, links: self.links.clone(), chains })
+    }
+
+    fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError> {
+        if self.dead {
+            return Err(StepError::Died);
+        }
+        let fate = self.fate.filter(|(at, _)| *at == self.steps).map(|(_, fate)| fate);
+        self.steps += 1;
+        match fate {
+            None => self.apply(step),
+            Some(Fate::Fail) => Err(Self::refuse(step.verb(), "told to fail")),
+            Some(Fate::DieBefore) => {
+                self.dead = true;
+                Err(StepError::Died)
+            }
+            Some(Fate::DieAfter) => {
+                self.apply(step)?;
+                self.dead = true;
+                Err(StepError::Died)
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What must hold between any two operations, and after any crash and repair. `doctor` and every end-to-end case ask for it.
+//!
+//! Numbers as in docs/ARCHITECTURE.md: K1 to K4 and K11 can be told from state and observation; K5 (foreign programs as before),
+//! K8 (counts of kernel objects), K9 (acknowledged operations are visible) and K10 (packets) need a test's own knowledge.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::{Live, Observed};
+use crate::order;
+use crate::plan::{LinkStatus, converge, status};
+use crate::state::State;
+
+/// One invariant that does not hold.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Broken {
+    /// `K1`, `K2`, ….
+    pub invariant: String,
+    /// What is wrong, in a sentence.
+    pub what: String,
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { invariant, what } = self;
+        write!(f, "{invariant}: {what}")
+    }
+}
+
+/// Every invariant that does not hold, in the order of their numbers.
+pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
+    let mut broken = Vec::new();
+    let mut say = |invariant: &str, what: String| broken.push(Broken { invariant: invariant.to_owned(), what });
+
+    for (link, status) in status(state, observed) {
+        if let (LinkStatus::Drifted { cause }, Some(row)) = (status, state.links.get(&link)) {
+            say("K1", format!("link `{}` is not as asked: {cause}", state.link_name(row)));
+        }
+    }
+    for chain in observed.chains.keys() {
+        let wanted = order::members(state, chain);
+        for member in observed.members(chain) {
+            if !wanted.iter().any(|want| want.link == member.link) {
+                say("K2", format!("`{chain}` runs `{}` for link {}, which no row knows", member.function, member.link));
+            }
+        }
+    }
+    for app in observed.apps.keys().filter(|app| !state.apps.contains_key(app)) {
+        say("K3", format!("app {app} is pinned and no row knows it"));
+    }
+    for app in &observed.half_made {
+        say("K3", format!("app {app} is half pinned"));
+    }
+    for (uid, app) in &state.apps {
+        match observed.apps.get(uid) {
+            None => say("K3", format!("app `{}` is not pinned", app.name)),
+            Some(pinned) => {
+                let programs = app.programs.iter().filter(|program| !pinned.programs.contains_key(&program.function));
+                programs.for_each(|program| say("K3", format!("program `{}/{}` is not pinned", app.name, program.function)));
+                let maps = app.maps.iter().filter(|map| !pinned.maps.contains(*map));
+                maps.for_each(|map| say("K3", format!("map `{map}` of `{}` is not pinned", app.name)));
+            }
+        }
+    }
+    for link in observed.links.iter().filter(|link| !state.links.contains_key(link)) {
+        say("K3", format!("link {link} is pinned and no row knows it"));
+    }
+    for (top, pinned) in &observed.tops {
+        let live = observed.chains.values().any(|chain| match &chain.live {
+            Live::Ours(live) => live.top == *top,
+            Live::Empty | Live::Foreign(_) => false,
+        });
+        if !live && pinned.live == Some(false) {
+            say("K4", format!("generation {top} is pinned and no hook runs it"));
+        }
+    }
+    let plan = converge(state, observed, &mut || uuid::Uuid::nil());
+    if !plan.is_empty() {
+        say("K11", format!("a repair would do {} steps", plan.steps.len()));
+    }
+    broken
+}

@@ -1,0 +1,73 @@
+//! One operation on its way: what the journal keeps so that a crash between any two of its lines can be told and mended.
+//!
+//! An operation is in the journal from before its first effect until its changes are part of the state, in one transaction. This
+//! file decides what recovery makes of a broken-off one; it must never write.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::hook::ChainKey;
+use crate::ident::{BootId, KernelId, OpId, RequestId, TopUid};
+use crate::kernel::Observed;
+use crate::plan::{Plan, reached};
+use crate::state::{Change, ChangeError, Owner, State};
+
+/// An operation as it began.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Operation {
+    /// Its identity.
+    pub id: OpId,
+    /// The boot that it ran in.
+    pub boot: BootId,
+    /// The caller's idempotency key.
+    pub request: Option<RequestId>,
+    /// Who asked.
+    pub owner: Owner,
+    /// What for.
+    pub changes: Vec<Change>,
+    /// How.
+    pub plan: Plan,
+}
+
+/// How far it got, by the journal's word.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Progress {
+    /// Steps known to be done.
+    pub done: usize,
+    /// Kernel ids of the generations that it built.
+    pub built: BTreeMap<TopUid, KernelId>,
+}
+
+impl Operation {
+    /// Every chain that it may have touched: what recovery must observe beside the chains of the state.
+    pub fn chains(&self) -> BTreeSet<ChainKey> {
+        self.changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Attach(link) => link.placement.chain().cloned(),
+                Change::Load(_) | Change::Update { .. } | Change::Detach(_) | Change::Unload(_) => None,
+            })
+            .collect()
+    }
+}
+
+/// What recovery makes of a broken-off operation.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// Its changes hold: make the kernel follow where it does not yet.
+    Forward(State),
+    /// It never happened: take away what it left.
+    Back,
+}
+
+/// Forward if it only removes, or if the kernel already has all that it wanted; else back. Nobody was told that it succeeded,
+/// so both are right; this one loses no work and never leaves half.
+pub fn recover(state: &State, observed: &Observed, operation: &Operation) -> Result<Verdict, ChangeError> {
+    let target = state.after(&operation.changes)?;
+    let removes = operation.changes.iter().all(Change::removes);
+    match removes || reached(&target, observed) {
+        true => Ok(Verdict::Forward(target)),
+        false => Ok(Verdict::Back),
+    }
+}

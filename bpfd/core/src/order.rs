@@ -1,0 +1,54 @@
+//! The order of a chain: libxdp's comparator, so that a peer that rebuilds a chain finds it as it would have made it.
+//!
+//! Source: `cmp_xdp_programs` in xdp-tools lib/libxdp/libxdp.c: run priority, full function name, tag, load time. It must never
+//! depend on anything that a restart loses: what is left equal is ordered by the link's handle.
+
+use crate::kernel::{Member, Recipe};
+use crate::hook::{ChainKey, Placement};
+use crate::ident::AppUid;
+use crate::state::{Link, State};
+use std::collections::BTreeMap;
+
+/// The links of a chain, in the order in which they run.
+pub fn ordered<'a>(state: &'a State, chain: &ChainKey) -> Vec<&'a Link> {
+    let mut links: Vec<&Link> = state.links.values().filter(|link| link.placement.chain() == Some(chain)).collect();
+    links.sort_by_cached_key(|link| {
+        let priority = match &link.placement {
+            Placement::Chain { priority, .. } => Some(*priority),
+            Placement::Tracepoint(_) => None,
+        };
+        let program = state.apps.get(&link.app).and_then(|app| app.program(&link.function));
+        let loaded = program.map(|program| (program.tag, program.load_time));
+        (priority, link.function.clone(), loaded, link.handle)
+    });
+    links
+}
+
+/// The members that a chain should have, in order.
+pub fn members(state: &State, chain: &ChainKey) -> Vec<Member> {
+    ordered(state, chain)
+        .into_iter()
+        .filter_map(|link| match &link.placement {
+            Placement::Chain { priority, proceed_on, .. } => Some(Member {
+                link: link.uid,
+                app: link.app,
+                function: link.function.clone(),
+                priority: *priority,
+                proceed_on: *proceed_on,
+            }),
+            Placement::Tracepoint(_) => None,
+        })
+        .collect()
+}
+
+/// What makes the apps of these members again.
+pub fn recipes(state: &State, members: &[Member]) -> BTreeMap<AppUid, Recipe> {
+    members
+        .iter()
+        .filter_map(|member| state.apps.get(&member.app))
+        .map(|app| {
+            let functions = app.programs.iter().map(|program| program.function.clone()).collect();
+            (app.uid, Recipe { object: app.object, globals: app.globals.clone(), functions })
+        })
+        .collect()
+}

@@ -1,0 +1,322 @@
+//! The planner: from what is wanted and what the kernel has to the steps between. Pure and idempotent: planned again after its
+//! steps, it plans nothing. Requests, start-up repair and `doctor` use this one.
+//!
+//! Order of a plan: pin what is new, build and pin new generations, attach links of unshared hooks, swap the chains;
+//! up to here each step can be undone and a failure leaves the host as it was. From `committed` on links of
+//! unshared hooks go, and pins that nothing uses. It must never remove what it could not observe.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hook::{ChainKey, Placement, XdpMode};
+use crate::ident::{KernelId, LinkUid, TopUid, Uids};
+use crate::kernel::{ForeignProgram, Live, LiveTop, Observed, ObservedChain, Step, TopContent};
+use crate::order;
+use crate::state::{Change, ChangeError, Link, State, WhenAbsent};
+
+/// What to do, in order.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Plan {
+    /// Every step.
+    pub steps: Vec<Step>,
+    /// How many of them come before the commit point and can be undone.
+    pub committed: usize,
+}
+
+impl Plan {
+    /// Whether nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// What takes the kernel back to where it was before `step`, given the kernel's ids of what was built; `None` for a step
+    /// that comes after the commit point.
+    pub fn undo(step: &Step, built: &BTreeMap<TopUid, KernelId>) -> Option<Step> {
+        match step {
+            Step::PinApp(app) => Some(Step::UnpinApp(*app)),
+            Step::BuildTop { top, .. } => Some(Step::DropTop(*top)),
+            Step::PinTop(top) => Some(Step::UnpinTop(*top)),
+            Step::AttachLink { link, .. } => Some(Step::DetachLink(*link)),
+            Step::Swap { chain, from, to, mode } => {
+                let live = to.and_then(|top| built.get(&top).map(|program| LiveTop { program: *program, top }));
+                Some(Step::Swap { chain: chain.clone(), from: live, to: from.map(|live| live.top), mode: *mode })
+            }
+            Step::DropTop(_) | Step::DetachLink(_) | Step::UnpinTop(_) | Step::UnpinApp(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.steps.iter().enumerate().try_for_each(|(index, step)| {
+            if index == self.committed {
+                writeln!(f, "-- committed")?;
+            }
+            writeln!(f, "{step}")
+        })
+    }
+}
+
+/// How a link stands, by the kernel's word.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum LinkStatus {
+    /// It runs where it should.
+    Attached,
+    /// Its interface, or the namespace of it, is absent.
+    Waiting,
+    /// The kernel has something else than what was asked for.
+    Drifted {
+        /// What it has.
+        cause: String,
+    },
+}
+
+/// Why a change cannot be planned. Nothing was done.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PlanError {
+    /// It does not fit the state.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// The interface is absent.
+    #[error("no interface `{}` in network namespace `{}`", .0.interface, .0.netns)]
+    NoInterface(ChainKey),
+    /// The hook belongs to somebody else.
+    #[error("`{}` runs XDP program {} (`{}`), which is not bpfd's", chain.interface, holder.program, holder.name)]
+    Foreign {
+        /// The hook.
+        chain: ChainKey,
+        /// What is there.
+        holder: ForeignProgram,
+    },
+    /// Another mode than the one that the chain is driven in.
+    #[error("`{chain}` is driven in {driven} mode: it cannot be {asked} at the same time")]
+    Mode {
+        /// The hook.
+        chain: ChainKey,
+        /// As it is.
+        driven: XdpMode,
+        /// As asked for.
+        asked: XdpMode,
+    },
+    /// Links of one chain ask for different modes.
+    #[error("links of `{0}` ask for native and generic mode at once")]
+    MixedModes(ChainKey),
+}
+
+/// The steps that make `changes` so, and the state that they lead to. Every chain that a change touches must be in `observed`.
+pub fn plan(
+    state: &State,
+    observed: &Observed,
+    changes: &[Change],
+    uids: &mut dyn Uids,
+) -> Result<(State, Plan), PlanError> {
+    let target = state.after(changes)?;
+    let touched = touched(state, &target, changes);
+    touched.iter().try_for_each(|chain| refuse(&target, observed, chain, changes))?;
+    let plan = converge(&target, observed, uids);
+    Ok((target, plan))
+}
+
+/// The steps from what the kernel has to what `target` wants. A chain that cannot be had (absent, held by another) is left
+/// alone: `status` says so.
+pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Plan {
+    let mut before = Vec::new();
+    let mut swaps = Vec::new();
+    let mut after = Vec::new();
+
+    before.extend(target.apps.keys().filter(|app| !observed.apps.contains_key(app)).map(|app| Step::PinApp(*app)));
+
+    let mut wanted_tops = BTreeSet::new();
+    for (chain, seen) in &observed.chains {
+        match chain_steps(target, observed, chain, seen, uids) {
+            ChainPlan::Keep(top) => wanted_tops.extend(top),
+            ChainPlan::Replace { build, swap } => {
+                before.extend(build);
+                swaps.push(swap);
+            }
+        }
+    }
+
+    let absent = |link: &&Link| !observed.links.contains(&link.uid);
+    before.extend(target.links.values().filter(absent).filter_map(attach_step));
+    before.extend(swaps);
+
+    let unwanted = observed.links.iter().filter(|link| !target.links.contains_key(link));
+    after.extend(unwanted.map(|link| Step::DetachLink(*link)));
+    after.extend(dead_tops(observed, &wanted_tops).map(Step::UnpinTop));
+    let unwanted = observed.apps.keys().filter(|app| !target.apps.contains_key(app));
+    after.extend(unwanted.chain(&observed.half_made).map(|app| Step::UnpinApp(*app)));
+
+    let committed = before.len();
+    before.extend(after);
+    Plan { steps: before, committed }
+}
+
+/// How each link of `state` stands in what was observed; links of chains that were not observed are absent.
+pub fn status(state: &State, observed: &Observed) -> BTreeMap<LinkUid, LinkStatus> {
+    let mut statuses = BTreeMap::new();
+    for (chain, seen) in &observed.chains {
+        let wanted = order::members(state, chain);
+        let status = if seen.interface.is_none() {
+            LinkStatus::Waiting
+        } else {
+            match &seen.live {
+                Live::Ours(_) if observed.members(chain) == wanted => LinkStatus::Attached,
+                Live::Ours(_) => LinkStatus::Drifted { cause: "the chain's members or their order differ".to_owned() },
+                Live::Empty => LinkStatus::Drifted { cause: "the interface runs no XDP program".to_owned() },
+                Live::Foreign(ForeignProgram { program, name, .. }) => {
+                    LinkStatus::Drifted { cause: format!("the interface runs XDP program {program} (`{name}`)") }
+                }
+            }
+        };
+        statuses.extend(wanted.into_iter().map(|member| (member.link, status.clone())));
+    }
+    for link in state.links.values() {
+        if matches!(link.placement, Placement::Tracepoint(_)) {
+            let status = match observed.links.contains(&link.uid) {
+                true => LinkStatus::Attached,
+                false => LinkStatus::Drifted { cause: "its kernel link is gone".to_owned() },
+            };
+            statuses.insert(link.uid, status);
+        }
+    }
+    statuses
+}
+
+/// Whether the kernel already has what `target` wants, left-over pins aside: what recovery asks to know if a broken-off
+/// operation got past its commit point.
+pub fn reached(target: &State, observed: &Observed) -> bool {
+    let mut none = || uuid::Uuid::nil();
+    converge(target, observed, &mut none).committed == 0
+}
+
+/// Every chain whose wanted members differ between two states, or that a change names.
+fn touched(before: &State, after: &State, changes: &[Change]) -> BTreeSet<ChainKey> {
+    let named = changes.iter().filter_map(|change| match change {
+        Change::Attach(link) => link.placement.chain().cloned(),
+        Change::Load(_) | Change::Update { .. } | Change::Detach(_) | Change::Unload(_) => None,
+    });
+    let all: BTreeSet<ChainKey> = before.chains().into_iter().chain(after.chains()).collect();
+    all.into_iter().filter(|chain| order::members(before, chain) != order::members(after, chain)).chain(named).collect()
+}
+
+/// Whether a chain cannot be had for a request that adds to it. Requests that only remove are never refused: they end bpfd's
+/// interest in the hook, whatever it runs.
+fn refuse(target: &State, observed: &Observed, chain: &ChainKey, changes: &[Change]) -> Result<(), PlanError> {
+    if changes.iter().all(Change::removes) {
+        return Ok(());
+    }
+    let seen = observed.chains.get(chain);
+    let waits = |link: &Link| match link.when_absent {
+        WhenAbsent::Wait => true,
+        WhenAbsent::Fail => false,
+    };
+    let asked = changes.iter().filter_map(|change| match change {
+        Change::Attach(link) if link.placement.chain() == Some(chain) => Some(link),
+        _ => None,
+    });
+    match seen {
+        None => Err(PlanError::NoInterface(chain.clone())),
+        Some(ObservedChain { interface: None, .. }) => match asked.into_iter().all(waits) {
+            true => Ok(()),
+            false => Err(PlanError::NoInterface(chain.clone())),
+        },
+        Some(ObservedChain { live: Live::Foreign(holder), .. }) => {
+            Err(PlanError::Foreign { chain: chain.clone(), holder: holder.clone() })
+        }
+        Some(ObservedChain { driven, .. }) => {
+            let modes = modes(target, chain);
+            match (modes.iter().find(|mode| **mode != XdpMode::Auto), driven) {
+                _ if modes.contains(&XdpMode::Native) && modes.contains(&XdpMode::Generic) => {
+                    Err(PlanError::MixedModes(chain.clone()))
+                }
+                (Some(asked), Some(driven)) if asked != driven => {
+                    Err(PlanError::Mode { chain: chain.clone(), driven: *driven, asked: *asked })
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+fn modes(state: &State, chain: &ChainKey) -> BTreeSet<XdpMode> {
+    order::ordered(state, chain)
+        .into_iter()
+        .filter_map(|link| match &link.placement {
+            Placement::Chain { mode, .. } => Some(*mode),
+            Placement::Tracepoint(_) => None,
+        })
+        .collect()
+}
+
+enum ChainPlan {
+    Keep(Option<TopUid>),
+    Replace { build: Vec<Step>, swap: Step },
+}
+
+fn chain_steps(
+    target: &State,
+    observed: &Observed,
+    chain: &ChainKey,
+    seen: &ObservedChain,
+    uids: &mut dyn Uids,
+) -> ChainPlan {
+    let ObservedChain { interface, live, driven, mode: _ } = seen;
+    let members = order::members(target, chain);
+    let from = match (interface, live) {
+        (None, _) | (_, Live::Foreign(_)) => return ChainPlan::Keep(None),
+        (Some(_), Live::Empty) if members.is_empty() => return ChainPlan::Keep(None),
+        (Some(_), Live::Empty) => None,
+        (Some(_), Live::Ours(top)) if observed.members(chain) == members => return ChainPlan::Keep(Some(top.top)),
+        (Some(_), Live::Ours(top)) => Some(*top),
+    };
+    let asked = modes(target, chain).into_iter().find(|mode| *mode != XdpMode::Auto);
+    let mode = driven.or(asked).unwrap_or_default();
+    if members.is_empty() {
+        return ChainPlan::Replace { build: vec![], swap: Step::Swap { chain: chain.clone(), from, to: None, mode } };
+    }
+    let top = TopUid(uids.fresh());
+    let recipes = order::recipes(target, &members);
+    let content = TopContent::Fused { members, recipes };
+    ChainPlan::Replace {
+        build: vec![Step::BuildTop { top, chain: chain.clone(), content }, Step::PinTop(top)],
+        swap: Step::Swap { chain: chain.clone(), from, to: Some(top), mode },
+    }
+}
+
+fn attach_step(link: &Link) -> Option<Step> {
+    match &link.placement {
+        Placement::Chain { .. } => None,
+        Placement::Tracepoint(tracepoint) => Some(Step::AttachLink {
+            link: link.uid,
+            app: link.app,
+            function: link.function.clone(),
+            tracepoint: tracepoint.clone(),
+        }),
+    }
+}
+
+/// Generations that no hook runs once the plan's swaps are done.
+fn dead_tops<'a>(observed: &'a Observed, wanted: &'a BTreeSet<TopUid>) -> impl Iterator<Item = TopUid> + 'a {
+    let kept: BTreeSet<TopUid> = observed
+        .chains
+        .values()
+        .filter_map(|chain| match &chain.live {
+            Live::Ours(LiveTop { top, .. }) => Some(*top),
+            Live::Empty | Live::Foreign(_) => None,
+        })
+        .collect();
+    observed
+        .tops
+        .iter()
+        .filter(move |(top, pinned)| match pinned.live {
+            // On an observed chain: it stays only if the plan keeps it. Elsewhere and alive: some other chain's, leave it.
+            Some(true) => kept.contains(top) && !wanted.contains(top),
+            Some(false) => !wanted.contains(top),
+            None => false,
+        })
+        .map(|(top, _)| *top)
+}

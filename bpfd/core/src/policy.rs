@@ -1,0 +1,337 @@
+//! Who may: one decision function over facts, deny by default. The built-in policy holds where no policy file does.
+//!
+//! `Authorized` is the proof that a decision was made: its only maker is `authorize`, and every handler takes one. This file must
+//! never look at a socket or a clock.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::names::Priority;
+use crate::request::{
+    AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, HookAsk, LoadRequest, UnloadRequest, UnloadWhich,
+    UpdateRequest,
+};
+use crate::state::{Owner, Reach, State};
+
+/// Who asks, as the kernel told when the connection was made.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Principal {
+    /// Effective user id.
+    pub uid: u32,
+    /// Its name in the user database, if it has one.
+    pub user: Option<String>,
+    /// Names of all its groups.
+    pub groups: Vec<String>,
+    /// Process id, for the audit record only: it proves nothing.
+    pub pid: u32,
+}
+
+impl Principal {
+    /// As an owner of what it makes.
+    pub fn owner(&self) -> Owner {
+        Owner { uid: self.uid, user: self.user.clone() }
+    }
+
+    /// The daemon itself: start-up repair.
+    pub fn daemon() -> Self {
+        Self { uid: 0, user: Some("root".to_owned()), groups: vec![], pid: 0 }
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.owner())
+    }
+}
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    /// Bring an image to this host.
+    Pull,
+    /// Load programs.
+    Load,
+    /// Attach a program.
+    Attach,
+    /// Move a link.
+    Update,
+    /// Take a link away.
+    Detach,
+    /// Take an app away.
+    Unload,
+    /// See what there is.
+    List,
+    /// Change who is trusted.
+    Trust,
+}
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pull => "pull",
+            Self::Load => "load",
+            Self::Attach => "attach",
+            Self::Update => "update",
+            Self::Detach => "detach",
+            Self::Unload => "unload",
+            Self::List => "list",
+            Self::Trust => "change trust",
+        })
+    }
+}
+
+/// What bytes are, to policy.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum SourceKind {
+    /// An image that passed, or must pass, the `[[image]]` of its scope.
+    Image,
+    /// Bytes from the caller: a hash, whatever path they came from.
+    Upload,
+}
+
+/// One thing asked, with the facts that the decision needs.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Asked {
+    /// What.
+    pub verb: Verb,
+    /// From where, for `Load`.
+    pub source: Option<SourceKind>,
+    /// The place in a chain, for `Attach` and `Update`, where it is known.
+    pub priority: Option<Priority>,
+    /// Who owns what it touches.
+    pub owner: Option<Owner>,
+}
+
+impl Asked {
+    /// Only a verb.
+    pub fn verb(verb: Verb) -> Self {
+        Self { verb, source: None, priority: None, owner: None }
+    }
+}
+
+/// A refusal: what is missing, and what would change it.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{principal} may not {verb}: {why}")]
+pub struct Denied {
+    /// Who.
+    pub principal: String,
+    /// What.
+    pub verb: Verb,
+    /// The dimension that did not match.
+    pub why: String,
+    /// What to do.
+    pub hint: String,
+}
+
+/// The rules in force.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Policy;
+
+/// The group whose members may use signed images, by the built-in policy.
+pub const GROUP: &str = "bpfd";
+/// The group whose members may look, by the built-in policy.
+pub const VIEW_GROUP: &str = "bpfd-view";
+/// The lowest priority of a group member: 0 to 99 are root's, so that root's programs run first.
+pub const GROUP_PRIORITY_MIN: u32 = 100;
+
+/// Whether `principal` may, by the rules. Root may all; members of `bpfd` may use images that pass and change what is theirs;
+/// anybody else nothing.
+pub fn decide(_policy: &Policy, principal: &Principal, asked: &Asked) -> Result<(), Denied> {
+    let member = |group: &str| principal.groups.iter().any(|name| name == group);
+    if principal.uid == 0 {
+        return Ok(());
+    }
+    let deny = |why: String, hint: &str| {
+        Err(Denied { principal: principal.to_string(), verb: asked.verb, why, hint: hint.to_owned() })
+    };
+    if !member(GROUP) {
+        return match (asked.verb, member(VIEW_GROUP)) {
+            (Verb::List, true) => Ok(()),
+            _ => deny(
+                format!("not root and not in group `{GROUP}`"),
+                "ask as root, or have root add you to the group: `usermod -aG bpfd USER`",
+            ),
+        };
+    }
+    match asked.verb {
+        Verb::List | Verb::Pull => Ok(()),
+        Verb::Trust => deny("only root changes who is trusted".to_owned(), "ask as root"),
+        Verb::Load => match asked.source {
+            Some(SourceKind::Image) => Ok(()),
+            Some(SourceKind::Upload) | None => deny(
+                format!("members of group `{GROUP}` load images, not files"),
+                "build and sign an image with `bpfctl image build` and `bpfctl image sign`, or load the file as root",
+            ),
+        },
+        Verb::Attach => match &asked.owner {
+            Some(owner) if owner.uid != principal.uid => {
+                deny(format!("the app belongs to {owner}"), "load the image under a name of your own")
+            }
+            _ => in_band(asked, deny),
+        },
+        Verb::Update | Verb::Detach | Verb::Unload => match &asked.owner {
+            Some(owner) if owner.uid == principal.uid => in_band(asked, deny),
+            Some(owner) => deny(format!("it belongs to {owner}"), "ask its owner, or root"),
+            None => deny("it belongs to nobody".to_owned(), "ask as root"),
+        },
+    }
+}
+
+fn in_band(asked: &Asked, deny: impl Fn(String, &str) -> Result<(), Denied>) -> Result<(), Denied> {
+    match asked.priority {
+        Some(priority) if u32::from(priority) < GROUP_PRIORITY_MIN => deny(
+            format!("priority {priority} is below {GROUP_PRIORITY_MIN}: those places are root's"),
+            "ask for a priority from 100 to 1000",
+        ),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// How far bytes may reach, by the built-in policy: content that root vouches for, by asking or by a trusted signature,
+/// is verified with the daemon's capabilities; anything else without the kernel's own line, CAP_PERFMON.
+pub fn reach(principal: &Principal, signed: bool) -> Reach {
+    if principal.uid == 0 || signed { Reach::Kernel } else { Reach::Packet }
+}
+
+/// A request that may be carried out. Its maker is `authorize`.
+#[derive(Clone, Debug)]
+pub struct Authorized<R> {
+    request: R,
+    principal: Principal,
+}
+
+impl<R> Authorized<R> {
+    /// What was asked.
+    pub fn request(&self) -> &R {
+        &self.request
+    }
+
+    /// Who asked.
+    pub fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// Both, by value.
+    pub fn into_parts(self) -> (R, Principal) {
+        (self.request, self.principal)
+    }
+}
+
+/// A request that says what it asks of which owner's things.
+pub trait Ask {
+    /// Each thing asked. Names that mean nothing in `state` ask for nothing here: carrying out the request reports them.
+    fn asked(&self, state: &State) -> Vec<Asked>;
+}
+
+/// The decision over every part of a request; owners are read from `state`.
+pub fn authorize<R: Ask>(
+    policy: &Policy,
+    principal: Principal,
+    state: &State,
+    request: R,
+) -> Result<Authorized<R>, Denied> {
+    request.asked(state).iter().try_for_each(|asked| decide(policy, &principal, asked))?;
+    Ok(Authorized { request, principal })
+}
+
+/// Requests that only look.
+#[derive(Clone, Copy, Debug)]
+pub struct Look;
+
+impl Ask for Look {
+    fn asked(&self, _: &State) -> Vec<Asked> {
+        vec![Asked::verb(Verb::List)]
+    }
+}
+
+/// Requests that bring an image here, or take it away.
+#[derive(Clone, Debug)]
+pub struct PullAsk(pub String);
+
+impl Ask for PullAsk {
+    fn asked(&self, _: &State) -> Vec<Asked> {
+        vec![Asked::verb(Verb::Pull)]
+    }
+}
+
+/// Requests that change who is trusted.
+#[derive(Clone, Debug)]
+pub struct TrustAsk<T>(pub T);
+
+impl<T> Ask for TrustAsk<T> {
+    fn asked(&self, _: &State) -> Vec<Asked> {
+        vec![Asked::verb(Verb::Trust)]
+    }
+}
+
+/// Bytes from the caller, to be loaded later.
+#[derive(Clone, Copy, Debug)]
+pub struct UploadAsk;
+
+impl Ask for UploadAsk {
+    fn asked(&self, _: &State) -> Vec<Asked> {
+        vec![Asked { source: Some(SourceKind::Upload), ..Asked::verb(Verb::Load) }]
+    }
+}
+
+fn attach_asked(attach: &AttachAsk, owner: Option<Owner>) -> Asked {
+    let priority = match &attach.hook {
+        HookAsk::Xdp { priority, .. } => *priority,
+        HookAsk::Tracepoint(_) => None,
+    };
+    Asked { priority, owner, ..Asked::verb(Verb::Attach) }
+}
+
+impl Ask for LoadRequest {
+    fn asked(&self, _: &State) -> Vec<Asked> {
+        let source = match &self.bytes {
+            Bytes::Image { .. } => SourceKind::Image,
+            Bytes::Uploaded { .. } => SourceKind::Upload,
+        };
+        let load = Asked { source: Some(source), ..Asked::verb(Verb::Load) };
+        std::iter::once(load).chain(self.attach.iter().map(|attach| attach_asked(attach, None))).collect()
+    }
+}
+
+impl Ask for AttachRequest {
+    fn asked(&self, state: &State) -> Vec<Asked> {
+        let owner = self.app.resolve(state).ok().map(|app| app.owner.clone());
+        vec![attach_asked(&self.attach, owner)]
+    }
+}
+
+impl Ask for UpdateRequest {
+    fn asked(&self, state: &State) -> Vec<Asked> {
+        let owner = self.link.resolve(state).ok().map(|link| link.owner.clone());
+        vec![Asked { priority: self.priority, owner, ..Asked::verb(Verb::Update) }]
+    }
+}
+
+impl Ask for DetachRequest {
+    fn asked(&self, state: &State) -> Vec<Asked> {
+        let owners: Vec<Option<Owner>> = match &self.which {
+            DetachWhich::Links(links) => {
+                links.iter().map(|link| link.resolve(state).ok().map(|link| link.owner.clone())).collect()
+            }
+            DetachWhich::All(chain) => {
+                let of_chain = state.links.values().filter(|link| link.placement.chain() == Some(chain));
+                of_chain.map(|link| Some(link.owner.clone())).collect()
+            }
+        };
+        owners.into_iter().map(|owner| Asked { owner, ..Asked::verb(Verb::Detach) }).collect()
+    }
+}
+
+impl Ask for UnloadRequest {
+    fn asked(&self, state: &State) -> Vec<Asked> {
+        let owners: Vec<Option<Owner>> = match &self.which {
+            UnloadWhich::Apps(apps) => {
+                apps.iter().map(|app| app.resolve(state).ok().map(|app| app.owner.clone())).collect()
+            }
+            UnloadWhich::All => state.apps.values().map(|app| Some(app.owner.clone())).collect(),
+        };
+        owners.into_iter().map(|owner| Asked { owner, ..Asked::verb(Verb::Unload) }).collect()
+    }
+}

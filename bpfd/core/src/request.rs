@@ -1,0 +1,279 @@
+//! What callers ask, typed: a bad name never gets this far. References to apps and links are kept as they were written and
+//! resolved against a state, because names mean something only there.
+//!
+//! This file must never decide whether the caller may.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hook::{ChainKey, ProceedOn, Tracepoint, XdpMode};
+use crate::ident::{AppUid, Handle, LinkUid, RequestId};
+use crate::names::{AppName, Priority, printable};
+use crate::state::{App, ChangeError, Link, ObjectDigest, State, WhenAbsent};
+
+/// Where the bytes of a load come from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Bytes {
+    /// An image, by reference.
+    Image {
+        /// As the caller wrote it; the image crate parses it.
+        reference: String,
+        /// Whether the registry is asked.
+        pull: PullPolicy,
+    },
+    /// Bytes that the caller sent before.
+    Uploaded {
+        /// Their hash.
+        object: ObjectDigest,
+        /// The stem of the caller's file: a wish for the name, nothing else.
+        stem: Option<String>,
+    },
+}
+
+/// When to ask the registry.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PullPolicy {
+    /// Ask once; registry down = what is stored, with a warning.
+    #[default]
+    Newer,
+    /// Ask, and fail if it does not answer.
+    Always,
+    /// Ask only for what is not stored.
+    IfNotPresent,
+    /// Never ask.
+    Never,
+}
+
+/// Which programs of an object.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Select {
+    /// `--section-name`: the exact section, then `xdp/<name>`, then the function.
+    Section(String),
+    /// `--program`: the function.
+    Function(String),
+}
+
+/// One attachment as asked for; what is left out is filled from labels, run config and defaults.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AttachAsk {
+    /// Where.
+    pub hook: HookAsk,
+    /// What to do if the interface is absent.
+    pub when_absent: WhenAbsent,
+}
+
+/// A hook as asked for.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum HookAsk {
+    /// An XDP chain.
+    Xdp {
+        /// Which.
+        chain: ChainKey,
+        /// Where in it.
+        priority: Option<Priority>,
+        /// After which verdicts it goes on.
+        proceed_on: Option<ProceedOn>,
+        /// How the interface is driven.
+        mode: XdpMode,
+    },
+    /// A tracepoint; `None` = the one that the section names.
+    Tracepoint(Option<Tracepoint>),
+}
+
+/// Load one object, and attach one program of it if asked.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LoadRequest {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Its name; `None` = the label's, else the file's stem, numbered if taken.
+    pub name: Option<AppName>,
+    /// Which programs; empty = all that are not optional.
+    pub select: Vec<Select>,
+    /// `--set NAME=VALUE`, as written.
+    pub globals: Vec<(String, String)>,
+    /// Where to attach.
+    pub attach: Option<AttachAsk>,
+    /// Idempotency key.
+    pub request: Option<RequestId>,
+}
+
+/// Attach one program of a loaded app.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct AttachRequest {
+    /// Which app.
+    pub app: AppRef,
+    /// Which of its programs; `None` if only one fits.
+    pub function: Option<String>,
+    /// Where.
+    pub attach: AttachAsk,
+    /// Idempotency key.
+    pub request: Option<RequestId>,
+}
+
+/// Another place for a link.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UpdateRequest {
+    /// Which link.
+    pub link: LinkRef,
+    /// Its new priority.
+    pub priority: Option<Priority>,
+    /// Its new set.
+    pub proceed_on: Option<ProceedOn>,
+    /// Idempotency key.
+    pub request: Option<RequestId>,
+}
+
+/// Links that go.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct DetachRequest {
+    /// Which.
+    pub which: DetachWhich,
+    /// Idempotency key.
+    pub request: Option<RequestId>,
+}
+
+/// Which links go.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum DetachWhich {
+    /// These.
+    Links(Vec<LinkRef>),
+    /// All of a chain.
+    All(ChainKey),
+}
+
+/// Apps that go, their links with them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct UnloadRequest {
+    /// Which.
+    pub which: UnloadWhich,
+    /// Idempotency key.
+    pub request: Option<RequestId>,
+}
+
+/// Which apps go.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum UnloadWhich {
+    /// These.
+    Apps(Vec<AppRef>),
+    /// All.
+    All,
+}
+
+/// An app as people write it: its name, its uid, or its handle.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum AppRef {
+    /// By name.
+    Name(AppName),
+    /// By identity.
+    Uid(AppUid),
+}
+
+/// A text that names no app.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` is neither an app's name nor its uid")]
+pub struct BadAppRef(String);
+
+impl FromStr for AppRef {
+    type Err = BadAppRef;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let uid = text.parse().ok().map(Self::Uid);
+        uid.or_else(|| text.parse().ok().map(Self::Name)).ok_or_else(|| BadAppRef(printable(text)))
+    }
+}
+
+impl fmt::Display for AppRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => write!(f, "{name}"),
+            Self::Uid(uid) => write!(f, "{uid}"),
+        }
+    }
+}
+
+impl AppRef {
+    /// The app that it means.
+    pub fn resolve<'a>(&self, state: &'a State) -> Result<&'a App, ChangeError> {
+        let found = match self {
+            Self::Name(name) => state.app_named(name),
+            Self::Uid(uid) => state.apps.get(uid),
+        };
+        found.ok_or_else(|| ChangeError::NoApp(self.to_string()))
+    }
+}
+
+/// Longest text that names a link: app, function, namespace, interface and what is between.
+const LINK_REF_MAX: usize = 1024;
+
+/// A link as people write it: its name `app/function@hook`, its uid, its handle, or so much of the name that one link fits.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LinkRef(String);
+
+/// A text that cannot name a link.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{0}` cannot name a link")]
+pub struct BadLinkRef(String);
+
+impl FromStr for LinkRef {
+    type Err = BadLinkRef;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bad = text.is_empty() || text.len() > LINK_REF_MAX || text.chars().any(char::is_control);
+        if bad { Err(BadLinkRef(printable(text))) } else { Ok(Self(text.to_owned())) }
+    }
+}
+
+impl fmt::Display for LinkRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a text means no one link.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum NoOneLink {
+    /// None fits.
+    #[error("no link `{0}`")]
+    None(String),
+    /// Several fit.
+    #[error("`{asked}` fits several links: {}", candidates.join(", "))]
+    Several {
+        /// As written.
+        asked: String,
+        /// Their names.
+        candidates: Vec<String>,
+    },
+}
+
+impl LinkRef {
+    /// The link that it means: a uid, a handle, a whole name, or an app, an app/function or a hook that only one link has.
+    pub fn resolve<'a>(&self, state: &'a State) -> Result<&'a Link, NoOneLink> {
+        let text = self.0.as_str();
+        if let Some(link) = text.parse::<LinkUid>().ok().and_then(|uid| state.links.get(&uid)) {
+            return Ok(link);
+        }
+        if let Ok(handle) = text.parse::<u32>()
+            && let Some(link) = state.links.values().find(|link| link.handle == Handle(handle))
+        {
+            return Ok(link);
+        }
+        let fits = |link: &&Link| {
+            let name = state.link_name(link);
+            let app = state.apps.get(&link.app).map(|app| app.name.as_str().to_owned());
+            let program = name.split_once('@').map(|(program, _)| program.to_owned());
+            name == text || program.as_deref() == Some(text) || app.as_deref() == Some(text)
+        };
+        let found: Vec<&Link> = state.links.values().filter(fits).collect();
+        match found.as_slice() {
+            [link] => Ok(link),
+            [] => Err(NoOneLink::None(text.to_owned())),
+            several => Err(NoOneLink::Several {
+                asked: text.to_owned(),
+                candidates: several.iter().map(|link| format!("{} ({})", state.link_name(link), link.uid)).collect(),
+            }),
+        }
+    }
+}

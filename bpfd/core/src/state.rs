@@ -1,0 +1,410 @@
+//! What was asked for: apps and links as rows, and the changes that make one state from another. The intent of bpfd, kept in its
+//! database; the kernel's half is `kernel::Observed`.
+//!
+//! This file must never decide who may ask, nor what the kernel has.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::hook::{ChainKey, Placement, ProceedOn};
+use crate::ident::{AppUid, Handle, LinkUid, RequestId};
+use crate::names::{AppName, Priority};
+
+/// sha256 of an object's bytes.
+#[derive(Clone, Copy, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ObjectDigest(pub [u8; 32]);
+
+/// A text that is no sha256.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("a digest is 64 lower-case hexadecimal digits")]
+pub struct BadDigest;
+
+impl fmt::Display for ObjectDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ObjectDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+impl std::str::FromStr for ObjectDigest {
+    type Err = BadDigest;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digit = |c: u8| match c {
+            b'0'..=b'9' => Ok(c - b'0'),
+            b'a'..=b'f' => Ok(c - b'a' + 10),
+            _ => Err(BadDigest),
+        };
+        let bytes: Vec<u8> = text
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| match pair {
+                [high, low] => Ok(digit(*high)? << 4 | digit(*low)?),
+                _ => Err(BadDigest),
+            })
+            .collect::<Result<_, _>>()?;
+        bytes.try_into().map(Self).map_err(|_: Vec<u8>| BadDigest)
+    }
+}
+
+impl TryFrom<String> for ObjectDigest {
+    type Error = BadDigest;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<ObjectDigest> for String {
+    fn from(digest: ObjectDigest) -> Self {
+        digest.to_string()
+    }
+}
+
+/// Where an app's bytes came from.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// A verified image.
+    Image {
+        /// As asked for.
+        reference: String,
+        /// What it resolved to: `sha256:…` of the manifest.
+        digest: String,
+        /// Whose signatures counted; none where the policy allows unsigned images.
+        signers: Vec<String>,
+    },
+    /// Bytes that a caller sent: to policy, a hash.
+    Upload,
+}
+
+/// Who owns an app and its links: names, not ids, outlive a reinstalled host.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Owner {
+    /// The user id that asked.
+    pub uid: u32,
+    /// Its name when it asked, if it had one.
+    pub user: Option<String>,
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.user {
+            Some(user) => f.write_str(user),
+            None => write!(f, "uid {}", self.uid),
+        }
+    }
+}
+
+/// With which capabilities the verifier judged the bytes.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reach {
+    /// With the daemon's own: for root and for bytes that somebody vetted.
+    Kernel,
+    /// Without CAP_PERFMON and CAP_SYS_ADMIN: packets and its own maps, nothing else.
+    Packet,
+}
+
+/// What made a link.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkOrigin {
+    /// A request over the API.
+    Request,
+}
+
+/// How long a link is wanted.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkLifetime {
+    /// Until somebody detaches it.
+    UntilDetached,
+}
+
+/// What to do while a link's interface is absent.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WhenAbsent {
+    /// Refuse the request.
+    Fail,
+    /// Keep the link as WAITING.
+    Wait,
+}
+
+/// What a program is, as far as bpfd loads it.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProgramType {
+    /// `BPF_PROG_TYPE_XDP`.
+    Xdp,
+    /// `BPF_PROG_TYPE_TRACEPOINT`.
+    Tracepoint,
+}
+
+impl fmt::Display for ProgramType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Xdp => "xdp",
+            Self::Tracepoint => "tracepoint",
+        })
+    }
+}
+
+/// One loaded function of an app.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Program {
+    /// The ELF symbol.
+    pub function: String,
+    /// Its ELF section, as written there.
+    pub section: String,
+    /// What it was loaded as.
+    pub kind: ProgramType,
+    /// The kernel's hash of its instructions; orders equal priorities of equal names within this boot only: it differs
+    /// between kernels.
+    pub tag: [u8; 8],
+    /// `bpf_prog_info.load_time`: nanoseconds of CLOCK_BOOTTIME.
+    pub load_time: u64,
+}
+
+/// One load of one object.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct App {
+    /// Its identity.
+    pub uid: AppUid,
+    /// Its small number.
+    pub handle: Handle,
+    /// Its unique name.
+    pub name: AppName,
+    /// Who loaded it.
+    pub owner: Owner,
+    /// Where the bytes came from.
+    pub source: Source,
+    /// The bytes, in the object store.
+    pub object: ObjectDigest,
+    /// How far it reaches.
+    pub reach: Reach,
+    /// Values of globals, by name, already encoded: loading the same object again needs them.
+    pub globals: BTreeMap<String, Vec<u8>>,
+    /// Loaded functions, sorted by name.
+    pub programs: Vec<Program>,
+    /// Names of its maps, sorted.
+    pub maps: Vec<String>,
+    /// Counts changes of this app, from 1.
+    pub generation: u64,
+    /// The caller's idempotency key.
+    pub request: Option<RequestId>,
+}
+
+impl App {
+    /// The program of that function.
+    pub fn program(&self, function: &str) -> Option<&Program> {
+        self.programs.iter().find(|program| program.function == function)
+    }
+}
+
+/// One program on one hook.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Link {
+    /// Its identity.
+    pub uid: LinkUid,
+    /// Its small number.
+    pub handle: Handle,
+    /// The app whose program it attaches.
+    pub app: AppUid,
+    /// Which program.
+    pub function: String,
+    /// Where, and with which options.
+    pub placement: Placement,
+    /// Who attached it.
+    pub owner: Owner,
+    /// What made it.
+    pub origin: LinkOrigin,
+    /// How long it is wanted.
+    pub lifetime: LinkLifetime,
+    /// What to do while the interface is absent.
+    pub when_absent: WhenAbsent,
+    /// Counts changes of this link, from 1.
+    pub generation: u64,
+    /// The caller's idempotency key.
+    pub request: Option<RequestId>,
+}
+
+/// One wanted difference. Several make one transaction.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Change {
+    /// A new app, its programs and maps made and held as file descriptors.
+    Load(App),
+    /// A new link.
+    Attach(Link),
+    /// Another place for a link in its chain.
+    Update {
+        /// Which.
+        link: LinkUid,
+        /// Its new priority.
+        priority: Option<Priority>,
+        /// Its new proceed-on set.
+        proceed_on: Option<ProceedOn>,
+    },
+    /// A link goes.
+    Detach(LinkUid),
+    /// An app goes, its links with it.
+    Unload(AppUid),
+}
+
+impl Change {
+    /// Whether a crash in the midst is finished forward: the caller asked for less, and less is safe to finish.
+    pub fn removes(&self) -> bool {
+        match self {
+            Self::Load(_) | Self::Attach(_) | Self::Update { .. } => false,
+            Self::Detach(_) | Self::Unload(_) => true,
+        }
+    }
+}
+
+/// Why a change does not fit the state.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ChangeError {
+    /// The name belongs to another app.
+    #[error("an app named `{0}` exists")]
+    NameTaken(AppName),
+    /// No such app.
+    #[error("no app `{0}`")]
+    NoApp(String),
+    /// No such program in the app.
+    #[error("app `{app}` has no program `{function}`")]
+    NoProgram {
+        /// The app.
+        app: AppName,
+        /// What was asked for.
+        function: String,
+    },
+    /// No such link.
+    #[error("no link `{0}`")]
+    NoLink(String),
+    /// Priority and proceed-on belong to chains.
+    #[error("link `{0}` is not part of a chain: it has no priority or proceed-on")]
+    NotInChain(String),
+    /// A tracepoint program on an interface, or the like.
+    #[error("`{function}` is a {kind} program: it cannot attach to `{hook}`")]
+    WrongType {
+        /// The program.
+        function: String,
+        /// Its type.
+        kind: ProgramType,
+        /// Where it was asked to go.
+        hook: String,
+    },
+}
+
+/// Everything asked for, at one moment.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct State {
+    /// By identity.
+    pub apps: BTreeMap<AppUid, App>,
+    /// By identity.
+    pub links: BTreeMap<LinkUid, Link>,
+}
+
+impl State {
+    /// The state after `changes`, all or none.
+    pub fn after(&self, changes: &[Change]) -> Result<Self, ChangeError> {
+        let mut next = self.clone();
+        changes.iter().try_for_each(|change| next.apply(change))?;
+        Ok(next)
+    }
+
+    fn apply(&mut self, change: &Change) -> Result<(), ChangeError> {
+        match change {
+            Change::Load(app) => {
+                if self.app_named(&app.name).is_some() {
+                    return Err(ChangeError::NameTaken(app.name.clone()));
+                }
+                self.apps.insert(app.uid, app.clone());
+            }
+            Change::Attach(link) => {
+                let app = self.apps.get(&link.app).ok_or_else(|| ChangeError::NoApp(link.app.to_string()))?;
+                let program = app.program(&link.function).ok_or_else(|| ChangeError::NoProgram {
+                    app: app.name.clone(),
+                    function: link.function.clone(),
+                })?;
+                let fits = match (&link.placement, program.kind) {
+                    (Placement::Chain { .. }, ProgramType::Xdp) => true,
+                    (Placement::Tracepoint(_), ProgramType::Tracepoint) => true,
+                    (Placement::Chain { .. }, ProgramType::Tracepoint) | (Placement::Tracepoint(_), ProgramType::Xdp) => false,
+                };
+                if !fits {
+                    return Err(ChangeError::WrongType {
+                        function: link.function.clone(),
+                        kind: program.kind,
+                        hook: link.placement.to_string(),
+                    });
+                }
+                self.links.insert(link.uid, link.clone());
+            }
+            Change::Update { link, priority: new_priority, proceed_on: new_set } => {
+                let row = self.links.get_mut(link).ok_or_else(|| ChangeError::NoLink(link.to_string()))?;
+                let Placement::Chain { priority, proceed_on, .. } = &mut row.placement else {
+                    return Err(ChangeError::NotInChain(link.to_string()));
+                };
+                *priority = new_priority.unwrap_or(*priority);
+                *proceed_on = new_set.unwrap_or(*proceed_on);
+                row.generation += 1;
+            }
+            Change::Detach(link) => {
+                self.links.remove(link).ok_or_else(|| ChangeError::NoLink(link.to_string()))?;
+            }
+            Change::Unload(app) => {
+                self.apps.remove(app).ok_or_else(|| ChangeError::NoApp(app.to_string()))?;
+                self.links.retain(|_, link| link.app != *app);
+            }
+        }
+        Ok(())
+    }
+
+    /// The app of that name.
+    pub fn app_named(&self, name: &AppName) -> Option<&App> {
+        self.apps.values().find(|app| app.name == *name)
+    }
+
+    /// `wanted` if it is free, else `wanted-2`, `wanted-3`, ….
+    pub fn free_name(&self, wanted: &AppName) -> AppName {
+        let taken = |name: &AppName| self.app_named(name).is_some();
+        if !taken(wanted) {
+            return wanted.clone();
+        }
+        (2..).map(|number| wanted.numbered(number)).find(|name| !taken(name)).unwrap_or_else(|| wanted.clone())
+    }
+
+    /// The links of an app.
+    pub fn links_of(&self, app: AppUid) -> impl Iterator<Item = &Link> {
+        self.links.values().filter(move |link| link.app == app)
+    }
+
+    /// Every chain that some link is in, each once.
+    pub fn chains(&self) -> std::collections::BTreeSet<ChainKey> {
+        self.links.values().filter_map(|link| link.placement.chain().cloned()).collect()
+    }
+
+    /// The smallest handle above every one in use. The store keeps the highest ever given, so that none recurs over a boot.
+    pub fn highest_handle(&self) -> Handle {
+        let apps = self.apps.values().map(|app| app.handle);
+        let links = self.links.values().map(|link| link.handle);
+        apps.chain(links).max().unwrap_or(Handle(0))
+    }
+
+    /// `app/function@hook`, the name of a link that people type.
+    pub fn link_name(&self, link: &Link) -> String {
+        let app = self.apps.get(&link.app).map_or_else(|| link.app.to_string(), |app| app.name.to_string());
+        format!("{app}/{}@{}", link.function, link.placement)
+    }
+}
