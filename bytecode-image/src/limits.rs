@@ -1,0 +1,48 @@
+//! How much this crate takes from outside: one table, so that the specification, the code and the tests agree.
+//!
+//! Every bound is checked while bytes arrive, never after. Must never grow a bound that a caller can set.
+
+use std::time::Duration;
+
+/// Bytes of a manifest or an index: what registries themselves accept (distribution-spec 1.1, "Pushing Manifests": 4 MiB).
+pub const MANIFEST: u64 = 4 << 20;
+/// Bytes of an image configuration: labels are at most 64 KiB, the rest is a few hundred bytes; room for other builders.
+pub const CONFIG: u64 = 1 << 20;
+/// Bytes of the compressed layer: no more than an object may have, so that a stored (uncompressed) layer still fits.
+pub const LAYER: u64 = 16 << 20;
+/// Bytes of one ELF object: the largest BPF objects in the wild are 5 MiB, with debug information.
+pub const OBJECT: u64 = 16 << 20;
+/// Decoded bytes per compressed byte, above [`EXPANSION_FLOOR`]: zeros reach 1000:1 in gzip, object files 10:1.
+pub const EXPANSION: u64 = 200;
+/// Decoded bytes that are allowed at any ratio: a small object full of zeros is not an attack.
+pub const EXPANSION_FLOOR: u64 = 1 << 20;
+/// Entries of a layer's tar: one ELF, BTF files for some kernels, a licence.
+pub const TAR_ENTRIES: usize = 64;
+/// Signatures looked at for one image, over all its manifests (endless lists: CVE-2023-46737).
+pub const SIGNATURES: usize = 32;
+/// Bytes of one signature's payload or bundle.
+pub const SIGNATURE: u64 = 1 << 20;
+/// Bytes of a token server's answer: tokens are a few KiB.
+pub const TOKEN: u64 = 64 << 10;
+/// Bytes read of an error's body, to quote its code and message.
+pub const ERROR_BODY: u64 = 16 << 10;
+/// Bytes of all pages of a referrers list together.
+pub const REFERRERS: u64 = 1 << 20;
+/// Pages of a referrers list.
+pub const REFERRER_PAGES: usize = 8;
+/// Redirects followed for one request: registries use one or two.
+pub const REDIRECTS: usize = 5;
+/// Times one request is tried, and times one blob is resumed.
+pub const ATTEMPTS: u32 = 4;
+/// The first pause between two tries; it doubles.
+pub const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// The longest pause a registry's `Retry-After` can ask for: beyond it the deadline would pass while we wait.
+pub const RETRY_AFTER: Duration = Duration::from_secs(10);
+/// The whole of a pull or a push: somebody waits for it, and a registry that drips bytes holds a worker.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+/// Until a TCP and TLS connection stands.
+pub const CONNECT: Duration = Duration::from_secs(10);
+/// Between two pieces of a body.
+pub const IDLE: Duration = Duration::from_secs(15);
+/// Bytes of `registries.toml` and of an auth file: written by hand, a few KiB.
+pub const CONFIG_FILE: u64 = 1 << 20;

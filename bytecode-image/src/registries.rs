@@ -1,0 +1,421 @@
+//! `registries.toml`: where a registry's name leads, and which hosts an administrator has named.
+//!
+//! ```toml
+//! [[registry]]
+//! name = "registry"                    # as references write it: HOST or HOST:PORT
+//! endpoint = "127.0.0.1:5000"          # where it is; the name itself if left out
+//! http = true                          # without TLS; never guessed
+//! ca = "/etc/bpfd/ca.pem"              # a private certificate authority, for this endpoint beside the system's
+//! mirrors = [{ endpoint = "mirror.example:5000", http = false }]      # asked first, in this order
+//! token_realms = ["auth.example:443"]  # token servers elsewhere that may be given the credentials
+//! redirects = ["10.0.0.7:9000"]        # hosts that blobs may come from though their addresses are private
+//! ```
+//! An unknown key is an error with file, line and column. Must never open a connection or resolve a name.
+
+use std::{collections::BTreeSet, fs, io, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use crate::reference::{Reference, Registry};
+
+/// Docker's registry answers at another name than the one in references, and its tokens come from a third
+/// (docs.docker.com, "Docker Registry token authentication").
+const DOCKER: (&str, &str, &str) = ("docker.io", "registry-1.docker.io:443", "auth.docker.io:443");
+
+/// A host and a port, as one connects to them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Authority {
+    /// DNS name, IPv4 address, or IPv6 address in brackets.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+/// One place that serves a registry's content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// Where it is.
+    pub authority: Authority,
+    /// Whether it speaks plain HTTP.
+    pub scheme: Scheme,
+    /// Its own certificate authority.
+    pub ca: Option<Authorities>,
+}
+
+/// How an endpoint speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheme {
+    /// TLS.
+    Https,
+    /// No TLS: only if `registries.toml` says so for this endpoint.
+    Http,
+}
+
+/// A file of certificate authorities.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Authorities {
+    /// The file.
+    pub path: PathBuf,
+    /// Its text, once [`Registries::read_certificates`] was called.
+    pub pem: Option<String>,
+}
+
+/// All that `registries.toml` says. The default knows no registry but those that references name.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registries {
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    name: Registry,
+    endpoint: Endpoint,
+    mirrors: Vec<Endpoint>,
+    token_realms: Vec<Authority>,
+    redirects: Vec<Authority>,
+}
+
+/// What is wrong in `registries.toml`, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}:{column}: {what}")]
+pub struct RegistriesError {
+    /// The file's name as the caller gave it.
+    pub file: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// A certificate file that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the certificate authorities in `{path}`")]
+pub struct CertificateError {
+    path: String,
+    source: io::Error,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    #[serde(default)]
+    registry: Vec<RawEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEntry {
+    name: Spanned<String>,
+    endpoint: Option<Spanned<String>>,
+    #[serde(default)]
+    http: bool,
+    ca: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    mirrors: Vec<RawMirror>,
+    #[serde(default)]
+    token_realms: Vec<Spanned<String>>,
+    #[serde(default)]
+    redirects: Vec<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawMirror {
+    endpoint: Spanned<String>,
+    #[serde(default)]
+    http: bool,
+    ca: Option<Spanned<PathBuf>>,
+}
+
+impl Registries {
+    /// Reads the text of `registries.toml`; `file` is its name, for errors.
+    ///
+    /// # Errors
+    /// [`RegistriesError`].
+    pub fn parse(text: &str, file: &str) -> Result<Self, RegistriesError> {
+        let at = |offset: usize, what: String| {
+            let before = text.get(..offset).unwrap_or(text);
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
+            RegistriesError { file: file.to_owned(), line, column, what }
+        };
+        let raw: RawFile = toml::from_str(text)
+            .map_err(|error| at(error.span().map_or(0, |span| span.start), error.message().to_owned()))?;
+        let mut entries: Vec<Entry> = Vec::new();
+        for entry in raw.registry {
+            let start = entry.name.span().start;
+            let entry = Entry::of(entry).map_err(|(offset, what)| at(offset, what))?;
+            if entries.iter().any(|known| known.name == entry.name) {
+                return Err(at(start, format!("registry `{}` is there twice", entry.name)));
+            }
+            entries.push(entry);
+        }
+        Ok(Self { entries })
+    }
+
+    /// Reads every certificate file into memory, so that a process without file access can connect.
+    ///
+    /// # Errors
+    /// [`CertificateError`] for the first file that cannot be read.
+    pub fn read_certificates(&mut self) -> Result<(), CertificateError> {
+        let endpoints = self.entries.iter_mut().flat_map(|entry| entry.mirrors.iter_mut().chain([&mut entry.endpoint]));
+        for ca in endpoints.filter_map(|endpoint| endpoint.ca.as_mut()) {
+            let text = fs::read_to_string(&ca.path)
+                .map_err(|source| CertificateError { path: ca.path.display().to_string(), source })?;
+            ca.pem = Some(text);
+        }
+        Ok(())
+    }
+
+    /// Where a reference's registry is asked: its mirrors in order, then itself.
+    #[must_use]
+    pub fn endpoints(&self, reference: &Reference) -> Vec<Endpoint> {
+        let registry = reference.registry();
+        match self.entry(registry) {
+            Some(entry) => entry.mirrors.iter().chain([&entry.endpoint]).cloned().collect(),
+            None => {
+                let (name, endpoint, _realm) = DOCKER;
+                let here = Authority::of(registry, Scheme::Https);
+                let authority = if registry.to_string() == name { authority(endpoint).unwrap_or(here) } else { here };
+                vec![Endpoint { authority, scheme: Scheme::Https, ca: None }]
+            }
+        }
+    }
+
+    /// Whether the reference or this file names a host and port: only then may it have a private address.
+    #[must_use]
+    pub fn names(&self, reference: &Reference, authority: &Authority) -> bool {
+        let mine = self.entries.iter().any(|entry| {
+            entry.endpoints().any(|endpoint| endpoint.authority == *authority)
+                || entry.token_realms.contains(authority)
+                || entry.redirects.contains(authority)
+        });
+        mine || Authority::of(reference.registry(), Scheme::Https) == *authority
+    }
+
+    /// The endpoint that this file describes at a host and port: its scheme and its certificates hold for redirects too.
+    #[must_use]
+    pub fn endpoint_at(&self, authority: &Authority) -> Option<&Endpoint> {
+        self.entries.iter().flat_map(Entry::endpoints).find(|endpoint| endpoint.authority == *authority)
+    }
+
+    /// The token servers beside a registry's own origin that may be given its credentials.
+    #[must_use]
+    pub fn token_realms(&self, registry: &Registry) -> BTreeSet<Authority> {
+        let (name, _endpoint, realm) = DOCKER;
+        let docker = (registry.to_string() == name).then(|| authority(realm)).flatten();
+        let mine = self.entry(registry).map(|entry| entry.token_realms.as_slice()).unwrap_or_default();
+        mine.iter().cloned().chain(docker).collect()
+    }
+
+    fn entry(&self, registry: &Registry) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.name == *registry)
+    }
+}
+
+/// An offset in the text, and what is wrong there.
+type Wrong = (usize, String);
+
+impl Entry {
+    fn of(raw: RawEntry) -> Result<Self, Wrong> {
+        let RawEntry { name, endpoint, http, ca, mirrors, token_realms, redirects } = raw;
+        let registry = registry(&name)?;
+        let endpoint = match &endpoint {
+            Some(endpoint) => Endpoint::of(endpoint, http, ca)?,
+            None => Endpoint::of(&name, http, ca)?,
+        };
+        let mirrors = mirrors.into_iter().map(|RawMirror { endpoint, http, ca }| Endpoint::of(&endpoint, http, ca));
+        Ok(Self {
+            name: registry,
+            endpoint,
+            mirrors: mirrors.collect::<Result<_, _>>()?,
+            token_realms: token_realms.iter().map(with_port).collect::<Result<_, _>>()?,
+            redirects: redirects.iter().map(with_port).collect::<Result<_, _>>()?,
+        })
+    }
+
+    fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.mirrors.iter().chain([&self.endpoint])
+    }
+}
+
+impl Endpoint {
+    fn of(text: &Spanned<String>, http: bool, ca: Option<Spanned<PathBuf>>) -> Result<Self, Wrong> {
+        let scheme = if http { Scheme::Http } else { Scheme::Https };
+        let ca = match ca {
+            Some(path) if http => return Err((path.span().start, "`ca` is of no use with `http = true`".to_owned())),
+            Some(path) if path.get_ref().is_absolute() => Some(Authorities { path: path.into_inner(), pem: None }),
+            Some(path) => return Err((path.span().start, "`ca` is not an absolute path".to_owned())),
+            None => None,
+        };
+        Ok(Self { authority: Authority::of(&registry(text)?, scheme), scheme, ca })
+    }
+
+    /// `https://host:port`, without a slash at its end.
+    #[must_use]
+    pub fn origin(&self) -> String {
+        let Authority { host, port } = &self.authority;
+        match self.scheme {
+            Scheme::Https => format!("https://{host}:{port}"),
+            Scheme::Http => format!("http://{host}:{port}"),
+        }
+    }
+}
+
+impl Authority {
+    /// A registry's host, and its port or the scheme's.
+    #[must_use]
+    pub fn of(registry: &Registry, scheme: Scheme) -> Self {
+        let usual = match scheme {
+            Scheme::Https => 443,
+            Scheme::Http => 80,
+        };
+        Self { host: registry.host().to_owned(), port: registry.port().unwrap_or(usual) }
+    }
+}
+
+impl std::fmt::Display for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+fn registry(text: &Spanned<String>) -> Result<Registry, Wrong> {
+    text.get_ref().parse().map_err(|error| (text.span().start, format!("{error}")))
+}
+
+fn authority(text: &str) -> Option<Authority> {
+    let registry: Registry = text.parse().ok()?;
+    Some(Authority { host: registry.host().to_owned(), port: registry.port()? })
+}
+
+/// A port is never guessed where naming a host opens a private address.
+fn with_port(text: &Spanned<String>) -> Result<Authority, Wrong> {
+    let registry = registry(text)?;
+    match registry.port() {
+        Some(port) => Ok(Authority { host: registry.host().to_owned(), port }),
+        None => Err((text.span().start, format!("`{registry}` has no port: write `{registry}:443`"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reference(text: &str) -> Reference {
+        text.parse().unwrap()
+    }
+
+    fn origins(registries: &Registries, text: &str) -> Vec<String> {
+        registries.endpoints(&reference(text)).iter().map(Endpoint::origin).collect()
+    }
+
+    fn error(text: &str) -> String {
+        Registries::parse(text, "registries.toml").unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_name_leads_to_its_mirrors_and_then_to_its_endpoint() {
+        let text = r#"
+            [[registry]]
+            name = "registry"
+            endpoint = "127.0.0.1:5000"
+            http = true
+            mirrors = [{ endpoint = "m.example" }, { endpoint = "[::1]:5001", http = true }]
+        "#;
+        let registries = Registries::parse(text, "x").unwrap();
+        let expected = ["https://m.example:443", "http://[::1]:5001", "http://127.0.0.1:5000"];
+        assert_eq!(origins(&registries, "registry/foo:tag"), expected);
+        assert_eq!(origins(&registries, "registry:5000/foo"), ["https://registry:5000"]);
+    }
+
+    #[test]
+    fn without_an_entry_the_name_is_the_endpoint_over_tls() {
+        let registries = Registries::default();
+        assert_eq!(origins(&registries, "127.0.0.1:5000/a"), ["https://127.0.0.1:5000"]);
+        assert_eq!(origins(&registries, "r.example/a"), ["https://r.example:443"]);
+        assert_eq!(origins(&registries, "docker.io/library/a"), ["https://registry-1.docker.io:443"]);
+    }
+
+    #[test]
+    fn a_host_is_named_with_its_port_or_not_at_all() {
+        let text = r#"
+            [[registry]]
+            name = "r.example"
+            token_realms = ["auth.example:8443"]
+            redirects = ["10.0.0.7:9000"]
+        "#;
+        let registries = Registries::parse(text, "x").unwrap();
+        let names = |text: &str| registries.names(&reference("127.0.0.1:5000/a"), &authority(text).unwrap());
+        for named in ["r.example:443", "auth.example:8443", "10.0.0.7:9000", "127.0.0.1:5000"] {
+            assert!(names(named), "{named}");
+        }
+        for other in ["r.example:80", "auth.example:443", "10.0.0.7:9001", "127.0.0.1:5001"] {
+            assert!(!names(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn only_a_registrys_own_token_realms_are_its() {
+        let text =
+            "[[registry]]\nname = 'a.example'\ntoken_realms = ['auth.example:443']\n[[registry]]\nname = 'b.example'";
+        let registries = Registries::parse(text, "x").unwrap();
+        assert_eq!(registries.token_realms(&"a.example".parse().unwrap()).len(), 1);
+        assert_eq!(registries.token_realms(&"b.example".parse().unwrap()).len(), 0);
+        assert_eq!(registries.token_realms(&"docker.io".parse().unwrap()).len(), 1);
+    }
+
+    #[test]
+    fn every_mistake_is_shown_at_its_place() {
+        for (text, expected) in [
+            (
+                "[[registry]]\nname = 'a'\nhttps = true",
+                "registries.toml:3:1: unknown field `https`, expected one of `name`, `endpoint`, `http`, `ca`, `mirrors`, `token_realms`, `redirects`",
+            ),
+            ("registry = 3", "registries.toml:1:12: invalid type: integer `3`, expected a sequence"),
+            ("[[registry]]\nhttp = true", "registries.toml:1:1: missing field `name`"),
+            (
+                "[[registry]]\n  name = 'A.example'",
+                "registries.toml:2:10: registry host `A.example` has upper-case letters: write `a.example`",
+            ),
+            ("[[registry]]\nname = 'a'\n[[registry]]\nname = 'a'", "registries.toml:4:8: registry `a` is there twice"),
+            (
+                "[[registry]]\nname = 'a'\nendpoint = 'http://b'",
+                "registries.toml:3:12: `//b` is not a port from 1 to 65535",
+            ),
+            (
+                "[[registry]]\nname = 'a'\nredirects = ['10.0.0.1']",
+                "registries.toml:3:14: `10.0.0.1` has no port: write `10.0.0.1:443`",
+            ),
+            ("[[registry]]\nname = 'a'\nca = 'x.pem'", "registries.toml:3:6: `ca` is not an absolute path"),
+            (
+                "[[registry]]\nname = 'a'\nhttp = true\nca = '/x.pem'",
+                "registries.toml:4:6: `ca` is of no use with `http = true`",
+            ),
+        ] {
+            assert_eq!(error(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn certificates_are_read_before_they_are_needed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        let text = format!("[[registry]]\nname = 'a'\nca = '{}'", path.display());
+        let mut registries = Registries::parse(&text, "x").unwrap();
+        assert_eq!(
+            registries.read_certificates().unwrap_err().to_string(),
+            format!("cannot read the certificate authorities in `{}`", path.display())
+        );
+        fs::write(&path, "PEM").unwrap();
+        registries.read_certificates().unwrap();
+        let endpoints = registries.endpoints(&reference("a/b"));
+        assert_eq!(endpoints[0].ca.as_ref().unwrap().pem.as_deref(), Some("PEM"));
+        let json = serde_json::to_string(&registries).unwrap();
+        assert_eq!(serde_json::from_str::<Registries>(&json).unwrap(), registries);
+    }
+}
