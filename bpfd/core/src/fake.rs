@@ -9,8 +9,9 @@ use crate::hook::{ChainKey, XdpMode};
 use crate::ident::{AppUid, KernelId, LinkUid, TopUid};
 use crate::kernel::{
     ChainMode, ForeignProgram, InterfaceId, Kernel, Live, LiveTop, Member, ObserveError, Observed, ObservedChain,
-    PinnedApp, PinnedTop, Step, StepError, TopContent,
+    PinnedApp, PinnedTop, Recipe, Step, StepError, TopContent,
 };
+use crate::state::Program;
 
 /// What happens at a step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -64,11 +65,10 @@ impl FakeKernel {
         self.attached.insert(chain.clone(), (id, XdpMode::Native));
     }
 
-    /// What `prepare` does for real: an app's programs and maps as file descriptors.
-    pub fn stage(&mut self, app: AppUid, functions: &[&str], maps: &[&str]) {
+    /// What loading does for real: an app's programs and maps as file descriptors.
+    pub fn load(&mut self, functions: &[&str], maps: &[&str]) -> PinnedApp {
         let programs = functions.iter().map(|function| ((*function).to_owned(), self.fresh_id())).collect();
-        let maps = maps.iter().map(|map| (*map).to_owned()).collect();
-        self.staged_apps.insert(app, PinnedApp { programs, maps });
+        PinnedApp { programs, maps: maps.iter().map(|map| (*map).to_owned()).collect() }
     }
 
     /// At the `step`th step from now on, counted from 0, this happens.
@@ -180,6 +180,31 @@ impl FakeKernel {
 }
 
 impl Kernel for FakeKernel {
+    type Staged = PinnedApp;
+
+    fn stage(&mut self, app: AppUid, staged: PinnedApp) {
+        self.staged_apps.insert(app, staged);
+    }
+
+    fn discard(&mut self, app: AppUid) {
+        self.staged_apps.remove(&app);
+    }
+
+    fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<Program>, StepError> {
+        let names: Vec<&str> = recipe.functions.keys().map(String::as_str).collect();
+        let staged = self.load(&names, &[]);
+        let programs = recipe.functions.iter().zip(staged.programs.values()).map(|((function, kind), id)| Program {
+            function: function.clone(),
+            section: kind.to_string(),
+            kind: *kind,
+            tag: [0; 8],
+            load_time: u64::from(id.0),
+        });
+        let programs = programs.collect();
+        self.stage(app, staged);
+        Ok(programs)
+    }
+
     fn observe(&mut self, chains: &BTreeSet<ChainKey>) -> Result<Observed, ObserveError> {
         let tops = self
             .tops

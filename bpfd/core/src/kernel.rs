@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::hook::{ChainKey, ProceedOn, Tracepoint, XdpMode};
 use crate::ident::{AppUid, KernelId, LinkUid, TopUid};
 use crate::names::Priority;
-use crate::state::ObjectDigest;
+use crate::state::{ObjectDigest, Program, ProgramType, Reach};
 
 /// One member of what bpfd attaches to a shared hook.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -35,8 +35,10 @@ pub struct Recipe {
     pub object: ObjectDigest,
     /// Encoded globals.
     pub globals: BTreeMap<String, Vec<u8>>,
-    /// The loaded functions.
-    pub functions: Vec<String>,
+    /// The loaded functions, and what each is loaded as.
+    pub functions: BTreeMap<String, ProgramType>,
+    /// With which capabilities the verifier judges them.
+    pub reach: Reach,
 }
 
 /// What a new generation of a chain is made of.
@@ -329,8 +331,20 @@ pub struct ObserveError {
 
 /// The kernel. Only the engine's thread calls it.
 pub trait Kernel {
+    /// An app's maps and programs as file descriptors, made and verified, named by nothing yet: dropped, they are gone.
+    type Staged: Send;
+
     /// Everything that bpfd has pinned, and the chains asked about.
     fn observe(&mut self, chains: &BTreeSet<ChainKey>) -> Result<Observed, ObserveError>;
+
+    /// Takes what was prepared on another thread; `PinApp` consumes it, `discard` drops it.
+    fn stage(&mut self, app: AppUid, staged: Self::Staged);
+
+    /// Lets go of what was staged and not pinned.
+    fn discard(&mut self, app: AppUid);
+
+    /// Makes an app again and stages it: its pins are gone, as after a boot. Gives its programs as they are now.
+    fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<Program>, StepError>;
 
     /// Takes one step; gives the kernel's id of what a `BuildTop` made.
     fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError>;

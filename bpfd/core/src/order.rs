@@ -6,7 +6,7 @@
 use crate::kernel::{Member, Recipe};
 use crate::hook::{ChainKey, Placement};
 use crate::ident::AppUid;
-use crate::state::{Link, State};
+use crate::state::{App, Link, State};
 use std::collections::BTreeMap;
 
 /// The links of a chain, in the order in which they run.
@@ -46,9 +46,12 @@ pub fn recipes(state: &State, members: &[Member]) -> BTreeMap<AppUid, Recipe> {
     members
         .iter()
         .filter_map(|member| state.apps.get(&member.app))
-        .map(|app| {
-            let functions = app.programs.iter().map(|program| program.function.clone()).collect();
-            (app.uid, Recipe { object: app.object, globals: app.globals.clone(), functions })
-        })
+        .map(|app| (app.uid, recipe(app)))
         .collect()
+}
+
+/// What makes an app again.
+pub fn recipe(app: &App) -> Recipe {
+    let functions = app.programs.iter().map(|program| (program.function.clone(), program.kind)).collect();
+    Recipe { object: app.object, globals: app.globals.clone(), functions, reach: app.reach }
 }
