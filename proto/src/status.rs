@@ -179,6 +179,15 @@ impl Answer {
     }
 }
 
+/// For refusals that a client makes itself, such as "the daemon cannot be reached".
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { reason, message, cause, hint, facts, verifier } = refusal;
+        let code = tonic_code(reason.code());
+        Self { code, reason: Some(reason.word().to_owned()), message, cause, hint, facts, verifier }
+    }
+}
+
 fn error_info(reason: ErrorReason, metadata: &BTreeMap<String, String>) -> Any {
     let info = pb::ErrorInfo {
         reason: reason.word().to_owned(),

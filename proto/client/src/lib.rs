@@ -1,1 +1,204 @@
-//! To be filled.
+//! A client of the `bpfd.v1` API: one method a verb, errors with reason, cause and hint.
+//! It decides nothing and reads no file; what is not in the API is not here.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), bpfd_client::ClientError> {
+//! use std::{path::Path, time::Duration};
+//! let mut client = bpfd_client::Client::connect(Path::new("/run/bpfd/bpfd.sock"), Duration::from_secs(1)).await?;
+//! for app in client.apps(Default::default()).await? {
+//!     println!("{} {}", app.name, app.uid);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod connect;
+mod error;
+
+use std::path::Path;
+use std::time::Duration;
+
+use bpfd_proto::v1::app_service_client::AppServiceClient;
+use bpfd_proto::v1::chain_service_client::ChainServiceClient;
+use bpfd_proto::v1::image_service_client::ImageServiceClient;
+use bpfd_proto::v1::link_service_client::LinkServiceClient;
+use bpfd_proto::v1::policy_service_client::PolicyServiceClient;
+use bpfd_proto::v1::system_service_client::SystemServiceClient;
+use bpfd_proto::v1::{self as pb, load_response, pull_response};
+use bpfd_proto::{MESSAGE_LIMIT, UPLOAD_CHUNK};
+use tonic::transport::Channel;
+
+pub use bpfd_proto as proto;
+pub use error::ClientError;
+
+/// The result of every call.
+pub type Result<T> = std::result::Result<T, ClientError>;
+
+/// Pages that a list is read in at most: with the page size below a million entries, far above any daemon's quotas.
+const PAGES: usize = 1000;
+/// Entries a page. An app with the most programs and maps takes some 60 KiB, and a page must fit one message.
+const PAGE_SIZE: u32 = 16;
+
+/// A connection to one daemon. Cheap to clone; calls of clones share the connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    apps: AppServiceClient<Channel>,
+    links: LinkServiceClient<Channel>,
+    chains: ChainServiceClient<Channel>,
+    images: ImageServiceClient<Channel>,
+    policy: PolicyServiceClient<Channel>,
+    system: SystemServiceClient<Channel>,
+}
+
+/// A fresh id for the `request_id` of a mutating request. Sending the same request again with the same id is safe.
+pub fn request_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+macro_rules! service {
+    ($service:ident, $channel:expr) => {
+        $service::new($channel).max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT)
+    };
+}
+
+/// One unary call a method.
+macro_rules! calls {
+    ($($(#[$doc:meta])* $name:ident = $service:ident.$call:ident($request:ident) -> $response:ident;)*) => {
+        $($(#[$doc])*
+        pub async fn $name(&mut self, request: pb::$request) -> Result<pb::$response> {
+            Ok(self.$service.$call(request).await?.into_inner())
+        })*
+    };
+}
+
+/// One paged list a method: all pages, in the server's order.
+macro_rules! lists {
+    ($($(#[$doc:meta])* $name:ident = $service:ident.$call:ident($request:ident).$items:ident -> $item:ident;)*) => {
+        $($(#[$doc])*
+        pub async fn $name(&mut self, mut request: pb::$request) -> Result<Vec<pb::$item>> {
+            let mut all = Vec::new();
+            request.page_size.get_or_insert(PAGE_SIZE);
+            for _ in 0..PAGES {
+                let page = self.$service.$call(request.clone()).await?.into_inner();
+                all.extend(page.$items);
+                if page.next_page_token.is_empty() {
+                    return Ok(all);
+                }
+                request.page_token = page.next_page_token;
+            }
+            Err(ClientError::endless_list())
+        })*
+    };
+}
+
+impl Client {
+    /// Connects to the unix socket `path`. If nobody listens there, tries again until `wait` has passed: a daemon that was
+    /// started a moment ago is still on its way.
+    ///
+    /// # Errors
+    /// `DAEMON_UNREACHABLE`, or `SOCKET_DENIED` if the caller may not open the socket.
+    pub async fn connect(path: &Path, wait: Duration) -> Result<Self> {
+        let channel = connect::channel(path, wait).await?;
+        Ok(Self {
+            apps: service!(AppServiceClient, channel.clone()),
+            links: service!(LinkServiceClient, channel.clone()),
+            chains: service!(ChainServiceClient, channel.clone()),
+            images: service!(ImageServiceClient, channel.clone()),
+            policy: service!(PolicyServiceClient, channel.clone()),
+            system: service!(SystemServiceClient, channel),
+        })
+    }
+
+    /// Sends the bytes of one ELF object; the answer has the digest for [`pb::LoadRequest`].
+    pub async fn upload(&mut self, object: &[u8]) -> Result<pb::UploadObjectResponse> {
+        let chunks: Vec<_> =
+            object.chunks(UPLOAD_CHUNK).map(|chunk| pb::UploadObjectRequest { chunk: chunk.to_vec() }).collect();
+        Ok(self.apps.upload_object(tokio_stream::iter(chunks)).await?.into_inner())
+    }
+
+    /// Loads, and attaches if asked. `progress` is called for each state on the way.
+    pub async fn load(
+        &mut self,
+        request: pb::LoadRequest,
+        mut progress: impl FnMut(pb::Progress),
+    ) -> Result<pb::LoadResult> {
+        let mut events = self.apps.load(request).await?.into_inner();
+        while let Some(response) = events.message().await? {
+            match response.event {
+                Some(load_response::Event::Progress(state)) => progress(state),
+                Some(load_response::Event::Result(result)) => return Ok(result),
+                // An event of a newer daemon: nothing that this client waits for.
+                None => {}
+            }
+        }
+        Err(ClientError::no_result())
+    }
+
+    /// Pulls an image into the daemon's store. `progress` as in [`Client::load`].
+    pub async fn pull(
+        &mut self,
+        request: pb::PullRequest,
+        mut progress: impl FnMut(pb::Progress),
+    ) -> Result<pb::PullResult> {
+        let mut events = self.images.pull(request).await?.into_inner();
+        while let Some(response) = events.message().await? {
+            match response.event {
+                Some(pull_response::Event::Progress(state)) => progress(state),
+                Some(pull_response::Event::Result(result)) => return Ok(result),
+                None => {}
+            }
+        }
+        Err(ClientError::no_result())
+    }
+
+    /// The whole verifier log of a failed load, piece by piece to `sink`.
+    pub async fn load_log(&mut self, log_id: String, mut sink: impl FnMut(&str)) -> Result<()> {
+        let mut pieces = self.apps.get_load_log(pb::GetLoadLogRequest { log_id }).await?.into_inner();
+        while let Some(piece) = pieces.message().await? {
+            sink(&piece.text);
+        }
+        Ok(())
+    }
+
+    calls! {
+        /// One app by name or uid.
+        app = apps.get_app(GetAppRequest) -> App;
+        /// Detaches and forgets apps.
+        unload = apps.unload(UnloadRequest) -> UnloadResponse;
+        /// Attaches one program of a loaded app.
+        attach = links.attach(AttachRequest) -> AttachResponse;
+        /// Moves a link within its chain.
+        update = links.update_link(UpdateLinkRequest) -> UpdateLinkResponse;
+        /// Removes links.
+        detach = links.detach(DetachRequest) -> DetachResponse;
+        /// One link by name or uid.
+        link = links.get_link(GetLinkRequest) -> Link;
+        /// The chain of one interface.
+        chain = chains.get_chain(GetChainRequest) -> Chain;
+        /// All chains.
+        chains = chains.list_chains(ListChainsRequest) -> ListChainsResponse;
+        /// What is in an image of the store.
+        inspect = images.inspect_image(InspectImageRequest) -> InspectImageResponse;
+        /// What the policy says of an image of the store.
+        verify = images.verify_image(VerifyImageRequest) -> VerifyImageResponse;
+        /// Removes images from the store.
+        remove_images = images.remove_images(RemoveImagesRequest) -> RemoveImagesResponse;
+        /// Trusts a key for a scope of images.
+        add_trust = policy.add_trust(AddTrustRequest) -> AddTrustResponse;
+        /// Reads the policy's files again.
+        reload_policy = policy.reload_policy(ReloadPolicyRequest) -> ReloadPolicyResponse;
+        /// Version, state and paths of the daemon.
+        info = system.get_info(GetInfoRequest) -> GetInfoResponse;
+        /// What the daemon finds when it looks at what it stands on.
+        doctor = system.doctor(DoctorRequest) -> DoctorResponse;
+    }
+
+    lists! {
+        /// Apps that the caller may see.
+        apps = apps.list_apps(ListAppsRequest).apps -> App;
+        /// Links that the caller may see.
+        links = links.list_links(ListLinksRequest).links -> Link;
+        /// Images of the daemon's store.
+        images = images.list_images(ListImagesRequest).images -> Image;
+    }
+}

@@ -598,7 +598,7 @@ type GlobalSetting struct {
 	// The variable's name in C. At most 127 bytes.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// As text, read by the variable's BTF type: a decimal or 0x… integer in its
-	// range, `true` or `false`, or the text of a char array. At most 4 KiB.
+	// range, `true` or `false`, or the text of a char array. At most 1 KiB.
 	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -861,7 +861,8 @@ type ListAppsRequest struct {
 	Interface *string `protobuf:"bytes,1,opt,name=interface,proto3,oneof" json:"interface,omitempty"`
 	// The network namespace of `interface`, by name. Unset: the daemon's own.
 	Netns *string `protobuf:"bytes,2,opt,name=netns,proto3,oneof" json:"netns,omitempty"`
-	// At most this many, 1 to 1000. Unset: 100.
+	// At most this many, 1 to 1000; fewer if they would not fit one message.
+	// Unset: 100.
 	PageSize *uint32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3,oneof" json:"page_size,omitempty"`
 	// From the previous answer; empty for the first page.
 	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`

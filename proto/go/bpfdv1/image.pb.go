@@ -295,7 +295,8 @@ func (x *PullResult) GetWarnings() []*Warning {
 // Which images.
 type ListImagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most this many, 1 to 1000. Unset: 100.
+	// At most this many, 1 to 1000; fewer if they would not fit one message.
+	// Unset: 100.
 	PageSize *uint32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3,oneof" json:"page_size,omitempty"`
 	// From the previous answer; empty for the first page.
 	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`

@@ -755,7 +755,8 @@ type ListLinksRequest struct {
 	Netns *string `protobuf:"bytes,2,opt,name=netns,proto3,oneof" json:"netns,omitempty"`
 	// Only those of this app, by name or uid. Unset: all.
 	App *string `protobuf:"bytes,3,opt,name=app,proto3,oneof" json:"app,omitempty"`
-	// At most this many, 1 to 1000. Unset: 100.
+	// At most this many, 1 to 1000; fewer if they would not fit one message.
+	// Unset: 100.
 	PageSize *uint32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3,oneof" json:"page_size,omitempty"`
 	// From the previous answer; empty for the first page.
 	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
@@ -888,7 +889,7 @@ type Link struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID, never used again.
 	Uid string `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
-	// `app/function@[netns:]interface:xdp` or `app/function@category/event`.
+	// `app/function@[netns:]interface:xdp`, `app/function@tracepoint:category/event`.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// Grows with every change of the link.
 	Generation uint64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`

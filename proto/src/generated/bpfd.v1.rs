@@ -387,7 +387,8 @@ impl ::prost::Name for PullResult {
 /// Which images.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListImagesRequest {
-    /// At most this many, 1 to 1000. Unset: 100.
+    /// At most this many, 1 to 1000; fewer if they would not fit one message.
+    /// Unset: 100.
     #[prost(uint32, optional, tag = "1")]
     pub page_size: ::core::option::Option<u32>,
     /// From the previous answer; empty for the first page.
@@ -1392,7 +1393,8 @@ pub struct ListLinksRequest {
     /// Only those of this app, by name or uid. Unset: all.
     #[prost(string, optional, tag = "3")]
     pub app: ::core::option::Option<::prost::alloc::string::String>,
-    /// At most this many, 1 to 1000. Unset: 100.
+    /// At most this many, 1 to 1000; fewer if they would not fit one message.
+    /// Unset: 100.
     #[prost(uint32, optional, tag = "4")]
     pub page_size: ::core::option::Option<u32>,
     /// From the previous answer; empty for the first page.
@@ -1435,7 +1437,7 @@ pub struct Link {
     /// UUID, never used again.
     #[prost(string, tag = "1")]
     pub uid: ::prost::alloc::string::String,
-    /// `app/function@\[netns:\]interface:xdp` or `app/function@category/event`.
+    /// `app/function@\[netns:\]interface:xdp`, `app/function@tracepoint:category/event`.
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
     /// Grows with every change of the link.
@@ -2137,7 +2139,7 @@ pub struct GlobalSetting {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
     /// As text, read by the variable's BTF type: a decimal or 0x… integer in its
-    /// range, `true` or `false`, or the text of a char array. At most 4 KiB.
+    /// range, `true` or `false`, or the text of a char array. At most 1 KiB.
     #[prost(string, tag = "2")]
     pub value: ::prost::alloc::string::String,
 }
@@ -2233,7 +2235,8 @@ pub struct ListAppsRequest {
     /// The network namespace of `interface`, by name. Unset: the daemon's own.
     #[prost(string, optional, tag = "2")]
     pub netns: ::core::option::Option<::prost::alloc::string::String>,
-    /// At most this many, 1 to 1000. Unset: 100.
+    /// At most this many, 1 to 1000; fewer if they would not fit one message.
+    /// Unset: 100.
     #[prost(uint32, optional, tag = "3")]
     pub page_size: ::core::option::Option<u32>,
     /// From the previous answer; empty for the first page.
