@@ -1,0 +1,279 @@
+//! What a fused program carries about its chain, so that the kernel alone is enough to rebuild it.
+//!
+//! Owns the layout of the record, version 1, in the only value of a frozen array map that the program refers to. All
+//! numbers are little-endian. It must never hold what the kernel can tell (ids, fds) or what is secret.
+//!
+//! | offset | bytes | header |
+//! |---|---|---|
+//! | 0 | 8 | magic `bpfdchn\0` |
+//! | 8 | 2 | version, 1 |
+//! | 10 | 2 | bytes of the header, 16 |
+//! | 12 | 2 | bytes of an entry, 304 |
+//! | 14 | 2 | number of entries |
+//!
+//! | offset | bytes | entry, in the order the programs run |
+//! |---|---|---|
+//! | 0 | 16 | uid of the link |
+//! | 16 | 16 | uid of the app |
+//! | 32 | 4 | priority |
+//! | 36 | 4 | verdicts after which the chain goes on, bit n for verdict n; never bit 31 |
+//! | 40 | 2 | length of the function's name, 1 to 256 |
+//! | 42 | 6 | zero |
+//! | 48 | 256 | the function's name, then zeros |
+//!
+//! Nothing follows the last entry. A later version may have a longer header and longer entries; their first bytes stay.
+
+use crate::actions::ActionMask;
+use crate::bytes;
+
+/// Name of the map. The kernel shows it in `bpftool map`; nothing is looked up by it.
+pub const CHAIN_MAP_NAME: &str = "bpfd_chain";
+/// The most programs in one record: more cannot be fused anyway (256 functions in one program).
+pub const MAX_ENTRIES: usize = 255;
+/// Longest function name, in bytes.
+pub const MAX_FUNCTION: usize = 256;
+
+const MAGIC: [u8; 8] = *b"bpfdchn\0";
+const VERSION: u16 = 1;
+const HEADER_SIZE: usize = 16;
+const ENTRY_SIZE: usize = 304;
+
+/// A chain, first program first.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ChainRecord {
+    /// The programs in the order they run.
+    pub entries: Vec<ChainEntry>,
+}
+
+/// One program of a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChainEntry {
+    /// The link's uid.
+    pub link: [u8; 16],
+    /// The app's uid.
+    pub app: [u8; 16],
+    /// Its priority, lower first.
+    pub priority: u32,
+    /// After which verdicts the chain goes on.
+    pub actions: ActionMask,
+    /// The function's name in the app's object, 1 to [`MAX_FUNCTION`] bytes without a zero byte.
+    pub function: String,
+}
+
+/// Why a record cannot be written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// More than [`MAX_ENTRIES`].
+    #[error("{0} programs are more than the {MAX_ENTRIES} a chain's record holds")]
+    TooMany(usize),
+    /// A function's name is empty, too long, or has a zero byte.
+    #[error("function name `{0}` is not 1 to {MAX_FUNCTION} bytes of text")]
+    Function(String),
+}
+
+/// Why bytes are not a record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// They do not begin as a record does.
+    #[error("not a chain's record")]
+    NotARecord,
+    /// A later version whose meaning is not known.
+    #[error("chain's record has version {0}; this bpfd reads version {VERSION}")]
+    Version(u16),
+    /// The sizes or a field contradict the layout.
+    #[error("chain's record is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+impl ChainRecord {
+    /// The record's bytes, to be written at key 0.
+    pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
+        let too_many = || EncodeError::TooMany(self.entries.len());
+        let count = u16::try_from(self.entries.len()).ok().filter(|count| usize::from(*count) <= MAX_ENTRIES);
+        let mut out = Vec::with_capacity(HEADER_SIZE + self.entries.len() * ENTRY_SIZE);
+        out.extend(MAGIC);
+        for number in [VERSION, size16(HEADER_SIZE), size16(ENTRY_SIZE), count.ok_or_else(too_many)?] {
+            out.extend(number.to_le_bytes());
+        }
+        for entry in &self.entries {
+            entry.encode(&mut out)?;
+        }
+        Ok(out)
+    }
+
+    /// The chain that a map's value records. Any bytes may be given.
+    pub fn decode(value: &[u8]) -> Result<Self, DecodeError> {
+        let header = value.first_chunk::<HEADER_SIZE>().ok_or(DecodeError::NotARecord)?;
+        if !header.starts_with(&MAGIC) {
+            return Err(DecodeError::NotARecord);
+        }
+        let number = |at: usize| bytes::u16_at(header, at).ok_or(DecodeError::NotARecord);
+        let version = number(8)?;
+        if version != VERSION {
+            return Err(DecodeError::Version(version));
+        }
+        if (number(10)?, number(12)?) != (size16(HEADER_SIZE), size16(ENTRY_SIZE)) {
+            return Err(DecodeError::Damaged("sizes are not those of version 1"));
+        }
+        let count = usize::from(number(14)?);
+        let (entries, rest) = value.get(HEADER_SIZE..).unwrap_or_default().as_chunks::<ENTRY_SIZE>();
+        if entries.len() != count || !rest.is_empty() || count > MAX_ENTRIES {
+            return Err(DecodeError::Damaged("number of entries does not fit its length"));
+        }
+        let entries = entries.iter().map(ChainEntry::decode).collect::<Result<_, _>>()?;
+        Ok(Self { entries })
+    }
+}
+
+impl ChainEntry {
+    fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+        let Self { link, app, priority, actions, function } = self;
+        if function.is_empty() || function.len() > MAX_FUNCTION || function.contains('\0') {
+            return Err(EncodeError::Function(function.clone()));
+        }
+        out.extend(link);
+        out.extend(app);
+        out.extend(priority.to_le_bytes());
+        out.extend(actions.bits().to_le_bytes());
+        out.extend(size16(function.len()).to_le_bytes());
+        out.extend([0; 6]);
+        out.extend(function.as_bytes());
+        out.extend(std::iter::repeat_n(0, MAX_FUNCTION - function.len()));
+        Ok(())
+    }
+
+    fn decode(value: &[u8; ENTRY_SIZE]) -> Result<Self, DecodeError> {
+        let damaged = DecodeError::Damaged;
+        let uid = |at: usize| bytes::array_at(value, at).ok_or(damaged("uid"));
+        let number = |at: usize| bytes::u32_at(value, at).ok_or(damaged("number"));
+        let actions = number(36)?;
+        if actions != ActionMask::from_bits(actions).bits() {
+            return Err(damaged("bit 31 of the verdicts"));
+        }
+        let length = usize::from(bytes::u16_at(value, 40).ok_or(damaged("name length"))?);
+        let (name, padding) =
+            value.get(48..).and_then(|name| name.split_at_checked(length)).ok_or(damaged("name length"))?;
+        let zeros = value.get(42..48).unwrap_or_default();
+        if zeros.iter().chain(padding).any(|byte| *byte != 0) {
+            return Err(damaged("bytes that must be zero"));
+        }
+        let function = std::str::from_utf8(name).ok().filter(|name| !name.is_empty() && !name.contains('\0'));
+        Ok(Self {
+            link: uid(0)?,
+            app: uid(16)?,
+            priority: number(32)?,
+            actions: ActionMask::from_bits(actions),
+            function: function.ok_or(damaged("function name"))?.to_owned(),
+        })
+    }
+}
+
+/// Sizes of this layout all fit 16 bits.
+fn size16(size: usize) -> u16 {
+    u16::try_from(size).unwrap_or(u16::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(function: &str) -> ChainEntry {
+        ChainEntry {
+            link: [0x11; 16],
+            app: [0x22; 16],
+            priority: 50,
+            actions: ActionMask::PASS,
+            function: function.to_owned(),
+        }
+    }
+
+    #[test]
+    fn the_layout_of_version_1_is_as_documented() {
+        let bytes = ChainRecord { entries: vec![entry("pass")] }.encode().unwrap();
+        let mut expected = b"bpfdchn\0\x01\0\x10\0\x30\x01\x01\0".to_vec();
+        expected.extend([0x11; 16]);
+        expected.extend([0x22; 16]);
+        expected.extend([50, 0, 0, 0, 4, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
+        expected.extend(b"pass");
+        expected.extend([0; 252]);
+        assert_eq!(bytes, expected);
+    }
+
+    fn check(change: impl Fn(&mut Vec<u8>), expected: &DecodeError) {
+        let mut bytes = ChainRecord { entries: vec![entry("pass"), entry("drop")] }.encode().unwrap();
+        change(&mut bytes);
+        assert_eq!(ChainRecord::decode(&bytes).as_ref(), Err(expected));
+    }
+
+    #[test]
+    fn damaged_records_are_refused() {
+        check(|bytes| bytes[0] = 0, &DecodeError::NotARecord);
+        check(|bytes| bytes.truncate(15), &DecodeError::NotARecord);
+        check(|bytes| bytes[8] = 2, &DecodeError::Version(2));
+        check(|bytes| bytes[10] = 17, &DecodeError::Damaged("sizes are not those of version 1"));
+        let length = DecodeError::Damaged("number of entries does not fit its length");
+        check(|bytes| bytes[14] = 3, &length);
+        check(|bytes| bytes.truncate(400), &length);
+        check(|bytes| bytes.push(0), &length);
+        check(|bytes| bytes[16 + 39] = 0x80, &DecodeError::Damaged("bit 31 of the verdicts"));
+        check(|bytes| bytes[16 + 41] = 2, &DecodeError::Damaged("name length"));
+        check(|bytes| bytes[16 + 40] = 0, &DecodeError::Damaged("bytes that must be zero"));
+        check(|bytes| bytes[16 + 45] = 1, &DecodeError::Damaged("bytes that must be zero"));
+        check(|bytes| bytes[16 + 48] = 0xff, &DecodeError::Damaged("function name"));
+        check(|bytes| bytes[16 + 49] = 0, &DecodeError::Damaged("function name"));
+    }
+
+    #[test]
+    fn a_name_that_does_not_fit_is_refused() {
+        for name in [String::new(), "x".repeat(257), "a\0b".into()] {
+            let record = ChainRecord { entries: vec![entry(&name)] };
+            assert_eq!(record.encode(), Err(EncodeError::Function(name)));
+        }
+        let record = ChainRecord { entries: vec![entry(&"x".repeat(256))] };
+        assert_eq!(ChainRecord::decode(&record.encode().unwrap()), Ok(record));
+    }
+
+    #[test]
+    fn a_chain_of_256_programs_is_refused() {
+        let record = ChainRecord { entries: vec![entry("pass"); 256] };
+        assert_eq!(record.encode(), Err(EncodeError::TooMany(256)));
+    }
+
+    fn any_entry() -> impl Strategy<Value = ChainEntry> {
+        (any::<[u8; 16]>(), any::<[u8; 16]>(), any::<u32>(), any::<u32>(), "[a-zA-Z0-9_.é]{1,60}").prop_map(
+            |(link, app, priority, actions, function)| ChainEntry {
+                link,
+                app,
+                priority,
+                actions: ActionMask::from_bits(actions),
+                function,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_survives_encoding(entries in proptest::collection::vec(any_entry(), 0..20)) {
+            let record = ChainRecord { entries };
+            prop_assert_eq!(ChainRecord::decode(&record.encode().unwrap()), Ok(record));
+        }
+
+        #[test]
+        fn any_bytes_decode_to_an_error_or_to_what_encodes_to_them(
+            mut noise in proptest::collection::vec(any::<u8>(), 0..700), at in 0_usize..700, with: u8,
+        ) {
+            if let Ok(record) = ChainRecord::decode(&noise) {
+                prop_assert_eq!(record.encode().unwrap(), noise.clone());
+            }
+            noise = ChainRecord { entries: vec![entry("pass"), entry("drop")] }.encode().unwrap();
+            if let Some(byte) = noise.get_mut(at) {
+                *byte = with;
+            }
+            if let Ok(record) = ChainRecord::decode(&noise) {
+                prop_assert_eq!(record.encode().unwrap(), noise);
+            }
+        }
+    }
+}

@@ -1,0 +1,514 @@
+//! Fusing in call form: several finished XDP programs become one, which runs them in order with libxdp's semantics.
+//!
+//! Owns the glue and the decision whether a program can be a member. It must never change a member's instructions: BPF
+//! calls within a program are relative, so members move as they are, and what the verifier said of one alone holds.
+//!
+//! The glue, for members `P0..Pn` with masks `m0..mn`:
+//! ```text
+//!     r2 = map[chain record]        keeps the record alive as long as the program; nothing reads it
+//!     r6 = r1                       the context
+//!     r1 = r6; call Pi              for each member
+//!     w2 = w0; w1 = mi | 1 << 31; r1 >>= r2; r1 &= 1; if r1 == 0 goto exit
+//!     r0 = XDP_PASS                 the last member asked to go on, and nothing follows
+//! exit:
+//!     exit
+//! ```
+//! The test is what clang makes of libxdp's `(1U << ret) & actions` in Debian's `xdp-dispatcher.o`, so that verdicts
+//! that are no XDP action end alike. A single member is called and its verdict returned raw, as libxdp has one program
+//! replace the dispatcher's main function.
+//!
+//! Without BTF the kernel takes every function of a program for a static one, checks it at its call, and refuses in it
+//! tail calls and callbacks (`kernel/bpf/verifier.c`, `check_abnormal_return`, `check_ld_imm`): such members are
+//! [`CannotFuse::NeedsFuncInfo`].
+//!
+//! Over 400 lines with its tests, which run what they assemble on a small interpreter.
+
+use std::collections::BTreeSet;
+use std::os::fd::RawFd;
+
+use crate::actions::XDP_PASS;
+use crate::chain_record::{ChainEntry, ChainRecord, EncodeError};
+use crate::guard;
+use crate::insn::{Assembler, Insn, LD_IMM64, PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Reg};
+use crate::license::is_gpl_compatible;
+use crate::load_type::LoadType;
+use crate::relocate::Finished;
+
+/// The kernel's name of a fused program.
+pub const FUSED_NAME: &str = "bpfd_fused";
+/// Functions in one program, main included (BPF_MAX_SUBPROGS in `include/linux/bpf_verifier.h`).
+pub const MAX_FUNCTIONS: usize = 256;
+/// Different maps in one program (MAX_USED_MAPS in `include/linux/bpf_verifier.h`), the chain's record included.
+pub const MAX_MAPS: usize = 64;
+/// Instructions in one program (BPF_COMPLEXITY_LIMIT_INSNS).
+pub const MAX_INSNS: usize = 1_000_000;
+
+/// A program that is to run in a fused one, with its place in the chain.
+#[derive(Debug, Clone)]
+pub struct Member<'a> {
+    /// What the chain's record says of it.
+    pub entry: ChainEntry,
+    /// The program, linked against its own maps, whose fds must stay open until the fused program is loaded.
+    pub program: &'a Finished,
+}
+
+/// Why programs cannot be fused in call form. `member` is a function's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CannotFuse {
+    /// No programs.
+    #[error("a chain without programs cannot be fused")]
+    Empty,
+    /// A member is not an XDP program for an interface.
+    #[error("`{member}` is not an XDP program for an interface")]
+    NotXdp {
+        /// The member.
+        member: String,
+    },
+    /// A member works only with its own BTF, which a fused program does not have.
+    #[error("`{member}` cannot run fused: {why}")]
+    NeedsFuncInfo {
+        /// The member.
+        member: String,
+        /// What it does.
+        why: NeedsFuncInfo,
+    },
+    /// GPL-compatible programs beside others: no licence of the whole is true.
+    #[error("`{gpl}` is under a GPL-compatible licence and `{other}` is under `{license}`: they cannot be one program")]
+    MixedLicences {
+        /// The first member under a GPL-compatible licence.
+        gpl: String,
+        /// The first member under another one.
+        other: String,
+        /// That one's licence.
+        license: String,
+    },
+    /// More of something than one program can have.
+    #[error("fused, the programs have {found} {what}, more than the {limit} one program can have")]
+    TooMany {
+        /// `functions`, `maps` or `instructions`.
+        what: &'static str,
+        /// How many there are.
+        found: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// A member names something outside itself; what `relocate` finished never does.
+    #[error("`{member}` is damaged")]
+    Damaged {
+        /// The member.
+        member: String,
+    },
+    /// The chain cannot be recorded.
+    #[error("cannot record the chain")]
+    Record(#[from] EncodeError),
+}
+
+/// What a member does that the kernel allows only with BTF of its functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NeedsFuncInfo {
+    /// `bpf_tail_call`, which would leave from within a function without BTF.
+    #[error("it makes a tail call")]
+    TailCall,
+    /// The address of a function, for `bpf_loop`, `bpf_for_each_map_elem` or a timer.
+    #[error("it hands a callback to the kernel")]
+    Callback,
+    /// A kernel function by its BTF id.
+    #[error("it calls a kernel function")]
+    KernelFunction,
+}
+
+/// A fused program without the fd of its chain's record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fused {
+    record: Vec<u8>,
+    program: Finished,
+}
+
+impl Fused {
+    /// The only value of the chain's map: an array of one entry under [`crate::chain_record::CHAIN_MAP_NAME`], with
+    /// BPF_F_RDONLY_PROG, to be frozen once this is written.
+    pub fn record(&self) -> &[u8] {
+        &self.record
+    }
+
+    /// The program, to be loaded without BTF.
+    pub fn link(mut self, record_fd: RawFd) -> Finished {
+        // The program's first instruction loads the record's address.
+        if let Some(load) = self.program.insns.first_mut() {
+            load.imm = record_fd;
+        }
+        self.program
+    }
+}
+
+/// Fuses programs in the order given, which is the order they run in.
+pub fn fuse(members: &[Member<'_>]) -> Result<Fused, CannotFuse> {
+    if members.is_empty() {
+        return Err(CannotFuse::Empty);
+    }
+    for member in members {
+        check_member(member.program)?;
+    }
+    let license = common_license(members)?;
+    check_sizes(members)?;
+    let record = ChainRecord { entries: members.iter().map(|member| member.entry.clone()).collect() }.encode()?;
+    let insns = assemble(members)?;
+    // Multi-buffer packets only if every member takes them: otherwise the kernel must refuse the attachment.
+    let frags = members.iter().all(|member| member.program.load.has_frags());
+    let program = Finished {
+        function: FUSED_NAME.to_owned(),
+        name: FUSED_NAME.to_owned(),
+        load: if frags { LoadType::XDP.with_frags() } else { LoadType::XDP },
+        insns,
+        license,
+        kernel_version: None,
+        func_info: Vec::new(),
+        line_info: Vec::new(),
+    };
+    Ok(Fused { record, program })
+}
+
+fn check_member(program: &Finished) -> Result<(), CannotFuse> {
+    let member = || program.function.clone();
+    if !program.load.is_xdp() {
+        return Err(CannotFuse::NotXdp { member: member() });
+    }
+    let needs = program.insns.iter().find_map(|insn| {
+        if insn.is_tail_call() {
+            Some(NeedsFuncInfo::TailCall)
+        } else if insn.is_function_address() {
+            Some(NeedsFuncInfo::Callback)
+        } else if insn.is_call() && insn.src == PSEUDO_KFUNC_CALL {
+            Some(NeedsFuncInfo::KernelFunction)
+        } else {
+            None
+        }
+    });
+    if let Some(why) = needs {
+        return Err(CannotFuse::NeedsFuncInfo { member: member(), why });
+    }
+    guard::check_finished(&program.function, &program.insns, &maps_of(program))
+        .map_err(|_outside| CannotFuse::Damaged { member: member() })
+}
+
+/// The fds that a finished program names.
+fn maps_of(program: &Finished) -> BTreeSet<RawFd> {
+    let names_map = |insn: &&Insn| insn.code == LD_IMM64 && matches!(insn.src, PSEUDO_MAP_FD | PSEUDO_MAP_VALUE);
+    program.insns.iter().filter(names_map).map(|insn| insn.imm).collect()
+}
+
+fn check_sizes(members: &[Member<'_>]) -> Result<(), CannotFuse> {
+    let maps: BTreeSet<RawFd> = members.iter().flat_map(|member| maps_of(member.program)).collect();
+    let functions: usize = members.iter().map(|member| functions_of(&member.program.insns)).sum();
+    let insns: usize = members.iter().map(|member| member.program.insns.len()).sum();
+    let glue = members.len().saturating_mul(GLUE_PER_MEMBER).saturating_add(GLUE_FIXED);
+    for (what, found, limit) in [
+        ("maps", maps.len().saturating_add(1), MAX_MAPS),
+        ("functions", functions.saturating_add(1), MAX_FUNCTIONS),
+        ("instructions", insns.saturating_add(glue), MAX_INSNS),
+    ] {
+        if found > limit {
+            return Err(CannotFuse::TooMany { what, found, limit });
+        }
+    }
+    Ok(())
+}
+
+/// Functions in a program: its start, and every target of a call.
+fn functions_of(insns: &[Insn]) -> usize {
+    let calls = insns.iter().enumerate().filter(|(_, insn)| insn.is_local_call());
+    let mut starts: BTreeSet<usize> = calls.filter_map(|(slot, insn)| guard::target(slot, insn)).collect();
+    starts.insert(0);
+    starts.len()
+}
+
+/// Slots of glue for one member, and for the program.
+const GLUE_PER_MEMBER: usize = 7;
+const GLUE_FIXED: usize = 5;
+
+fn assemble(members: &[Member<'_>]) -> Result<Vec<Insn>, CannotFuse> {
+    let mut asm = Assembler::new();
+    let starts: Vec<_> = members.iter().map(|_| asm.label()).collect();
+    let exit = asm.label();
+    asm.extend(Insn::load_map(Reg::R2, 0));
+    if let ([only], [start]) = (members, starts.as_slice()) {
+        asm.call(*start);
+        asm.push(Insn::exit());
+        asm.place(*start);
+        asm.extend(only.program.insns.iter().copied());
+    } else {
+        asm.push(Insn::mov_reg(Reg::R6, Reg::R1));
+        for (member, start) in members.iter().zip(&starts) {
+            asm.push(Insn::mov_reg(Reg::R1, Reg::R6));
+            asm.call(*start);
+            asm.extend([
+                Insn::mov32_reg(Reg::R2, Reg::R0),
+                Insn::mov32(Reg::R1, member.entry.actions.with_empty_slot()),
+                Insn::shr_reg(Reg::R1, Reg::R2),
+                Insn::and(Reg::R1, 1),
+            ]);
+            asm.jump_if_equal(Reg::R1, 0, exit);
+        }
+        asm.push(Insn::mov(Reg::R0, XDP_PASS));
+        asm.place(exit);
+        asm.push(Insn::exit());
+        for (member, start) in members.iter().zip(&starts) {
+            asm.place(*start);
+            asm.extend(member.program.insns.iter().copied());
+        }
+    }
+    // Distances in the glue are bounded by the sizes checked before, 255 members of 7 slots.
+    asm.finish().map_err(|_too_far| CannotFuse::TooMany {
+        what: "instructions",
+        found: members.iter().map(|member| member.program.insns.len()).sum(),
+        limit: MAX_INSNS,
+    })
+}
+
+/// The licence of the whole: that of all members if they agree; GPL if all are compatible with it; if none is, one
+/// that grants nothing.
+fn common_license(members: &[Member<'_>]) -> Result<String, CannotFuse> {
+    let programs = || members.iter().map(|member| member.program);
+    let gpl = programs().find(|program| is_gpl_compatible(&program.license));
+    let other = programs().find(|program| !is_gpl_compatible(&program.license));
+    let whole = match (gpl, other) {
+        (Some(gpl), Some(other)) => {
+            return Err(CannotFuse::MixedLicences {
+                gpl: gpl.function.clone(),
+                other: other.function.clone(),
+                license: other.license.clone(),
+            });
+        }
+        (Some(_), None) => "GPL",
+        (None, _) => "Proprietary",
+    };
+    let first = programs().next().map(|program| program.license.as_str()).unwrap_or(whole);
+    let agreed = programs().all(|program| program.license == first);
+    Ok(if agreed { first } else { whole }.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actions::ActionMask;
+    use crate::insn::{CALL, PSEUDO_CALL, PSEUDO_FUNC};
+
+    fn program(function: &str, insns: Vec<Insn>) -> Finished {
+        Finished {
+            function: function.to_owned(),
+            name: function.to_owned(),
+            load: LoadType::XDP,
+            insns,
+            license: "GPL".to_owned(),
+            kernel_version: None,
+            func_info: vec![0; 8],
+            line_info: vec![],
+        }
+    }
+
+    fn verdict(function: &str, verdict: i32) -> Finished {
+        program(function, vec![Insn::mov(Reg::R0, verdict), Insn::exit()])
+    }
+
+    fn entry(function: &str, actions: ActionMask) -> ChainEntry {
+        ChainEntry { link: [1; 16], app: [2; 16], priority: 50, actions, function: function.to_owned() }
+    }
+
+    fn members(programs: &[Finished]) -> Vec<Member<'_>> {
+        programs.iter().map(|program| Member { entry: entry(&program.function, ActionMask::PASS), program }).collect()
+    }
+
+    /// Runs the few instructions that glue and test members consist of.
+    fn run(insns: &[Insn]) -> u64 {
+        let (mut regs, mut at, mut returns, mut steps) = ([0_u64; 11], 0_usize, Vec::new(), 0);
+        loop {
+            steps += 1;
+            assert!(steps < 10_000, "a chain runs forward only");
+            let insn = insns[at];
+            let (dst, src) = (usize::from(insn.dst), usize::from(insn.src));
+            at += 1;
+            match insn.code {
+                LD_IMM64 => at += 1,
+                0xb7 => regs[dst] = i64::from(insn.imm).cast_unsigned(),
+                0xb4 => regs[dst] = u64::from(insn.imm.cast_unsigned()),
+                0xbf => regs[dst] = regs[src],
+                0xbc => regs[dst] = regs[src] & 0xffff_ffff,
+                0x7f => regs[dst] >>= regs[src] % 64,
+                0x57 => regs[dst] &= i64::from(insn.imm).cast_unsigned(),
+                0x15 if regs[dst] == i64::from(insn.imm).cast_unsigned() => {
+                    at = at.checked_add_signed(isize::from(insn.off)).unwrap();
+                }
+                0x15 => {}
+                CALL => {
+                    assert_eq!(insn.src, PSEUDO_CALL);
+                    returns.push((at, [regs[6], regs[7], regs[8], regs[9]]));
+                    at = at.checked_add_signed(isize::try_from(insn.imm).unwrap()).unwrap();
+                    for scratch in 1..=5 {
+                        regs[scratch] = if scratch == 1 { regs[1] } else { 0xdead };
+                    }
+                }
+                0x95 => match returns.pop() {
+                    None => return regs[0],
+                    Some((back, saved)) => {
+                        at = back;
+                        regs[6..10].copy_from_slice(&saved);
+                        regs[1..6].fill(0xdead);
+                    }
+                },
+                other => panic!("instruction {other:#x} is not in the glue"),
+            }
+        }
+    }
+
+    fn check(chain: &[(i32, u32)], expected: u32) {
+        let programs: Vec<_> = chain.iter().map(|(code, _)| verdict("member", *code)).collect();
+        let members: Vec<_> = programs
+            .iter()
+            .zip(chain)
+            .map(|(program, (_, mask))| Member { entry: entry("member", ActionMask::from_bits(*mask)), program })
+            .collect();
+        let linked = fuse(&members).unwrap().link(9);
+        assert_eq!(run(&linked.insns) & 0xffff_ffff, u64::from(expected), "{chain:?}");
+    }
+
+    #[test]
+    fn the_first_verdict_outside_its_mask_wins() {
+        check(&[(2, 4), (1, 4), (3, 4)], 1);
+        check(&[(1, 4), (2, 4)], 1);
+        check(&[(2, 4), (2, 4), (3, 4)], 3);
+        check(&[(1, 2), (0, 2)], 0);
+    }
+
+    #[test]
+    fn a_last_verdict_inside_its_mask_becomes_pass() {
+        check(&[(2, 4), (2, 4)], 2);
+        check(&[(2, 4), (1, 2)], 2);
+        check(&[(1, 0b11111), (4, 0b11111)], 2);
+    }
+
+    #[test]
+    fn one_program_has_its_raw_verdict_whatever_its_mask() {
+        check(&[(1, 2)], 1);
+        check(&[(31, 4)], 31);
+        check(&[(-1, 4)], u32::MAX);
+    }
+
+    #[test]
+    fn verdicts_that_are_no_action_end_as_in_libxdp() {
+        check(&[(31, 4), (1, 4)], 1);
+        check(&[(32, 4), (1, 4)], 32);
+        check(&[(34, 4), (1, 4)], 34);
+        check(&[(66, 4), (1, 4)], 1);
+        check(&[(-1, 4), (1, 4)], u32::MAX);
+        check(&[(5, 1 << 5), (1, 4)], 1);
+    }
+
+    #[test]
+    fn every_verdict_and_mask_agrees_with_the_mask_type() {
+        for mask in 0..32 {
+            for code in 0..70 {
+                let verdict = u32::try_from(code).unwrap();
+                let goes_on = ActionMask::from_bits(mask).continues_after(verdict);
+                check(&[(code, mask), (1, 0)], if goes_on { 1 } else { verdict });
+            }
+        }
+    }
+
+    #[test]
+    fn members_keep_their_instructions_and_their_own_functions() {
+        let call = Insn { code: CALL, dst: 0, src: PSEUDO_CALL, off: 0, imm: 1 };
+        let body = vec![call, Insn::exit(), Insn::mov(Reg::R0, 2), Insn::exit()];
+        let programs = [program("a", body.clone()), verdict("b", 3)];
+        let linked = fuse(&members(&programs)).unwrap().link(9);
+        assert_eq!(run(&linked.insns), 3);
+        assert!(linked.insns.windows(body.len()).any(|window| window == body));
+    }
+
+    #[test]
+    fn the_program_names_its_chains_record_and_carries_the_members() {
+        let programs = [verdict("a", 2), verdict("b", 2)];
+        let fused = fuse(&members(&programs)).unwrap();
+        let names: Vec<_> =
+            ChainRecord::decode(fused.record()).unwrap().entries.into_iter().map(|entry| entry.function).collect();
+        assert_eq!(names, ["a", "b"]);
+        let linked = fused.link(9);
+        assert_eq!(linked.insns[..2], Insn::load_map(Reg::R2, 9));
+        guard::check_finished("fused", &linked.insns, &BTreeSet::from([9])).unwrap();
+        assert!(linked.func_info.is_empty());
+    }
+
+    #[test]
+    fn members_that_need_btf_are_named_with_the_reason() {
+        let address = Insn { code: LD_IMM64, dst: 2, src: PSEUDO_FUNC, off: 0, imm: 1 };
+        let kernel = Insn { code: CALL, dst: 0, src: PSEUDO_KFUNC_CALL, off: 0, imm: 77 };
+        for (insns, why) in [
+            (vec![Insn::call_helper(12), Insn::exit()], NeedsFuncInfo::TailCall),
+            (vec![address, Insn::default(), Insn::exit()], NeedsFuncInfo::Callback),
+            (vec![kernel, Insn::exit()], NeedsFuncInfo::KernelFunction),
+        ] {
+            let programs = [verdict("fine", 2), program("needy", insns)];
+            assert_eq!(fuse(&members(&programs)), Err(CannotFuse::NeedsFuncInfo { member: "needy".into(), why }));
+        }
+    }
+
+    fn check_licences(licences: &[&str], expected: Result<&str, (usize, usize)>) {
+        let names = ["a", "b", "c"];
+        let programs: Vec<_> = licences
+            .iter()
+            .zip(names)
+            .map(|(license, name)| Finished { license: (*license).to_owned(), ..verdict(name, 2) })
+            .collect();
+        let found = fuse(&members(&programs)).map(|fused| fused.link(9).license);
+        let expected = expected.map(str::to_owned).map_err(|(gpl, other)| CannotFuse::MixedLicences {
+            gpl: names[gpl].into(),
+            other: names[other].into(),
+            license: licences[other].to_owned(),
+        });
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn gpl_is_never_claimed_for_a_program_that_is_not() {
+        check_licences(&["GPL", "GPL"], Ok("GPL"));
+        check_licences(&["Dual BSD/GPL", "Dual BSD/GPL"], Ok("Dual BSD/GPL"));
+        check_licences(&["Dual BSD/GPL", "GPL v2", "GPL"], Ok("GPL"));
+        check_licences(&["MIT", "MIT"], Ok("MIT"));
+        check_licences(&["MIT", "Proprietary!"], Ok("Proprietary"));
+        check_licences(&["GPL", "MIT"], Err((0, 1)));
+        check_licences(&["MIT", "MIT", "Dual MIT/GPL"], Err((2, 0)));
+        check_licences(&["gpl", "GPL"], Err((1, 0)));
+    }
+
+    #[test]
+    fn limits_of_one_program_are_errors_that_say_so() {
+        let many: Vec<_> = (0..64)
+            .map(|fd| program("m", [Insn::load_map(Reg::R1, fd), [Insn::mov(Reg::R0, 2), Insn::exit()]].concat()))
+            .collect();
+        assert_eq!(fuse(&members(&many)), Err(CannotFuse::TooMany { what: "maps", found: 65, limit: 64 }));
+        let many: Vec<_> = (0..256).map(|_| verdict("m", 2)).collect();
+        assert_eq!(fuse(&members(&many)), Err(CannotFuse::TooMany { what: "functions", found: 257, limit: 256 }));
+        let long = [program("long", vec![Insn::exit(); 999_990])];
+        assert_eq!(
+            fuse(&members(&long)),
+            Err(CannotFuse::TooMany { what: "instructions", found: 1_000_002, limit: 1_000_000 })
+        );
+    }
+
+    #[test]
+    fn frags_hold_only_if_all_members_take_them() {
+        let with = Finished { load: LoadType::XDP.with_frags(), ..verdict("with", 2) };
+        let both = [with.clone(), with.clone()];
+        assert!(fuse(&members(&both)).unwrap().link(9).load.has_frags());
+        let mixed = [with, verdict("without", 2)];
+        assert!(!fuse(&members(&mixed)).unwrap().link(9).load.has_frags());
+    }
+
+    #[test]
+    fn other_kinds_and_empty_chains_are_refused() {
+        assert_eq!(fuse(&[]), Err(CannotFuse::Empty));
+        let tc = [Finished { load: LoadType::TC_CLASSIFIER, ..verdict("tc", 0) }];
+        assert_eq!(fuse(&members(&tc)), Err(CannotFuse::NotXdp { member: "tc".into() }));
+        let damaged = [program("wild", vec![Insn { code: CALL, dst: 0, src: 1, off: 0, imm: 40 }, Insn::exit()])];
+        assert_eq!(fuse(&members(&damaged)), Err(CannotFuse::Damaged { member: "wild".into() }));
+    }
+}
