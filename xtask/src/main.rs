@@ -1,3 +1,70 @@
-//! To be filled.
+//! `cargo xtask VERB`: what people and CI run in this tree. Each verb is a file of its name.
+//!
+//! Must never be part of what is shipped: nothing depends on this crate.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
-fn main() {}
+mod codegen;
+mod examples;
+mod test;
+mod tidy;
+mod tools;
+mod vm;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Build, check and test this tree")]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the tests: all of them, or some parts
+    Test(test::Args),
+    /// Check the rules of the tree that no compiler checks
+    Tidy,
+    /// Run a command in a virtual machine with another kernel
+    Vm(vm::Args),
+    /// Make the generated code, or check that it is what would be made
+    Codegen(codegen::Codegen),
+    /// Compile the example programs into target/bpf
+    Examples,
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode> {
+    let root = root()?;
+    match verb {
+        Verb::Test(args) => return test::run(&root, &args),
+        Verb::Tidy => tidy::run(&root)?,
+        Verb::Vm(args) => return vm::run(&args),
+        Verb::Codegen(args) => args.run(&root)?,
+        Verb::Examples => {
+            for object in examples::build(&root, &root.join("target/bpf"))? {
+                println!("{}", object.display());
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The root of the tree: the parent of this crate.
+fn root() -> Result<PathBuf> {
+    let parent = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    Ok(parent.context("this crate is not below the root of a tree")?.to_owned())
+}

@@ -1,0 +1,296 @@
+//! What came of tests, read from what their runners print: libtest's lines, `go test -json`, an exit status.
+//!
+//! Must never count a test as passed that did not say so: a runner that dies, or says nothing, is a failure.
+
+use std::fmt;
+
+use serde_json::Value;
+
+/// A line by which a passing test says that it could not run here: `skipped: this kernel has no tcx`.
+const SKIPPED: &str = "skipped: ";
+
+/// How to read a runner's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Count {
+    /// One check: its exit status.
+    Status,
+    /// Rust test programs, one after the other, run with `--show-output`.
+    Libtest,
+    /// `go test -json`.
+    Go,
+}
+
+/// Cases that passed, failed and were skipped; the last two with their names and reasons.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) passed: u64,
+    pub(super) failed: Vec<(String, String)>,
+    pub(super) skipped: Vec<(String, String)>,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, other: Self) {
+        let Self { passed, failed, skipped } = other;
+        self.passed += passed;
+        self.failed.extend(failed);
+        self.skipped.extend(skipped);
+    }
+
+    pub(super) fn fail(&mut self, case: &str, reason: &str) {
+        self.failed.push((case.to_owned(), reason.to_owned()));
+    }
+
+    pub(super) fn skip(&mut self, case: &str, reason: &str) {
+        self.skipped.push((case.to_owned(), reason.to_owned()));
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { passed, failed, skipped } = self;
+        write!(f, "{passed} passed, {} failed, {} skipped", failed.len(), skipped.len())
+    }
+}
+
+/// What to do with a line once it is read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Show {
+    Line(String),
+    Nothing,
+}
+
+/// Reads one runner's output line by line.
+pub(super) struct Reader {
+    count: Count,
+    label: String,
+    tally: Tally,
+    /// libtest said what came of a test program.
+    concluded: bool,
+    /// Failures and skips of the test program that libtest has not concluded yet.
+    failed_here: u64,
+    skipped_here: u64,
+    /// libtest prints what passing tests printed.
+    successes: bool,
+    /// The test whose output follows.
+    section: String,
+    /// Go's output of tests that are not over.
+    held: Vec<(String, String)>,
+}
+
+impl Reader {
+    pub(super) fn new(count: Count, label: &str) -> Self {
+        Self {
+            count,
+            label: label.to_owned(),
+            tally: Tally::default(),
+            concluded: false,
+            failed_here: 0,
+            skipped_here: 0,
+            successes: false,
+            section: String::new(),
+            held: Vec::new(),
+        }
+    }
+
+    pub(super) fn line(&mut self, line: &str) -> Show {
+        match self.count {
+            Count::Status => Show::Line(line.to_owned()),
+            Count::Libtest => self.libtest(line),
+            Count::Go => self.go(line),
+        }
+    }
+
+    fn case(&self, name: &str) -> String {
+        format!("{}: {name}", self.label)
+    }
+
+    fn libtest(&mut self, line: &str) -> Show {
+        let show = if self.successes { Show::Nothing } else { Show::Line(line.to_owned()) };
+        if let Some(name) = line.strip_prefix("---- ").and_then(|l| l.strip_suffix(" stdout ----")) {
+            self.section = name.to_owned();
+        } else if line == "successes:" {
+            self.successes = true;
+            return Show::Nothing;
+        } else if line == "failures:" {
+            self.successes = false;
+            return Show::Line(line.to_owned());
+        } else if let Some(reason) = line.strip_prefix(SKIPPED).filter(|_| self.successes) {
+            let case = self.case(&self.section);
+            self.tally.skip(&case, reason);
+            self.skipped_here += 1;
+            return Show::Line(format!("test {} ... skipped, {reason}", self.section));
+        } else if let Some(name) = line.strip_prefix("test ").and_then(|l| l.strip_suffix(" ... FAILED")) {
+            let case = self.case(name);
+            self.tally.fail(&case, "see above");
+            self.failed_here += 1;
+        } else if let Some((name, rest)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ignored")) {
+            let reason = rest.trim_start_matches(", ");
+            let case = self.case(name);
+            self.tally.skip(&case, if reason.is_empty() { "marked as ignored" } else { reason });
+        } else if let Some(result) = line.strip_prefix("test result: ") {
+            self.successes = false;
+            self.concluded = true;
+            self.conclude(result);
+            return Show::Line(line.to_owned());
+        }
+        show
+    }
+
+    /// `ok. 5 passed; 0 failed; 0 ignored; …`: these numbers hold, whatever the lines before looked like. A test
+    /// that writes past libtest's capture may have broken its own line.
+    fn conclude(&mut self, result: &str) {
+        let number = |word: &str| -> u64 {
+            let before = result.split(';').find_map(|part| part.trim().strip_suffix(word));
+            before.and_then(|b| b.rsplit(' ').find(|w| !w.is_empty())).and_then(|n| n.parse().ok()).unwrap_or(0)
+        };
+        // libtest counts a test that skipped itself as passed.
+        self.tally.passed += number("passed").saturating_sub(std::mem::take(&mut self.skipped_here));
+        for _ in std::mem::take(&mut self.failed_here)..number("failed") {
+            let case = self.case("a test whose line was broken by other output");
+            self.tally.fail(&case, "see above");
+        }
+    }
+
+    fn go(&mut self, line: &str) -> Show {
+        let Ok(event) = serde_json::from_str::<Value>(line) else {
+            return Show::Line(line.to_owned());
+        };
+        let field = |name: &str| event.get(name).and_then(Value::as_str).unwrap_or_default();
+        let (package, test) = (field("Package"), field("Test"));
+        let name = if test.is_empty() { package.to_owned() } else { format!("{package}.{test}") };
+        let is_test = !test.is_empty();
+        match field("Action") {
+            "build-output" => Show::Line(field("Output").trim_end().to_owned()),
+            "output" => {
+                self.held.push((name, field("Output").trim_end().to_owned()));
+                Show::Nothing
+            }
+            "pass" => {
+                self.held.retain(|(of, _)| *of != name);
+                self.concluded = true;
+                if is_test {
+                    self.tally.passed += 1;
+                    return Show::Line(format!("ok {name}"));
+                }
+                Show::Nothing
+            }
+            action @ ("fail" | "skip") => {
+                let output: Vec<String> =
+                    self.held.extract_if(.., |(of, _)| *of == name).map(|(_, output)| output).collect();
+                self.concluded = true;
+                let case = self.case(&name);
+                if action == "fail" && is_test {
+                    self.tally.fail(&case, "see above");
+                } else if action == "skip" && is_test {
+                    let reason = output.iter().rev().find(|l| !l.starts_with("---") && !l.starts_with("===")).cloned();
+                    self.tally.skip(&case, reason.unwrap_or_default().trim());
+                }
+                Show::Line(format!("{}\n{action} {name}", output.join("\n")))
+            }
+            _ => Show::Nothing,
+        }
+    }
+
+    /// The end of the runner: its exit status in words if it was not success.
+    pub(super) fn end(mut self, failure: Option<&str>) -> Tally {
+        match (self.count, failure) {
+            (Count::Status, None) => self.tally.passed = 1,
+            (Count::Status, Some(status)) => {
+                let label = self.label.clone();
+                self.tally.fail(&label, status);
+            }
+            (Count::Libtest | Count::Go, Some(status)) if self.tally.failed.is_empty() => {
+                let case = self.case("the test program");
+                self.tally.fail(&case, &format!("{status}, without a test that failed"));
+            }
+            (Count::Libtest | Count::Go, None) if !self.concluded => {
+                let case = self.case("the test program");
+                self.tally.fail(&case, "ended without saying what came of its tests");
+            }
+            (Count::Libtest | Count::Go, Some(_) | None) => {}
+        }
+        self.tally
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(count: Count, output: &str, failure: Option<&str>) -> String {
+        let mut reader = Reader::new(count, "x");
+        for line in output.lines() {
+            reader.line(line);
+        }
+        let tally = reader.end(failure);
+        let list = |cases: &[(String, String)]| cases.iter().map(|(c, r)| format!("; {c} ({r})")).collect::<String>();
+        format!("{tally}{}{}", list(&tally.failed), list(&tally.skipped))
+    }
+
+    const RESULT: &str =
+        "test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+
+    #[test]
+    fn the_result_lines_of_several_programs_add_up() {
+        assert_eq!(read(Count::Libtest, &format!("{RESULT}\nnoise\n{RESULT}"), None), "4 passed, 0 failed, 0 skipped");
+    }
+
+    #[test]
+    fn a_failed_test_is_named() {
+        let output = "test a::b ... FAILED\ntest result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured";
+        assert_eq!(
+            read(Count::Libtest, output, Some("exit status: 101")),
+            "1 passed, 1 failed, 0 skipped; x: a::b (see above)"
+        );
+    }
+
+    #[test]
+    fn a_failure_whose_line_was_broken_counts() {
+        let output = "test a ... daemon output FAILE\nD\ntest result: FAILED. 0 passed; 1 failed; 0 ignored";
+        assert!(read(Count::Libtest, output, Some("exit status: 101")).starts_with("0 passed, 1 failed, 0 skipped; "));
+    }
+
+    #[test]
+    fn a_program_that_dies_or_says_nothing_is_a_failure() {
+        assert!(read(Count::Libtest, "test a ... ok", Some("signal: 11")).starts_with("0 passed, 1 failed"));
+        assert!(read(Count::Libtest, "", None).starts_with("0 passed, 1 failed"));
+        assert!(read(Count::Libtest, RESULT, Some("exit status: 124")).starts_with("2 passed, 1 failed"));
+        assert!(read(Count::Go, "", None).starts_with("0 passed, 1 failed"));
+        assert_eq!(
+            read(Count::Status, "", Some("exit status: 1")),
+            "0 passed, 1 failed, 0 skipped; x (exit status: 1)"
+        );
+    }
+
+    #[test]
+    fn ignored_tests_and_those_that_say_so_are_skipped_with_a_reason() {
+        let output = format!(
+            "test a ... ignored, no disk\ntest b ... ok\n\nsuccesses:\n\n---- b stdout ----\nhello\nskipped: no tcx\n\n\nsuccesses:\n    b\n\n{RESULT}"
+        );
+        assert_eq!(read(Count::Libtest, &output, None), "1 passed, 0 failed, 2 skipped; x: a (no disk); x: b (no tcx)");
+    }
+
+    #[test]
+    fn what_a_failing_test_prints_does_not_make_it_skipped() {
+        let output =
+            "test a ... FAILED\nfailures:\n---- a stdout ----\nskipped: no\ntest result: FAILED. 0 passed; 1 failed;";
+        assert_eq!(
+            read(Count::Libtest, output, Some("exit status: 101")),
+            "0 passed, 1 failed, 0 skipped; x: a (see above)"
+        );
+    }
+
+    #[test]
+    fn go_events_are_counted_by_test() {
+        let output = r#"{"Action":"run","Package":"p","Test":"A"}
+{"Action":"pass","Package":"p","Test":"A"}
+{"Action":"output","Package":"p","Test":"B","Output":"    b_test.go:3: no socket\n"}
+{"Action":"skip","Package":"p","Test":"B"}
+{"Action":"fail","Package":"p","Test":"C"}
+{"Action":"fail","Package":"p"}"#;
+        assert_eq!(
+            read(Count::Go, output, Some("exit status: 1")),
+            "1 passed, 1 failed, 1 skipped; x: p.C (see above); x: p.B (b_test.go:3: no socket)"
+        );
+    }
+}

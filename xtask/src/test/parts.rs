@@ -1,0 +1,296 @@
+//! The parts of `cargo xtask test`, their share of minutes, and the steps each derives from the tree.
+//!
+//! A part whose subject does not exist has no steps. A step that cannot run on this host is a skip with its
+//! reason: it must never just be absent.
+
+use std::fmt;
+use std::path::Path;
+
+use clap::ValueEnum;
+
+use super::binaries::{Binaries, Binary, Lane};
+use super::count::Count;
+use super::step::{Spec, Step};
+use crate::{examples, tools};
+
+/// In the order in which they run: the cheap ones first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(super) enum Part {
+    /// Formatting, lints, rules of the tree, generated code, licences
+    Static,
+    /// Tests that need nothing
+    Unit,
+    /// Hostile objects and mutations
+    Corpora,
+    /// Tests on this host's kernel, as root
+    Host,
+    /// The same and more on other kernels
+    Vm,
+    /// Clients in other languages, documentation
+    Clients,
+}
+
+/// The kernels of the guests. Each is one lane: two guests run side by side.
+const KERNELS: [&str; 2] = ["6.1", "6.12"];
+
+/// What runs in a guest: the kernels, the package, the test programs (`*` is all but those of `NOT_IN_GUESTS`),
+/// and libtest's filter.
+const GUESTS: [(&[&str], &str, &str, &str); 3] =
+    [(&KERNELS, "bpfd-sys", "*", ""), (&KERNELS, "bpfd", "*", ""), (&KERNELS, "bpfd-tests", "*", "")];
+
+/// Needs the tree's own build, or hosts' tools that write where a guest cannot.
+const NOT_IN_GUESTS: [&str; 1] = ["demo"];
+
+/// Seconds a test program may take in a guest, whose processor is emulated: ten times what the slowest takes.
+const GUEST_TIMEOUT: &str = "900";
+
+impl Part {
+    pub(super) const ALL: [Self; 6] = [Self::Static, Self::Unit, Self::Corpora, Self::Host, Self::Vm, Self::Clients];
+
+    /// Minutes of the 45 that a cold run may take.
+    pub(super) fn share(self) -> u32 {
+        match self {
+            Self::Static | Self::Unit | Self::Corpora => 4,
+            Self::Host | Self::Clients => 6,
+            Self::Vm => 12,
+        }
+    }
+
+    pub(super) fn runs_binaries(self) -> bool {
+        match self {
+            Self::Unit | Self::Corpora | Self::Host | Self::Vm => true,
+            Self::Static | Self::Clients => false,
+        }
+    }
+
+    /// The steps, in lanes that run side by side.
+    pub(super) fn lanes(self, root: &Path, binaries: &Binaries) -> Vec<Vec<Step>> {
+        let of = |lane: Lane| binaries.all.iter().filter(|b| b.lane == lane).collect::<Vec<_>>();
+        match self {
+            Self::Static => vec![statics(root)],
+            Self::Unit => vec![on_host(root, &of(Lane::Unit), &[])],
+            Self::Corpora => vec![on_host(root, &of(Lane::Corpora), &[])],
+            Self::Host => vec![on_host(root, &of(Lane::Host), &HOST_TOOLS)],
+            Self::Vm => in_guests(root, binaries),
+            Self::Clients => vec![clients(root)],
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Static => "static",
+            Self::Unit => "unit",
+            Self::Corpora => "corpora",
+            Self::Host => "host",
+            Self::Vm => "vm",
+            Self::Clients => "clients",
+        })
+    }
+}
+
+const FIXTURE_TOOLS: [tools::Tool; 2] = [tools::CLANG, tools::LIBBPF];
+const HOST_TOOLS: [tools::Tool; 8] = [
+    tools::IPROUTE,
+    tools::PING,
+    tools::REGISTRY,
+    tools::SKOPEO,
+    tools::BUILDAH,
+    tools::XDP_TOOLS,
+    tools::BPFTOOL,
+    tools::SUDO,
+];
+const GUEST_TOOLS: [tools::Tool; 7] =
+    [tools::QEMU, tools::VIRTIOFSD, tools::BUSYBOX, tools::XZ, tools::IPROUTE, tools::PING, tools::XDP_TOOLS];
+
+fn cargo(args: &[&str]) -> Spec {
+    Spec::new(env!("CARGO"), args)
+}
+
+/// This tool itself, with another verb.
+fn xtask(args: &[&str]) -> Spec {
+    // What runs now is what was built: a rebuilt tool must not change a run half-way.
+    let program = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
+    Spec::new(program, args)
+}
+
+fn statics(root: &Path) -> Vec<Step> {
+    let mut steps =
+        vec![Step::check("fmt", cargo(&["fmt", "--all", "--check"])), Step::check("tidy", xtask(&["tidy"]))];
+    if root.join("xtask/src/codegen.rs").exists() {
+        steps.push(Step::check("codegen", xtask(&["codegen", "--check"])));
+    }
+    let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"];
+    steps.push(Step::check("clippy", cargo(&clippy)));
+    steps.extend(deny());
+    steps
+}
+
+fn deny() -> Vec<Step> {
+    let program = match tools::cargo_deny() {
+        Ok(program) => program,
+        Err(error) => {
+            let reason = format!("{error:#}");
+            return vec![Step::skip("deny", &reason), Step::skip("deny advisories", &reason)];
+        }
+    };
+    let deny = |what: &[&str]| Spec::new(&program, &[&["--log-level", "error", "check"], what].concat());
+    let mut steps = vec![Step::check("deny", deny(&["bans", "licenses", "sources"]))];
+    let fetched = std::process::Command::new(&program).args(["fetch", "db"]).output();
+    steps.push(match fetched {
+        Ok(out) if out.status.success() => Step::check("deny advisories", deny(&["advisories"])),
+        Ok(_) | Err(_) => Step::skip("deny advisories", "the advisory database cannot be fetched from here"),
+    });
+    steps
+}
+
+/// Steps for test programs on this host; `needed` says that they need root, and which tools.
+fn on_host(root: &Path, binaries: &[&Binary], needed: &[tools::Tool]) -> Vec<Step> {
+    if binaries.is_empty() {
+        return Vec::new();
+    }
+    if let Err(reason) = fixtures(root).and_then(|()| tools_ready(needed)) {
+        return binaries.iter().map(|b| skip(b, "", &reason)).collect();
+    }
+    binaries.iter().map(|b| run(b, Spec { dir: Some(b.dir.clone()), ..Spec::new(&b.file, &LIBTEST) })).collect()
+}
+
+/// Passing tests may say that they were skipped: `count` reads it from what they printed.
+const LIBTEST: [&str; 1] = ["--show-output"];
+
+fn run(binary: &Binary, mut command: Spec) -> Step {
+    let dir = binary.dir.display().to_string();
+    // What cargo would set, and what keeps snapshot tests from writing into the tree.
+    for (key, value) in [("CARGO_MANIFEST_DIR", dir.as_str()), ("INSTA_UPDATE", "no"), ("RUST_BACKTRACE", "1")] {
+        command.env.push((key.to_owned(), value.to_owned()));
+    }
+    Step::Run { label: binary.label(), command, count: Count::Libtest }
+}
+
+fn skip(binary: &Binary, suffix: &str, reason: &str) -> Step {
+    let cases = binary.cases().into_iter().map(|c| format!("{c}{suffix}")).collect();
+    Step::Skip { label: format!("{}{suffix}", binary.label()), cases, reason: reason.to_owned() }
+}
+
+/// The objects that tests load.
+fn fixtures(root: &Path) -> Result<(), String> {
+    let built = tools::ensure(&FIXTURE_TOOLS).and_then(|()| examples::build(root, &root.join("target/bpf")));
+    built.map(|_| ()).map_err(|e| format!("{e:#}"))
+}
+
+fn tools_ready(needed: &[tools::Tool]) -> Result<(), String> {
+    if needed.is_empty() {
+        return Ok(());
+    }
+    if !tools::is_root() {
+        return Err("needs root".to_owned());
+    }
+    tools::ensure(needed).map_err(|e| format!("{e:#}"))
+}
+
+fn in_guests(root: &Path, binaries: &Binaries) -> Vec<Vec<Step>> {
+    let mut ready = fixtures(root).and_then(|()| tools_ready(&GUEST_TOOLS));
+    if ready.is_ok() {
+        ready = KERNELS.iter().try_for_each(|k| crate::vm::fetch_kernel(k)).map_err(|e| format!("{e:#}"));
+    }
+    let lane = |kernel: &&'static str| {
+        let rows = GUESTS.iter().filter(|(kernels, ..)| kernels.contains(kernel));
+        rows.flat_map(|row| guest_steps(kernel, row, binaries, &ready)).collect()
+    };
+    KERNELS.iter().map(lane).collect()
+}
+
+fn guest_steps(
+    kernel: &str,
+    (_, package, program, filter): &(&[&str], &str, &str, &str),
+    binaries: &Binaries,
+    ready: &Result<(), String>,
+) -> Vec<Step> {
+    let wanted = |b: &&Binary| {
+        let in_guest = match b.lane {
+            Lane::Host | Lane::Guest => true,
+            Lane::Unit | Lane::Corpora => false,
+        };
+        let named = *program == b.name || (*program == "*" && !NOT_IN_GUESTS.contains(&b.name.as_str()));
+        in_guest && b.package == *package && named
+    };
+    let step = |b: &Binary| {
+        let suffix = format!(" on {kernel}");
+        if let Err(reason) = ready {
+            return skip(b, &suffix, reason);
+        }
+        let file = b.file.display().to_string();
+        let mut args = vec!["vm", "--kernel", kernel, "--timeout", GUEST_TIMEOUT, "--", &file];
+        args.extend(LIBTEST);
+        if !filter.is_empty() {
+            args.push(filter);
+        }
+        let Step::Run { label, command, count } = run(b, Spec { dir: Some(b.dir.clone()), ..xtask(&args) }) else {
+            return skip(b, &suffix, "not a command");
+        };
+        Step::Run { label: format!("{label}{suffix}"), command, count }
+    };
+    binaries.all.iter().filter(wanted).map(step).collect()
+}
+
+fn clients(root: &Path) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let module = root.join("proto/go");
+    if module.join("go.mod").exists() {
+        if tools::on_path("go").is_some() {
+            let command = Spec { dir: Some(module), ..Spec::new("go", &["test", "-json", "./..."]) };
+            steps.push(Step::Run { label: "go".to_owned(), command, count: Count::Go });
+        } else {
+            steps.push(Step::skip("go", "needs Go, which is not on PATH"));
+        }
+    }
+    let mut doc = cargo(&["doc", "--workspace", "--no-deps", "--locked", "--quiet"]);
+    doc.env.push(("RUSTDOCFLAGS".to_owned(), "-D warnings".to_owned()));
+    steps.push(Step::check("doc", doc));
+    steps.push(Step::Run {
+        label: "examples in documentation".to_owned(),
+        command: cargo(&["test", "--workspace", "--doc", "--locked", "--quiet"]),
+        count: Count::Libtest,
+    });
+    steps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binary(package: &str, name: &str, lane: Lane) -> Binary {
+        Binary { package: package.to_owned(), name: name.to_owned(), lane, file: "/bin/true".into(), dir: "/".into() }
+    }
+
+    fn labels(steps: &[Step]) -> Vec<&str> {
+        steps
+            .iter()
+            .map(|s| match s {
+                Step::Run { label, .. } | Step::Skip { label, .. } => label.as_str(),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn guests_run_root_tests_but_the_demo() {
+        let all = vec![
+            binary("bpfd-tests", "demo", Lane::Host),
+            binary("bpfd-tests", "guest_peers", Lane::Guest),
+            binary("bpfd-tests", "load", Lane::Host),
+            binary("bpfd-core", "bpfd_core", Lane::Unit),
+        ];
+        let binaries = Binaries { commit: String::new(), all };
+        let steps: Vec<Step> = GUESTS.iter().flat_map(|row| guest_steps("6.1", row, &binaries, &Ok(()))).collect();
+        assert_eq!(labels(&steps), ["bpfd-tests::guest_peers on 6.1", "bpfd-tests::load on 6.1"]);
+        let steps: Vec<Step> =
+            GUESTS.iter().flat_map(|row| guest_steps("6.1", row, &binaries, &Err("no qemu".to_owned()))).collect();
+        assert!(steps.iter().all(|s| matches!(s, Step::Skip { reason, .. } if reason == "no qemu")));
+    }
+
+    #[test]
+    fn shares_leave_room_for_the_build() {
+        assert!(Part::ALL.iter().map(|p| p.share()).sum::<u32>() < 45);
+    }
+}

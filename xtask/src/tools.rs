@@ -1,0 +1,146 @@
+//! Programs and headers this tree's commands use, and where they come from.
+//!
+//! Owns the list of Debian packages. Installs only what is asked for and missing, says so first, and must never
+//! start a service: `docker-registry` would listen on all addresses.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// A thing that a command needs, and the package that brings it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tool {
+    /// The package of Debian.
+    package: &'static str,
+    /// A program looked up on PATH, or an absolute path.
+    file: &'static str,
+    why: &'static str,
+}
+
+const fn tool(package: &'static str, file: &'static str, why: &'static str) -> Tool {
+    Tool { package, file, why }
+}
+
+pub(crate) const CLANG: Tool = tool("clang", "clang", "compiles the example BPF programs");
+pub(crate) const LIBBPF: Tool =
+    tool("libbpf-dev", "/usr/include/bpf/bpf_helpers.h", "headers of the example BPF programs");
+pub(crate) const IPROUTE: Tool = tool("iproute2", "ip", "makes interfaces and network namespaces");
+pub(crate) const PING: Tool = tool("iputils-ping", "ping", "sends the packets that programs count");
+pub(crate) const REGISTRY: Tool =
+    tool("docker-registry", "docker-registry", "a registry that is not ours, on loopback");
+pub(crate) const SKOPEO: Tool = tool("skopeo", "skopeo", "reads our images and our store");
+pub(crate) const BUILDAH: Tool = tool("buildah", "buildah", "builds an image from a plain Containerfile");
+pub(crate) const XDP_TOOLS: Tool = tool("xdp-tools", "xdp-loader", "the peer on a shared interface");
+pub(crate) const BPFTOOL: Tool = tool("bpftool", "bpftool", "reads what the kernel has");
+pub(crate) const SUDO: Tool = tool("sudo", "sudo", "the first lines of the README, as written");
+pub(crate) const QEMU: Tool = tool("qemu-system-x86", "qemu-system-x86_64", "runs other kernels");
+pub(crate) const VIRTIOFSD: Tool = tool("qemu-system-common", crate::vm::VIRTIOFSD, "shows this root to other kernels");
+pub(crate) const BUSYBOX: Tool = tool("busybox-static", "busybox", "starts other kernels' user space");
+pub(crate) const XZ: Tool = tool("xz-utils", "xz", "unpacks other kernels' modules");
+
+impl Tool {
+    fn is_here(&self) -> bool {
+        if self.file.starts_with('/') { Path::new(self.file).exists() } else { on_path(self.file).is_some() }
+    }
+}
+
+/// Where a program is: PATH, and the directories of root's that a user's PATH leaves out.
+pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let dirs = std::env::split_paths(&path).chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from));
+    dirs.map(|d| d.join(program)).find(|p| p.is_file())
+}
+
+/// Where we keep what we fetched and cannot install: `~/.cache/bpfd/NAME`.
+pub(crate) fn cache(name: &str) -> Result<PathBuf> {
+    let home = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    Ok(home.context("neither HOME nor XDG_CACHE_HOME is set")?.join("bpfd").join(name))
+}
+
+pub(crate) fn is_root() -> bool {
+    // The directory of this process belongs to its effective user.
+    std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
+}
+
+/// Makes sure that `tools` are here; as root on Debian, by installing what is missing.
+/// The error names what is missing and how to get it.
+pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
+    let missing = missing(tools);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<&str> = missing.iter().map(|t| t.package).collect();
+    let packages_line = packages.join(" ");
+    if !is_root() || !Path::new("/etc/debian_version").exists() {
+        bail!("needs {packages_line} (as root on Debian 12: apt-get install {packages_line})");
+    }
+    println!("apt-get installs what is missing:");
+    for Tool { package, why, .. } in &missing {
+        println!("  {package}: {why}");
+    }
+    apt(&["update", "--quiet"])?;
+    apt(&[&["install", "--quiet", "--yes", "--no-install-recommends"], packages.as_slice()].concat())?;
+    let still = self::missing(tools);
+    if let Some(tool) = still.first() {
+        bail!("`{}` is not there although {} is installed", tool.file, tool.package);
+    }
+    Ok(())
+}
+
+fn missing(tools: &[Tool]) -> Vec<Tool> {
+    tools.iter().copied().filter(|t| !t.is_here()).collect()
+}
+
+fn apt(args: &[&str]) -> Result<()> {
+    let out = Command::new("apt-get")
+        // Another run of ours, or the nightly upgrade, may hold the lock.
+        .args(["-o", "DPkg::Lock::Timeout=600"])
+        .args(args)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        // systemctl then ignores `start`: no service comes up because of a test.
+        .env("SYSTEMD_OFFLINE", "1")
+        .output()
+        .context("cannot run apt-get")?;
+    if !out.status.success() {
+        let text = String::from_utf8_lossy(&out.stderr);
+        bail!("apt-get {} failed: {}", args.first().unwrap_or(&""), text.trim());
+    }
+    Ok(())
+}
+
+/// The version of cargo-deny that `deny.toml` is written for.
+const CARGO_DENY: &str = "cargo-deny@0.20.2";
+
+/// `cargo-deny` from PATH or our cache; built into the cache if it is nowhere (some minutes).
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    let tools = cache("tools")?;
+    let ours = tools.join("bin/cargo-deny");
+    if let Some(found) = on_path("cargo-deny").or_else(|| ours.is_file().then(|| ours.clone())) {
+        return Ok(found);
+    }
+    println!("cargo install {CARGO_DENY} into {}: checks licences, sources and banned crates", tools.display());
+    let status = Command::new(env!("CARGO"))
+        .args(["install", "--quiet", "--locked", CARGO_DENY, "--root"])
+        .arg(&tools)
+        .status()
+        .context("cannot run cargo install")?;
+    if !status.success() {
+        bail!("cargo install {CARGO_DENY} failed");
+    }
+    Ok(ours)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_here_is_not_missing() {
+        let shell = tool("dash", "sh", "a shell");
+        let nothing = tool("no-such-package", "no-such-program", "nothing");
+        assert_eq!(missing(&[shell, nothing]), [nothing]);
+        assert_eq!(missing(&[tool("base-files", "/etc", "a path")]), []);
+    }
+}

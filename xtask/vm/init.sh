@@ -1,0 +1,77 @@
+#!/bin/busybox sh
+# PID 1 of a guest, run from the initramfs: makes a root of the host's (read-only, below a tmpfs), runs one
+# command in it, reports its exit status and powers off. `cargo xtask vm` writes what it reads:
+#   /modules/order  a line per module: file and parameters, in load order
+#   /cmd.sh         the command
+# and reads what it writes: UP, EXIT n, FATAL why on the port `status`; the command's output on the port `out`.
+B=/bin/busybox
+$B mkdir -p /proc /sys /dev /lower /upper /newroot
+$B mount -t devtmpfs dev /dev 2>/dev/null
+$B mount -t proc proc /proc
+$B mount -t sysfs sys /sys
+
+say() { echo "bpfd-vm: $*" >/dev/kmsg; }
+die() {
+	echo "BPFD-VM-FATAL $*" >/dev/kmsg
+	[ -e /dev/port-status ] && echo "FATAL $*" >/dev/port-status
+	$B poweroff -f
+	$B sleep 60
+}
+
+# Unquoted on purpose: a line is a file and its parameters.
+while read -r module; do
+	$B insmod /modules/$module 2>/insmod.err || $B grep -q 'File exists' /insmod.err || die "insmod $module: $($B cat /insmod.err)"
+done </modules/order
+
+# The ports get their names when the device is probed, which may be after insmod returns.
+i=0
+while [ $i -lt 500 ] && ! [ -e /dev/port-status -a -e /dev/port-out ]; do
+	for name in /sys/class/virtio-ports/*/name; do
+		[ -e "$name" ] || continue
+		port=${name%/name}
+		$B ln -sf "/dev/${port##*/}" "/dev/port-$($B cat "$name")"
+	done
+	$B usleep 10000
+	i=$((i + 1))
+done
+[ -e /dev/port-status ] || die "no port to report on"
+[ -e /dev/port-out ] || die "no port for output"
+
+$B mount -t virtiofs -o ro hostroot /lower || die "cannot mount the host's root"
+$B mount -t tmpfs -o mode=755,size=80% tmpfs /upper
+$B mkdir -p /upper/u /upper/w
+$B mount -t overlay -o lowerdir=/lower,upperdir=/upper/u,workdir=/upper/w overlay /newroot || die "cannot mount the root"
+
+cd /newroot
+for d in proc sys dev run tmp; do $B mkdir -p $d; done
+$B mount -t proc proc proc
+$B mount -t sysfs sys sys
+$B mount -t devtmpfs dev dev
+$B mkdir -p dev/pts dev/shm
+$B mount -t devpts -o ptmxmode=0666 pts dev/pts
+$B mount -t tmpfs shm dev/shm
+$B mount -t tmpfs -o mode=755 run run
+$B mount -t securityfs sec sys/kernel/security
+$B mount -t tracefs trace sys/kernel/tracing
+$B mount -t debugfs debug sys/kernel/debug 2>/dev/null
+$B mount -t bpf bpf sys/fs/bpf
+$B mount -t cgroup2 cg sys/fs/cgroup
+$B ln -sf /proc/self/fd dev/fd
+$B mkdir -p run/bpfd-vm
+$B cp /cmd.sh run/bpfd-vm/cmd.sh
+
+$B ip link set lo up
+$B hostname bpfd-vm
+echo 1 >/proc/sys/net/core/bpf_jit_enable
+echo 0 >/proc/sys/kernel/kptr_restrict
+echo 1 >/proc/sys/kernel/sysrq
+
+echo "UP $($B cut -d' ' -f1 /proc/uptime)" >/dev/port-status
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+export PATH HOME=/root TERM=dumb LANG=C.UTF-8 BPFD_VM=1
+$B setsid $B chroot . /bin/sh /run/bpfd-vm/cmd.sh </dev/null >/dev/port-out 2>&1
+status=$?
+echo "EXIT $status $($B cut -d' ' -f1 /proc/uptime)" >/dev/port-status
+$B sync
+$B poweroff -f
+$B sleep 60
