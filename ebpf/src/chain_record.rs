@@ -1,15 +1,19 @@
 //! What a fused program carries about its chain, so that the kernel alone is enough to rebuild it.
 //!
-//! Owns the layout of the record, version 1, in the only value of a frozen array map that the program refers to. All
+//! Owns the layout of the record, version 2, in the only value of a frozen array map that the program refers to. All
 //! numbers are little-endian. It must never hold what the kernel can tell (ids, fds) or what is secret.
 //!
 //! | offset | bytes | header |
 //! |---|---|---|
 //! | 0 | 8 | magic `bpfdchn\0` |
-//! | 8 | 2 | version, 1 |
-//! | 10 | 2 | bytes of the header, 16 |
+//! | 8 | 2 | version, 2 |
+//! | 10 | 2 | bytes of the header, 48 |
 //! | 12 | 2 | bytes of an entry, 304 |
 //! | 14 | 2 | number of entries |
+//! | 16 | 16 | uid of this generation of the chain |
+//! | 32 | 8 | cookie of the network namespace (SO_NETNS_COOKIE) |
+//! | 40 | 4 | index of the interface in that namespace |
+//! | 44 | 4 | zero |
 //!
 //! | offset | bytes | entry, in the order the programs run |
 //! |---|---|---|
@@ -34,15 +38,28 @@ pub const MAX_ENTRIES: usize = 255;
 pub const MAX_FUNCTION: usize = 256;
 
 const MAGIC: [u8; 8] = *b"bpfdchn\0";
-const VERSION: u16 = 1;
-const HEADER_SIZE: usize = 16;
+const VERSION: u16 = 2;
+const HEADER_SIZE: usize = 48;
 const ENTRY_SIZE: usize = 304;
 
 /// A chain, first program first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ChainRecord {
+    /// Which generation of which chain.
+    pub place: ChainPlace,
     /// The programs in the order they run.
     pub entries: Vec<ChainEntry>,
+}
+
+/// Which generation of which chain a record is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ChainPlace {
+    /// The generation's uid.
+    pub top: [u8; 16],
+    /// The network namespace's cookie: never given to another one over a boot.
+    pub netns_cookie: u64,
+    /// The interface's index in that namespace.
+    pub ifindex: u32,
 }
 
 /// One program of a chain.
@@ -95,6 +112,11 @@ impl ChainRecord {
         for number in [VERSION, size16(HEADER_SIZE), size16(ENTRY_SIZE), count.ok_or_else(too_many)?] {
             out.extend(number.to_le_bytes());
         }
+        let ChainPlace { top, netns_cookie, ifindex } = self.place;
+        out.extend(top);
+        out.extend(netns_cookie.to_le_bytes());
+        out.extend(ifindex.to_le_bytes());
+        out.extend([0; 4]);
         for entry in &self.entries {
             entry.encode(&mut out)?;
         }
@@ -113,7 +135,7 @@ impl ChainRecord {
             return Err(DecodeError::Version(version));
         }
         if (number(10)?, number(12)?) != (size16(HEADER_SIZE), size16(ENTRY_SIZE)) {
-            return Err(DecodeError::Damaged("sizes are not those of version 1"));
+            return Err(DecodeError::Damaged("sizes are not those of version 2"));
         }
         let count = usize::from(number(14)?);
         let (entries, rest) = value.get(HEADER_SIZE..).unwrap_or_default().as_chunks::<ENTRY_SIZE>();
@@ -121,7 +143,21 @@ impl ChainRecord {
             return Err(DecodeError::Damaged("number of entries does not fit its length"));
         }
         let entries = entries.iter().map(ChainEntry::decode).collect::<Result<_, _>>()?;
-        Ok(Self { entries })
+        Ok(Self { place: ChainPlace::decode(header)?, entries })
+    }
+}
+
+impl ChainPlace {
+    fn decode(header: &[u8; HEADER_SIZE]) -> Result<Self, DecodeError> {
+        let damaged = || DecodeError::Damaged("the chain's place");
+        match bytes::u32_at(header, 44) {
+            Some(0) => Ok(Self {
+                top: bytes::array_at(header, 16).ok_or_else(damaged)?,
+                netns_cookie: bytes::array_at(header, 32).map(u64::from_le_bytes).ok_or_else(damaged)?,
+                ifindex: bytes::u32_at(header, 40).ok_or_else(damaged)?,
+            }),
+            _ => Err(DecodeError::Damaged("bytes that must be zero")),
+        }
     }
 }
 
@@ -189,10 +225,14 @@ mod tests {
         }
     }
 
+    const PLACE: ChainPlace = ChainPlace { top: [0x33; 16], netns_cookie: 0x0102_0304_0506_0708, ifindex: 9 };
+
     #[test]
-    fn the_layout_of_version_1_is_as_documented() {
-        let bytes = ChainRecord { entries: vec![entry("pass")] }.encode().unwrap();
-        let mut expected = b"bpfdchn\0\x01\0\x10\0\x30\x01\x01\0".to_vec();
+    fn the_layout_of_version_2_is_as_documented() {
+        let bytes = ChainRecord { place: PLACE, entries: vec![entry("pass")] }.encode().unwrap();
+        let mut expected = b"bpfdchn\0\x02\0\x30\0\x30\x01\x01\0".to_vec();
+        expected.extend([0x33; 16]);
+        expected.extend([8, 7, 6, 5, 4, 3, 2, 1, 9, 0, 0, 0, 0, 0, 0, 0]);
         expected.extend([0x11; 16]);
         expected.extend([0x22; 16]);
         expected.extend([50, 0, 0, 0, 4, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
@@ -202,7 +242,7 @@ mod tests {
     }
 
     fn check(change: impl Fn(&mut Vec<u8>), expected: &DecodeError) {
-        let mut bytes = ChainRecord { entries: vec![entry("pass"), entry("drop")] }.encode().unwrap();
+        let mut bytes = ChainRecord { place: PLACE, entries: vec![entry("pass"), entry("drop")] }.encode().unwrap();
         change(&mut bytes);
         assert_eq!(ChainRecord::decode(&bytes).as_ref(), Err(expected));
     }
@@ -211,33 +251,34 @@ mod tests {
     fn damaged_records_are_refused() {
         check(|bytes| bytes[0] = 0, &DecodeError::NotARecord);
         check(|bytes| bytes.truncate(15), &DecodeError::NotARecord);
-        check(|bytes| bytes[8] = 2, &DecodeError::Version(2));
-        check(|bytes| bytes[10] = 17, &DecodeError::Damaged("sizes are not those of version 1"));
+        check(|bytes| bytes[8] = 1, &DecodeError::Version(1));
+        check(|bytes| bytes[44] = 1, &DecodeError::Damaged("bytes that must be zero"));
+        check(|bytes| bytes[10] = 49, &DecodeError::Damaged("sizes are not those of version 2"));
         let length = DecodeError::Damaged("number of entries does not fit its length");
         check(|bytes| bytes[14] = 3, &length);
         check(|bytes| bytes.truncate(400), &length);
         check(|bytes| bytes.push(0), &length);
-        check(|bytes| bytes[16 + 39] = 0x80, &DecodeError::Damaged("bit 31 of the verdicts"));
-        check(|bytes| bytes[16 + 41] = 2, &DecodeError::Damaged("name length"));
-        check(|bytes| bytes[16 + 40] = 0, &DecodeError::Damaged("bytes that must be zero"));
-        check(|bytes| bytes[16 + 45] = 1, &DecodeError::Damaged("bytes that must be zero"));
-        check(|bytes| bytes[16 + 48] = 0xff, &DecodeError::Damaged("function name"));
-        check(|bytes| bytes[16 + 49] = 0, &DecodeError::Damaged("function name"));
+        check(|bytes| bytes[48 + 39] = 0x80, &DecodeError::Damaged("bit 31 of the verdicts"));
+        check(|bytes| bytes[48 + 41] = 2, &DecodeError::Damaged("name length"));
+        check(|bytes| bytes[48 + 40] = 0, &DecodeError::Damaged("bytes that must be zero"));
+        check(|bytes| bytes[48 + 45] = 1, &DecodeError::Damaged("bytes that must be zero"));
+        check(|bytes| bytes[48 + 48] = 0xff, &DecodeError::Damaged("function name"));
+        check(|bytes| bytes[48 + 49] = 0, &DecodeError::Damaged("function name"));
     }
 
     #[test]
     fn a_name_that_does_not_fit_is_refused() {
         for name in [String::new(), "x".repeat(257), "a\0b".into()] {
-            let record = ChainRecord { entries: vec![entry(&name)] };
+            let record = ChainRecord { place: PLACE, entries: vec![entry(&name)] };
             assert_eq!(record.encode(), Err(EncodeError::Function(name)));
         }
-        let record = ChainRecord { entries: vec![entry(&"x".repeat(256))] };
+        let record = ChainRecord { place: PLACE, entries: vec![entry(&"x".repeat(256))] };
         assert_eq!(ChainRecord::decode(&record.encode().unwrap()), Ok(record));
     }
 
     #[test]
     fn a_chain_of_256_programs_is_refused() {
-        let record = ChainRecord { entries: vec![entry("pass"); 256] };
+        let record = ChainRecord { place: PLACE, entries: vec![entry("pass"); 256] };
         assert_eq!(record.encode(), Err(EncodeError::TooMany(256)));
     }
 
@@ -256,7 +297,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_record_survives_encoding(entries in proptest::collection::vec(any_entry(), 0..20)) {
-            let record = ChainRecord { entries };
+            let record = ChainRecord { place: PLACE, entries };
             prop_assert_eq!(ChainRecord::decode(&record.encode().unwrap()), Ok(record));
         }
 
@@ -267,7 +308,7 @@ mod tests {
             if let Ok(record) = ChainRecord::decode(&noise) {
                 prop_assert_eq!(record.encode().unwrap(), noise.clone());
             }
-            noise = ChainRecord { entries: vec![entry("pass"), entry("drop")] }.encode().unwrap();
+            noise = ChainRecord { place: PLACE, entries: vec![entry("pass"), entry("drop")] }.encode().unwrap();
             if let Some(byte) = noise.get_mut(at) {
                 *byte = with;
             }

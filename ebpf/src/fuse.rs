@@ -27,7 +27,7 @@ use std::collections::BTreeSet;
 use std::os::fd::RawFd;
 
 use crate::actions::XDP_PASS;
-use crate::chain_record::{ChainEntry, ChainRecord, EncodeError};
+use crate::chain_record::{ChainEntry, ChainPlace, ChainRecord, EncodeError};
 use crate::guard;
 use crate::insn::{Assembler, Insn, LD_IMM64, PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Reg};
 use crate::license::is_gpl_compatible;
@@ -141,8 +141,8 @@ impl Fused {
     }
 }
 
-/// Fuses programs in the order given, which is the order they run in.
-pub fn fuse(members: &[Member<'_>]) -> Result<Fused, CannotFuse> {
+/// Fuses programs in the order given, which is the order they run in, for the chain at `place`.
+pub fn fuse(place: ChainPlace, members: &[Member<'_>]) -> Result<Fused, CannotFuse> {
     if members.is_empty() {
         return Err(CannotFuse::Empty);
     }
@@ -151,7 +151,8 @@ pub fn fuse(members: &[Member<'_>]) -> Result<Fused, CannotFuse> {
     }
     let license = common_license(members)?;
     check_sizes(members)?;
-    let record = ChainRecord { entries: members.iter().map(|member| member.entry.clone()).collect() }.encode()?;
+    let record =
+        ChainRecord { place, entries: members.iter().map(|member| member.entry.clone()).collect() }.encode()?;
     let insns = assemble(members)?;
     // Multi-buffer packets only if every member takes them: otherwise the kernel must refuse the attachment.
     let frags = members.iter().all(|member| member.program.load.has_frags());
@@ -310,6 +311,8 @@ mod tests {
         program(function, vec![Insn::mov(Reg::R0, verdict), Insn::exit()])
     }
 
+    const PLACE: ChainPlace = ChainPlace { top: [3; 16], netns_cookie: 4, ifindex: 5 };
+
     fn entry(function: &str, actions: ActionMask) -> ChainEntry {
         ChainEntry { link: [1; 16], app: [2; 16], priority: 50, actions, function: function.to_owned() }
     }
@@ -367,7 +370,7 @@ mod tests {
             .zip(chain)
             .map(|(program, (_, mask))| Member { entry: entry("member", ActionMask::from_bits(*mask)), program })
             .collect();
-        let linked = fuse(&members).unwrap().link(9);
+        let linked = fuse(PLACE, &members).unwrap().link(9);
         assert_eq!(run(&linked.insns) & 0xffff_ffff, u64::from(expected), "{chain:?}");
     }
 
@@ -419,7 +422,7 @@ mod tests {
         let call = Insn { code: CALL, dst: 0, src: PSEUDO_CALL, off: 0, imm: 1 };
         let body = vec![call, Insn::exit(), Insn::mov(Reg::R0, 2), Insn::exit()];
         let programs = [program("a", body.clone()), verdict("b", 3)];
-        let linked = fuse(&members(&programs)).unwrap().link(9);
+        let linked = fuse(PLACE, &members(&programs)).unwrap().link(9);
         assert_eq!(run(&linked.insns), 3);
         assert!(linked.insns.windows(body.len()).any(|window| window == body));
     }
@@ -427,7 +430,7 @@ mod tests {
     #[test]
     fn the_program_names_its_chains_record_and_carries_the_members() {
         let programs = [verdict("a", 2), verdict("b", 2)];
-        let fused = fuse(&members(&programs)).unwrap();
+        let fused = fuse(PLACE, &members(&programs)).unwrap();
         let names: Vec<_> =
             ChainRecord::decode(fused.record()).unwrap().entries.into_iter().map(|entry| entry.function).collect();
         assert_eq!(names, ["a", "b"]);
@@ -447,7 +450,10 @@ mod tests {
             (vec![kernel, Insn::exit()], NeedsFuncInfo::KernelFunction),
         ] {
             let programs = [verdict("fine", 2), program("needy", insns)];
-            assert_eq!(fuse(&members(&programs)), Err(CannotFuse::NeedsFuncInfo { member: "needy".into(), why }));
+            assert_eq!(
+                fuse(PLACE, &members(&programs)),
+                Err(CannotFuse::NeedsFuncInfo { member: "needy".into(), why })
+            );
         }
     }
 
@@ -458,7 +464,7 @@ mod tests {
             .zip(names)
             .map(|(license, name)| Finished { license: (*license).to_owned(), ..verdict(name, 2) })
             .collect();
-        let found = fuse(&members(&programs)).map(|fused| fused.link(9).license);
+        let found = fuse(PLACE, &members(&programs)).map(|fused| fused.link(9).license);
         let expected = expected.map(str::to_owned).map_err(|(gpl, other)| CannotFuse::MixedLicences {
             gpl: names[gpl].into(),
             other: names[other].into(),
@@ -484,12 +490,15 @@ mod tests {
         let many: Vec<_> = (0..64)
             .map(|fd| program("m", [Insn::load_map(Reg::R1, fd), [Insn::mov(Reg::R0, 2), Insn::exit()]].concat()))
             .collect();
-        assert_eq!(fuse(&members(&many)), Err(CannotFuse::TooMany { what: "maps", found: 65, limit: 64 }));
+        assert_eq!(fuse(PLACE, &members(&many)), Err(CannotFuse::TooMany { what: "maps", found: 65, limit: 64 }));
         let many: Vec<_> = (0..256).map(|_| verdict("m", 2)).collect();
-        assert_eq!(fuse(&members(&many)), Err(CannotFuse::TooMany { what: "functions", found: 257, limit: 256 }));
+        assert_eq!(
+            fuse(PLACE, &members(&many)),
+            Err(CannotFuse::TooMany { what: "functions", found: 257, limit: 256 })
+        );
         let long = [program("long", vec![Insn::exit(); 999_990])];
         assert_eq!(
-            fuse(&members(&long)),
+            fuse(PLACE, &members(&long)),
             Err(CannotFuse::TooMany { what: "instructions", found: 1_000_002, limit: 1_000_000 })
         );
     }
@@ -498,17 +507,17 @@ mod tests {
     fn frags_hold_only_if_all_members_take_them() {
         let with = Finished { load: LoadType::XDP.with_frags(), ..verdict("with", 2) };
         let both = [with.clone(), with.clone()];
-        assert!(fuse(&members(&both)).unwrap().link(9).load.has_frags());
+        assert!(fuse(PLACE, &members(&both)).unwrap().link(9).load.has_frags());
         let mixed = [with, verdict("without", 2)];
-        assert!(!fuse(&members(&mixed)).unwrap().link(9).load.has_frags());
+        assert!(!fuse(PLACE, &members(&mixed)).unwrap().link(9).load.has_frags());
     }
 
     #[test]
     fn other_kinds_and_empty_chains_are_refused() {
-        assert_eq!(fuse(&[]), Err(CannotFuse::Empty));
+        assert_eq!(fuse(PLACE, &[]), Err(CannotFuse::Empty));
         let tc = [Finished { load: LoadType::TC_CLASSIFIER, ..verdict("tc", 0) }];
-        assert_eq!(fuse(&members(&tc)), Err(CannotFuse::NotXdp { member: "tc".into() }));
+        assert_eq!(fuse(PLACE, &members(&tc)), Err(CannotFuse::NotXdp { member: "tc".into() }));
         let damaged = [program("wild", vec![Insn { code: CALL, dst: 0, src: 1, off: 0, imm: 40 }, Insn::exit()])];
-        assert_eq!(fuse(&members(&damaged)), Err(CannotFuse::Damaged { member: "wild".into() }));
+        assert_eq!(fuse(PLACE, &members(&damaged)), Err(CannotFuse::Damaged { member: "wild".into() }));
     }
 }
