@@ -292,6 +292,12 @@ pub enum StepError {
         /// Its whole log.
         log: String,
     },
+    /// The object's bytes cannot be loaded, whoever asks.
+    #[error("cannot use the object: {why}")]
+    Object {
+        /// What is wrong with it.
+        why: String,
+    },
     /// A member cannot share one program with others.
     #[error("`{member}` cannot be fused with other programs: {why}")]
     CannotFuse {

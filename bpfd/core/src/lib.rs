@@ -8,6 +8,7 @@ pub mod ident;
 pub mod invariants;
 pub mod journal;
 pub mod kernel;
+pub mod mode;
 pub mod names;
 pub mod order;
 pub mod plan;

@@ -1,0 +1,164 @@
+//! Which way chains are kept on this host: from what happened when a function of a program was replaced for a try.
+//!
+//! Only the kernel knows whether it allows that; a version number or a config file does not. This file must never try it itself.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::kernel::ChainMode;
+
+/// What became of the try: a dispatcher, and a program in the place of one of its functions (`BPF_PROG_TYPE_EXT`).
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Attempt {
+    /// It was attached.
+    Attached,
+    /// The kernel refused.
+    Refused {
+        /// What it refused.
+        at: Stage,
+        /// Its errno, positive.
+        errno: i32,
+    },
+}
+
+/// A part of the try.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Loading the dispatcher, an XDP program with BTF.
+    Dispatcher,
+    /// Loading the program that replaces one of its functions.
+    Replacement,
+    /// Putting it in its place.
+    Attach,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dispatcher => "loading a dispatcher",
+            Self::Replacement => "loading a program in the place of another one's function",
+            Self::Attach => "putting a program in the place of another one's function",
+        })
+    }
+}
+
+/// The capabilities that the try needs, as capabilities(7) names them.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub enum Capability {
+    /// `CAP_BPF`.
+    #[serde(rename = "CAP_BPF")]
+    Bpf,
+    /// `CAP_PERFMON`.
+    #[serde(rename = "CAP_PERFMON")]
+    Perfmon,
+    /// `CAP_NET_ADMIN`.
+    #[serde(rename = "CAP_NET_ADMIN")]
+    NetAdmin,
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bpf => "CAP_BPF",
+            Self::Perfmon => "CAP_PERFMON",
+            Self::NetAdmin => "CAP_NET_ADMIN",
+        })
+    }
+}
+
+/// Why no mode can be told.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ModeError {
+    /// The refusal may be ours to mend: it says nothing about the kernel.
+    #[error("cannot tell whether this kernel lets one program replace another's function: bpfd runs without {}", list(.0))]
+    Missing(Vec<Capability>),
+    /// Plain XDP programs do not load either: no mode would work.
+    #[error("cannot load XDP programs at all: errno {0}")]
+    NoXdp(i32),
+}
+
+/// `EPERM`, `E2BIG`, `ENOTSUPP` of include/uapi/asm-generic/errno-base.h and include/linux/errno.h.
+const EPERM: i32 = 1;
+const E2BIG: i32 = 7;
+const ENOTSUPP: i32 = 524;
+
+/// How chains are kept, and why. `missing` are the needed capabilities that the daemon does not have in effect: with one missing,
+/// `EPERM` is no reason to change the mode.
+pub fn decide(attempt: Attempt, missing: &[Capability]) -> Result<ChainMode, ModeError> {
+    let fused = |cause: String| Ok(ChainMode::Fused { cause });
+    match attempt {
+        Attempt::Attached => fused("this version of bpfd keeps each chain in one program".to_owned()),
+        Attempt::Refused { errno: EPERM, .. } if !missing.is_empty() => Err(ModeError::Missing(missing.to_vec())),
+        Attempt::Refused { at: Stage::Dispatcher, errno } => Err(ModeError::NoXdp(errno)),
+        Attempt::Refused { at, errno } => {
+            let why = match errno {
+                EPERM => "forbidden, with every capability that it needs".to_owned(),
+                E2BIG => "this kernel is too old".to_owned(),
+                ENOTSUPP => "this kernel has no BPF trampolines here".to_owned(),
+                other => format!("errno {other}"),
+            };
+            fused(format!("{at}: {why}"))
+        }
+    }
+}
+
+fn list(missing: &[Capability]) -> String {
+    missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cause(errno: i32, at: Stage) -> String {
+        match decide(Attempt::Refused { at, errno }, &[]).unwrap() {
+            ChainMode::Fused { cause } => cause,
+        }
+    }
+
+    #[test]
+    fn a_refusal_with_every_capability_is_the_kernels_word() {
+        let replacement = "loading a program in the place of another one's function: ";
+        let attach = "putting a program in the place of another one's function: ";
+        for (errno, at, expected) in [
+            (EPERM, Stage::Replacement, format!("{replacement}forbidden, with every capability that it needs")),
+            (EPERM, Stage::Attach, format!("{attach}forbidden, with every capability that it needs")),
+            (E2BIG, Stage::Replacement, format!("{replacement}this kernel is too old")),
+            (ENOTSUPP, Stage::Attach, format!("{attach}this kernel has no BPF trampolines here")),
+            (22, Stage::Attach, format!("{attach}errno 22")),
+        ] {
+            assert_eq!(cause(errno, at), expected);
+        }
+    }
+
+    #[test]
+    fn a_refusal_with_a_capability_missing_is_an_error_that_names_it() {
+        for at in [Stage::Dispatcher, Stage::Replacement, Stage::Attach] {
+            let missing = [Capability::Perfmon, Capability::NetAdmin];
+            let refused = decide(Attempt::Refused { at, errno: EPERM }, &missing).unwrap_err();
+            assert_eq!(refused, ModeError::Missing(missing.to_vec()));
+            assert!(refused.to_string().ends_with("bpfd runs without CAP_PERFMON, CAP_NET_ADMIN"));
+        }
+    }
+
+    #[test]
+    fn other_refusals_do_not_blame_a_missing_capability() {
+        let attempt = Attempt::Refused { at: Stage::Attach, errno: ENOTSUPP };
+        assert!(decide(attempt, &[Capability::Perfmon]).is_ok());
+    }
+
+    #[test]
+    fn a_host_without_xdp_has_no_mode() {
+        assert_eq!(decide(Attempt::Refused { at: Stage::Dispatcher, errno: 22 }, &[]), Err(ModeError::NoXdp(22)));
+        assert_eq!(decide(Attempt::Refused { at: Stage::Dispatcher, errno: EPERM }, &[]), Err(ModeError::NoXdp(EPERM)));
+    }
+
+    #[test]
+    fn where_it_works_the_cause_is_this_version() {
+        let ChainMode::Fused { cause } = decide(Attempt::Attached, &[]).unwrap();
+        assert_eq!(cause, "this version of bpfd keeps each chain in one program");
+    }
+}
