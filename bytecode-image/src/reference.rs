@@ -8,6 +8,7 @@
 //! address or an IPv6 address in brackets.
 
 use std::{
+    error::Error,
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
     str::FromStr,
@@ -332,6 +333,17 @@ fn without_registry(text: &str, named: &str) -> ReferenceError {
     ReferenceError::NoRegistry { written: text.to_owned(), full }
 }
 
+/// An error and its causes in one line, for a deserialiser that keeps only a text.
+pub(crate) fn in_full(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}
+
 macro_rules! serde_as_text {
     ($($type:ty),+) => {$(
         impl Serialize for $type {
@@ -342,7 +354,8 @@ macro_rules! serde_as_text {
 
         impl<'de> Deserialize<'de> for $type {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+                let parsed: Result<Self, _> = String::deserialize(deserializer)?.parse();
+                parsed.map_err(|error| de::Error::custom(in_full(&error)))
             }
         }
     )+};

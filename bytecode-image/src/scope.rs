@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::reference::{MAX_REFERENCE, Reference, ReferenceError, Registry, check_repository, check_tag};
+use crate::reference::{MAX_REFERENCE, Reference, ReferenceError, Registry, check_repository, check_tag, in_full};
 
 /// What images an `[[image]]` section or a rule's `source` speaks about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -158,6 +158,7 @@ impl Serialize for Scope {
 
 impl<'de> Deserialize<'de> for Scope {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+        let parsed: Result<Self, _> = String::deserialize(deserializer)?.parse();
+        parsed.map_err(|error| de::Error::custom(in_full(&error)))
     }
 }
