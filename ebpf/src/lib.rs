@@ -2,18 +2,27 @@
 //! programs, dispatchers, fused chains). It must never do I/O, read a clock or call the kernel.
 
 pub mod actions;
-mod btf;
+pub mod btf;
 pub mod btf_build;
+mod btf_ext;
 mod bytes;
 pub mod chain_record;
 pub mod dispatch_config;
 pub mod dispatcher;
-mod elf;
+pub mod elf;
+pub mod functions;
 pub mod fuse;
+pub mod globals;
 pub mod guard;
 pub mod insn;
+pub mod inspect;
 pub mod kind;
 pub mod license;
 pub mod load_type;
+pub mod maps;
+pub mod names;
 pub mod order;
 pub mod relocate;
+pub mod run_config;
+pub mod select;
+mod variables;

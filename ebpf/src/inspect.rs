@@ -1,0 +1,275 @@
+//! What an object holds, as plain data: programs, maps, globals, licence. It crosses a process boundary as JSON and is
+//! printed, so every name in it is parsed and every list bounded. Must never panic: the bytes are anybody's.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::btf::{Btf, BtfError, Type};
+use crate::btf_ext::BtfExt;
+use crate::bytes::count;
+use crate::elf::{Elf, ElfError};
+use crate::functions::{self, FunctionError};
+use crate::globals::{Global, GlobalError};
+use crate::kind::{self, DeclaredKind, HookHint, ProgramKind};
+use crate::maps::{self, Map, MapError};
+use crate::names::{FunctionName, NameError, SectionName};
+use crate::run_config::{self, RunConfig, RunConfigError};
+use crate::variables;
+
+/// Longest licence, bytes: the kernel copies 128 with the NUL (`license[128]` in `bpf_prog_load`).
+const MAX_LICENSE: usize = 127;
+/// Externs and tags that are listed.
+const MAX_LISTED: usize = 256;
+
+/// What an object holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// By section, then offset.
+    pub programs: Vec<Program>,
+    /// By name. Data sections are maps too, but listed apart.
+    pub maps: Vec<Map>,
+    /// `.data`, `.rodata`, `.bss` and custom ones, in file order.
+    pub data: Vec<DataSection>,
+    /// By section, then offset.
+    pub globals: Vec<Global>,
+    /// Symbols that the object expects from the kernel: kfuncs, ksyms, kconfig.
+    pub externs: Vec<String>,
+    /// Text of the `license` section; `None` if there is none.
+    pub license: Option<String>,
+    /// Whether it has type information.
+    pub has_btf: bool,
+    /// How many places depend on the running kernel's types.
+    pub core_relocations: u32,
+    /// `arg:*` declaration tags: they change what the verifier believes of a parameter.
+    pub decl_tags: Vec<String>,
+}
+
+/// One program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// Its function.
+    pub function: FunctionName,
+    /// Its ELF section, as written.
+    pub section: SectionName,
+    /// What the section's name says of its kind.
+    pub kind: DeclaredKind,
+    /// What the section's name says of its hook.
+    pub hook: Option<HookHint>,
+    /// Takes packets in several buffers (`xdp.frags`).
+    pub frags: bool,
+    /// Not loaded unless it is asked for (`?xdp`).
+    pub optional: bool,
+    /// Instruction slots of eight bytes, callees not counted.
+    pub instructions: u32,
+    /// What it asks for in a chain.
+    pub run_config: RunConfig,
+}
+
+impl Program {
+    /// Its kind, if its section names one that bpfd loads.
+    pub fn kind(&self) -> Option<ProgramKind> {
+        match self.kind {
+            DeclaredKind::Known(kind) => Some(kind),
+            DeclaredKind::Unsupported(_) | DeclaredKind::Unstated => None,
+        }
+    }
+}
+
+/// A section of variables: one array map of one entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataSection {
+    /// Its name, `.rodata` for one.
+    pub name: SectionName,
+    /// Bytes.
+    pub size: u32,
+    /// Constant once loaded.
+    pub read_only: bool,
+}
+
+/// Why an object cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum InspectError {
+    /// Not an object that this host could run.
+    #[error(transparent)]
+    Elf(#[from] ElfError),
+    /// Its type information.
+    #[error("cannot read the object's BTF")]
+    Btf(#[from] BtfError),
+    /// A name in it.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Its functions.
+    #[error(transparent)]
+    Function(#[from] FunctionError),
+    /// Its maps.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// Its `.xdp_run_config`.
+    #[error(transparent)]
+    RunConfig(#[from] RunConfigError),
+    /// Its licence is not one line of text.
+    #[error("the license section is not one line of ASCII text of at most {0} bytes")]
+    License(usize),
+    /// More of something than is read.
+    #[error("more {what} than the limit of {limit}")]
+    TooMany {
+        /// `globals`, `externs`.
+        what: String,
+        /// How many there are, or might be.
+        found: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// It contradicts itself.
+    #[error("malformed object: {0}")]
+    Malformed(String),
+}
+
+/// Why a readable object cannot be loaded, whatever is asked of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum NotLoadable {
+    /// No `license` section. Loaders that assume "GPL" here speak for the author.
+    #[error("object states no licence: add `char LICENSE[] SEC(\"license\") = \"GPL\";` or another one")]
+    NoLicense,
+    /// No `.BTF`.
+    #[error("object has no type information (BTF): compile with `clang -g -target bpf`")]
+    NoBtf,
+    /// kfuncs, ksyms or kconfig values, which this loader does not resolve.
+    #[error("object needs kernel symbols that bpfd does not resolve: {}", .0.join(", "))]
+    Externs(Vec<String>),
+}
+
+impl Object {
+    /// Whether it has what every load needs.
+    pub fn loadable(&self) -> Result<(), NotLoadable> {
+        if self.license.is_none() {
+            return Err(NotLoadable::NoLicense);
+        }
+        if !self.has_btf {
+            return Err(NotLoadable::NoBtf);
+        }
+        if !self.externs.is_empty() {
+            return Err(NotLoadable::Externs(self.externs.clone()));
+        }
+        Ok(())
+    }
+
+    /// The global of this name.
+    pub fn global(&self, name: &str) -> Result<&Global, GlobalError> {
+        let mut found = self.globals.iter().filter(|global| global.name == name);
+        match (found.next(), found.next()) {
+            (Some(global), None) => Ok(global),
+            (Some(_), Some(_)) => Err(GlobalError::Ambiguous(name.to_owned())),
+            (None, _) => Err(GlobalError::Unknown {
+                name: name.to_owned(),
+                candidates: self.globals.iter().map(|global| global.name.clone()).collect(),
+            }),
+        }
+    }
+}
+
+/// Reads an object.
+pub fn inspect(elf: &[u8]) -> Result<Object, InspectError> {
+    let elf = Elf::open(elf)?;
+    let btf = open_btf(&elf)?;
+    let ext = btf.as_ref().map(|btf| open_ext(&elf, btf)).transpose()?.unwrap_or_default();
+    let functions = functions::read(&elf)?;
+    let programs = functions::programs(&elf, &functions)?
+        .into_iter()
+        .map(|(name, function)| program(&elf, btf.as_ref(), name, function))
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Object {
+        programs,
+        maps: maps::read(&elf, btf.as_ref())?,
+        data: variables::sections(&elf)?,
+        globals: variables::globals(&elf, btf.as_ref())?,
+        externs: externs(&elf)?,
+        license: license(&elf)?,
+        has_btf: btf.is_some(),
+        core_relocations: count(ext.core_count()),
+        decl_tags: btf.as_ref().map(decl_tags).unwrap_or_default(),
+    })
+}
+
+/// The object's types; `None` if it has none.
+pub(crate) fn open_btf<'a>(elf: &Elf<'a>) -> Result<Option<Btf<'a>>, BtfError> {
+    match elf.section(".BTF") {
+        Some(section) if !section.data.is_empty() => Btf::open(section.data).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// What the object says about its instructions; empty if it says nothing.
+pub(crate) fn open_ext<'a>(elf: &Elf<'a>, btf: &Btf<'a>) -> Result<BtfExt<'a>, BtfError> {
+    match elf.section(".BTF.ext") {
+        Some(section) if !section.data.is_empty() => BtfExt::open(section.data, btf),
+        _ => Ok(BtfExt::default()),
+    }
+}
+
+/// The licence; trailing NULs are padding.
+pub(crate) fn license(elf: &Elf<'_>) -> Result<Option<String>, InspectError> {
+    let Some(section) = elf.section("license") else { return Ok(None) };
+    let text = section.data.split(|byte| *byte == 0).next().unwrap_or_default();
+    let rest_is_padding = section.data.iter().skip(text.len()).all(|byte| *byte == 0);
+    let printable = text.iter().all(|byte| matches!(byte, b' '..=b'~'));
+    match std::str::from_utf8(text) {
+        Ok(text) if !text.is_empty() && text.len() <= MAX_LICENSE && printable && rest_is_padding => {
+            Ok(Some(text.to_owned()))
+        }
+        _ => Err(InspectError::License(MAX_LICENSE)),
+    }
+}
+
+fn program(
+    elf: &Elf<'_>,
+    btf: Option<&Btf<'_>>,
+    name: FunctionName,
+    function: &functions::Function<'_>,
+) -> Result<Program, InspectError> {
+    let section = elf.sections.get(function.section).map_or("", |section| section.name);
+    let meaning = kind::meaning(section);
+    let run_config = match btf {
+        Some(btf) => run_config::read(btf, name.as_str())?,
+        None => RunConfig::default(),
+    };
+    Ok(Program {
+        function: name,
+        section: section.parse()?,
+        kind: meaning.kind,
+        hook: meaning.hook,
+        frags: meaning.frags,
+        optional: meaning.optional,
+        instructions: u32::try_from(function.size / functions::INSN).unwrap_or(u32::MAX),
+        run_config,
+    })
+}
+
+/// Undefined symbols. The first symbol of a table is a placeholder without a name.
+fn externs(elf: &Elf<'_>) -> Result<Vec<String>, InspectError> {
+    let names: BTreeSet<&str> = elf
+        .symbols
+        .iter()
+        .filter(|symbol| symbol.undefined && !symbol.name.is_empty())
+        .map(|symbol| symbol.name)
+        .collect();
+    if names.len() > MAX_LISTED {
+        return Err(InspectError::TooMany { what: "externs".to_owned(), found: names.len(), limit: MAX_LISTED });
+    }
+    Ok(names.into_iter().map(shown).collect())
+}
+
+fn decl_tags(btf: &Btf<'_>) -> Vec<String> {
+    let tags: BTreeSet<&str> = btf
+        .ids()
+        .filter(|id| matches!(btf.get(*id), Some(Type::Tag { .. })))
+        .map(|id| btf.name(id))
+        .filter(|name| name.starts_with("arg:"))
+        .collect();
+    tags.into_iter().take(MAX_LISTED).map(shown).collect()
+}
+
+fn shown(name: &str) -> String {
+    name.chars().take(64).flat_map(char::escape_debug).collect()
+}
