@@ -13,5 +13,8 @@ pub mod registries;
 pub mod resolve;
 pub mod scope;
 pub mod sign;
+#[cfg(feature = "test-registry")]
+pub mod testing;
+pub mod transport;
 pub mod unpack;
 pub mod verify;

@@ -1,0 +1,246 @@
+//! One request to an endpoint, with everything that may happen on the way: redirects, authentication, tries, deadline.
+//!
+//! Must never send `Authorization` to another origin than the endpoint's (CVE-2020-15157) nor `Referer` at all, follow a
+//! redirect by itself, or connect where [`super::address`] forbids it.
+
+use std::{error::Error, time::Duration};
+
+use reqwest::{
+    Method, Response, StatusCode, Url,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE},
+};
+use tokio::time::{sleep, timeout_at};
+
+use super::{
+    Remote, TransportError,
+    address::{NotPublic, Reach, is_public},
+    body,
+    challenge::{self, Challenge},
+    error::Said,
+};
+use crate::{
+    limits,
+    registries::{Authority, Endpoint, Scheme},
+};
+
+/// What to ask for.
+#[derive(Debug)]
+pub(super) struct Ask<'a> {
+    /// The verb.
+    pub(super) method: Method,
+    /// Where.
+    pub(super) url: Url,
+    /// Headers beside those that every request has.
+    pub(super) headers: HeaderMap,
+    /// What is sent.
+    pub(super) body: Option<&'a [u8]>,
+    /// In the user's words, for errors.
+    pub(super) what: String,
+}
+
+/// What is done in the repository: the scope of the token that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Access {
+    /// Read.
+    Pull,
+    /// Read and write.
+    Push,
+}
+
+impl<'a> Ask<'a> {
+    pub(super) fn new(method: Method, url: Url, what: &str) -> Self {
+        Self { method, url, headers: HeaderMap::new(), body: None, what: what.to_owned() }
+    }
+}
+
+impl Remote {
+    /// Asks until there is an answer that is worth reading: success, or a redirect or range status that the caller
+    /// understands. All else is an error.
+    pub(super) async fn ask(&self, at: &Endpoint, access: Access, ask: &Ask<'_>) -> Result<Response, TransportError> {
+        let mut pause = limits::FIRST_PAUSE;
+        let mut authenticated = false;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let last = tries >= self.attempts(at);
+            let outcome = self.follow(at, access, ask).await;
+            let wait = match outcome {
+                Ok(response) if response.status() == StatusCode::UNAUTHORIZED && !authenticated => {
+                    authenticated = true;
+                    tries -= 1;
+                    self.authenticate(at, access, &response).await?;
+                    continue;
+                }
+                Ok(response) if may_come_back(response.status()) && !last => retry_after(&response).unwrap_or(pause),
+                Ok(response) => return self.judge(at, ask, response).await,
+                Err(TransportError::Unreachable { .. }) if !last => pause,
+                Err(error) => return Err(error),
+            };
+            pause = pause.saturating_mul(2);
+            self.in_time(&at.authority, sleep(wait)).await?;
+        }
+    }
+
+    /// An answer, or the error that its status means.
+    async fn judge(&self, at: &Endpoint, ask: &Ask<'_>, response: Response) -> Result<Response, TransportError> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let host = at.authority.clone();
+        let said = self.in_time(&host, body::start(response)).await?;
+        let said = Said::of(&said);
+        Err(match status {
+            StatusCode::NOT_FOUND => TransportError::NotFound { what: ask.what.clone(), host },
+            StatusCode::UNAUTHORIZED if self.credentials(at).is_none() => TransportError::NoCredentials(host),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => TransportError::Denied { host, said },
+            status if may_come_back(status) => TransportError::Unavailable { host, status, said },
+            status => TransportError::Status { host, status, said },
+        })
+    }
+
+    /// Follows redirects by hand, each target checked like the first.
+    async fn follow(&self, at: &Endpoint, access: Access, ask: &Ask<'_>) -> Result<Response, TransportError> {
+        let mut url = ask.url.clone();
+        for _hop in 0..=limits::REDIRECTS {
+            let authorization = if same_origin(at, &url) { self.authorization(at, access) } else { None };
+            let response = self.once(&at.authority, ask, &url, authorization).await?;
+            if !redirects(&ask.method, response.status()) {
+                return Ok(response);
+            }
+            let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+            let next = location.and_then(|location| url.join(location).ok());
+            url = next.ok_or_else(|| TransportError::Location(at.authority.clone()))?;
+        }
+        Err(TransportError::Redirects(at.authority.clone()))
+    }
+
+    /// One HTTP request to one URL, and nothing more.
+    pub(super) async fn once(
+        &self,
+        host: &Authority,
+        ask: &Ask<'_>,
+        url: &Url,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response, TransportError> {
+        let target = self.check(host, url)?;
+        let client = self.clients.of(&target)?;
+        let mut request = client.request(ask.method.clone(), url.clone()).headers(ask.headers.clone());
+        if let Some(authorization) = authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
+        if let Some(bytes) = ask.body {
+            request = request.body(bytes.to_vec());
+        }
+        let sent = self.in_time(host, request.send()).await?;
+        sent.map_err(|source| {
+            let (source, to) = (source.without_url(), target.authority);
+            if caused_by_private_address(&source) {
+                return TransportError::PrivateAddress { host: host.clone(), to };
+            }
+            TransportError::Unreachable { host: to, source }
+        })
+    }
+
+    /// Decides whether a URL may be connected to, and how far the connection may reach.
+    pub(super) fn check(&self, host: &Authority, url: &Url) -> Result<Target, TransportError> {
+        let authority = authority_of(url).ok_or_else(|| TransportError::Location(host.clone()))?;
+        let known = self.registries.endpoint_at(&authority);
+        let scheme = known.map_or(Scheme::Https, |known| known.scheme);
+        let wanted = match scheme {
+            Scheme::Https => "https",
+            Scheme::Http => "http",
+        };
+        // A user in a URL would become an `Authorization` header that nobody here meant to send.
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(TransportError::Location(host.clone()));
+        }
+        if url.scheme() != wanted && url.scheme() != "https" {
+            let to = format!("{}://{authority}", url.scheme());
+            return Err(TransportError::Insecure { host: host.clone(), to });
+        }
+        let reach = if self.registries.names(&self.reference, &authority) { Reach::Named } else { Reach::Public };
+        let literal = authority.host.trim_matches(['[', ']']).parse();
+        if reach == Reach::Public && literal.is_ok_and(|address| !is_public(address)) {
+            return Err(TransportError::PrivateAddress { host: host.clone(), to: authority });
+        }
+        let ca = known.and_then(|known| known.ca.clone());
+        Ok(Target { authority, reach, tls: url.scheme() == "https", ca })
+    }
+
+    /// Does what a 401 asks for, and keeps the outcome for the requests that follow.
+    async fn authenticate(&self, at: &Endpoint, access: Access, refusal: &Response) -> Result<(), TransportError> {
+        let headers = refusal.headers().get_all(WWW_AUTHENTICATE).iter();
+        let challenges: Vec<Challenge> =
+            headers.filter_map(|header| header.to_str().ok()).filter_map(challenge::parse).collect();
+        let bearer = challenges.iter().find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
+        match bearer.or(challenges.first()) {
+            Some(Challenge::Bearer { realm, service }) => self.fetch_token(at, access, realm, service.as_deref()).await,
+            Some(Challenge::Basic) => self.use_basic(at, access),
+            None => Err(TransportError::Challenge(at.authority.clone())),
+        }
+    }
+
+    /// Runs something, but not beyond the deadline.
+    pub(super) async fn in_time<T>(
+        &self,
+        host: &Authority,
+        work: impl Future<Output = T>,
+    ) -> Result<T, TransportError> {
+        let limit = self.timeouts.deadline;
+        timeout_at(self.deadline, work).await.map_err(|_elapsed| TransportError::Deadline { host: host.clone(), limit })
+    }
+}
+
+/// Where a request goes, after it was checked.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Target {
+    pub(super) authority: Authority,
+    pub(super) reach: Reach,
+    pub(super) tls: bool,
+    pub(super) ca: Option<crate::registries::Authorities>,
+}
+
+/// Host and port of a URL, the scheme's port if it has none.
+pub(super) fn authority_of(url: &Url) -> Option<Authority> {
+    Some(Authority { host: url.host_str()?.to_owned(), port: url.port_or_known_default()? })
+}
+
+/// Scheme, host and port agree.
+pub(super) fn same_origin(at: &Endpoint, url: &Url) -> bool {
+    let scheme = match at.scheme {
+        Scheme::Https => "https",
+        Scheme::Http => "http",
+    };
+    url.scheme() == scheme && authority_of(url).is_some_and(|authority| authority == at.authority)
+}
+
+/// 301–303 turn other verbs into GET (RFC 9110 §15.4): only 307 and 308 are followed for them.
+fn redirects(method: &Method, status: StatusCode) -> bool {
+    match status {
+        StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT => true,
+        StatusCode::MOVED_PERMANENTLY | StatusCode::FOUND | StatusCode::SEE_OTHER => method.is_safe(),
+        _ => false,
+    }
+}
+
+fn may_come_back(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+}
+
+/// Seconds only: the form with a date needs a clock that agrees with the registry's.
+fn retry_after(response: &Response) -> Option<Duration> {
+    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(seconds).min(limits::RETRY_AFTER))
+}
+
+fn caused_by_private_address(error: &reqwest::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error.is::<NotPublic>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}

@@ -1,0 +1,144 @@
+//! Credentials and tokens: who gets them, and how long they are used.
+//!
+//! A token server may be anywhere on the public internet over https, but it gets the registry's credentials only if it is
+//! of the registry's own origin or listed in `registries.toml` (CVE-2019-10214). Must never send them on a guess: without
+//! an entry the request is refused, not made without them.
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use reqwest::{Method, Url, header::HeaderValue};
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use super::{
+    Remote, TransportError,
+    exchange::{Access, Ask, authority_of, same_origin},
+};
+use crate::{
+    auth::{Credentials, Secret},
+    limits,
+    registries::{Authority, Endpoint},
+};
+
+/// Seconds a token lasts if its server does not say (distribution "Token Authentication Specification": 60).
+const USUAL_LIFE: u64 = 60;
+
+/// An `Authorization` header and until when it holds.
+#[derive(Debug, Clone)]
+pub(super) struct Authorization {
+    header: HeaderValue,
+    until: Instant,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    token: Option<Secret<String>>,
+    access_token: Option<Secret<String>>,
+    expires_in: Option<u64>,
+}
+
+impl Remote {
+    /// The header to send, if one was got before and still holds.
+    pub(super) fn authorization(&self, at: &Endpoint, access: Access) -> Option<HeaderValue> {
+        let known = self.authorizations.lock().ok()?;
+        let found = known.get(&(at.authority.clone(), access))?;
+        (found.until > Instant::now()).then(|| found.header.clone())
+    }
+
+    /// The credentials for this repository: by the name in the reference at the registry itself, else by the endpoint's.
+    pub(super) fn credentials(&self, at: &Endpoint) -> Option<&Credentials> {
+        let repository = self.reference.repository();
+        let by_name = || self.auth.lookup(&self.reference.registry().to_string(), repository);
+        let own = self.is_own(at).then(by_name).flatten();
+        own.or_else(|| self.auth.lookup(&at.authority.to_string(), repository))
+    }
+
+    pub(super) fn use_basic(&self, at: &Endpoint, access: Access) -> Result<(), TransportError> {
+        let none = || TransportError::NoCredentials(at.authority.clone());
+        let credentials = self.credentials(at).ok_or_else(none)?;
+        let header = basic(credentials).ok_or_else(none)?;
+        self.keep(at, access, header, limits::DEADLINE);
+        Ok(())
+    }
+
+    /// Asks a token server for a token of this repository.
+    pub(super) async fn fetch_token(
+        &self,
+        at: &Endpoint,
+        access: Access,
+        realm: &str,
+        service: Option<&str>,
+    ) -> Result<(), TransportError> {
+        let unusable = || TransportError::Challenge(at.authority.clone());
+        let mut url = Url::parse(realm).map_err(|_not| unusable())?;
+        let server = authority_of(&url).ok_or_else(unusable)?;
+        let authorization = self.credentials_for(at, &url, &server)?;
+        let actions = match access {
+            Access::Pull => "pull",
+            Access::Push => "pull,push",
+        };
+        let scope = format!("repository:{}:{actions}", self.reference.repository());
+        url.query_pairs_mut().append_pair("scope", &scope);
+        if let Some(service) = service {
+            url.query_pairs_mut().append_pair("service", service);
+        }
+        let ask = Ask::new(Method::GET, url, "a token server's answer");
+        let response = self.once(&at.authority, &ask, &ask.url, authorization).await?;
+        let status = response.status();
+        if !status.is_success() {
+            let body = self.in_time(&server, super::body::start(response)).await?;
+            let said = super::error::Said::of(&body);
+            let host = server;
+            return Err(match status.as_u16() {
+                401 | 403 => TransportError::Denied { host, said },
+                429 | 500.. => TransportError::Unavailable { host, status, said },
+                _ => TransportError::Status { host, status, said },
+            });
+        }
+        let body = self.whole(&server, &ask.what, limits::TOKEN, response).await?;
+        let no_token = || TransportError::Token(server.clone());
+        let answer: Answer = serde_json::from_slice(&body).map_err(|_quotes_the_token| no_token())?;
+        let Answer { token, access_token, expires_in } = answer;
+        let token = token.or(access_token).filter(|token| !token.reveal().is_empty()).ok_or_else(no_token)?;
+        let header = secret_header(&format!("Bearer {}", token.reveal())).ok_or_else(no_token)?;
+        // Five seconds early: the clock that counts is the registry's.
+        let life = expires_in.unwrap_or(USUAL_LIFE).clamp(10, 3600) - 5;
+        self.keep(at, access, header, Duration::from_secs(life));
+        Ok(())
+    }
+
+    /// The credentials as a header, if the token server may have them.
+    fn credentials_for(
+        &self,
+        at: &Endpoint,
+        realm: &Url,
+        server: &Authority,
+    ) -> Result<Option<HeaderValue>, TransportError> {
+        let Some(credentials) = self.credentials(at) else { return Ok(None) };
+        let listed = || self.registries.token_realms(self.reference.registry()).contains(server);
+        if same_origin(at, realm) || listed() {
+            return Ok(basic(credentials));
+        }
+        Err(TransportError::ForeignRealm { host: at.authority.clone(), realm: server.clone() })
+    }
+
+    fn keep(&self, at: &Endpoint, access: Access, header: HeaderValue, life: Duration) {
+        if let Ok(mut known) = self.authorizations.lock() {
+            let authorization = Authorization { header, until: Instant::now() + life };
+            known.insert((at.authority.clone(), access), authorization);
+        }
+    }
+}
+
+fn basic(credentials: &Credentials) -> Option<HeaderValue> {
+    let Credentials { user, password } = credentials;
+    secret_header(&format!("Basic {}", STANDARD.encode(format!("{user}:{}", password.reveal()))))
+}
+
+/// A header that `Debug` does not show.
+fn secret_header(text: &str) -> Option<HeaderValue> {
+    let mut header = HeaderValue::from_str(text).ok()?;
+    header.set_sensitive(true);
+    Some(header)
+}

@@ -1,0 +1,117 @@
+//! A registry with one image in it, and the client side's settings for it.
+#![expect(dead_code, reason = "each test binary uses a part of it")]
+
+use std::{error::Error, time::Duration};
+
+use bytecode_image::{
+    auth::{AuthFile, Credentials, Secret},
+    digest::{Descriptor, Digest},
+    media,
+    reference::Reference,
+    registries::Registries,
+    testing::registry::{Mode, Options, TestRegistry},
+    transport::{Remote, Timeouts, TransportConfig},
+};
+use serde_json::json;
+
+pub(crate) const REPO: &str = "team/app";
+
+/// One image at `team/app:v1`.
+pub(crate) struct Image {
+    pub(crate) digest: Digest,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) config: Descriptor,
+    pub(crate) layer: Descriptor,
+    pub(crate) layer_bytes: Vec<u8>,
+}
+
+/// Bytes that do not repeat, so that a shifted resume cannot go unseen.
+pub(crate) fn noise(length: usize) -> Vec<u8> {
+    let mut state = 0x9e37_79b9_u32;
+    std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state.to_le_bytes()[0]
+    })
+    .take(length)
+    .collect()
+}
+
+pub(crate) fn image_of(layer_bytes: Vec<u8>) -> (Image, Vec<u8>) {
+    let config_bytes = json!({"architecture": "amd64", "os": "linux", "config": {}}).to_string().into_bytes();
+    let config = Descriptor::of(media::CONFIG, &config_bytes);
+    let layer = Descriptor::of(media::LAYER_TAR_GZIP, &layer_bytes);
+    let manifest = json!({"schemaVersion": 2, "mediaType": media::MANIFEST, "config": config, "layers": [layer]});
+    let bytes = manifest.to_string().into_bytes();
+    (Image { digest: Digest::of(&bytes), bytes, config, layer, layer_bytes }, config_bytes)
+}
+
+pub(crate) fn seed(registry: &TestRegistry, repo: &str, tag: &str, layer: Vec<u8>) -> Image {
+    let (image, config) = image_of(layer);
+    registry.put_blob(&config);
+    registry.put_blob(&image.layer_bytes);
+    registry.put_manifest(repo, tag, media::MANIFEST, &image.bytes);
+    image
+}
+
+pub(crate) fn seed_index(registry: &TestRegistry, repo: &str, tag: &str, image: &Image) -> Digest {
+    let entry = json!({
+        "mediaType": media::MANIFEST, "digest": image.digest, "size": image.bytes.len(),
+        "platform": {"os": "linux", "architecture": "amd64"},
+    });
+    let index = json!({"schemaVersion": 2, "mediaType": media::INDEX, "manifests": [entry]}).to_string();
+    registry.put_manifest(repo, tag, media::INDEX, index.as_bytes())
+}
+
+pub(crate) fn registry(mode: Mode) -> (TestRegistry, Image) {
+    registry_with(Options::default(), mode)
+}
+
+pub(crate) fn registry_with(options: Options, mode: Mode) -> (TestRegistry, Image) {
+    let registry = TestRegistry::start(options).unwrap();
+    let image = seed(&registry, REPO, "v1", noise(100_000));
+    registry.behave(REPO, mode);
+    (registry, image)
+}
+
+/// Settings for a registry over plain HTTP, with more text for registries.toml, and without long waits.
+pub(crate) fn config(registry: &TestRegistry, more: &str) -> TransportConfig {
+    let text = format!("{}{more}", registry.registries_toml());
+    TransportConfig {
+        registries: Registries::parse(&text, "registries.toml").unwrap(),
+        auth: AuthFile::default(),
+        timeouts: Timeouts { idle: Duration::from_millis(300), ..Timeouts::default() },
+    }
+}
+
+pub(crate) fn with_credentials(mut config: TransportConfig, registry: &TestRegistry) -> TransportConfig {
+    let credentials = Credentials { user: "user".into(), password: Secret::new("s3cret".into()) };
+    config.auth = AuthFile::one(&registry.host().parse().unwrap(), credentials);
+    config
+}
+
+pub(crate) fn reference(registry: &TestRegistry) -> Reference {
+    format!("{}/{REPO}:v1", registry.host()).parse().unwrap()
+}
+
+pub(crate) fn remote(registry: &TestRegistry) -> Remote {
+    Remote::new(&config(registry, ""), &reference(registry))
+}
+
+/// As a worker runs it: one thread.
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+}
+
+/// An error with its causes on one line, hosts and digests by name.
+pub(crate) fn told(error: &dyn Error, names: &[(&str, String)]) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    names.iter().fold(text, |text, (name, value)| text.replace(value, name))
+}
