@@ -1,6 +1,7 @@
 //! BTF objects: loading our own, reading those in the kernel. What the bytes mean is not this crate's business.
 use super::info::object_info;
 use super::load::load_then_ask_why;
+use super::pin::{ObjectKind, expect_kind};
 use super::{Address, BtfId, Command, LoadError, bpf_fd, length, text};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -63,6 +64,7 @@ pub fn btf_load(btf: &[u8]) -> Result<OwnedFd, LoadError> {
 
 /// Size, number and name of a BTF object.
 pub fn btf_info(fd: BorrowedFd<'_>) -> io::Result<BtfInfo> {
+    expect_kind(fd, ObjectKind::Btf)?;
     // Module names are shorter (`MODULE_NAME_LEN` is 64 - 8).
     let mut name = [0_u8; 64];
     let mut info = RawBtfInfo { name: Address::of_mut(&mut name), name_len: 64, ..RawBtfInfo::default() };

@@ -1,6 +1,7 @@
 //! BPF_OBJ_GET_INFO_BY_FD: what the kernel says of a program, a map or a link.
 //!
 //! Kernels fill as much of the struct as they know; the rest stays zero, which reads as "not known".
+use super::pin::{ObjectKind, expect_kind};
 use super::{
     Address, AttachType, BtfId, BtfTypeId, Command, LinkId, MapId, MapType, ProgId, ProgramType, bpf, raw, text,
 };
@@ -105,8 +106,9 @@ pub struct ProgInfo {
     pub ifindex: u32,
 }
 
-/// What the kernel says of a program.
+/// What the kernel says of a program; `EINVAL` for any other descriptor.
 pub fn prog_info(fd: BorrowedFd<'_>) -> io::Result<ProgInfo> {
+    expect_kind(fd, ObjectKind::Program)?;
     let mut info = RawProgInfo::default();
     // SAFETY: `RawProgInfo` mirrors the kernel's struct for a program; all addresses are null with count 0.
     unsafe { object_info(fd, &mut info) }?;
@@ -181,8 +183,9 @@ pub struct MapInfo {
     pub btf_id: Option<BtfId>,
 }
 
-/// What the kernel says of a map.
+/// What the kernel says of a map; `EINVAL` for any other descriptor.
 pub fn map_info(fd: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    expect_kind(fd, ObjectKind::Map)?;
     let mut info = RawMapInfo::default();
     // SAFETY: `RawMapInfo` mirrors the kernel's struct for a map and holds no address.
     unsafe { object_info(fd, &mut info) }?;
@@ -281,8 +284,9 @@ const LINK_PERF_EVENT: u32 = 7;
 const LINK_TCX: u32 = 11;
 const PERF_TRACEPOINT: u32 = 5;
 
-/// What the kernel says of a link.
+/// What the kernel says of a link; `EINVAL` for any other descriptor.
 pub fn link_info(fd: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    expect_kind(fd, ObjectKind::Link)?;
     let mut info = RawLinkInfo::default();
     // SAFETY: `RawLinkInfo` mirrors the kernel's struct for a link; all addresses are null with length 0.
     unsafe { object_info(fd, &mut info) }?;

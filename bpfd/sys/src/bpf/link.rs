@@ -106,11 +106,7 @@ fn link_create(mut attr: LinkCreateAttr) -> io::Result<OwnedFd> {
 }
 
 /// Puts an EXT program in the place of `function` of `target` (Linux 5.10 for a second target).
-pub fn link_create_ext(
-    program: BorrowedFd<'_>,
-    target: BorrowedFd<'_>,
-    function: BtfTypeId,
-) -> io::Result<OwnedFd> {
+pub fn link_create_ext(program: BorrowedFd<'_>, target: BorrowedFd<'_>, function: BtfTypeId) -> io::Result<OwnedFd> {
     link_create(LinkCreateAttr {
         prog_fd: raw(program),
         target: raw(target),
@@ -167,11 +163,7 @@ struct LinkUpdateAttr {
 }
 
 /// Swaps a link's program. With `expected_old`, `EPERM` if the link holds another one.
-pub fn link_update(
-    link: BorrowedFd<'_>,
-    new: BorrowedFd<'_>,
-    expected_old: Option<BorrowedFd<'_>>,
-) -> io::Result<()> {
+pub fn link_update(link: BorrowedFd<'_>, new: BorrowedFd<'_>, expected_old: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let (flags, old_prog_fd) = expected_old.map_or((0, 0), |old| (F_REPLACE, raw(old)));
     let mut attr = LinkUpdateAttr { link_fd: raw(link), new_prog_fd: raw(new), flags, old_prog_fd };
     // SAFETY: `LinkUpdateAttr` is the command's prefix and holds no address.
@@ -250,10 +242,8 @@ pub fn prog_query_tcx(ifindex: u32, direction: Direction) -> io::Result<TcxChain
     unsafe { bpf(Command::PROG_QUERY, &mut attr) }?;
     let count = usize::try_from(attr.count).map_err(io::Error::other)?;
     let entries = programs.iter().zip(&links).take(count);
-    let entries = entries.map(|(program, link)| TcxEntry {
-        program: ProgId(*program),
-        link: (*link != 0).then_some(LinkId(*link)),
-    });
+    let entries = entries
+        .map(|(program, link)| TcxEntry { program: ProgId(*program), link: (*link != 0).then_some(LinkId(*link)) });
     Ok(TcxChain { revision: attr.revision, entries: entries.collect() })
 }
 

@@ -303,8 +303,8 @@ mod tests {
 
     #[test]
     fn a_log_too_long_for_the_largest_buffer_is_marked_and_keeps_the_first_errno() {
-        let refused =
-            load_then_ask_why(|_, log| Err(errno(if log.is_empty() { libc::E2BIG } else { libc::ENOSPC }))).unwrap_err();
+        let refused = load_then_ask_why(|_, log| Err(errno(if log.is_empty() { libc::E2BIG } else { libc::ENOSPC })))
+            .unwrap_err();
         assert_eq!((refused.errno(), refused.log_cut), (libc::E2BIG, true));
     }
 

@@ -27,7 +27,7 @@ pub use link::{
 };
 pub use load::{LoadError, ProgBtf, ProgLoad, Records, Target, prog_load, prog_load_with_log};
 pub use map::{Map, MapBtf, MapCreate, Update};
-pub use pin::{obj_get, obj_get_at, obj_pin, obj_pin_at};
+pub use pin::{ObjectKind, obj_get, obj_get_at, obj_pin, obj_pin_at, object_kind};
 pub use run::{TestRun, TestRunResult, prog_test_run};
 
 use std::io;

@@ -30,6 +30,37 @@ pub fn obj_get(path: &Path) -> io::Result<OwnedFd> {
     unsafe { bpf_fd(Command::OBJ_GET, &mut attr) }
 }
 
+/// What a bpf descriptor is. A pin of an expected name can hold anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ObjectKind {
+    /// A program.
+    Program,
+    /// A map.
+    Map,
+    /// A link.
+    Link,
+    /// BTF.
+    Btf,
+}
+
+/// What the descriptor is, read from /proc; `EINVAL` for anything that is not bpf's.
+pub fn object_kind(fd: BorrowedFd<'_>) -> io::Result<ObjectKind> {
+    let link = rustix::fs::readlinkat(rustix::fs::CWD, own_link(fd), Vec::new())?;
+    match link.as_bytes() {
+        b"anon_inode:bpf-prog" => Ok(ObjectKind::Program),
+        b"anon_inode:bpf-map" => Ok(ObjectKind::Map),
+        b"anon_inode:bpf_link" => Ok(ObjectKind::Link),
+        b"anon_inode:btf" => Ok(ObjectKind::Btf),
+        _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    }
+}
+
+/// `EINVAL` unless the descriptor is of this kind: the kernel's info calls would answer for another kind, and the
+/// answer would be misread.
+pub(super) fn expect_kind(fd: BorrowedFd<'_>, kind: ObjectKind) -> io::Result<()> {
+    if object_kind(fd)? == kind { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
+}
+
 /// As [`obj_pin`], for a name in an open directory.
 pub fn obj_pin_at(object: BorrowedFd<'_>, directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     obj_pin(object, Path::new(&in_directory(directory, name)?))
@@ -45,7 +76,11 @@ fn in_directory(directory: BorrowedFd<'_>, name: &str) -> io::Result<String> {
     if name.is_empty() || name.contains('/') || name == "." || name == ".." {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    Ok(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
+    Ok(format!("{}/{name}", own_link(directory)))
+}
+
+fn own_link(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
 fn c_path(path: &Path) -> io::Result<CString> {

@@ -1,0 +1,97 @@
+//! The news of a network namespace's devices. It keeps no list: it says what the kernel said, or that news was lost.
+use super::wire::{self, RTM_DELLINK, RTM_NEWLINK};
+use super::{BUFFER, LinkRow, receive, socket};
+use rustix::net::{RecvFlags, SocketFlags};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// `RTMGRP_LINK`: the group `RTNLGRP_LINK` as a mask.
+const GROUP_LINK: u32 = 1;
+
+/// News queue up to this many bytes before some is lost; a device that comes or goes takes about 2 KiB.
+const QUEUE: usize = 4 << 20;
+
+/// Something about a device changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// It came, or something of it changed, its XDP program perhaps. It may say what is known already.
+    Changed(LinkRow),
+    /// It went (also into another network namespace).
+    Removed {
+        /// Its number.
+        index: u32,
+        /// Its last name.
+        name: String,
+    },
+    /// News was lost: read everything anew.
+    Lost,
+}
+
+/// A non-blocking subscription to the devices of the namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct LinkWatch {
+    socket: OwnedFd,
+    waiting: VecDeque<LinkEvent>,
+}
+
+impl LinkWatch {
+    /// For the calling thread's network namespace, for good. Subscribe first, then read, and no change is missed.
+    pub fn open() -> io::Result<Self> {
+        let socket = socket(GROUP_LINK, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        // Beyond net.core.rmem_max with CAP_NET_ADMIN; a smaller queue only makes `Lost` likelier.
+        let _larger = rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, QUEUE);
+        Ok(Self { socket, waiting: VecDeque::new() })
+    }
+
+    /// The next event; `None` if none waits: poll [`AsFd`] for reading.
+    pub fn next_event(&mut self) -> io::Result<Option<LinkEvent>> {
+        let mut buffer = vec![0; BUFFER];
+        while self.waiting.is_empty() {
+            match receive(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
+                Ok(datagram) => self.waiting.extend(events(datagram)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::EMSGSIZE)) => {
+                    self.waiting.push_back(LinkEvent::Lost);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(self.waiting.pop_front())
+    }
+}
+
+impl AsFd for LinkWatch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// What cannot be read is lost.
+fn events(datagram: &[u8]) -> Vec<LinkEvent> {
+    let event =
+        |message: io::Result<wire::Message<'_>>| -> io::Result<Option<LinkEvent>> {
+            let message = message?;
+            match message.kind {
+                RTM_NEWLINK => Ok(wire::link_row(message.payload)?.map(LinkEvent::Changed)),
+                RTM_DELLINK => Ok(wire::link_row(message.payload)?
+                    .map(|LinkRow { index, name, .. }| LinkEvent::Removed { index, name })),
+                _ => Ok(None),
+            }
+        };
+    wire::messages(datagram).filter_map(|message| event(message).unwrap_or(Some(LinkEvent::Lost))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_that_cannot_be_read_is_lost_news() {
+        assert_eq!(events(&[1, 2, 3]), [LinkEvent::Lost]);
+        let mut short = vec![20, 0, 0, 0, 16, 0, 0, 0];
+        short.resize(20, 0);
+        assert_eq!(events(&short), [LinkEvent::Lost]);
+        assert_eq!(events(&[]), []);
+    }
+}
