@@ -18,6 +18,9 @@ use crate::{
 /// The `type` of the payload (cosign `specs/SIGNATURE_SPEC.md`, "Payload format: Simple Signing").
 const PAYLOAD_TYPE: &str = "cosign container image signature";
 
+/// Characters of another type that a message shows.
+const SHOWN_CHARACTERS: usize = 64;
+
 /// What was signed, read from a payload whose signature has been checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
@@ -92,7 +95,7 @@ pub fn claim(payload: &[u8]) -> Result<Claim, ClaimError> {
     let Payload { critical: Critical { identity, image, kind }, optional: _ } =
         serde_json::from_slice(payload).map_err(ClaimError::Json)?;
     if kind != PAYLOAD_TYPE {
-        return Err(ClaimError::Type(kind));
+        return Err(ClaimError::Type(kind.chars().take(SHOWN_CHARACTERS).collect()));
     }
     Ok(Claim { docker_reference: identity.docker_reference, manifest: image.docker_manifest_digest })
 }

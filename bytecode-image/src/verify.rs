@@ -23,6 +23,11 @@ use crate::{
     sign::{ClaimError, claim},
 };
 
+/// Rejected signatures that a message shows: a refusal must fit into a gRPC status, whose headers break at a few KiB.
+const SHOWN: usize = 4;
+/// Characters of a signer's text that a message shows.
+const SHOWN_CHARACTERS: usize = 128;
+
 /// Proof that policy lets an image through. There is one maker, [`decide`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
@@ -104,7 +109,7 @@ pub enum Reason {
         scope: Scope,
     },
     /// `{ digest = [..] }`, and it is none of them.
-    #[error("scope `{scope}` allows {allowed} digests, and this is none of them")]
+    #[error("its digest is not among those that scope `{scope}` allows ({allowed})")]
     NotPinned {
         /// The scope that applies.
         scope: Scope,
@@ -198,7 +203,7 @@ pub enum Fault {
     OtherRepository {
         /// Who.
         signer: String,
-        /// The name that it is for; text of the signer's.
+        /// The name that it is for; the beginning of the signer's text.
         claimed: String,
     },
 }
@@ -209,7 +214,16 @@ fn names(signers: &BTreeSet<String>) -> String {
 }
 
 fn list(rejected: &[Rejected]) -> String {
-    rejected.iter().map(|rejected| format!("; {rejected}")).collect()
+    let shown: String = rejected.iter().take(SHOWN).map(|rejected| format!("; {rejected}")).collect();
+    match rejected.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown}; and {more} more"),
+    }
+}
+
+/// The beginning of a text that somebody else wrote.
+fn bounded(text: &str) -> String {
+    text.chars().take(SHOWN_CHARACTERS).collect()
 }
 
 impl Refusal {
@@ -231,19 +245,21 @@ impl Refusal {
             Reason::TooManySignatures { .. } => {
                 format!("remove those that nobody needs from `{}`", reference.signatures(self.digest))
             }
-            Reason::Unsigned { signers, .. } => format!(
-                "have it signed by {}: `bpfctl image sign {pinned} --key FILE`",
-                if signers.len() == 1 { names(signers) } else { format!("one of {}", names(signers)) }
-            ),
-            Reason::NotEnough { signers, valid, rejected, .. } => {
+            Reason::Unsigned { signers, threshold, .. } => sign_it(&pinned, *threshold, signers),
+            Reason::NotEnough { signers, valid, threshold, rejected, .. } => {
                 if rejected.iter().any(|rejected| matches!(rejected.fault, Fault::OtherRepository { .. })) {
                     return "if the repository is a mirror, write `identity = \"any\"` into its requirement".to_owned();
                 }
-                let missing: BTreeSet<String> = signers.difference(valid).cloned().collect();
-                format!("have it signed by {}: `bpfctl image sign {pinned} --key FILE`", names(&missing))
+                let missing = signers.difference(valid).cloned().collect();
+                sign_it(&pinned, threshold.saturating_sub(valid.len()), &missing)
             }
         }
     }
+}
+
+fn sign_it(reference: &str, more: usize, signers: &BTreeSet<String>) -> String {
+    let who = if signers.len() == more { names(signers) } else { format!("{more} of {}", names(signers)) };
+    format!("have it signed by {who}: `bpfctl image sign {reference} --key FILE`")
 }
 
 /// Decides whether policy lets an image through.
@@ -253,20 +269,21 @@ impl Refusal {
 ///
 /// # Errors
 /// [`Refusal`] with the first requirement that does not hold.
-pub fn decide(policy: &ImagePolicy, subject: Subject<'_>, candidates: &[Candidate]) -> Result<Verified, Refusal> {
+pub fn decide(policy: &ImagePolicy, subject: Subject<'_>, candidates: &[Candidate]) -> Result<Verified, Box<Refusal>> {
     let Subject { reference, digest, chosen: _ } = subject;
-    judge(policy, subject, candidates).map_err(|reason| Refusal { reference: reference.clone(), digest, reason })
+    judge(policy, subject, candidates)
+        .map_err(|reason| Box::new(Refusal { reference: reference.clone(), digest, reason: *reason }))
 }
 
-fn judge(policy: &ImagePolicy, subject: Subject<'_>, candidates: &[Candidate]) -> Result<Verified, Reason> {
+fn judge(policy: &ImagePolicy, subject: Subject<'_>, candidates: &[Candidate]) -> Result<Verified, Box<Reason>> {
     let Subject { reference, digest, chosen: _ } = subject;
     if reference.digest().is_some_and(|named| named != digest) {
-        return Err(Reason::OtherDigest);
+        return Err(Reason::OtherDigest.into());
     }
     let rule = most_specific(&policy.images, |rule| &rule.scope, reference).ok_or(Reason::NoScope)?;
     let ImageRule { scope, trust, require_digest } = rule;
     if *require_digest && reference.digest().is_none() {
-        return Err(Reason::DigestRequired { scope: scope.clone() });
+        return Err(Box::new(Reason::DigestRequired { scope: scope.clone() }));
     }
     let mut signers = BTreeSet::new();
     match trust {
@@ -286,22 +303,22 @@ fn hold(
     scope: &Scope,
     subject: Subject<'_>,
     candidates: &[Candidate],
-) -> Result<BTreeSet<String>, Reason> {
+) -> Result<BTreeSet<String>, Box<Reason>> {
     let (signers, threshold, identity) = match requirement {
         Requirement::Digest(allowed) if allowed.iter().any(|allowed| subject.is(*allowed)) => {
             return Ok(BTreeSet::new());
         }
         Requirement::Digest(allowed) => {
-            return Err(Reason::NotPinned { scope: scope.clone(), allowed: allowed.len() });
+            return Err(Box::new(Reason::NotPinned { scope: scope.clone(), allowed: allowed.len() }));
         }
         Requirement::Signed { signers, threshold, identity } => (signers, *threshold, *identity),
     };
     let all = || signers.keys().cloned().collect::<BTreeSet<_>>();
     if candidates.is_empty() {
-        return Err(Reason::Unsigned { scope: scope.clone(), threshold, signers: all() });
+        return Err(Box::new(Reason::Unsigned { scope: scope.clone(), threshold, signers: all() }));
     }
     if candidates.len() > limits::SIGNATURES {
-        return Err(Reason::TooManySignatures { found: candidates.len() });
+        return Err(Box::new(Reason::TooManySignatures { found: candidates.len() }));
     }
     let mut valid: BTreeMap<&VerifyingKey, &str> = BTreeMap::new();
     let mut rejected = Vec::new();
@@ -315,7 +332,13 @@ fn hold(
     }
     let names = valid.values().map(|name| (*name).to_owned()).collect();
     if valid.len() < threshold {
-        return Err(Reason::NotEnough { scope: scope.clone(), threshold, signers: all(), valid: names, rejected });
+        return Err(Box::new(Reason::NotEnough {
+            scope: scope.clone(),
+            threshold,
+            signers: all(),
+            valid: names,
+            rejected,
+        }));
     }
     Ok(names)
 }
@@ -346,7 +369,7 @@ fn signer<'a>(
                     && claimed.repository() == subject.reference.repository()
             });
             if !same {
-                return Err(Fault::OtherRepository { signer: name.clone(), claimed: claim.docker_reference });
+                return Err(Fault::OtherRepository { signer: name.clone(), claimed: bounded(&claim.docker_reference) });
             }
         }
     }

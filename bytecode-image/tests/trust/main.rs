@@ -1,0 +1,112 @@
+//! The image policy: its text, and what it decides. Whole messages are compared, since they are what a person gets.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::result_large_err,
+    reason = "a test fails by panicking, its helpers too"
+)]
+
+mod decision;
+mod policy_text;
+
+use std::{collections::BTreeMap, error::Error, fmt::Write, io, path::Path, sync::LazyLock};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytecode_image::{
+    candidate::Candidate,
+    digest::Digest,
+    key::{Scheme, SigningKey},
+    limits, media,
+    policy::{Identity, ImagePolicy, PolicyText, Requirement, Trust},
+    reference::Reference,
+    sign::payload,
+    verify::{Fault, Reason, Subject, Verified, decide},
+};
+use proptest::prelude::*;
+
+/// Keys named `ci`, `release` and `other`, one of each scheme and one nobody trusts.
+static KEYS: LazyLock<BTreeMap<&str, SigningKey>> = LazyLock::new(|| {
+    let make = |scheme| SigningKey::generate(scheme).unwrap();
+    [("ci", make(Scheme::P256)), ("release", make(Scheme::Ed25519)), ("other", make(Scheme::P256))].into()
+});
+
+/// `/keys/NAME.pub`; `/keys/broken.pub` holds no key.
+fn key_file(path: &Path) -> io::Result<String> {
+    match path.file_stem().and_then(|name| name.to_str()) {
+        Some("broken") => Ok("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n".to_owned()),
+        Some(name) if KEYS.contains_key(name) => Ok(KEYS[name].public().to_pem()),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        write!(text, ": {error}").unwrap();
+        cause = error.source();
+    }
+    text
+}
+
+const SIGNERS: &str = r#"version = 1
+[[signer]]
+name = "ci"
+key = "/keys/ci.pub"
+[[signer]]
+name = "release"
+key = "/keys/release.pub"
+"#;
+
+fn policy(images: &str) -> ImagePolicy {
+    let text = format!("{SIGNERS}{images}");
+    ImagePolicy::parse(&[PolicyText { file: "policy.toml", text: &text }], key_file).unwrap()
+}
+
+fn scope(require: &str) -> ImagePolicy {
+    policy(&format!("[[image]]\nscope = \"reg.acme/bpf/**\"\nrequire = [{require}]\n"))
+}
+
+fn manifest() -> Digest {
+    Digest::of(b"manifest")
+}
+
+fn reference() -> Reference {
+    "reg.acme/bpf/xdp:v1".parse().unwrap()
+}
+
+/// A signature by one of [`KEYS`] for a name and a manifest.
+fn signed(key: &str, name: &str, digest: Digest) -> Candidate {
+    candidate(key, payload(&name.parse().unwrap(), digest).unwrap())
+}
+
+fn candidate(key: &str, payload: Vec<u8>) -> Candidate {
+    let signature = STANDARD.encode(KEYS[key].sign(&payload).unwrap());
+    let annotations = [(media::ANNOTATION_SIGNATURE.to_owned(), signature)].into();
+    Candidate { over: manifest(), payload, annotations }
+}
+
+fn good(key: &str) -> Candidate {
+    signed(key, "reg.acme/bpf/xdp:v1", manifest())
+}
+
+fn ask(policy: &ImagePolicy, candidates: &[Candidate]) -> Result<Verified, Reason> {
+    ask_for(policy, &reference(), candidates)
+}
+
+fn ask_for(policy: &ImagePolicy, reference: &Reference, candidates: &[Candidate]) -> Result<Verified, Reason> {
+    let subject = Subject { reference, digest: manifest(), chosen: None };
+    decide(policy, subject, candidates).map_err(|refusal| refusal.reason)
+}
+
+/// The fault of the only signature of an image that needs one of `ci` or `release`.
+fn fault(candidate: Candidate) -> Fault {
+    let reason = ask(&scope(r#"{ signed_by = ["ci", "release"] }"#), &[candidate]).unwrap_err();
+    match reason {
+        Reason::NotEnough { mut rejected, valid, .. } if valid.is_empty() && rejected.len() == 1 => {
+            rejected.remove(0).fault
+        }
+        other => panic!("{other:?}"),
+    }
+}
