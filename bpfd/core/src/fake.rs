@@ -54,7 +54,8 @@ pub struct FakeKernel {
 impl FakeKernel {
     /// A kernel with these interfaces, nothing attached.
     pub fn with_interfaces(chains: impl IntoIterator<Item = ChainKey>) -> Self {
-        let interfaces = chains.into_iter().zip(1..).map(|(chain, index)| (chain, InterfaceId { netns_cookie: 1, index }));
+        let interfaces =
+            chains.into_iter().zip(1..).map(|(chain, index)| (chain, InterfaceId { netns_cookie: 1, index }));
         Self { interfaces: interfaces.collect(), ..Self::default() }
     }
 
@@ -211,8 +212,7 @@ impl Kernel for FakeKernel {
             .iter()
             .map(|(uid, top)| {
                 let live = self.attached.get(&top.chain).is_some_and(|(program, _)| *program == top.program);
-                let pinned =
-                    PinnedTop { program: top.program, members: Some(top.members.clone()), live: Some(live) };
+                let pinned = PinnedTop { program: top.program, members: Some(top.members.clone()), live: Some(live) };
                 (*uid, pinned)
             })
             .collect();
@@ -220,7 +220,8 @@ impl Kernel for FakeKernel {
             .iter()
             .map(|chain| {
                 let attached = self.attached.get(chain);
-                let ours = |program: KernelId| self.tops.iter().find(|(_, top)| top.program == program).map(|(uid, _)| *uid);
+                let ours =
+                    |program: KernelId| self.tops.iter().find(|(_, top)| top.program == program).map(|(uid, _)| *uid);
                 let live = match attached {
                     None => Live::Empty,
                     Some((program, _)) => match ours(*program) {

@@ -57,7 +57,9 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
             None => say("K3", format!("app `{}` is not pinned", app.name)),
             Some(pinned) => {
                 let programs = app.programs.iter().filter(|program| !pinned.programs.contains_key(&program.function));
-                programs.for_each(|program| say("K3", format!("program `{}/{}` is not pinned", app.name, program.function)));
+                programs.for_each(|program| {
+                    say("K3", format!("program `{}/{}` is not pinned", app.name, program.function))
+                });
                 let maps = app.maps.iter().filter(|map| !pinned.maps.contains(*map));
                 maps.for_each(|map| say("K3", format!("map `{map}` of `{}` is not pinned", app.name)));
             }

@@ -91,8 +91,13 @@ impl AppName {
             .map(|c| c.to_ascii_lowercase())
             .map(|c| if c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '.' | '_' | '-') { c } else { '-' })
             .collect();
-        let trimmed: String =
-            mapped.trim_start_matches(['.', '_', '-']).chars().take(NAME_MAX).collect::<String>().trim_end_matches('-').to_owned();
+        let trimmed: String = mapped
+            .trim_start_matches(['.', '_', '-'])
+            .chars()
+            .take(NAME_MAX)
+            .collect::<String>()
+            .trim_end_matches('-')
+            .to_owned();
         trimmed.parse().ok()
     }
 

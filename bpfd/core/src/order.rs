@@ -3,9 +3,9 @@
 //! Source: `cmp_xdp_programs` in xdp-tools lib/libxdp/libxdp.c: run priority, full function name, tag, load time. It must never
 //! depend on anything that a restart loses: what is left equal is ordered by the link's handle.
 
-use crate::kernel::{Member, Recipe};
 use crate::hook::{ChainKey, Placement};
 use crate::ident::AppUid;
+use crate::kernel::{Member, Recipe};
 use crate::state::{App, Link, State};
 use std::collections::BTreeMap;
 
@@ -43,11 +43,7 @@ pub fn members(state: &State, chain: &ChainKey) -> Vec<Member> {
 
 /// What makes the apps of these members again.
 pub fn recipes(state: &State, members: &[Member]) -> BTreeMap<AppUid, Recipe> {
-    members
-        .iter()
-        .filter_map(|member| state.apps.get(&member.app))
-        .map(|app| (app.uid, recipe(app)))
-        .collect()
+    members.iter().filter_map(|member| state.apps.get(&member.app)).map(|app| (app.uid, recipe(app))).collect()
 }
 
 /// What makes an app again.

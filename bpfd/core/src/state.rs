@@ -333,14 +333,14 @@ impl State {
             }
             Change::Attach(link) => {
                 let app = self.apps.get(&link.app).ok_or_else(|| ChangeError::NoApp(link.app.to_string()))?;
-                let program = app.program(&link.function).ok_or_else(|| ChangeError::NoProgram {
-                    app: app.name.clone(),
-                    function: link.function.clone(),
-                })?;
+                let program = app
+                    .program(&link.function)
+                    .ok_or_else(|| ChangeError::NoProgram { app: app.name.clone(), function: link.function.clone() })?;
                 let fits = match (&link.placement, program.kind) {
                     (Placement::Chain { .. }, ProgramType::Xdp) => true,
                     (Placement::Tracepoint(_), ProgramType::Tracepoint) => true,
-                    (Placement::Chain { .. }, ProgramType::Tracepoint) | (Placement::Tracepoint(_), ProgramType::Xdp) => false,
+                    (Placement::Chain { .. }, ProgramType::Tracepoint)
+                    | (Placement::Tracepoint(_), ProgramType::Xdp) => false,
                 };
                 if !fits {
                     return Err(ChangeError::WrongType {

@@ -1,0 +1,257 @@
+//! From a request to the changes that it means: names resolved, gaps filled from label, run config and defaults. Pure: what the
+//! object says and which identities are new come as arguments.
+//!
+//! This file must never ask whether the caller may: it takes what was authorised.
+
+use crate::hook::{ChainKey, Placement, ProceedOn, Tracepoint};
+use crate::ident::{AppUid, Handle, LinkUid, RequestId};
+use crate::names::{AppName, Priority};
+use crate::request::{
+    AttachAsk, AttachRequest, DetachRequest, DetachWhich, HookAsk, NoOneLink, UnloadRequest, UnloadWhich, UpdateRequest,
+};
+use crate::state::{
+    App, Change, ChangeError, Link, LinkLifetime, LinkOrigin, ObjectDigest, Owner, Program, ProgramType, Reach, Source,
+    State,
+};
+use std::collections::BTreeMap;
+
+/// What an object says of one program that a request may leave out.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Advice {
+    /// From the image's label, else the object's run config.
+    pub priority: Option<Priority>,
+    /// The same.
+    pub proceed_on: Option<ProceedOn>,
+    /// From the section's name.
+    pub tracepoint: Option<Tracepoint>,
+}
+
+/// An app that was made and verified, and waits as file descriptors.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Loaded {
+    /// Its identity.
+    pub uid: AppUid,
+    /// What the caller wants it to be called.
+    pub name: Option<AppName>,
+    /// What it is called if the caller does not say.
+    pub default_name: AppName,
+    /// Where the bytes came from.
+    pub source: Source,
+    /// Their hash.
+    pub object: ObjectDigest,
+    /// How far it reaches.
+    pub reach: Reach,
+    /// Encoded globals.
+    pub globals: BTreeMap<String, Vec<u8>>,
+    /// Its programs.
+    pub programs: Vec<Program>,
+    /// Its maps.
+    pub maps: Vec<String>,
+    /// What the object says, by function.
+    pub advice: BTreeMap<String, Advice>,
+    /// Where to attach, and which function.
+    pub attach: Option<(AttachAsk, String)>,
+    /// Idempotency key.
+    pub request: Option<RequestId>,
+}
+
+/// Why a request means no change.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum RequestError {
+    /// It does not fit the state.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// A link's name means none, or several.
+    #[error(transparent)]
+    Link(#[from] NoOneLink),
+    /// An app with several programs, and no word which.
+    #[error("`{app}` has several {kind} programs: {}", candidates.join(", "))]
+    WhichProgram {
+        /// The app.
+        app: AppName,
+        /// The type that fits the hook.
+        kind: ProgramType,
+        /// Their functions.
+        candidates: Vec<String>,
+    },
+    /// An app without a program for the hook.
+    #[error("`{app}` has no {kind} program")]
+    NoProgram {
+        /// The app.
+        app: AppName,
+        /// The type that the hook needs.
+        kind: ProgramType,
+    },
+    /// A tracepoint program whose section names none, and no word which.
+    #[error("the section of `{0}` names no tracepoint")]
+    NoTracepoint(String),
+    /// An update of nothing.
+    #[error("nothing to update: give a priority or a proceed-on set")]
+    NothingToUpdate,
+}
+
+/// New identities for one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Fresh {
+    /// For an app.
+    pub app: Handle,
+    /// For a link.
+    pub link: Handle,
+    /// For a link.
+    pub link_uid: LinkUid,
+}
+
+/// The changes of a load.
+pub fn load(state: &State, loaded: Loaded, owner: &Owner, fresh: Fresh) -> Result<Vec<Change>, RequestError> {
+    let Loaded { uid, name, default_name, source, object, reach, globals, programs, maps, advice, attach, request } =
+        loaded;
+    let name = match name {
+        Some(name) if state.app_named(&name).is_some() => return Err(ChangeError::NameTaken(name).into()),
+        Some(name) => name,
+        None => state.free_name(&default_name),
+    };
+    let app = App {
+        uid,
+        handle: fresh.app,
+        name,
+        owner: owner.clone(),
+        source,
+        object,
+        reach,
+        globals,
+        programs,
+        maps,
+        generation: 1,
+        request,
+    };
+    let link = attach.map(|(ask, function)| {
+        let advice = advice.get(&function).cloned().unwrap_or_default();
+        link(&app, function, &ask, &advice, owner, fresh, request)
+    });
+    let link = link.transpose()?.map(Change::Attach);
+    Ok(std::iter::once(Change::Load(app)).chain(link).collect())
+}
+
+/// The change of an attach.
+pub fn attach(
+    state: &State,
+    ask: &AttachRequest,
+    advice: &dyn Fn(&App, &str) -> Advice,
+    owner: &Owner,
+    fresh: Fresh,
+) -> Result<Vec<Change>, RequestError> {
+    let app = ask.app.resolve(state)?;
+    let kind = needs(&ask.attach.hook);
+    let function = match &ask.function {
+        Some(function) => function.clone(),
+        None => only_program(app, kind)?,
+    };
+    if app.program(&function).is_none() {
+        return Err(ChangeError::NoProgram { app: app.name.clone(), function }.into());
+    }
+    let advice = advice(app, &function);
+    Ok(vec![Change::Attach(link(app, function, &ask.attach, &advice, owner, fresh, ask.request)?)])
+}
+
+/// The change of an update.
+pub fn update(state: &State, ask: &UpdateRequest) -> Result<Vec<Change>, RequestError> {
+    let UpdateRequest { link, priority, proceed_on, request: _ } = ask;
+    if priority.is_none() && proceed_on.is_none() {
+        return Err(RequestError::NothingToUpdate);
+    }
+    let link = link.resolve(state)?.uid;
+    Ok(vec![Change::Update { link, priority: *priority, proceed_on: *proceed_on }])
+}
+
+/// The changes of a detach. A link named twice goes once.
+pub fn detach(state: &State, ask: &DetachRequest) -> Result<Vec<Change>, RequestError> {
+    let mut links: Vec<LinkUid> = match &ask.which {
+        DetachWhich::Links(links) => {
+            links.iter().map(|link| link.resolve(state).map(|link| link.uid)).collect::<Result<_, _>>()?
+        }
+        DetachWhich::All(chain) => on(state, chain),
+    };
+    links.sort_unstable();
+    links.dedup();
+    Ok(links.into_iter().map(Change::Detach).collect())
+}
+
+/// The changes of an unload. An app named twice goes once.
+pub fn unload(state: &State, ask: &UnloadRequest) -> Result<Vec<Change>, RequestError> {
+    let mut apps: Vec<AppUid> = match &ask.which {
+        UnloadWhich::Apps(apps) => {
+            apps.iter().map(|app| app.resolve(state).map(|app| app.uid)).collect::<Result<_, _>>()?
+        }
+        UnloadWhich::All => state.apps.keys().copied().collect(),
+    };
+    apps.sort_unstable();
+    apps.dedup();
+    Ok(apps.into_iter().map(Change::Unload).collect())
+}
+
+/// The program type that a hook runs.
+pub fn needs(hook: &HookAsk) -> ProgramType {
+    match hook {
+        HookAsk::Xdp { .. } => ProgramType::Xdp,
+        HookAsk::Tracepoint(_) => ProgramType::Tracepoint,
+    }
+}
+
+fn only_program(app: &App, kind: ProgramType) -> Result<String, RequestError> {
+    let fitting: Vec<&Program> = app.programs.iter().filter(|program| program.kind == kind).collect();
+    match fitting.as_slice() {
+        [program] => Ok(program.function.clone()),
+        [] => Err(RequestError::NoProgram { app: app.name.clone(), kind }),
+        several => Err(RequestError::WhichProgram {
+            app: app.name.clone(),
+            kind,
+            candidates: several.iter().map(|program| program.function.clone()).collect(),
+        }),
+    }
+}
+
+fn on(state: &State, chain: &ChainKey) -> Vec<LinkUid> {
+    state.links.values().filter(|link| link.placement.chain() == Some(chain)).map(|link| link.uid).collect()
+}
+
+fn link(
+    app: &App,
+    function: String,
+    ask: &AttachAsk,
+    advice: &Advice,
+    owner: &Owner,
+    fresh: Fresh,
+    request: Option<RequestId>,
+) -> Result<Link, RequestError> {
+    let placement = placement(&function, &ask.hook, advice)?;
+    Ok(Link {
+        uid: fresh.link_uid,
+        handle: fresh.link,
+        app: app.uid,
+        function,
+        placement,
+        owner: owner.clone(),
+        origin: LinkOrigin::Request,
+        lifetime: LinkLifetime::UntilDetached,
+        when_absent: ask.when_absent,
+        generation: 1,
+        request,
+    })
+}
+
+/// A hook with its gaps filled: from the request, else the label or run config, else the default.
+pub fn placement(function: &str, hook: &HookAsk, advice: &Advice) -> Result<Placement, RequestError> {
+    match hook {
+        HookAsk::Xdp { chain, priority, proceed_on, mode } => Ok(Placement::Chain {
+            key: chain.clone(),
+            priority: priority.or(advice.priority).unwrap_or(Priority::DEFAULT),
+            proceed_on: proceed_on.or(advice.proceed_on).unwrap_or_default(),
+            mode: *mode,
+        }),
+        HookAsk::Tracepoint(asked) => asked
+            .clone()
+            .or_else(|| advice.tracepoint.clone())
+            .map(Placement::Tracepoint)
+            .ok_or_else(|| RequestError::NoTracepoint(function.to_owned())),
+    }
+}

@@ -1,0 +1,329 @@
+//! The engine: one thread that owns the state, the database and the kernel, and does one change at a time.
+//!
+//! Everything slow happened before a change gets here: bytes are fetched and verified, programs are loaded as file descriptors.
+//! Reads come from a published snapshot and never wait for it. It must never wait on a network or on a caller.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+use bpfd_core::changes::{Fresh, RequestError};
+use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, Uids};
+use bpfd_core::invariants::{self, Broken};
+use bpfd_core::journal::Operation;
+use bpfd_core::kernel::{Kernel, ObserveError, Observed, StepError};
+use bpfd_core::plan::{LinkStatus, PlanError, plan, status};
+use bpfd_core::policy::Denied;
+use bpfd_core::state::{Change, Owner, State};
+use tokio::sync::{oneshot, watch};
+
+use crate::audit::AuditSink;
+use crate::execute::{ExecuteError, Hands, RepairError, Repaired, execute, repair};
+use crate::store::{Outcome, Store, StoreError};
+
+/// How often a change is planned anew when somebody else changed the hook in between: libxdp's own number
+/// (`MAX_RETRY` in xdp-tools lib/libxdp/libxdp.c).
+const RACES: u32 = 10;
+
+/// What readers see: the last whole state, and how the kernel stood then.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// What was asked for.
+    pub state: State,
+    /// What the kernel had.
+    pub observed: Observed,
+    /// How each link stands.
+    pub statuses: BTreeMap<LinkUid, LinkStatus>,
+}
+
+/// Who asks for a change, and how.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The owner of what it makes.
+    pub owner: Owner,
+    /// The caller's idempotency key.
+    pub request: Option<RequestId>,
+    /// Plan only.
+    pub validate_only: bool,
+}
+
+/// What a change did, or would do.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The rows.
+    pub outcome: Outcome,
+    /// The plan, a line a step, if it was only asked for.
+    pub plan: Option<String>,
+}
+
+/// Why a change did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The request means nothing here.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// It cannot be planned.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// It was tried, failed, and was undone.
+    #[error(transparent)]
+    Execute(#[from] ExecuteError),
+    /// The kernel could not be read.
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    /// The database could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The engine's thread is gone.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+/// See the module.
+pub struct Engine<K: Kernel> {
+    kernel: K,
+    store: Store,
+    audit: Box<dyn AuditSink + Send>,
+    boot: BootId,
+    uids: Box<dyn Uids + Send>,
+    state: State,
+    published: watch::Sender<Arc<Snapshot>>,
+}
+
+impl<K: Kernel> Engine<K> {
+    /// Repairs what the last run left, then is ready.
+    pub fn start(
+        mut kernel: K,
+        mut store: Store,
+        mut audit: Box<dyn AuditSink + Send>,
+        boot: BootId,
+        mut uids: Box<dyn Uids + Send>,
+    ) -> Result<(Self, Repaired), RepairError> {
+        let mut hands = Hands { kernel: &mut kernel, store: &mut store, audit: audit.as_mut() };
+        let (state, repaired) = repair(&mut hands, boot, uids.as_mut())?;
+        let (published, _) = watch::channel(Arc::new(Snapshot::default()));
+        let mut engine = Self { kernel, store, audit, boot, uids, state, published };
+        engine.publish()?;
+        Ok((engine, repaired))
+    }
+
+    /// One change: built from the state as it is now, planned, carried out, published. `staged` is what a load made before.
+    pub fn change(
+        &mut self,
+        context: &Context,
+        staged: Option<(AppUid, K::Staged)>,
+        build: impl Fn(&State, Fresh) -> Result<Vec<Change>, RequestError>,
+    ) -> Result<Answer, EngineError> {
+        if let Some(outcome) = self.answered(context)? {
+            return Ok(Answer { outcome, plan: None });
+        }
+        let app = staged.map(|(app, staged)| {
+            self.kernel.stage(app, staged);
+            app
+        });
+        let result = self.attempt(context, build);
+        if let Some(app) = app {
+            self.kernel.discard(app);
+        }
+        self.publish()?;
+        result
+    }
+
+    /// Looks at the kernel again, for readers.
+    pub fn refresh(&mut self) -> Result<(), ObserveError> {
+        self.publish()
+    }
+
+    /// Every invariant that does not hold right now.
+    pub fn check(&mut self) -> Result<Vec<Broken>, ObserveError> {
+        self.publish()?;
+        let snapshot = self.published.borrow().clone();
+        Ok(invariants::check(&snapshot.state, &snapshot.observed))
+    }
+
+    /// Puts a refusal on record.
+    pub fn denied(&mut self, denied: &Denied) {
+        self.audit
+            .denied(denied)
+            .unwrap_or_else(|error| tracing::error!(%error, "audit log: a refusal is not on record"));
+    }
+
+    /// The kernel, for what is not part of any change.
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// A receiver of snapshots.
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.published.subscribe()
+    }
+
+    fn answered(&self, context: &Context) -> Result<Option<Outcome>, StoreError> {
+        match (context.request, context.validate_only) {
+            (Some(request), false) => self.store.answer(request, &context.owner),
+            _ => Ok(None),
+        }
+    }
+
+    fn attempt(
+        &mut self,
+        context: &Context,
+        build: impl Fn(&State, Fresh) -> Result<Vec<Change>, RequestError>,
+    ) -> Result<Answer, EngineError> {
+        let fresh = Fresh {
+            app: self.store.next_handle()?,
+            link: self.store.next_handle()?,
+            link_uid: LinkUid(self.uids.fresh()),
+        };
+        let changes = build(&self.state, fresh)?;
+        let mut races = 0;
+        loop {
+            match self.once(context, &changes) {
+                Err(EngineError::Execute(ExecuteError::Step(StepError::Raced(chain)))) if races < RACES => {
+                    races += 1;
+                    tracing::info!(%chain, races, "planned anew: somebody else changed the hook");
+                }
+                Err(EngineError::Execute(stuck @ ExecuteError::Stuck { .. })) => {
+                    tracing::error!(error = %stuck, "repairing");
+                    let mut hands =
+                        Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
+                    match repair(&mut hands, self.boot, self.uids.as_mut()) {
+                        Ok((state, _)) => self.state = state,
+                        Err(error) => tracing::error!(%error, "repair failed; the next start tries again"),
+                    }
+                    return Err(stuck.into());
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn once(&mut self, context: &Context, changes: &[Change]) -> Result<Answer, EngineError> {
+        let after = self.state.after(changes).map_err(PlanError::Change)?;
+        let chains = self.state.chains().into_iter().chain(after.chains()).collect();
+        let observed = self.kernel.observe(&chains)?;
+        let (after, plan) = plan(&self.state, &observed, changes, self.uids.as_mut())?;
+        let outcome = outcome(&self.state, &after, changes);
+        if context.validate_only {
+            return Ok(Answer { outcome, plan: Some(plan.to_string()) });
+        }
+        let operation = Operation {
+            id: OpId(self.uids.fresh()),
+            boot: self.boot,
+            request: context.request,
+            owner: context.owner.clone(),
+            changes: changes.to_vec(),
+            plan,
+        };
+        let mut hands = Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
+        execute(&mut hands, &operation, &self.state, &after, &outcome)?;
+        self.state = after;
+        Ok(Answer { outcome, plan: None })
+    }
+
+    fn publish(&mut self) -> Result<(), ObserveError> {
+        let observed = self.kernel.observe(&self.state.chains())?;
+        let statuses = status(&self.state, &observed);
+        self.published.send_replace(Arc::new(Snapshot { state: self.state.clone(), observed, statuses }));
+        Ok(())
+    }
+}
+
+/// The rows that changes made or moved, as they are afterwards; what they took away, as it was.
+fn outcome(before: &State, after: &State, changes: &[Change]) -> Outcome {
+    let mut outcome = Outcome::default();
+    for change in changes {
+        match change {
+            Change::Load(app) => outcome.apps.extend(after.apps.get(&app.uid).cloned()),
+            Change::Attach(link) => outcome.links.extend(after.links.get(&link.uid).cloned()),
+            Change::Update { link, .. } => outcome.links.extend(after.links.get(link).cloned()),
+            Change::Detach(link) => outcome.links.extend(before.links.get(link).cloned()),
+            Change::Unload(app) => {
+                outcome.links.extend(before.links_of(*app).cloned());
+                outcome.apps.extend(before.apps.get(app).cloned());
+            }
+        }
+    }
+    outcome
+}
+
+type Job<K> = Box<dyn FnOnce(&mut Engine<K>) + Send>;
+
+/// A way to the engine from anywhere: jobs go in a queue, one thread does them in order.
+pub struct EngineHandle<K: Kernel> {
+    jobs: mpsc::Sender<Job<K>>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl<K: Kernel> Clone for EngineHandle<K> {
+    fn clone(&self) -> Self {
+        Self { jobs: self.jobs.clone(), snapshots: self.snapshots.clone() }
+    }
+}
+
+impl<K: Kernel + Send + 'static> EngineHandle<K> {
+    /// Makes the engine on its own thread and waits until it is repaired and ready.
+    pub fn spawn<F>(make: F) -> Result<(Self, Repaired), StartError>
+    where
+        F: FnOnce() -> Result<(Engine<K>, Repaired), RepairError> + Send + 'static,
+    {
+        let (jobs, queue) = mpsc::channel::<Job<K>>();
+        let (ready, started) = mpsc::channel();
+        thread::Builder::new().name("engine".to_owned()).spawn(move || {
+            let mut engine = match make() {
+                Ok((engine, repaired)) => {
+                    if ready.send(Ok((engine.snapshots(), repaired))).is_err() {
+                        return;
+                    }
+                    engine
+                }
+                Err(error) => {
+                    if ready.send(Err(error)).is_err() {
+                        tracing::error!("nobody waits for the engine");
+                    }
+                    return;
+                }
+            };
+            while let Ok(job) = queue.recv() {
+                job(&mut engine);
+            }
+        })?;
+        let (snapshots, repaired) = started.recv().map_err(|_| StartError::Vanished)??;
+        Ok((Self { jobs, snapshots }, repaired))
+    }
+
+    /// Does `job` on the engine's thread.
+    pub async fn call<T, F>(&self, job: F) -> Result<T, EngineError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Engine<K>) -> T + Send + 'static,
+    {
+        let (answer, result) = oneshot::channel();
+        let job: Job<K> = Box::new(move |engine| {
+            if answer.send(job(engine)).is_err() {
+                tracing::info!("the caller left before the answer");
+            }
+        });
+        self.jobs.send(job).map_err(|_| EngineError::Stopped)?;
+        result.await.map_err(|_| EngineError::Stopped)
+    }
+
+    /// The last published snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.borrow().clone()
+    }
+}
+
+/// Why the engine did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// No thread.
+    #[error("cannot start the engine's thread")]
+    Thread(#[from] std::io::Error),
+    /// Repair could not begin.
+    #[error("cannot repair what the last run left")]
+    Repair(#[from] RepairError),
+    /// The thread ended without a word: it panicked, and said so on stderr.
+    #[error("the engine's thread ended while starting")]
+    Vanished,
+}

@@ -1,0 +1,301 @@
+//! Carries out a plan: journal, audit, step; on failure the undo of each step taken, in reverse. After a crash at any line of this
+//! file `repair` finds what is left and ends it, forward or back.
+//!
+//! Only the engine's thread runs this. It must never decide what to do: plans come from `bpfd_core::plan`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use bpfd_core::ident::{AppUid, BootId, KernelId, TopUid, Uids};
+use bpfd_core::journal::{Operation, Verdict, recover};
+use bpfd_core::kernel::{Kernel, ObserveError, Observed, Step, StepError};
+use bpfd_core::order;
+use bpfd_core::plan::{Plan, converge};
+use bpfd_core::state::{ChangeError, State};
+
+use crate::audit::{AuditSink, Record};
+use crate::fail_points::point;
+use crate::store::{Outcome, Store, StoreError};
+
+/// Why an operation did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    /// A step failed; everything before it was undone.
+    #[error(transparent)]
+    Step(StepError),
+    /// The journal could not be written; everything was undone.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The audit log could not be written; everything was undone.
+    #[error("cannot write the audit log: nothing is changed without it")]
+    Audit(#[source] io::Error),
+    /// A step failed, and then its undo did: the operation stays in the journal and repair ends it.
+    #[error("{failed}; undoing `{step}` failed too")]
+    Stuck {
+        /// What failed first.
+        failed: String,
+        /// Whose undo failed.
+        step: String,
+        /// Why.
+        source: StepError,
+    },
+}
+
+/// The parts of the engine that an operation needs.
+pub struct Hands<'a, K: Kernel> {
+    /// The kernel.
+    pub kernel: &'a mut K,
+    /// The journal and the state's rows.
+    pub store: &'a mut Store,
+    /// The audit log.
+    pub audit: &'a mut dyn AuditSink,
+}
+
+/// Takes every step of an operation. On return it happened wholly, or not at all; `Died` (the in-memory kernel only) leaves what
+/// a crash leaves.
+pub fn execute<K: Kernel>(
+    hands: &mut Hands<'_, K>,
+    operation: &Operation,
+    before: &State,
+    after: &State,
+    outcome: &Outcome,
+) -> Result<(), ExecuteError> {
+    let Operation { id, owner, plan, .. } = operation;
+    point("journal-begin-before");
+    hands.store.begin(operation)?;
+    point("journal-begin-after");
+    let begun = Record::Begin { operation: *id, owner, plan: plan.to_string() };
+    if let Err(error) = hands.audit.write(&begun) {
+        hands.store.abandon(*id)?;
+        return Err(ExecuteError::Audit(error));
+    }
+
+    let (undoable, cleaning) = plan.steps.split_at_checked(plan.committed).unwrap_or((&plan.steps, &[]));
+    let mut built = BTreeMap::new();
+    for (index, step) in undoable.iter().enumerate() {
+        let taken = take(hands, operation, index, step, &mut built);
+        let Err((error, done)) = taken else { continue };
+        if matches!(error, ExecuteError::Step(StepError::Died)) {
+            return Err(error);
+        }
+        let taken = undoable.get(..index + usize::from(done)).unwrap_or(undoable);
+        return Err(undo(hands, operation, taken, &built, error));
+    }
+    point("journal-commit-before");
+    if let Err(error) = hands.store.commit(operation, before, after, outcome) {
+        return Err(undo(hands, operation, undoable, &built, error.into()));
+    }
+    point("journal-commit-after");
+    clean(hands, operation, cleaning);
+    let ended = Record::End { operation: *id, result: "done" };
+    hands.audit.write(&ended).unwrap_or_else(|error| tracing::error!(%error, "audit log: no end record"));
+    Ok(())
+}
+
+/// One step with its records around it. The error says whether the step itself was done.
+fn take<K: Kernel>(
+    hands: &mut Hands<'_, K>,
+    operation: &Operation,
+    index: usize,
+    step: &Step,
+    built: &mut BTreeMap<TopUid, KernelId>,
+) -> Result<(), (ExecuteError, bool)> {
+    hands.audit.intent(operation.id, step).map_err(|error| (ExecuteError::Audit(error), false))?;
+    point(&format!("step-{}-before", step.verb()));
+    let bound = hands.kernel.step(step).map_err(|error| (ExecuteError::Step(error), false))?;
+    point(&format!("step-{}-after", step.verb()));
+    let bound = match step {
+        Step::BuildTop { top, .. } => bound.map(|program| (*top, program)),
+        _ => None,
+    };
+    built.extend(bound);
+    hands.store.step_done(operation.id, index, bound).map_err(|error| (error.into(), true))?;
+    point("journal-step-after");
+    Ok(())
+}
+
+/// Takes the steps back in reverse, then forgets the operation. What cannot be taken back stays in the journal.
+fn undo<K: Kernel>(
+    hands: &mut Hands<'_, K>,
+    operation: &Operation,
+    taken: &[Step],
+    built: &BTreeMap<TopUid, KernelId>,
+    failed: ExecuteError,
+) -> ExecuteError {
+    for step in taken.iter().rev() {
+        let Some(back) = Plan::undo(step, built) else { continue };
+        point(&format!("undo-{}-before", step.verb()));
+        if let Err(source) = hands.kernel.step(&back) {
+            return ExecuteError::Stuck { failed: failed.to_string(), step: step.to_string(), source };
+        }
+    }
+    let ended = Record::End { operation: operation.id, result: &failed.to_string() };
+    hands.audit.write(&ended).unwrap_or_else(|error| tracing::error!(%error, "audit log: no end record"));
+    point("journal-abandon-before");
+    match hands.store.abandon(operation.id) {
+        Ok(()) => failed,
+        Err(error) => {
+            tracing::error!(%error, "an undone operation stays in the journal until the next start");
+            failed
+        }
+    }
+}
+
+/// The steps after the commit point. One that fails leaves pins that nothing uses; the next repair removes them.
+fn clean<K: Kernel>(hands: &mut Hands<'_, K>, operation: &Operation, steps: &[Step]) {
+    for step in steps {
+        point(&format!("step-{}-before", step.verb()));
+        let audited = hands.audit.intent(operation.id, step);
+        audited.unwrap_or_else(|error| tracing::error!(%error, "audit log: no record of a clean-up step"));
+        if let Err(error) = hands.kernel.step(step) {
+            tracing::warn!(%error, %step, "left for the next repair");
+        }
+        point(&format!("step-{}-after", step.verb()));
+    }
+}
+
+/// What repair did.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct Repaired {
+    /// Whether a broken-off operation was found, and how it ended.
+    pub recovered: Option<Recovered>,
+    /// Steps taken, as text.
+    pub steps: Vec<String>,
+    /// What could not be had, in a sentence each.
+    pub failures: Vec<String>,
+}
+
+/// How a broken-off operation ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Recovered {
+    /// Its changes hold.
+    Forward,
+    /// It never happened.
+    Back,
+}
+
+/// Why repair could not even begin.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The kernel could not be read.
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    /// The journal does not fit the state.
+    #[error("the journal's operation does not fit the state")]
+    Journal(#[from] ChangeError),
+    /// The in-memory kernel died.
+    #[error("the process died")]
+    Died,
+}
+
+/// Makes the kernel what the database says, after whatever happened: ends a broken-off operation, loads apps whose pins are gone,
+/// rebuilds chains, sweeps what no row knows. Taken twice, the second finds nothing to do.
+pub fn repair<K: Kernel>(
+    hands: &mut Hands<'_, K>,
+    boot: BootId,
+    uids: &mut dyn Uids,
+) -> Result<(State, Repaired), RepairError> {
+    let mut repaired = Repaired::default();
+    let mut state = hands.store.state()?;
+    let open = hands.store.open_operation()?;
+    let chains = state.chains().into_iter().chain(open.iter().flat_map(|(operation, _)| operation.chains())).collect();
+    let observed = hands.kernel.observe(&chains)?;
+    if let Some((operation, _)) = &open {
+        point("repair-verdict-before");
+        state = match recover(&state, &observed, operation)? {
+            Verdict::Forward(target) => {
+                hands.store.commit(operation, &state, &target, &Outcome::default())?;
+                repaired.recovered = Some(Recovered::Forward);
+                target
+            }
+            Verdict::Back => {
+                hands.store.abandon(operation.id)?;
+                repaired.recovered = Some(Recovered::Back);
+                state
+            }
+        };
+        point("repair-verdict-after");
+    }
+    let mut gone = BTreeSet::new();
+    let reloaded = reload(hands, &state, &observed, &mut gone, &mut repaired)?;
+    if reloaded != state {
+        hands.store.replace(boot, &state, &reloaded)?;
+    }
+    let plan = converge(&reachable(&reloaded, &gone), &observed, uids);
+    carry_out(hands, &plan, &mut repaired)?;
+    Ok((reloaded, repaired))
+}
+
+/// Stages every app that the kernel has no longer; their programs have new tags and load times.
+fn reload<K: Kernel>(
+    hands: &mut Hands<'_, K>,
+    state: &State,
+    observed: &Observed,
+    gone: &mut BTreeSet<AppUid>,
+    repaired: &mut Repaired,
+) -> Result<State, RepairError> {
+    let mut reloaded = state.clone();
+    for app in reloaded.apps.values_mut().filter(|app| !observed.apps.contains_key(&app.uid)) {
+        match hands.kernel.prepare(app.uid, &order::recipe(app)) {
+            Ok(programs) => {
+                for program in &mut app.programs {
+                    if let Some(now) = programs.iter().find(|now| now.function == program.function) {
+                        program.tag = now.tag;
+                        program.load_time = now.load_time;
+                    }
+                }
+            }
+            Err(StepError::Died) => return Err(RepairError::Died),
+            Err(error) => {
+                repaired.failures.push(format!("app `{}`: {error}", app.name));
+                gone.insert(app.uid);
+            }
+        }
+    }
+    Ok(reloaded)
+}
+
+/// The state without the apps that cannot be loaded: the rest of each chain runs without them.
+fn reachable(state: &State, gone: &BTreeSet<AppUid>) -> State {
+    let mut reachable = state.clone();
+    reachable.apps.retain(|uid, _| !gone.contains(uid));
+    reachable.links.retain(|_, link| !gone.contains(&link.app));
+    reachable
+}
+
+/// Takes the steps of a repair. A step that fails takes those that need it along; the others go on.
+fn carry_out<K: Kernel>(hands: &mut Hands<'_, K>, plan: &Plan, repaired: &mut Repaired) -> Result<(), RepairError> {
+    let mut lost: BTreeSet<TopUid> = BTreeSet::new();
+    for step in &plan.steps {
+        let needs = match step {
+            Step::PinTop(top) | Step::Swap { to: Some(top), .. } => Some(*top),
+            Step::BuildTop { .. }
+            | Step::PinApp(_)
+            | Step::DropTop(_)
+            | Step::AttachLink { .. }
+            | Step::DetachLink(_)
+            | Step::Swap { to: None, .. }
+            | Step::UnpinTop(_)
+            | Step::UnpinApp(_) => None,
+        };
+        if needs.is_some_and(|top| lost.contains(&top)) {
+            continue;
+        }
+        point(&format!("repair-{}-before", step.verb()));
+        match hands.kernel.step(step) {
+            Ok(_) => repaired.steps.push(step.to_string()),
+            Err(StepError::Died) => return Err(RepairError::Died),
+            Err(error) => {
+                repaired.failures.push(format!("{step}: {error}"));
+                if let Step::BuildTop { top, .. } | Step::PinTop(top) = step {
+                    lost.insert(*top);
+                }
+            }
+        }
+        point(&format!("repair-{}-after", step.verb()));
+    }
+    Ok(())
+}

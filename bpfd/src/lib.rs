@@ -1,0 +1,11 @@
+//! The daemon: wires what `bpfd-core` decides to the kernel, the database, the registry and the socket.
+//!
+//! Only the engine's thread changes state, pins, hooks and links (`engine`); RPC handlers (`rpc`) parse, ask the policy, and wait.
+
+pub mod audit;
+pub mod engine;
+pub mod execute;
+pub mod fail_points;
+pub mod kernel;
+pub mod store;
+pub mod worker;

@@ -1,0 +1,288 @@
+//! The database: intent, journal, answers already given. One file, one connection, owned by the engine's thread.
+//!
+//! SQLite in WAL mode with `synchronous=FULL`: what was acknowledged is on disk (https://www.sqlite.org/pragma.html). Tables are
+//! STRICT; identities and owners are columns, the rest of a row is JSON, so that `sqlite3` shows what bpfd knows. This file must
+//! never touch the kernel.
+
+use std::path::Path;
+use std::time::Duration;
+
+use bpfd_core::ident::{BootId, Handle, KernelId, OpId, RequestId, TopUid};
+use bpfd_core::journal::{Operation, Progress};
+use bpfd_core::state::{App, Link, Owner, State};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use serde::{Deserialize, Serialize};
+
+/// The layout that this version writes, kept in `user_version`. A newer file is refused, an older one is migrated in place.
+const SCHEMA_VERSION: i64 = 1;
+const SCHEMA: &str = include_str!("store/schema.sql");
+
+/// How long answers are kept for callers that repeat a request.
+const ANSWERS_KEPT_SECONDS: i64 = 24 * 60 * 60;
+
+/// The database did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// SQLite refused; full disks arrive here.
+    #[error("the state database failed")]
+    Database(#[from] rusqlite::Error),
+    /// A row that this version cannot read.
+    #[error("the state database holds a row that cannot be read: {what}")]
+    Row {
+        /// Which.
+        what: String,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// Written by a later bpfd.
+    #[error("the state database has layout {found}, this version knows {SCHEMA_VERSION}: run the newer bpfd")]
+    TooNew {
+        /// Its `user_version`.
+        found: i64,
+    },
+    /// `PRAGMA quick_check` found damage.
+    #[error("the state database is damaged: {0}")]
+    Damaged(String),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Store {
+    db: Connection,
+}
+
+impl Store {
+    /// Opens or makes `state.db`.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let db = Connection::open(path)?;
+        db.busy_timeout(Duration::from_secs(5))?;
+        db.pragma_update(None, "journal_mode", "WAL")?;
+        db.pragma_update(None, "synchronous", "FULL")?;
+        db.pragma_update(None, "foreign_keys", true)?;
+        let check: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if check != "ok" {
+            return Err(StoreError::Damaged(check));
+        }
+        let mut store = Self { db };
+        store.migrate()?;
+        Ok(store)
+    }
+
+    fn migrate(&mut self) -> Result<(), StoreError> {
+        let found: i64 = self.db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        match found {
+            SCHEMA_VERSION => Ok(()),
+            0 => {
+                let tx = self.db.transaction()?;
+                tx.execute_batch(SCHEMA)?;
+                tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+                Ok(tx.commit()?)
+            }
+            found => Err(StoreError::TooNew { found }),
+        }
+    }
+
+    /// Everything asked for.
+    pub fn state(&self) -> Result<State, StoreError> {
+        let mut apps = self.db.prepare("SELECT body FROM apps")?;
+        let apps = apps.query_map([], |row| row.get::<_, String>(0))?.map(|body| {
+            let app: App = parse("an app", &body?)?;
+            Ok((app.uid, app))
+        });
+        let apps = apps.collect::<Result<_, StoreError>>()?;
+        let mut links = self.db.prepare("SELECT body FROM links")?;
+        let links = links.query_map([], |row| row.get::<_, String>(0))?.map(|body| {
+            let link: Link = parse("a link", &body?)?;
+            Ok((link.uid, link))
+        });
+        let links = links.collect::<Result<_, StoreError>>()?;
+        Ok(State { apps, links })
+    }
+
+    /// The operation that a crash broke off, if one was under way.
+    pub fn open_operation(&self) -> Result<Option<(Operation, Progress)>, StoreError> {
+        let row: Option<String> =
+            self.db.query_row("SELECT body FROM operations ORDER BY seq LIMIT 1", [], |row| row.get(0)).optional()?;
+        let Some(body) = row else { return Ok(None) };
+        let operation: Operation = parse("an operation", &body)?;
+        let mut steps = self.db.prepare("SELECT top, program FROM steps WHERE operation = ?1 ORDER BY step")?;
+        let rows = steps.query_map([operation.id.to_string()], |row| {
+            Ok((row.get::<_, Option<String>>(0)?, row.get::<_, Option<u32>>(1)?))
+        })?;
+        let mut progress = Progress::default();
+        for row in rows {
+            let (top, program) = row?;
+            progress.done += 1;
+            if let (Some(Ok(top)), Some(program)) = (top.map(|top| top.parse::<TopUid>()), program) {
+                progress.built.insert(top, KernelId(program));
+            }
+        }
+        Ok(Some((operation, progress)))
+    }
+
+    /// Before the first effect.
+    pub fn begin(&mut self, operation: &Operation) -> Result<(), StoreError> {
+        self.db.execute(
+            "INSERT INTO operations (id, boot_id, request_id, owner, body) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![
+                operation.id.to_string(),
+                operation.boot.0.to_string(),
+                operation.request.map(|request| request.to_string()),
+                operation.owner.uid,
+                text(operation),
+            ],
+        )?;
+        Ok(())
+    }
+
+    /// After each step, with the name that the kernel gave to what it made.
+    pub fn step_done(
+        &mut self,
+        operation: OpId,
+        step: usize,
+        built: Option<(TopUid, KernelId)>,
+    ) -> Result<(), StoreError> {
+        self.db.execute(
+            "INSERT INTO steps (operation, step, top, program) VALUES (?1, ?2, ?3, ?4)",
+            params![
+                operation.to_string(),
+                i64::try_from(step).unwrap_or(i64::MAX),
+                built.map(|(top, _)| top.to_string()),
+                built.map(|(_, program)| program.0),
+            ],
+        )?;
+        Ok(())
+    }
+
+    /// The commit point: the operation's changes are the state, and the operation is gone, in one transaction.
+    pub fn commit(
+        &mut self,
+        operation: &Operation,
+        before: &State,
+        after: &State,
+        outcome: &Outcome,
+    ) -> Result<(), StoreError> {
+        let tx = self.db.transaction()?;
+        write_difference(&tx, operation.boot, before, after)?;
+        if let Some(request) = operation.request {
+            tx.execute("DELETE FROM answers WHERE at < unixepoch() - ?1", [ANSWERS_KEPT_SECONDS])?;
+            tx.execute(
+                "INSERT OR REPLACE INTO answers (request_id, owner, at, body) VALUES (?1, ?2, unixepoch(), ?3)",
+                params![request.to_string(), operation.owner.uid, text(outcome)],
+            )?;
+        }
+        forget(&tx, operation.id)?;
+        Ok(tx.commit()?)
+    }
+
+    /// The operation did not happen.
+    pub fn abandon(&mut self, operation: OpId) -> Result<(), StoreError> {
+        let tx = self.db.transaction()?;
+        forget(&tx, operation)?;
+        Ok(tx.commit()?)
+    }
+
+    /// A state that repair changed: programs loaded again have other tags and load times.
+    pub fn replace(&mut self, boot: BootId, before: &State, after: &State) -> Result<(), StoreError> {
+        let tx = self.db.transaction()?;
+        write_difference(&tx, boot, before, after)?;
+        Ok(tx.commit()?)
+    }
+
+    /// The next small number; none is given twice, whatever is removed between.
+    pub fn next_handle(&mut self) -> Result<Handle, StoreError> {
+        let number = self.db.query_row(
+            "INSERT INTO counters (name, value) VALUES ('handle', 1)
+             ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
+            [],
+            |row| row.get(0),
+        )?;
+        Ok(Handle(number))
+    }
+
+    /// What this owner's request was answered with before.
+    pub fn answer(&self, request: RequestId, owner: &Owner) -> Result<Option<Outcome>, StoreError> {
+        let row: Option<String> = self
+            .db
+            .query_row(
+                "SELECT body FROM answers WHERE request_id = ?1 AND owner = ?2",
+                params![request.to_string(), owner.uid],
+                |row| row.get(0),
+            )
+            .optional()?;
+        row.map(|body| parse("an answer", &body)).transpose()
+    }
+}
+
+/// What an operation did: the rows that it made, or took away.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Outcome {
+    /// Apps loaded or unloaded.
+    pub apps: Vec<App>,
+    /// Links made, moved or taken away.
+    pub links: Vec<Link>,
+}
+
+fn write_difference(tx: &Transaction<'_>, boot: BootId, before: &State, after: &State) -> Result<(), StoreError> {
+    for uid in before.links.keys().filter(|uid| !after.links.contains_key(uid)) {
+        tx.execute("DELETE FROM links WHERE uid = ?1", [uid.to_string()])?;
+    }
+    for uid in before.apps.keys().filter(|uid| !after.apps.contains_key(uid)) {
+        tx.execute("DELETE FROM apps WHERE uid = ?1", [uid.to_string()])?;
+    }
+    for (uid, app) in after.apps.iter().filter(|(uid, app)| before.apps.get(uid) != Some(app)) {
+        tx.execute(
+            "INSERT INTO apps (uid, name, owner, handle, generation, object, boot_id, request_id, body)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+             ON CONFLICT (uid) DO UPDATE SET name = excluded.name, generation = excluded.generation,
+               boot_id = excluded.boot_id, body = excluded.body",
+            params![
+                uid.to_string(),
+                app.name.as_str(),
+                app.owner.uid,
+                app.handle.0,
+                i64::try_from(app.generation).unwrap_or(i64::MAX),
+                app.object.to_string(),
+                boot.0.to_string(),
+                app.request.map(|request| request.to_string()),
+                text(app),
+            ],
+        )?;
+    }
+    for (uid, link) in after.links.iter().filter(|(uid, link)| before.links.get(uid) != Some(link)) {
+        tx.execute(
+            "INSERT INTO links (uid, app, function, hook, owner, handle, generation, boot_id, request_id, body)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+             ON CONFLICT (uid) DO UPDATE SET generation = excluded.generation, boot_id = excluded.boot_id,
+               body = excluded.body",
+            params![
+                uid.to_string(),
+                link.app.to_string(),
+                link.function,
+                link.placement.to_string(),
+                link.owner.uid,
+                link.handle.0,
+                i64::try_from(link.generation).unwrap_or(i64::MAX),
+                boot.0.to_string(),
+                link.request.map(|request| request.to_string()),
+                text(link),
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+fn forget(tx: &Transaction<'_>, operation: OpId) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM steps WHERE operation = ?1", [operation.to_string()])?;
+    tx.execute("DELETE FROM operations WHERE id = ?1", [operation.to_string()])?;
+    Ok(())
+}
+
+fn parse<T: serde::de::DeserializeOwned>(what: &str, body: &str) -> Result<T, StoreError> {
+    serde_json::from_str(body).map_err(|source| StoreError::Row { what: what.to_owned(), source })
+}
+
+/// Rows are plain data with string keys: they always have a JSON form.
+fn text<T: Serialize>(row: &T) -> String {
+    serde_json::to_string(row).unwrap_or_default()
+}

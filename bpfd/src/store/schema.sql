@@ -1,0 +1,57 @@
+-- Layout 1 of /var/lib/bpfd/state.db; spec/state.md explains it.
+CREATE TABLE counters (
+  name  TEXT PRIMARY KEY,
+  value INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE apps (
+  uid        TEXT PRIMARY KEY,
+  name       TEXT NOT NULL UNIQUE,
+  owner      INTEGER NOT NULL,
+  handle     INTEGER NOT NULL UNIQUE,
+  generation INTEGER NOT NULL,
+  object     TEXT NOT NULL,
+  boot_id    TEXT NOT NULL,
+  request_id TEXT UNIQUE,
+  body       TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE links (
+  uid        TEXT PRIMARY KEY,
+  app        TEXT NOT NULL REFERENCES apps (uid),
+  function   TEXT NOT NULL,
+  hook       TEXT NOT NULL,
+  owner      INTEGER NOT NULL,
+  handle     INTEGER NOT NULL UNIQUE,
+  generation INTEGER NOT NULL,
+  boot_id    TEXT NOT NULL,
+  request_id TEXT,
+  body       TEXT NOT NULL
+) STRICT;
+
+-- One row while an operation is under way; gone in the transaction that makes its changes the state.
+CREATE TABLE operations (
+  seq        INTEGER PRIMARY KEY AUTOINCREMENT,
+  id         TEXT NOT NULL UNIQUE,
+  boot_id    TEXT NOT NULL,
+  request_id TEXT,
+  owner      INTEGER NOT NULL,
+  body       TEXT NOT NULL
+) STRICT;
+
+-- One row a finished step, with the kernel's id of the generation that it built.
+CREATE TABLE steps (
+  operation TEXT NOT NULL REFERENCES operations (id),
+  step      INTEGER NOT NULL,
+  top       TEXT,
+  program   INTEGER,
+  PRIMARY KEY (operation, step)
+) STRICT;
+
+-- What a request was answered with, for callers that repeat it; kept for a day.
+CREATE TABLE answers (
+  request_id TEXT PRIMARY KEY,
+  owner      INTEGER NOT NULL,
+  at         INTEGER NOT NULL,
+  body       TEXT NOT NULL
+) STRICT;
