@@ -1,0 +1,292 @@
+//! The command line's frame: what every verb shares, and the texts that become types here. A verb's own arguments live in
+//! the verb's file. A value that parses here is right as far as it can be known without the daemon.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bpfd_core::hook::{ProceedOn, Tracepoint, XdpMode};
+use bpfd_core::names::{IfName, Netns, Priority};
+use bpfd_proto::v1 as pb;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+
+use crate::command::Command;
+
+const EXITS: &str = "\
+Exit codes:
+  0  done                       7  the daemon cannot be reached
+  1  any other failure          8  conflict: name taken, chain full, foreign program
+  2  wrong usage                9  registry or network
+  3  not found                 10  timeout
+  4  denied                    11  the kernel lacks what it takes
+  5  rejected by the verifier  12  `doctor` found something wrong
+  6  signature or digest";
+
+/// Ask bpfd to load, attach, order and show BPF programs
+#[derive(Debug, Parser)]
+#[command(name = "bpfctl", version, after_help = EXITS, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+impl Cli {
+    /// A usage error about a verb, in clap's own form.
+    pub(crate) fn error(verb: &str, kind: clap::error::ErrorKind, message: &str) -> clap::Error {
+        let mut root = Self::command();
+        root.build();
+        match root.find_subcommand_mut(verb) {
+            Some(verb) => verb.error(kind, message),
+            None => root.error(kind, message),
+        }
+    }
+}
+
+/// What every verb takes.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The daemon's socket [default: $BPFD_SOCKET, else /run/bpfd/bpfd.sock]
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Global options")]
+    pub(crate) socket: Option<PathBuf>,
+    /// How to print results
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Global options"
+    )]
+    pub(crate) output: Format,
+    /// Print names alone, and no progress
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub(crate) quiet: bool,
+    /// Print tables without their first line
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) no_headers: bool,
+    /// When to use colour
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN", help_heading = "Global options")]
+    pub(crate) color: Color,
+    /// Give up after so many seconds
+    #[arg(long, global = true, value_name = "SECONDS", help_heading = "Global options")]
+    pub(crate) timeout: Option<Limit>,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    #[default]
+    Table,
+    /// For programs: {"apiVersion", "kind", "items"} with the API's messages in proto3 JSON
+    Json,
+}
+
+/// When standard error has colour.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR says otherwise
+    #[default]
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+impl Color {
+    pub(crate) fn write_global(self) {
+        match self {
+            Self::Auto => anstream::ColorChoice::Auto,
+            Self::Always => anstream::ColorChoice::Always,
+            Self::Never => anstream::ColorChoice::Never,
+        }
+        .write_global();
+    }
+}
+
+/// A time limit in whole seconds, 1 to 86400.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit(u32);
+
+impl Limit {
+    pub(crate) fn duration(self) -> Duration {
+        Duration::from_secs(self.0.into())
+    }
+
+    pub(crate) fn seconds(self) -> u32 {
+        self.0
+    }
+}
+
+impl FromStr for Limit {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse() {
+            Ok(seconds @ 1..=86_400) => Ok(Self(seconds)),
+            Ok(_) | Err(_) => Err("a number of seconds from 1 to 86400".to_owned()),
+        }
+    }
+}
+
+/// Where a verb attaches.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AttachHook {
+    /// Attach to XDP on an interface
+    Xdp(XdpArgs),
+    /// Attach to a kernel tracepoint
+    Tracepoint(TracepointArgs),
+}
+
+/// XDP on an interface.
+#[derive(Debug, Args)]
+pub(crate) struct XdpArgs {
+    /// The interface
+    #[arg(short, long, value_name = "IF", alias = "iface")]
+    pub(crate) interface: IfName,
+    /// The network namespace, as in `ip netns list` [default: the daemon's own]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) netns: Option<Netns>,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// auto, native or generic; auto takes what the interface runs, else native, else generic
+    #[arg(long, default_value_t)]
+    pub(crate) mode: XdpMode,
+}
+
+/// A place in a chain.
+#[derive(Debug, Args)]
+pub(crate) struct Place {
+    /// 0 to 1000, lower runs first [default: the image's, else the object's, else 50]
+    #[arg(short, long, value_name = "N", value_parser = priority)]
+    pub(crate) priority: Option<Priority>,
+    /// Results after which the next program runs too, such as pass,drop, or `none` [default: as --priority, else pass]
+    #[arg(long, value_name = "ACTIONS", value_parser = proceed_on)]
+    pub(crate) proceed_on: Option<ProceedOn>,
+}
+
+/// A kernel tracepoint.
+#[derive(Debug, Args)]
+pub(crate) struct TracepointArgs {
+    /// The tracepoint, as in sched/sched_switch [default: the one that the program's section names]
+    #[arg(value_name = "CATEGORY/EVENT")]
+    pub(crate) event: Option<Tracepoint>,
+}
+
+/// Whether an interface must exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WhenAbsent {
+    Refuse,
+    Wait,
+}
+
+impl AttachHook {
+    pub(crate) fn attachment(self, function: Option<String>, absent: WhenAbsent) -> pb::Attachment {
+        match self {
+            Self::Xdp(xdp) => xdp.attachment(function, absent),
+            Self::Tracepoint(tracepoint) => tracepoint.attachment(function, absent),
+        }
+    }
+}
+
+impl XdpArgs {
+    pub(crate) fn attachment(self, function: Option<String>, absent: WhenAbsent) -> pb::Attachment {
+        let Self { interface, netns, place, mode } = self;
+        let hook = pb::XdpHook { netns: netns.and_then(netns_field), interface: interface.into() };
+        let (priority, proceed_on) = place.fields();
+        pb::Attachment {
+            function,
+            hook: Some(pb::Hook { hook: Some(pb::hook::Hook::Xdp(hook)) }),
+            priority,
+            proceed_on,
+            xdp_mode: match mode {
+                XdpMode::Auto => pb::XdpMode::Auto,
+                XdpMode::Native => pb::XdpMode::Native,
+                XdpMode::Generic => pb::XdpMode::Generic,
+            }
+            .into(),
+            when_present: absent == WhenAbsent::Wait,
+        }
+    }
+}
+
+impl Place {
+    pub(crate) fn fields(self) -> (Option<u32>, Option<pb::ProceedOn>) {
+        let Self { priority, proceed_on } = self;
+        let actions = |set: ProceedOn| set.names().into_iter().filter_map(action).map(i32::from).collect();
+        (priority.map(u32::from), proceed_on.map(|set| pb::ProceedOn { xdp: actions(set) }))
+    }
+}
+
+impl TracepointArgs {
+    pub(crate) fn attachment(self, function: Option<String>, absent: WhenAbsent) -> pb::Attachment {
+        let hook = self.event.map_or_else(pb::TracepointHook::default, |event| pb::TracepointHook {
+            category: event.category().to_owned(),
+            event: event.event().to_owned(),
+        });
+        pb::Attachment {
+            function,
+            hook: Some(pb::Hook { hook: Some(pb::hook::Hook::Tracepoint(hook)) }),
+            when_present: absent == WhenAbsent::Wait,
+            ..Default::default()
+        }
+    }
+}
+
+/// The API's form of a namespace: unset is the daemon's own.
+pub(crate) fn netns_field(netns: Netns) -> Option<String> {
+    match netns {
+        Netns::Host => None,
+        Netns::Named(name) => Some(name.into()),
+    }
+}
+
+fn action(name: &str) -> Option<pb::XdpAction> {
+    pb::XdpAction::from_str_name(&format!("XDP_ACTION_{}", name.to_ascii_uppercase()))
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    let number: u32 = text.parse().map_err(|error| format!("{error}"))?;
+    Priority::try_from(number).map_err(|error| error.to_string())
+}
+
+fn proceed_on(text: &str) -> Result<ProceedOn, String> {
+    let names = text.split(',').filter(|name| *name != "none" || text != "none");
+    ProceedOn::from_names(names).map_err(|error| error.to_string())
+}
+
+/// Something that a person writes as a word and the daemon resolves: only emptiness is wrong on this side.
+pub(crate) fn word(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("cannot be empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn proceed_on_takes_a_list_or_none() {
+        let bits = |text| proceed_on(text).map(ProceedOn::bits);
+        assert_eq!(bits("pass"), Ok(1 << 2));
+        assert_eq!(bits("pass,DROP"), Ok(1 << 2 | 1 << 1));
+        assert_eq!(bits("none"), Ok(0));
+        assert!(bits("pass,none").is_err());
+        assert!(bits("").is_err());
+    }
+
+    #[test]
+    fn every_action_of_core_has_a_number_in_the_api() {
+        let all = ProceedOn::from_bits(0b1_1111).unwrap();
+        let (_, sent) = Place { priority: None, proceed_on: Some(all) }.fields();
+        assert_eq!(sent.unwrap().xdp, [1, 2, 3, 4, 5]);
+    }
+}

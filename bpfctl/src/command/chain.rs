@@ -1,0 +1,135 @@
+//! `bpfctl chain`: the programs of one shared hook in the order in which they run, those of others included.
+
+use bpfd_core::names::{IfName, Netns};
+use bpfd_proto::v1::{self as pb, chain_member};
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::views::{self, NONE, or_dash, or_none};
+use crate::args::netns_field;
+use crate::client::Session;
+use crate::error::{Exit, Failure, warn};
+use crate::output::{Block, View, messages};
+
+/// Show who runs on an interface, in which order
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  bpfctl chain show eth0
+  bpfctl chain show eth0 --netns blue -o json")]
+pub(crate) struct Chain {
+    #[command(subcommand)]
+    verb: ChainVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum ChainVerb {
+    /// Show the chain of an interface
+    Show {
+        /// The interface
+        interface: IfName,
+        /// Its network namespace [default: the daemon's own]
+        #[arg(long, value_name = "NAME")]
+        netns: Option<Netns>,
+    },
+    /// Show all chains
+    #[command(visible_alias = "ls")]
+    List,
+}
+
+impl Chain {
+    pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let mut client = session.client().await?;
+        let chains = match self.verb {
+            ChainVerb::Show { interface, netns } => {
+                let request = pb::GetChainRequest {
+                    netns: netns.and_then(netns_field),
+                    interface: interface.into(),
+                    hook: pb::ChainHook::Xdp.into(),
+                };
+                vec![client.chain(request).await?]
+            }
+            ChainVerb::List => client.chains(pb::ListChainsRequest {}).await?.chains,
+        };
+        for finding in chains.iter().flat_map(|chain| &chain.findings) {
+            warn(finding, "");
+        }
+        session.printer.show(&Chains(chains))?;
+        Ok(Exit::Ok)
+    }
+}
+
+struct Chains(Vec<pb::Chain>);
+
+impl View for Chains {
+    fn kind(&self) -> &'static str {
+        "Chain"
+    }
+
+    fn items(&self) -> Result<Vec<Value>, Failure> {
+        messages(&self.0)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.iter().flat_map(|chain| &chain.members).map(member_name).collect()
+    }
+
+    fn text(&self) -> Vec<Block> {
+        self.0.iter().flat_map(|chain| [Block::Facts(facts(chain)), members(chain)]).collect()
+    }
+
+    fn nothing(&self) -> &'static str {
+        "no chains"
+    }
+}
+
+fn facts(chain: &pb::Chain) -> Vec<(&'static str, String)> {
+    let place = match &chain.netns {
+        Some(netns) => format!("{netns}:{}", chain.interface),
+        None => chain.interface.clone(),
+    };
+    let mode = views::lower(chain.mode().as_str_name(), "CHAIN_MODE_");
+    let mode = if chain.mode_cause.is_empty() { mode } else { format!("{mode} ({})", chain.mode_cause) };
+    let hook = views::lower(chain.hook().as_str_name(), "CHAIN_HOOK_");
+    let mut facts = vec![
+        ("chain", format!("{place}:{hook}")),
+        ("mode", mode),
+        ("xdp mode", views::lower(chain.xdp_mode().as_str_name(), "XDP_MODE_")),
+        ("kernel id", or_none(chain.kernel_program_id)),
+    ];
+    if let (Some(used), Some(slots)) = (chain.slots_used, chain.slots) {
+        facts.push(("slots", format!("{used} of {slots}")));
+    }
+    facts
+}
+
+fn members(chain: &pb::Chain) -> Block {
+    let rows = chain.members.iter().map(|member| {
+        let (owner, state) = match &member.program {
+            Some(chain_member::Program::Link(link)) => {
+                (format!("uid {}", link.owner_uid), views::link_state(link.state()))
+            }
+            Some(chain_member::Program::Foreign(foreign)) => (or_dash(&foreign.holder), "FOREIGN".to_owned()),
+            None => (NONE.to_owned(), NONE.to_owned()),
+        };
+        vec![
+            member.position.to_string(),
+            or_none(member.slot),
+            member.priority.to_string(),
+            member_name(member),
+            views::proceed_on(member.proceed_on.as_ref()),
+            or_none(member.kernel_program_id),
+            owner,
+            state,
+        ]
+    });
+    Block::Table(&["POS", "SLOT", "PRIO", "PROGRAM", "PROCEED-ON", "KERNEL-ID", "OWNER", "STATE"], rows.collect())
+}
+
+fn member_name(member: &pb::ChainMember) -> String {
+    match &member.program {
+        Some(chain_member::Program::Link(link)) => format!("{}/{}", link.app, link.function),
+        Some(chain_member::Program::Foreign(foreign)) => or_dash(&foreign.name),
+        None => NONE.to_owned(),
+    }
+}

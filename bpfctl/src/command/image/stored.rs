@@ -1,0 +1,244 @@
+//! Images of the daemon's store: pull, ls, verify, rm, and how they look. The daemon fetches and judges; nothing here does.
+
+use bpfd_proto::v1 as pb;
+use bytecode_image::reference::Reference;
+use clap::Args;
+use indicatif::HumanBytes;
+use serde_json::Value;
+
+use crate::args::word;
+use crate::client::{Session, request_id};
+use crate::command::load;
+use crate::command::views::{or_dash, or_none, short_digest};
+use crate::error::{Exit, Failure};
+use crate::output::{Block, View, message, messages, warnings};
+use crate::progress::Progress;
+
+/// Have the daemon fetch an image into its store
+#[derive(Debug, Args)]
+pub(super) struct Pull {
+    /// The image, with its registry's host
+    reference: Reference,
+    /// When to ask the registry [default: newer]
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pull: Option<load::Pull>,
+}
+
+impl Pull {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let Self { reference, pull } = self;
+        let request = pb::PullRequest {
+            request_id: request_id(),
+            reference: reference.to_string(),
+            pull: pull.map_or(pb::PullPolicy::Unspecified, pb::PullPolicy::from).into(),
+        };
+        let mut client = session.client().await?;
+        let mut progress = Progress::new(session);
+        let result = client.pull(request, |state| progress.state(&state)).await;
+        drop(progress);
+        let pb::PullResult { image, warnings: remarks } = result?;
+        warnings(&remarks);
+        session.printer.show(&Images(image.into_iter().collect()))?;
+        Ok(Exit::Ok)
+    }
+}
+
+/// List the images of the daemon's store
+#[derive(Debug, Args)]
+#[command(visible_alias = "list")]
+pub(super) struct Ls {}
+
+impl Ls {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let images = session.client().await?.images(pb::ListImagesRequest::default()).await?;
+        session.printer.show(&Images(images))?;
+        Ok(Exit::Ok)
+    }
+}
+
+/// Judge an image of the daemon's store by its policy, and explain
+///
+/// Exits with 6 if the policy does not trust it.
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    /// Its reference or digest
+    #[arg(value_parser = word)]
+    image: String,
+}
+
+impl Verify {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let verdict = session.client().await?.verify(pb::VerifyImageRequest { image: self.image }).await?;
+        let exit = if verdict.trusted { Exit::Ok } else { Exit::Signature };
+        session.printer.show(&Verdict(verdict))?;
+        Ok(exit)
+    }
+}
+
+/// Remove images from the daemon's store
+#[derive(Debug, Args)]
+pub(super) struct Rm {
+    /// References or digests
+    #[arg(value_parser = word, required = true, num_args = 1..=64)]
+    image: Vec<String>,
+}
+
+impl Rm {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let request = pb::RemoveImagesRequest { request_id: request_id(), validate_only: false, images: self.image };
+        let removed = session.client().await?.remove_images(request).await?;
+        session.printer.show(&Removed(removed))?;
+        Ok(Exit::Ok)
+    }
+}
+
+struct Images(Vec<pb::Image>);
+
+impl View for Images {
+    fn kind(&self) -> &'static str {
+        "Image"
+    }
+
+    fn items(&self) -> Result<Vec<Value>, Failure> {
+        messages(&self.0)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.iter().map(|image| image.reference.clone()).collect()
+    }
+
+    fn text(&self) -> Vec<Block> {
+        let rows = self.0.iter().map(|image| {
+            vec![
+                image.reference.clone(),
+                short_digest(&image.digest),
+                HumanBytes(image.size_bytes).to_string(),
+                or_dash(&image.signers.join(",")),
+                or_dash(&image.apps.join(",")),
+            ]
+        });
+        vec![Block::Table(&["IMAGE", "DIGEST", "SIZE", "SIGNERS", "APPS"], rows.collect())]
+    }
+
+    fn nothing(&self) -> &'static str {
+        "no images"
+    }
+}
+
+struct Verdict(pb::VerifyImageResponse);
+
+impl View for Verdict {
+    fn kind(&self) -> &'static str {
+        "VerifyImageResponse"
+    }
+
+    fn items(&self) -> Result<Vec<Value>, Failure> {
+        Ok(vec![message(&self.0)?])
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![self.0.digest.clone()]
+    }
+
+    fn text(&self) -> Vec<Block> {
+        let pb::VerifyImageResponse { trusted, scope, signers, findings, digest } = &self.0;
+        let facts = vec![
+            ("digest", digest.clone()),
+            ("trusted", if *trusted { "yes" } else { "no" }.to_owned()),
+            ("scope", or_dash(scope)),
+            ("signers", or_dash(&signers.join(", "))),
+        ];
+        vec![Block::Facts(facts), Block::Lines(findings.clone())]
+    }
+
+    fn nothing(&self) -> &'static str {
+        "no verdict"
+    }
+}
+
+struct Removed(pb::RemoveImagesResponse);
+
+impl View for Removed {
+    fn kind(&self) -> &'static str {
+        "RemoveImagesResponse"
+    }
+
+    fn items(&self) -> Result<Vec<Value>, Failure> {
+        Ok(vec![message(&self.0)?])
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.images.clone()
+    }
+
+    fn text(&self) -> Vec<Block> {
+        let removed = self.0.images.iter().map(|image| format!("removed {image}"));
+        let freed = format!("freed {}", HumanBytes(self.0.freed_bytes));
+        vec![Block::Lines(removed.chain([freed]).collect())]
+    }
+
+    fn nothing(&self) -> &'static str {
+        "nothing removed"
+    }
+}
+
+/// What is in an image.
+pub(in crate::command) struct Details(pub(in crate::command) pb::InspectImageResponse);
+
+impl View for Details {
+    fn kind(&self) -> &'static str {
+        "InspectImageResponse"
+    }
+
+    fn items(&self) -> Result<Vec<Value>, Failure> {
+        Ok(vec![message(&self.0)?])
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.image.iter().map(|image| image.reference.clone()).collect()
+    }
+
+    fn text(&self) -> Vec<Block> {
+        let pb::InspectImageResponse { image, name, version, license, platform, programs, maps, globals } = &self.0;
+        let mut facts = Vec::new();
+        if let Some(image) = image {
+            facts.push(("image", image.reference.clone()));
+            facts.push(("digest", image.digest.clone()));
+            facts.push(("object", format!("sha256:{}", image.object_sha256)));
+            facts.push(("signers", or_dash(&image.signers.join(", "))));
+        }
+        facts.push(("name", or_dash(name)));
+        facts.push(("version", or_dash(version)));
+        facts.push(("license", or_dash(license)));
+        facts.push(("platform", or_dash(platform)));
+        let programs = programs.iter().map(|program| {
+            let pb::ImageProgram { function, section, r#type, priority, proceed_on, optional } = program;
+            vec![
+                function.clone(),
+                section.clone(),
+                r#type.clone(),
+                or_none(*priority),
+                or_dash(&proceed_on.join(",")),
+                if *optional { "optional" } else { "loaded" }.to_owned(),
+            ]
+        });
+        let maps = maps.iter().map(|map| {
+            let pb::ImageMap { name, r#type, key_size, value_size, max_entries } = map;
+            vec![name.clone(), r#type.clone(), key_size.to_string(), value_size.to_string(), max_entries.to_string()]
+        });
+        let globals = globals.iter().map(|global| {
+            let pb::ImageGlobal { name, r#type, size, default } = global;
+            vec![name.clone(), r#type.clone(), size.to_string(), or_dash(default)]
+        });
+        vec![
+            Block::Facts(facts),
+            Block::Table(&["FUNCTION", "SECTION", "TYPE", "PRIO", "PROCEED-ON", "DEFAULT"], programs.collect()),
+            Block::Table(&["MAP", "TYPE", "KEY", "VALUE", "MAX"], maps.collect()),
+            Block::Table(&["GLOBAL", "TYPE", "SIZE", "VALUE"], globals.collect()),
+        ]
+    }
+
+    fn nothing(&self) -> &'static str {
+        "no image"
+    }
+}

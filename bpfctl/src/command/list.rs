@@ -1,0 +1,61 @@
+//! `bpfctl list`: what is loaded and where it runs.
+
+use bpfd_core::names::{IfName, Netns};
+use bpfd_proto::v1 as pb;
+use clap::{Args, ValueEnum};
+
+use super::views::{Apps, Links};
+use crate::args::netns_field;
+use crate::client::Session;
+use crate::error::{Exit, Failure};
+
+/// List loaded programs and where they are attached
+#[derive(Debug, Args)]
+#[command(
+    visible_alias = "ls",
+    after_help = "\
+Examples:
+  bpfctl list
+  bpfctl list -i eth0
+  bpfctl list links -o json"
+)]
+pub(crate) struct List {
+    /// What to list; it matters for -o json and -q
+    #[arg(value_enum, default_value_t)]
+    what: What,
+    /// Only what is on this interface
+    #[arg(short, long, value_name = "IF", alias = "iface")]
+    interface: Option<IfName>,
+    /// The interface's network namespace [default: the daemon's own]
+    #[arg(long, value_name = "NAME", requires = "interface")]
+    netns: Option<Netns>,
+}
+
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum What {
+    /// Apps with their programs
+    #[default]
+    Apps,
+    /// Links alone
+    Links,
+}
+
+impl List {
+    pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let Self { what, interface, netns } = self;
+        let interface = interface.map(String::from);
+        let netns = netns.and_then(netns_field);
+        let mut client = session.client().await?;
+        let of_apps = pb::ListAppsRequest { interface: interface.clone(), netns: netns.clone(), ..Default::default() };
+        let of_links = pb::ListLinksRequest { interface, netns, ..Default::default() };
+        match what {
+            What::Apps => {
+                let apps = client.apps(of_apps).await?;
+                let links = client.links(of_links).await?;
+                session.printer.show(&Apps { apps, links })?;
+            }
+            What::Links => session.printer.show(&Links(client.links(of_links).await?))?,
+        }
+        Ok(Exit::Ok)
+    }
+}

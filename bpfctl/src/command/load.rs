@@ -1,0 +1,289 @@
+//! `bpfctl load`: an object from a file or an image, attached at once if a hook is given. The file is read here and its bytes
+//! are sent: a path would prove nothing to the daemon.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use bpfd_core::names::AppName;
+use bpfd_proto::v1::{self as pb, load_request, program_selector};
+use bytecode_image::limits;
+use bytecode_image::reference::Reference;
+use clap::error::ErrorKind;
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::views::Apps;
+use crate::args::{Cli, TracepointArgs, WhenAbsent, XdpArgs, word};
+use crate::client::{Client, Session, request_id};
+use crate::error::{Exit, Failure, Local};
+use crate::output::warnings;
+use crate::progress::Progress;
+
+/// Load programs from a file or an image, and attach one at once
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = false,
+    after_help = "\
+Without a hook the programs are loaded only; `bpfctl attach` attaches them later. With a hook both happen or nothing does.
+Options may stand before or after the hook.
+
+Examples:
+  bpfctl load --path pass.o --section-name pass xdp -i eth0 --priority 50
+  bpfctl load --image registry/foo:tag
+  bpfctl load --image registry/foo:tag --name a --set sampling=100 xdp -i eth0
+  bpfctl load --path trace.o tracepoint sched/sched_switch"
+)]
+pub(crate) struct Load {
+    #[command(flatten)]
+    what: What,
+    #[command(subcommand)]
+    hook: Option<LoadHook>,
+}
+
+/// What to load. The same options are taken before and after the hook.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What to load")]
+struct What {
+    /// An ELF object file
+    #[arg(long, value_name = "FILE")]
+    path: Option<PathBuf>,
+    /// An image, with its registry's host
+    #[arg(long, value_name = "REFERENCE", conflicts_with = "path")]
+    image: Option<Reference>,
+    /// The app's name [default: the image's, else the file's, with -2, -3, … until it is free]
+    #[arg(long)]
+    name: Option<AppName>,
+    /// Only this: the ELF section, else xdp/SECTION, else the function (repeatable)
+    #[arg(long, value_name = "SECTION", value_parser = word)]
+    section_name: Vec<String>,
+    /// Only this function (repeatable)
+    #[arg(long, value_name = "FUNCTION", value_parser = word)]
+    program: Vec<String>,
+    /// Give a global variable a value (repeatable)
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<Setting>,
+    /// When to ask the registry [default: newer]
+    #[arg(long, value_enum, value_name = "WHEN", requires = "image")]
+    pull: Option<Pull>,
+    /// If the interface does not exist, attach when it appears
+    #[arg(long)]
+    when_present: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum LoadHook {
+    /// Attach to XDP on an interface
+    Xdp {
+        #[command(flatten)]
+        xdp: XdpArgs,
+        #[command(flatten)]
+        what: What,
+    },
+    /// Attach to a kernel tracepoint
+    Tracepoint {
+        #[command(flatten)]
+        tracepoint: TracepointArgs,
+        #[command(flatten)]
+        what: What,
+    },
+}
+
+/// When to ask the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Pull {
+    /// Ask whether the tag moved; if the registry is down, take what is stored
+    Newer,
+    /// Fetch, whatever is stored
+    Always,
+    /// Ask only for what is not stored
+    IfNotPresent,
+    /// Never ask
+    Never,
+}
+
+impl From<Pull> for pb::PullPolicy {
+    fn from(pull: Pull) -> Self {
+        match pull {
+            Pull::Newer => Self::Newer,
+            Pull::Always => Self::Always,
+            Pull::IfNotPresent => Self::IfNotPresent,
+            Pull::Never => Self::Never,
+        }
+    }
+}
+
+/// `NAME=VALUE` for a global variable. The value is read by the variable's type, which only the object knows.
+#[derive(Debug, Clone)]
+struct Setting(pb::GlobalSetting);
+
+impl FromStr for Setting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some((name, value)) if !name.is_empty() => {
+                Ok(Self(pb::GlobalSetting { name: name.to_owned(), value: value.to_owned() }))
+            }
+            _ => Err("write NAME=VALUE".to_owned()),
+        }
+    }
+}
+
+/// Where the bytes come from.
+enum Source {
+    File(PathBuf),
+    Image(Reference, Option<Pull>),
+}
+
+impl Load {
+    pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let Self { what, hook } = self;
+        let (what, attach) = match hook {
+            None if what.when_present => {
+                return Err(usage(
+                    ErrorKind::MissingSubcommand,
+                    "--when-present says when to attach, but no hook is given",
+                ));
+            }
+            None => (what, vec![]),
+            Some(LoadHook::Xdp { xdp, what: more }) => {
+                let what = what.and(more)?;
+                let attachment = xdp.attachment(None, what.when_absent());
+                (what, vec![attachment])
+            }
+            Some(LoadHook::Tracepoint { tracepoint, what: more }) => {
+                let what = what.and(more)?;
+                let attachment = tracepoint.attachment(None, what.when_absent());
+                (what, vec![attachment])
+            }
+        };
+        let source = what.source()?;
+        let object = match &source {
+            Source::File(path) => Some(read_object(path)?),
+            Source::Image(..) => None,
+        };
+
+        let mut client = session.client().await?;
+        let (source, name_hint) = send(&mut client, source, object).await?;
+        let request = what.request(source, name_hint, attach);
+        let mut progress = Progress::new(session);
+        let result = client.load(request, |state| progress.state(&state)).await;
+        drop(progress);
+        let pb::LoadResult { app, links, warnings: remarks, plan: _ } = result?;
+        warnings(&remarks);
+        session.printer.show(&Apps { apps: app.into_iter().collect(), links })?;
+        Ok(Exit::Ok)
+    }
+}
+
+async fn send(
+    client: &mut Client,
+    source: Source,
+    object: Option<Vec<u8>>,
+) -> Result<(load_request::Source, Option<String>), Failure> {
+    match source {
+        Source::File(path) => {
+            let uploaded = client.upload(&object.unwrap_or_default()).await?;
+            let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+            Ok((load_request::Source::ObjectSha256(uploaded.sha256), stem))
+        }
+        Source::Image(reference, pull) => {
+            let pull = pull.map_or(pb::PullPolicy::Unspecified, pb::PullPolicy::from).into();
+            let image = pb::ImageSource { reference: reference.to_string(), pull };
+            Ok((load_request::Source::Image(image), None))
+        }
+    }
+}
+
+impl What {
+    /// Both halves, from before and after the hook. What can be given once must be given once in both together.
+    fn and(self, more: Self) -> Result<Self, Failure> {
+        let Self { path, image, name, mut section_name, mut program, mut set, pull, when_present } = self;
+        section_name.extend(more.section_name);
+        program.extend(more.program);
+        set.extend(more.set);
+        let what = Self {
+            path: once("--path", path, more.path)?,
+            image: once("--image", image, more.image)?,
+            name: once("--name", name, more.name)?,
+            section_name,
+            program,
+            set,
+            pull: once("--pull", pull, more.pull)?,
+            when_present: when_present || more.when_present,
+        };
+        if what.path.is_some() && what.image.is_some() {
+            return Err(usage(ErrorKind::ArgumentConflict, "--path and --image cannot be used together"));
+        }
+        Ok(what)
+    }
+
+    fn source(&self) -> Result<Source, Failure> {
+        match (&self.path, &self.image) {
+            (Some(path), _) => Ok(Source::File(path.clone())),
+            (None, Some(image)) => Ok(Source::Image(image.clone(), self.pull)),
+            (None, None) => Err(usage(ErrorKind::MissingRequiredArgument, "give --path FILE or --image REFERENCE")),
+        }
+    }
+
+    fn when_absent(&self) -> WhenAbsent {
+        if self.when_present { WhenAbsent::Wait } else { WhenAbsent::Refuse }
+    }
+
+    fn request(
+        self,
+        source: load_request::Source,
+        name_hint: Option<String>,
+        attach: Vec<pb::Attachment>,
+    ) -> pb::LoadRequest {
+        let sections = self.section_name.into_iter().map(program_selector::Selector::SectionName);
+        let functions = self.program.into_iter().map(program_selector::Selector::Function);
+        pb::LoadRequest {
+            request_id: request_id(),
+            validate_only: false,
+            name: self.name.map(String::from),
+            name_hint,
+            source: Some(source),
+            programs: sections
+                .chain(functions)
+                .map(|selector| pb::ProgramSelector { selector: Some(selector) })
+                .collect(),
+            globals: self.set.into_iter().map(|Setting(setting)| setting).collect(),
+            attach,
+        }
+    }
+}
+
+fn once<T>(option: &str, before: Option<T>, after: Option<T>) -> Result<Option<T>, Failure> {
+    match (before, after) {
+        (Some(_), Some(_)) => {
+            Err(usage(ErrorKind::ArgumentConflict, &format!("{option} is given before and after the hook")))
+        }
+        (before, after) => Ok(before.or(after)),
+    }
+}
+
+fn usage(kind: ErrorKind, message: &str) -> Failure {
+    Cli::error("load", kind, message).into()
+}
+
+/// Reads an object whole, but never more than the API takes.
+fn read_object(path: &Path) -> Result<Vec<u8>, Failure> {
+    let refuse = |exit, cause: String| Local::new(exit, format!("cannot read `{}`", path.display())).cause(cause);
+    let from = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => refuse(Exit::NotFound, "there is no such file".to_owned()),
+        _ => refuse(Exit::Other, error.to_string()),
+    };
+    let file = File::open(path).map_err(from)?;
+    let mut object = Vec::new();
+    // One byte more than the limit tells a file that is too large from one that just fits.
+    let read = file.take(limits::OBJECT + 1).read_to_end(&mut object).map_err(from)?;
+    if u64::try_from(read).is_ok_and(|read| read > limits::OBJECT) {
+        return Err(refuse(Exit::Usage, format!("an object has at most {} MiB", limits::OBJECT >> 20)).into());
+    }
+    if object.is_empty() {
+        return Err(refuse(Exit::Usage, "the file is empty".to_owned()).into());
+    }
+    Ok(object)
+}

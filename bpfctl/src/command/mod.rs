@@ -1,0 +1,66 @@
+//! The verbs, one file each: its arguments, its calls, its result. A verb is a short list of calls; what two verbs share is in
+//! `views` or in `args`.
+
+mod attach;
+mod chain;
+mod completion;
+mod detach;
+mod doctor;
+mod get;
+mod image;
+mod keygen;
+mod list;
+mod load;
+mod man;
+mod trust;
+mod unload;
+mod update;
+mod version;
+mod views;
+
+use clap::Subcommand;
+
+use crate::client::Session;
+use crate::error::{Exit, Failure};
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Load(load::Load),
+    Attach(attach::Attach),
+    Update(update::Update),
+    Detach(detach::Detach),
+    Unload(unload::Unload),
+    List(list::List),
+    Get(get::Get),
+    Chain(chain::Chain),
+    Image(image::Image),
+    Keygen(keygen::Keygen),
+    Trust(trust::Trust),
+    Doctor(doctor::Doctor),
+    Completion(completion::Completion),
+    Man(man::Man),
+    Version(version::Version),
+}
+
+impl Command {
+    pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        match self {
+            Self::Load(verb) => verb.run(session).await,
+            Self::Attach(verb) => verb.run(session).await,
+            Self::Update(verb) => verb.run(session).await,
+            Self::Detach(verb) => verb.run(session).await,
+            Self::Unload(verb) => verb.run(session).await,
+            Self::List(verb) => verb.run(session).await,
+            Self::Get(verb) => verb.run(session).await,
+            Self::Chain(verb) => verb.run(session).await,
+            Self::Image(verb) => verb.run(session).await,
+            Self::Keygen(verb) => verb.run(session),
+            Self::Trust(verb) => verb.run(session).await,
+            Self::Doctor(verb) => verb.run(session).await,
+            Self::Completion(verb) => verb.run(session),
+            Self::Man(verb) => verb.run(session),
+            Self::Version(verb) => verb.run(session).await,
+        }
+    }
+}

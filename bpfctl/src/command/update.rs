@@ -1,0 +1,46 @@
+//! `bpfctl update`: another place in the chain for a link, in one swap.
+
+use bpfd_proto::v1 as pb;
+use clap::Args;
+
+use super::views::Links;
+use crate::args::{Place, word};
+use crate::client::{Session, request_id};
+use crate::error::{Exit, Failure};
+use crate::output::warnings;
+
+/// Change a link's priority or what it proceeds on
+#[derive(Debug, Args)]
+#[command(
+    group = clap::ArgGroup::new("change").args(["priority", "proceed_on"]).required(true).multiple(true),
+    after_help = "\
+Examples:
+  bpfctl update counter/pass@eth0:xdp --priority 10
+  bpfctl update counter/pass@eth0:xdp --proceed-on pass,drop"
+)]
+pub(crate) struct Update {
+    /// The link, as `bpfctl list` and `bpfctl chain show` name it, or its uid
+    #[arg(value_parser = word)]
+    link: String,
+    #[command(flatten)]
+    place: Place,
+}
+
+impl Update {
+    pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let Self { link, place } = self;
+        let (priority, proceed_on) = place.fields();
+        let request = pb::UpdateLinkRequest {
+            request_id: request_id(),
+            validate_only: false,
+            link,
+            generation: None,
+            priority,
+            proceed_on,
+        };
+        let answer = session.client().await?.update(request).await?;
+        warnings(&answer.warnings);
+        session.printer.show(&Links(answer.link.into_iter().collect()))?;
+        Ok(Exit::Ok)
+    }
+}

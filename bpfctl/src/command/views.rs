@@ -1,0 +1,174 @@
+//! How the API's messages look, where more than one verb shows them. Words and columns only; no calls.
+
+use bpfd_proto::v1::{self as pb, app_source, hook};
+use serde_json::Value;
+
+use crate::error::Failure;
+use crate::output::{Block, View, messages};
+
+/// What stands where there is nothing.
+pub(crate) const NONE: &str = "-";
+
+const PLACES: &[&str] = &["PROGRAM", "TYPE", "HOOK", "PRIO", "POS", "STATE"];
+
+/// Apps with their links: a row for each link, and for each program that has none.
+pub(crate) struct Apps {
+    pub(crate) apps: Vec<pb::App>,
+    pub(crate) links: Vec<pb::Link>,
+}
+
+impl View for Apps {
+    fn kind(&self) -> &'static str {
+        "App"
+    }
+
+    fn items(&self) -> Result<Vec<Value>, Failure> {
+        messages(&self.apps)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.apps.iter().map(|app| app.name.clone()).collect()
+    }
+
+    fn text(&self) -> Vec<Block> {
+        let rows = self.apps.iter().flat_map(|app| places(app, &self.links)).collect();
+        vec![Block::Table(PLACES, rows)]
+    }
+
+    fn nothing(&self) -> &'static str {
+        "no programs"
+    }
+}
+
+/// Links by themselves.
+pub(crate) struct Links(pub(crate) Vec<pb::Link>);
+
+impl View for Links {
+    fn kind(&self) -> &'static str {
+        "Link"
+    }
+
+    fn items(&self) -> Result<Vec<Value>, Failure> {
+        messages(&self.0)
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.iter().map(|link| link.name.clone()).collect()
+    }
+
+    fn text(&self) -> Vec<Block> {
+        vec![Block::Table(PLACES, self.0.iter().map(|link| place(link, NONE.to_owned())).collect())]
+    }
+
+    fn nothing(&self) -> &'static str {
+        "no links"
+    }
+}
+
+fn places(app: &pb::App, links: &[pb::Link]) -> Vec<Vec<String>> {
+    let mut rows = Vec::new();
+    for program in &app.programs {
+        let kind = program_type(program.r#type());
+        let own = links.iter().filter(|link| link.app_uid == app.uid && link.function == program.function);
+        let before = rows.len();
+        rows.extend(own.map(|link| place(link, kind.clone())));
+        if rows.len() == before {
+            let name = format!("{}/{}", app.name, program.function);
+            let state = app_state(app.state());
+            rows.push(vec![name, kind, NONE.into(), NONE.into(), NONE.into(), state]);
+        }
+    }
+    rows
+}
+
+fn place(link: &pb::Link, kind: String) -> Vec<String> {
+    let kind = if kind == NONE { hook_kind(link.hook.as_ref()) } else { kind };
+    vec![
+        format!("{}/{}", link.app, link.function),
+        kind,
+        link.hook.as_ref().map_or_else(|| NONE.to_owned(), hook),
+        or_none(link.priority),
+        or_none(link.position),
+        link_state(link.state()),
+    ]
+}
+
+fn hook_kind(hook: Option<&pb::Hook>) -> String {
+    match hook.and_then(|hook| hook.hook.as_ref()) {
+        Some(hook::Hook::Xdp(_)) => "xdp",
+        Some(hook::Hook::Tracepoint(_)) => "tracepoint",
+        None => NONE,
+    }
+    .to_owned()
+}
+
+/// `[netns:]interface:xdp` or `tracepoint:category/event`.
+pub(crate) fn hook(hook: &pb::Hook) -> String {
+    match &hook.hook {
+        Some(hook::Hook::Xdp(pb::XdpHook { netns: Some(netns), interface })) => format!("{netns}:{interface}:xdp"),
+        Some(hook::Hook::Xdp(pb::XdpHook { netns: None, interface })) => format!("{interface}:xdp"),
+        Some(hook::Hook::Tracepoint(pb::TracepointHook { category, event })) => {
+            format!("tracepoint:{category}/{event}")
+        }
+        None => NONE.to_owned(),
+    }
+}
+
+/// Where an app's bytes came from, in one line.
+pub(crate) fn source(source: Option<&pb::AppSource>) -> String {
+    match source.and_then(|source| source.source.as_ref()) {
+        Some(app_source::Source::Image(image)) => format!("image {}", image.reference),
+        Some(app_source::Source::Upload(upload)) if upload.name_hint.is_empty() => "upload".to_owned(),
+        Some(app_source::Source::Upload(upload)) => format!("upload `{}`", upload.name_hint),
+        None => NONE.to_owned(),
+    }
+}
+
+/// `pass,drop`, `none`, or `-` where there is no such thing.
+pub(crate) fn proceed_on(set: Option<&pb::ProceedOn>) -> String {
+    match set {
+        None => NONE.to_owned(),
+        Some(set) if set.xdp.is_empty() => "none".to_owned(),
+        Some(set) => {
+            let words = set.xdp().map(|action| word(action.as_str_name(), "XDP_ACTION_").to_ascii_lowercase());
+            words.collect::<Vec<_>>().join(",")
+        }
+    }
+}
+
+pub(crate) fn or_none<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| NONE.to_owned(), |value| value.to_string())
+}
+
+pub(crate) fn or_dash(text: &str) -> String {
+    if text.is_empty() { NONE.to_owned() } else { text.to_owned() }
+}
+
+/// `sha256:0123456789ab`: enough to tell digests apart in a table.
+pub(crate) fn short_digest(digest: &str) -> String {
+    digest.chars().take("sha256:".len() + 12).collect()
+}
+
+pub(crate) fn program_type(kind: pb::ProgramType) -> String {
+    lower(kind.as_str_name(), "PROGRAM_TYPE_")
+}
+
+pub(crate) fn app_state(state: pb::AppState) -> String {
+    word(state.as_str_name(), "APP_STATE_").to_owned()
+}
+
+pub(crate) fn link_state(state: pb::LinkState) -> String {
+    word(state.as_str_name(), "LINK_STATE_").to_owned()
+}
+
+/// An enum's name without its prefix, in lower case; `-` for the unspecified one.
+pub(crate) fn lower(name: &str, prefix: &str) -> String {
+    match word(name, prefix) {
+        "UNSPECIFIED" => NONE.to_owned(),
+        word => word.to_ascii_lowercase(),
+    }
+}
+
+pub(crate) fn word<'a>(name: &'a str, prefix: &str) -> &'a str {
+    name.strip_prefix(prefix).unwrap_or(name)
+}

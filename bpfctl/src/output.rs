@@ -1,0 +1,197 @@
+//! Results on standard output: a table, names alone, or JSON. One place, so that `-o`, `-q` and `--no-headers` mean the same
+//! for every verb. Texts of others are printed without control characters: a program's name must not drive the terminal.
+
+use std::io::Write as _;
+use std::sync::LazyLock;
+
+use bpfd_proto::v1 as pb;
+use comfy_table::{ContentArrangement, Table, presets};
+use prost::{Message, Name};
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use serde_json::{Value, json};
+
+use crate::args::Format;
+use crate::error::{Exit, Failure, Local, note};
+
+/// Prints results in the form that was asked for.
+#[derive(Debug)]
+pub(crate) struct Printer {
+    form: Form,
+    headers: Headers,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Table,
+    Names,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Headers {
+    Shown,
+    Hidden,
+}
+
+/// A result, in all forms.
+pub(crate) trait View {
+    /// What the items are, for JSON: `App`, `Link`, …
+    fn kind(&self) -> &'static str;
+    /// The API's messages.
+    fn items(&self) -> Result<Vec<Value>, Failure>;
+    /// Names, one an item, for `-q`.
+    fn names(&self) -> Vec<String>;
+    /// For people; empty if there is nothing to show.
+    fn text(&self) -> Vec<Block>;
+    /// What standard error says when there is no item.
+    fn nothing(&self) -> &'static str;
+}
+
+/// A part of a result for people.
+#[derive(Debug)]
+pub(crate) enum Block {
+    /// Lines as they are.
+    Lines(Vec<String>),
+    /// Facts, one a line, the keys aligned.
+    Facts(Vec<(&'static str, String)>),
+    /// A table with its column names.
+    Table(&'static [&'static str], Vec<Vec<String>>),
+}
+
+impl Printer {
+    pub(crate) fn new(format: Format, quiet: bool, no_headers: bool) -> Self {
+        let form = match format {
+            Format::Json => Form::Json,
+            Format::Table if quiet => Form::Names,
+            Format::Table => Form::Table,
+        };
+        Self { form, headers: if no_headers { Headers::Hidden } else { Headers::Shown } }
+    }
+
+    /// Whether progress is wanted on standard error.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.form == Form::Names
+    }
+
+    /// Prints a result.
+    pub(crate) fn show(&self, view: &impl View) -> Result<(), Failure> {
+        let text = match self.form {
+            Form::Json => self.json(view)?,
+            Form::Names => view.names().iter().map(|name| format!("{}\n", printable(name))).collect(),
+            Form::Table => self.blocks(view.text()),
+        };
+        if text.is_empty() && !self.is_quiet() {
+            note(view.nothing());
+        }
+        self.raw(&text)
+    }
+
+    /// Prints text that is its own form: a log, a man page.
+    #[expect(clippy::unused_self, reason = "whoever prints holds the printer")]
+    pub(crate) fn raw(&self, text: &str) -> Result<(), Failure> {
+        let mut out = std::io::stdout().lock();
+        out.write_all(text.as_bytes())?;
+        out.flush()?;
+        Ok(())
+    }
+
+    fn json(&self, view: &impl View) -> Result<String, Failure> {
+        let document = json!({ "apiVersion": pb::App::PACKAGE, "kind": view.kind(), "items": view.items()? });
+        let text = serde_json::to_string_pretty(&document).map_err(|error| internal(&error.to_string()))?;
+        Ok(text + "\n")
+    }
+
+    fn blocks(&self, blocks: Vec<Block>) -> String {
+        let blocks: Vec<String> =
+            blocks.into_iter().map(|block| self.block(block)).filter(|text| !text.is_empty()).collect();
+        blocks.join("\n")
+    }
+
+    fn block(&self, block: Block) -> String {
+        match block {
+            Block::Lines(lines) => lines.iter().map(|line| format!("{}\n", printable(line))).collect(),
+            Block::Facts(facts) => {
+                let width = facts.iter().map(|(key, _)| key.len() + 1).max().unwrap_or_default();
+                let line =
+                    |(key, value): &(&str, String)| format!("{:width$}  {}\n", format!("{key}:"), printable(value));
+                facts.iter().map(line).collect()
+            }
+            Block::Table(_, rows) if rows.is_empty() => String::new(),
+            Block::Table(columns, rows) => self.table(columns, rows),
+        }
+    }
+
+    fn table(&self, columns: &[&str], rows: Vec<Vec<String>>) -> String {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        if self.headers == Headers::Shown {
+            table.set_header(columns.to_vec());
+        }
+        for row in rows {
+            table.add_row(row.iter().map(|cell| printable(cell)));
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    }
+}
+
+/// Control characters as escapes; everything else as it is.
+pub(crate) fn printable(text: &str) -> String {
+    let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+    text.chars().map(escape).collect()
+}
+
+/// A message in proto3 JSON, with every field that has no presence of its own.
+pub(crate) fn message<M: Message + Name>(message: &M) -> Result<Value, Failure> {
+    static POOL: LazyLock<Option<DescriptorPool>> =
+        LazyLock::new(|| DescriptorPool::decode(bpfd_proto::FILE_DESCRIPTOR_SET).ok());
+    let name = M::full_name();
+    let pool = POOL.as_ref().ok_or_else(|| internal("the API's descriptors do not decode"))?;
+    let descriptor = pool.get_message_by_name(&name).ok_or_else(|| internal(&format!("no descriptor of {name}")))?;
+    let bytes = message.encode_to_vec();
+    let message = DynamicMessage::decode(descriptor, bytes.as_slice()).map_err(|error| internal(&error.to_string()))?;
+    let options = SerializeOptions::new().skip_default_fields(false);
+    message
+        .serialize_with_options(serde_json::value::Serializer, &options)
+        .map_err(|error| internal(&error.to_string()))
+}
+
+/// [`message`] of each.
+pub(crate) fn messages<M: Message + Name>(all: &[M]) -> Result<Vec<Value>, Failure> {
+    all.iter().map(message).collect()
+}
+
+/// Warnings of an answer, on standard error.
+pub(crate) fn warnings(warnings: &[pb::Warning]) {
+    for pb::Warning { reason: _, message, hint } in warnings {
+        crate::error::warn(message, hint);
+    }
+}
+
+fn internal(cause: &str) -> Failure {
+    Local::new(Exit::Other, "cannot print the answer as JSON").cause(cause).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_name_cannot_drive_the_terminal() {
+        let printer = Printer::new(Format::Table, false, false);
+        let text = printer.table(&["NAME"], vec![vec!["a\x1b[2Jb\n".into()]]);
+        assert_eq!(text, "NAME\na\\u{1b}[2Jb\\n\n");
+    }
+
+    #[test]
+    fn json_has_unset_fields_only_where_absence_says_something() {
+        let link = pb::Link { name: "a/b@lo:xdp".into(), priority: Some(0), ..Default::default() };
+        let value = message(&link).unwrap();
+        assert_eq!(value.get("priority"), Some(&json!(0)));
+        assert_eq!(value.get("cause"), Some(&json!("")));
+        assert_eq!(value.get("state"), Some(&json!("LINK_STATE_UNSPECIFIED")));
+        assert_eq!(value.get("position"), None);
+    }
+}
