@@ -74,6 +74,7 @@ impl Dir {
     }
 
     /// All names in it, sorted; those that are not UTF-8 are left out: neither we nor libxdp make such.
+    /// The root of a bpffs also has the kernel's own `maps.debug` and `progs.debug`.
     pub fn names(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in rustix::fs::Dir::read_from(&self.0)? {

@@ -142,9 +142,10 @@ fn computing() -> Result<Rules, ConfineError> {
     let exec = number(libc::PROT_EXEC);
     rules.insert(libc::SYS_mmap, vec![masked(2, exec, 0)?]);
     rules.insert(libc::SYS_mprotect, vec![masked(2, exec, 0)?]);
-    // The standard library's `metadata` of an open file.
+    // The standard library's and glibc's look at an open file.
     let empty_path = number(libc::AT_EMPTY_PATH);
     rules.insert(libc::SYS_statx, vec![masked(2, empty_path, empty_path)?]);
+    rules.insert(libc::SYS_newfstatat, vec![masked(3, empty_path, empty_path)?]);
     Ok(rules)
 }
 

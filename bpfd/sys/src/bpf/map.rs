@@ -250,8 +250,8 @@ fn too_large() -> io::Error {
     io::Error::from_raw_os_error(libc::EFBIG)
 }
 
-/// The kernel's `num_possible_cpus()`.
-fn possible_cpus() -> io::Result<usize> {
+/// The kernel's `num_possible_cpus()`: how many values an element of a per-CPU map has.
+pub fn possible_cpus() -> io::Result<usize> {
     let list = std::fs::read_to_string("/sys/devices/system/cpu/possible")?;
     count_cpus(&list).ok_or_else(|| io::Error::other(format!("not a list of CPUs: `{}`", list.trim())))
 }

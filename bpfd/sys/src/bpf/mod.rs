@@ -26,7 +26,7 @@ pub use link::{
     link_create_xdp, link_detach, link_update, prog_query_tcx, raw_tracepoint_open,
 };
 pub use load::{LoadError, ProgBtf, ProgLoad, Records, Target, prog_load, prog_load_with_log};
-pub use map::{Map, MapBtf, MapCreate, Update};
+pub use map::{Map, MapBtf, MapCreate, Update, possible_cpus};
 pub use pin::{ObjectKind, obj_get, obj_get_at, obj_pin, obj_pin_at, object_kind};
 pub use run::{TestRun, TestRunResult, prog_test_run};
 

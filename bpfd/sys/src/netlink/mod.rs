@@ -162,6 +162,22 @@ impl Route {
         Ok(Self { socket, sequence: Cell::new(0) })
     }
 
+    /// Takes a socket that [`Route::open`] made, in this process or, in another namespace, in a worker: `EINVAL` unless it
+    /// is a netlink socket for routes.
+    pub fn from_fd(socket: OwnedFd) -> io::Result<Self> {
+        let family = rustix::net::sockopt::socket_domain(&socket)?;
+        // No protocol is protocol 0: NETLINK_ROUTE.
+        if family != AddressFamily::NETLINK || rustix::net::sockopt::socket_protocol(&socket)?.is_some() {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        Ok(Self { socket, sequence: Cell::new(0) })
+    }
+
+    /// Gives the socket away; it stays in its namespace.
+    pub fn into_fd(self) -> OwnedFd {
+        self.socket
+    }
+
     /// All devices.
     pub fn links(&self) -> io::Result<Vec<LinkRow>> {
         for _ in 0..DUMP_ATTEMPTS {

@@ -15,7 +15,8 @@ const QUEUE: usize = 4 << 20;
 /// Something about a device changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkEvent {
-    /// It came, or something of it changed, its XDP program perhaps. It may say what is known already.
+    /// It came, or something of it changed, its XDP program perhaps. It may say what is known already. The kernel does
+    /// not tell of a changed XDP program while the device is down (`netdev_state_change`), but tells when it goes up.
     Changed(LinkRow),
     /// It went (also into another network namespace).
     Removed {

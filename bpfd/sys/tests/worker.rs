@@ -1,0 +1,391 @@
+//! Workers and their confinement on the real kernel. This binary spawns itself with `--worker KIND`, as the daemon
+//! does, so it is its own harness. Needs root and fails without.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test harness prints; a worker's last words are tested"
+)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "the lint does not see that a harness-less binary is a test")]
+
+use bpfd_sys::bpf::{self, AttachType, ProgId, ProgLoad, ProgramType};
+use bpfd_sys::channel::{Channel, Message};
+use bpfd_sys::confine::{self, Landlock};
+use bpfd_sys::worker::{CallError, Identity, Limits, Spec, Stderr, Worker, channel_from_parent};
+use bpfd_sys::{caps, seal};
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    match (arguments.next().as_deref(), arguments.next()) {
+        (Some("--worker"), Some(kind)) => {
+            child(&kind);
+            ExitCode::SUCCESS
+        }
+        (filter, _) => run_all(filter.filter(|filter| !filter.starts_with('-')).unwrap_or_default()),
+    }
+}
+
+const TESTS: &[(&str, fn())] = &[
+    ("a_parser_computes_and_answers", a_parser_computes_and_answers),
+    ("a_parser_that_opens_or_connects_is_killed", a_parser_that_opens_or_connects_is_killed),
+    ("a_parser_without_its_filter_would_do_all_that", a_parser_without_its_filter_would_do_all_that),
+    ("a_fetcher_reaches_the_network_and_its_files_alone", a_fetcher_reaches_the_network_and_its_files_alone),
+    ("an_idlookup_gives_descriptors_and_makes_no_map", an_idlookup_gives_descriptors_and_makes_no_map),
+    ("a_worker_is_nobody_and_has_an_empty_environment", a_worker_is_nobody_and_has_an_empty_environment),
+    ("a_worker_that_panics_leaves_its_last_words", a_worker_that_panics_leaves_its_last_words),
+    ("a_worker_that_hangs_is_killed_at_the_deadline", a_worker_that_hangs_is_killed_at_the_deadline),
+    ("a_worker_that_takes_too_much_is_killed_by_its_limits", a_worker_that_takes_too_much_is_killed_by_its_limits),
+    ("a_worker_sees_no_descriptor_of_its_parent", a_worker_sees_no_descriptor_of_its_parent),
+    ("a_dropped_worker_is_dead_and_reaped", a_dropped_worker_is_dead_and_reaped),
+    ("a_worker_dies_with_the_thread_that_spawned_it", a_worker_dies_with_the_thread_that_spawned_it),
+    ("confinement_with_two_threads_is_refused", confinement_with_two_threads_is_refused),
+];
+
+fn run_all(filter: &str) -> ExitCode {
+    assert!(rustix::process::geteuid().is_root(), "these tests need root");
+    let mut failed = 0;
+    for (name, test) in TESTS.iter().filter(|(name, _)| name.contains(filter)) {
+        let passed = std::panic::catch_unwind(test).is_ok();
+        failed += u32::from(!passed);
+        println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+    }
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn limits() -> Limits {
+    let address_space = 256 << 20;
+    Limits { address_space, cpu_seconds: 10, open_files: 32, file_size: 1 << 20, wall: Some(Duration::from_secs(60)) }
+}
+
+fn spec(kind: &str) -> Spec {
+    Spec { kind: kind.into(), limits: limits(), identity: Identity::Nobody, stderr: Stderr::Keep }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+/// One call to a worker of its own.
+fn call(kind: &str, message: &str) -> Result<String, CallError> {
+    let answer = Worker::spawn(&spec(kind)).unwrap().call(message.as_bytes(), &[], soon());
+    answer.map(|Message { bytes, .. }| String::from_utf8(bytes).unwrap())
+}
+
+const SIGKILL: i32 = 9;
+const SIGALRM: i32 = 14;
+const SIGXCPU: i32 = 24;
+const SIGSYS: i32 = 31;
+
+#[track_caller]
+fn assert_killed_by(signals: &[i32], answer: Result<String, CallError>, what: &str) {
+    match answer {
+        Err(CallError::Died { status, .. }) if status.signal().is_some_and(|signal| signals.contains(&signal)) => {}
+        other => panic!("{what}: {other:?}"),
+    }
+}
+
+// ---- the tests ----
+
+fn a_parser_computes_and_answers() {
+    let mut worker = Worker::spawn(&spec("parser")).unwrap();
+    let object = seal::Sealed::from_bytes(&[7; 100_000]).unwrap();
+    let answer = worker.call(b"sum", &[object.as_fd()], soon()).unwrap();
+    assert_eq!(answer.bytes, b"700000");
+    assert_eq!(worker.call(b"status", &[], soon()).unwrap().bytes, b"confined: Full, capabilities: 0");
+    assert!(worker.finish(soon()).unwrap().success());
+}
+
+const FORBIDDEN: [&str; 8] = ["open", "socket", "stat", "thread", "fork", "exec", "executable", "bpf"];
+
+fn a_parser_that_opens_or_connects_is_killed() {
+    for what in FORBIDDEN {
+        assert_killed_by(&[SIGSYS], call("parser", what), what);
+    }
+}
+
+fn a_parser_without_its_filter_would_do_all_that() {
+    for what in FORBIDDEN {
+        let answer = call("unconfined", what).unwrap();
+        assert!(answer.starts_with("did it") || (what == "bpf" && answer.contains("os error 1)")), "{what}: {answer}");
+    }
+}
+
+fn a_fetcher_reaches_the_network_and_its_files_alone() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    assert_eq!(call("fetcher", &format!("connect {port}")).unwrap(), "did it");
+    assert_eq!(call("fetcher", "thread").unwrap(), "did it");
+    assert_eq!(call("fetcher", "read /etc/hosts").unwrap(), "did it");
+    let refused = |what: &str| {
+        let answer = call("fetcher", what).unwrap();
+        assert!(answer.contains("os error 1)") || answer.contains("os error 13)"), "{what}: {answer}");
+    };
+    for what in
+        ["read /etc/passwd", "read /proc/1/status", "listen", "unix", "unshare", "exec", "bpf", "mount", "write"]
+    {
+        refused(what);
+    }
+    assert_eq!(call("fetcher", "status").unwrap(), "confined: Full, capabilities: 0");
+    for what in ["read /etc/passwd", "listen", "unix", "exec"] {
+        assert_eq!(call("unconfined", what).unwrap(), "did it", "the control: {what}");
+    }
+    if cfg!(target_arch = "x86_64") {
+        assert_killed_by(&[SIGSYS], call("fetcher", "x32"), "x32");
+    }
+}
+
+fn an_idlookup_gives_descriptors_and_makes_no_map() {
+    let insns = [0xb7, 0, 0, 0, 2, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
+    let program = ProgLoad { expected_attach_type: AttachType::XDP, ..ProgLoad::new(ProgramType::XDP, c"GPL", &insns) };
+    let program = bpf::prog_load(&program).unwrap();
+    let id = bpf::prog_info(program.as_fd()).unwrap().id;
+    let same = Spec { identity: Identity::Same, ..spec("idlookup") };
+    let mut worker = Worker::spawn(&same).unwrap();
+    let Message { bytes, fds } = worker.call(format!("program {id}").as_bytes(), &[], soon()).unwrap();
+    assert_eq!(String::from_utf8(bytes).unwrap(), format!("found {id}"));
+    let [fd]: [OwnedFd; 1] = fds.try_into().unwrap();
+    assert_eq!(bpf::prog_info(fd.as_fd()).unwrap().id, id);
+    let walk = String::from_utf8(worker.call(b"walk", &[], soon()).unwrap().bytes).unwrap();
+    assert!(walk.split(' ').any(|word| word == id.to_string()), "{walk}");
+    for what in ["map", "open", "socket"] {
+        let mut worker = Worker::spawn(&same).unwrap();
+        let answer = worker.call(what.as_bytes(), &[], soon()).map(|_| String::new());
+        assert_killed_by(&[SIGSYS], answer, what);
+    }
+}
+
+fn a_worker_is_nobody_and_has_an_empty_environment() {
+    let text = call("unconfined", "whoami").unwrap();
+    assert_eq!(text, "uid 65534, gid 65534, groups [], environment 0, no_new_privs true, in /");
+}
+
+fn a_worker_that_panics_leaves_its_last_words() {
+    match call("parser", "panic") {
+        Err(CallError::Died { status, stderr }) => {
+            assert_eq!(status.code(), Some(101));
+            assert!(stderr.contains("a foreign byte"), "{stderr}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn a_worker_that_hangs_is_killed_at_the_deadline() {
+    let mut worker = Worker::spawn(&spec("parser")).unwrap();
+    let answer = worker.call(b"hang", &[], Instant::now() + Duration::from_millis(50));
+    assert!(matches!(answer, Err(CallError::Deadline)), "{answer:?}");
+    assert!(matches!(worker.call(b"sum", &[], soon()), Err(CallError::Died { .. })), "it is dead");
+}
+
+fn a_worker_that_takes_too_much_is_killed_by_its_limits() {
+    let with = |limits, message: &str| {
+        let mut worker = Worker::spawn(&Spec { limits, ..spec("unconfined") }).unwrap();
+        worker.call(message.as_bytes(), &[], soon()).map(|Message { bytes, .. }| String::from_utf8(bytes).unwrap())
+    };
+    assert_killed_by(&[SIGXCPU, SIGKILL], with(Limits { cpu_seconds: 1, ..limits() }, "spin"), "CPU");
+    let wall = Some(Duration::from_millis(1));
+    assert_killed_by(&[SIGALRM], with(Limits { wall, ..limits() }, "hang"), "wall clock");
+    let memory = with(limits(), "memory").unwrap();
+    assert!(memory.contains("memory allocation"), "{memory}");
+    let files = with(limits(), "files").unwrap();
+    assert!(files.contains("os error 24)"), "{files}");
+}
+
+fn a_worker_sees_no_descriptor_of_its_parent() {
+    // One that was left inheritable by mistake.
+    let leak = std::fs::File::open("/etc/passwd").unwrap();
+    rustix::io::fcntl_setfd(&leak, rustix::io::FdFlags::empty()).unwrap();
+    let text = call("unconfined", "descriptors").unwrap();
+    // The channel, its copy, /dev/null, standard error, the directory that is read.
+    assert!(!text.contains("passwd"), "{text} ({})", leak.as_raw_fd());
+    assert_eq!(text.lines().count(), 5, "{text}");
+}
+
+fn a_dropped_worker_is_dead_and_reaped() {
+    let mut worker = Worker::spawn(&spec("parser")).unwrap();
+    let pid = String::from_utf8(worker.call(b"pid", &[], soon()).unwrap().bytes).unwrap();
+    assert!(Path::new("/proc").join(&pid).exists());
+    drop(worker);
+    assert!(!Path::new("/proc").join(&pid).exists());
+}
+
+fn a_worker_dies_with_the_thread_that_spawned_it() {
+    let spawned = std::thread::spawn(|| Worker::spawn(&spec("parser")).unwrap());
+    let mut worker = spawned.join().unwrap();
+    match worker.call(b"hang", &[], soon()) {
+        Err(CallError::Died { status, .. }) => assert_eq!(status.signal(), Some(SIGKILL)),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn confinement_with_two_threads_is_refused() {
+    assert_eq!(call("two_threads", "status").unwrap(), "2 threads are running, not one");
+}
+
+// ---- the worker ----
+
+fn child(kind: &str) {
+    let channel = channel_from_parent().unwrap();
+    // A thread that outlives the attempt.
+    let (_alive, ended) = std::sync::mpsc::channel::<()>();
+    let landlock = match kind {
+        "parser" => Ok(confine::parser().unwrap()),
+        "fetcher" => Ok(confine::fetcher(&[Path::new("/etc/hosts"), Path::new("/etc/no/such/file")]).unwrap()),
+        "idlookup" => Ok(confine::idlookup().unwrap()),
+        "two_threads" => {
+            std::thread::spawn(move || ended.recv());
+            Err(confine::parser().unwrap_err().to_string())
+        }
+        _ => Ok(Landlock::Absent),
+    };
+    loop {
+        let Ok(Message { bytes, fds }) = channel.receive(Instant::now() + Duration::from_secs(60)) else { return };
+        let message = String::from_utf8(bytes).unwrap();
+        let words: Vec<&str> = message.split(' ').collect();
+        match (words.as_slice(), &landlock) {
+            (_, Err(error)) => reply(&channel, error, &[]),
+            (["status"], Ok(landlock)) => {
+                let has = [caps::Cap::Bpf, caps::Cap::Perfmon, caps::Cap::NetAdmin, caps::Cap::SysAdmin];
+                let left = has.len() - caps_missing(kind, &has);
+                reply(&channel, &format!("confined: {landlock:?}, capabilities: {left}"), &[]);
+            }
+            (["program", id], _) => {
+                let fd = bpf::prog_by_id(ProgId(id.parse().unwrap())).unwrap();
+                let info = bpf::prog_info(fd.as_fd()).unwrap();
+                reply(&channel, &format!("found {}", info.id), &[fd]);
+            }
+            (["walk"], _) => {
+                let ids: Vec<String> = bpf::prog_ids().map(|id| id.unwrap().to_string()).collect();
+                reply(&channel, &ids.join(" "), &[]);
+            }
+            (words, _) => reply(&channel, &attempt(words, fds), &[]),
+        }
+    }
+}
+
+/// capget(2) is not among a parser's calls, and after `drop_all` there is nothing to ask.
+fn caps_missing(kind: &str, has: &[caps::Cap]) -> usize {
+    if kind == "parser" { has.len() } else { caps::missing(has).unwrap().len() }
+}
+
+fn reply(channel: &Channel, text: &str, fds: &[OwnedFd]) {
+    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+    channel.send(text.as_bytes(), &fds, soon()).unwrap();
+}
+
+fn did(result: std::io::Result<()>) -> String {
+    result.map_or_else(|error| error.to_string(), |()| "did it".into())
+}
+
+fn attempt(words: &[&str], fds: Vec<OwnedFd>) -> String {
+    match words {
+        ["sum"] => {
+            let [object]: [OwnedFd; 1] = fds.try_into().unwrap();
+            let bytes = seal::Sealed::verify(object).unwrap().read(1 << 20).unwrap();
+            bytes.iter().map(|byte| u64::from(*byte)).sum::<u64>().to_string()
+        }
+        ["pid"] => std::process::id().to_string(),
+        ["open"] => did(std::fs::File::open("/etc/hosts").map(drop)),
+        ["stat"] => did(std::fs::symlink_metadata("/etc/hosts").map(drop)),
+        ["read", path] => did(std::fs::read(path).map(drop)),
+        ["write"] => did(std::fs::write("/tmp/bpfd-sys-fetcher", "")),
+        ["socket"] => did(std::net::UdpSocket::bind("127.0.0.1:0").map(drop)),
+        ["connect", port] => did(std::net::TcpStream::connect(("127.0.0.1", port.parse().unwrap())).map(drop)),
+        ["listen"] => did(std::net::TcpListener::bind("127.0.0.1:0").map(drop)),
+        ["unix"] => did(std::os::unix::net::UnixDatagram::unbound().map(drop)),
+        ["thread"] => did(std::thread::Builder::new().spawn(|| ()).map(|thread| thread.join().unwrap())),
+        ["exec"] => did(std::process::Command::new("/bin/true").status().map(drop)),
+        ["fork"] => fork(),
+        ["unshare"] => did(unshare()),
+        ["executable"] => did(executable_memory()),
+        ["mount"] => did(bpfd_sys::bpffs::mount(Path::new("/tmp"))),
+        ["bpf"] | ["map"] => {
+            let map = bpf::MapCreate::new(bpf::MapType::ARRAY, 4, 4, 1);
+            did(bpf::Map::create(&map).map(drop))
+        }
+        ["x32"] => x32(),
+        ["panic"] => panic!("a foreign byte"),
+        ["hang"] => loop {
+            // Not a system call that a filter forbids: waits for a descriptor list that stays silent.
+            let step = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+            rustix::event::poll(&mut [], Some(&step)).unwrap();
+        },
+        ["spin"] => loop {
+            std::hint::spin_loop();
+        },
+        ["memory"] => {
+            let mut bytes: Vec<u8> = Vec::new();
+            match bytes.try_reserve_exact(512 << 20) {
+                Ok(()) => "did it".into(),
+                Err(error) => error.to_string(),
+            }
+        }
+        ["files"] => did((0..100).map(|_| std::fs::File::open("/dev/null")).collect::<Result<Vec<_>, _>>().map(drop)),
+        ["descriptors"] => descriptors(),
+        ["whoami"] => whoami(),
+        other => panic!("what is {other:?}?"),
+    }
+}
+
+fn descriptors() -> String {
+    let entries = std::fs::read_dir("/proc/self/fd").unwrap();
+    let lines = entries.map(|entry| {
+        let path = entry.unwrap().path();
+        format!("{} -> {}", path.display(), std::fs::read_link(&path).unwrap_or_default().display())
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn whoami() -> String {
+    let mut status = String::new();
+    std::fs::File::open("/proc/self/status").unwrap().read_to_string(&mut status).unwrap();
+    format!(
+        "uid {}, gid {}, groups {:?}, environment {}, no_new_privs {}, in {}",
+        rustix::process::getuid().as_raw(),
+        rustix::process::getgid().as_raw(),
+        rustix::process::getgroups().unwrap(),
+        std::env::vars_os().count(),
+        status.contains("NoNewPrivs:\t1"),
+        std::env::current_dir().unwrap().display(),
+    )
+}
+
+#[expect(unsafe_code, reason = "only the raw calls can be forbidden")]
+fn fork() -> String {
+    // SAFETY: the process has one thread; the child ends at once, the parent reaps it.
+    match unsafe { libc::fork() } {
+        -1 => std::io::Error::last_os_error().to_string(),
+        // SAFETY: _exit(2) takes a number.
+        0 => unsafe { libc::_exit(0) },
+        pid => {
+            let pid = rustix::process::Pid::from_raw(pid);
+            did(rustix::process::waitpid(pid, rustix::process::WaitOptions::empty()).map(|_| ()).map_err(Into::into))
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "only the raw calls can be forbidden")]
+fn unshare() -> std::io::Result<()> {
+    // SAFETY: the descriptor table stays shared.
+    Ok(unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWUSER) }?)
+}
+
+#[expect(unsafe_code, reason = "only the raw calls can be forbidden")]
+fn executable_memory() -> std::io::Result<()> {
+    let (protection, kind) = (libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping at an address of the kernel's choice touches nothing that is there.
+    let address = unsafe { libc::mmap(std::ptr::null_mut(), 4096, protection, kind, -1, 0) };
+    if address == libc::MAP_FAILED { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[expect(unsafe_code, reason = "only the raw calls can be forbidden")]
+fn x32() -> String {
+    // SAFETY: getpid takes nothing, in either table.
+    let result = unsafe { libc::syscall(0x4000_0000 + 39) };
+    eprintln!("the x32 call returned {result}");
+    result.to_string()
+}
