@@ -257,3 +257,98 @@ fn types(version: u8) -> Types {
     btf.section("xdp_metadata", 8, &[(variable, 0, 8)]);
     Types { btf: btf.finish(), main, slots, compat_test }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actions::ActionMask;
+    use crate::dispatch_config::{Slot, Version};
+    use crate::insn::encode;
+
+    fn dispatcher(version: Version, programs: usize) -> Dispatcher {
+        let slot = Slot { priority: 50, actions: ActionMask::PASS, flags: 0 };
+        let config = DispatcherConfig { version, frags: false, device_bound: false, slots: vec![slot; programs] };
+        Dispatcher::assemble(&config).unwrap()
+    }
+
+    fn hex(insns: &[Insn]) -> String {
+        let lines =
+            insns.iter().map(|insn| encode(&[*insn]).iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn the_program_is_the_one_that_was_run_on_kernels() {
+        insta::assert_snapshot!(hex(&dispatcher(Version::V2, 3).link(0x1234)));
+    }
+
+    #[test]
+    fn versions_differ_only_in_where_they_count_and_in_what_their_types_say() {
+        let (v1, v2, v3) = (dispatcher(Version::V1, 3), dispatcher(Version::V2, 3), dispatcher(Version::V3, 3));
+        assert_eq!(v2.link(5), v3.link(5));
+        let differing: Vec<_> =
+            v1.link(5).into_iter().zip(v2.link(5)).enumerate().filter(|(_, (a, b))| a != b).collect();
+        assert_eq!(differing, [(3, (Insn::load8(Reg::R8, Reg::R7, 0), Insn::load8(Reg::R8, Reg::R7, 2)))]);
+        for (dispatcher, version) in [(v1, 1), (v2, 2), (v3, 3)] {
+            assert_eq!(version_in_btf(dispatcher.btf()), Some(version));
+        }
+    }
+
+    #[test]
+    fn the_map_is_the_only_one_it_names() {
+        let insns = dispatcher(Version::V2, 10).link(7);
+        crate::guard::check_finished(NAME, &insns, &std::collections::BTreeSet::from([7])).unwrap();
+    }
+
+    #[test]
+    fn each_function_has_a_record_at_its_first_instruction_in_order() {
+        let dispatcher = dispatcher(Version::V2, 2);
+        let insns = dispatcher.link(7);
+        let calls = insns.iter().enumerate().filter(|(_, insn)| insn.is_local_call());
+        let mut starts: Vec<usize> = calls.filter_map(|(slot, insn)| crate::guard::target(slot, insn)).collect();
+        starts.insert(0, 0);
+        let (records, rest) = dispatcher.func_info().as_chunks::<8>();
+        assert!(rest.is_empty());
+        let word = |record: &[u8; 8], at| crate::bytes::u32_at(record, at).unwrap();
+        let found: Vec<usize> = records.iter().map(|record| usize::try_from(word(record, 0)).unwrap()).collect();
+        assert_eq!(found, starts);
+        let btf = Btf::open(dispatcher.btf()).unwrap();
+        let names: Vec<&str> = records.iter().map(|record| btf.name(word(record, 4))).collect();
+        let expected: Vec<&str> = [NAME].into_iter().chain(SLOT_FUNCTIONS).chain([COMPAT_TEST]).collect();
+        assert_eq!(names, expected);
+    }
+
+    #[test]
+    fn a_single_program_replaces_main_and_several_their_slots() {
+        let target = |programs, slot| dispatcher(Version::V2, programs).target(slot).map(|target| target.function);
+        assert_eq!(target(1, 0), Some(NAME));
+        assert_eq!(target(2, 0), Some("prog0"));
+        assert_eq!(target(10, 9), Some("prog9"));
+        assert_eq!((target(0, 0), target(1, 1), target(10, 10)), (None, None, None));
+        let dispatcher = dispatcher(Version::V2, 10);
+        for slot in 0..SLOTS {
+            let target = dispatcher.target(slot).unwrap();
+            assert_eq!(dispatcher.function_id(target.function), Some(target.btf_id));
+        }
+        assert_eq!(dispatcher.function_id(COMPAT_TEST), None);
+    }
+
+    #[test]
+    fn frags_and_device_binding_become_load_flags() {
+        let flags = |frags, device_bound| {
+            let config = DispatcherConfig { version: Version::V3, frags, device_bound, slots: vec![] };
+            Dispatcher::assemble(&config).unwrap().load().flags
+        };
+        assert_eq!([flags(false, false), flags(true, false), flags(true, true)], [0, 0x20, 0x60]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_dispatchers_types_have_no_version() {
+        assert_eq!(version_in_btf(&[]), None);
+        assert_eq!(version_in_btf(&BtfBuilder::new().finish()), None);
+        let btf = dispatcher(Version::V2, 1).btf().to_vec();
+        for cut in 0..btf.len() {
+            assert_eq!(version_in_btf(&btf[..cut]), None, "cut at {cut}");
+        }
+    }
+}

@@ -107,7 +107,7 @@ pub fn check_object(bytes: &[u8]) -> Result<(), GuardError> {
 
 /// What the ELF loader below takes for code: executable sections, and everything that is called `.text…`.
 fn is_loaded_as_code(section: &Section<'_>) -> bool {
-    section.flags & u64::from(SHF_EXECINSTR.0) != 0 || section.name.starts_with(".text")
+    section.flags & SHF_EXECINSTR.0 != 0 || section.name.starts_with(".text")
 }
 
 fn check_section(elf: &Elf<'_>, section: &Section<'_>) -> Result<(), GuardError> {
@@ -155,11 +155,14 @@ fn slot_of(offset: u64) -> Option<usize> {
     offset.is_multiple_of(INSN_SIZE).then_some(offset / INSN_SIZE)
 }
 
+/// Exactly what `aya_obj` takes for a call of a function, and whole loads. It would take a relocation of anything else
+/// for a map's, and write the next slot's number too, which may be another map's fd.
 fn is_relocatable(insns: &[Insn], slot: usize) -> bool {
     let second_half = slot.checked_add(1).and_then(|next| insns.get(next));
-    insns
-        .get(slot)
-        .is_some_and(|insn| insn.is_call() || (insn.is_ld_imm64() && second_half.is_some_and(|half| half.code == 0)))
+    insns.get(slot).is_some_and(|insn| {
+        (insn.is_local_call() && insn.dst == 0 && insn.off == 0)
+            || (insn.is_ld_imm64() && second_half.is_some_and(|half| half.code == 0))
+    })
 }
 
 /// The function that covers a byte of a section, and the slot in it; without one the section and its slot.

@@ -1,0 +1,277 @@
+//! From compiled objects to finished programs, without a kernel: what is linked, fitted and refused. The objects are in
+//! `tests/objects`, made by `make.sh` there; the kernel's types are made here.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use ebpf::btf_build::BtfBuilder;
+use ebpf::guard::GuardError;
+use ebpf::insn::{Insn, PSEUDO_FUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
+use ebpf::load_type::LoadType;
+use ebpf::relocate::{Chosen, Finished, KernelBtf, KernelFacts, RelocateError, Unlinked};
+
+const CORE: &[u8] = include_bytes!("objects/core.o");
+const EXTERNS: &[u8] = include_bytes!("objects/externs.o");
+const GLOBALS: &[u8] = include_bytes!("objects/globals.o");
+const LITERAL_FD: &[u8] = include_bytes!("objects/literal_fd.o");
+const MAPS: &[u8] = include_bytes!("objects/maps.o");
+const NO_LICENSE: &[u8] = include_bytes!("objects/no_license.o");
+
+type Globals<'a> = &'a [(&'a str, &'a [u8])];
+
+fn parse(
+    object: &[u8],
+    function: &str,
+    globals: Globals<'_>,
+    kernel: Option<&KernelBtf>,
+) -> Result<Unlinked, RelocateError> {
+    let chosen = [Chosen { function: function.to_owned(), load: LoadType::XDP }];
+    let globals = globals.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect();
+    Unlinked::parse(object, &chosen, &globals, kernel, &KernelFacts::default())
+}
+
+/// One number a map, from 100 on, in the order the maps are to be made.
+fn fds(unlinked: &Unlinked) -> BTreeMap<String, RawFd> {
+    unlinked.maps().iter().map(|map| map.name().to_owned()).zip(100..).collect()
+}
+
+fn finish(unlinked: &Unlinked) -> Finished {
+    let [finished] = <[Finished; 1]>::try_from(unlinked.finish(&fds(unlinked)).unwrap()).unwrap();
+    finished
+}
+
+/// The fds a program names, with the offset for a value.
+fn named(finished: &Finished) -> Vec<(u8, RawFd, i32)> {
+    let pairs = finished.insns.windows(2);
+    let loads = pairs.filter(|pair| pair[0].is_ld_imm64() && pair[0].src != 0);
+    loads.map(|pair| (pair[0].src, pair[0].imm, pair[1].imm)).collect()
+}
+
+#[test]
+fn maps_are_listed_with_the_sizes_the_kernel_wants_and_maps_of_maps_last() {
+    let unlinked = parse(MAPS, "count", &[], None).unwrap();
+    let rows: Vec<String> = unlinked
+        .maps()
+        .iter()
+        .map(|map| {
+            format!(
+                "{} type {} key {} value {} entries {} flags {} types {:?} pin {} inner {:?}",
+                map.name(),
+                map.map_type(),
+                map.key_size(),
+                map.value_size(),
+                map.max_entries(),
+                map.flags(),
+                map.btf_types().is_some(),
+                map.wants_pin_by_name(),
+                map.inner().map(|inner| (inner.name().to_owned(), inner.map_type(), inner.max_entries())),
+            )
+        })
+        .collect();
+    insta::assert_snapshot!(rows.join("\n"));
+}
+
+#[test]
+fn each_reference_to_a_map_names_that_maps_fd() {
+    let unlinked = parse(MAPS, "count", &[], None).unwrap();
+    let fds = fds(&unlinked);
+    let names = named(&finish(&unlinked));
+    let expected = ["pinned", "flows", "outer", "events"].map(|name| (PSEUDO_MAP_FD, fds[name], 0));
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn a_map_without_an_fd_is_named() {
+    let unlinked = parse(MAPS, "count", &[], None).unwrap();
+    let mut fds = fds(&unlinked);
+    fds.remove("outer");
+    let error = unlinked.finish(&fds).unwrap_err();
+    assert_eq!(error.to_string(), "no file descriptor was given for map `outer`");
+}
+
+#[test]
+fn globals_get_their_values_and_constants_are_frozen() {
+    let globals: Globals<'_> = &[("port", &[0x39, 0x30]), ("limit", &[1, 0, 0, 0, 0, 0, 0, 0])];
+    let unlinked = parse(GLOBALS, "use", globals, None).unwrap();
+    let untouched = parse(GLOBALS, "use", &[], None).unwrap();
+    let changed: Vec<_> = unlinked
+        .maps()
+        .iter()
+        .zip(untouched.maps())
+        .flat_map(|(map, before)| {
+            assert_eq!(map.freeze(), map.name() == ".rodata");
+            assert_eq!(usize::try_from(map.value_size()).unwrap(), map.initial().unwrap().len());
+            let bytes = map.initial().unwrap().iter().zip(before.initial().unwrap());
+            bytes.filter(|(now, before)| now != before).map(|(now, _)| (map.name(), *now)).collect::<Vec<_>>()
+        })
+        .collect();
+    // 12345 for 53, and 1 for 0x1122334455667788.
+    let data = [1, 0, 0, 0, 0, 0, 0, 0].map(|byte| (".data", byte));
+    assert_eq!(changed, [data.as_slice(), &[(".rodata", 0x39), (".rodata", 0x30)]].concat());
+    assert!(named(&finish(&unlinked)).iter().all(|(pseudo, ..)| *pseudo == PSEUDO_MAP_VALUE));
+}
+
+#[test]
+fn a_global_that_is_missing_or_of_another_size_is_refused() {
+    for globals in [&[("nothing", &[1_u8][..])][..], &[("port", &[1_u8][..])]] {
+        assert!(matches!(parse(GLOBALS, "use", globals, None), Err(RelocateError::Parse(_))), "{globals:?}");
+    }
+}
+
+#[test]
+fn the_same_object_can_be_linked_again_to_other_maps() {
+    let unlinked = parse(MAPS, "count", &[], None).unwrap();
+    let first = finish(&unlinked);
+    let shifted = fds(&unlinked).into_iter().map(|(name, fd)| (name, fd + 50)).collect();
+    let [second] = <[Finished; 1]>::try_from(unlinked.finish(&shifted).unwrap()).unwrap();
+    let moved: Vec<_> = named(&first).into_iter().map(|(pseudo, fd, offset)| (pseudo, fd + 50, offset)).collect();
+    assert_eq!(named(&second), moved);
+    assert_eq!(finish(&unlinked), first);
+}
+
+/// A kernel whose `task_struct` has `pid` at byte `offset`.
+fn kernel(offset: u32) -> KernelBtf {
+    let mut btf = BtfBuilder::new();
+    let int = btf.signed("int", 4);
+    btf.structure("task_struct", offset + 4, &[("pid", int, offset)]);
+    KernelBtf::parse(&btf.finish()).unwrap()
+}
+
+#[test]
+fn a_member_is_read_where_this_kernel_has_it() {
+    let at = |offset| finish(&parse(CORE, "on_switch", &[], Some(&kernel(offset))).unwrap()).insns;
+    let (near, far): (Vec<Insn>, Vec<Insn>) = (at(8), at(1234));
+    let differing: Vec<_> = near.iter().zip(&far).filter(|(near, far)| near != far).collect();
+    let [(near, far)] = differing.as_slice() else { panic!("{differing:?}") };
+    assert_eq!((near.imm, far.imm), (8, 1234));
+}
+
+#[test]
+fn an_object_that_needs_kernel_types_says_so_without_them() {
+    assert!(matches!(parse(CORE, "on_switch", &[], None), Err(RelocateError::NeedsKernelBtf)));
+}
+
+#[test]
+fn func_info_and_line_info_are_whole_records() {
+    let finished = finish(&parse(MAPS, "count", &[], None).unwrap());
+    assert_eq!(finished.func_info.len(), 8);
+    assert!(!finished.line_info.is_empty() && finished.line_info.len().is_multiple_of(16));
+    assert_eq!((finished.name.as_str(), finished.license.as_str()), ("count", "GPL"));
+}
+
+fn refusal(error: &RelocateError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[test]
+fn what_must_not_be_loaded_is_refused_with_the_place() {
+    let rows: Vec<String> = [
+        parse(LITERAL_FD, "steal", &[], None),
+        parse(EXTERNS, "hash", &[], None),
+        parse(NO_LICENSE, "pass", &[], None),
+        parse(MAPS, "absent", &[], None),
+        parse(b"\x7fELF", "pass", &[], None),
+        parse(&MAPS[..MAPS.len() / 2], "count", &[], None),
+    ]
+    .into_iter()
+    .map(|parsed| refusal(&parsed.unwrap_err()))
+    .collect();
+    insta::assert_snapshot!(rows.join("\n"));
+}
+
+/// A generator of the numbers that choose the damage; the same on every run.
+struct Damage(u64);
+
+impl Damage {
+    fn next(&mut self, below: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 16).unwrap_or(0) % below
+    }
+}
+
+/// The rule must hold for whatever a damaged object becomes. `aya_obj` may panic on it, which the parse worker
+/// survives; what it must not do is finish a program that names a foreign fd.
+#[test]
+fn damaged_objects_never_name_an_fd_that_is_not_theirs() {
+    let ours = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !panic.location().is_some_and(|place| place.file().contains("aya-obj")) {
+            ours(panic);
+        }
+    }));
+    let mut damage = Damage(0x5eed);
+    let (mut finished, mut refused, mut panicked) = (0, 0, 0);
+    for (object, function) in [(MAPS, "count"), (GLOBALS, "use")] {
+        for _round in 0..1500 {
+            let mut bytes = object.to_vec();
+            for _byte in 0..=damage.next(4) {
+                let at = damage.next(bytes.len());
+                bytes[at] = [0, 1, 7, 0x18, 0xff, bytes[at] ^ 1, bytes[at].wrapping_add(8)][damage.next(7)];
+            }
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                let unlinked = parse(&bytes, function, &[], None)?;
+                unlinked.finish(&fds(&unlinked)).map(|programs| (unlinked.maps().len(), programs))
+            }));
+            match outcome {
+                Err(_panic) => panicked += 1,
+                Ok(Err(_refused)) => refused += 1,
+                Ok(Ok((maps, programs))) => {
+                    finished += 1;
+                    let own = 100..100 + RawFd::try_from(maps).unwrap();
+                    for (pseudo, fd, _) in programs.iter().flat_map(named) {
+                        let own_map = matches!(pseudo, PSEUDO_MAP_FD | PSEUDO_MAP_VALUE) && own.contains(&fd);
+                        assert!(own_map || pseudo == PSEUDO_FUNC, "pseudo {pseudo}, number {fd}");
+                    }
+                }
+            }
+        }
+    }
+    // The damage is neither too mild nor so heavy that nothing gets as far as the check.
+    assert!(finished > 300 && refused > 300, "finished {finished}, refused {refused}, panicked {panicked}");
+}
+
+/// `aya_obj` would write the slot after the one that is relocated too: aimed at a helper's call before a load, that is
+/// the fd in the load.
+#[test]
+fn a_relocation_aimed_at_anything_but_a_load_or_a_call_of_a_function_is_refused() {
+    let (entry, code) = first_relocation(MAPS);
+    let slots: Vec<Insn> = ebpf::insn::decode(code).unwrap();
+    let mut helper_calls = 0;
+    for (slot, insn) in slots.iter().enumerate() {
+        let mut bytes = MAPS.to_vec();
+        bytes[entry..entry + 8].copy_from_slice(&u64::try_from(slot * 8).unwrap().to_le_bytes());
+        if slot == 9 {
+            eprintln!("{:?} {:?} {:?}", slots[8], insn, parse(&bytes, "count", &[], None).map(|_| ()));
+        }
+        let refused = matches!(
+            parse(&bytes, "count", &[], None),
+            Err(RelocateError::Guard(GuardError::MisplacedRelocation { .. }))
+        );
+        assert_eq!(refused, !insn.is_ld_imm64(), "slot {slot}");
+        helper_calls += usize::from(insn.is_call());
+    }
+    assert!(helper_calls > 0);
+}
+
+/// Where the first entry of `.relxdp` is in the file, and the code of `xdp`.
+fn first_relocation(object: &[u8]) -> (usize, &[u8]) {
+    use object::read::elf::{ElfFile64, SectionHeader as _};
+    use object::{Object as _, ObjectSection as _};
+    let elf = ElfFile64::<object::LittleEndian>::parse(object).unwrap();
+    let offset = |name: &str| {
+        let header = elf.section_by_name(name).unwrap().elf_section_header().clone();
+        usize::try_from(header.sh_offset(object::LittleEndian)).unwrap()
+    };
+    let code = elf.section_by_name("xdp").unwrap();
+    (offset(".relxdp"), code.data().unwrap())
+}
