@@ -107,7 +107,8 @@ impl Guest<'_> {
             .args(["-object", &format!("memory-backend-memfd,id=mem,size={MEMORY}M,share=on")])
             .args(["-numa", "node,memdev=mem", "-chardev", &format!("socket,id=root,path={}", at("root.sock"))])
             .args(["-device", "vhost-user-fs-pci,chardev=root,tag=hostroot,queue-size=1024"])
-            .stdin(Stdio::null())
+            // The port is closed, and the guest's writes to it block, once qemu reads the end of its stdin.
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(dir.join("qemu.log"))?);
         match self.clock {
