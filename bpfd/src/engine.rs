@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bpfd_core::changes::{Fresh, RequestError};
 use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, Uids};
@@ -45,6 +46,8 @@ pub struct Context {
     pub request: Option<RequestId>,
     /// Plan only.
     pub validate_only: bool,
+    /// How many links it makes at most.
+    pub new_links: usize,
 }
 
 /// What a change did, or would do.
@@ -112,7 +115,7 @@ impl<K: Kernel> Engine<K> {
         &mut self,
         context: &Context,
         staged: Option<(AppUid, K::Staged)>,
-        build: impl Fn(&State, Fresh) -> Result<Vec<Change>, RequestError>,
+        build: impl Fn(&State, &Fresh) -> Result<Vec<Change>, RequestError>,
     ) -> Result<Answer, EngineError> {
         if let Some(outcome) = self.answered(context)? {
             return Ok(Answer { outcome, plan: None });
@@ -168,14 +171,13 @@ impl<K: Kernel> Engine<K> {
     fn attempt(
         &mut self,
         context: &Context,
-        build: impl Fn(&State, Fresh) -> Result<Vec<Change>, RequestError>,
+        build: impl Fn(&State, &Fresh) -> Result<Vec<Change>, RequestError>,
     ) -> Result<Answer, EngineError> {
-        let fresh = Fresh {
-            app: self.store.next_handle()?,
-            link: self.store.next_handle()?,
-            link_uid: LinkUid(self.uids.fresh()),
-        };
-        let changes = build(&self.state, fresh)?;
+        let app = self.store.next_handle()?;
+        let links = (0..context.new_links).map(|_| Ok((LinkUid(self.uids.fresh()), self.store.next_handle()?)));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let fresh = Fresh { app, links: links.collect::<Result<_, StoreError>>()?, now };
+        let changes = build(&self.state, &fresh)?;
         let mut races = 0;
         loop {
             match self.once(context, &changes) {

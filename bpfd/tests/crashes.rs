@@ -18,7 +18,7 @@ use bpfd_core::names::{Netns, Priority};
 use bpfd_core::request::{
     AttachAsk, AttachRequest, DetachRequest, DetachWhich, HookAsk, UnloadRequest, UnloadWhich, UpdateRequest,
 };
-use bpfd_core::state::{ObjectDigest, Owner, Program, ProgramType, Reach, Source, State, WhenAbsent};
+use bpfd_core::state::{Map, ObjectDigest, Owner, Program, ProgramType, Reach, Source, State, WhenAbsent};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -44,7 +44,7 @@ fn owner() -> Owner {
 }
 
 fn context(request: Option<u128>) -> Context {
-    Context { owner: owner(), request: request.map(|id| RequestId(Uuid::from_u128(id))), validate_only: false }
+    Context { owner: owner(), request: request.map(|id| RequestId(Uuid::from_u128(id))), validate_only: false, new_links: 1 }
 }
 
 fn on(chain: ChainKey, priority: u32) -> AttachAsk {
@@ -135,6 +135,7 @@ impl Host {
             Ask::Update { link, priority } => {
                 let ask = UpdateRequest {
                     link: link.parse().unwrap(),
+                    generation: None,
                     priority: Some(Priority::try_from(*priority).unwrap()),
                     proceed_on: None,
                     request: None,
@@ -165,7 +166,7 @@ impl Host {
     fn attach(&mut self, context: &Context, app: &str, attach: AttachAsk) -> Result<(), EngineError> {
         let ask = AttachRequest { app: app.parse().unwrap(), function: None, attach, request: context.request };
         let who = owner();
-        let build = |state: &State, fresh| changes::attach(state, &ask, &|_, _| Default::default(), &who, fresh);
+        let build = |state: &State, fresh| changes::attach(state, &ask, &who, fresh);
         self.engine().change(context, None, build).map(drop)
     }
 
@@ -205,11 +206,16 @@ fn loaded(uid: AppUid, name: &str, staged: &PinnedApp, attach: Option<(u8, u32)>
         reach: Reach::Kernel,
         globals: BTreeMap::new(),
         programs: programs.collect(),
-        maps: staged.maps.iter().cloned().collect(),
+        maps: staged.maps.iter().map(|name| map(name)).collect(),
+        labels: BTreeMap::new(),
         advice: BTreeMap::new(),
-        attach: attach.map(|(number, priority)| (on(eth(number), priority), "pass".into())),
+        attach: attach.map(|(number, priority)| (on(eth(number), priority), "pass".into())).into_iter().collect(),
         request: None,
     }
+}
+
+fn map(name: &str) -> Map {
+    Map { name: name.into(), kind: "array".into(), key_size: 4, value_size: 8, max_entries: 1 }
 }
 
 /// A host with two programs on eth0, one on eth1, and a tracepoint.

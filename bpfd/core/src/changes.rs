@@ -3,28 +3,17 @@
 //!
 //! This file must never ask whether the caller may: it takes what was authorised.
 
-use crate::hook::{ChainKey, Placement, ProceedOn, Tracepoint};
+use crate::hook::{ChainKey, Placement};
 use crate::ident::{AppUid, Handle, LinkUid, RequestId};
 use crate::names::{AppName, Priority};
 use crate::request::{
     AttachAsk, AttachRequest, DetachRequest, DetachWhich, HookAsk, NoOneLink, UnloadRequest, UnloadWhich, UpdateRequest,
 };
 use crate::state::{
-    App, Change, ChangeError, Link, LinkLifetime, LinkOrigin, ObjectDigest, Owner, Program, ProgramType, Reach, Source,
-    State,
+    Advice, App, Change, ChangeError, Link, LinkLifetime, LinkOrigin, Map, ObjectDigest, Owner, Program, ProgramType,
+    Reach, Setting, Source, State,
 };
 use std::collections::BTreeMap;
-
-/// What an object says of one program that a request may leave out.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Advice {
-    /// From the image's label, else the object's run config.
-    pub priority: Option<Priority>,
-    /// The same.
-    pub proceed_on: Option<ProceedOn>,
-    /// From the section's name.
-    pub tracepoint: Option<Tracepoint>,
-}
 
 /// An app that was made and verified, and waits as file descriptors.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -41,16 +30,18 @@ pub struct Loaded {
     pub object: ObjectDigest,
     /// How far it reaches.
     pub reach: Reach,
-    /// Encoded globals.
-    pub globals: BTreeMap<String, Vec<u8>>,
+    /// Globals that the caller set.
+    pub globals: BTreeMap<String, Setting>,
     /// Its programs.
     pub programs: Vec<Program>,
     /// Its maps.
-    pub maps: Vec<String>,
+    pub maps: Vec<Map>,
+    /// What the image says of itself.
+    pub labels: BTreeMap<String, String>,
     /// What the object says, by function.
     pub advice: BTreeMap<String, Advice>,
     /// Where to attach, and which function.
-    pub attach: Option<(AttachAsk, String)>,
+    pub attach: Vec<(AttachAsk, String)>,
     /// Idempotency key.
     pub request: Option<RequestId>,
 }
@@ -85,26 +76,47 @@ pub enum RequestError {
     /// A tracepoint program whose section names none, and no word which.
     #[error("the section of `{0}` names no tracepoint")]
     NoTracepoint(String),
+    /// Somebody else moved the link since the caller looked.
+    #[error("link `{link}` has generation {now} by now")]
+    Generation {
+        /// Which.
+        link: String,
+        /// Its generation.
+        now: u64,
+    },
     /// An update of nothing.
     #[error("nothing to update: give a priority or a proceed-on set")]
     NothingToUpdate,
 }
 
 /// New identities for one request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Fresh {
     /// For an app.
     pub app: Handle,
-    /// For a link.
-    pub link: Handle,
-    /// For a link.
-    pub link_uid: LinkUid,
+    /// For links, as many as the request makes.
+    pub links: Vec<(LinkUid, Handle)>,
+    /// Seconds since 1970.
+    pub now: u64,
 }
 
 /// The changes of a load.
-pub fn load(state: &State, loaded: Loaded, owner: &Owner, fresh: Fresh) -> Result<Vec<Change>, RequestError> {
-    let Loaded { uid, name, default_name, source, object, reach, globals, programs, maps, advice, attach, request } =
-        loaded;
+pub fn load(state: &State, loaded: Loaded, owner: &Owner, fresh: &Fresh) -> Result<Vec<Change>, RequestError> {
+    let Loaded {
+        uid,
+        name,
+        default_name,
+        source,
+        object,
+        reach,
+        globals,
+        programs,
+        maps,
+        labels,
+        advice,
+        attach,
+        request,
+    } = loaded;
     let name = match name {
         Some(name) if state.app_named(&name).is_some() => return Err(ChangeError::NameTaken(name).into()),
         Some(name) => name,
@@ -121,25 +133,22 @@ pub fn load(state: &State, loaded: Loaded, owner: &Owner, fresh: Fresh) -> Resul
         globals,
         programs,
         maps,
+        labels,
+        advice,
+        created: fresh.now,
         generation: 1,
         request,
     };
-    let link = attach.map(|(ask, function)| {
-        let advice = advice.get(&function).cloned().unwrap_or_default();
-        link(&app, function, &ask, &advice, owner, fresh, request)
+    let links = attach.into_iter().zip(&fresh.links).map(|((ask, function), identity)| {
+        let advice = app.advice.get(&function).cloned().unwrap_or_default();
+        link(&app, function, &ask, &advice, owner, *identity, fresh.now, request).map(Change::Attach)
     });
-    let link = link.transpose()?.map(Change::Attach);
-    Ok(std::iter::once(Change::Load(app)).chain(link).collect())
+    let links: Vec<Change> = links.collect::<Result<_, _>>()?;
+    Ok(std::iter::once(Change::Load(app)).chain(links).collect())
 }
 
 /// The change of an attach.
-pub fn attach(
-    state: &State,
-    ask: &AttachRequest,
-    advice: &dyn Fn(&App, &str) -> Advice,
-    owner: &Owner,
-    fresh: Fresh,
-) -> Result<Vec<Change>, RequestError> {
+pub fn attach(state: &State, ask: &AttachRequest, owner: &Owner, fresh: &Fresh) -> Result<Vec<Change>, RequestError> {
     let app = ask.app.resolve(state)?;
     let kind = needs(&ask.attach.hook);
     let function = match &ask.function {
@@ -149,18 +158,27 @@ pub fn attach(
     if app.program(&function).is_none() {
         return Err(ChangeError::NoProgram { app: app.name.clone(), function }.into());
     }
-    let advice = advice(app, &function);
-    Ok(vec![Change::Attach(link(app, function, &ask.attach, &advice, owner, fresh, ask.request)?)])
+    let advice = app.advice.get(&function).cloned().unwrap_or_default();
+    let identities = fresh.links.iter().take(1);
+    identities
+        .map(|identity| {
+            link(app, function.clone(), &ask.attach, &advice, owner, *identity, fresh.now, ask.request)
+                .map(Change::Attach)
+        })
+        .collect()
 }
 
 /// The change of an update.
 pub fn update(state: &State, ask: &UpdateRequest) -> Result<Vec<Change>, RequestError> {
-    let UpdateRequest { link, priority, proceed_on, request: _ } = ask;
+    let UpdateRequest { link, generation, priority, proceed_on, request: _ } = ask;
     if priority.is_none() && proceed_on.is_none() {
         return Err(RequestError::NothingToUpdate);
     }
-    let link = link.resolve(state)?.uid;
-    Ok(vec![Change::Update { link, priority: *priority, proceed_on: *proceed_on }])
+    let row = link.resolve(state)?;
+    if generation.is_some_and(|seen| seen != row.generation) {
+        return Err(RequestError::Generation { link: state.link_name(row), now: row.generation });
+    }
+    Ok(vec![Change::Update { link: row.uid, priority: *priority, proceed_on: *proceed_on }])
 }
 
 /// The changes of a detach. A link named twice goes once.
@@ -220,13 +238,14 @@ fn link(
     ask: &AttachAsk,
     advice: &Advice,
     owner: &Owner,
-    fresh: Fresh,
+    (uid, handle): (LinkUid, Handle),
+    now: u64,
     request: Option<RequestId>,
 ) -> Result<Link, RequestError> {
     let placement = placement(&function, &ask.hook, advice)?;
     Ok(Link {
-        uid: fresh.link_uid,
-        handle: fresh.link,
+        uid,
+        handle,
         app: app.uid,
         function,
         placement,
@@ -234,6 +253,7 @@ fn link(
         origin: LinkOrigin::Request,
         lifetime: LinkLifetime::UntilDetached,
         when_absent: ask.when_absent,
+        created: now,
         generation: 1,
         request,
     })

@@ -60,8 +60,8 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
                 programs.for_each(|program| {
                     say("K3", format!("program `{}/{}` is not pinned", app.name, program.function))
                 });
-                let maps = app.maps.iter().filter(|map| !pinned.maps.contains(*map));
-                maps.for_each(|map| say("K3", format!("map `{map}` of `{}` is not pinned", app.name)));
+                let maps = app.maps.iter().filter(|map| !pinned.maps.contains(&map.name));
+                maps.for_each(|map| say("K3", format!("map `{}` of `{}` is not pinned", map.name, app.name)));
             }
         }
     }

@@ -15,4 +15,6 @@ pub mod order;
 pub mod plan;
 pub mod policy;
 pub mod request;
+pub mod selection;
 pub mod state;
+pub mod wire;

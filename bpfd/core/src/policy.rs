@@ -291,7 +291,7 @@ impl Ask for LoadRequest {
             Bytes::Uploaded { .. } => SourceKind::Upload,
         };
         let load = Asked { source: Some(source), ..Asked::verb(Verb::Load) };
-        std::iter::once(load).chain(self.attach.iter().map(|attach| attach_asked(attach, None))).collect()
+        std::iter::once(load).chain(self.attach.iter().map(|(attach, _)| attach_asked(attach, None))).collect()
     }
 }
 

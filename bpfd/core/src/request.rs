@@ -83,7 +83,12 @@ pub enum HookAsk {
     Tracepoint(Option<Tracepoint>),
 }
 
-/// Load one object, and attach one program of it if asked.
+/// Most links that one load makes.
+pub const ATTACH_MAX: usize = 16;
+/// Most `--set` values, selectors or names in one request.
+pub const LIST_MAX: usize = 256;
+
+/// Load one object, and attach programs of it if asked.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LoadRequest {
     /// Its bytes.
@@ -94,8 +99,8 @@ pub struct LoadRequest {
     pub select: Vec<Select>,
     /// `--set NAME=VALUE`, as written.
     pub globals: Vec<(String, String)>,
-    /// Where to attach.
-    pub attach: Option<AttachAsk>,
+    /// Where to attach, and which function; `None` if only one fits.
+    pub attach: Vec<(AttachAsk, Option<String>)>,
     /// Idempotency key.
     pub request: Option<RequestId>,
 }
@@ -118,6 +123,8 @@ pub struct AttachRequest {
 pub struct UpdateRequest {
     /// Which link.
     pub link: LinkRef,
+    /// The generation that the caller saw; another one = somebody else moved it since.
+    pub generation: Option<u64>,
     /// Its new priority.
     pub priority: Option<Priority>,
     /// Its new set.

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::hook::{ChainKey, Placement, ProceedOn};
+use crate::hook::{ChainKey, Placement, ProceedOn, Tracepoint};
 use crate::ident::{AppUid, Handle, LinkUid, RequestId};
 use crate::names::{AppName, Priority};
 
@@ -175,6 +175,41 @@ pub struct Program {
     pub load_time: u64,
 }
 
+/// One map of an app, as its object declares it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Map {
+    /// Its name in the object.
+    pub name: String,
+    /// Its type, as bpftool writes it; a number if that has no name.
+    pub kind: String,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Entries at most.
+    pub max_entries: u32,
+}
+
+/// The value of a global that the caller set.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Setting {
+    /// As written.
+    pub text: String,
+    /// As the object's type has it.
+    pub bytes: Vec<u8>,
+}
+
+/// What an object says of one program that a request may leave out.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Advice {
+    /// From the image's label, else the object's run config.
+    pub priority: Option<Priority>,
+    /// The same.
+    pub proceed_on: Option<ProceedOn>,
+    /// From the section's name.
+    pub tracepoint: Option<Tracepoint>,
+}
+
 /// One load of one object.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct App {
@@ -192,12 +227,18 @@ pub struct App {
     pub object: ObjectDigest,
     /// How far it reaches.
     pub reach: Reach,
-    /// Values of globals, by name, already encoded: loading the same object again needs them.
-    pub globals: BTreeMap<String, Vec<u8>>,
+    /// Values of globals, by name: loading the same object again needs them.
+    pub globals: BTreeMap<String, Setting>,
     /// Loaded functions, sorted by name.
     pub programs: Vec<Program>,
-    /// Names of its maps, sorted.
-    pub maps: Vec<String>,
+    /// Its maps, sorted by name.
+    pub maps: Vec<Map>,
+    /// What the image says of itself, or nothing.
+    pub labels: BTreeMap<String, String>,
+    /// What it says of its programs, by function.
+    pub advice: BTreeMap<String, Advice>,
+    /// Seconds since 1970 when it was loaded.
+    pub created: u64,
     /// Counts changes of this app, from 1.
     pub generation: u64,
     /// The caller's idempotency key.
@@ -232,6 +273,8 @@ pub struct Link {
     pub lifetime: LinkLifetime,
     /// What to do while the interface is absent.
     pub when_absent: WhenAbsent,
+    /// Seconds since 1970 when it was made.
+    pub created: u64,
     /// Counts changes of this link, from 1.
     pub generation: u64,
     /// The caller's idempotency key.

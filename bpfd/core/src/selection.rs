@@ -1,0 +1,141 @@
+//! Which programs of an object are loaded, as what, and which of them each attachment means. Pure, over what the parse worker read.
+//!
+//! Rules: no selector = every program that is not optional; an attachment means exactly one program, else the candidates are
+//! named; a section that says no type takes the type of the hook that it is attached to.
+
+use std::collections::BTreeMap;
+
+use ebpf::inspect::{Object, Program as Declared};
+use ebpf::kind::{DeclaredKind, HookHint, ProgramKind};
+use ebpf::names::{FunctionName, NameError, SectionName};
+use ebpf::select::{self, SelectError, Selector};
+
+use crate::changes::needs;
+use crate::hook::ProceedOn;
+use crate::names::Priority;
+use crate::request::{AttachAsk, Select};
+use crate::state::{Advice, ProgramType};
+
+/// What a load takes from its object.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Selection {
+    /// Functions to load, and what each is loaded as.
+    pub functions: BTreeMap<String, ProgramType>,
+    /// The function of each attachment, in their order.
+    pub attach: Vec<String>,
+}
+
+/// Why no selection can be made.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SelectionError {
+    /// No program fits, or several do.
+    #[error(transparent)]
+    Select(#[from] SelectError),
+    /// A selector that is no name.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// A type that this version does not load.
+    #[error("`{function}` is in section `{section}`: bpfd loads xdp and tracepoint programs")]
+    Unsupported {
+        /// The program.
+        function: String,
+        /// Its section.
+        section: String,
+    },
+    /// No word on the type.
+    #[error("section `{section}` of `{function}` does not say what type of program it holds")]
+    Untyped {
+        /// The program.
+        function: String,
+        /// Its section.
+        section: String,
+    },
+}
+
+/// The selection that a request means.
+pub fn select(
+    object: &Object,
+    wanted: &[Select],
+    attach: &[(AttachAsk, Option<String>)],
+) -> Result<Selection, SelectionError> {
+    let chosen = chosen(object, wanted)?;
+    let narrowed = Object {
+        programs: chosen.iter().map(|program| Declared { optional: false, ..(*program).clone() }).collect(),
+        ..object.clone()
+    };
+    let mut selection = Selection::default();
+    for (ask, function) in attach {
+        let kind = match needs(&ask.hook) {
+            ProgramType::Xdp => ProgramKind::Xdp,
+            ProgramType::Tracepoint => ProgramKind::Tracepoint,
+        };
+        let selector = function.as_deref().map(|name| name.parse::<FunctionName>().map(Selector::Function));
+        let program = select::one(&narrowed, selector.transpose()?.as_ref(), kind)?;
+        let function = program.function.to_string();
+        selection.functions.insert(function.clone(), needs(&ask.hook));
+        selection.attach.push(function);
+    }
+    for program in chosen {
+        let function = program.function.to_string();
+        if !selection.functions.contains_key(&function) {
+            let kind = declared(program)?;
+            selection.functions.insert(function, kind);
+        }
+    }
+    Ok(selection)
+}
+
+fn chosen<'a>(object: &'a Object, wanted: &[Select]) -> Result<Vec<&'a Declared>, SelectionError> {
+    if wanted.is_empty() {
+        return match select::all(object) {
+            all if all.is_empty() => Err(SelectError::NoPrograms.into()),
+            all => Ok(all),
+        };
+    }
+    let mut chosen: Vec<&Declared> = Vec::new();
+    for select in wanted {
+        let selector = match select {
+            Select::Section(section) => Selector::Section(section.parse::<SectionName>()?),
+            Select::Function(function) => Selector::Function(function.parse::<FunctionName>()?),
+        };
+        let found = select::matching(object, &selector)?;
+        chosen.extend(
+            found
+                .into_iter()
+                .filter(|program| !chosen.iter().any(|had| had.function == program.function))
+                .collect::<Vec<_>>(),
+        );
+    }
+    Ok(chosen)
+}
+
+fn declared(program: &Declared) -> Result<ProgramType, SelectionError> {
+    let named = || (program.function.to_string(), program.section.to_string());
+    match &program.kind {
+        DeclaredKind::Known(ProgramKind::Xdp) => Ok(ProgramType::Xdp),
+        DeclaredKind::Known(ProgramKind::Tracepoint) => Ok(ProgramType::Tracepoint),
+        DeclaredKind::Known(ProgramKind::TcClassifier) | DeclaredKind::Unsupported(_) => {
+            let (function, section) = named();
+            Err(SelectionError::Unsupported { function, section })
+        }
+        DeclaredKind::Unstated => {
+            let (function, section) = named();
+            Err(SelectionError::Untyped { function, section })
+        }
+    }
+}
+
+/// What the object itself says of a program: its run config and the hook in its section's name. A priority above 1000 is libxdp's
+/// to use, not ours: it is advice that cannot be followed, and is passed over.
+pub fn advice(program: &Declared) -> Advice {
+    let actions = program.run_config.proceed_on.as_ref();
+    let tracepoint = match &program.hook {
+        Some(HookHint::Tracepoint { category, event }) => format!("{category}/{event}").parse().ok(),
+        Some(HookHint::TcIngress | HookHint::TcEgress) | None => None,
+    };
+    Advice {
+        priority: program.run_config.priority.and_then(|priority| Priority::try_from(priority).ok()),
+        proceed_on: actions.and_then(|set| ProceedOn::from_names(set.iter().map(|action| action.as_str())).ok()),
+        tracepoint,
+    }
+}

@@ -1,0 +1,257 @@
+//! From messages of `bpfd.v1` to typed requests: the door where every field is parsed. The other way, rows to messages, is the
+//! daemon's (`rpc/view.rs`), because it needs what was observed.
+
+use bpfd_proto::v1 as pb;
+
+use crate::hook::{ChainKey, Point, ProceedOn, Tracepoint, XdpMode};
+use crate::ident::RequestId;
+use crate::names::{IfName, Netns, Priority};
+use crate::request::{
+    ATTACH_MAX, AppRef, AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, HookAsk, LIST_MAX, LinkRef,
+    LoadRequest, PullPolicy, Select, UnloadRequest, UnloadWhich, UpdateRequest,
+};
+use crate::state::WhenAbsent;
+
+/// A field that does not parse.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{why}")]
+pub struct BadField {
+    /// Its path in the message.
+    pub field: &'static str,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+fn bad(field: &'static str, why: impl ToString) -> BadField {
+    BadField { field, why: why.to_string() }
+}
+
+fn parsed<T: std::str::FromStr<Err: ToString>>(field: &'static str, text: &str) -> Result<T, BadField> {
+    text.parse().map_err(|error: T::Err| bad(field, error))
+}
+
+fn bounded<T>(field: &'static str, list: &[T], limit: usize) -> Result<(), BadField> {
+    if list.len() > limit {
+        Err(bad(field, format!("at most {limit} entries; {} were sent", list.len())))
+    } else {
+        Ok(())
+    }
+}
+
+/// An empty key is no key.
+pub fn request_id(text: &str) -> Result<Option<RequestId>, BadField> {
+    if text.is_empty() { Ok(None) } else { parsed("request_id", text).map(Some) }
+}
+
+/// A pull policy; unset = newer.
+pub fn pull_policy(number: i32) -> Result<PullPolicy, BadField> {
+    match pb::PullPolicy::try_from(number) {
+        Ok(pb::PullPolicy::Unspecified | pb::PullPolicy::Newer) => Ok(PullPolicy::Newer),
+        Ok(pb::PullPolicy::Always) => Ok(PullPolicy::Always),
+        Ok(pb::PullPolicy::IfNotPresent) => Ok(PullPolicy::IfNotPresent),
+        Ok(pb::PullPolicy::Never) => Ok(PullPolicy::Never),
+        Err(_) => Err(bad("pull", format!("{number} is no pull policy"))),
+    }
+}
+
+/// The XDP chain of an interface; unset namespace = the daemon's own.
+pub fn xdp_chain(netns: Option<&str>, interface: &str) -> Result<ChainKey, BadField> {
+    let netns: Netns = netns.map_or(Ok(Netns::Host), |netns| parsed("netns", netns))?;
+    let interface: IfName = parsed("interface", interface)?;
+    Ok(ChainKey { netns, interface, point: Point::Xdp })
+}
+
+fn priority(number: Option<u32>) -> Result<Option<Priority>, BadField> {
+    number.map(|number| Priority::try_from(number).map_err(|error| bad("priority", error))).transpose()
+}
+
+fn proceed_on(set: Option<&pb::ProceedOn>) -> Result<Option<ProceedOn>, BadField> {
+    let Some(pb::ProceedOn { xdp }) = set else { return Ok(None) };
+    let names = xdp.iter().filter_map(|number| match pb::XdpAction::try_from(*number) {
+        Ok(pb::XdpAction::Aborted) => Some(Ok("aborted")),
+        Ok(pb::XdpAction::Drop) => Some(Ok("drop")),
+        Ok(pb::XdpAction::Pass) => Some(Ok("pass")),
+        Ok(pb::XdpAction::Tx) => Some(Ok("tx")),
+        Ok(pb::XdpAction::Redirect) => Some(Ok("redirect")),
+        // What a dispatcher's empty slot returns: every chain of ours goes on after it.
+        Ok(pb::XdpAction::DispatcherReturn) => None,
+        Ok(pb::XdpAction::Unspecified) | Err(_) => Some(Err(bad("proceed_on", format!("{number} is no XDP action")))),
+    });
+    let names: Vec<&str> = names.collect::<Result<_, _>>()?;
+    ProceedOn::from_names(names).map(Some).map_err(|error| bad("proceed_on", error))
+}
+
+fn attachment(message: &pb::Attachment) -> Result<(AttachAsk, Option<String>), BadField> {
+    let pb::Attachment { function, hook, priority: number, proceed_on: set, xdp_mode, when_present } = message;
+    let hook = match hook.as_ref().and_then(|hook| hook.hook.as_ref()) {
+        None => return Err(bad("attachment.hook", "no hook given")),
+        Some(pb::hook::Hook::Xdp(pb::XdpHook { netns, interface })) => HookAsk::Xdp {
+            chain: xdp_chain(netns.as_deref(), interface)?,
+            priority: priority(*number)?,
+            proceed_on: proceed_on(set.as_ref())?,
+            mode: match pb::XdpMode::try_from(*xdp_mode) {
+                Ok(pb::XdpMode::Unspecified | pb::XdpMode::Auto) => XdpMode::Auto,
+                Ok(pb::XdpMode::Native) => XdpMode::Native,
+                Ok(pb::XdpMode::Generic) => XdpMode::Generic,
+                Err(_) => return Err(bad("attachment.xdp_mode", format!("{xdp_mode} is no XDP mode"))),
+            },
+        },
+        Some(pb::hook::Hook::Tracepoint(pb::TracepointHook { category, event })) => {
+            if number.is_some() || set.is_some() {
+                return Err(bad("attachment", "a tracepoint has no priority and no proceed-on: it is not shared"));
+            }
+            let named = !(category.is_empty() && event.is_empty());
+            let tracepoint =
+                named.then(|| parsed::<Tracepoint>("attachment.hook.tracepoint", &format!("{category}/{event}")));
+            HookAsk::Tracepoint(tracepoint.transpose()?)
+        }
+    };
+    let when_absent = if *when_present { WhenAbsent::Wait } else { WhenAbsent::Fail };
+    Ok((AttachAsk { hook, when_absent }, function.clone()))
+}
+
+impl TryFrom<&pb::LoadRequest> for LoadRequest {
+    type Error = BadField;
+
+    fn try_from(message: &pb::LoadRequest) -> Result<Self, BadField> {
+        let pb::LoadRequest { request_id: key, validate_only: _, name, name_hint, source, programs, globals, attach } =
+            message;
+        bounded("programs", programs, LIST_MAX)?;
+        bounded("globals", globals, LIST_MAX)?;
+        bounded("attach", attach, ATTACH_MAX)?;
+        let bytes = match source {
+            None => return Err(bad("source", "neither an image nor an object given")),
+            Some(pb::load_request::Source::Image(pb::ImageSource { reference, pull })) => {
+                Bytes::Image { reference: reference.clone(), pull: pull_policy(*pull)? }
+            }
+            Some(pb::load_request::Source::ObjectSha256(digest)) => {
+                Bytes::Uploaded { object: parsed("object_sha256", digest)?, stem: name_hint.clone() }
+            }
+        };
+        let select = programs.iter().map(|program| match &program.selector {
+            Some(pb::program_selector::Selector::SectionName(section)) => Ok(Select::Section(section.clone())),
+            Some(pb::program_selector::Selector::Function(function)) => Ok(Select::Function(function.clone())),
+            None => Err(bad("programs", "a selector names neither a section nor a function")),
+        });
+        Ok(Self {
+            bytes,
+            name: name.as_deref().map(|name| parsed("name", name)).transpose()?,
+            select: select.collect::<Result<_, _>>()?,
+            globals: globals.iter().map(|global| (global.name.clone(), global.value.clone())).collect(),
+            attach: attach.iter().map(attachment).collect::<Result<_, _>>()?,
+            request: request_id(key)?,
+        })
+    }
+}
+
+impl TryFrom<&pb::AttachRequest> for AttachRequest {
+    type Error = BadField;
+
+    fn try_from(message: &pb::AttachRequest) -> Result<Self, BadField> {
+        let pb::AttachRequest { request_id: key, validate_only: _, app, attachment: place } = message;
+        let place = place.as_ref().ok_or_else(|| bad("attachment", "nowhere to attach given"))?;
+        let (attach, function) = attachment(place)?;
+        Ok(Self { app: parsed("app", app)?, function, attach, request: request_id(key)? })
+    }
+}
+
+impl TryFrom<&pb::UpdateLinkRequest> for UpdateRequest {
+    type Error = BadField;
+
+    fn try_from(message: &pb::UpdateLinkRequest) -> Result<Self, BadField> {
+        let pb::UpdateLinkRequest {
+            request_id: key,
+            validate_only: _,
+            link,
+            generation,
+            priority: number,
+            proceed_on: set,
+        } = message;
+        Ok(Self {
+            link: parsed("link", link)?,
+            generation: *generation,
+            priority: priority(*number)?,
+            proceed_on: proceed_on(set.as_ref())?,
+            request: request_id(key)?,
+        })
+    }
+}
+
+impl TryFrom<&pb::DetachRequest> for DetachRequest {
+    type Error = BadField;
+
+    fn try_from(message: &pb::DetachRequest) -> Result<Self, BadField> {
+        let pb::DetachRequest { request_id: key, validate_only: _, target } = message;
+        let which = match target {
+            None => return Err(bad("target", "neither links nor an interface given")),
+            Some(pb::detach_request::Target::Links(pb::LinkNames { names })) => {
+                bounded("links.names", names, LIST_MAX)?;
+                let links = names.iter().map(|name| parsed::<LinkRef>("links.names", name));
+                DetachWhich::Links(links.collect::<Result<_, _>>()?)
+            }
+            Some(pb::detach_request::Target::AllOn(pb::AllOnInterface { netns, interface })) => {
+                DetachWhich::All(xdp_chain(netns.as_deref(), interface)?)
+            }
+        };
+        Ok(Self { which, request: request_id(key)? })
+    }
+}
+
+impl TryFrom<&pb::UnloadRequest> for UnloadRequest {
+    type Error = BadField;
+
+    fn try_from(message: &pb::UnloadRequest) -> Result<Self, BadField> {
+        let pb::UnloadRequest { request_id: key, validate_only: _, target } = message;
+        let which = match target {
+            None => return Err(bad("target", "no app given")),
+            Some(pb::unload_request::Target::Apps(pb::AppNames { names })) => {
+                bounded("apps.names", names, LIST_MAX)?;
+                let apps = names.iter().map(|name| parsed::<AppRef>("apps.names", name));
+                UnloadWhich::Apps(apps.collect::<Result<_, _>>()?)
+            }
+            Some(pb::unload_request::Target::All(pb::AllApps {})) => UnloadWhich::All,
+        };
+        Ok(Self { which, request: request_id(key)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(edit: impl FnOnce(&mut pb::LoadRequest)) -> Result<LoadRequest, BadField> {
+        let source = pb::load_request::Source::ObjectSha256("ab".repeat(32));
+        let mut message = pb::LoadRequest { source: Some(source), ..Default::default() };
+        edit(&mut message);
+        LoadRequest::try_from(&message)
+    }
+
+    fn on_eth0() -> pb::Attachment {
+        let xdp = pb::XdpHook { netns: None, interface: "eth0".into() };
+        pb::Attachment { hook: Some(pb::Hook { hook: Some(pb::hook::Hook::Xdp(xdp)) }), ..Default::default() }
+    }
+
+    #[test]
+    fn a_field_that_does_not_parse_is_named() {
+        let check = |edit: fn(&mut pb::LoadRequest), field: &str| assert_eq!(load(edit).unwrap_err().field, field);
+        check(|message| message.source = None, "source");
+        check(|message| message.name = Some("A".into()), "name");
+        check(|message| message.request_id = "x".into(), "request_id");
+        check(|message| message.globals = vec![pb::GlobalSetting::default(); 257], "globals");
+        check(|message| message.attach = vec![on_eth0(); 17], "attach");
+        check(|message| message.attach = vec![pb::Attachment::default()], "attachment.hook");
+        check(|message| message.attach = vec![pb::Attachment { priority: Some(1001), ..on_eth0() }], "priority");
+        check(|message| message.attach = vec![pb::Attachment { xdp_mode: 9, ..on_eth0() }], "attachment.xdp_mode");
+    }
+
+    #[test]
+    fn priority_zero_is_not_no_priority() {
+        let asked = |number| load(|message| message.attach = vec![pb::Attachment { priority: number, ..on_eth0() }]);
+        let priority = |request: LoadRequest| match &request.attach[0].0.hook {
+            HookAsk::Xdp { priority, .. } => *priority,
+            HookAsk::Tracepoint(_) => panic!("asked for xdp"),
+        };
+        assert_eq!(priority(asked(Some(0)).unwrap()), Some(Priority::try_from(0).unwrap()));
+        assert_eq!(priority(asked(None).unwrap()), None);
+    }
+}

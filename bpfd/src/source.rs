@@ -1,0 +1,130 @@
+//! Bytes on their way to the kernel, with the proof that they may go there: from a verified image, or an upload that the policy
+//! permitted. `Bytecode` has no other maker.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use bpfd_core::names::AppName;
+use bpfd_core::policy::{self, Authorized};
+use bpfd_core::request::{Bytes, LoadRequest};
+use bpfd_core::state::{Advice, ObjectDigest, Reach, Source};
+use bytecode_image::verify::Verified;
+
+use crate::objects::Objects;
+
+/// One object that may be loaded.
+#[derive(Clone, Debug)]
+pub struct Bytecode {
+    bytes: Vec<u8>,
+    object: ObjectDigest,
+    source: Source,
+    reach: Reach,
+    name: Option<AppName>,
+    labels: BTreeMap<String, String>,
+    advice: BTreeMap<String, Advice>,
+}
+
+/// What an image says of the object in it.
+#[derive(Clone, Debug, Default)]
+pub struct ImageWords {
+    /// The name that its label gives.
+    pub name: Option<AppName>,
+    /// Labels worth showing.
+    pub labels: BTreeMap<String, String>,
+    /// Per function: priority, proceed-on, hook.
+    pub advice: BTreeMap<String, Advice>,
+}
+
+/// An upload that is not here.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError {
+    /// Never came, or was swept.
+    #[error("no object `{0}` was uploaded")]
+    Absent(ObjectDigest),
+    /// The disk.
+    #[error("cannot read object `{object}`")]
+    Read {
+        /// Which.
+        object: ObjectDigest,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Bytecode {
+    /// An upload. The authorisation is the permit: it was asked with the source `upload`.
+    pub fn permitted(
+        ask: &Authorized<LoadRequest>,
+        object: ObjectDigest,
+        objects: &Objects,
+    ) -> Result<Self, UploadError> {
+        let bytes = objects.read(&object).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => UploadError::Absent(object),
+            _ => UploadError::Read { object, source: error },
+        })?;
+        let stem = match &ask.request().bytes {
+            Bytes::Uploaded { stem, .. } => stem.as_deref().and_then(AppName::nearest),
+            Bytes::Image { .. } => None,
+        };
+        Ok(Self {
+            bytes,
+            object,
+            source: Source::Upload,
+            reach: policy::reach(ask.principal(), false),
+            name: stem,
+            labels: BTreeMap::new(),
+            advice: BTreeMap::new(),
+        })
+    }
+
+    /// The object of a verified image, already stored among the objects.
+    pub fn verified(
+        ask: &Authorized<LoadRequest>,
+        image: &Verified,
+        object: ObjectDigest,
+        bytes: Vec<u8>,
+        words: ImageWords,
+    ) -> Self {
+        let ImageWords { name, labels, advice } = words;
+        let signers: Vec<String> = image.signers().iter().cloned().collect();
+        let reach = policy::reach(ask.principal(), !signers.is_empty());
+        let source =
+            Source::Image { reference: image.reference().to_string(), digest: image.digest().to_string(), signers };
+        Self { bytes, object, source, reach, name, labels, advice }
+    }
+
+    /// The object.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Its hash.
+    pub fn object(&self) -> ObjectDigest {
+        self.object
+    }
+
+    /// Where it came from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// How far it may reach.
+    pub fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    /// What its label or file calls it.
+    pub fn name(&self) -> Option<&AppName> {
+        self.name.as_ref()
+    }
+
+    /// What its label says.
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
+    }
+
+    /// What its label says of a program.
+    pub fn advice(&self, function: &str) -> Option<&Advice> {
+        self.advice.get(function)
+    }
+}

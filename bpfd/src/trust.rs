@@ -1,0 +1,1 @@
+//! Whose signatures count: the policy files, read, checked and reloaded.
