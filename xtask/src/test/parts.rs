@@ -123,11 +123,11 @@ fn statics(root: &Path) -> Vec<Step> {
     }
     let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"];
     steps.push(Step::check("clippy", cargo(&clippy)));
-    steps.extend(deny());
+    steps.extend(deny(root));
     steps
 }
 
-fn deny() -> Vec<Step> {
+fn deny(root: &Path) -> Vec<Step> {
     let program = match tools::cargo_deny() {
         Ok(program) => program,
         Err(error) => {
@@ -137,7 +137,7 @@ fn deny() -> Vec<Step> {
     };
     let deny = |what: &[&str]| Spec::new(&program, &[&["--log-level", "error", "check"], what].concat());
     let mut steps = vec![Step::check("deny", deny(&["bans", "licenses", "sources"]))];
-    let fetched = std::process::Command::new(&program).args(["fetch", "db"]).output();
+    let fetched = std::process::Command::new(&program).args(["fetch", "db"]).current_dir(root).output();
     steps.push(match fetched {
         Ok(out) if out.status.success() => Step::check("deny advisories", deny(&["advisories"])),
         Ok(_) | Err(_) => Step::skip("deny advisories", "the advisory database cannot be fetched from here"),
