@@ -25,11 +25,12 @@
 use std::os::fd::RawFd;
 
 use crate::actions::{EMPTY_SLOT_VERDICT, XDP_ABORTED, XDP_PASS};
+use crate::assembler::{AssembleError, Assembler, Label};
 use crate::btf::{Btf, Member, Type};
 use crate::btf_build::{BtfBuilder, Linkage, TypeId, func_info};
 use crate::bytes::count;
 use crate::dispatch_config::{DispatcherConfig, EncodeError, SLOTS};
-use crate::insn::{AssembleError, Assembler, HELPER_XDP_ADJUST_TAIL, Insn, Label, PSEUDO_MAP_VALUE, Reg};
+use crate::insn::{HELPER_XDP_ADJUST_TAIL, Insn, PSEUDO_MAP_VALUE, Reg};
 use crate::load_type::{LoadType, XDP_DEV_BOUND_ONLY};
 
 /// The kernel's name of every dispatcher, by which peers know it, and of its main function.

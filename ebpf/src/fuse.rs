@@ -27,9 +27,10 @@ use std::collections::BTreeSet;
 use std::os::fd::RawFd;
 
 use crate::actions::XDP_PASS;
+use crate::assembler::Assembler;
 use crate::chain_record::{ChainEntry, ChainPlace, ChainRecord, EncodeError};
 use crate::guard;
-use crate::insn::{Assembler, Insn, LD_IMM64, PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Reg};
+use crate::insn::{Insn, LD_IMM64, PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Reg};
 use crate::license::is_gpl_compatible;
 use crate::load_type::LoadType;
 use crate::relocate::Finished;

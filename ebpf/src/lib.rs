@@ -2,6 +2,7 @@
 //! programs, dispatchers, fused chains). It must never do I/O, read a clock or call the kernel.
 
 pub mod actions;
+pub mod assembler;
 pub mod btf;
 pub mod btf_build;
 mod btf_ext;

@@ -1,0 +1,154 @@
+//! From an object's bytes to something that only needs its maps: read, choose, normalise, fit to this kernel. The parse worker
+//! runs this first and the daemon again on the same bytes, so that whatever the bytes do to it happens to the worker.
+//!
+//! It must never do a system call or keep anything. A panic in it is an error of the object.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::os::fd::RawFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bpfd_core::kernel::Recipe;
+use bpfd_core::state::{ProgramType, Reach};
+use ebpf::inspect::Object;
+use ebpf::kind::ProgramKind;
+use ebpf::load_type::LoadType;
+use ebpf::names::FunctionName;
+use ebpf::normalise::Wanted;
+use ebpf::relocate::{Chosen, Finished, KernelBtf, KernelFacts, Unlinked};
+
+/// Why an object cannot be used: a sentence for whoever sent it.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub(crate) struct ObjectError(pub(crate) String);
+
+impl ObjectError {
+    fn of(error: &dyn Error) -> Self {
+        Self(chain(error))
+    }
+}
+
+/// An error and what caused it, in one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// An object fitted to this kernel, its maps still to be made.
+#[derive(Debug)]
+pub(crate) struct Fitted {
+    /// What it holds.
+    pub(crate) object: Object,
+    /// The programs of the recipe.
+    pub(crate) unlinked: Unlinked,
+}
+
+/// Reads and fits an object for a recipe. `kernel` is called only if the object depends on the kernel's types.
+pub(crate) fn fit(
+    elf: &[u8],
+    recipe: &Recipe,
+    kernel: impl FnOnce() -> Result<Option<Arc<KernelBtf>>, ObjectError>,
+    facts: &KernelFacts,
+) -> Result<Fitted, ObjectError> {
+    guarded(|| {
+        let object = ebpf::inspect::inspect(elf).map_err(|error| ObjectError::of(&error))?;
+        object.loadable().map_err(|error| ObjectError::of(&error))?;
+        within_reach(&object, recipe)?;
+        let wanted = recipe.functions.iter().map(|(function, kind)| wanted(function, *kind)).collect::<Result<Vec<_>, _>>()?;
+        let chosen: Vec<Chosen> = wanted.iter().map(|wanted| chosen(&object, wanted)).collect();
+        let normal = ebpf::normalise::normalise(elf, &wanted).map_err(|error| ObjectError::of(&error))?;
+        let kernel = if object.core_relocations > 0 { kernel()? } else { None };
+        let unlinked = Unlinked::parse(&normal, &chosen, &recipe.globals, kernel.as_deref(), facts)
+            .map_err(|error| ObjectError::of(&error))?;
+        Ok(Fitted { object, unlinked })
+    })
+}
+
+/// Links the programs against maps, by name.
+pub(crate) fn finish(
+    unlinked: &Unlinked,
+    maps: &BTreeMap<String, RawFd>,
+) -> Result<Vec<Finished>, ObjectError> {
+    guarded(|| unlinked.finish(maps).map_err(|error| ObjectError::of(&error)))
+}
+
+/// Runs what may panic on hostile bytes: aya-obj's parser does (docs/ARCHITECTURE.md), and a panic must not end the daemon.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, ObjectError>) -> Result<T, ObjectError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let words = words(panic.as_ref());
+        Err(ObjectError(format!("reading it broke the reader ({words})")))
+    })
+}
+
+fn words(panic: &(dyn Any + Send)) -> &str {
+    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no word")
+}
+
+fn wanted(function: &str, kind: ProgramType) -> Result<Wanted, ObjectError> {
+    let function: FunctionName = function.parse().map_err(|error| ObjectError::of(&error))?;
+    let kind = match kind {
+        ProgramType::Xdp => ProgramKind::Xdp,
+        ProgramType::Tracepoint => ProgramKind::Tracepoint,
+    };
+    Ok(Wanted { function, kind })
+}
+
+fn chosen(object: &Object, wanted: &Wanted) -> Chosen {
+    let program = object.programs.iter().find(|program| program.function == wanted.function);
+    let load = LoadType::from(wanted.kind);
+    let frags = load.is_xdp() && program.is_some_and(|program| program.frags);
+    Chosen { function: wanted.function.as_str().to_owned(), load: if frags { load.with_frags() } else { load } }
+}
+
+/// What a caller whose bytes nobody vetted may not even ask the verifier: types other than packet programs, and tags that change
+/// what the verifier believes of a parameter (`arg:untrusted` reads any kernel address with CAP_BPF alone).
+fn within_reach(object: &Object, recipe: &Recipe) -> Result<(), ObjectError> {
+    match recipe.reach {
+        Reach::Kernel => return Ok(()),
+        Reach::Packet => {}
+    }
+    let beyond = recipe.functions.iter().find(|(_, kind)| match kind {
+        ProgramType::Xdp => false,
+        ProgramType::Tracepoint => true,
+    });
+    if let Some((function, kind)) = beyond {
+        return Err(ObjectError(format!("`{function}` is a {kind} program, which reads more than packets: nobody vouches for it")));
+    }
+    match object.decl_tags.first() {
+        Some(tag) => Err(ObjectError(format!("it uses the declaration tag `{tag}`, which reaches beyond packets: nobody vouches for it"))),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe(functions: &[(&str, ProgramType)], reach: Reach) -> Recipe {
+        let functions = functions.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect();
+        Recipe { object: bpfd_core::state::ObjectDigest([0; 32]), globals: BTreeMap::new(), functions, reach }
+    }
+
+    fn fit_plain(elf: &[u8], recipe: &Recipe) -> Result<Fitted, ObjectError> {
+        fit(elf, recipe, || Ok(None), &KernelFacts::default())
+    }
+
+    #[test]
+    fn noise_is_an_error_of_the_object() {
+        let error = fit_plain(b"not an object", &recipe(&[("pass", ProgramType::Xdp)], Reach::Kernel)).unwrap_err();
+        assert!(!error.0.is_empty());
+    }
+
+    #[test]
+    fn a_panic_is_an_error_with_its_words() {
+        let error = guarded::<()>(|| panic!("index 7 of 3")).unwrap_err();
+        assert_eq!(error.0, "reading it broke the reader (index 7 of 3)");
+    }
+
+    #[test]
+    fn a_function_name_that_is_none_is_refused() {
+        assert!(wanted("a/b", ProgramType::Xdp).is_err());
+    }
+}

@@ -1,0 +1,147 @@
+//! What the kernel has: pins, generations, links, and what the interfaces of the asked chains run. It changes nothing, and says so
+//! when something could not be seen, because nothing may be removed on the strength of that.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use bpfd_core::hook::ChainKey;
+use bpfd_core::ident::{KernelId, TopUid};
+use bpfd_core::kernel::{
+    ChainMode, ForeignProgram, InterfaceId, Live, Observed, ObserveError, ObservedChain, PinnedTop,
+};
+use bpfd_core::names::Netns;
+use bpfd_sys::bpf::{ProgId, prog_info};
+
+use super::holders::holders;
+use super::object::chain;
+use super::pins::Pins;
+use super::top::{self, SeenTop};
+use super::xdp::{self, Interface};
+use super::{app, tracepoint};
+use crate::worker::idlookup::IdLookup;
+use crate::worker::netns::{Lookup, Namespace, Namespaces};
+
+/// Everything pinned, and the chains asked about.
+pub(crate) fn observe(
+    pins: &Pins,
+    namespaces: &mut Namespaces,
+    ids: &mut IdLookup,
+    mode: &ChainMode,
+    chains: &BTreeSet<ChainKey>,
+) -> Result<Observed, ObserveError> {
+    let (apps, half_made) = app::observe(pins).map_err(unseen("the pinned apps"))?;
+    let seen = top::observe(pins).map_err(unseen("the pinned generations"))?;
+    let links = tracepoint::observe(pins).map_err(unseen("the pinned links"))?;
+    let mut sight = Sight { namespaces, seen: BTreeMap::new(), all: None };
+    let chains = chains
+        .iter()
+        .map(|key| Ok((key.clone(), observe_chain(&mut sight, ids, mode, key, &seen).map_err(unseen(key))?)))
+        .collect::<Result<_, ObserveError>>()?;
+    let mut tops = BTreeMap::new();
+    for (uid, top) in seen {
+        let live = match &top.record {
+            Some(record) => sight.runs(record.interface, top.id).map_err(unseen(format!("generation {uid}")))?,
+            None => None,
+        };
+        tops.insert(uid, PinnedTop { program: top.id, members: top.record.map(|record| record.members), live });
+    }
+    Ok(Observed { apps, half_made, tops, links, chains })
+}
+
+fn unseen(what: impl ToString) -> impl FnOnce(io::Error) -> ObserveError {
+    move |error| ObserveError { what: what.to_string(), errno: chain(&error) }
+}
+
+fn observe_chain(
+    sight: &mut Sight<'_>,
+    ids: &mut IdLookup,
+    mode: &ChainMode,
+    key: &ChainKey,
+    tops: &BTreeMap<TopUid, SeenTop>,
+) -> io::Result<ObservedChain> {
+    let absent = ObservedChain { interface: None, live: Live::Empty, driven: None, mode: mode.clone() };
+    let Some(namespace) = sight.namespace(&key.netns)? else { return Ok(absent) };
+    let Some(interface) = xdp::interface(namespace, key)? else { return Ok(absent) };
+    let live = xdp::live(xdp::runs(&interface, tops), |program| foreign(ids, program))?;
+    let Interface { id, row } = interface;
+    Ok(ObservedChain { interface: Some(id), live, driven: xdp::driven(&row.xdp), ..absent })
+}
+
+/// What can be told of a program that is not ours. One that went away meanwhile has no name.
+fn foreign(ids: &mut IdLookup, program: ProgId) -> io::Result<Live> {
+    let name = match ids.program(program)? {
+        Some(fd) => prog_info(fd.as_fd())?.name,
+        None => String::new(),
+    };
+    let link = ids.xdp_link(program)?;
+    let holders = holders(Path::new("/proc"), program, link);
+    Ok(Live::Foreign(ForeignProgram { program: KernelId(program.0), name, link: link.map(|link| link.0), holders }))
+}
+
+/// The namespaces looked at in one observation. They are let go of at its end: an open socket keeps a namespace alive.
+struct Sight<'a> {
+    namespaces: &'a mut Namespaces,
+    seen: BTreeMap<Netns, Option<Namespace>>,
+    /// Whether every named namespace is in `seen`; `None` before anybody asked.
+    all: Option<Whole>,
+}
+
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Whole {
+    Yes,
+    /// Some name was there and could not be looked at.
+    No,
+}
+
+impl Sight<'_> {
+    fn namespace(&mut self, netns: &Netns) -> io::Result<Option<&Namespace>> {
+        if !self.seen.contains_key(netns) {
+            let found = match self.namespaces.look_up(netns)? {
+                Lookup::Found(namespace) => Some(namespace),
+                Lookup::Absent | Lookup::NotANamespace => None,
+            };
+            self.seen.insert(netns.clone(), found);
+        }
+        Ok(self.seen.get(netns).and_then(Option::as_ref))
+    }
+
+    /// Whether an interface runs a program; `None` if its namespace could not be looked at. A namespace that has no name any more
+    /// cannot be looked at either, but bpfd was asked for chains by name only: once every name was tried, what was made for it
+    /// serves nobody that bpfd knows.
+    fn runs(&mut self, interface: InterfaceId, program: KernelId) -> io::Result<Option<bool>> {
+        let InterfaceId { netns_cookie, index } = interface;
+        self.namespace(&Netns::Host)?;
+        if self.by_cookie(netns_cookie).is_none() && self.all.is_none() {
+            self.all = Some(self.look_at_all()?);
+        }
+        match (self.by_cookie(netns_cookie), self.all) {
+            (Some(namespace), _) => {
+                let row = namespace.route.link(index)?;
+                Ok(Some(row.and_then(|row| row.xdp.program()).is_some_and(|(_, id)| KernelId(id.0) == program)))
+            }
+            (None, Some(Whole::Yes)) => Ok(Some(false)),
+            (None, Some(Whole::No) | None) => Ok(None),
+        }
+    }
+
+    fn by_cookie(&self, cookie: u64) -> Option<&Namespace> {
+        self.seen.values().flatten().find(|namespace| namespace.cookie == cookie)
+    }
+
+    fn look_at_all(&mut self) -> io::Result<Whole> {
+        let mut whole = Whole::Yes;
+        for name in self.namespaces.names()? {
+            let netns = Netns::Named(name);
+            match self.namespaces.look_up(&netns) {
+                Ok(Lookup::Found(namespace)) => {
+                    self.seen.insert(netns, Some(namespace));
+                }
+                Ok(Lookup::Absent) => {}
+                Ok(Lookup::NotANamespace) | Err(_) => whole = Whole::No,
+            }
+        }
+        Ok(whole)
+    }
+}

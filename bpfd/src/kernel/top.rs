@@ -1,0 +1,241 @@
+//! Generations of a chain: all members in one program, and the frozen map in it that says which they are and for which interface.
+//! The kernel alone is enough to tell what runs. This file must never touch an interface.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use bpfd_core::hook::ProceedOn;
+use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
+use bpfd_core::kernel::{InterfaceId, Member, StepError};
+use bpfd_core::names::Priority;
+use bpfd_sys::bpf::{F_RDONLY_PROG, Map, MapCreate, MapInfo, MapType, Update, prog_info};
+use ebpf::actions::ActionMask;
+use ebpf::chain_record::{CHAIN_MAP_NAME, ChainEntry, ChainPlace, ChainRecord};
+use ebpf::fuse::{self, CannotFuse, fuse};
+
+use super::failed;
+use super::object::chain;
+use super::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
+use super::prepare::{AppCode, load};
+
+/// The longest record that is read: 255 entries of 304 bytes and a header, with room for a later version.
+const RECORD_LIMIT: u32 = 256 << 10;
+
+/// A generation that was built, held by descriptors only.
+#[derive(Debug)]
+pub(crate) struct BuiltTop {
+    pub(crate) program: OwnedFd,
+    pub(crate) record: OwnedFd,
+    pub(crate) id: KernelId,
+    pub(crate) interface: InterfaceId,
+}
+
+/// A pinned generation, read.
+#[derive(Debug)]
+pub(crate) struct SeenTop {
+    pub(crate) id: KernelId,
+    /// `None` if the record cannot be read.
+    pub(crate) record: Option<SeenRecord>,
+}
+
+/// What a frozen map says.
+#[derive(Debug)]
+pub(crate) struct SeenRecord {
+    pub(crate) interface: InterfaceId,
+    pub(crate) members: Vec<Member>,
+}
+
+/// Builds a generation: one program of all members, in order, with the record of them.
+pub(crate) fn build(
+    top: TopUid,
+    interface: InterfaceId,
+    members: &[Member],
+    apps: &BTreeMap<AppUid, AppCode>,
+) -> Result<BuiltTop, StepError> {
+    let place = ChainPlace { top: top.bytes(), netns_cookie: interface.netns_cookie, ifindex: interface.index };
+    let parts = members.iter().map(|member| part(member, apps)).collect::<Result<Vec<_>, StepError>>()?;
+    let fused = fuse(place, &parts).map_err(|error| cannot_fuse(&error, members))?;
+
+    let failing = |error| failed(|| format!("make the record of generation {top}"))(error);
+    let size = u32::try_from(fused.record().len()).map_err(|error| failing(io::Error::other(error)))?;
+    let shape = MapCreate::new(MapType::ARRAY, 4, size, 1);
+    let record = Map::create(&MapCreate { name: CHAIN_MAP_NAME, flags: F_RDONLY_PROG, ..shape }).map_err(failing)?;
+    record.update(&[0; 4], fused.record(), Update::Any).map_err(failing)?;
+    record.freeze().map_err(failing)?;
+
+    let program = load(&fused.link(record.as_fd().as_raw_fd()), None)?;
+    let info = prog_info(program.as_fd()).map_err(failed(|| format!("read the program of generation {top}")))?;
+    Ok(BuiltTop { program, record: record.into_fd(), id: KernelId(info.id.0), interface })
+}
+
+fn part<'a>(member: &Member, apps: &'a BTreeMap<AppUid, AppCode>) -> Result<fuse::Member<'a>, StepError> {
+    let Member { link, app, function, priority, proceed_on } = member;
+    let missing = || StepError::Object { why: format!("it has no program `{function}`") };
+    let program = apps.get(app).and_then(|code| code.programs.get(function)).ok_or_else(missing)?;
+    let entry = ChainEntry {
+        link: link.bytes(),
+        app: app.bytes(),
+        priority: u32::from(*priority),
+        actions: ActionMask::from_bits(proceed_on.bits()),
+        function: function.clone(),
+    };
+    Ok(fuse::Member { entry, program })
+}
+
+/// Names the member that is in the way: its function, with its app where two members share the function's name.
+fn cannot_fuse(error: &CannotFuse, members: &[Member]) -> StepError {
+    let function = match error {
+        CannotFuse::NotXdp { member } | CannotFuse::NeedsFuncInfo { member, .. } | CannotFuse::Damaged { member } => member,
+        CannotFuse::MixedLicences { other, .. } => other,
+        CannotFuse::Empty | CannotFuse::TooMany { .. } | CannotFuse::Record(_) => {
+            let all = members.iter().map(|member| member.function.as_str()).collect::<Vec<_>>().join("`, `");
+            return StepError::CannotFuse { member: all, why: chain(error) };
+        }
+    };
+    let named: Vec<&Member> = members.iter().filter(|member| member.function == *function).collect();
+    let member = match named.as_slice() {
+        [one, _, ..] => format!("{}/{function}", one.app),
+        _ => function.clone(),
+    };
+    StepError::CannotFuse { member, why: chain(error) }
+}
+
+/// Pins a built generation as `v1/top/<top>`, whole or not at all.
+pub(crate) fn pin(pins: &Pins, top: TopUid, built: &BuiltTop) -> Result<(), StepError> {
+    pins::make_whole(&pins.tops, &top.to_string(), |dir| {
+        let doing = || format!("pin generation {top}");
+        dir.pin(TOP_RECORD, built.record.as_fd()).map_err(failed(doing))?;
+        dir.pin(TOP_PROGRAM, built.program.as_fd()).map_err(failed(doing))
+    })
+}
+
+/// Removes the pins of a generation; nothing if there are none.
+pub(crate) fn unpin(pins: &Pins, top: TopUid) -> Result<(), StepError> {
+    pins::remove_whole(&pins.tops, &top.to_string()).map_err(failed(|| format!("unpin generation {top}")))
+}
+
+/// Removes what an earlier process left half-made, or somebody made so: a generation without its program is none. Only one bpfd
+/// has the tree.
+pub(crate) fn sweep(pins: &Pins) -> io::Result<()> {
+    let (whole, half) = pins.top_names()?;
+    half.into_iter().try_for_each(|top| pins::remove_unfinished(&pins.tops, &top.to_string()))?;
+    for top in whole {
+        if read(pins, top)?.is_none() {
+            pins::remove_whole(&pins.tops, &top.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Every pinned generation.
+pub(crate) fn observe(pins: &Pins) -> io::Result<BTreeMap<TopUid, SeenTop>> {
+    let (whole, _half) = pins.top_names()?;
+    let mut tops = BTreeMap::new();
+    for top in whole {
+        tops.extend(read(pins, top)?.map(|seen| (top, seen)));
+    }
+    Ok(tops)
+}
+
+/// The pinned program of a generation, opened.
+pub(crate) fn program(pins: &Pins, top: TopUid) -> io::Result<OwnedFd> {
+    pins.tops.subdir(&top.to_string())?.pinned(TOP_PROGRAM)
+}
+
+/// One pinned generation; `None` if it has no program.
+pub(crate) fn read(pins: &Pins, top: TopUid) -> io::Result<Option<SeenTop>> {
+    let dir = pins.tops.subdir(&top.to_string())?;
+    let Some(program) = present(dir.pinned(TOP_PROGRAM))? else { return Ok(None) };
+    let info = prog_info(program.as_fd())?;
+    let record = present(dir.pinned(TOP_RECORD))?;
+    // A record counts only if it is this program's own.
+    let record = record.and_then(|fd| Map::from_fd(fd).ok()).filter(|map| {
+        map.info().is_ok_and(|map| plausible(&map) && info.map_ids.contains(&map.id))
+    });
+    let value = record.map(|map| map.lookup(&[0; 4])).transpose()?.flatten();
+    let record = value.and_then(|value| ChainRecord::decode(&value).ok()).and_then(|record| seen(top, &record));
+    Ok(Some(SeenTop { id: KernelId(info.id.0), record }))
+}
+
+fn present(pin: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
+    match pin {
+        Ok(fd) => Ok(Some(fd)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn plausible(map: &MapInfo) -> bool {
+    map.kind == MapType::ARRAY && map.key_size == 4 && map.max_entries == 1 && map.value_size <= RECORD_LIMIT
+}
+
+/// `None` if the record says what no record of ours would.
+fn seen(top: TopUid, record: &ChainRecord) -> Option<SeenRecord> {
+    let ChainRecord { place: ChainPlace { top: named, netns_cookie, ifindex }, entries } = record;
+    if TopUid::from_bytes(*named) != top {
+        return None;
+    }
+    let members = entries.iter().map(member).collect::<Option<Vec<_>>>()?;
+    Some(SeenRecord { interface: InterfaceId { netns_cookie: *netns_cookie, index: *ifindex }, members })
+}
+
+fn member(entry: &ChainEntry) -> Option<Member> {
+    let ChainEntry { link, app, priority, actions, function } = entry;
+    Some(Member {
+        link: LinkUid::from_bytes(*link),
+        app: AppUid::from_bytes(*app),
+        function: function.clone(),
+        priority: Priority::try_from(*priority).ok()?,
+        proceed_on: ProceedOn::from_bits(actions.bits()).ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(priority: u32, actions: u32) -> ChainRecord {
+        let entry = ChainEntry {
+            link: [1; 16],
+            app: [2; 16],
+            priority,
+            actions: ActionMask::from_bits(actions),
+            function: "pass".to_owned(),
+        };
+        ChainRecord { place: ChainPlace { top: [3; 16], netns_cookie: 4, ifindex: 5 }, entries: vec![entry] }
+    }
+
+    #[test]
+    fn a_record_is_read_as_members_of_its_interface() {
+        let seen = seen(TopUid::from_bytes([3; 16]), &record(50, 4)).unwrap();
+        assert_eq!(seen.interface, InterfaceId { netns_cookie: 4, index: 5 });
+        let [member] = seen.members.as_slice() else { panic!("one member") };
+        assert_eq!((member.function.as_str(), u32::from(member.priority), member.proceed_on), ("pass", 50, ProceedOn::PASS));
+    }
+
+    #[test]
+    fn a_record_that_bpfd_would_not_write_is_not_read() {
+        let top = TopUid::from_bytes([3; 16]);
+        assert!(seen(top, &record(1001, 4)).is_none(), "priority");
+        assert!(seen(top, &record(50, 1 << 9)).is_none(), "verdicts");
+        assert!(seen(TopUid::from_bytes([9; 16]), &record(50, 4)).is_none(), "another generation's");
+    }
+
+    #[test]
+    fn the_member_in_the_way_is_named_with_its_app_only_if_it_must_be() {
+        let member = |app: u8, function: &str| Member {
+            link: LinkUid::from_bytes([app; 16]),
+            app: AppUid::from_bytes([app; 16]),
+            function: function.to_owned(),
+            priority: Priority::DEFAULT,
+            proceed_on: ProceedOn::PASS,
+        };
+        let named = |members: &[Member]| match cannot_fuse(&CannotFuse::NotXdp { member: "f".into() }, members) {
+            StepError::CannotFuse { member, .. } => member,
+            other => panic!("{other}"),
+        };
+        assert_eq!(named(&[member(1, "f"), member(2, "g")]), "f");
+        assert_eq!(named(&[member(1, "f"), member(2, "f")]), "01010101010101010101010101010101/f");
+    }
+}

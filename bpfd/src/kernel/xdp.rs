@@ -1,0 +1,222 @@
+//! XDP on an interface: what it runs, and the compare-and-swap of it. The only file of the daemon that changes what an interface
+//! runs. It must never replace what it was not told to expect.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use bpfd_core::hook::{ChainKey, XdpMode};
+use bpfd_core::ident::{KernelId, TopUid};
+use bpfd_core::kernel::{InterfaceId, Live, LiveTop, StepError};
+use bpfd_sys::bpf::ProgId;
+use bpfd_sys::netlink::{Expected, LinkRow, SetXdpError, XdpAttachment, XdpMode as Driven};
+use rustix::io::Errno;
+
+use super::failed;
+use super::top::SeenTop;
+use crate::worker::netns::Namespace;
+
+/// One interface, looked up by name.
+#[derive(Debug)]
+pub(crate) struct Interface {
+    pub(crate) id: InterfaceId,
+    pub(crate) row: LinkRow,
+}
+
+/// The interface of a chain in its namespace; `None` if there is none of this name.
+pub(crate) fn interface(namespace: &Namespace, chain: &ChainKey) -> io::Result<Option<Interface>> {
+    let row = namespace.route.link_named(chain.interface.as_str())?;
+    Ok(row.map(|row| Interface { id: InterfaceId { netns_cookie: namespace.cookie, index: row.index }, row }))
+}
+
+/// What an interface runs: nothing, a generation of ours that was made for it, or the number of something else.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Runs {
+    Nothing,
+    Ours(LiveTop),
+    Other(ProgId),
+}
+
+/// Tells what an interface runs. A generation of ours on another interface than its record says was put there by somebody else.
+pub(crate) fn runs(interface: &Interface, tops: &BTreeMap<TopUid, SeenTop>) -> Runs {
+    let Some((_, program)) = interface.row.xdp.program() else { return Runs::Nothing };
+    let made_here = |top: &SeenTop| top.record.as_ref().is_none_or(|record| record.interface == interface.id);
+    let ours = tops.iter().find(|(_, top)| top.id == KernelId(program.0) && made_here(top));
+    match (ours, interface.row.xdp) {
+        (Some((top, seen)), XdpAttachment::One { mode: Driven::Native | Driven::Generic, .. }) => {
+            Runs::Ours(LiveTop { program: seen.id, top: *top })
+        }
+        _ => Runs::Other(program),
+    }
+}
+
+/// How an interface is driven, when something is attached; a device that runs it itself is neither.
+pub(crate) fn driven(attachment: &XdpAttachment) -> Option<XdpMode> {
+    match attachment.program()? {
+        (Driven::Native, _) => Some(XdpMode::Native),
+        (Driven::Generic, _) => Some(XdpMode::Generic),
+        (Driven::Hardware, _) => None,
+    }
+}
+
+/// The same for [`Live`], without what only a look-up tells of a foreign program.
+pub(crate) fn live(runs: Runs, foreign: impl FnOnce(ProgId) -> io::Result<Live>) -> io::Result<Live> {
+    match runs {
+        Runs::Nothing => Ok(Live::Empty),
+        Runs::Ours(live) => Ok(Live::Ours(live)),
+        Runs::Other(program) => foreign(program),
+    }
+}
+
+/// What must be there, and its program.
+pub(crate) type Expect<'a> = Option<(KernelId, BorrowedFd<'a>)>;
+
+/// Replaces what an interface runs, if it runs what is expected. Packets see the old program or the new one.
+pub(crate) fn swap(
+    namespace: &Namespace,
+    chain: &ChainKey,
+    from: Expect<'_>,
+    to: Option<BorrowedFd<'_>>,
+    asked: XdpMode,
+) -> Result<(), StepError> {
+    let doing = || format!("change what `{chain}` runs");
+    let found = interface(namespace, chain).map_err(failed(doing))?;
+    let Interface { id, row } = found.ok_or_else(|| StepError::NoInterface(chain.clone()))?;
+    if from.is_none() && to.is_none() {
+        return match row.xdp {
+            XdpAttachment::None => Ok(()),
+            XdpAttachment::One { .. } | XdpAttachment::Several { .. } => Err(StepError::Raced(chain.clone())),
+        };
+    }
+    let modes = modes(&row.xdp, from.map(|(id, _)| id), asked).map_err(|clash| match clash {
+        Clash::Raced => StepError::Raced(chain.clone()),
+        Clash::Mode(driven) => StepError::Call {
+            doing: format!("drive `{chain}` in {asked} mode"),
+            errno: format!("it is driven in {} mode", word(driven)),
+        },
+    })?;
+    let expected = || from.map_or(Expected::Nothing, |(_, fd)| Expected::Program(fd));
+    let mut refused = None;
+    for mode in modes {
+        match namespace.route.set_xdp(id.index, to.map(|fd| fd.as_fd()), expected(), mode) {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                let unsupported = is(&error, Errno::OPNOTSUPP) || is(&error, Errno::INVAL);
+                refused = Some((mode, error));
+                if !unsupported {
+                    break;
+                }
+            }
+        }
+    }
+    match refused {
+        Some((mode, error)) => Err(told_apart(namespace, chain, &row, mode, &error)),
+        None => Err(StepError::Raced(chain.clone())),
+    }
+}
+
+#[derive(Debug, Eq, PartialEq)]
+enum Clash {
+    Raced,
+    Mode(Driven),
+}
+
+/// The modes to try in turn. What runs already decides: the kernel answers `EEXIST` to another mode as it does to another program
+/// (`dev_xdp_install` of net/core/dev.c), so that is settled before it is asked.
+fn modes(present: &XdpAttachment, expected: Option<KernelId>, asked: XdpMode) -> Result<Vec<Driven>, Clash> {
+    let asked = match asked {
+        XdpMode::Auto => None,
+        XdpMode::Native => Some(Driven::Native),
+        XdpMode::Generic => Some(Driven::Generic),
+    };
+    match (*present, expected) {
+        (XdpAttachment::None, None) => Ok(asked.map_or_else(|| vec![Driven::Native, Driven::Generic], |mode| vec![mode])),
+        (XdpAttachment::One { mode, program }, Some(expected)) if KernelId(program.0) == expected => {
+            match asked.is_none_or(|asked| asked == mode) {
+                true => Ok(vec![mode]),
+                false => Err(Clash::Mode(mode)),
+            }
+        }
+        (XdpAttachment::None | XdpAttachment::One { .. } | XdpAttachment::Several { .. }, _) => Err(Clash::Raced),
+    }
+}
+
+/// `EEXIST` and `EBUSY` are a race only if the interface runs something else than before.
+fn told_apart(namespace: &Namespace, chain: &ChainKey, before: &LinkRow, mode: Driven, error: &SetXdpError) -> StepError {
+    let now = match namespace.route.link(before.index) {
+        Ok(Some(row)) if row.name == before.name => row,
+        Ok(Some(_) | None) => return StepError::NoInterface(chain.clone()),
+        Err(error) => return failed(|| format!("look at `{chain}` again"))(error),
+    };
+    let taken = is(error, Errno::EXIST) || is(error, Errno::BUSY);
+    if taken && now.xdp != before.xdp {
+        return StepError::Raced(chain.clone());
+    }
+    let SetXdpError { error, message } = error;
+    let errno = match message {
+        Some(message) => format!("{error}: {message}"),
+        None => error.to_string(),
+    };
+    StepError::Call { doing: format!("change what `{chain}` runs in {} mode", word(mode)), errno }
+}
+
+fn is(error: &SetXdpError, errno: Errno) -> bool {
+    error.errno() == errno.raw_os_error()
+}
+
+fn word(mode: Driven) -> &'static str {
+    match mode {
+        Driven::Native => "native",
+        Driven::Generic => "generic",
+        Driven::Hardware => "offloaded",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::top::SeenRecord;
+
+    const GENERIC: XdpAttachment = XdpAttachment::One { mode: Driven::Generic, program: ProgId(7) };
+    const SEVERAL: XdpAttachment = XdpAttachment::Several { native: Some(ProgId(7)), generic: None, hardware: None };
+
+    #[test]
+    fn what_is_there_decides_the_mode() {
+        let seven = Some(KernelId(7));
+        assert_eq!(modes(&GENERIC, seven, XdpMode::Auto), Ok(vec![Driven::Generic]));
+        assert_eq!(modes(&GENERIC, seven, XdpMode::Generic), Ok(vec![Driven::Generic]));
+        assert_eq!(modes(&GENERIC, seven, XdpMode::Native), Err(Clash::Mode(Driven::Generic)));
+    }
+
+    #[test]
+    fn an_empty_interface_is_tried_in_native_mode_first() {
+        let none = XdpAttachment::None;
+        assert_eq!(modes(&none, None, XdpMode::Auto), Ok(vec![Driven::Native, Driven::Generic]));
+        assert_eq!(modes(&none, None, XdpMode::Native), Ok(vec![Driven::Native]));
+        assert_eq!(modes(&none, None, XdpMode::Generic), Ok(vec![Driven::Generic]));
+    }
+
+    #[test]
+    fn anything_but_what_is_expected_is_a_race() {
+        for (present, expected) in
+            [(XdpAttachment::None, Some(KernelId(7))), (GENERIC, None), (GENERIC, Some(KernelId(8))), (SEVERAL, Some(KernelId(7)))]
+        {
+            assert_eq!(modes(&present, expected, XdpMode::Auto), Err(Clash::Raced), "{present:?} {expected:?}");
+        }
+    }
+
+    #[test]
+    fn a_generation_counts_only_on_its_own_interface() {
+        let at = |index| Interface {
+            id: InterfaceId { netns_cookie: 1, index },
+            row: LinkRow { index, name: "veth0".into(), up: true, mtu: 1500, xdp: GENERIC },
+        };
+        let record = SeenRecord { interface: InterfaceId { netns_cookie: 1, index: 3 }, members: vec![] };
+        let uid = TopUid::from_bytes([1; 16]);
+        let tops = BTreeMap::from([(uid, SeenTop { id: KernelId(7), record: Some(record) })]);
+        assert_eq!(runs(&at(3), &tops), Runs::Ours(LiveTop { program: KernelId(7), top: uid }));
+        assert_eq!(runs(&at(4), &tops), Runs::Other(ProgId(7)));
+        let unread = BTreeMap::from([(uid, SeenTop { id: KernelId(7), record: None })]);
+        assert_eq!(runs(&at(4), &unread), Runs::Ours(LiveTop { program: KernelId(7), top: uid }));
+    }
+}

@@ -1,0 +1,118 @@
+//! Kernel objects by number, which takes CAP_SYS_ADMIN: the worker has it, and may do little else with it. bpfd's own objects are
+//! always opened by their pins; this is for what others put on a hook.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use bpfd_sys::bpf::{LinkKind, LinkId, MapId, ProgId, link_by_id, link_ids, link_info, map_by_id, prog_by_id};
+use bpfd_sys::channel::Channel;
+use bpfd_sys::confine;
+use bpfd_sys::worker::{Identity, Limits, Spec, Stderr};
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, Lasting, Workers, answer_calls};
+use crate::kernel::chain;
+
+pub(super) const KIND: &str = "idlookup";
+
+/// A look-up takes microseconds, a walk over all links of a busy host milliseconds.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The daemon's side.
+#[derive(Debug)]
+pub struct IdLookup(Lasting);
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Request {
+    Program(u32),
+    Map(u32),
+    Link(u32),
+    XdpLink { program: u32 },
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Answer {
+    Found,
+    Link(u32),
+    Absent,
+    Failed(Failure),
+}
+
+impl IdLookup {
+    /// Started with the first question.
+    pub fn new(workers: Workers) -> Self {
+        let limits = Limits { address_space: 1 << 30, cpu_seconds: u64::MAX, open_files: 32, file_size: 0, wall: None };
+        let spec = Spec { kind: KIND.to_owned(), limits, identity: Identity::Same, stderr: Stderr::Keep };
+        Self(Lasting::new(workers, spec, LIMIT))
+    }
+
+    /// The program of that number; `None` if there is none any more.
+    pub fn program(&mut self, id: ProgId) -> io::Result<Option<OwnedFd>> {
+        self.object(&Request::Program(id.0))
+    }
+
+    /// The map of that number.
+    pub fn map(&mut self, id: MapId) -> io::Result<Option<OwnedFd>> {
+        self.object(&Request::Map(id.0))
+    }
+
+    /// The link of that number.
+    pub fn link(&mut self, id: LinkId) -> io::Result<Option<OwnedFd>> {
+        self.object(&Request::Link(id.0))
+    }
+
+    /// The bpf_link that holds a program on an interface; `None` if netlink does, or nothing.
+    pub fn xdp_link(&mut self, program: ProgId) -> io::Result<Option<LinkId>> {
+        match self.0.call(&Request::XdpLink { program: program.0 }).map_err(io::Error::other)? {
+            (Answer::Link(id), _) => Ok(Some(LinkId(id))),
+            (Answer::Absent, _) => Ok(None),
+            (Answer::Failed(failure), _) => Err(failure.into()),
+            (Answer::Found, _) => Err(io::Error::other("the worker's answer is for another question")),
+        }
+    }
+
+    fn object(&mut self, request: &Request) -> io::Result<Option<OwnedFd>> {
+        let (answer, fds) = self.0.call(request).map_err(io::Error::other)?;
+        match (answer, fds.into_iter().next()) {
+            (Answer::Found, Some(fd)) => Ok(Some(fd)),
+            (Answer::Absent, _) => Ok(None),
+            (Answer::Failed(failure), _) => Err(failure.into()),
+            (Answer::Found | Answer::Link(_), _) => Err(io::Error::other("the worker's answer is for another question")),
+        }
+    }
+}
+
+/// The worker's side.
+pub(super) fn serve(channel: &Channel) -> Result<(), String> {
+    confine::idlookup().map_err(|error| chain(&error))?;
+    answer_calls(channel, |request, _fds| {
+        let found = match request {
+            Request::Program(id) => prog_by_id(ProgId(id)).map(|fd| (Answer::Found, vec![fd])),
+            Request::Map(id) => map_by_id(MapId(id)).map(|fd| (Answer::Found, vec![fd])),
+            Request::Link(id) => link_by_id(LinkId(id)).map(|fd| (Answer::Found, vec![fd])),
+            Request::XdpLink { program } => xdp_link(ProgId(program)),
+        };
+        found.unwrap_or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => (Answer::Absent, Vec::new()),
+            _ => (Answer::Failed(error.into()), Vec::new()),
+        })
+    })
+}
+
+fn xdp_link(program: ProgId) -> io::Result<(Answer, Vec<OwnedFd>)> {
+    for id in link_ids() {
+        let info = match id.and_then(link_by_id) {
+            Ok(link) => link_info(link.as_fd())?,
+            // It went away while it was looked at.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        if info.prog_id == program && matches!(info.kind, LinkKind::Xdp { .. }) {
+            return Ok((Answer::Link(info.id.0), Vec::new()));
+        }
+    }
+    Ok((Answer::Absent, Vec::new()))
+}

@@ -1,0 +1,139 @@
+//! Network namespaces: the worker enters one, opens a route socket there and hands it over, so that no thread of the daemon ever
+//! changes its namespace. The socket belongs to the namespace it was opened in, for good, and keeps it alive: hold it no longer
+//! than a step takes.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bpfd_core::names::{Netns, NetnsName};
+use bpfd_sys::caps::{self, Cap};
+use bpfd_sys::channel::Channel;
+use bpfd_sys::netlink::Route;
+use bpfd_sys::netns;
+use bpfd_sys::worker::{Identity, Limits, Spec, Stderr};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, Lasting, Workers, answer_calls};
+
+pub(super) const KIND: &str = "netns";
+
+/// Opening a socket takes microseconds; this ends a worker that hangs.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A namespace that was looked up: its interfaces can be seen and changed.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    /// Its cookie, never used again over a boot.
+    pub(crate) cookie: u64,
+    /// Its interfaces.
+    pub(crate) route: Route,
+}
+
+/// What a name of a namespace led to.
+#[derive(Debug)]
+pub(crate) enum Lookup {
+    /// It is there.
+    Found(Namespace),
+    /// No such name.
+    Absent,
+    /// The name is there and is no namespace: a file that was left behind, or a mount that this process does not see.
+    NotANamespace,
+}
+
+/// The daemon's side.
+#[derive(Debug)]
+pub(crate) struct Namespaces {
+    directory: PathBuf,
+    worker: Lasting,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Request {
+    Own,
+    Named { directory: PathBuf, name: NetnsName },
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Answer {
+    Found { cookie: u64 },
+    Absent,
+    NotANamespace,
+    Failed(Failure),
+}
+
+impl Namespaces {
+    /// Named ones are looked up in `directory`.
+    pub(crate) fn new(workers: Workers, directory: PathBuf) -> Self {
+        // A debug build's binary maps some hundred MB; nothing here depends on foreign bytes.
+        let limits = Limits { address_space: 1 << 30, cpu_seconds: u64::MAX, open_files: 32, file_size: 0, wall: None };
+        let spec = Spec { kind: KIND.to_owned(), limits, identity: Identity::Same, stderr: Stderr::Keep };
+        Self { directory, worker: Lasting::new(workers, spec, LIMIT) }
+    }
+
+    /// Looks one up.
+    pub(crate) fn look_up(&mut self, netns: &Netns) -> io::Result<Lookup> {
+        let request = match netns {
+            Netns::Host => Request::Own,
+            Netns::Named(name) => Request::Named { directory: self.directory.clone(), name: name.clone() },
+        };
+        let (answer, fds) = self.worker.call(&request).map_err(io::Error::other)?;
+        match (answer, fds.into_iter().next()) {
+            (Answer::Found { cookie }, Some(fd)) => Ok(Lookup::Found(Namespace { cookie, route: Route::from_fd(fd)? })),
+            (Answer::Found { .. }, None) => Err(io::Error::other("the worker found a namespace and sent no socket")),
+            (Answer::Absent, _) => Ok(Lookup::Absent),
+            (Answer::NotANamespace, _) => Ok(Lookup::NotANamespace),
+            (Answer::Failed(failure), _) => Err(failure.into()),
+        }
+    }
+
+    /// Every name there is. Files whose names cannot be one are left out: nobody can ask for them.
+    pub(crate) fn names(&self) -> io::Result<Vec<NetnsName>> {
+        let entries = match std::fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let names = entries.map(|entry| Ok(entry?.file_name().to_str().and_then(|name| name.parse().ok())));
+        names.filter_map(Result::transpose).collect()
+    }
+}
+
+/// The worker's side. It keeps what entering a namespace takes, and CAP_NET_ADMIN, because the kernel asks for it of whoever opened
+/// the socket as well as of whoever uses it (`__netlink_ns_capable` of net/netlink/af_netlink.c).
+pub(super) fn serve(channel: &Channel) -> Result<(), String> {
+    caps::keep_only(&[Cap::SysAdmin, Cap::NetAdmin]).map_err(|error| error.to_string())?;
+    answer_calls(channel, |request, _fds| match found(request) {
+        Ok((answer, socket)) => (answer, socket.into_iter().collect()),
+        Err(error) => (Answer::Failed(error.into()), Vec::new()),
+    })
+}
+
+fn found(request: Request) -> io::Result<(Answer, Option<OwnedFd>)> {
+    let netns = match request {
+        Request::Own => netns::Netns::current()?,
+        Request::Named { directory, name } => match open(&directory, &name) {
+            Ok(netns) => netns,
+            Err(Errno::NOENT) => return Ok((Answer::Absent, None)),
+            Err(Errno::INVAL | Errno::NOTTY | Errno::LOOP | Errno::ISDIR) => return Ok((Answer::NotANamespace, None)),
+            Err(error) => return Err(error.into()),
+        },
+    };
+    let cookie = netns.cookie()?.ok_or_else(|| io::Error::other("needs Linux 5.14 for cookies of network namespaces"))?;
+    let route = netns.within(Route::open)??;
+    Ok((Answer::Found { cookie }, Some(route.into_fd())))
+}
+
+/// One component below a directory of the daemon's choice, never through a symbolic link.
+fn open(directory: &Path, name: &NetnsName) -> Result<netns::Netns, Errno> {
+    let directory = rustix::fs::openat(CWD, directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    // Not blocking: the name may be a fifo.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, name.as_str(), flags, Mode::empty())?;
+    netns::Netns::from_fd(file).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}

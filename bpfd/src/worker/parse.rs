@@ -1,0 +1,150 @@
+//! Foreign objects: read, and made ready for this kernel as a dry run, by a worker that may compute and talk and nothing else. What
+//! it answers is a verdict and facts to decide on; what is loaded the daemon makes itself, from the same bytes, afterwards.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bpfd_core::kernel::Recipe;
+use bpfd_sys::channel::Channel;
+use bpfd_sys::confine;
+use bpfd_sys::seal::Sealed;
+use bpfd_sys::worker::{CallError, Identity, Limits, Spec, Stderr};
+use ebpf::inspect::Object;
+use ebpf::relocate::{KernelBtf, KernelFacts};
+use serde::{Deserialize, Serialize};
+
+use super::{WorkerError, Workers, answer_calls, call};
+use crate::kernel::{Fitted, Loader, ObjectError, chain, finish, fit, guarded, running};
+
+pub(super) const KIND: &str = "parse";
+
+/// The largest object (design, limits of images and uploads).
+const OBJECT_LIMIT: usize = 16 << 20;
+/// Kernels' own types are 5 to 12 MiB.
+const TYPES_LIMIT: usize = 64 << 20;
+/// Wall-clock time of one object. The slowest honest ones take a tenth of a second.
+const LIMIT: Duration = Duration::from_secs(20);
+/// A number that no descriptor of a worker has, for maps that do not exist.
+const NO_MAP: RawFd = 1 << 20;
+
+/// Why an object did not pass.
+#[derive(Debug, thiserror::Error)]
+pub enum ParseError {
+    /// The object is at fault.
+    #[error("{0}")]
+    Refused(String),
+    /// It took too long to read.
+    #[error("reading it took more than {} s", .0.as_secs())]
+    TooSlow(Duration),
+    /// The reader died of it: of memory, of a forbidden call, or of a fault of its own.
+    #[error("the reader of objects died of it ({status})")]
+    Died {
+        /// How it ended.
+        status: String,
+        /// What it said last; the object may have chosen the words.
+        stderr: String,
+    },
+    /// The worker could not be run or talked to: not the object's fault.
+    #[error("cannot run the reader of objects: {0}")]
+    Worker(String),
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Request {
+    Inspect,
+    Rehearse(Recipe),
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Answer {
+    Object(Box<Object>),
+    Fits,
+    Refused(String),
+}
+
+/// What an object holds.
+pub fn inspect(workers: &Workers, elf: &[u8]) -> Result<Object, ParseError> {
+    match ask(workers, &Request::Inspect, elf, None)? {
+        Answer::Object(object) => Ok(*object),
+        Answer::Refused(why) => Err(ParseError::Refused(why)),
+        Answer::Fits => Err(ParseError::Worker("its answer is for another question".to_owned())),
+    }
+}
+
+/// Whether an object can be made ready for a recipe on this kernel. [`Loader::prepare`] is for objects that passed this.
+pub fn rehearse(workers: &Workers, loader: &Loader, elf: &[u8], recipe: &Recipe) -> Result<(), ParseError> {
+    let types = loader.sealed_types().map_err(|error| ParseError::Worker(error.to_string()))?;
+    match ask(workers, &Request::Rehearse(recipe.clone()), elf, types)? {
+        Answer::Fits => Ok(()),
+        Answer::Refused(why) => Err(ParseError::Refused(why)),
+        Answer::Object(_) => Err(ParseError::Worker("its answer is for another question".to_owned())),
+    }
+}
+
+fn ask(workers: &Workers, request: &Request, elf: &[u8], types: Option<Arc<Sealed>>) -> Result<Answer, ParseError> {
+    let trouble = |error: io::Error| ParseError::Worker(error.to_string());
+    let object = Sealed::from_bytes(elf).map_err(trouble)?;
+    let fds: Vec<BorrowedFd<'_>> = std::iter::once(object.as_fd()).chain(types.as_deref().map(AsFd::as_fd)).collect();
+    // Address space is far above what is used: the binary and its allocator reserve much that they never touch.
+    let limits = Limits { address_space: 768 << 20, cpu_seconds: 10, open_files: 16, file_size: 0, wall: Some(LIMIT) };
+    let spec = Spec { kind: KIND.to_owned(), limits, identity: Identity::Nobody, stderr: Stderr::Keep };
+    let mut worker = workers.spawn(&spec).map_err(trouble)?;
+    match call(&mut worker, request, &fds, LIMIT) {
+        Ok((answer, _fds)) => Ok(answer),
+        Err(WorkerError::Call(CallError::Deadline)) => Err(ParseError::TooSlow(LIMIT)),
+        Err(WorkerError::Call(CallError::Died { status, stderr })) => {
+            Err(ParseError::Died { status: status.to_string(), stderr })
+        }
+        Err(error) => Err(ParseError::Worker(chain(&error))),
+    }
+}
+
+/// The worker's side.
+pub(super) fn serve(channel: &Channel) -> Result<(), String> {
+    // Before confinement: it reads files.
+    let facts = running();
+    confine::parser().map_err(|error| chain(&error))?;
+    answer_calls(channel, |request, fds| (answer(request, fds, &facts), Vec::new()))
+}
+
+fn answer(request: Request, fds: Vec<OwnedFd>, facts: &KernelFacts) -> Answer {
+    let judged = judge(request, fds, facts);
+    judged.unwrap_or_else(|ObjectError(why)| Answer::Refused(why))
+}
+
+fn judge(request: Request, fds: Vec<OwnedFd>, facts: &KernelFacts) -> Result<Answer, ObjectError> {
+    let mut fds = fds.into_iter();
+    let elf = read(fds.next(), OBJECT_LIMIT)?;
+    match request {
+        Request::Inspect => {
+            let object = guarded(|| ebpf::inspect::inspect(&elf).map_err(|error| ObjectError(chain(&error))))?;
+            Ok(Answer::Object(Box::new(object)))
+        }
+        Request::Rehearse(recipe) => {
+            let types = || fds.next().map(|fd| types(fd)).transpose();
+            let Fitted { unlinked, .. } = fit(&elf, &recipe, types, facts)?;
+            let maps = unlinked.maps().iter().map(|map| map.name().to_owned()).zip(NO_MAP..);
+            finish(&unlinked, &maps.collect::<BTreeMap<_, _>>())?;
+            Ok(Answer::Fits)
+        }
+    }
+}
+
+fn types(fd: OwnedFd) -> Result<Arc<KernelBtf>, ObjectError> {
+    let bytes = read(Some(fd), TYPES_LIMIT)?;
+    KernelBtf::parse(&bytes).map(Arc::new).map_err(|error| ObjectError(chain(&error)))
+}
+
+fn read(fd: Option<OwnedFd>, limit: usize) -> Result<Vec<u8>, ObjectError> {
+    let fd = fd.ok_or_else(|| ObjectError("no object came with the request".to_owned()))?;
+    let bytes = Sealed::verify(fd).and_then(|sealed| sealed.read(limit));
+    bytes.map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => ObjectError(format!("it is larger than {} MiB", limit >> 20)),
+        _ => ObjectError(format!("it cannot be read: {error}")),
+    })
+}
