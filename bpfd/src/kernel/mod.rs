@@ -40,10 +40,10 @@ use bpfd_core::mode::{self, ModeError};
 use bpfd_core::state::{ObjectDigest, Program};
 use bpfd_sys::bpf::prog_info;
 
+use crate::worker::Workers;
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
 use crate::worker::parse::{self, ParseError};
-use crate::worker::Workers;
 use pins::{Pins, PinsError};
 use prepare::AppCode;
 use top::BuiltTop;
@@ -164,7 +164,13 @@ impl HostKernel {
         Ok(())
     }
 
-    fn build_top(&mut self, top: TopUid, chain: &ChainKey, members: &[Member], recipes: &BTreeMap<AppUid, Recipe>) -> Result<KernelId, StepError> {
+    fn build_top(
+        &mut self,
+        top: TopUid,
+        chain: &ChainKey,
+        members: &[Member],
+        recipes: &BTreeMap<AppUid, Recipe>,
+    ) -> Result<KernelId, StepError> {
         let interface = {
             let namespace = self.namespace(chain)?;
             xdp::interface(&namespace, chain).map_err(failed(|| format!("look for `{chain}`")))?
@@ -184,7 +190,10 @@ impl HostKernel {
         if self.apps.contains_key(&app) {
             return Ok(());
         }
-        let unknown = || StepError::Call { doing: format!("open app {app}"), errno: "the plan does not say what it is made of".to_owned() };
+        let unknown = || StepError::Call {
+            doing: format!("open app {app}"),
+            errno: "the plan does not say what it is made of".to_owned(),
+        };
         let recipe = recipe.ok_or_else(unknown)?;
         let maps = app::maps(&self.pins, app).map_err(failed(|| format!("open the maps of app {app}")))?;
         let elf = self.accepted(recipe)?;
@@ -198,13 +207,21 @@ impl HostKernel {
         let doing = || format!("read object {}", recipe.object);
         let elf = (self.objects)(&recipe.object).map_err(failed(doing))?;
         parse::rehearse(&self.workers, &self.loader, &elf, recipe).map_err(|error| match error {
-            ParseError::Refused(_) | ParseError::TooSlow(_) | ParseError::Died { .. } => StepError::Object { why: error.to_string() },
+            ParseError::Refused(_) | ParseError::TooSlow(_) | ParseError::Died { .. } => {
+                StepError::Object { why: error.to_string() }
+            }
             ParseError::Worker(_) => StepError::Call { doing: doing(), errno: error.to_string() },
         })?;
         Ok(elf)
     }
 
-    fn swap(&mut self, chain: &ChainKey, from: Option<LiveTop>, to: Option<TopUid>, mode: XdpMode) -> Result<(), StepError> {
+    fn swap(
+        &mut self,
+        chain: &ChainKey,
+        from: Option<LiveTop>,
+        to: Option<TopUid>,
+        mode: XdpMode,
+    ) -> Result<(), StepError> {
         let namespace = self.namespace(chain)?;
         let raced = || StepError::Raced(chain.clone());
         let from = match from {
@@ -291,7 +308,8 @@ impl Kernel for HostKernel {
                 self.built.remove(top);
             }
             Step::PinTop(top) => {
-                let absent = || StepError::Call { doing: format!("pin generation {top}"), errno: "it was not built".to_owned() };
+                let absent =
+                    || StepError::Call { doing: format!("pin generation {top}"), errno: "it was not built".to_owned() };
                 top::pin(&self.pins, *top, self.built.get(top).ok_or_else(absent)?)?;
                 // From here on the pins hold it.
                 self.built.remove(top);

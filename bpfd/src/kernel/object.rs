@@ -32,8 +32,13 @@ impl ObjectError {
 
 /// An error and what caused it, in one line.
 pub(crate) fn chain(error: &dyn Error) -> String {
-    let causes = std::iter::successors(error.source(), |error| error.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 /// An object fitted to this kernel, its maps still to be made.
@@ -56,7 +61,8 @@ pub(crate) fn fit(
         let object = ebpf::inspect::inspect(elf).map_err(|error| ObjectError::of(&error))?;
         object.loadable().map_err(|error| ObjectError::of(&error))?;
         within_reach(&object, recipe)?;
-        let wanted = recipe.functions.iter().map(|(function, kind)| wanted(function, *kind)).collect::<Result<Vec<_>, _>>()?;
+        let wanted =
+            recipe.functions.iter().map(|(function, kind)| wanted(function, *kind)).collect::<Result<Vec<_>, _>>()?;
         let chosen: Vec<Chosen> = wanted.iter().map(|wanted| chosen(&object, wanted)).collect();
         let normal = ebpf::normalise::normalise(elf, &wanted).map_err(|error| ObjectError::of(&error))?;
         let kernel = if object.core_relocations > 0 { kernel()? } else { None };
@@ -67,10 +73,7 @@ pub(crate) fn fit(
 }
 
 /// Links the programs against maps, by name.
-pub(crate) fn finish(
-    unlinked: &Unlinked,
-    maps: &BTreeMap<String, RawFd>,
-) -> Result<Vec<Finished>, ObjectError> {
+pub(crate) fn finish(unlinked: &Unlinked, maps: &BTreeMap<String, RawFd>) -> Result<Vec<Finished>, ObjectError> {
     guarded(|| unlinked.finish(maps).map_err(|error| ObjectError::of(&error)))
 }
 
@@ -83,7 +86,11 @@ pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, ObjectError>) -> Resul
 }
 
 fn words(panic: &(dyn Any + Send)) -> &str {
-    panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no word")
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no word")
 }
 
 fn wanted(function: &str, kind: ProgramType) -> Result<Wanted, ObjectError> {
@@ -114,10 +121,14 @@ fn within_reach(object: &Object, recipe: &Recipe) -> Result<(), ObjectError> {
         ProgramType::Tracepoint => true,
     });
     if let Some((function, kind)) = beyond {
-        return Err(ObjectError(format!("`{function}` is a {kind} program, which reads more than packets: nobody vouches for it")));
+        return Err(ObjectError(format!(
+            "`{function}` is a {kind} program, which reads more than packets: nobody vouches for it"
+        )));
     }
     match object.decl_tags.first() {
-        Some(tag) => Err(ObjectError(format!("it uses the declaration tag `{tag}`, which reaches beyond packets: nobody vouches for it"))),
+        Some(tag) => Err(ObjectError(format!(
+            "it uses the declaration tag `{tag}`, which reaches beyond packets: nobody vouches for it"
+        ))),
         None => Ok(()),
     }
 }

@@ -17,7 +17,9 @@ use bpfd_sys::bpf::{
 use bpfd_sys::caps::{Cap, without};
 use bpfd_sys::seal::Sealed;
 use ebpf::inspect::Object;
-use ebpf::relocate::{FUNC_INFO_SIZE, Finished, KernelBtf, KernelFacts, LINE_INFO_SIZE, MapDefinition, Unlinked, kernel_name};
+use ebpf::relocate::{
+    FUNC_INFO_SIZE, Finished, KernelBtf, KernelFacts, LINE_INFO_SIZE, MapDefinition, Unlinked, kernel_name,
+};
 
 use super::failed;
 use super::object::{Fitted, ObjectError, finish, fit};
@@ -64,7 +66,10 @@ impl StagedApp {
 impl Loader {
     /// For the running kernel, whose types are in `btf`.
     pub(crate) fn new(btf: PathBuf) -> Self {
-        Self { types: Arc::new(KernelTypes { path: btf, parsed: Mutex::new(None), sealed: Mutex::new(None) }), facts: running() }
+        Self {
+            types: Arc::new(KernelTypes { path: btf, parsed: Mutex::new(None), sealed: Mutex::new(None) }),
+            facts: running(),
+        }
     }
 
     /// Makes an app's maps and programs. Takes as long as the verifier does. The bytes must have passed the parse worker.
@@ -104,7 +109,8 @@ impl Loader {
     }
 
     fn fit(&self, elf: &[u8], recipe: &Recipe) -> Result<Fitted, StepError> {
-        let types = || self.types.parsed().map_err(|error| ObjectError(format!("cannot read the kernel's types: {error}")));
+        let types =
+            || self.types.parsed().map_err(|error| ObjectError(format!("cannot read the kernel's types: {error}")));
         fit(elf, recipe, types, &self.facts).map_err(unusable)
     }
 }
@@ -182,7 +188,8 @@ fn make_map(definition: &MapDefinition, btf: Option<BorrowedFd<'_>>) -> Result<O
     let name = definition.name();
     // The kernel copies the shape of the inner map, which can go then.
     let inner = definition.inner().map(|inner| make_map(&inner, btf)).transpose()?;
-    let map = create(definition, inner.as_ref().map(AsFd::as_fd), btf).map_err(failed(|| format!("make map `{name}`")))?;
+    let map =
+        create(definition, inner.as_ref().map(AsFd::as_fd), btf).map_err(failed(|| format!("make map `{name}`")))?;
     if let Some(initial) = definition.initial() {
         map.update(&0_u32.to_ne_bytes(), initial, Update::Any).map_err(failed(|| format!("fill map `{name}`")))?;
     }
@@ -233,7 +240,10 @@ fn same_map(definition: &MapDefinition, pinned: Option<BorrowedFd<'_>>) -> Resul
         && info.value_size == definition.value_size();
     match same {
         true => Ok(()),
-        false => Err(StepError::Call { doing: doing(), errno: "its kind or sizes are not those of the object's map".to_owned() }),
+        false => Err(StepError::Call {
+            doing: doing(),
+            errno: "its kind or sizes are not those of the object's map".to_owned(),
+        }),
     }
 }
 

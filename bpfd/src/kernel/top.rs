@@ -86,7 +86,9 @@ fn part<'a>(member: &Member, apps: &'a BTreeMap<AppUid, AppCode>) -> Result<fuse
 /// Names the member that is in the way: its function, with its app where two members share the function's name.
 fn cannot_fuse(error: &CannotFuse, members: &[Member]) -> StepError {
     let function = match error {
-        CannotFuse::NotXdp { member } | CannotFuse::NeedsFuncInfo { member, .. } | CannotFuse::Damaged { member } => member,
+        CannotFuse::NotXdp { member } | CannotFuse::NeedsFuncInfo { member, .. } | CannotFuse::Damaged { member } => {
+            member
+        }
         CannotFuse::MixedLicences { other, .. } => other,
         CannotFuse::Empty | CannotFuse::TooMany { .. } | CannotFuse::Record(_) => {
             let all = members.iter().map(|member| member.function.as_str()).collect::<Vec<_>>().join("`, `");
@@ -150,9 +152,9 @@ pub(crate) fn read(pins: &Pins, top: TopUid) -> io::Result<Option<SeenTop>> {
     let info = prog_info(program.as_fd())?;
     let record = present(dir.pinned(TOP_RECORD))?;
     // A record counts only if it is this program's own.
-    let record = record.and_then(|fd| Map::from_fd(fd).ok()).filter(|map| {
-        map.info().is_ok_and(|map| plausible(&map) && info.map_ids.contains(&map.id))
-    });
+    let record = record
+        .and_then(|fd| Map::from_fd(fd).ok())
+        .filter(|map| map.info().is_ok_and(|map| plausible(&map) && info.map_ids.contains(&map.id)));
     let value = record.map(|map| map.lookup(&[0; 4])).transpose()?.flatten();
     let record = value.and_then(|value| ChainRecord::decode(&value).ok()).and_then(|record| seen(top, &record));
     Ok(Some(SeenTop { id: KernelId(info.id.0), record }))
@@ -211,7 +213,10 @@ mod tests {
         let seen = seen(TopUid::from_bytes([3; 16]), &record(50, 4)).unwrap();
         assert_eq!(seen.interface, InterfaceId { netns_cookie: 4, index: 5 });
         let [member] = seen.members.as_slice() else { panic!("one member") };
-        assert_eq!((member.function.as_str(), u32::from(member.priority), member.proceed_on), ("pass", 50, ProceedOn::PASS));
+        assert_eq!(
+            (member.function.as_str(), u32::from(member.priority), member.proceed_on),
+            ("pass", 50, ProceedOn::PASS)
+        );
     }
 
     #[test]

@@ -49,7 +49,8 @@ impl Tracefs {
 fn mount() -> io::Result<OwnedFd> {
     let context = fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(context.as_fd())?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let attributes =
+        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
 }
 
@@ -65,10 +66,13 @@ pub(crate) fn attach(
     let doing = || format!("attach `{function}` to tracepoint `{tracepoint}`");
     let program = app::program(pins, app, function).map_err(failed(doing))?;
     let root = tracefs.root().map_err(failed(|| "read tracefs".to_owned()))?;
-    let id = perf::tracepoint_id(&root, tracepoint.category(), tracepoint.event()).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => StepError::Call { doing: doing(), errno: "this kernel has no such tracepoint".to_owned() },
-        _ => failed(doing)(error),
-    })?;
+    let id =
+        perf::tracepoint_id(&root, tracepoint.category(), tracepoint.event()).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                StepError::Call { doing: doing(), errno: "this kernel has no such tracepoint".to_owned() }
+            }
+            _ => failed(doing)(error),
+        })?;
     let event = perf::open_tracepoint(id).map_err(failed(doing))?;
     let attached = perf::attach(event.as_fd(), program.as_fd()).map_err(|error| match error.raw_os_error() {
         Some(errno) if errno == Errno::INVAL.raw_os_error() => {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use bpfd_core::hook::{ChainKey, XdpMode};
 use bpfd_core::ident::{KernelId, TopUid};
@@ -98,7 +98,7 @@ pub(crate) fn swap(
     let expected = || from.map_or(Expected::Nothing, |(_, fd)| Expected::Program(fd));
     let mut refused = None;
     for mode in modes {
-        match namespace.route.set_xdp(id.index, to.map(|fd| fd.as_fd()), expected(), mode) {
+        match namespace.route.set_xdp(id.index, to, expected(), mode) {
             Ok(()) => return Ok(()),
             Err(error) => {
                 let unsupported = is(&error, Errno::OPNOTSUPP) || is(&error, Errno::INVAL);
@@ -130,7 +130,9 @@ fn modes(present: &XdpAttachment, expected: Option<KernelId>, asked: XdpMode) ->
         XdpMode::Generic => Some(Driven::Generic),
     };
     match (*present, expected) {
-        (XdpAttachment::None, None) => Ok(asked.map_or_else(|| vec![Driven::Native, Driven::Generic], |mode| vec![mode])),
+        (XdpAttachment::None, None) => {
+            Ok(asked.map_or_else(|| vec![Driven::Native, Driven::Generic], |mode| vec![mode]))
+        }
         (XdpAttachment::One { mode, program }, Some(expected)) if KernelId(program.0) == expected => {
             match asked.is_none_or(|asked| asked == mode) {
                 true => Ok(vec![mode]),
@@ -142,7 +144,13 @@ fn modes(present: &XdpAttachment, expected: Option<KernelId>, asked: XdpMode) ->
 }
 
 /// `EEXIST` and `EBUSY` are a race only if the interface runs something else than before.
-fn told_apart(namespace: &Namespace, chain: &ChainKey, before: &LinkRow, mode: Driven, error: &SetXdpError) -> StepError {
+fn told_apart(
+    namespace: &Namespace,
+    chain: &ChainKey,
+    before: &LinkRow,
+    mode: Driven,
+    error: &SetXdpError,
+) -> StepError {
     let now = match namespace.route.link(before.index) {
         Ok(Some(row)) if row.name == before.name => row,
         Ok(Some(_) | None) => return StepError::NoInterface(chain.clone()),
@@ -198,9 +206,12 @@ mod tests {
 
     #[test]
     fn anything_but_what_is_expected_is_a_race() {
-        for (present, expected) in
-            [(XdpAttachment::None, Some(KernelId(7))), (GENERIC, None), (GENERIC, Some(KernelId(8))), (SEVERAL, Some(KernelId(7)))]
-        {
+        for (present, expected) in [
+            (XdpAttachment::None, Some(KernelId(7))),
+            (GENERIC, None),
+            (GENERIC, Some(KernelId(8))),
+            (SEVERAL, Some(KernelId(7))),
+        ] {
             assert_eq!(modes(&present, expected, XdpMode::Auto), Err(Clash::Raced), "{present:?} {expected:?}");
         }
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use bpfd_sys::bpf::{LinkKind, LinkId, MapId, ProgId, link_by_id, link_ids, link_info, map_by_id, prog_by_id};
+use bpfd_sys::bpf::{LinkId, LinkKind, MapId, ProgId, link_by_id, link_ids, link_info, map_by_id, prog_by_id};
 use bpfd_sys::channel::Channel;
 use bpfd_sys::confine;
 use bpfd_sys::worker::{Identity, Limits, Spec, Stderr};
@@ -80,7 +80,9 @@ impl IdLookup {
             (Answer::Found, Some(fd)) => Ok(Some(fd)),
             (Answer::Absent, _) => Ok(None),
             (Answer::Failed(failure), _) => Err(failure.into()),
-            (Answer::Found | Answer::Link(_), _) => Err(io::Error::other("the worker's answer is for another question")),
+            (Answer::Found | Answer::Link(_), _) => {
+                Err(io::Error::other("the worker's answer is for another question"))
+            }
         }
     }
 }

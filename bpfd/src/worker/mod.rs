@@ -95,7 +95,10 @@ impl Lasting {
     }
 
     /// One call. Only the thread that made the first call may make another: the worker dies with its thread.
-    pub(crate) fn call<Q: Serialize, A: DeserializeOwned>(&mut self, request: &Q) -> Result<(A, Vec<OwnedFd>), WorkerError> {
+    pub(crate) fn call<Q: Serialize, A: DeserializeOwned>(
+        &mut self,
+        request: &Q,
+    ) -> Result<(A, Vec<OwnedFd>), WorkerError> {
         let mut worker = match self.running.take() {
             Some(worker) => worker,
             None => self.workers.spawn(&self.spec).map_err(WorkerError::Start)?,

@@ -124,14 +124,16 @@ fn found(request: Request) -> io::Result<(Answer, Option<OwnedFd>)> {
             Err(error) => return Err(error.into()),
         },
     };
-    let cookie = netns.cookie()?.ok_or_else(|| io::Error::other("needs Linux 5.14 for cookies of network namespaces"))?;
+    let cookie =
+        netns.cookie()?.ok_or_else(|| io::Error::other("needs Linux 5.14 for cookies of network namespaces"))?;
     let route = netns.within(Route::open)??;
     Ok((Answer::Found { cookie }, Some(route.into_fd())))
 }
 
 /// One component below a directory of the daemon's choice, never through a symbolic link.
 fn open(directory: &Path, name: &NetnsName) -> Result<netns::Netns, Errno> {
-    let directory = rustix::fs::openat(CWD, directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let directory =
+        rustix::fs::openat(CWD, directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     // Not blocking: the name may be a fifo.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::openat(directory, name.as_str(), flags, Mode::empty())?;

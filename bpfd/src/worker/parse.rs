@@ -126,7 +126,7 @@ fn judge(request: Request, fds: Vec<OwnedFd>, facts: &KernelFacts) -> Result<Ans
             Ok(Answer::Object(Box::new(object)))
         }
         Request::Rehearse(recipe) => {
-            let types = || fds.next().map(|fd| types(fd)).transpose();
+            let types = || fds.next().map(types).transpose();
             let Fitted { unlinked, .. } = fit(&elf, &recipe, types, facts)?;
             let maps = unlinked.maps().iter().map(|map| map.name().to_owned()).zip(NO_MAP..);
             finish(&unlinked, &maps.collect::<BTreeMap<_, _>>())?;
