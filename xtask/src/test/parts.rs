@@ -121,7 +121,8 @@ fn statics(root: &Path) -> Vec<Step> {
     if root.join("xtask/src/codegen.rs").exists() {
         steps.push(Step::check("codegen", xtask(&["codegen", "--check"])));
     }
-    let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"];
+    let clippy =
+        ["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--keep-going", "--", "-D", "warnings"];
     steps.push(Step::check("clippy", cargo(&clippy)));
     steps.extend(deny(root));
     steps
