@@ -12,6 +12,7 @@ use crate::{
     document::{Document, DocumentError, ImageManifest, Index, IndexEntry, Manifest},
     media::ANNOTATION_KERNEL,
     reference::Reference,
+    verify::Subject,
 };
 
 /// What an index is asked for.
@@ -199,6 +200,13 @@ impl Selected {
     #[must_use]
     pub fn layer(&self) -> &Descriptor {
         &self.layer
+    }
+
+    /// What a verifier decides about.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        let chosen = self.index.is_some().then(|| self.manifest.digest());
+        Subject { reference: &self.reference, digest: self.digest(), chosen }
     }
 
     /// The manifests that a signature may be over, the resolved one first: one over the chosen image covers exactly what

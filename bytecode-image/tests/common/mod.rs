@@ -1,16 +1,23 @@
 //! A registry with one image in it, and the client side's settings for it.
 #![expect(dead_code, reason = "each test binary uses a part of it")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, fs, path::Path, time::Duration};
 
 use bytecode_image::{
     auth::{AuthFile, Credentials, Secret},
+    candidate::Candidate,
     digest::{Descriptor, Digest},
+    fetch::{PullError, PullPolicy, PullRequest, Pulled, pull},
     media,
+    policy::{ImagePolicy, PolicyText},
     reference::Reference,
     registries::Registries,
+    resolve::{Platform, Selected},
+    store::Store,
     testing::registry::{Mode, Options, TestRegistry},
     transport::{Remote, Timeouts, TransportConfig},
+    verify::{Refusal, Verified, decide},
 };
 use serde_json::json;
 
@@ -114,4 +121,56 @@ pub(crate) fn told(error: &dyn Error, names: &[(&str, String)]) -> String {
         cause = error.source();
     }
     names.iter().fold(text, |text, (name, value)| text.replace(value, name))
+}
+
+/// A policy that lets everything through: what is tested here is the way, not the decision.
+pub(crate) fn let_through(selected: &Selected, candidates: &[Candidate]) -> Result<Verified, Box<Refusal>> {
+    let text =
+        format!("version = 1\n[[image]]\nscope = \"{}\"\nunsigned = \"allow\"\n", selected.reference().registry());
+    let policy = ImagePolicy::parse(&[PolicyText { file: "policy.toml", text: &text }], |_| Ok(String::new())).unwrap();
+    decide(&policy, selected.subject(), candidates)
+}
+
+pub(crate) fn platform() -> Platform {
+    Platform { architecture: "amd64".into(), kernel: Some((6, 1)) }
+}
+
+pub(crate) fn request(registry: &TestRegistry) -> PullRequest {
+    PullRequest {
+        reference: reference(registry),
+        policy: PullPolicy::Newer,
+        cached: None,
+        platform: platform(),
+        transport: config(registry, ""),
+    }
+}
+
+pub(crate) fn pull_into(store: &Store, request: &PullRequest) -> Result<Pulled, PullError<Box<Refusal>>> {
+    let ingest = store.ingest().unwrap();
+    run(pull(request, &ingest, let_through, &()))
+}
+
+/// Pulls and commits.
+pub(crate) fn stored(store: &Store, request: &PullRequest) -> Selected {
+    let Ok(Pulled::Fetched(fetched)) = pull_into(store, request) else { panic!("not fetched") };
+    store.commit(&fetched).unwrap();
+    store.selected(&request.reference, &request.platform).unwrap()
+}
+
+/// Every file below a directory, sorted.
+pub(crate) fn files(below: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![below.to_owned()];
+    while let Some(dir) = open.pop() {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path)
+            } else {
+                found.push(path.strip_prefix(below).unwrap().display().to_string())
+            }
+        }
+    }
+    found.sort();
+    found
 }

@@ -1,0 +1,328 @@
+//! The local image store: an OCI image layout (image-spec 1.1 `image-layout.md`) that survives crashes and full disks.
+//!
+//! ```text
+//! DIR/                   0700
+//! ├── oci-layout         {"imageLayoutVersion":"1.0.0"}
+//! ├── index.json         one entry a name (`org.opencontainers.image.ref.name` = the whole reference), and one for each
+//! │                      image's signatures (`HOST/REPOSITORY:sha256-<hex>.sig`)
+//! ├── blobs/sha256/<hex> manifests, configurations, layers, signatures, by digest
+//! └── ingest/            what is being written; never read as content
+//! ```
+//! `skopeo` reads it as `oci:DIR:REFERENCE`.
+//!
+//! **Writing**: into `ingest/`, fsync, rename into `blobs/`, fsync of the directory; last a new `index.json` the same way.
+//! A crash or a full disk at any point leaves the old index and, at worst, files that nothing names.
+//! **Locking**: whoever changes anything holds an exclusive `flock` on the directory itself (on an open file of its own,
+//! so threads exclude each other too). Readers take no lock: `index.json` is replaced whole, blobs never change.
+//! **Collection**: [`Store::collect`] removes blobs that neither a name nor a lease reaches, under the same lock; as
+//! [`Store::commit`] moves blobs in and names them under one lock, nothing half-committed can be collected.
+//! **Reading**: every byte is hashed again; the store's file system is not trusted to keep bytes as they were.
+//!
+//! Must never make a path of anything but a [`Digest`], follow a symbolic link, or say anything about trust.
+
+mod collect;
+mod dir;
+mod index;
+mod ingest;
+mod read;
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    collect::{Sweep, Swept},
+    index::Named,
+    ingest::{Ingest, IngestFile, IngestName, Landed},
+};
+use self::{dir::Dir, index::Names};
+use crate::{
+    digest::{Descriptor, Digest, Hasher},
+    document::DocumentError,
+    reference::Reference,
+    resolve::ResolveError,
+};
+
+/// An image store in a directory.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    root: Dir,
+    blobs: Dir,
+    ingest: Dir,
+}
+
+/// An image whose parts lie in `ingest/`: what a pull, a build or an import hands to [`Store::commit`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetched {
+    /// The name it gets.
+    pub reference: Reference,
+    /// The manifest or index that the name is for.
+    pub image: Descriptor,
+    /// Every part that was written.
+    pub landed: Vec<Landed>,
+    /// Manifests of signatures, and what they are over.
+    pub signatures: Vec<Signatures>,
+}
+
+/// A manifest of signatures beside an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signatures {
+    /// The manifest that they are over.
+    pub over: Digest,
+    /// Their manifest.
+    pub manifest: Descriptor,
+}
+
+/// Why the store could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file system.
+    #[error("cannot {doing} in the image store `{}`", .store.display())]
+    Io {
+        /// The verb and what it was done to.
+        doing: String,
+        /// The store's directory.
+        store: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The directory holds a layout of another version.
+    #[error("`{}` is not an OCI image layout of version 1.0.0", .0.display())]
+    NotALayout(PathBuf),
+    /// Bytes are not what they were.
+    #[error("blob `{0}` in the image store is damaged; pull the image again")]
+    Corrupt(Digest),
+    /// A blob that something names is not there.
+    #[error("blob `{0}` is missing in the image store; pull the image again")]
+    Missing(Digest),
+    /// A blob is larger than its kind may be.
+    #[error("blob `{digest}` has {size} bytes, more than the limit of {limit}")]
+    TooLarge {
+        /// Which.
+        digest: Digest,
+        /// By its descriptor.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// `index.json` cannot be read.
+    #[error("the image store's index cannot be read")]
+    Index(#[source] serde_json::Error),
+    /// No such name.
+    #[error("the image store has no `{0}`")]
+    NotFound(Reference),
+    /// A stored manifest cannot be read.
+    #[error("a manifest in the image store is refused")]
+    Document(#[from] DocumentError),
+    /// Nothing in the image is for this platform.
+    #[error("a stored image cannot be used here")]
+    Resolve(#[from] ResolveError),
+    /// A part that was handed in is not what it says.
+    #[error("what was received for `{wanted}` hashes to `{got}`")]
+    NotWhatItSays {
+        /// By its descriptor.
+        wanted: Digest,
+        /// By its bytes.
+        got: Digest,
+    },
+}
+
+/// Holds the store's lock until it is dropped.
+#[derive(Debug)]
+struct Lock(#[expect(dead_code, reason = "closing it unlocks")] OwnedFd);
+
+impl Store {
+    /// Opens a store, and makes it if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], [`StoreError::NotALayout`].
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let failed = |doing: &'static str| {
+            move |source| StoreError::Io { doing: doing.to_owned(), store: path.to_owned(), source }
+        };
+        let root = Dir::create(path).map_err(failed("open the directory"))?;
+        let blobs = root.subdir("blobs").and_then(|blobs| blobs.subdir("sha256")).map_err(failed("make `blobs`"))?;
+        let ingest = root.subdir("ingest").map_err(failed("make `ingest`"))?;
+        let store = Self { path: path.to_owned(), root, blobs, ingest };
+        let lock = store.lock()?;
+        let version: serde_json::Value = match store.root.read("oci-layout", 4096) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let layout = serde_json::json!({"imageLayoutVersion": LAYOUT_VERSION});
+                store.replace("oci-layout", layout.to_string().as_bytes())?;
+                layout
+            }
+            Err(error) => return Err(failed("read `oci-layout`")(error)),
+        };
+        if version.get("imageLayoutVersion").and_then(serde_json::Value::as_str) != Some(LAYOUT_VERSION) {
+            return Err(StoreError::NotALayout(path.to_owned()));
+        }
+        if store.names_if_any()?.is_none() {
+            store.write_names(&Names::default())?;
+        }
+        drop(lock);
+        Ok(store)
+    }
+
+    /// Where parts of a new image are written; may be given to another process as a file descriptor.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn ingest(&self) -> Result<Ingest, StoreError> {
+        self.ingest.try_clone().map(Ingest::new).map_err(|source| self.failed("open `ingest`", source))
+    }
+
+    /// Moves an image's parts in and names it: all or nothing that counts. Each part is hashed again here, since whoever
+    /// wrote it may be a process that reads hostile bytes.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then the names are as before.
+    pub fn commit(&self, fetched: &Fetched) -> Result<(), StoreError> {
+        let Fetched { reference, image, landed, signatures } = fetched;
+        let _lock = self.lock()?;
+        for part in landed {
+            self.adopt(part)?;
+        }
+        self.blobs.sync().map_err(|source| self.failed("write `blobs`", source))?;
+        self.check_whole(image)?;
+        let mut names = self.names()?;
+        names.set(&reference.to_string(), image);
+        for Signatures { over, manifest } in signatures {
+            self.check_whole(manifest)?;
+            names.set_signatures(&reference.signatures(*over), *over, manifest);
+        }
+        self.write_names(&names)
+    }
+
+    /// Throws away parts that will not be committed.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn discard(&self, fetched: &Fetched) -> Result<(), StoreError> {
+        fetched.landed.iter().try_for_each(|part| {
+            let gone = self.ingest.remove(part.file.as_str());
+            gone.or_else(none_there).map_err(|source| self.failed("clear `ingest`", source))
+        })
+    }
+
+    /// What a name, or a digest of its repository, stands for.
+    ///
+    /// # Errors
+    /// [`StoreError`]; [`StoreError::NotFound`] if there is nothing.
+    pub fn find(&self, reference: &Reference) -> Result<Descriptor, StoreError> {
+        self.names()?.find(reference).ok_or_else(|| StoreError::NotFound(reference.clone()))
+    }
+
+    /// All names, sorted.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn list(&self) -> Result<Vec<Named>, StoreError> {
+        Ok(self.names()?.list())
+    }
+
+    /// Gives a stored image another name of the same or another repository.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] if nothing has the old name.
+    pub fn tag(&self, old: &Reference, new: &Reference) -> Result<(), StoreError> {
+        let _lock = self.lock()?;
+        let mut names = self.names()?;
+        let image = names.find(old).ok_or_else(|| StoreError::NotFound(old.clone()))?;
+        names.set(&new.to_string(), &image);
+        names.copy_signatures(old, new);
+        self.write_names(&names)
+    }
+
+    /// Forgets a name. Its blobs stay until [`Store::collect`].
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] if nothing has this name.
+    pub fn remove(&self, reference: &Reference) -> Result<(), StoreError> {
+        let _lock = self.lock()?;
+        let mut names = self.names()?;
+        if !names.remove(&reference.to_string()) {
+            return Err(StoreError::NotFound(reference.clone()));
+        }
+        // Signatures go with the last image that they are over.
+        let reached = self.reached(names.list().iter().map(|named| named.image.digest))?;
+        names.keep_signatures(&reached);
+        self.write_names(&names)
+    }
+
+    /// Moves one part from `ingest/` to `blobs/`, if it is what it says.
+    fn adopt(&self, part: &Landed) -> Result<(), StoreError> {
+        let Landed { file, descriptor } = part;
+        let doing = |source| self.failed("take in a blob", source);
+        let mut opened = self.ingest.open(file.as_str()).map_err(doing)?;
+        let mut hashed = HashedSink(Hasher::new());
+        io::copy(&mut io::Read::take(&mut opened, descriptor.size.saturating_add(1)), &mut hashed).map_err(doing)?;
+        let (length, got) = (hashed.0.length(), hashed.0.finish());
+        if got != descriptor.digest || length != descriptor.size {
+            return Err(StoreError::NotWhatItSays { wanted: descriptor.digest, got });
+        }
+        opened.sync_all().map_err(doing)?;
+        self.ingest.rename(file.as_str(), &self.blobs, &descriptor.digest.hex()).map_err(doing)
+    }
+
+    fn names(&self) -> Result<Names, StoreError> {
+        Ok(self.names_if_any()?.unwrap_or_default())
+    }
+
+    fn names_if_any(&self) -> Result<Option<Names>, StoreError> {
+        match self.root.read("index.json", INDEX_LIMIT) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(StoreError::Index),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(self.failed("read `index.json`", source)),
+        }
+    }
+
+    fn write_names(&self, names: &Names) -> Result<(), StoreError> {
+        let bytes = serde_json::to_vec(names).map_err(StoreError::Index)?;
+        self.replace("index.json", &bytes)
+    }
+
+    /// Replaces a file of the root, whole or not at all.
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let replaced = self.ingest.write_new(&format!("{name}.new"), bytes).and_then(|()| {
+            self.ingest.rename(&format!("{name}.new"), &self.root, name)?;
+            self.root.sync()
+        });
+        replaced.map_err(|source| self.failed(&format!("write `{name}`"), source))
+    }
+
+    fn lock(&self) -> Result<Lock, StoreError> {
+        self.root.lock().map(Lock).map_err(|source| self.failed("take the lock", source))
+    }
+
+    fn failed(&self, doing: &str, source: io::Error) -> StoreError {
+        StoreError::Io { doing: doing.to_owned(), store: self.path.clone(), source }
+    }
+}
+
+/// image-layout.md: the one version there is.
+const LAYOUT_VERSION: &str = "1.0.0";
+/// Bytes of `index.json`: ten thousand names.
+const INDEX_LIMIT: u64 = 8 << 20;
+
+struct HashedSink(Hasher);
+
+impl io::Write for HashedSink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn none_there(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}

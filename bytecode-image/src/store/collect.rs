@@ -1,0 +1,116 @@
+//! Collection: blobs that nothing reaches go.
+//!
+//! Reached is what `index.json` names, what a lease names (an app that runs from it), and what those manifests name in
+//! turn. Must never remove on a doubt: a damaged manifest stops the collection.
+
+use std::collections::BTreeSet;
+
+use super::{Store, StoreError, none_there};
+use crate::{
+    digest::{Digest, DigestError},
+    limits,
+};
+
+/// Whether to remove or only to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sweep {
+    /// Tell what would go.
+    Report,
+    /// Remove it.
+    Delete,
+}
+
+/// What goes, or would go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Blobs, by digest.
+    pub blobs: Vec<Digest>,
+    /// Their bytes together.
+    pub bytes: u64,
+}
+
+/// Digests in any manifest, without asking what kind it is.
+#[derive(Debug, Default, serde::Deserialize)]
+struct Mentions {
+    #[serde(default)]
+    manifests: Vec<Mention>,
+    #[serde(default)]
+    layers: Vec<Mention>,
+    config: Option<Mention>,
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct Mention {
+    digest: String,
+}
+
+impl Store {
+    /// Removes blobs that neither a name nor a lease reaches.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then some may be gone already, none of them needed.
+    pub fn collect(&self, leases: &BTreeSet<Digest>, sweep: Sweep) -> Result<Swept, StoreError> {
+        let _lock = self.lock()?;
+        let roots = self.names()?.roots().chain(leases.iter().copied()).collect::<Vec<_>>();
+        let reached = self.reached(roots.into_iter())?;
+        let mut swept = Swept::default();
+        for name in self.blobs.names().map_err(|source| self.failed("list `blobs`", source))? {
+            let digest: Result<Digest, DigestError> = format!("sha256:{name}").parse();
+            // A file that is no blob was put there by somebody: it is not ours to remove.
+            let Ok(digest) = digest else { continue };
+            if reached.contains(&digest) {
+                continue;
+            }
+            let doing = |source| self.failed("remove a blob", source);
+            swept.bytes += self.blobs.open(&name).and_then(|file| file.metadata()).map_err(doing)?.len();
+            swept.blobs.push(digest);
+            match sweep {
+                Sweep::Report => {}
+                Sweep::Delete => self.blobs.remove(&name).map_err(doing)?,
+            }
+        }
+        swept.blobs.sort();
+        Ok(swept)
+    }
+
+    /// Removes what a crash left in `ingest/`. Only for a start, before anybody fetches.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn clear_ingest(&self) -> Result<(), StoreError> {
+        let _lock = self.lock()?;
+        let doing = |source| self.failed("clear `ingest`", source);
+        let names = self.ingest.names().map_err(doing)?;
+        names.iter().try_for_each(|name| self.ingest.remove(name).or_else(none_there).map_err(doing))
+    }
+
+    /// Everything that roots reach, themselves included. A root that is not here reaches nothing; one that is no manifest
+    /// (a lease may be on a layer) reaches itself.
+    pub(super) fn reached(&self, roots: impl Iterator<Item = Digest>) -> Result<BTreeSet<Digest>, StoreError> {
+        let mut reached = BTreeSet::new();
+        let mut open: Vec<Digest> = roots.collect();
+        while let Some(digest) = open.pop() {
+            if !reached.insert(digest) {
+                continue;
+            }
+            let bytes = match self.raw(digest, limits::MANIFEST) {
+                Ok(bytes) => bytes,
+                Err(StoreError::Missing(_)) => continue,
+                Err(error) => return Err(error),
+            };
+            // More than a manifest can have, or not the start of one: a layer.
+            let manifest = u64::try_from(bytes.len()).is_ok_and(|length| length <= limits::MANIFEST);
+            if !manifest || bytes.first() != Some(&b'{') {
+                continue;
+            }
+            if Digest::of(&bytes) != digest {
+                return Err(StoreError::Corrupt(digest));
+            }
+            let Mentions { manifests, layers, config } = serde_json::from_slice(&bytes).unwrap_or_default();
+            let parse = |mention: Mention| mention.digest.parse::<Digest>().ok();
+            reached.extend(layers.into_iter().chain(config).filter_map(parse));
+            open.extend(manifests.into_iter().filter_map(parse));
+        }
+        Ok(reached)
+    }
+}

@@ -1,0 +1,136 @@
+//! Reading back: each blob hashed again, images chosen again, signatures beside them.
+//!
+//! Must never hand out bytes that do not hash to their name.
+
+use std::io::Read;
+
+use super::{Store, StoreError};
+use crate::{
+    candidate::Candidate,
+    digest::{Descriptor, Digest},
+    document::{Document, Manifest},
+    limits, media,
+    reference::Reference,
+    resolve::{Platform, ResolveError, Selected, choose},
+};
+
+impl Store {
+    /// A blob, hashed again.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Missing`], [`StoreError::TooLarge`].
+    pub fn read(&self, wanted: &Descriptor, limit: u64) -> Result<Vec<u8>, StoreError> {
+        let Descriptor { digest, size, media_type: _ } = wanted;
+        if *size > limit {
+            return Err(StoreError::TooLarge { digest: *digest, size: *size, limit });
+        }
+        let bytes = self.raw(*digest, *size)?;
+        let intact = u64::try_from(bytes.len()).is_ok_and(|length| length == *size) && Digest::of(&bytes) == *digest;
+        if intact { Ok(bytes) } else { Err(StoreError::Corrupt(*digest)) }
+    }
+
+    /// The image that a stored name means on a platform.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn selected(&self, reference: &Reference, platform: &Platform) -> Result<Selected, StoreError> {
+        let top = self.document(&self.find(reference)?)?;
+        Ok(match top.parse()? {
+            Manifest::Image(_) => Selected::alone(reference, top)?,
+            Manifest::Index(index) => {
+                let entry = choose(&index, platform)?;
+                let manifest = self.document(&entry.descriptor)?;
+                Selected::of_index(reference, top, manifest)?
+            }
+        })
+    }
+
+    /// The signatures that were kept with an image, of the resolved manifest first.
+    ///
+    /// # Errors
+    /// [`StoreError`]; none kept is not one.
+    pub fn signatures(&self, selected: &Selected) -> Result<Vec<Candidate>, StoreError> {
+        let names = self.names()?;
+        let mut found = Vec::new();
+        for over in selected.signable() {
+            let Some(manifest) = names.signatures(selected.reference(), over) else { continue };
+            let Manifest::Image(manifest) = self.document(&manifest)?.parse()? else {
+                return Err(ResolveError::Nested.into());
+            };
+            for layer in manifest.layers.iter().filter(|layer| layer.descriptor.media_type == media::SIMPLE_SIGNING) {
+                let payload = self.read(&layer.descriptor, limits::SIGNATURE)?;
+                found.push(Candidate { over, payload, annotations: layer.annotations.clone() });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The digest that a name stands for, if the whole image is here and undamaged for a platform: what a pull may be
+    /// told it has. `None` leads to a fresh download, which repairs what is damaged.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] and [`StoreError::Index`].
+    pub fn cached(&self, reference: &Reference, platform: &Platform) -> Result<Option<Digest>, StoreError> {
+        let whole = self.selected(reference, platform).and_then(|selected| {
+            self.read(selected.config(), limits::CONFIG)?;
+            self.read(selected.layer(), limits::LAYER)?;
+            self.signatures(&selected)?;
+            Ok(selected.digest())
+        });
+        match whole {
+            Ok(digest) => Ok(Some(digest)),
+            Err(error @ (StoreError::Io { .. } | StoreError::Index(_))) => Err(error),
+            Err(_not_whole) => Ok(None),
+        }
+    }
+
+    /// A manifest or an index.
+    ///
+    /// # Errors
+    /// As [`Store::read`].
+    pub fn document(&self, wanted: &Descriptor) -> Result<Document, StoreError> {
+        let bytes = self.read(wanted, limits::MANIFEST)?;
+        Ok(Document::check(wanted, bytes)?)
+    }
+
+    /// Whether everything that a manifest names is here. Of an index one image is enough: only one was pulled.
+    pub(super) fn check_whole(&self, wanted: &Descriptor) -> Result<(), StoreError> {
+        match self.document(wanted)?.parse()? {
+            Manifest::Image(image) => {
+                let blobs = image.layers.iter().map(|layer| &layer.descriptor).chain([&image.config]);
+                blobs.map(|blob| blob.digest).try_for_each(|blob| self.exists(blob))
+            }
+            Manifest::Index(index) => {
+                let mut missing = StoreError::Missing(wanted.digest);
+                for entry in &index.manifests {
+                    match self.check_whole(&entry.descriptor) {
+                        Ok(()) => return Ok(()),
+                        Err(error) => missing = error,
+                    }
+                }
+                Err(missing)
+            }
+        }
+    }
+
+    fn exists(&self, digest: Digest) -> Result<(), StoreError> {
+        self.blobs.open(&digest.hex()).map(drop).map_err(|error| self.unread(digest, error))
+    }
+
+    /// Up to one byte more than `size` of a blob's file.
+    pub(super) fn raw(&self, digest: Digest, size: u64) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = Vec::new();
+        let file = self.blobs.open(&digest.hex());
+        let read = file.and_then(|file| file.take(size.saturating_add(1)).read_to_end(&mut bytes));
+        read.map_err(|error| self.unread(digest, error))?;
+        Ok(bytes)
+    }
+
+    fn unread(&self, digest: Digest, error: std::io::Error) -> StoreError {
+        if error.kind() == std::io::ErrorKind::NotFound {
+            StoreError::Missing(digest)
+        } else {
+            self.failed(&format!("read blob `{digest}`"), error)
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! The pull pipeline: when the registry is asked, what is fetched before and after the decision, and what is left behind.
+
+mod common;
+
+use std::{collections::BTreeSet, sync::Mutex};
+
+use bytecode_image::{
+    candidate::Candidate,
+    digest::Digest,
+    fetch::{FetchError, Phase, Progress, PullError, PullPolicy, PullRequest, Pulled, pull},
+    key::{Scheme, SigningKey},
+    limits, media,
+    policy::{ImagePolicy, PolicyText},
+    resolve::Selected,
+    sign::{Signed, sign},
+    store::{Store, Sweep},
+    testing::registry::{Mode, Referrers, TestRegistry},
+    verify::{Refusal, Verified, decide},
+};
+use common::{
+    Image, REPO, files, let_through, noise, pull_into, reference, registry, registry_with, request, run, seed,
+    seed_index, stored, told,
+};
+use tempfile::TempDir;
+
+fn store() -> (TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    (dir, store)
+}
+
+/// Signs what a tag names, and puts the signature where cosign would.
+fn sign_at(registry: &TestRegistry, key: &SigningKey, over: Digest) {
+    let name = reference(registry);
+    let Signed::Appended(manifest) = sign(key, &name, over, None).unwrap() else { panic!("signed") };
+    registry.put_blob(&manifest.payload);
+    registry.put_blob(&manifest.config);
+    registry.put_manifest(REPO, name.signatures(over).tag().unwrap(), media::MANIFEST, &manifest.manifest);
+}
+
+/// A policy that wants a key's signature.
+fn signed_by(key: &SigningKey) -> impl Fn(&Selected, &[Candidate]) -> Result<Verified, Box<Refusal>> {
+    let pem = key.public().to_pem();
+    move |selected, candidates| {
+        let scope = selected.reference().registry();
+        let text = format!(
+            "version = 1\n[[signer]]\nname = \"ci\"\nkey = \"/ci.pub\"\n\
+             [[image]]\nscope = \"{scope}\"\nrequire = [{{ signed_by = [\"ci\"] }}]\n"
+        );
+        let policy = ImagePolicy::parse(&[PolicyText { file: "p", text: &text }], |_| Ok(pem.clone())).unwrap();
+        decide(&policy, selected.subject(), candidates)
+    }
+}
+
+fn paths(registry: &TestRegistry) -> Vec<String> {
+    registry.seen().iter().map(|seen| format!("{} {}", seen.method, seen.path.replace("/v2/team/app/", ""))).collect()
+}
+
+#[test]
+fn an_unsigned_pull_takes_four_requests() {
+    let (registry, image) = registry(Mode::Honest);
+    let (_dir, store) = store();
+    let selected = stored(&store, &request(&registry));
+    assert_eq!(selected.digest(), image.digest);
+    let mut seen = paths(&registry);
+    seen[2..].sort();
+    let mut blobs = [image.config.digest, image.layer.digest].map(|digest| format!("GET blobs/{digest}"));
+    blobs.sort();
+    let signatures = format!("GET manifests/sha256-{}.sig", image.digest.hex());
+    assert_eq!(seen, ["GET manifests/v1".to_owned(), signatures, blobs[0].clone(), blobs[1].clone()]);
+}
+
+#[test]
+fn a_signed_image_is_verified_again_from_the_store_alone() {
+    let key = SigningKey::generate(Scheme::Ed25519).unwrap();
+    for over_index in [false, true] {
+        let (registry, image) = registry(Mode::Honest);
+        let index = seed_index(&registry, REPO, "v1", &image);
+        sign_at(&registry, &key, if over_index { index } else { image.digest });
+        let (_dir, store) = store();
+        let request = request(&registry);
+        let ingest = store.ingest().unwrap();
+        let Pulled::Fetched(fetched) = run(pull(&request, &ingest, signed_by(&key), &())).unwrap() else { panic!() };
+        store.commit(&fetched).unwrap();
+        drop(registry);
+        let selected = store.selected(&request.reference, &request.platform).unwrap();
+        let candidates = store.signatures(&selected).unwrap();
+        assert_eq!(candidates.len(), 1);
+        let verified = signed_by(&key)(&selected, &candidates).unwrap();
+        assert_eq!(verified.digest(), index);
+        assert_eq!(store.collect(&BTreeSet::new(), Sweep::Report).unwrap().blobs, [], "signatures are reached");
+        store.remove(&request.reference).unwrap();
+        store.collect(&BTreeSet::new(), Sweep::Delete).unwrap();
+        assert_eq!(files(_dir.path()), ["index.json", "oci-layout"]);
+    }
+}
+
+#[test]
+fn nothing_of_a_refused_image_is_fetched_or_left() {
+    let key = SigningKey::generate(Scheme::P256).unwrap();
+    let (registry, image) = registry(Mode::Honest);
+    let (dir, store) = store();
+    let ingest = store.ingest().unwrap();
+    let error = run(pull(&request(&registry), &ingest, signed_by(&key), &())).unwrap_err();
+    assert!(matches!(error, PullError::Refused(_)), "{error:?}");
+    assert!(paths(&registry).iter().all(|path| !path.contains("blobs")), "{:?}", paths(&registry));
+    sign_at(&registry, &SigningKey::generate(Scheme::P256).unwrap(), image.digest);
+    let error = run(pull(&request(&registry), &ingest, signed_by(&key), &())).unwrap_err();
+    assert!(matches!(error, PullError::Refused(_)), "{error:?}");
+    assert!(!paths(&registry).contains(&format!("GET blobs/{}", image.layer.digest)));
+    assert_eq!(files(dir.path()), ["index.json", "oci-layout"]);
+}
+
+#[test]
+fn signatures_that_could_not_be_asked_for_are_not_absent() {
+    for status in [500, 403, 429] {
+        let (registry, _) = registry(Mode::SignaturesStatus(status));
+        let (_dir, store) = store();
+        let error = pull_into(&store, &request(&registry)).unwrap_err();
+        assert!(matches!(error, PullError::Fetch(FetchError::Signatures(..))), "{error:?}");
+    }
+}
+
+#[test]
+fn more_signatures_than_are_looked_at_are_refused() {
+    let (registry, image) = registry(Mode::Honest);
+    let payload = noise(10);
+    registry.put_blob(&payload);
+    let layer = bytecode_image::digest::Descriptor::of(media::SIMPLE_SIGNING, &payload);
+    let put = |count: usize| {
+        let manifest = serde_json::json!({"schemaVersion": 2, "config": image.config, "layers": vec![&layer; count]});
+        let tag = format!("sha256-{}.sig", image.digest.hex());
+        registry.put_manifest(REPO, &tag, media::MANIFEST, manifest.to_string().as_bytes());
+    };
+    let (_dir, store) = store();
+    put(limits::SIGNATURES + 1);
+    let error = pull_into(&store, &request(&registry)).unwrap_err();
+    assert!(matches!(error, PullError::Fetch(FetchError::TooManySignatures { .. })), "{error:?}");
+    put(limits::SIGNATURES);
+    pull_into(&store, &request(&registry)).unwrap();
+}
+
+/// What is told of a pull that a lie breaks, and that nothing of it stays.
+fn check(mode: Mode, expected: &str) {
+    let (registry, image) = registry(mode.clone());
+    let (dir, store) = store();
+    let error = pull_into(&store, &request(&registry)).unwrap_err();
+    assert!(matches!(error, PullError::Fetch(_)), "{error:?}");
+    let names = [
+        ("REFERENCE", reference(&registry).to_string()),
+        ("REGISTRY", registry.host()),
+        ("MANIFEST", image.digest.to_string()),
+        ("LAYER", image.layer.digest.to_string()),
+        ("CONFIG", image.config.digest.to_string()),
+    ];
+    let told = told(&error, &names);
+    let told = match told.split_once("digest `sha256:") {
+        Some((before, after)) => format!("{before}digest `OTHER{}", &after[64..]),
+        None => told,
+    };
+    assert_eq!(told, expected, "{mode:?}");
+    assert_eq!(files(dir.path()), ["index.json", "oci-layout"], "{mode:?}");
+}
+
+#[test]
+fn every_lie_is_told_as_what_it_is_and_leaves_nothing() {
+    check(
+        Mode::TamperedManifest,
+        "cannot resolve `REFERENCE`: `REGISTRY` announces `MANIFEST` but sends a manifest with the digest `OTHER`",
+    );
+    check(
+        Mode::TamperedConfig,
+        "cannot fetch the configuration of `REFERENCE`: blob `CONFIG` has the digest `OTHER`, not `CONFIG`",
+    );
+    check(
+        Mode::TamperedLayer,
+        "cannot fetch the layer of `REFERENCE`: blob `LAYER` has the digest `OTHER`, not `LAYER`",
+    );
+    check(
+        Mode::HugeManifest,
+        "cannot resolve `REFERENCE`: manifest `v1` in `team/app` is larger than the limit of 4194304 bytes",
+    );
+    check(Mode::Status(404), "the registry has no image `REFERENCE`: `REGISTRY` has no manifest `v1` in `team/app`");
+    check(Mode::Status(403), "cannot resolve `REFERENCE`: `REGISTRY` denies access (ON_PURPOSE: on purpose)");
+}
+
+#[test]
+fn an_index_whose_image_was_changed_is_refused() {
+    let (registry, image) = registry(Mode::Honest);
+    seed_index(&registry, REPO, "v1", &image);
+    registry.behave(REPO, Mode::TamperedManifest);
+    let (_dir, store) = store();
+    let error = pull_into(&store, &request(&registry)).unwrap_err();
+    assert!(matches!(error, PullError::Fetch(FetchError::Manifest(..))), "{error:?}");
+}
+
+#[test]
+fn an_index_without_this_platform_lists_what_it_has() {
+    let (registry, image) = registry(Mode::Honest);
+    seed_index(&registry, REPO, "v1", &image);
+    let (_dir, store) = store();
+    let mut request = request(&registry);
+    request.platform.architecture = "s390x".into();
+    let error = pull_into(&store, &request).unwrap_err();
+    let expected =
+        "`REFERENCE` cannot be used here: the image has nothing for `linux/s390x` with kernel 6.1; it has: linux/amd64";
+    assert_eq!(told(&error, &[("REFERENCE", reference(&registry).to_string())]), expected);
+}
+
+fn with(request: &PullRequest, policy: PullPolicy, cached: Option<Digest>) -> PullRequest {
+    PullRequest { policy, cached, ..request.clone() }
+}
+
+fn cached(digest: Digest) -> Pulled {
+    Pulled::Cached { digest, warning: None }
+}
+
+#[test]
+fn each_policy_asks_as_little_as_it_may() {
+    let (registry, image) = registry(Mode::Honest);
+    let (_dir, store) = store();
+    let request = request(&registry);
+    let asked = |policy, known| {
+        let before = registry.seen().len();
+        let pulled = pull_into(&store, &with(&request, policy, known)).unwrap();
+        (pulled, registry.seen().len() - before)
+    };
+    let have = Some(image.digest);
+    assert_eq!(asked(PullPolicy::Newer, have), (cached(image.digest), 1));
+    assert_eq!(asked(PullPolicy::Always, have), (cached(image.digest), 1));
+    assert_eq!(asked(PullPolicy::IfNotPresent, have), (cached(image.digest), 0));
+    assert_eq!(asked(PullPolicy::Never, have), (cached(image.digest), 0));
+    let old = Some(Digest::of(b"old"));
+    for policy in [PullPolicy::Newer, PullPolicy::Always] {
+        let (Pulled::Fetched(fetched), 5) = asked(policy, old) else { panic!("{policy:?}") };
+        assert_eq!(fetched.image.digest, image.digest);
+    }
+    let Err(error) = pull_into(&store, &with(&request, PullPolicy::Never, None)) else { panic!("asked") };
+    assert!(matches!(error, PullError::Fetch(FetchError::NotCached(_))), "{error:?}");
+}
+
+#[test]
+fn a_digest_that_is_cached_is_never_asked_for() {
+    let (registry, image) = registry(Mode::Honest);
+    let (_dir, store) = store();
+    let mut request = request(&registry);
+    request.reference = request.reference.by_digest(image.digest);
+    for policy in [PullPolicy::Newer, PullPolicy::Always, PullPolicy::IfNotPresent, PullPolicy::Never] {
+        assert_eq!(pull_into(&store, &with(&request, policy, Some(image.digest))).unwrap(), cached(image.digest));
+    }
+    assert_eq!(registry.seen(), []);
+    let selected = stored(&store, &request);
+    assert_eq!(selected.digest(), image.digest);
+}
+
+#[test]
+fn only_newer_uses_what_is_cached_when_nobody_answers_and_says_so() {
+    let (registry, image) = registry(Mode::Status(503));
+    let (_dir, store) = store();
+    let request = request(&registry);
+    let have = Some(image.digest);
+    let Pulled::Cached { digest, warning: Some(warning) } =
+        pull_into(&store, &with(&request, PullPolicy::Newer, have)).unwrap()
+    else {
+        panic!("no warning")
+    };
+    assert_eq!(digest, image.digest);
+    let expected = "`REGISTRY` cannot answer now: status 503 Service Unavailable (ON_PURPOSE: on purpose): using what was pulled before, which may be old";
+    assert_eq!(
+        warning.replace(&registry.host(), "REGISTRY"),
+        expected.replace(" (ON_PURPOSE: on purpose)", ""),
+        "a HEAD has no body"
+    );
+    let error = pull_into(&store, &with(&request, PullPolicy::Always, have)).unwrap_err();
+    assert!(matches!(error, PullError::Fetch(FetchError::Resolve(..))), "{error:?}");
+    // A registry that answers is believed, also when it says no.
+    for status in [401, 403, 404] {
+        registry.behave(REPO, Mode::Status(status));
+        pull_into(&store, &with(&request, PullPolicy::Newer, have)).unwrap_err();
+    }
+}
+
+#[test]
+fn a_tag_that_moves_between_the_questions_is_not_followed() {
+    let (registry, image) = registry(Mode::Changing);
+    let (_dir, store) = store();
+    let error = pull_into(&store, &with(&request(&registry), PullPolicy::Newer, Some(image.digest))).unwrap_err();
+    assert!(matches!(error, PullError::Fetch(FetchError::NoSuchImage(..) | FetchError::Resolve(..))), "{error:?}");
+}
+
+#[derive(Default)]
+struct Heard(Mutex<Vec<(Phase, u64, Option<u64>)>>);
+
+impl Progress for Heard {
+    fn report(&self, phase: Phase, done: u64, total: Option<u64>) {
+        self.0.lock().unwrap().push((phase, done, total));
+    }
+}
+
+#[test]
+fn progress_names_each_phase_and_ends_with_its_size() {
+    let (registry, image) = registry(Mode::Honest);
+    let (_dir, store) = store();
+    let heard = Heard::default();
+    let ingest = store.ingest().unwrap();
+    run(pull(&request(&registry), &ingest, let_through, &heard)).unwrap();
+    let heard = heard.0.into_inner().unwrap();
+    let phases: BTreeSet<String> = heard.iter().map(|(phase, ..)| format!("{phase:?}")).collect();
+    assert_eq!(phases.len(), 6, "{phases:?}");
+    let last = |phase| *heard.iter().rfind(|(heard, ..)| *heard == phase).unwrap();
+    let Image { config, layer, .. } = image;
+    assert_eq!(last(Phase::Config), (Phase::Config, config.size, Some(config.size)));
+    assert_eq!(last(Phase::Layer), (Phase::Layer, layer.size, Some(layer.size)));
+}
+
+#[test]
+fn request_and_answer_survive_the_way_to_a_worker() {
+    let (registry, _) = registry(Mode::Honest);
+    let (_dir, store) = store();
+    let request: PullRequest = serde_json::from_str(&serde_json::to_string(&request(&registry)).unwrap()).unwrap();
+    let ingest = store.ingest().unwrap();
+    // The worker has the directory only as a descriptor.
+    let ingest = bytecode_image::store::Ingest::from_fd(ingest.as_fd().try_clone_to_owned().unwrap());
+    let pulled = run(pull(&request, &ingest, let_through, &())).unwrap();
+    let Pulled::Fetched(fetched) = serde_json::from_str(&serde_json::to_string(&pulled).unwrap()).unwrap() else {
+        panic!()
+    };
+    store.commit(&fetched).unwrap();
+    assert!(store.cached(&request.reference, &request.platform).unwrap().is_some());
+}
+
+#[test]
+fn referrers_are_listed_by_the_api_and_by_the_tag_that_stands_in() {
+    for referrers in [Referrers::Listed, Referrers::Absent] {
+        let options = bytecode_image::testing::registry::Options { referrers, ..Default::default() };
+        let (registry, image) = registry_with(options, Mode::Honest);
+        let remote = common::remote(&registry);
+        assert_eq!(run(remote.referrers(image.digest)).unwrap(), []);
+        let subject = bytecode_image::digest::Descriptor::of(media::MANIFEST, &image.bytes);
+        let attached = serde_json::json!({
+            "schemaVersion": 2, "mediaType": media::MANIFEST, "artifactType": "x/y", "config": image.config,
+            "layers": [], "subject": subject,
+        });
+        let attached = registry.put_manifest(REPO, "attached", media::MANIFEST, attached.to_string().as_bytes());
+        if referrers == Referrers::Absent {
+            let entry =
+                serde_json::json!({"mediaType": media::MANIFEST, "digest": attached, "size": 1, "artifactType": "x/y"});
+            let index = serde_json::json!({"schemaVersion": 2, "mediaType": media::INDEX, "manifests": [entry]});
+            let tag = image.digest.to_string().replace(':', "-");
+            registry.put_manifest(REPO, &tag, media::INDEX, index.to_string().as_bytes());
+        }
+        let found = run(remote.referrers(image.digest)).unwrap();
+        let found: Vec<_> =
+            found.iter().map(|entry| (entry.descriptor.digest, entry.artifact_type.as_deref())).collect();
+        assert_eq!(found, [(attached, Some("x/y"))], "{referrers:?}");
+        registry.behave(REPO, Mode::Status(500));
+        run(remote.referrers(image.digest)).unwrap_err();
+    }
+}
+
+#[test]
+fn a_moved_tag_replaces_the_old_image_in_the_store() {
+    let (registry, old) = registry(Mode::Honest);
+    let (_dir, store) = store();
+    let request = request(&registry);
+    stored(&store, &request);
+    let new = seed(&registry, REPO, "v1", noise(77));
+    let again = with(&request, PullPolicy::Newer, Some(old.digest));
+    assert_eq!(stored(&store, &again).digest(), new.digest);
+    assert_eq!(store.list().unwrap().len(), 1);
+    let swept = store.collect(&BTreeSet::new(), Sweep::Delete).unwrap();
+    assert_eq!(swept.blobs.len(), 2, "manifest and layer; the configuration is shared");
+}
