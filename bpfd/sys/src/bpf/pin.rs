@@ -49,7 +49,8 @@ pub fn object_kind(fd: BorrowedFd<'_>) -> io::Result<ObjectKind> {
     match link.as_bytes() {
         b"anon_inode:bpf-prog" => Ok(ObjectKind::Program),
         b"anon_inode:bpf-map" => Ok(ObjectKind::Map),
-        b"anon_inode:bpf_link" => Ok(ObjectKind::Link),
+        // As made by BPF_LINK_CREATE, and as opened again (`bpf_link_prime`, `bpf_link_new_fd` of kernel/bpf/syscall.c).
+        b"anon_inode:bpf_link" | b"anon_inode:bpf-link" => Ok(ObjectKind::Link),
         b"anon_inode:btf" => Ok(ObjectKind::Btf),
         _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
     }

@@ -1,0 +1,60 @@
+//! Tracepoints: a link of its own that outlives the process.
+
+use std::time::{Duration, Instant};
+
+use bpfd_core::ident::{AppUid, LinkUid};
+use bpfd_core::kernel::{Kernel, Step, StepError};
+use bpfd_core::state::ProgramType;
+use uuid::Uuid;
+
+use crate::world::{Steps, World};
+
+fn step(link: LinkUid, app: AppUid, tracepoint: &str) -> Step {
+    Step::AttachLink { link, app, function: "on_switch".into(), tracepoint: tracepoint.parse().unwrap() }
+}
+
+#[test]
+fn a_tracepoint_counts_across_a_restart_until_it_is_detached() {
+    let world = World::new();
+    let mut kernel = world.kernel();
+    let recipe = world.recipe(world.example("tracepoint-count"), &[("on_switch", ProgramType::Tracepoint)]);
+    let (app, _) = kernel.load(&world, recipe);
+    let link = LinkUid(Uuid::new_v4());
+    kernel.step(&step(link, app, "sched/sched_switch")).unwrap();
+    assert_eq!(kernel.look(&[]).links.into_iter().collect::<Vec<_>>(), [link]);
+    drop(kernel);
+
+    let mut kernel = world.kernel();
+    let before = world.count(app, "switches");
+    // Starting and reaping a process switches.
+    std::process::Command::new("true").status().unwrap();
+    assert!(world.count(app, "switches") > before);
+
+    kernel.step(&Step::DetachLink(link)).unwrap();
+    assert!(kernel.look(&[]).links.is_empty());
+    // The kernel lets go of a link a moment after its last holder did (`bpf_link_put` leaves it to a worker).
+    let limit = Instant::now() + Duration::from_secs(10);
+    loop {
+        let before = world.count(app, "switches");
+        std::process::Command::new("true").status().unwrap();
+        if world.count(app, "switches") == before {
+            break;
+        }
+        assert!(Instant::now() < limit, "still counting");
+    }
+}
+
+#[test]
+fn a_tracepoint_that_this_kernel_has_not_is_told() {
+    let world = World::new();
+    let mut kernel = world.kernel();
+    let recipe = world.recipe(world.example("tracepoint-count"), &[("on_switch", ProgramType::Tracepoint)]);
+    let (app, _) = kernel.load(&world, recipe);
+    let refused = kernel.step(&step(LinkUid(Uuid::new_v4()), app, "sched/no_such_event"));
+    let told = StepError::Call {
+        doing: "attach `on_switch` to tracepoint `sched/no_such_event`".into(),
+        errno: "this kernel has no such tracepoint".into(),
+    };
+    assert_eq!(refused, Err(told));
+    assert!(kernel.look(&[]).links.is_empty());
+}

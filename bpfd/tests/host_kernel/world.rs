@@ -1,0 +1,266 @@
+//! A host of a test's own: a bpffs, a network namespace with a veth pair, objects compiled from C. Everything is gone when it is
+//! dropped, after a panic too. Kernels opened on it must be dropped before it: they hold the bpffs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bpfd::kernel::{HostKernel, Paths};
+use bpfd::worker::{Workers, parse};
+use bpfd_core::hook::{ChainKey, Point, ProceedOn, XdpMode};
+use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
+use bpfd_core::kernel::{Kernel, LiveTop, Member, Observed, ObservedChain, Recipe, Step, StepError, TopContent};
+use bpfd_core::state::{ObjectDigest, Program, ProgramType, Reach};
+use bpfd_sys::bpf::{Map, TestRun, prog_test_run};
+use bpfd_sys::bpffs;
+use bpfd_sys::netns::Netns;
+use uuid::Uuid;
+
+static NAMESPACES: AtomicU32 = AtomicU32::new(0);
+
+type Store = Arc<Mutex<BTreeMap<ObjectDigest, Vec<u8>>>>;
+
+pub(crate) struct World {
+    dir: tempfile::TempDir,
+    objects: Store,
+    next_object: AtomicU8,
+    pub(crate) netns: String,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("bpf")).unwrap();
+        let netns = format!("bpfd-test-{}-{}", std::process::id(), NAMESPACES.fetch_add(1, Ordering::Relaxed));
+        let world = Self { dir, objects: Store::default(), next_object: AtomicU8::new(1), netns };
+        bpffs::mount(&world.bpffs()).unwrap();
+        ip(&["netns", "add", &world.netns]);
+        world.make_veth();
+        world
+    }
+
+    /// `outside` sends to `inside`: 10.9.0.2 is a neighbour behind the pair that never answers.
+    pub(crate) fn make_veth(&self) {
+        for line in [
+            "link add inside type veth peer name outside",
+            "link set inside up",
+            "link set outside up",
+            "addr add 10.9.0.1/24 dev outside",
+            "neigh add 10.9.0.2 lladdr 02:00:00:00:00:02 dev outside",
+        ] {
+            self.ip(line);
+        }
+    }
+
+    pub(crate) fn ip(&self, line: &str) {
+        let words: Vec<&str> = ["-n", &self.netns].into_iter().chain(line.split(' ')).collect();
+        ip(&words);
+    }
+
+    pub(crate) fn bpffs(&self) -> PathBuf {
+        self.dir.path().join("bpf")
+    }
+
+    pub(crate) fn pins(&self) -> PathBuf {
+        self.bpffs().join("bpfd/v1")
+    }
+
+    pub(crate) fn kernel(&self) -> HostKernel {
+        let paths = Paths { bpffs: self.bpffs(), ..Paths::default() };
+        let objects = self.objects.clone();
+        let bytes = move |digest: &ObjectDigest| {
+            objects.lock().unwrap().get(digest).cloned().ok_or_else(|| std::io::ErrorKind::NotFound.into())
+        };
+        HostKernel::open(paths, workers(), Box::new(bytes)).unwrap()
+    }
+
+    pub(crate) fn chain(&self, interface: &str) -> ChainKey {
+        let netns = self.netns.parse().unwrap();
+        ChainKey { netns, interface: interface.parse().unwrap(), point: Point::Xdp }
+    }
+
+    pub(crate) fn inside(&self) -> ChainKey {
+        self.chain("inside")
+    }
+
+    /// Keeps bytes and says how to make an app of them.
+    pub(crate) fn recipe(&self, elf: Vec<u8>, functions: &[(&str, ProgramType)]) -> Recipe {
+        let object = ObjectDigest([self.next_object.fetch_add(1, Ordering::Relaxed); 32]);
+        self.objects.lock().unwrap().insert(object, elf);
+        let functions = functions.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect();
+        Recipe { object, globals: BTreeMap::new(), functions, reach: Reach::Kernel }
+    }
+
+    pub(crate) fn bytes(&self, recipe: &Recipe) -> Vec<u8> {
+        self.objects.lock().unwrap()[&recipe.object].clone()
+    }
+
+    /// xdp-counter that adds `step` a packet.
+    pub(crate) fn counter(&self, step: u32) -> Recipe {
+        let elf = self.example("xdp-counter");
+        let recipe = self.recipe(elf, &[("count", ProgramType::Xdp)]);
+        Recipe { globals: BTreeMap::from([("step".to_owned(), step.to_ne_bytes().to_vec())]), ..recipe }
+    }
+
+    pub(crate) fn example(&self, name: &str) -> Vec<u8> {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+        self.compile(&examples.join(name).join(format!("{name}.bpf.c")))
+    }
+
+    /// An object of C source, behind the usual includes.
+    pub(crate) fn source(&self, c: &str) -> Vec<u8> {
+        let file = self.dir.path().join("source.bpf.c");
+        std::fs::write(&file, format!("#include <linux/bpf.h>\n#include <bpf/bpf_helpers.h>\n{c}\n")).unwrap();
+        self.compile(&file)
+    }
+
+    fn compile(&self, source: &Path) -> Vec<u8> {
+        let object = self.dir.path().join("object.o");
+        let include = format!("-I/usr/include/{}-linux-gnu", std::env::consts::ARCH);
+        let mut clang = Command::new("clang");
+        clang.args(["-g", "-O2", "-target", "bpf", &include, "-c"]).arg(source).arg("-o").arg(&object);
+        let done = clang.output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        std::fs::read(object).unwrap()
+    }
+
+    /// Sends that many packets into `inside`.
+    pub(crate) fn send(&self, packets: usize) {
+        Netns::named(&self.netns)
+            .unwrap()
+            .within(|| {
+                let socket = UdpSocket::bind("10.9.0.1:0").unwrap();
+                for _ in 0..packets {
+                    socket.send_to(b"packet", "10.9.0.2:9").unwrap();
+                }
+            })
+            .unwrap();
+    }
+
+    /// The sum over all CPUs of the one slot of an app's map.
+    pub(crate) fn count(&self, app: AppUid, map: &str) -> u64 {
+        let pin = self.pins().join(app.to_string()).join(format!("map_{map}"));
+        let map = Map::from_fd(bpfd_sys::bpf::obj_get(&pin).unwrap()).unwrap();
+        let values = map.lookup(&[0; 4]).unwrap().unwrap();
+        values.chunks(8).map(|value| u64::from_ne_bytes(value.try_into().unwrap())).sum()
+    }
+
+    pub(crate) fn top_program(&self, top: TopUid) -> OwnedFd {
+        bpfd_sys::bpf::obj_get(&self.pins().join("top").join(top.to_string()).join("prog")).unwrap()
+    }
+
+    /// The verdict on a packet of zeros.
+    pub(crate) fn verdict(&self, top: TopUid) -> u32 {
+        let run = TestRun { data_in: &[0; 64], context: &[], repeat: 1 };
+        prog_test_run(self.top_program(top).as_fd(), &run).unwrap().retval
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let deleted = Command::new("ip").args(["netns", "del", &self.netns]).status();
+        let unmounted = bpffs::unmount(&self.bpffs());
+        if !std::thread::panicking() {
+            assert!(deleted.unwrap().success());
+            unmounted.unwrap();
+        }
+    }
+}
+
+pub(crate) fn workers() -> Workers {
+    Workers::of(PathBuf::from(env!("CARGO_BIN_EXE_bpfd")))
+}
+
+fn ip(words: &[&str]) {
+    let done = Command::new("ip").args(words).output().unwrap();
+    assert!(done.status.success(), "ip {words:?}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+pub(crate) fn app() -> AppUid {
+    AppUid(Uuid::new_v4())
+}
+
+/// An app that is loaded: its uid and what makes it again.
+pub(crate) type Loaded = (AppUid, Recipe);
+
+/// What the engine does with the steps, in short.
+pub(crate) trait Steps {
+    fn load(&mut self, world: &World, recipe: Recipe) -> Loaded;
+    fn try_load(&mut self, world: &World, app: AppUid, recipe: &Recipe) -> Result<Vec<Program>, StepError>;
+    fn build(&mut self, chain: &ChainKey, members: &[Member], apps: &[Loaded]) -> Result<LiveTop, StepError>;
+    fn swap(
+        &mut self,
+        chain: &ChainKey,
+        from: Option<LiveTop>,
+        to: Option<TopUid>,
+        mode: XdpMode,
+    ) -> Result<(), StepError>;
+    fn look(&mut self, chains: &[ChainKey]) -> Observed;
+    fn see(&mut self, chain: &ChainKey) -> ObservedChain;
+}
+
+impl Steps for HostKernel {
+    /// Through the parse worker and the loader, as a request does.
+    fn load(&mut self, world: &World, recipe: Recipe) -> Loaded {
+        let app = app();
+        self.try_load(world, app, &recipe).unwrap();
+        self.step(&Step::PinApp(app)).unwrap();
+        (app, recipe)
+    }
+
+    fn try_load(&mut self, world: &World, app: AppUid, recipe: &Recipe) -> Result<Vec<Program>, StepError> {
+        let elf = world.bytes(recipe);
+        let rehearsed = parse::rehearse(&workers(), &self.loader(), &elf, recipe);
+        rehearsed.map_err(|error| StepError::Object { why: error.to_string() })?;
+        let staged = self.loader().prepare(&elf, recipe)?;
+        let programs = staged.programs();
+        self.stage(app, staged);
+        Ok(programs)
+    }
+
+    fn build(&mut self, chain: &ChainKey, members: &[Member], apps: &[Loaded]) -> Result<LiveTop, StepError> {
+        let top = TopUid(Uuid::new_v4());
+        let content = TopContent::Fused { members: members.to_vec(), recipes: apps.iter().cloned().collect() };
+        let program = self.step(&Step::BuildTop { top, chain: chain.clone(), content })?.unwrap();
+        self.step(&Step::PinTop(top))?;
+        Ok(LiveTop { program, top })
+    }
+
+    fn swap(
+        &mut self,
+        chain: &ChainKey,
+        from: Option<LiveTop>,
+        to: Option<TopUid>,
+        mode: XdpMode,
+    ) -> Result<(), StepError> {
+        self.step(&Step::Swap { chain: chain.clone(), from, to, mode })
+            .map(|bound: Option<KernelId>| assert_eq!(bound, None))
+    }
+
+    fn look(&mut self, chains: &[ChainKey]) -> Observed {
+        self.observe(&chains.iter().cloned().collect::<BTreeSet<_>>()).unwrap()
+    }
+
+    fn see(&mut self, chain: &ChainKey) -> ObservedChain {
+        self.look(std::slice::from_ref(chain)).chains.remove(chain).unwrap()
+    }
+}
+
+/// The members of these apps' `function`, in this order, priorities 10, 11, ….
+pub(crate) fn members(function: &str, apps: &[Loaded]) -> Vec<Member> {
+    (10..).zip(apps).map(|(priority, (app, _))| member(*app, function, priority)).collect()
+}
+
+pub(crate) fn member(app: AppUid, function: &str, priority: u32) -> Member {
+    Member {
+        link: LinkUid(Uuid::new_v4()),
+        app,
+        function: function.to_owned(),
+        priority: priority.try_into().unwrap(),
+        proceed_on: ProceedOn::PASS,
+    }
+}
