@@ -137,9 +137,9 @@ impl Printer {
     }
 }
 
-/// Control characters as escapes; everything else as it is.
+/// Control characters but the tab as escapes; everything else as it is.
 pub(crate) fn printable(text: &str) -> String {
-    let escape = |c: char| if c.is_control() { c.escape_default().collect() } else { String::from(c) };
+    let escape = |c: char| if c.is_control() && c != '\t' { c.escape_default().collect() } else { String::from(c) };
     text.chars().map(escape).collect()
 }
 

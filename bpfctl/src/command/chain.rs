@@ -71,7 +71,12 @@ impl View for Chains {
     }
 
     fn names(&self) -> Vec<String> {
-        self.0.iter().flat_map(|chain| &chain.members).map(member_name).collect()
+        // A link by the name that `detach` and `update` take.
+        let name = |member: &pb::ChainMember| match &member.program {
+            Some(chain_member::Program::Link(link)) => link.name.clone(),
+            Some(chain_member::Program::Foreign(_)) | None => member_name(member),
+        };
+        self.0.iter().flat_map(|chain| &chain.members).map(name).collect()
     }
 
     fn text(&self) -> Vec<Block> {

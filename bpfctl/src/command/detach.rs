@@ -17,7 +17,7 @@ Examples:
   bpfctl detach counter/pass@eth0:xdp
   bpfctl detach --all -i eth0")]
 pub(crate) struct Detach {
-    /// Links, as `bpfctl list` and `bpfctl chain show` name them, or their uids
+    /// Links, PROGRAM@HOOK as `bpfctl list` shows them, or their uids
     #[arg(value_parser = word, required_unless_present = "all", num_args = 1..=64)]
     link: Vec<String>,
     /// All links on an interface that you may detach

@@ -64,7 +64,7 @@ struct What {
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<Setting>,
     /// When to ask the registry [default: newer]
-    #[arg(long, value_enum, value_name = "WHEN", requires = "image")]
+    #[arg(long, value_enum, value_name = "WHEN")]
     pull: Option<Pull>,
     /// If the interface does not exist, attach when it appears
     #[arg(long)]
@@ -221,6 +221,9 @@ impl What {
 
     fn source(&self) -> Result<Source, Failure> {
         match (&self.path, &self.image) {
+            (Some(_), _) if self.pull.is_some() => {
+                Err(usage(ErrorKind::ArgumentConflict, "--pull says when to ask a registry, but a file is given"))
+            }
             (Some(path), _) => Ok(Source::File(path.clone())),
             (None, Some(image)) => Ok(Source::Image(image.clone(), self.pull)),
             (None, None) => Err(usage(ErrorKind::MissingRequiredArgument, "give --path FILE or --image REFERENCE")),

@@ -19,7 +19,7 @@ Examples:
   bpfctl update counter/pass@eth0:xdp --proceed-on pass,drop"
 )]
 pub(crate) struct Update {
-    /// The link, as `bpfctl list` and `bpfctl chain show` name it, or its uid
+    /// The link, PROGRAM@HOOK as `bpfctl list` shows them, or its uid
     #[arg(value_parser = word)]
     link: String,
     #[command(flatten)]

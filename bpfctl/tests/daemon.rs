@@ -1,0 +1,258 @@
+//! What bpfctl asks of a daemon and how it shows the answers, against a server in this process that speaks the real API over a
+//! real socket. Whole outputs by snapshot; requests compared as messages. The test plays the daemon, so the daemon is not
+//! tested here.
+
+#[path = "daemon/fake.rs"]
+mod fake;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use bpfd_proto::reason;
+use bpfd_proto::v1::{self as pb, load_request, program_selector};
+
+use fake::Daemon;
+
+/// Runs the built bpfctl against the daemon, in the daemon's scratch directory.
+fn bpfctl(daemon: &Daemon, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_bpfctl"))
+        .args(args)
+        .current_dir(daemon.directory())
+        .env("BPFD_SOCKET", daemon.socket())
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap()
+}
+
+/// The whole of what a user sees.
+fn transcript(args: &[&str], output: &Output) -> String {
+    let Output { status, stdout, stderr } = output;
+    let (stdout, stderr) = (String::from_utf8_lossy(stdout), String::from_utf8_lossy(stderr));
+    let mut text = format!("$ bpfctl {}\n{stdout}", args.join(" "));
+    if !stderr.is_empty() {
+        text.push_str(&format!("--- stderr\n{stderr}"));
+    }
+    text.push_str(&format!("--- exit {}\n", status.code().unwrap()));
+    text
+}
+
+fn check(name: &str, commands: &[&[&str]]) {
+    let daemon = Daemon::start();
+    fs::write(daemon.directory().join("pass.o"), b"not read by a fake").unwrap();
+    let all: Vec<String> = commands.iter().map(|args| transcript(args, &bpfctl(&daemon, args))).collect();
+    insta::assert_snapshot!(name, all.join("\n"));
+}
+
+#[test]
+fn load_shows_what_was_loaded_and_where() {
+    check(
+        "load",
+        &[
+            &["load", "--path", "pass.o", "--section-name", "pass", "xdp", "-i", "eth0", "--priority", "50"],
+            &["load", "--image", "registry/foo:tag"],
+            &["load", "--image", "registry/foo:tag", "-q"],
+            &["load", "--path", "pass.o", "-o", "json", "xdp", "-i", "eth0"],
+        ],
+    );
+}
+
+#[test]
+fn list_shows_each_link_and_each_program_without_one() {
+    check(
+        "list",
+        &[
+            &["list"],
+            &["list", "-i", "eth1"],
+            &["list", "-q"],
+            &["list", "--no-headers"],
+            &["list", "links"],
+            &["list", "links", "-q"],
+            &["list", "-o", "json"],
+            &["list", "links", "-o", "json"],
+        ],
+    );
+}
+
+#[test]
+fn get_shows_everything_about_one_thing() {
+    check(
+        "get",
+        &[
+            &["get", "app", "counter"],
+            &["get", "app", "counter", "-o", "json"],
+            &["get", "link", "counter/pass@eth0:xdp"],
+            &["get", "image", "registry/foo:tag"],
+            &["get", "log", "7f3a"],
+        ],
+    );
+}
+
+#[test]
+fn chain_show_has_the_members_of_others_too() {
+    check("chain", &[&["chain", "show", "eth0"], &["chain", "show", "eth0", "-o", "json"], &["chain", "list", "-q"]]);
+}
+
+#[test]
+fn changes_say_what_changed() {
+    check(
+        "changes",
+        &[
+            &["attach", "counter/pass", "xdp", "-i", "eth0"],
+            &["update", "counter/pass@eth0:xdp", "--priority", "0"],
+            &["detach", "counter/pass@eth0:xdp"],
+            &["detach", "--all", "-i", "eth0"],
+            &["unload", "counter"],
+            &["unload", "counter", "-o", "json"],
+            &["image", "pull", "registry/foo:tag"],
+            &["image", "ls"],
+            &["image", "verify", "registry/foo:tag"],
+            &["image", "rm", "registry/foo:tag"],
+        ],
+    );
+}
+
+#[test]
+fn doctor_exits_with_12_only_for_what_is_wrong() {
+    check("doctor", &[&["doctor"], &["doctor", "--strict"], &["doctor", "-q"], &["version"]]);
+}
+
+#[test]
+fn refusals_have_error_cause_and_hint() {
+    let words: Vec<_> = [
+        "NOT_FOUND_APP",
+        "POLICY_DENIED",
+        "VERIFIER_REJECTED",
+        "SIGNATURE_REQUIRED",
+        "CHAIN_FULL",
+        "REGISTRY_UNREACHABLE",
+        "KERNEL_LACKS",
+    ]
+    .into_iter()
+    .collect();
+    let commands: Vec<Vec<&str>> = words.iter().map(|word| vec!["get", "app", word]).collect();
+    let commands: Vec<&[&str]> = commands.iter().map(Vec::as_slice).collect();
+    check("refusals", &commands);
+}
+
+#[test]
+fn every_reason_has_the_exit_code_of_the_table() {
+    let daemon = Daemon::start();
+    for reason in reason::all() {
+        let output = bpfctl(&daemon, &["get", "app", reason.word()]);
+        assert_eq!(output.status.code(), Some(i32::from(reason.exit().number())), "{}", reason.word());
+        assert!(output.stdout.is_empty(), "{}", reason.word());
+    }
+}
+
+#[test]
+fn a_daemon_that_does_not_answer_in_time_is_exit_10() {
+    check("timeout", &[&["get", "app", "never-answers", "--timeout", "1"]]);
+}
+
+#[test]
+fn a_result_that_nobody_reads_is_no_failure() {
+    let daemon = Daemon::start();
+    let line = format!("{} list -o json | true; echo ${{PIPESTATUS[0]}}", env!("CARGO_BIN_EXE_bpfctl"));
+    let output = Command::new("bash").args(["-c", &line]).env("BPFD_SOCKET", daemon.socket()).output().unwrap();
+    assert_eq!((output.stdout.as_slice(), output.stderr.as_slice()), (b"0\n".as_slice(), b"".as_slice()));
+}
+
+#[test]
+fn the_line_of_the_design_asks_for_exactly_that() {
+    let daemon = Daemon::start();
+    fs::create_dir_all(daemon.directory().join("path/to/xdp")).unwrap();
+    let object: Vec<u8> = (0..600_000_u32).flat_map(u32::to_le_bytes).collect();
+    fs::write(daemon.directory().join("path/to/xdp/program"), &object).unwrap();
+    let expected = pb::LoadRequest {
+        name_hint: Some("program".into()),
+        source: Some(load_request::Source::ObjectSha256(fake::OBJECT.into())),
+        programs: vec![pb::ProgramSelector { selector: Some(program_selector::Selector::SectionName("pass".into())) }],
+        attach: vec![pb::Attachment {
+            hook: Some(fake::xdp("wlp2s0")),
+            priority: Some(50),
+            xdp_mode: pb::XdpMode::Auto.into(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let path = "path/to/xdp/program";
+    let before = ["load", "--path", path, "--section-name", "pass", "xdp", "-i", "wlp2s0", "--priority", "50"];
+    let after = ["load", "xdp", "-i", "wlp2s0", "--priority", "50", "--path", path, "--section-name", "pass"];
+    for args in [before, after] {
+        assert!(bpfctl(&daemon, &args).status.success());
+        assert_eq!(daemon.uploaded(), object);
+        let mut request = daemon.load_request();
+        assert_eq!(std::mem::take(&mut request.request_id).len(), 36);
+        assert_eq!(request, expected);
+    }
+}
+
+#[test]
+fn every_option_of_load_arrives() {
+    let daemon = Daemon::start();
+    let args = "load --image registry/foo:tag --set a=1 --program one --when-present xdp -i eth0 --netns blue --priority 0 \
+                --proceed-on none --mode generic --set b=x=y --section-name two --name app --pull never";
+    assert!(bpfctl(&daemon, &args.split_whitespace().collect::<Vec<_>>()).status.success());
+    let mut request = daemon.load_request();
+    request.request_id.clear();
+    let setting = |name: &str, value: &str| pb::GlobalSetting { name: name.into(), value: value.into() };
+    let selector = |selector| pb::ProgramSelector { selector: Some(selector) };
+    let expected = pb::LoadRequest {
+        name: Some("app".into()),
+        source: Some(load_request::Source::Image(pb::ImageSource {
+            reference: "registry/foo:tag".into(),
+            pull: pb::PullPolicy::Never.into(),
+        })),
+        programs: vec![
+            selector(program_selector::Selector::SectionName("two".into())),
+            selector(program_selector::Selector::Function("one".into())),
+        ],
+        globals: vec![setting("a", "1"), setting("b", "x=y")],
+        attach: vec![pb::Attachment {
+            hook: Some(pb::Hook {
+                hook: Some(pb::hook::Hook::Xdp(pb::XdpHook { netns: Some("blue".into()), interface: "eth0".into() })),
+            }),
+            priority: Some(0),
+            proceed_on: Some(pb::ProceedOn { xdp: vec![] }),
+            xdp_mode: pb::XdpMode::Generic.into(),
+            when_present: true,
+            function: None,
+        }],
+        ..Default::default()
+    };
+    assert_eq!(request, expected);
+}
+
+#[test]
+fn a_file_over_16_mib_is_not_sent() {
+    let daemon = Daemon::start();
+    let file = fs::File::create(daemon.directory().join("big.o")).unwrap();
+    file.set_len((16 << 20) + 1).unwrap();
+    let output = bpfctl(&daemon, &["load", "--path", "big.o"]);
+    let expected = "error: cannot read `big.o`\ncause: an object has at most 16 MiB\n";
+    assert_eq!((String::from_utf8_lossy(&output.stderr).as_ref(), output.status.code()), (expected, Some(2)));
+    assert!(daemon.uploaded().is_empty());
+}
+
+#[test]
+fn keygen_writes_a_private_key_for_its_owner_and_never_twice() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let daemon = Daemon::start();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let key = daemon.directory().join("ci.key");
+    assert!(bpfctl(&daemon, &["keygen", "ci.key"]).status.success());
+    assert_eq!(mode(&key), 0o600);
+    let before = fs::read(&key).unwrap();
+    assert_eq!(bpfctl(&daemon, &["keygen", "ci.key"]).status.code(), Some(8));
+    assert_eq!(fs::read(&key).unwrap(), before);
+
+    let add = |key: &str| bpfctl(&daemon, &["trust", "add", "ci", "--key", key, "--scope", "registry/bpf/**"]);
+    let private = add("ci.key");
+    assert_eq!(private.status.code(), Some(2), "a private key is never sent");
+    let public = add("ci.key.pub");
+    assert_eq!(
+        String::from_utf8_lossy(&public.stdout),
+        format!("trusted ci (sha256:{}) in /etc/bpfd/policy.d/ci.toml\n", fake::OBJECT)
+    );
+}

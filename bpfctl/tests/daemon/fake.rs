@@ -1,0 +1,482 @@
+//! A server of the whole API that answers with constants and keeps what it was asked. Names choose the answer: an app called
+//! like an error reason is refused with that reason, one called `never-answers` is never answered.
+
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bpfd_proto::status::Refusal;
+use bpfd_proto::v1::app_service_server::{AppService, AppServiceServer};
+use bpfd_proto::v1::chain_service_server::{ChainService, ChainServiceServer};
+use bpfd_proto::v1::image_service_server::{ImageService, ImageServiceServer};
+use bpfd_proto::v1::link_service_server::{LinkService, LinkServiceServer};
+use bpfd_proto::v1::policy_service_server::{PolicyService, PolicyServiceServer};
+use bpfd_proto::v1::system_service_server::{SystemService, SystemServiceServer};
+use bpfd_proto::v1::{self as pb, ErrorReason};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{Stream, iter};
+use tonic::{Request, Response, Status, Streaming};
+
+/// A digest, wherever one is needed.
+pub const OBJECT: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+/// A running fake.
+pub struct Daemon {
+    directory: tempfile::TempDir,
+    asked: Arc<Mutex<Asked>>,
+    _runtime: tokio::runtime::Runtime,
+}
+
+#[derive(Default)]
+struct Asked {
+    upload: Vec<u8>,
+    load: pb::LoadRequest,
+}
+
+impl Daemon {
+    pub fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let asked = Arc::new(Mutex::new(Asked::default()));
+        let fake = Fake { asked: asked.clone() };
+        let context = runtime.enter();
+        let listener = UnixListener::bind(directory.path().join("bpfd.sock")).unwrap();
+        drop(context);
+        let server = tonic::transport::Server::builder()
+            .add_service(AppServiceServer::new(fake.clone()))
+            .add_service(LinkServiceServer::new(fake.clone()))
+            .add_service(ChainServiceServer::new(fake.clone()))
+            .add_service(ImageServiceServer::new(fake.clone()))
+            .add_service(PolicyServiceServer::new(fake.clone()))
+            .add_service(SystemServiceServer::new(fake));
+        runtime.spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
+        Self { directory, asked, _runtime: runtime }
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("bpfd.sock")
+    }
+
+    /// The bytes of the last upload.
+    pub fn uploaded(&self) -> Vec<u8> {
+        self.asked.lock().unwrap().upload.clone()
+    }
+
+    pub fn load_request(&self) -> pb::LoadRequest {
+        self.asked.lock().unwrap().load.clone()
+    }
+}
+
+pub fn xdp(interface: &str) -> pb::Hook {
+    pb::Hook { hook: Some(pb::hook::Hook::Xdp(pb::XdpHook { netns: None, interface: interface.into() })) }
+}
+
+#[derive(Clone)]
+struct Fake {
+    asked: Arc<Mutex<Asked>>,
+}
+
+impl Fake {
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap()
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+fn answer<T>(message: T) -> Answer<T> {
+    Ok(Response::new(message))
+}
+
+fn events<T: Send + 'static>(all: Vec<T>) -> Answer<Events<T>> {
+    Ok(Response::new(Box::pin(iter(all.into_iter().map(Ok)))))
+}
+
+/// A refusal of the reason that `name` is, if it is one.
+async fn refuse(name: &str) -> Result<(), Status> {
+    if name == "never-answers" {
+        std::future::pending::<()>().await;
+    }
+    let Some(reason) = ErrorReason::from_word(name) else { return Ok(()) };
+    let refusal = match reason {
+        ErrorReason::VerifierRejected => Refusal::new(reason, "the kernel's verifier rejected `pass` (xdp) of `bad`")
+            .cause("the program reads beyond what it has proven to be packet")
+            .hint("compare `data + 14 > data_end` before this access")
+            .verifier(pb::VerifierFailure {
+                program: "pass".into(),
+                instruction: Some(4),
+                file: Some("bad.c".into()),
+                line: Some(11),
+                column: Some(9),
+                source_line: Some("        if (e->proto == 0x0008)".into()),
+                message: "invalid access to packet, off=12 size=2, R2(id=0,off=12,r=0)".into(),
+                log_id: "7f3a".into(),
+            }),
+        ErrorReason::ChainFull => Refusal::new(reason, "cannot attach `pass` to `eth0`")
+            .cause("all 10 dispatcher slots are taken")
+            .hint("run `bpfctl list --interface eth0`, then `bpfctl detach LINK`"),
+        ErrorReason::PolicyDenied => Refusal::new(reason, "cannot show\x1b[2J `x`").cause("a control\ncharacter"),
+        _ => Refusal::new(reason, format!("cannot do `{name}`")).cause("the name asks for it").hint("give another"),
+    };
+    Err(refusal.into())
+}
+
+fn link(app: &str, interface: &str, priority: u32, position: Option<u32>) -> pb::Link {
+    let state = if position.is_some() { pb::LinkState::Attached } else { pb::LinkState::Waiting };
+    pb::Link {
+        uid: format!("00000000-0000-4000-8000-00000000{priority:04}"),
+        name: format!("{app}/pass@{interface}:xdp"),
+        generation: 1,
+        state: state.into(),
+        cause: if position.is_some() { String::new() } else { format!("no interface `{interface}`") },
+        app: app.into(),
+        app_uid: format!("uid-of-{app}"),
+        function: "pass".into(),
+        hook: Some(xdp(interface)),
+        priority: Some(priority),
+        proceed_on: Some(pb::ProceedOn { xdp: vec![pb::XdpAction::Pass.into(), pb::XdpAction::Tx.into()] }),
+        position,
+        xdp_mode: pb::XdpMode::Generic.into(),
+        owner_uid: 0,
+        origin: pb::LinkOrigin::Request.into(),
+        kernel_program_id: position.map(|position| 100 + position),
+        create_time: None,
+    }
+}
+
+fn app(name: &str) -> pb::App {
+    let image = pb::ImageOrigin {
+        reference: "registry/foo:tag".into(),
+        digest: format!("sha256:{OBJECT}"),
+        signers: vec!["ci".into()],
+    };
+    pb::App {
+        uid: format!("uid-of-{name}"),
+        name: name.into(),
+        generation: 3,
+        state: pb::AppState::Loaded.into(),
+        cause: String::new(),
+        owner: Some(pb::Owner { uid: 0, user: Some("root".into()) }),
+        source: Some(pb::AppSource {
+            source: Some(pb::app_source::Source::Image(image)),
+            object_sha256: OBJECT.into(),
+        }),
+        labels: [("io.ebpf.name".to_owned(), name.to_owned())].into(),
+        programs: vec![program("pass", pb::ProgramType::Xdp), program("trace", pb::ProgramType::Tracepoint)],
+        maps: vec![pb::Map {
+            name: "counters".into(),
+            r#type: "percpu_array".into(),
+            key_size: 4,
+            value_size: 16,
+            max_entries: 5,
+            kernel_id: Some(7),
+            pin_path: Some(format!("/sys/fs/bpf/bpfd/v1/uid-of-{name}/map_counters")),
+        }],
+        globals: vec![pb::GlobalSetting { name: "sampling".into(), value: "100".into() }],
+        create_time: None,
+        links: vec![format!("{name}/pass@eth0:xdp")],
+        reach: pb::Reach::Kernel.into(),
+    }
+}
+
+fn program(function: &str, kind: pb::ProgramType) -> pb::Program {
+    pb::Program {
+        function: function.into(),
+        section: function.into(),
+        r#type: kind.into(),
+        kernel_id: Some(42),
+        tag: "0123456789abcdef".into(),
+        verified_instructions: None,
+    }
+}
+
+fn image() -> pb::Image {
+    pb::Image {
+        reference: "registry/foo:tag".into(),
+        digest: format!("sha256:{OBJECT}"),
+        manifest_digest: format!("sha256:{OBJECT}"),
+        object_sha256: OBJECT.into(),
+        size_bytes: 12_345,
+        pull_time: None,
+        signers: vec!["ci".into()],
+        apps: vec!["counter".into()],
+    }
+}
+
+fn progress(phase: pb::Phase) -> pb::Progress {
+    let bytes = (phase == pb::Phase::Fetch).then_some(12_345);
+    pb::Progress { phase: phase.into(), digest: None, done_bytes: bytes, total_bytes: bytes }
+}
+
+fn warning() -> pb::Warning {
+    pb::Warning {
+        reason: "REGISTRY_UNREACHABLE".into(),
+        message: "the registry does not answer; the stored image is used".into(),
+        hint: "see `bpfctl image ls` for its age".into(),
+    }
+}
+
+#[tonic::async_trait]
+impl AppService for Fake {
+    type LoadStream = Events<pb::LoadResponse>;
+    type GetLoadLogStream = Events<pb::GetLoadLogResponse>;
+
+    async fn upload_object(
+        &self,
+        request: Request<Streaming<pb::UploadObjectRequest>>,
+    ) -> Answer<pb::UploadObjectResponse> {
+        let mut pieces = request.into_inner();
+        let mut bytes = Vec::new();
+        while let Some(piece) = pieces.message().await? {
+            bytes.extend(piece.chunk);
+        }
+        let size = bytes.len().try_into().unwrap();
+        self.asked().upload = bytes;
+        answer(pb::UploadObjectResponse { sha256: OBJECT.into(), size })
+    }
+
+    async fn load(&self, request: Request<pb::LoadRequest>) -> Answer<Self::LoadStream> {
+        use pb::load_response::Event;
+        let request = request.into_inner();
+        self.asked().load = request.clone();
+        let links = match request.attach.as_slice() {
+            [] => vec![],
+            _ => vec![link("counter", "eth0", 50, Some(2))],
+        };
+        let warnings = match request.source {
+            Some(pb::load_request::Source::Image(_)) => vec![warning()],
+            _ => vec![],
+        };
+        let result = pb::LoadResult { app: Some(app("counter")), links, warnings, plan: vec![] };
+        let phases = [pb::Phase::Fetch, pb::Phase::Fetch, pb::Phase::Inspect, pb::Phase::Load];
+        let states = phases.map(progress).map(Event::Progress).into_iter();
+        events(states.chain([Event::Result(result)]).map(|event| pb::LoadResponse { event: Some(event) }).collect())
+    }
+
+    async fn get_app(&self, request: Request<pb::GetAppRequest>) -> Answer<pb::App> {
+        let name = request.into_inner().app;
+        refuse(&name).await?;
+        answer(app(&name))
+    }
+
+    async fn list_apps(&self, request: Request<pb::ListAppsRequest>) -> Answer<pb::ListAppsResponse> {
+        let request = request.into_inner();
+        match (request.interface.as_deref(), request.page_token.as_str()) {
+            (Some("eth1"), _) => answer(pb::ListAppsResponse::default()),
+            (_, "") => answer(pb::ListAppsResponse { apps: vec![app("counter")], next_page_token: "more".into() }),
+            _ => answer(pb::ListAppsResponse { apps: vec![app("filter")], next_page_token: String::new() }),
+        }
+    }
+
+    async fn unload(&self, _: Request<pb::UnloadRequest>) -> Answer<pb::UnloadResponse> {
+        answer(pb::UnloadResponse {
+            apps: vec!["counter".into()],
+            links: vec!["counter/pass@eth0:xdp".into()],
+            ..Default::default()
+        })
+    }
+
+    async fn get_load_log(&self, _: Request<pb::GetLoadLogRequest>) -> Answer<Self::GetLoadLogStream> {
+        let piece = |text: &str| pb::GetLoadLogResponse { text: text.into() };
+        events(vec![piece("0: (b7) r0 = 2\n1: (9"), piece("5) exit\n")])
+    }
+}
+
+#[tonic::async_trait]
+impl LinkService for Fake {
+    async fn attach(&self, _: Request<pb::AttachRequest>) -> Answer<pb::AttachResponse> {
+        answer(pb::AttachResponse { link: Some(link("counter", "eth0", 50, Some(2))), ..Default::default() })
+    }
+
+    async fn update_link(&self, _: Request<pb::UpdateLinkRequest>) -> Answer<pb::UpdateLinkResponse> {
+        answer(pb::UpdateLinkResponse { link: Some(link("counter", "eth0", 0, Some(1))), ..Default::default() })
+    }
+
+    async fn detach(&self, request: Request<pb::DetachRequest>) -> Answer<pb::DetachResponse> {
+        let links = match request.into_inner().target {
+            Some(pb::detach_request::Target::Links(links)) => links.names,
+            _ => vec![],
+        };
+        answer(pb::DetachResponse { links, ..Default::default() })
+    }
+
+    async fn get_link(&self, _: Request<pb::GetLinkRequest>) -> Answer<pb::Link> {
+        answer(link("counter", "eth0", 50, None))
+    }
+
+    async fn list_links(&self, request: Request<pb::ListLinksRequest>) -> Answer<pb::ListLinksResponse> {
+        let request = request.into_inner();
+        let links = match request.interface.as_deref() {
+            Some("eth1") => vec![],
+            _ => vec![link("counter", "eth0", 50, Some(2)), link("filter", "wlan0", 20, None)],
+        };
+        let links = links.into_iter().filter(|link| request.app.as_ref().is_none_or(|app| *app == link.app_uid));
+        answer(pb::ListLinksResponse { links: links.collect(), next_page_token: String::new() })
+    }
+}
+
+#[tonic::async_trait]
+impl ChainService for Fake {
+    async fn get_chain(&self, request: Request<pb::GetChainRequest>) -> Answer<pb::Chain> {
+        let pb::GetChainRequest { netns, interface, hook: _ } = request.into_inner();
+        let pass =
+            || Some(pb::ProceedOn { xdp: vec![pb::XdpAction::Pass.into(), pb::XdpAction::DispatcherReturn.into()] });
+        let foreign = pb::ForeignProgram {
+            name: "xdp_filt\x1b[2J".into(),
+            holder: "libxdp".into(),
+            pin_path: "/sys/fs/bpf/xdp/dispatch-2-9".into(),
+        };
+        answer(pb::Chain {
+            netns,
+            interface,
+            ifindex: 2,
+            hook: pb::ChainHook::Xdp.into(),
+            mode: pb::ChainMode::Libxdp.into(),
+            mode_cause: "freplace works".into(),
+            xdp_mode: pb::XdpMode::Generic.into(),
+            kernel_program_id: Some(9),
+            slots_used: Some(2),
+            slots: Some(10),
+            members: vec![
+                pb::ChainMember {
+                    position: 1,
+                    slot: Some(0),
+                    program: Some(pb::chain_member::Program::Foreign(foreign)),
+                    priority: 10,
+                    proceed_on: pass(),
+                    kernel_program_id: Some(11),
+                    tag: "fedcba9876543210".into(),
+                },
+                pb::ChainMember {
+                    position: 2,
+                    slot: Some(1),
+                    program: Some(pb::chain_member::Program::Link(link("counter", "eth0", 50, Some(2)))),
+                    priority: 50,
+                    proceed_on: Some(pb::ProceedOn::default()),
+                    kernel_program_id: Some(102),
+                    tag: "0123456789abcdef".into(),
+                },
+            ],
+            findings: vec!["the pins of `xdp_filter` are gone; it still runs".into()],
+        })
+    }
+
+    async fn list_chains(&self, _: Request<pb::ListChainsRequest>) -> Answer<pb::ListChainsResponse> {
+        let request = Request::new(pb::GetChainRequest { interface: "eth0".into(), ..Default::default() });
+        answer(pb::ListChainsResponse { chains: vec![self.get_chain(request).await?.into_inner()] })
+    }
+}
+
+#[tonic::async_trait]
+impl ImageService for Fake {
+    type PullStream = Events<pb::PullResponse>;
+
+    async fn pull(&self, _: Request<pb::PullRequest>) -> Answer<Self::PullStream> {
+        use pb::pull_response::Event;
+        let result = pb::PullResult { image: Some(image()), warnings: vec![] };
+        let states = [pb::Phase::Resolve, pb::Phase::Verify, pb::Phase::Fetch].map(progress).map(Event::Progress);
+        let all = states.into_iter().chain([Event::Result(result)]);
+        events(all.map(|event| pb::PullResponse { event: Some(event) }).collect())
+    }
+
+    async fn list_images(&self, _: Request<pb::ListImagesRequest>) -> Answer<pb::ListImagesResponse> {
+        answer(pb::ListImagesResponse { images: vec![image()], next_page_token: String::new() })
+    }
+
+    async fn inspect_image(&self, _: Request<pb::InspectImageRequest>) -> Answer<pb::InspectImageResponse> {
+        answer(pb::InspectImageResponse {
+            image: Some(image()),
+            name: "counter".into(),
+            version: "1.2.0".into(),
+            license: "GPL".into(),
+            platform: "linux/amd64".into(),
+            programs: vec![pb::ImageProgram {
+                function: "pass".into(),
+                section: "xdp/pass".into(),
+                r#type: "xdp".into(),
+                priority: None,
+                proceed_on: vec!["pass".into()],
+                optional: false,
+            }],
+            maps: vec![pb::ImageMap {
+                name: "counters".into(),
+                r#type: "percpu_array".into(),
+                key_size: 4,
+                value_size: 16,
+                max_entries: 5,
+            }],
+            globals: vec![pb::ImageGlobal {
+                name: "sampling".into(),
+                r#type: "unsigned int".into(),
+                size: 4,
+                default: "1".into(),
+            }],
+        })
+    }
+
+    async fn verify_image(&self, _: Request<pb::VerifyImageRequest>) -> Answer<pb::VerifyImageResponse> {
+        answer(pb::VerifyImageResponse {
+            trusted: false,
+            scope: "registry/**".into(),
+            signers: vec![],
+            findings: vec!["one signature, by a key that the policy does not name".into()],
+            digest: format!("sha256:{OBJECT}"),
+        })
+    }
+
+    async fn remove_images(&self, request: Request<pb::RemoveImagesRequest>) -> Answer<pb::RemoveImagesResponse> {
+        answer(pb::RemoveImagesResponse { images: request.into_inner().images, freed_bytes: 12_345 })
+    }
+}
+
+#[tonic::async_trait]
+impl PolicyService for Fake {
+    async fn add_trust(&self, request: Request<pb::AddTrustRequest>) -> Answer<pb::AddTrustResponse> {
+        let name = request.into_inner().name;
+        answer(pb::AddTrustResponse { path: format!("/etc/bpfd/policy.d/{name}.toml"), key_sha256: OBJECT.into() })
+    }
+
+    async fn reload_policy(&self, _: Request<pb::ReloadPolicyRequest>) -> Answer<pb::ReloadPolicyResponse> {
+        answer(pb::ReloadPolicyResponse::default())
+    }
+}
+
+#[tonic::async_trait]
+impl SystemService for Fake {
+    async fn get_info(&self, _: Request<pb::GetInfoRequest>) -> Answer<pb::GetInfoResponse> {
+        answer(pb::GetInfoResponse {
+            version: "0.9.0".into(),
+            commit: String::new(),
+            state: pb::DaemonState::Degraded.into(),
+            causes: vec!["no bpffs is mounted".into()],
+            kernel: "6.12.0".into(),
+            architecture: "x86_64".into(),
+            root: None,
+            pin_directory: "/sys/fs/bpf/bpfd/v1".into(),
+            start_time: None,
+            xdp_chain_mode: "fused".into(),
+            xdp_chain_mode_cause: "freplace is refused".into(),
+        })
+    }
+
+    async fn doctor(&self, _: Request<pb::DoctorRequest>) -> Answer<pb::DoctorResponse> {
+        let check = |id: &str, status: pb::CheckStatus, detail: &str, hint: &str| pb::Check {
+            id: id.into(),
+            status: status.into(),
+            detail: detail.into(),
+            hint: hint.into(),
+        };
+        answer(pb::DoctorResponse {
+            checks: vec![
+                check("kernel.version", pb::CheckStatus::Ok, "Linux 6.12", ""),
+                check("kernel.freplace", pb::CheckStatus::Warn, "EPERM", "chains run fused; nothing to do"),
+            ],
+        })
+    }
+}
