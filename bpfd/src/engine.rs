@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bpfd_core::changes::{Fresh, RequestError};
+use bpfd_core::hook::ChainKey;
 use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, Uids};
 use bpfd_core::invariants::{self, Broken};
 use bpfd_core::journal::Operation;
@@ -135,6 +136,15 @@ impl<K: Kernel> Engine<K> {
     /// Looks at the kernel again, for readers.
     pub fn refresh(&mut self) -> Result<(), ObserveError> {
         self.publish()
+    }
+
+    /// The state beside the kernel as it is now, with one more chain than the state has.
+    pub fn look(&mut self, chain: &ChainKey) -> Result<Snapshot, ObserveError> {
+        let mut chains = self.state.chains();
+        chains.insert(chain.clone());
+        let observed = self.kernel.observe(&chains)?;
+        let statuses = status(&self.state, &observed);
+        Ok(Snapshot { state: self.state.clone(), observed, statuses })
     }
 
     /// Every invariant that does not hold right now.

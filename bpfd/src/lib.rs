@@ -3,6 +3,7 @@
 //! Only the engine's thread changes state, pins, hooks and links (`engine`); RPC handlers (`rpc`) parse, ask the policy, and wait.
 
 pub mod audit;
+pub mod daemon;
 pub mod engine;
 pub mod execute;
 pub mod fail_points;
@@ -12,6 +13,8 @@ pub mod layout;
 pub mod load;
 pub mod load_log;
 pub mod objects;
+pub mod progress;
+pub mod registries;
 pub mod rpc;
 pub mod source;
 pub mod store;

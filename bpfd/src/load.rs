@@ -1,0 +1,301 @@
+//! From a load request to programs that wait as file descriptors, and then to the engine: everything slow and everything that
+//! reads untrusted bytes happens here, before any state changes.
+//!
+//! Order: bytes with their proof, inspection in the parse worker, selection, globals, a rehearsal of relocation in the parse worker,
+//! then maps and programs. It must never pin or attach.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bpfd_core::changes::{self, Loaded};
+use bpfd_core::ident::AppUid;
+use bpfd_core::kernel::{Recipe, StepError};
+use bpfd_core::names::AppName;
+use bpfd_core::policy::Authorized;
+use bpfd_core::request::{Bytes, LoadRequest};
+use bpfd_core::selection::{self, Selection, SelectionError};
+use bpfd_core::state::{Advice, Map, ProgramType, Setting};
+use ebpf::globals::GlobalError;
+use ebpf::inspect::{NotLoadable, Object};
+use ebpf::line_info::LineTable;
+use ebpf::verifier_log::{self, LinkedFunction, Rejection};
+use tokio::sync::Semaphore;
+use uuid::Uuid;
+
+use crate::engine::{Answer, Context, EngineError, EngineHandle};
+use crate::images::{ImageError, Images};
+use crate::kernel::{HostKernel, Loader, StagedApp};
+use crate::objects::Objects;
+use crate::progress::{Phase, Progress, Report};
+use crate::source::{Bytecode, UploadError};
+use crate::worker::Workers;
+use crate::worker::parse::{self, ParseError};
+
+/// Loads that may be verified at the same time: each may hold a core for seconds.
+const AT_ONCE: usize = 2;
+/// How long the kernel may take over one load. The verifier gives up at a million instructions, seconds on a slow core.
+const VERIFICATION: Duration = Duration::from_secs(30);
+
+/// Why a load did not happen. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The upload.
+    #[error(transparent)]
+    Upload(#[from] UploadError),
+    /// The parse worker refused the object, or died of it.
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+    /// It lacks what every load needs.
+    #[error(transparent)]
+    NotLoadable(#[from] NotLoadable),
+    /// No program fits.
+    #[error(transparent)]
+    Selection(#[from] SelectionError),
+    /// A `--set`.
+    #[error("cannot set `{name}`")]
+    Global {
+        /// Which.
+        name: String,
+        /// Why.
+        source: GlobalError,
+    },
+    /// The kernel's verifier.
+    #[error("the kernel's verifier rejected `{program}`")]
+    Verifier {
+        /// Which program.
+        program: String,
+        /// Its whole log.
+        log: String,
+        /// What the log says.
+        rejection: Box<Rejection>,
+    },
+    /// Another step of making maps and programs.
+    #[error(transparent)]
+    Kernel(StepError),
+    /// The kernel took too long.
+    #[error("the kernel did not verify the programs within {} seconds", VERIFICATION.as_secs())]
+    TooSlow,
+    /// The engine refused or failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A thread of the pool ended without an answer: it panicked, and said so on stderr.
+    #[error("the load was lost")]
+    Lost,
+}
+
+/// See the module.
+#[derive(Clone)]
+pub struct Loads {
+    engine: EngineHandle<HostKernel>,
+    images: Arc<Images>,
+    objects: Objects,
+    workers: Workers,
+    loader: Loader,
+    permits: Arc<Semaphore>,
+}
+
+impl Loads {
+    /// With everything it needs.
+    pub fn new(
+        engine: EngineHandle<HostKernel>,
+        images: Arc<Images>,
+        objects: Objects,
+        workers: Workers,
+        loader: Loader,
+    ) -> Self {
+        Self { engine, images, objects, workers, loader, permits: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
+    /// The whole way. `Answer::outcome` has the app and its links.
+    pub async fn load(
+        &self,
+        ask: Authorized<LoadRequest>,
+        validate_only: bool,
+        report: Report,
+    ) -> Result<(Answer, Vec<String>), LoadError> {
+        let (bytecode, warnings) = self.bytes(&ask, &report).await?;
+        report(Progress::begin(Phase::Inspect));
+        let made = self.make(&ask, bytecode, &report).await?;
+        let Made { uid, staged, loaded } = made;
+        let (request, principal) = ask.into_parts();
+        let context = Context {
+            owner: principal.owner(),
+            request: request.request,
+            validate_only,
+            new_links: request.attach.len(),
+        };
+        if !request.attach.is_empty() {
+            report(Progress::begin(Phase::Attach));
+        }
+        let owner = principal.owner();
+        let job = move |engine: &mut crate::engine::Engine<HostKernel>| {
+            let build = |state: &_, fresh: &_| changes::load(state, loaded.clone(), &owner, fresh);
+            engine.change(&context, Some((uid, staged)), build)
+        };
+        let answer = self.engine.call(job).await??;
+        Ok((answer, warnings))
+    }
+
+    async fn bytes(&self, ask: &Authorized<LoadRequest>, report: &Report) -> Result<(Bytecode, Vec<String>), LoadError> {
+        match &ask.request().bytes {
+            Bytes::Uploaded { object, stem: _ } => Ok((Bytecode::permitted(ask, *object, &self.objects)?, vec![])),
+            Bytes::Image { reference, pull } => Ok(self.images.acquire(ask, reference, *pull, report).await?),
+        }
+    }
+
+    async fn make(
+        &self,
+        ask: &Authorized<LoadRequest>,
+        bytecode: Bytecode,
+        report: &Report,
+    ) -> Result<Made, LoadError> {
+        let request = ask.request().clone();
+        let permit = self.permits.clone().acquire_owned().await.map_err(|_| LoadError::Lost)?;
+        let (workers, loader, report) = (self.workers.clone(), self.loader.clone(), report.clone());
+        let making = tokio::task::spawn_blocking(move || {
+            let made = make(&workers, &loader, &request, &bytecode, &report);
+            drop(permit);
+            made
+        });
+        // A verification that is given up goes on in its thread until the verifier ends; what it makes is dropped.
+        match tokio::time::timeout(VERIFICATION, making).await {
+            Err(_) => Err(LoadError::TooSlow),
+            Ok(joined) => joined.map_err(|_| LoadError::Lost)?,
+        }
+    }
+}
+
+struct Made {
+    uid: AppUid,
+    staged: StagedApp,
+    loaded: Loaded,
+}
+
+fn make(
+    workers: &Workers,
+    loader: &Loader,
+    request: &LoadRequest,
+    bytecode: &Bytecode,
+    report: &Report,
+) -> Result<Made, LoadError> {
+    let object = parse::inspect(workers, bytecode.bytes())?;
+    object.loadable()?;
+    let Selection { functions, attach } = selection::select(&object, &request.select, &request.attach)?;
+    let globals = settings(&object, &request.globals)?;
+    let recipe = recipe(bytecode, &functions, &globals);
+    parse::rehearse(workers, loader, bytecode.bytes(), &recipe)?;
+    report(Progress::begin(Phase::Load));
+    let staged = loader.prepare(bytecode.bytes(), &recipe).map_err(|error| explain(bytecode.bytes(), error))?;
+    let uid = AppUid(Uuid::new_v4());
+    let mut programs = staged.programs();
+    for program in &mut programs {
+        if let Some(declared) = object.programs.iter().find(|declared| declared.function.as_str() == program.function) {
+            program.section = declared.section.to_string();
+        }
+    }
+    let loaded = Loaded {
+        uid,
+        name: request.name.clone(),
+        default_name: default_name(bytecode, &functions),
+        source: bytecode.source().clone(),
+        object: bytecode.object(),
+        reach: bytecode.reach(),
+        globals,
+        programs,
+        maps: maps(&object, &staged.maps()),
+        labels: bytecode.labels().clone(),
+        advice: advice(&object, bytecode, &functions),
+        attach: request.attach.iter().map(|(ask, _)| ask.clone()).zip(attach).collect(),
+        request: request.request,
+    };
+    Ok(Made { uid, staged, loaded })
+}
+
+fn settings(object: &Object, wanted: &[(String, String)]) -> Result<BTreeMap<String, Setting>, LoadError> {
+    let encode = |(name, text): &(String, String)| {
+        let bytes = object.global(name).and_then(|global| ebpf::globals::encode(global, text));
+        let bytes = bytes.map_err(|source| LoadError::Global { name: bpfd_core::names::printable(name), source })?;
+        Ok((name.clone(), Setting { text: text.clone(), bytes }))
+    };
+    wanted.iter().map(encode).collect()
+}
+
+fn recipe(
+    bytecode: &Bytecode,
+    functions: &BTreeMap<String, ProgramType>,
+    globals: &BTreeMap<String, Setting>,
+) -> Recipe {
+    Recipe {
+        object: bytecode.object(),
+        globals: globals.iter().map(|(name, setting)| (name.clone(), setting.bytes.clone())).collect(),
+        functions: functions.clone(),
+        reach: bytecode.reach(),
+    }
+}
+
+/// A verifier's log with the place in the source that it means, read from the object's own line information.
+fn explain(elf: &[u8], error: StepError) -> LoadError {
+    match error {
+        StepError::Verifier { program, log } => {
+            let lines = LineTable::read(elf).unwrap_or_default();
+            let functions = [LinkedFunction { name: program.clone(), start: 0 }];
+            let rejection = Box::new(verifier_log::read(log.as_bytes(), &lines, &functions));
+            LoadError::Verifier { program, log, rejection }
+        }
+        other => LoadError::Kernel(other),
+    }
+}
+
+fn default_name(bytecode: &Bytecode, functions: &BTreeMap<String, ProgramType>) -> AppName {
+    let function = || functions.keys().next().and_then(|function| AppName::nearest(function));
+    bytecode.name().cloned().or_else(function).unwrap_or_else(AppName::unnamed)
+}
+
+/// What the object declares of each map that was made; data sections are arrays of one value.
+fn maps(object: &Object, made: &[String]) -> Vec<Map> {
+    let row = |name: &String| {
+        let declared = object.maps.iter().find(|map| map.name.as_str() == name);
+        let data = object.data.iter().find(|section| section.name.as_str() == name);
+        match (declared, data) {
+            (Some(map), _) => Map {
+                name: name.clone(),
+                kind: map.kind.to_string(),
+                key_size: map.key_size,
+                value_size: map.value_size,
+                max_entries: map.max_entries,
+            },
+            (None, section) => Map {
+                name: name.clone(),
+                kind: "array".to_owned(),
+                key_size: 4,
+                value_size: section.map_or(0, |section| section.size),
+                max_entries: 1,
+            },
+        }
+    };
+    made.iter().map(row).collect()
+}
+
+/// The image's label first, then the object's own run config.
+fn advice(
+    object: &Object,
+    bytecode: &Bytecode,
+    functions: &BTreeMap<String, ProgramType>,
+) -> BTreeMap<String, Advice> {
+    let of = |function: &String| {
+        let own = object.programs.iter().find(|program| program.function.as_str() == function);
+        let own = own.map(selection::advice).unwrap_or_default();
+        let label = bytecode.advice(function).cloned().unwrap_or_default();
+        let merged = Advice {
+            priority: label.priority.or(own.priority),
+            proceed_on: label.proceed_on.or(own.proceed_on),
+            tracepoint: label.tracepoint.or(own.tracepoint),
+        };
+        (function.clone(), merged)
+    };
+    functions.keys().map(of).collect()
+}

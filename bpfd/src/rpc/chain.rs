@@ -1,0 +1,43 @@
+//! ChainService: what shared hooks run, by the kernel's word at this moment.
+
+use std::sync::Arc;
+
+use bpfd_core::policy::Look;
+use bpfd_core::wire;
+use bpfd_proto::status::Refusal;
+use bpfd_proto::v1 as pb;
+use bpfd_proto::v1::ErrorReason;
+use tonic::{Request, Response, Status};
+
+use super::{Context, principal, status, view};
+
+pub(super) struct Chains(pub(super) Arc<Context>);
+
+#[tonic::async_trait]
+impl pb::chain_service_server::ChainService for Chains {
+    async fn get_chain(&self, request: Request<pb::GetChainRequest>) -> Result<Response<pb::Chain>, Status> {
+        self.0.permit(principal(&request)?, Look).await?;
+        let pb::GetChainRequest { netns, interface, hook: _ } = request.get_ref();
+        let key = wire::xdp_chain(netns.as_deref(), interface).map_err(super::bad_field)?;
+        let asked = key.clone();
+        let looked = self.0.engine.call(move |engine| engine.look(&asked)).await;
+        let message = "cannot read the chain";
+        let snapshot = looked.map_err(|error| status::engine(message, error))?;
+        let snapshot = snapshot.map_err(|error| status::observe(&error))?;
+        let chain = view::chain(&snapshot, &key).ok_or_else(|| {
+            Refusal::new(ErrorReason::NoSuchInterface, format!("no interface `{}` in `{}`", key.interface, key.netns))
+                .hint("`ip link` shows interfaces")
+        })?;
+        Ok(Response::new(chain))
+    }
+
+    async fn list_chains(
+        &self,
+        request: Request<pb::ListChainsRequest>,
+    ) -> Result<Response<pb::ListChainsResponse>, Status> {
+        self.0.permit(principal(&request)?, Look).await?;
+        let snapshot = self.0.snapshot();
+        let chains = snapshot.observed.chains.keys().filter_map(|key| view::chain(&snapshot, key)).collect();
+        Ok(Response::new(pb::ListChainsResponse { chains }))
+    }
+}

@@ -1,0 +1,107 @@
+//! Who is at the other end of a connection: what the kernel said of the socket when it was accepted, with names from the user
+//! database. What a client says of itself is never asked.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bpfd_core::policy::Principal;
+use bpfd_sys::peer::Peer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tonic::transport::server::Connected;
+use tonic::{Request, Status};
+
+/// Bytes read of /etc/passwd or /etc/group: larger user databases are served by NSS, which root's daemon does not ask.
+const DATABASE_MAX: u64 = 4 << 20;
+
+/// A connection with its principal.
+#[derive(Debug)]
+pub struct PeerStream {
+    stream: UnixStream,
+    principal: Arc<Principal>,
+}
+
+impl PeerStream {
+    /// Asks the kernel who connected (unix(7), SO_PEERCRED and SO_PEERGROUPS).
+    pub fn new(stream: UnixStream) -> io::Result<Self> {
+        use std::os::fd::AsFd;
+        let Peer { uid, gid, pid, groups, pidfd: _ } = Peer::of(stream.as_fd())?;
+        let ids: BTreeSet<u32> = groups.into_iter().chain([gid]).collect();
+        let user = names(Path::new("/etc/passwd"), &[uid].into())?.pop();
+        let groups = names(Path::new("/etc/group"), &ids)?;
+        Ok(Self { stream, principal: Arc::new(Principal { uid, user, groups, pid }) })
+    }
+
+    /// The user id of the caller.
+    pub fn uid(&self) -> u32 {
+        self.principal.uid
+    }
+}
+
+/// Names of these ids in a file of `name:password:id:…` lines (passwd(5), group(5)).
+fn names(path: &Path, ids: &BTreeSet<u32>) -> io::Result<Vec<String>> {
+    let mut text = String::new();
+    match File::open(path) {
+        Ok(file) => file.take(DATABASE_MAX).read_to_string(&mut text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(error) => return Err(error),
+    };
+    let named = text.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        let (name, id) = (fields.next()?, fields.nth(1)?);
+        ids.contains(&id.parse().ok()?).then(|| name.to_owned())
+    });
+    Ok(named.collect())
+}
+
+/// Who sent a request.
+pub fn principal<M>(request: &Request<M>) -> Result<Principal, Status> {
+    let known = request.extensions().get::<Arc<Principal>>().map(|principal| principal.as_ref().clone());
+    known.ok_or_else(|| Status::unauthenticated("the connection has no peer credentials"))
+}
+
+impl Connected for PeerStream {
+    type ConnectInfo = Arc<Principal>;
+
+    fn connect_info(&self) -> Arc<Principal> {
+        self.principal.clone()
+    }
+}
+
+impl AsyncRead for PeerStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for PeerStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_get_their_names() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "root:x:0:\nbpfd:x:990:a,b\nbroken\n:x:1:\nview:x:991:\n").unwrap();
+        assert_eq!(names(file.path(), &[0, 990, 5].into()).unwrap(), ["root", "bpfd"]);
+        assert_eq!(names(Path::new("/nowhere"), &[0].into()).unwrap(), Vec::<String>::new());
+    }
+}

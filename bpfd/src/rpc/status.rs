@@ -1,0 +1,228 @@
+//! From errors to what callers see: reason, what failed, why, and what to do. The only place that picks reasons for errors of the
+//! engine and of loads.
+
+use bpfd_core::changes::RequestError;
+use bpfd_core::kernel::{ForeignProgram, ObserveError, StepError};
+use bpfd_core::names::Netns;
+use bpfd_core::plan::PlanError;
+use bpfd_core::policy::Denied;
+use bpfd_core::request::NoOneLink;
+use bpfd_core::selection::SelectionError;
+use bpfd_core::state::ChangeError;
+use bpfd_proto::status::Refusal;
+use bpfd_proto::v1::{ErrorReason, VerifierFailure};
+use ebpf::globals::GlobalError;
+use ebpf::select::SelectError;
+use ebpf::verifier_log::Rejection;
+
+use crate::engine::EngineError;
+use crate::execute::ExecuteError;
+use crate::load::LoadError;
+use crate::load_log::LoadLogs;
+use crate::worker::parse::ParseError;
+
+/// An error with its causes, as one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// A refusal by policy.
+pub(super) fn denied(denied: &Denied) -> Refusal {
+    let Denied { principal, verb, why, hint } = denied;
+    Refusal::new(ErrorReason::PolicyDenied, format!("{principal} may not {verb}")).cause(why).hint(hint)
+}
+
+/// A load that did not happen. `doing` says what was tried, as `load `xdp-pass``.
+pub(super) fn load(doing: &str, error: LoadError, uid: u32, logs: &LoadLogs) -> Refusal {
+    let message = format!("cannot {doing}");
+    match error {
+        LoadError::Image(error) => Refusal::from(error),
+        LoadError::Upload(error) => Refusal::new(ErrorReason::NotFoundObject, message)
+            .cause(chain(&error))
+            .hint("send the file again: `bpfctl load --path` does"),
+        LoadError::Parse(error) => parse(message, &error),
+        LoadError::NotLoadable(error) => Refusal::new(ErrorReason::InvalidObject, message).cause(chain(&error)),
+        LoadError::Selection(error) => selection(message, &error),
+        LoadError::Global { name, source } => global(&name, &source),
+        LoadError::Verifier { program, log, rejection } => {
+            let log_id = logs.keep(uid, &log);
+            verifier(program, &log, log_id, *rejection)
+        }
+        LoadError::Kernel(error) => step(message, &error),
+        LoadError::TooSlow => Refusal::new(ErrorReason::Timeout, message).cause(error.to_string()),
+        LoadError::Engine(error) => engine(&message, error),
+        LoadError::Lost => Refusal::new(ErrorReason::Internal, message).cause(error.to_string()),
+    }
+}
+
+fn parse(message: String, error: &ParseError) -> Refusal {
+    let refusal = |reason| Refusal::new(reason, message).cause(chain(error));
+    match error {
+        ParseError::Refused(_) | ParseError::Died { .. } => refusal(ErrorReason::InvalidObject)
+            .hint("is it a BPF object for this host? compile with `clang -O2 -g -target bpf -c`"),
+        ParseError::TooSlow(_) => refusal(ErrorReason::Timeout),
+        ParseError::Worker(_) => refusal(ErrorReason::Internal),
+    }
+}
+
+fn selection(message: String, error: &SelectionError) -> Refusal {
+    let refusal = |reason| Refusal::new(reason, message).cause(chain(error));
+    match error {
+        SelectionError::Select(select) => match select {
+            SelectError::NoPrograms | SelectError::NoFunction { .. } | SelectError::NoneOfKind { .. } => {
+                refusal(ErrorReason::NoSuchProgram)
+            }
+            SelectError::NoSection { .. } => refusal(ErrorReason::NoSuchSection),
+            SelectError::Ambiguous { .. } => {
+                refusal(ErrorReason::AmbiguousProgram).hint("name one: `--program FUNCTION`")
+            }
+            SelectError::WrongKind { .. } => refusal(ErrorReason::WrongProgramType),
+        },
+        SelectionError::Name(_) => refusal(ErrorReason::InvalidRequest),
+        SelectionError::Unsupported { .. } => {
+            refusal(ErrorReason::WrongProgramType).hint("name the programs that you want: `--program FUNCTION`")
+        }
+        SelectionError::Untyped { .. } => refusal(ErrorReason::WrongProgramType)
+            .hint("say where it attaches, as in `bpfctl load … xdp -i eth0`, or name other programs"),
+    }
+}
+
+fn global(name: &str, error: &GlobalError) -> Refusal {
+    let reason = match error {
+        GlobalError::Unknown { .. } => ErrorReason::NoSuchGlobal,
+        _ => ErrorReason::InvalidGlobal,
+    };
+    Refusal::new(reason, format!("cannot set `{}`", bpfd_core::names::printable(name))).cause(chain(error))
+}
+
+fn verifier(program: String, log: &str, log_id: String, rejection: Rejection) -> Refusal {
+    let Rejection { message, instruction, function, location } = rejection;
+    let tail: Vec<&str> = log.lines().rev().filter(|line| !line.trim().is_empty()).take(2).collect();
+    let why = message.clone().unwrap_or_else(|| tail.into_iter().rev().collect::<Vec<_>>().join("; "));
+    let place = location.as_ref().map(|at| format!("{}:{}:{}: ", at.file, at.line, at.column)).unwrap_or_default();
+    Refusal::new(ErrorReason::VerifierRejected, format!("the kernel's verifier rejected `{program}`"))
+        .cause(format!("{place}{why}"))
+        .hint(format!("the whole log: `bpfctl get log {log_id}`"))
+        .verifier(VerifierFailure {
+            program: function.unwrap_or(program),
+            instruction,
+            file: location.as_ref().map(|at| at.file.clone()),
+            line: location.as_ref().map(|at| at.line),
+            column: location.as_ref().map(|at| at.column),
+            source_line: location.map(|at| at.text),
+            message: why,
+            log_id,
+        })
+}
+
+/// What the engine refused, or failed at.
+pub(super) fn engine(message: &str, error: EngineError) -> Refusal {
+    match error {
+        EngineError::Request(error) => request(message, &error),
+        EngineError::Plan(error) => plan(message, &error),
+        EngineError::Execute(error) => execute(message, &error),
+        EngineError::Observe(ObserveError { .. }) => {
+            Refusal::new(ErrorReason::KernelError, message).cause(chain(&error))
+        }
+        EngineError::Store(_) => Refusal::new(ErrorReason::ResourceExhausted, message).cause(chain(&error)),
+        EngineError::Stopped => Refusal::new(ErrorReason::DaemonNotReady, message).cause(error.to_string()),
+    }
+}
+
+fn execute(message: &str, error: &ExecuteError) -> Refusal {
+    let exhausted = |reason| Refusal::new(reason, message).cause(chain(error));
+    match error {
+        ExecuteError::Step(error) => step(message.to_owned(), error),
+        ExecuteError::Store(_) => exhausted(ErrorReason::ResourceExhausted)
+            .hint("nothing was changed; is the disk of /var/lib/bpfd full? `df /var/lib/bpfd`"),
+        ExecuteError::Audit(_) => exhausted(ErrorReason::ResourceExhausted)
+            .hint("nothing was changed; is the disk of /var/log/bpfd full? `df /var/log/bpfd`"),
+        ExecuteError::Stuck { .. } => exhausted(ErrorReason::KernelError).hint("`bpfctl doctor` says what is left"),
+    }
+}
+
+fn step(message: String, error: &StepError) -> Refusal {
+    let refusal = |reason| Refusal::new(reason, message.clone()).cause(chain(error));
+    match error {
+        StepError::Verifier { program, log } => {
+            let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
+            Refusal::new(ErrorReason::VerifierRejected, message).cause(format!("`{program}`: {last}"))
+        }
+        StepError::CannotFuse { .. } => refusal(ErrorReason::CannotFuse).hint(
+            "on a kernel without BPF trampolines all programs of an interface share one; give this one an interface of its own",
+        ),
+        StepError::NoInterface(_) => refusal(ErrorReason::NoSuchInterface),
+        StepError::Raced(_) => refusal(ErrorReason::ChainChanged).hint("try again"),
+        StepError::Object { .. } => refusal(ErrorReason::InvalidObject),
+        StepError::Call { .. } => refusal(ErrorReason::KernelError),
+        StepError::Died => refusal(ErrorReason::Internal),
+    }
+}
+
+fn request(message: &str, error: &RequestError) -> Refusal {
+    let refusal = |reason| Refusal::new(reason, message).cause(chain(error));
+    match error {
+        RequestError::Change(error) => change(message, error),
+        RequestError::Link(NoOneLink::None(_)) => refusal(ErrorReason::NotFoundLink).hint("`bpfctl list` shows links"),
+        RequestError::Link(NoOneLink::Several { .. }) => {
+            refusal(ErrorReason::InvalidRequest).hint("write the whole name, or the uid")
+        }
+        RequestError::WhichProgram { .. } => refusal(ErrorReason::AmbiguousProgram).hint("name one: `APP/FUNCTION`"),
+        RequestError::NoProgram { .. } => refusal(ErrorReason::NoSuchProgram),
+        RequestError::NoTracepoint(_) => refusal(ErrorReason::InvalidRequest).hint("name it: `tracepoint CATEGORY/EVENT`"),
+        RequestError::Generation { .. } => {
+            refusal(ErrorReason::GenerationMismatch).hint("look again: somebody moved it since")
+        }
+        RequestError::NothingToUpdate => refusal(ErrorReason::InvalidRequest),
+    }
+}
+
+fn change(message: &str, error: &ChangeError) -> Refusal {
+    let refusal = |reason| Refusal::new(reason, message).cause(error.to_string());
+    match error {
+        ChangeError::NameTaken(_) => refusal(ErrorReason::NameTaken)
+            .hint("choose another `--name`, or leave it out and bpfd numbers one"),
+        ChangeError::NoApp(_) => refusal(ErrorReason::NotFoundApp).hint("`bpfctl list` shows apps"),
+        ChangeError::NoProgram { .. } => refusal(ErrorReason::NoSuchProgram),
+        ChangeError::NoLink(_) => refusal(ErrorReason::NotFoundLink).hint("`bpfctl list` shows links"),
+        ChangeError::NotInChain(_) => refusal(ErrorReason::InvalidRequest),
+        ChangeError::WrongType { .. } => refusal(ErrorReason::WrongProgramType),
+    }
+}
+
+fn plan(message: &str, error: &PlanError) -> Refusal {
+    let refusal = |reason| Refusal::new(reason, message).cause(error.to_string());
+    match error {
+        PlanError::Change(error) => change(message, error),
+        PlanError::NoInterface(chain) => {
+            let show = match &chain.netns {
+                Netns::Host => "ip link".to_owned(),
+                Netns::Named(name) => format!("ip -n {name} link"),
+            };
+            refusal(ErrorReason::NoSuchInterface)
+                .hint(format!("`{show}` shows interfaces; `--when-present` waits for this one"))
+        }
+        PlanError::Foreign { chain, holder } => {
+            let ForeignProgram { program, name, link, holders } = holder;
+            let held = match (link, holders.as_slice()) {
+                (None, []) => String::new(),
+                (Some(link), []) => format!(", held by bpf_link {link}"),
+                (_, holders) => format!(", held by {}", holders.join(", ")),
+            };
+            Refusal::new(ErrorReason::ForeignProgram, message)
+                .cause(format!("`{}` runs XDP program {program} (`{name}`){held}, which is not bpfd's", chain.interface))
+                .hint(format!(
+                    "see it with `bpftool prog show id {program}`; `ip link set {} xdp off` takes it away",
+                    chain.interface
+                ))
+        }
+        PlanError::Mode { .. } | PlanError::MixedModes(_) => {
+            refusal(ErrorReason::ModeConflict).hint("leave out `--mode`, or detach the others first")
+        }
+    }
+}
+
+/// A failure of reading the kernel for a reader.
+pub(super) fn observe(error: &ObserveError) -> Refusal {
+    Refusal::new(ErrorReason::KernelError, "cannot read the kernel").cause(chain(error))
+}
