@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod build;
 pub mod candidate;
+pub mod config;
 pub mod describe;
 pub mod digest;
 pub mod document;

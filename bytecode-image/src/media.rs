@@ -37,6 +37,8 @@ pub const LABEL_PROGRAMS: &str = "io.ebpf.programs";
 pub const LABEL_MAPS: &str = "io.ebpf.maps";
 /// SPDX licence expression (image-spec 1.1 annotations.md).
 pub const LABEL_LICENSES: &str = "org.opencontainers.image.licenses";
+/// The image's version (image-spec 1.1 annotations.md).
+pub const LABEL_VERSION: &str = "org.opencontainers.image.version";
 /// Annotation of an index entry: the kernel it needs, such as `>=6.4`.
 pub const ANNOTATION_KERNEL: &str = "io.bpfd.requires.kernel";
 /// Annotation of a signature layer: base64 of the signature over the layer's bytes.

@@ -18,11 +18,10 @@ use crate::{
     digest::Digest,
     key::{KeyError, VerifyingKey},
     limits,
+    metadata::position,
+    name::{Name, NotAName},
     scope::Scope,
 };
-
-/// Longest name of a signer: the one for all names of this system.
-const MAX_NAME: usize = 63;
 
 /// What images must bring along. The default lets none through.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,8 +106,8 @@ pub enum PolicyFault {
     #[error("version {0} is not known: this program reads version 1")]
     Version(i64),
     /// Not a name.
-    #[error("`{0}` is not a name: `a-z` or `0-9`, then up to 62 of `a-z0-9._-`")]
-    SignerName(String),
+    #[error(transparent)]
+    SignerName(NotAName),
     /// Two signers of one name.
     #[error("there is a signer `{0}` already")]
     SignerTwice(String),
@@ -227,9 +226,7 @@ pub struct PolicyText<'a> {
 
 impl PolicyText<'_> {
     fn fault(&self, offset: usize, fault: PolicyFault) -> PolicyError {
-        let before = self.text.get(..offset).unwrap_or(self.text);
-        let line = before.matches('\n').count() + 1;
-        let column = before.chars().rev().take_while(|character| *character != '\n').count() + 1;
+        let (line, column) = position(self.text, offset);
         PolicyError { file: self.file.to_owned(), line, column, fault }
     }
 
@@ -287,10 +284,11 @@ fn read_signer(
     signer: &SignerText,
     key: &mut impl FnMut(&Path) -> io::Result<String>,
 ) -> Result<(String, VerifyingKey), PolicyError> {
-    let name = signer.name.get_ref();
-    if !is_name(name) {
-        return Err(file.fault(signer.name.span().start, PolicyFault::SignerName(name.clone())));
-    }
+    let name: Name = signer
+        .name
+        .get_ref()
+        .parse()
+        .map_err(|not_a_name| file.fault(signer.name.span().start, PolicyFault::SignerName(not_a_name)))?;
     let path = signer.key.get_ref();
     let at_key = |fault| file.fault(signer.key.span().start, fault);
     if !path.is_absolute() {
@@ -299,15 +297,7 @@ fn read_signer(
     let pem = key(path).map_err(|source| at_key(PolicyFault::KeyFile { path: path.clone(), source }))?;
     let verifying = VerifyingKey::from_pem(&pem);
     let verifying = verifying.map_err(|source| at_key(PolicyFault::Key { path: path.clone(), source }))?;
-    Ok((name.clone(), verifying))
-}
-
-/// `[a-z0-9][a-z0-9._-]{0,62}`
-fn is_name(name: &str) -> bool {
-    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    (1..=MAX_NAME).contains(&name.len())
-        && name.bytes().next().is_some_and(word)
-        && name.bytes().all(|byte| word(byte) || matches!(byte, b'.' | b'_' | b'-'))
+    Ok((name.to_string(), verifying))
 }
 
 fn read_image(

@@ -101,6 +101,11 @@ impl AppName {
         trimmed.parse().ok()
     }
 
+    /// What an app is called when nothing about it makes a name.
+    pub fn unnamed() -> Self {
+        Self("app".to_owned())
+    }
+
     /// This name with `-number` behind it, shortened so that it still is a name.
     pub fn numbered(&self, number: u32) -> Self {
         let tail = format!("-{number}");

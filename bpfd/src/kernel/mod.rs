@@ -21,6 +21,7 @@ mod top;
 mod tracepoint;
 mod xdp;
 
+pub(crate) use pins::map_path;
 pub use prepare::{Loader, StagedApp};
 
 pub(crate) use object::{Fitted, ObjectError, chain, finish, fit, guarded};

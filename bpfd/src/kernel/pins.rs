@@ -16,7 +16,7 @@
 //! is `.rodata`. This file must never decide what goes: it removes what it is told to.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Instant;
 
@@ -164,6 +164,11 @@ impl AppPin {
         let map = file.strip_prefix(MAP).filter(known).map(|encoded| Self::Map(name(encoded)));
         map.or_else(|| file.strip_prefix(PROGRAM).filter(known).map(|encoded| Self::Program(name(encoded))))
     }
+}
+
+/// Where a map of an app is pinned, below the pin root; `None` for a name that cannot be pinned.
+pub(crate) fn map_path(pins: &Path, app: AppUid, map: &str) -> Option<PathBuf> {
+    AppPin::Map(map.to_owned()).file_name().map(|file| pins.join(app.to_string()).join(file))
 }
 
 fn unfinished(name: &str) -> String {

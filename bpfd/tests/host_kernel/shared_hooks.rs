@@ -39,7 +39,7 @@ fn chains_of_one_to_three_members_run_each_of_them_and_come_apart() {
         let apps = counters(&world, &mut kernel, &[1, 10, 100][..length]);
         let wanted = members("count", &apps);
         let top = kernel.build(&chain, &wanted, &apps).unwrap();
-        assert_eq!(kernel.look(&[chain.clone()]).tops[&top.top].live, Some(false), "built, not attached");
+        assert_eq!(kernel.look(std::slice::from_ref(&chain)).tops[&top.top].live, Some(false), "built, not attached");
 
         kernel.swap(&chain, None, Some(top.top), XdpMode::Auto).unwrap();
         let seen = kernel.look(std::slice::from_ref(&chain));

@@ -1,0 +1,276 @@
+//! Building: the same in, the same out; what is built is read back by this crate's own reader; and the object's image has
+//! golden digests, which hold the compressor too.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+use std::fmt::Write;
+
+use bytecode_image::{
+    build::{Architecture, BuildError, BuiltImage, DEFAULT_PATH, Entry, Recipe, build, index},
+    config::ImageConfig,
+    describe::{DescribeError, describe},
+    digest::Digest,
+    document::{Document, Manifest},
+    label::{self, Generation, Scalar},
+    limits, media,
+    metadata::{Metadata, MetadataError},
+    reference::Reference,
+    resolve::{Platform, Selected, choose},
+    summary::summary,
+    unpack,
+};
+use ebpf::inspect::inspect;
+use serde_json::Value;
+
+const OBJECT: &[u8] = include_bytes!("objects/counter.o");
+
+const METADATA: &str = r#"
+name = "xdp-counter"
+version = "1.4.0"
+license = "GPL-2.0-only OR BSD-2-Clause"
+[programs.xdp_stats]
+priority = 50
+mode = "native"
+doc = "per-CPU counters"
+[programs.tc_count]
+proceed_on = ["pipe", "dispatcher_return"]
+[programs.let_through]
+type = "xdp"
+[globals.sample_rate]
+min = 1
+max = 65535
+doc = "1 in N"
+[requires]
+kernel = ">=5.8"
+"#;
+
+fn amd64() -> Architecture {
+    "amd64".parse().unwrap()
+}
+
+fn recipe<'a>(architecture: &'a Architecture, metadata: &'a Metadata) -> Recipe<'a> {
+    Recipe { object: OBJECT, path: DEFAULT_PATH, architecture, metadata, epoch: None }
+}
+
+fn built(metadata: &Metadata) -> BuiltImage {
+    build(&recipe(&amd64(), metadata)).unwrap()
+}
+
+fn full() -> Metadata {
+    Metadata::parse(METADATA).unwrap()
+}
+
+#[test]
+fn the_same_input_has_the_golden_digests() {
+    let image = built(&full());
+    assert_eq!(image, built(&full()));
+    insta::assert_snapshot!(format!(
+        "object {}\nlayer {} ({} bytes)\nconfig {}\nmanifest {}\n\n{}\n",
+        Digest::of(OBJECT),
+        image.layer_descriptor().digest,
+        image.layer.len(),
+        image.config_descriptor().digest,
+        image.descriptor().digest,
+        String::from_utf8(image.manifest).unwrap(),
+    ));
+}
+
+#[test]
+fn the_labels_say_what_the_object_and_the_metadata_say() {
+    let config = ImageConfig::parse(&built(&full()).config).unwrap();
+    let mut report = String::new();
+    for (key, text) in &config.labels {
+        match serde_json::from_str::<Value>(text) {
+            Ok(value) => writeln!(report, "{key} =\n{}", serde_json::to_string_pretty(&value).unwrap()).unwrap(),
+            Err(_) => writeln!(report, "{key} = {text}").unwrap(),
+        }
+    }
+    insta::assert_snapshot!(report);
+}
+
+#[test]
+fn what_is_built_is_read_back_and_agrees_with_its_object() {
+    for metadata in [Metadata::default(), full()] {
+        let image = built(&metadata);
+        let unpacked = unpack::object(media::LAYER_TAR_GZIP, &image.layer).unwrap();
+        assert_eq!((unpacked.path.as_str(), unpacked.object.as_slice()), (DEFAULT_PATH, OBJECT));
+        let document = Document::new(media::MANIFEST, image.manifest.clone());
+        let reference: Reference = "reg.acme/bpf/xdp:v1".parse().unwrap();
+        let selected = Selected::alone(&reference, document).unwrap();
+        assert_eq!(selected.layer(), &image.layer_descriptor());
+        assert_eq!(selected.config(), &image.config_descriptor());
+        let labels = ImageConfig::parse(&image.config).unwrap().labels;
+        let labelled = label::read(&labels).unwrap().unwrap();
+        assert_eq!(labelled.generation, Generation::Bytecode);
+        labelled.check_against(Digest::of(OBJECT), &inspect(OBJECT).unwrap()).unwrap();
+        // bpfman reads these two and nothing else.
+        let older = labels.into_iter().filter(|(key, _)| key.starts_with("io.ebpf.")).collect();
+        let labelled = label::read(&older).unwrap().unwrap();
+        assert_eq!(labelled.generation, Generation::Ebpf);
+        labelled.check_against(Digest::of(OBJECT), &inspect(OBJECT).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn every_object_of_the_reader_s_tests_that_can_be_read_can_be_built_and_read_back() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/../ebpf/tests/objects");
+    let mut count = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let object = std::fs::read(&path).unwrap();
+        let Ok(read) = inspect(&object) else { continue };
+        let image = build(&Recipe { object: &object, ..recipe(&amd64(), &Metadata::default()) }).unwrap();
+        let labels = ImageConfig::parse(&image.config).unwrap().labels;
+        let labelled = label::read(&labels).unwrap().unwrap();
+        labelled.check_against(Digest::of(&object), &read).unwrap();
+        count += 1;
+    }
+    assert!(count >= 8, "{count} objects");
+}
+
+#[test]
+fn the_date_and_the_architecture_are_all_that_changes_with_them() {
+    let metadata = full();
+    let plain = built(&metadata);
+    assert!(!String::from_utf8_lossy(&plain.config).contains("created"));
+    let dated = build(&Recipe { epoch: Some(1_700_000_000), ..recipe(&amd64(), &metadata) }).unwrap();
+    assert_eq!(dated.layer, plain.layer);
+    let config: Value = serde_json::from_slice(&dated.config).unwrap();
+    assert_eq!(config["created"], "2023-11-14T22:13:20Z");
+    let arm64 = "arm64".parse().unwrap();
+    let other = build(&recipe(&arm64, &metadata)).unwrap();
+    assert_eq!(other.layer, plain.layer);
+    assert_ne!(other.config, plain.config);
+}
+
+#[test]
+fn an_index_gives_each_platform_and_kernel_its_image() {
+    let (amd64, arm64) = (amd64(), "arm64".parse().unwrap());
+    let (new, old) = (built(&full()), built(&Metadata::default()));
+    let arm = build(&recipe(&arm64, &full())).unwrap();
+    let entry = |architecture, kernel, image| Entry { architecture, kernel, image };
+    let bytes =
+        index(&[entry(&amd64, Some(">=6.4"), &new), entry(&amd64, None, &old), entry(&arm64, None, &arm)]).unwrap();
+    let Manifest::Index(read) = Document::new(media::INDEX, bytes).parse().unwrap() else { panic!("index") };
+    for (architecture, kernel, image) in [("amd64", (6, 12), &new), ("amd64", (6, 1), &old), ("arm64", (5, 15), &arm)] {
+        let wanted = Platform { architecture: architecture.to_owned(), kernel: Some(kernel) };
+        assert_eq!(choose(&read, &wanted).unwrap().descriptor.digest, image.descriptor().digest, "{wanted}");
+    }
+    assert!(matches!(index(&[]), Err(BuildError::EmptyIndex)));
+    let twice = index(&[entry(&amd64, None, &old), entry(&amd64, None, &new)]).unwrap_err();
+    assert_eq!(twice.to_string(), "two images for `linux/amd64`: give each its own kernel requirement");
+    assert!(matches!(index(&[entry(&amd64, Some("6.4"), &new)]), Err(BuildError::Kernel(text)) if text == "6.4"));
+}
+
+#[test]
+fn what_cannot_be_built_says_why() {
+    let metadata = Metadata::default();
+    let amd64 = amd64();
+    let of = |object: &[u8], path: &str| build(&Recipe { object, path, ..recipe(&amd64, &metadata) }).unwrap_err();
+    let large = vec![0; usize::try_from(limits::OBJECT).unwrap() + 1];
+    assert!(matches!(of(&large, "x.o"), BuildError::TooLarge(_)));
+    assert!(matches!(of(b"not ELF", "x.o"), BuildError::Inspect(_)));
+    for path in ["", ".", "..", "a/b", "a b", "a\u{1b}", &"x".repeat(101)] {
+        assert!(matches!(of(OBJECT, path), BuildError::Path(_)), "{path:?}");
+    }
+    assert_eq!(
+        "s390x".parse::<Architecture>().unwrap_err().to_string(),
+        "`s390x` is not an architecture of this byte order; it is one of 386, amd64, arm, arm64, loong64, mips64le, mipsle, ppc64le, riscv64"
+    );
+}
+
+#[test]
+fn metadata_that_contradicts_the_object_is_refused() {
+    let object = inspect(OBJECT).unwrap();
+    let of = |text: &str| {
+        let metadata = Metadata::parse(text).unwrap();
+        describe(&object, Digest::of(OBJECT), "x.o", &metadata).unwrap_err()
+    };
+    for (text, message) in [
+        ("[programs.nobody]\n", "metadata names program `nobody`, which the object does not have"),
+        ("[globals.nothing]\n", "metadata names global `nothing`, which the object does not have"),
+        (
+            "[programs.xdp_stats]\ntype = \"tc\"\n",
+            "metadata gives program `xdp_stats` the type `tc`; its section `xdp` says otherwise",
+        ),
+        (
+            "[programs.let_through]\ntype = \"kprobe\"\n",
+            "metadata gives program `let_through` the type `kprobe`; it is `xdp`, `tc` or `tracepoint`",
+        ),
+    ] {
+        assert_eq!(of(text).to_string(), message);
+    }
+    assert!(matches!(of("[programs.xdp_stats]\npriority = 1001\n"), DescribeError::Label(_)));
+    assert!(matches!(of("[programs.xdp_stats]\nproceed_on = [\"pipe\"]\n"), DescribeError::Label(_)));
+    assert!(matches!(of("version = \"1\\u001b[2J\"\n"), DescribeError::Label(_)));
+}
+
+#[test]
+fn a_metadata_file_with_an_unknown_key_is_refused_with_its_place() {
+    let of = |text: &str| Metadata::parse(text).unwrap_err().to_string();
+    assert!(of("name = \"x\"\nversoin = \"1\"\n").starts_with("line 2, column 1: unknown field `versoin`"));
+    assert!(of("[programs.x]\nproceed_on = [\"passs\"]\n").starts_with("line 2, column 15: unknown variant `passs`"));
+    assert!(of("name = \"Up\"\n").starts_with("line 1, column 8: \"Up\" is not a name"));
+    assert!(matches!(Metadata::parse(&"#".repeat(70_000)), Err(MetadataError::TooLong(70_000))));
+}
+
+#[test]
+fn a_label_too_long_with_its_globals_is_written_without_them() {
+    let object = inspect(OBJECT).unwrap();
+    let mut many = object.clone();
+    let pattern = object.globals[0].clone();
+    many.globals = (0..600)
+        .map(|number| {
+            let mut global = pattern.clone();
+            global.name = format!("{}_{number}", "a_rather_long_name_of_a_global_variable".repeat(2));
+            global
+        })
+        .collect();
+    let label = describe(&many, Digest::of(OBJECT), "x.o", &full_without_globals()).unwrap();
+    assert!(label.globals.is_empty() && label.programs.len() == 5);
+}
+
+fn full_without_globals() -> Metadata {
+    let mut metadata = full();
+    metadata.globals.clear();
+    metadata
+}
+
+#[test]
+fn values_of_globals_are_read_with_their_sign_and_width() {
+    let label = describe(&inspect(OBJECT).unwrap(), Digest::of(OBJECT), "x.o", &Metadata::default()).unwrap();
+    let of = |name: &str| label.globals.iter().find(|global| global.name == name).unwrap().default.clone();
+    assert_eq!(of("sample_rate"), Some(Scalar::Integer(100)));
+    assert_eq!(of("shift"), Some(Scalar::Integer(-3)));
+    assert_eq!(of("huge"), Some(Scalar::Text("18446744073709551615".to_owned())));
+    assert_eq!(of("enabled"), Some(Scalar::Bool(true)));
+    assert_eq!(of("device"), None);
+}
+
+#[test]
+fn a_summary_shows_the_object_and_remarks_on_what_is_missing() {
+    let object = inspect(OBJECT).unwrap();
+    let labels =
+        |metadata: &Metadata| label::read(&ImageConfig::parse(&built(metadata).config).unwrap().labels).unwrap();
+    let shown = summary(Digest::of(OBJECT), OBJECT.len(), &object, labels(&full()).as_ref());
+    insta::assert_snapshot!(serde_json::to_string_pretty(&shown).unwrap());
+    let remarks = |labelled: Option<&label::Labelled>| {
+        let remarks = summary(Digest::of(OBJECT), OBJECT.len(), &object, labelled).remarks;
+        remarks.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        remarks(None),
+        [
+            "the image has no labels: priority and proceed-on will be the defaults, and nothing tells its version",
+            "the section of program `let_through` names no type: every load must say it, or the label can",
+        ]
+    );
+    assert_eq!(
+        remarks(labels(&Metadata::default()).as_ref()),
+        [
+            "the label has no name: an app is then named after the file or the repository",
+            "the label has no version: a downgrade cannot be told from an update",
+            "the label has no licence",
+            "the section of program `let_through` names no type: every load must say it, or the label can",
+        ]
+    );
+}
