@@ -71,16 +71,13 @@ fn binaries(root: &Path, args: &Args, wanted: &BTreeSet<Part>, tally: &mut Tally
     }
     println!("=== build");
     let start = Instant::now();
-    match Binaries::build(root, &commit(root).unwrap_or_else(|_| "unknown".to_owned())) {
-        Ok(binaries) => {
-            println!("--- build took {}", minutes(start));
-            Ok(binaries)
-        }
-        Err(error) => {
-            tally.fail("build", &format!("{error:#}"));
-            Ok(Binaries::default())
-        }
+    let commit = commit(root).unwrap_or_else(|_| "unknown".to_owned());
+    let (binaries, failure) = Binaries::build(root, &commit)?;
+    if let Some(failure) = failure {
+        tally.fail("build", &failure);
     }
+    println!("--- build took {}", minutes(start));
+    Ok(binaries)
 }
 
 fn round(root: &Path, wanted: &BTreeSet<Part>, binaries: &Binaries) -> Round {

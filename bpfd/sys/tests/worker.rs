@@ -26,6 +26,10 @@ fn main() -> ExitCode {
             child(&kind);
             ExitCode::SUCCESS
         }
+        (Some("--list"), _) => {
+            TESTS.iter().for_each(|(name, _)| println!("{name}: test"));
+            ExitCode::SUCCESS
+        }
         (filter, _) => run_all(filter.filter(|filter| !filter.starts_with('-')).unwrap_or_default()),
     }
 }
@@ -48,12 +52,16 @@ const TESTS: &[(&str, fn())] = &[
 
 fn run_all(filter: &str) -> ExitCode {
     assert!(rustix::process::geteuid().is_root(), "these tests need root");
-    let mut failed = 0;
+    let (mut passed_count, mut failed) = (0, 0);
     for (name, test) in TESTS.iter().filter(|(name, _)| name.contains(filter)) {
         let passed = std::panic::catch_unwind(test).is_ok();
         failed += u32::from(!passed);
+        passed_count += u32::from(passed);
         println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
     }
+    // libtest's last line, by which `cargo xtask test` counts.
+    let verdict = if failed == 0 { "ok" } else { "FAILED" };
+    println!("\ntest result: {verdict}. {passed_count} passed; {failed} failed; 0 ignored");
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
@@ -234,7 +242,7 @@ fn child(kind: &str) {
     let (_alive, ended) = std::sync::mpsc::channel::<()>();
     let landlock = match kind {
         "parser" => Ok(confine::parser().unwrap()),
-        "fetcher" => Ok(confine::fetcher(&[Path::new("/etc/hosts"), Path::new("/etc/no/such/file")]).unwrap()),
+        "fetcher" => Ok(confine::fetcher(&[Path::new("/etc/hosts"), Path::new("/etc/no/such/file")], None).unwrap()),
         "idlookup" => Ok(confine::idlookup().unwrap()),
         "two_threads" => {
             std::thread::spawn(move || ended.recv());

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 /// Below the root; not in the tree.
@@ -79,24 +79,25 @@ impl Binary {
 }
 
 impl Binaries {
-    /// Builds the tests and the programs that they run, and remembers where they are.
-    pub(super) fn build(root: &Path, commit: &str) -> Result<Self> {
+    /// Builds the tests and the programs that they run, and remembers where they are. When some do not build, the
+    /// others are there to run, beside what is wrong.
+    pub(super) fn build(root: &Path, commit: &str) -> Result<(Self, Option<String>)> {
         let out = Command::new(env!("CARGO"))
-            .args(["build", "--workspace", "--all-targets", "--locked", "--features", FAIL_POINTS])
+            .args(["build", "--workspace", "--all-targets", "--keep-going", "--locked", "--features", FAIL_POINTS])
             .args(["--message-format", "json-render-diagnostics"])
             .current_dir(root)
             .stderr(Stdio::inherit())
             .output()
             .context("cannot run cargo build")?;
         let all = parse_messages(&String::from_utf8(out.stdout)?)?;
-        if !out.status.success() {
-            bail!("cargo build: {}", out.status);
-        }
         let built = Self { commit: commit.to_owned(), all };
+        if !out.status.success() {
+            return Ok((built, Some(format!("cargo build: {}", out.status))));
+        }
         let record = root.join(RECORD);
         std::fs::create_dir_all(record.parent().context("no parent")?)?;
         std::fs::write(&record, built.to_json().to_string()).with_context(|| format!("cannot write `{RECORD}`"))?;
-        Ok(built)
+        Ok((built, None))
     }
 
     /// What the last `build` made.
