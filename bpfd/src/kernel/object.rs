@@ -77,7 +77,7 @@ pub(crate) fn finish(unlinked: &Unlinked, maps: &BTreeMap<String, RawFd>) -> Res
     guarded(|| unlinked.finish(maps).map_err(|error| ObjectError::of(&error)))
 }
 
-/// Runs what may panic on hostile bytes: aya-obj's parser does (docs/ARCHITECTURE.md), and a panic must not end the daemon.
+/// Runs what may panic on hostile bytes: aya-obj's parser does, and a panic must not end the daemon.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, ObjectError>) -> Result<T, ObjectError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let words = words(panic.as_ref());

@@ -18,7 +18,7 @@ use super::holders::holders;
 use super::object::chain;
 use super::pins::Pins;
 use super::top::{self, SeenTop};
-use super::xdp::{self, Interface};
+use super::xdp::{self, Interface, Runs};
 use super::{app, tracepoint};
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
@@ -64,20 +64,30 @@ fn observe_chain(
     let absent = ObservedChain { interface: None, live: Live::Empty, driven: None, mode: mode.clone() };
     let Some(namespace) = sight.namespace(&key.netns)? else { return Ok(absent) };
     let Some(interface) = xdp::interface(namespace, key)? else { return Ok(absent) };
-    let live = xdp::live(xdp::runs(&interface, tops), |program| foreign(ids, program))?;
+    let live = match xdp::runs(&interface, tops) {
+        Runs::Nothing => Live::Empty,
+        Runs::Ours(live) => Live::Ours(live),
+        Runs::Other(program) => foreign(ids, program),
+    };
     let Interface { id, row } = interface;
     Ok(ObservedChain { interface: Some(id), live, driven: xdp::driven(&row.xdp), ..absent })
 }
 
-/// What can be told of a program that is not ours. One that went away meanwhile has no name.
-fn foreign(ids: &mut IdLookup, program: ProgId) -> io::Result<Live> {
-    let name = match ids.program(program)? {
-        Some(fd) => prog_info(fd.as_fd())?.name,
-        None => String::new(),
-    };
-    let link = ids.xdp_link(program)?;
+/// What can be told of a program that is not ours. That it is there is certain; its name and holders are for people, and what
+/// cannot be found out of them is left empty.
+fn foreign(ids: &mut IdLookup, program: ProgId) -> Live {
+    let name = ids.program(program).and_then(|fd| fd.map(|fd| Ok(prog_info(fd.as_fd())?.name)).transpose());
+    let name = told(program, name).unwrap_or_default();
+    let link = told(program, ids.xdp_link(program));
     let holders = holders(Path::new("/proc"), program, link);
-    Ok(Live::Foreign(ForeignProgram { program: KernelId(program.0), name, link: link.map(|link| link.0), holders }))
+    Live::Foreign(ForeignProgram { program: KernelId(program.0), name, link: link.map(|link| link.0), holders })
+}
+
+fn told<T>(program: ProgId, found: io::Result<Option<T>>) -> Option<T> {
+    found.unwrap_or_else(|error| {
+        tracing::warn!(program = program.0, error = chain(&error), "cannot look up a program that is not bpfd's");
+        None
+    })
 }
 
 /// The namespaces looked at in one observation. They are let go of at its end: an open socket keeps a namespace alive.

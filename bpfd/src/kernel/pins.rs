@@ -18,7 +18,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bpfd_core::ident::{AppUid, LinkUid, TopUid};
 use bpfd_core::kernel::StepError;
@@ -28,6 +28,9 @@ use super::failed;
 
 /// Bytes of a file name (`NAME_MAX` of include/uapi/linux/limits.h).
 const NAME_MAX: usize = 255;
+/// How long to wait for an earlier bpfd's lock. A child that it forked just before it died, and that has not run its own binary
+/// yet, holds a copy for a moment.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
 const MAP: &str = "map_";
 const PROGRAM: &str = "prog_";
 const UNFINISHED: &str = "_tmp";
@@ -66,7 +69,7 @@ impl Pins {
             return Err(PinsError::NotBpffs);
         }
         let apps = root.make_or_open("bpfd")?.make_or_open("v1")?;
-        let lock = apps.lock(Instant::now())?.ok_or(PinsError::Busy)?;
+        let lock = apps.lock(Instant::now() + LOCK_WAIT)?.ok_or(PinsError::Busy)?;
         let (tops, links) = (apps.make_or_open("top")?, apps.make_or_open("link")?);
         Ok(Self { apps, tops, links, lock })
     }

@@ -79,12 +79,12 @@ impl Loader {
         let btf = btf.as_ref().map(AsFd::as_fd);
         let maps = make_maps(&unlinked, btf)?;
         let finished = finish(&unlinked, &numbers(&maps)).map_err(unusable)?;
+        // Finished in the order of the recipe, which is by function.
         let programs = finished
             .iter()
-            .map(|program| load_judged(program, btf, recipe, &object))
+            .zip(recipe.functions.values())
+            .map(|(program, kind)| load_judged(program, *kind, recipe.reach, &object, btf))
             .collect::<Result<Vec<_>, StepError>>()?;
-        let mut programs = programs;
-        programs.sort_by(|a, b| a.facts.function.cmp(&b.facts.function));
         Ok(StagedApp { programs, code: AppCode::new(maps, finished) })
     }
 
@@ -158,24 +158,22 @@ pub(crate) fn load(program: &Finished, btf: Option<BorrowedFd<'_>>) -> Result<Ow
 /// open the kernel's memory, and stays as it was verified then.
 fn load_judged(
     program: &Finished,
-    btf: Option<BorrowedFd<'_>>,
-    recipe: &Recipe,
+    kind: ProgramType,
+    reach: Reach,
     object: &Object,
+    btf: Option<BorrowedFd<'_>>,
 ) -> Result<LoadedProgram, StepError> {
-    let fd = match recipe.reach {
+    let function = &program.function;
+    let unknown = || StepError::Object { why: format!("it has no program `{function}`") };
+    let row = object.programs.iter().find(|row| row.function.as_str() == function).ok_or_else(unknown)?;
+    let fd = match reach {
         Reach::Kernel => load(program, btf),
         Reach::Packet => without(&[Cap::Perfmon, Cap::SysAdmin], || load(program, btf))
-            .map_err(failed(|| "set capabilities aside".to_owned()))?,
+            .map_err(failed(|| "set capabilities aside"))?,
     }?;
-    let info = prog_info(fd.as_fd()).map_err(failed(|| format!("read what was loaded as `{}`", program.function)))?;
-    let named = object.programs.iter().find(|row| row.function.as_str() == program.function);
-    let facts = Program {
-        function: program.function.clone(),
-        section: named.map_or_else(String::new, |row| row.section.as_str().to_owned()),
-        kind: recipe.functions.get(&program.function).copied().unwrap_or(ProgramType::Xdp),
-        tag: info.tag,
-        load_time: info.load_time_ns,
-    };
+    let info = prog_info(fd.as_fd()).map_err(failed(|| format!("read what was loaded as `{function}`")))?;
+    let section = row.section.as_str().to_owned();
+    let facts = Program { function: function.clone(), section, kind, tag: info.tag, load_time: info.load_time_ns };
     Ok(LoadedProgram { facts, fd })
 }
 

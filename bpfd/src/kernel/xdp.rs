@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 
 use bpfd_core::hook::{ChainKey, XdpMode};
 use bpfd_core::ident::{KernelId, TopUid};
-use bpfd_core::kernel::{InterfaceId, Live, LiveTop, StepError};
+use bpfd_core::kernel::{InterfaceId, LiveTop, StepError};
 use bpfd_sys::bpf::ProgId;
 use bpfd_sys::netlink::{Expected, LinkRow, SetXdpError, XdpAttachment, XdpMode as Driven};
 use rustix::io::Errno;
@@ -56,15 +56,6 @@ pub(crate) fn driven(attachment: &XdpAttachment) -> Option<XdpMode> {
         (Driven::Native, _) => Some(XdpMode::Native),
         (Driven::Generic, _) => Some(XdpMode::Generic),
         (Driven::Hardware, _) => None,
-    }
-}
-
-/// The same for [`Live`], without what only a look-up tells of a foreign program.
-pub(crate) fn live(runs: Runs, foreign: impl FnOnce(ProgId) -> io::Result<Live>) -> io::Result<Live> {
-    match runs {
-        Runs::Nothing => Ok(Live::Empty),
-        Runs::Ours(live) => Ok(Live::Ours(live)),
-        Runs::Other(program) => foreign(program),
     }
 }
 

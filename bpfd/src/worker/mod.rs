@@ -80,7 +80,8 @@ pub enum WorkerError {
     Request(#[source] serde_json::Error),
 }
 
-/// A worker that stays between calls, started by the first one and again after it died.
+/// A worker that stays between calls, started by the first one and again after it died. Its calls are questions: asking twice does
+/// no harm.
 #[derive(Debug)]
 pub(crate) struct Lasting {
     workers: Workers,
@@ -99,10 +100,22 @@ impl Lasting {
         &mut self,
         request: &Q,
     ) -> Result<(A, Vec<OwnedFd>), WorkerError> {
-        let mut worker = match self.running.take() {
-            Some(worker) => worker,
-            None => self.workers.spawn(&self.spec).map_err(WorkerError::Start)?,
-        };
+        if let Some(worker) = self.running.take() {
+            match self.ask(worker, request) {
+                // It died between two calls, of something else than this one.
+                Err(WorkerError::Call(CallError::Died { .. })) => {}
+                answered => return answered,
+            }
+        }
+        let worker = self.workers.spawn(&self.spec).map_err(WorkerError::Start)?;
+        self.ask(worker, request)
+    }
+
+    fn ask<Q: Serialize, A: DeserializeOwned>(
+        &mut self,
+        mut worker: Worker,
+        request: &Q,
+    ) -> Result<(A, Vec<OwnedFd>), WorkerError> {
         let answer = call(&mut worker, request, &[], self.limit)?;
         self.running = Some(worker);
         Ok(answer)

@@ -1,7 +1,6 @@
 //! The host kernel on the real one. Needs root, clang and iproute2, and fails without. Each test has a host of its own (`world`).
 #![expect(
     clippy::unwrap_used,
-    
     clippy::indexing_slicing,
     reason = "the lints exempt test functions, not what they share"
 )]

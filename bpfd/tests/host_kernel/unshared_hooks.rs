@@ -1,13 +1,11 @@
 //! Tracepoints: a link of its own that outlives the process.
 
-use std::time::{Duration, Instant};
-
 use bpfd_core::ident::{AppUid, LinkUid};
 use bpfd_core::kernel::{Kernel, Step, StepError};
 use bpfd_core::state::ProgramType;
 use uuid::Uuid;
 
-use crate::world::{Steps, World};
+use crate::world::{Steps, World, eventually};
 
 fn step(link: LinkUid, app: AppUid, tracepoint: &str) -> Step {
     Step::AttachLink { link, app, function: "on_switch".into(), tracepoint: tracepoint.parse().unwrap() }
@@ -32,16 +30,11 @@ fn a_tracepoint_counts_across_a_restart_until_it_is_detached() {
 
     kernel.step(&Step::DetachLink(link)).unwrap();
     assert!(kernel.look(&[]).links.is_empty());
-    // The kernel lets go of a link a moment after its last holder did (`bpf_link_put` leaves it to a worker).
-    let limit = Instant::now() + Duration::from_secs(10);
-    loop {
+    eventually(|| {
         let before = world.count(app, "switches");
         std::process::Command::new("true").status().unwrap();
-        if world.count(app, "switches") == before {
-            break;
-        }
-        assert!(Instant::now() < limit, "still counting");
-    }
+        world.count(app, "switches") == before
+    });
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bpfd::kernel::{HostKernel, Paths};
 use bpfd::worker::{Workers, parse};
@@ -18,6 +19,7 @@ use bpfd_core::state::{ObjectDigest, Program, ProgramType, Reach};
 use bpfd_sys::bpf::{Map, TestRun, prog_test_run};
 use bpfd_sys::bpffs;
 use bpfd_sys::netns::Netns;
+use rustix::mount::UnmountFlags;
 use uuid::Uuid;
 
 static NAMESPACES: AtomicU32 = AtomicU32::new(0);
@@ -35,10 +37,14 @@ impl World {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("bpf")).unwrap();
+        std::fs::create_dir(dir.path().join("netns")).unwrap();
         let netns = format!("bpfd-test-{}-{}", std::process::id(), NAMESPACES.fetch_add(1, Ordering::Relaxed));
         let world = Self { dir, objects: Store::default(), next_object: AtomicU8::new(1), netns };
         bpffs::mount(&world.bpffs()).unwrap();
         ip(&["netns", "add", &world.netns]);
+        // Names of its own: others come and go while tests run side by side.
+        std::fs::write(world.name(), "").unwrap();
+        rustix::mount::mount_bind(Path::new("/run/netns").join(&world.netns), world.name()).unwrap();
         world.make_veth();
         world
     }
@@ -47,6 +53,9 @@ impl World {
     pub(crate) fn make_veth(&self) {
         for line in [
             "link add inside type veth peer name outside",
+            // No IPv6: its own packets would be counted.
+            "link set inside addrgenmode none",
+            "link set outside addrgenmode none",
             "link set inside up",
             "link set outside up",
             "addr add 10.9.0.1/24 dev outside",
@@ -54,6 +63,17 @@ impl World {
         ] {
             self.ip(line);
         }
+    }
+
+    fn name(&self) -> PathBuf {
+        self.dir.path().join("netns").join(&self.netns)
+    }
+
+    /// The namespace loses its names; it ends when nothing holds it.
+    pub(crate) fn delete_netns(&self) {
+        rustix::mount::unmount(self.name(), UnmountFlags::DETACH).unwrap();
+        std::fs::remove_file(self.name()).unwrap();
+        ip(&["netns", "del", &self.netns]);
     }
 
     pub(crate) fn ip(&self, line: &str) {
@@ -70,7 +90,7 @@ impl World {
     }
 
     pub(crate) fn kernel(&self) -> HostKernel {
-        let paths = Paths { bpffs: self.bpffs(), ..Paths::default() };
+        let paths = Paths { bpffs: self.bpffs(), netns: self.dir.path().join("netns"), ..Paths::default() };
         let objects = self.objects.clone();
         let bytes = move |digest: &ObjectDigest| {
             objects.lock().unwrap().get(digest).cloned().ok_or_else(|| std::io::ErrorKind::NotFound.into())
@@ -162,12 +182,27 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        let deleted = Command::new("ip").args(["netns", "del", &self.netns]).status();
-        let unmounted = bpffs::unmount(&self.bpffs());
-        if !std::thread::panicking() {
-            assert!(deleted.unwrap().success());
-            unmounted.unwrap();
+        if std::thread::panicking() {
+            // The test's own words count; what can be removed is.
+            let _ = rustix::mount::unmount(self.bpffs(), UnmountFlags::DETACH);
+            let _ = rustix::mount::unmount(self.name(), UnmountFlags::DETACH);
+            let _ = Command::new("ip").args(["netns", "del", &self.netns]).output();
+            return;
         }
+        eventually(|| bpffs::unmount(&self.bpffs()).is_ok());
+        if self.name().exists() {
+            self.delete_netns();
+        }
+    }
+}
+
+/// Waits for what happens a moment later: the kernel lets go of a link after its last holder did (`bpf_link_put` leaves it to a
+/// worker), and a child of another test, just forked, still holds copies of our descriptors.
+pub(crate) fn eventually(mut done: impl FnMut() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < limit, "it did not happen");
+        std::thread::yield_now();
     }
 }
 
