@@ -14,7 +14,7 @@ pub struct Name(String);
 
 /// A text that is no name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a name: `a-z` or `0-9`, then up to 62 of `a-z0-9._-`")]
+#[error("`{}` is not a name: `a-z` or `0-9`, then up to 62 of `a-z0-9._-`", .0.escape_debug())]
 pub struct NotAName(String);
 
 impl Name {

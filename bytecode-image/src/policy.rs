@@ -279,6 +279,18 @@ impl ImagePolicy {
     }
 }
 
+/// The text of a policy file that trusts one more signer for a scope: what `bpfctl trust add` writes into `policy.d`.
+#[must_use]
+pub fn trusting(signer: &Name, key: &Path, scope: &Scope) -> String {
+    let text = |value: String| toml::Value::String(value).to_string();
+    format!(
+        "version = 1\n\n[[signer]]\nname = {name}\nkey = {key}\n\n[[image]]\nscope = {scope}\nrequire = [{{ signed_by = [{name}] }}]\n",
+        name = text(signer.to_string()),
+        key = text(key.display().to_string()),
+        scope = text(scope.to_string()),
+    )
+}
+
 fn read_signer(
     file: &PolicyText<'_>,
     signer: &SignerText,

@@ -209,7 +209,7 @@ fn a_metadata_file_with_an_unknown_key_is_refused_with_its_place() {
     let of = |text: &str| Metadata::parse(text).unwrap_err().to_string();
     assert!(of("name = \"x\"\nversoin = \"1\"\n").starts_with("line 2, column 1: unknown field `versoin`"));
     assert!(of("[programs.x]\nproceed_on = [\"passs\"]\n").starts_with("line 2, column 15: unknown variant `passs`"));
-    assert!(of("name = \"Up\"\n").starts_with("line 1, column 8: \"Up\" is not a name"));
+    assert!(of("name = \"Up\"\n").starts_with("line 1, column 8: `Up` is not a name"));
     assert!(matches!(Metadata::parse(&"#".repeat(70_000)), Err(MetadataError::TooLong(70_000))));
 }
 

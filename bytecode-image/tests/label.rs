@@ -241,3 +241,71 @@ proptest! {
         prop_assert!(!written.contains(": ") || version.contains(": "));
     }
 }
+
+/// As much of JSON Schema (draft 2020-12) as `bytecode-label.schema.json` uses; without `pattern`, which the vectors test.
+fn valid(schema: &Value, value: &Value) -> bool {
+    let one_of = |key: &str, check: &dyn Fn(&Value) -> bool| match schema.get(key) {
+        Some(Value::Array(options)) => options.iter().any(check),
+        Some(option) => check(option),
+        None => true,
+    };
+    let is = |name: &Value| match name.as_str().unwrap() {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        other => unreachable!("type {other}"),
+    };
+    let within = |key: &str, fits: &dyn Fn(u64, u64) -> bool| match (schema.get(key), value.as_u64()) {
+        (Some(limit), Some(number)) => fits(number, limit.as_u64().unwrap()),
+        _ => true,
+    };
+    let fields = |key: &str| schema.get(key).and_then(Value::as_array).into_iter().flatten();
+    let known = |(key, field): (&String, &Value)| schema["properties"].get(key).is_none_or(|part| valid(part, field));
+    one_of("type", &is)
+        && one_of("enum", &|option| option == value)
+        && one_of("const", &|option| option == value)
+        && within("minimum", &|number, limit| number >= limit)
+        && within("maximum", &|number, limit| number <= limit)
+        && (!value.is_object() || fields("required").all(|key| value.get(key.as_str().unwrap()).is_some()))
+        && value.as_object().is_none_or(|object| object.iter().all(known))
+        && value.as_array().is_none_or(|items| {
+            schema.get("maxItems").is_none_or(|most| items.len() <= usize::try_from(most.as_u64().unwrap()).unwrap())
+                && schema.get("items").is_none_or(|part| items.iter().all(|item| valid(part, item)))
+        })
+}
+
+/// Every field of the label is in the schema.
+fn covered(schema: &Value, value: &Value) -> bool {
+    match value {
+        Value::Object(fields) => {
+            fields.iter().all(|(key, field)| schema["properties"].get(key).is_some_and(|part| covered(part, field)))
+        }
+        Value::Array(items) => items.iter().all(|item| covered(&schema["items"], item)),
+        _ => schema.is_object(),
+    }
+}
+
+#[test]
+fn the_schema_agrees_with_the_reader() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../spec/bytecode-label.schema.json");
+    let schema: Value = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+    let Vectors { parsed, refused } = vectors();
+    for Parsed { why, labels, canonical, .. } in parsed {
+        if let Some(text) = labels.get(media::LABEL) {
+            assert!(valid(&schema, &serde_json::from_str(text).unwrap()), "{why}");
+            assert!(covered(&schema, &serde_json::from_str(&canonical.unwrap()).unwrap()), "{why}");
+        }
+    }
+    let own = describe(&inspect(OBJECT).unwrap(), Digest::of(OBJECT), "x.o", &Metadata::default()).unwrap();
+    let own: Value = serde_json::from_str(&own.to_json().unwrap()).unwrap();
+    assert!(valid(&schema, &own) && covered(&schema, &own));
+    let by_schema =
+        ["no schema", "a newer schema", "a fraction", "an unknown verdict", "a priority that nobody can ask for"];
+    for why in by_schema {
+        let text = &refused.iter().find(|refused| refused.why == why).unwrap().labels[media::LABEL];
+        assert!(!valid(&schema, &serde_json::from_str(text).unwrap()), "{why}");
+    }
+}

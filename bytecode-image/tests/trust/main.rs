@@ -18,7 +18,7 @@ use bytecode_image::{
     digest::Digest,
     key::{Scheme, SigningKey},
     limits, media,
-    policy::{Identity, ImagePolicy, PolicyText, Requirement, Trust},
+    policy::{Identity, ImagePolicy, PolicyText, Requirement, Trust, trusting},
     reference::Reference,
     sign::payload,
     verify::{Fault, Reason, Subject, Verified, decide},

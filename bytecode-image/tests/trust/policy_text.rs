@@ -104,3 +104,14 @@ fn each_bad_policy_is_refused_with_file_line_and_column() {
     }
     insta::assert_snapshot!(report);
 }
+
+#[test]
+fn the_file_that_trust_add_writes_lets_the_signers_image_through() {
+    for (name, key) in [("ci", "/keys/ci.pub"), ("a.b-c", "/keys \"quoted\" \\/ci.pub")] {
+        let text = trusting(&name.parse().unwrap(), Path::new(key), &"reg.acme/bpf/**".parse().unwrap());
+        let policy = ImagePolicy::parse(&[PolicyText { file: "policy.d/ci.toml", text: &text }], key_file).unwrap();
+        let verified = ask(&policy, &[good("ci")]).unwrap();
+        assert_eq!(verified.signers().iter().collect::<Vec<_>>(), [name]);
+        assert!(ask(&policy, &[good("other")]).is_err());
+    }
+}
