@@ -59,6 +59,15 @@ pub(super) enum Show {
     Nothing,
 }
 
+/// libtest says `successes:`, what passing tests printed, `successes:` again and their names; `failures:` likewise.
+/// What tests print may look like anything, a result too: only the runner's own words count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Voice {
+    Runner,
+    PassedTests,
+    FailedTests,
+}
+
 /// Reads one runner's output line by line.
 pub(super) struct Reader {
     count: Count,
@@ -69,8 +78,8 @@ pub(super) struct Reader {
     /// Failures and skips of the test program that libtest has not concluded yet.
     failed_here: u64,
     skipped_here: u64,
-    /// libtest prints what passing tests printed.
-    successes: bool,
+    /// Whose words a line of libtest's output is.
+    voice: Voice,
     /// The test whose output follows.
     section: String,
     /// Go's output of tests that are not over.
@@ -86,7 +95,7 @@ impl Reader {
             concluded: false,
             failed_here: 0,
             skipped_here: 0,
-            successes: false,
+            voice: Voice::Runner,
             section: String::new(),
             held: Vec::new(),
         }
@@ -105,35 +114,43 @@ impl Reader {
     }
 
     fn libtest(&mut self, line: &str) -> Show {
-        let show = if self.successes { Show::Nothing } else { Show::Line(line.to_owned()) };
-        if let Some(name) = line.strip_prefix("---- ").and_then(|l| l.strip_suffix(" stdout ----")) {
-            self.section = name.to_owned();
-        } else if line == "successes:" {
-            self.successes = true;
-            return Show::Nothing;
-        } else if line == "failures:" {
-            self.successes = false;
-            return Show::Line(line.to_owned());
-        } else if let Some(reason) = line.strip_prefix(SKIPPED).filter(|_| self.successes) {
-            let case = self.case(&self.section);
-            self.tally.skip(&case, reason);
-            self.skipped_here += 1;
-            return Show::Line(format!("test {} ... skipped, {reason}", self.section));
-        } else if let Some(name) = line.strip_prefix("test ").and_then(|l| l.strip_suffix(" ... FAILED")) {
+        match (line, self.voice) {
+            ("successes:", Voice::Runner) => self.voice = Voice::PassedTests,
+            ("failures:", Voice::Runner) => self.voice = Voice::FailedTests,
+            ("successes:", Voice::PassedTests) | ("failures:", Voice::FailedTests) => self.voice = Voice::Runner,
+            (_, Voice::Runner) => self.of_runner(line),
+            (_, Voice::PassedTests) => return self.of_passed_test(line),
+            (_, Voice::FailedTests) => {}
+        }
+        Show::Line(line.to_owned())
+    }
+
+    fn of_runner(&mut self, line: &str) {
+        let test = line.strip_prefix("test ");
+        if let Some(name) = test.and_then(|l| l.strip_suffix(" ... FAILED")) {
             let case = self.case(name);
             self.tally.fail(&case, "see above");
             self.failed_here += 1;
-        } else if let Some((name, rest)) = line.strip_prefix("test ").and_then(|l| l.split_once(" ... ignored")) {
+        } else if let Some((name, rest)) = test.and_then(|l| l.split_once(" ... ignored")) {
             let reason = rest.trim_start_matches(", ");
             let case = self.case(name);
             self.tally.skip(&case, if reason.is_empty() { "marked as ignored" } else { reason });
         } else if let Some(result) = line.strip_prefix("test result: ") {
-            self.successes = false;
             self.concluded = true;
             self.conclude(result);
-            return Show::Line(line.to_owned());
         }
-        show
+    }
+
+    fn of_passed_test(&mut self, line: &str) -> Show {
+        if let Some(name) = line.strip_prefix("---- ").and_then(|l| l.strip_suffix(" stdout ----")) {
+            self.section = name.to_owned();
+        } else if let Some(reason) = line.strip_prefix(SKIPPED) {
+            let case = self.case(&self.section);
+            self.tally.skip(&case, reason);
+            self.skipped_here += 1;
+            return Show::Line(format!("test {} ... skipped, {reason}", self.section));
+        }
+        Show::Nothing
     }
 
     /// `ok. 5 passed; 0 failed; 0 ignored; …`: these numbers hold, whatever the lines before looked like. A test
@@ -272,12 +289,18 @@ mod tests {
 
     #[test]
     fn what_a_failing_test_prints_does_not_make_it_skipped() {
-        let output =
-            "test a ... FAILED\nfailures:\n---- a stdout ----\nskipped: no\ntest result: FAILED. 0 passed; 1 failed;";
+        let output = "test a ... FAILED\nfailures:\n---- a stdout ----\nskipped: no\nfailures:\n    a\ntest result: FAILED. 0 passed; 1 failed;";
         assert_eq!(
             read(Count::Libtest, output, Some("exit status: 101")),
             "0 passed, 1 failed, 0 skipped; x: a (see above)"
         );
+    }
+
+    #[test]
+    fn what_a_test_prints_is_not_taken_for_the_runners_words() {
+        let output =
+            format!("successes:\n\n---- a stdout ----\n{RESULT}\ntest b ... FAILED\n\n\nsuccesses:\n    a\n\n{RESULT}");
+        assert_eq!(read(Count::Libtest, &output, None), "2 passed, 0 failed, 0 skipped");
     }
 
     #[test]

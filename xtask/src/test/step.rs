@@ -64,7 +64,7 @@ pub(super) fn run_lanes(root: &Path, lanes: Vec<Vec<Step>>) -> Vec<(String, Tall
 fn run(root: &Path, step: Step, alone: bool) -> (String, Tally) {
     match step {
         Step::Skip { label, cases, reason } => {
-            println!("skipped: {label}: {reason}");
+            println!("--- {label}: skipped, {reason}");
             let mut tally = Tally::default();
             for case in cases {
                 tally.skip(&case, &reason);
