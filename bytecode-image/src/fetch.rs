@@ -114,40 +114,40 @@ impl Progress for () {
 pub enum FetchError {
     /// The registry has no such image.
     #[error("the registry has no image `{0}`")]
-    NoSuchImage(Reference, #[source] TransportError),
+    NoSuchImage(Box<Reference>, #[source] Box<TransportError>),
     /// What the reference names could not be found out.
     #[error("cannot resolve `{0}`")]
-    Resolve(Reference, #[source] TransportError),
+    Resolve(Box<Reference>, #[source] Box<TransportError>),
     /// The manifest of the image for this platform.
     #[error("cannot read the manifest of `{0}` for this platform")]
-    Manifest(Reference, #[source] TransportError),
+    Manifest(Box<Reference>, #[source] Box<TransportError>),
     /// Nothing in it is for this platform, or it is no bytecode image.
     #[error("`{0}` cannot be used here")]
-    Unusable(Reference, #[source] ResolveError),
+    Unusable(Box<Reference>, #[source] ResolveError),
     /// Whether there are signatures could not be found out: nobody says that there are none.
     #[error("cannot read the signatures of `{0}`")]
-    Signatures(Reference, #[source] TransportError),
+    Signatures(Box<Reference>, #[source] Box<TransportError>),
     /// What is there instead of signatures.
     #[error("the signatures of `{0}` are no manifest of signatures")]
-    SignatureManifest(Reference, #[source] DocumentError),
+    SignatureManifest(Box<Reference>, #[source] DocumentError),
     /// More than are looked at.
     #[error("`{reference}` has more than {limit} signatures", limit = limits::SIGNATURES)]
     TooManySignatures {
         /// Of what.
-        reference: Reference,
+        reference: Box<Reference>,
     },
     /// The configuration.
     #[error("cannot fetch the configuration of `{0}`")]
-    Config(Reference, #[source] TransportError),
+    Config(Box<Reference>, #[source] Box<TransportError>),
     /// The layer.
     #[error("cannot fetch the layer of `{0}`")]
-    Layer(Reference, #[source] TransportError),
+    Layer(Box<Reference>, #[source] Box<TransportError>),
     /// Received, but not written.
     #[error("cannot write what was received into the image store")]
     Ingest(#[source] io::Error),
     /// Never to be asked for, and not here.
     #[error("`{0}` is not in the image store, and the pull policy is never to ask")]
-    NotCached(Reference),
+    NotCached(Box<Reference>),
     /// The proof is about something else.
     #[error("`{verified}` was verified, but `{selected}` was to be fetched")]
     NotWhatWasVerified {
@@ -205,11 +205,11 @@ async fn ask(remote: &Remote, policy: PullPolicy, cached: Option<Digest>) -> Res
     let reference = remote.reference();
     let same = |digest| Ok(Answer::Same { digest, warning: None });
     let failed = |error: TransportError| match error.is_not_found() {
-        true => FetchError::NoSuchImage(reference.clone(), error),
-        false => FetchError::Resolve(reference.clone(), error),
+        true => FetchError::NoSuchImage(reference.clone().into(), error.into()),
+        false => FetchError::Resolve(reference.clone().into(), error.into()),
     };
     let tag = match (policy, cached, reference.digest()) {
-        (PullPolicy::Never, None, _) => return Err(FetchError::NotCached(reference.clone())),
+        (PullPolicy::Never, None, _) => return Err(FetchError::NotCached(reference.clone().into())),
         (PullPolicy::Never | PullPolicy::IfNotPresent, Some(cached), _) => return same(cached),
         // A digest cannot come to mean something else.
         (_, Some(cached), Some(digest)) if cached == digest => return same(cached),
@@ -252,8 +252,8 @@ pub async fn fetch(
     // Both are kept track of before either error is returned, so that the other's file goes too.
     let config = config.map(|part| landed.keep(part));
     let layer = layer.map(|part| landed.keep(part));
-    config.map_err(|failed| failed.into_error(|error| FetchError::Config(reference.clone(), error)))?;
-    layer.map_err(|failed| failed.into_error(|error| FetchError::Layer(reference.clone(), error)))?;
+    config.map_err(|failed| failed.into_error(|error| FetchError::Config(reference.clone().into(), error.into())))?;
+    layer.map_err(|failed| failed.into_error(|error| FetchError::Layer(reference.clone().into(), error.into())))?;
     for document in selected.index().into_iter().chain([selected.manifest()]) {
         landed.put(document.descriptor(), document.bytes())?;
     }

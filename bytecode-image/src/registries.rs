@@ -12,55 +12,19 @@
 //! ```
 //! An unknown key is an error with file, line and column. Must never open a connection or resolve a name.
 
+mod endpoint;
+
 use std::{collections::BTreeSet, fs, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+pub use self::endpoint::{Authorities, Authority, Endpoint, Scheme};
 use crate::reference::{Reference, Registry};
 
 /// Docker's registry answers at another name than the one in references, and its tokens come from a third
 /// (docs.docker.com, "Docker Registry token authentication").
 const DOCKER: (&str, &str, &str) = ("docker.io", "registry-1.docker.io:443", "auth.docker.io:443");
-
-/// A host and a port, as one connects to them.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Authority {
-    /// DNS name, IPv4 address, or IPv6 address in brackets.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-}
-
-/// One place that serves a registry's content.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Endpoint {
-    /// Where it is.
-    pub authority: Authority,
-    /// Whether it speaks plain HTTP.
-    pub scheme: Scheme,
-    /// Its own certificate authority.
-    pub ca: Option<Authorities>,
-}
-
-/// How an endpoint speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scheme {
-    /// TLS.
-    Https,
-    /// No TLS: only if `registries.toml` says so for this endpoint.
-    Http,
-}
-
-/// A file of certificate authorities.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Authorities {
-    /// The file.
-    pub path: PathBuf,
-    /// Its text, once [`Registries::read_certificates`] was called.
-    pub pem: Option<String>,
-}
 
 /// All that `registries.toml` says. The default knows no registry but those that references name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -253,34 +217,6 @@ impl Endpoint {
             None => None,
         };
         Ok(Self { authority: Authority::of(&registry(text)?, scheme), scheme, ca })
-    }
-
-    /// `https://host:port`, without a slash at its end.
-    #[must_use]
-    pub fn origin(&self) -> String {
-        let Authority { host, port } = &self.authority;
-        match self.scheme {
-            Scheme::Https => format!("https://{host}:{port}"),
-            Scheme::Http => format!("http://{host}:{port}"),
-        }
-    }
-}
-
-impl Authority {
-    /// A registry's host, and its port or the scheme's.
-    #[must_use]
-    pub fn of(registry: &Registry, scheme: Scheme) -> Self {
-        let usual = match scheme {
-            Scheme::Https => 443,
-            Scheme::Http => 80,
-        };
-        Self { host: registry.host().to_owned(), port: registry.port().unwrap_or(usual) }
-    }
-}
-
-impl std::fmt::Display for Authority {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
     }
 }
 

@@ -1,5 +1,11 @@
 //! Independent peers: Debian's docker-registry keeps what we push and serves what we pull, and its skopeo reads our store.
 //! A machine without them fails these tests: `apt-get install --no-install-recommends docker-registry skopeo openssl`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking, its helpers too"
+)]
 
 mod common;
 

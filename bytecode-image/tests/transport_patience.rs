@@ -1,4 +1,5 @@
 //! Registries that fail, drip, stall and break off: what is tried again, and for how long.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 mod common;
 

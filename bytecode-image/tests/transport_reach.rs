@@ -1,4 +1,10 @@
 //! Where a registry can send us, and who gets to see credentials.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, its helpers too"
+)]
 
 mod common;
 

@@ -13,14 +13,14 @@ use crate::{
 /// [`FetchError::Manifest`], [`FetchError::Unusable`].
 pub async fn select(remote: &Remote, top: Document, platform: &Platform) -> Result<Selected, FetchError> {
     let reference = remote.reference();
-    let unusable = |error| FetchError::Unusable(reference.clone(), error);
+    let unusable = |error| FetchError::Unusable(reference.clone().into(), error);
     let manifest = top.parse().map_err(|error| unusable(error.into()))?;
     let selected = match manifest {
         Manifest::Image(_) => Selected::alone(reference, top),
         Manifest::Index(index) => {
             let entry = choose(&index, platform).map_err(unusable)?;
             let fetched = remote.described(&entry.descriptor).await;
-            let manifest = fetched.map_err(|error| FetchError::Manifest(reference.clone(), error))?;
+            let manifest = fetched.map_err(|error| FetchError::Manifest(reference.clone().into(), error.into()))?;
             Selected::of_index(reference, top, manifest)
         }
     };

@@ -10,7 +10,7 @@ use crate::{
     document::{Document, DocumentError, Layer, Manifest},
     limits, media,
     resolve::Selected,
-    transport::Remote,
+    transport::{Remote, TransportError},
 };
 
 /// All signatures over one manifest.
@@ -77,7 +77,7 @@ async fn manifest_of_signatures(remote: &Remote, over: Digest) -> Result<Option<
     match remote.tagged(place.tag().unwrap_or_default()).await {
         Ok(manifest) => Ok(Some(manifest)),
         Err(error) if error.is_not_found() => Ok(None),
-        Err(error) => Err(FetchError::Signatures(remote.reference().clone(), error)),
+        Err(error) => Err(FetchError::Signatures(remote.reference().clone().into(), error.into())),
     }
 }
 
@@ -89,15 +89,15 @@ async fn read(
     progress: &dyn Progress,
 ) -> Result<SignatureSet, FetchError> {
     let reference = remote.reference();
-    let failed = |error| FetchError::Signatures(reference.clone(), error);
-    let refused = |error| FetchError::SignatureManifest(reference.clone(), error);
+    let failed = |error: TransportError| FetchError::Signatures(reference.clone().into(), error.into());
+    let refused = |error| FetchError::SignatureManifest(reference.clone().into(), error);
     let image = match manifest.parse().map_err(refused)? {
         Manifest::Image(image) => image,
         Manifest::Index(_) => return Err(refused(DocumentError::MediaType(manifest.media_type().to_owned()))),
     };
     // Layers of other kinds count too: the store keeps the manifest whole.
     if *count + image.layers.len() > limits::SIGNATURES {
-        return Err(FetchError::TooManySignatures { reference: reference.clone() });
+        return Err(FetchError::TooManySignatures { reference: reference.clone().into() });
     }
     let total = u64::try_from(*count + image.layers.len()).ok();
     let mut payloads = Vec::new();
