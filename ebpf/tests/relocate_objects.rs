@@ -1,5 +1,10 @@
 //! From compiled objects to finished programs, without a kernel: what is linked, fitted and refused. The objects are in
 //! `tests/objects`, made by `make.sh` there; the kernel's types are made here.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests, which the lint does not take for tests"
+)]
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -269,7 +274,7 @@ fn first_relocation(object: &[u8]) -> (usize, &[u8]) {
     use object::{Object as _, ObjectSection as _};
     let elf = ElfFile64::<object::LittleEndian>::parse(object).unwrap();
     let offset = |name: &str| {
-        let header = elf.section_by_name(name).unwrap().elf_section_header().clone();
+        let header = *elf.section_by_name(name).unwrap().elf_section_header();
         usize::try_from(header.sh_offset(object::LittleEndian)).unwrap()
     };
     let code = elf.section_by_name("xdp").unwrap();
