@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use crate::btf_type::{EnumValues, Member, Members, Place, SectionVars, Type};
 use crate::bytes::{self, index, string_at, u16_at, u32_at};
 
 /// How many typedefs, qualifiers, pointers or array dimensions are followed (the kernel's `MAX_RESOLVE_DEPTH` is 32).
@@ -47,117 +48,12 @@ pub enum BtfError {
         /// The id it names.
         to: u32,
     },
+    /// A size that no compiler writes, or a member outside its struct.
+    #[error("BTF type {0} has an impossible size or member")]
+    Size(u32),
     /// `.BTF.ext` contradicts itself or `.BTF`.
     #[error("malformed .BTF.ext: {0}")]
     Ext(String),
-}
-
-/// One type. Names are in [`Btf::name`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Type<'a> {
-    Void,
-    Int {
-        size: u32,
-        signed: bool,
-        is_char: bool,
-        is_bool: bool,
-        bits: u32,
-    },
-    Pointer(u32),
-    Array {
-        element: u32,
-        len: u32,
-    },
-    Struct {
-        size: u32,
-        members: Members<'a>,
-    },
-    Union {
-        size: u32,
-    },
-    Enum {
-        size: u32,
-        signed: bool,
-        values: EnumValues<'a>,
-    },
-    Forward,
-    /// typedef, const, volatile, restrict, type tag.
-    Alias {
-        of: u32,
-        is_typedef: bool,
-    },
-    Function,
-    Prototype,
-    Variable {
-        of: u32,
-    },
-    Section {
-        vars: SectionVars<'a>,
-    },
-    Float {
-        size: u32,
-    },
-    Tag {
-        on: u32,
-    },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Members<'a>(&'a [u8]);
-
-/// A member of a struct or union.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Member {
-    pub(crate) name: u32,
-    pub(crate) of: u32,
-}
-
-impl Members<'_> {
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Member> + '_ {
-        self.0.chunks_exact(12).filter_map(|m| Some(Member { name: u32_at(m, 0)?, of: u32_at(m, 4)? }))
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct EnumValues<'a> {
-    bytes: &'a [u8],
-    wide: bool,
-}
-
-impl EnumValues<'_> {
-    /// (name offset, raw bits) of each value.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
-        let wide = self.wide;
-        self.bytes.chunks_exact(if wide { 12 } else { 8 }).filter_map(move |v| {
-            let low = u64::from(u32_at(v, 4)?);
-            let high = if wide { u64::from(u32_at(v, 8)?) } else { 0 };
-            Some((u32_at(v, 0)?, high << 32 | low))
-        })
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.bytes.len() / if self.wide { 12 } else { 8 }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SectionVars<'a>(&'a [u8]);
-
-/// A variable of a DATASEC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SectionVar {
-    /// The `VAR` (or extern `FUNC`).
-    pub(crate) var: u32,
-    pub(crate) offset: u32,
-    pub(crate) size: u32,
-}
-
-impl SectionVars<'_> {
-    pub(crate) fn iter(&self) -> impl Iterator<Item = SectionVar> + '_ {
-        self.0
-            .chunks_exact(12)
-            .filter_map(|v| Some(SectionVar { var: u32_at(v, 0)?, offset: u32_at(v, 4)?, size: u32_at(v, 8)? }))
-    }
 }
 
 /// An opened `.BTF` section.
@@ -248,19 +144,19 @@ impl<'a> Btf<'a> {
             }
             2 => Type::Pointer(word),
             3 => Type::Array { element: u32_at(body, 0)?, len: u32_at(body, 8)? },
-            4 => Type::Struct { size: word, members: Members(body) },
-            5 => Type::Union { size: word },
-            6 => Type::Enum { size: word, signed: flag, values: EnumValues { bytes: body, wide: false } },
+            4 => Type::Struct { size: word, members: Members::new(body, flag) },
+            5 => Type::Union { size: word, members: Members::new(body, flag) },
+            6 => Type::Enum { size: word, signed: flag, values: EnumValues::new(body, false) },
             7 => Type::Forward,
             8 => Type::Alias { of: word, is_typedef: true },
             9..=11 | 18 => Type::Alias { of: word, is_typedef: false },
             12 => Type::Function,
             13 => Type::Prototype,
             14 => Type::Variable { of: word },
-            15 => Type::Section { vars: SectionVars(body) },
+            15 => Type::Section { vars: SectionVars::new(body) },
             16 => Type::Float { size: word },
             17 => Type::Tag { on: word },
-            19 => Type::Enum { size: word, signed: flag, values: EnumValues { bytes: body, wide: true } },
+            19 => Type::Enum { size: word, signed: flag, values: EnumValues::new(body, true) },
             _ => return None,
         })
     }
@@ -306,7 +202,7 @@ impl<'a> Btf<'a> {
                 }
                 Type::Int { size, .. }
                 | Type::Struct { size, .. }
-                | Type::Union { size }
+                | Type::Union { size, .. }
                 | Type::Enum { size, .. }
                 | Type::Float { size } => size,
                 Type::Pointer(_) => 8,

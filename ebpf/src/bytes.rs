@@ -19,11 +19,6 @@ pub(crate) fn u32_at(data: &[u8], at: usize) -> Option<u32> {
     array_at(data, at).map(u32::from_le_bytes)
 }
 
-/// An `i32` at `at`.
-pub(crate) fn i32_at(data: &[u8], at: usize) -> Option<i32> {
-    array_at(data, at).map(i32::from_le_bytes)
-}
-
 /// Overwrites the bytes at `at`; `None` if they do not fit.
 pub(crate) fn put(data: &mut [u8], at: usize, bytes: &[u8]) -> Option<()> {
     data.get_mut(at..at.checked_add(bytes.len())?)?.copy_from_slice(bytes);

@@ -74,20 +74,19 @@ pub(crate) struct Section<'a> {
     pub(crate) link: u32,
     pub(crate) info: u32,
     pub(crate) align: u64,
-    pub(crate) entry_size: u64,
     pub(crate) data: &'a [u8],
 }
 
 impl Section<'_> {
     /// Whether it holds instructions.
     pub(crate) fn is_code(&self) -> bool {
-        let wanted = u64::from(SHF_ALLOC.0 | SHF_EXECINSTR.0);
+        let wanted = SHF_ALLOC.0 | SHF_EXECINSTR.0;
         self.kind == SHT_PROGBITS && self.flags & wanted == wanted && !self.data.is_empty()
     }
 
-    /// Whether it is part of the program's memory image.
-    pub(crate) fn is_allocated(&self) -> bool {
-        self.flags & u64::from(SHF_ALLOC.0) != 0
+    /// Whether it is memory of the program that is not code.
+    pub(crate) fn is_memory(&self) -> bool {
+        self.flags & (SHF_ALLOC.0 | SHF_EXECINSTR.0) == SHF_ALLOC.0 && self.size > 0
     }
 }
 
@@ -98,7 +97,6 @@ pub(crate) const SHT_STRTAB: u32 = 3;
 pub(crate) const SHT_RELA: u32 = 4;
 pub(crate) const SHT_NOBITS: u32 = 8;
 pub(crate) const SHT_REL: u32 = 9;
-pub(crate) const STT_NOTYPE: u8 = 0;
 pub(crate) const STT_OBJECT: u8 = 1;
 pub(crate) const STT_FUNC: u8 = 2;
 pub(crate) const STT_SECTION: u8 = 3;
@@ -126,6 +124,8 @@ pub(crate) struct Relocation {
     pub(crate) offset: u64,
     /// Index in [`Elf::symbols`].
     pub(crate) symbol: usize,
+    /// `R_BPF_*`.
+    pub(crate) kind: u32,
 }
 
 /// An opened object.
@@ -175,7 +175,6 @@ impl<'a> Elf<'a> {
                 link: header.sh_link(Le),
                 info: header.sh_info(Le),
                 align: header.sh_addralign(Le),
-                entry_size: header.sh_entsize(Le),
                 data: content,
             });
         }
@@ -199,6 +198,11 @@ impl<'a> Elf<'a> {
         self.sections.iter().find(|section| section.name == name)
     }
 
+    /// The first section of this name with bytes that are the program's (`SHT_PROGBITS`), such as `.BTF` and `license`.
+    pub(crate) fn content(&self, name: &str) -> Option<&Section<'a>> {
+        self.sections.iter().find(|section| section.name == name && section.kind == SHT_PROGBITS)
+    }
+
     /// Every relocation of the section `index`, sorted by offset. BPF uses `SHT_REL` alone.
     pub(crate) fn relocations(&self, index: usize) -> Result<Vec<Relocation>, ElfError> {
         let mut all = Vec::new();
@@ -216,7 +220,7 @@ impl<'a> Elf<'a> {
                 if symbol >= self.symbols.len() {
                     return Err(malformed("a relocation names a symbol that is not there"));
                 }
-                all.push(Relocation { offset: entry.r_offset(Le), symbol });
+                all.push(Relocation { offset: entry.r_offset(Le), symbol, kind: entry.r_type(Le).0 });
             }
         }
         all.sort_by_key(|relocation| relocation.offset);

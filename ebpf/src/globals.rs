@@ -3,17 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::btf::{Btf, Type};
 use crate::bytes::index;
 use crate::names::SectionName;
 
 /// A starting value longer than this is not carried across processes, bytes.
 pub(crate) const MAX_INITIAL: usize = 256;
-/// Enumerators carried of one enum; one with more is set by number.
-const MAX_ENUMERATORS: usize = 128;
-/// Longest enumerator that is carried, bytes.
-const MAX_ENUMERATOR: usize = 64;
-
 /// A global variable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Global {
@@ -280,56 +274,6 @@ fn parse_number(text: &str) -> Option<i128> {
     }
     let value = i128::from_str_radix(digits, radix).unwrap_or(i128::MAX);
     Some(if negative { -value } else { value })
-}
-
-/// What a variable's type is for [`encode`].
-pub(crate) fn classify(btf: &Btf<'_>, of: u32) -> GlobalType {
-    match btf.resolve(of) {
-        Some((id, Type::Int { size, signed, is_bool, bits, .. })) => match integer_size(size, bits) {
-            Some(1) if is_bool => GlobalType::Bool,
-            Some(1) if btf.name(id) == "char" => GlobalType::Char,
-            Some(size) => GlobalType::Int { size, signed },
-            None => GlobalType::Other,
-        },
-        Some((_, Type::Enum { size, signed, values })) => match integer_size(size, size.saturating_mul(8)) {
-            Some(size) => GlobalType::Enum { size, signed, values: enumerators(btf, values, size) },
-            None => GlobalType::Other,
-        },
-        Some((_, Type::Array { element, len })) if len > 0 => match classify_element(btf, element) {
-            Some((1, _, true)) => GlobalType::CharArray { len },
-            Some((size, signed, _)) => GlobalType::IntArray { size, signed, len },
-            None => GlobalType::Other,
-        },
-        _ => GlobalType::Other,
-    }
-}
-
-/// (bytes, signed, is `char`) of an array's element.
-fn classify_element(btf: &Btf<'_>, of: u32) -> Option<(u8, bool, bool)> {
-    match btf.resolve(of)? {
-        (id, Type::Int { size, signed, is_bool: false, bits, .. }) => {
-            Some((integer_size(size, bits)?, signed, btf.name(id) == "char"))
-        }
-        _ => None,
-    }
-}
-
-/// The size of an integer that fills its bytes.
-fn integer_size(size: u32, bits: u32) -> Option<u8> {
-    let size = u8::try_from(size).ok()?;
-    (matches!(size, 1 | 2 | 4 | 8) && bits == u32::from(size) * 8).then_some(size)
-}
-
-fn enumerators(btf: &Btf<'_>, values: crate::btf::EnumValues<'_>, size: u8) -> Vec<Enumerator> {
-    if values.len() > MAX_ENUMERATORS {
-        return Vec::new();
-    }
-    let mask = if size < 8 { (1_u64 << (u32::from(size) * 8)) - 1 } else { u64::MAX };
-    values
-        .iter()
-        .map(|(name, bits)| Enumerator { name: btf.string(name).to_owned(), bits: bits & mask })
-        .filter(|value| !value.name.is_empty() && value.name.len() <= MAX_ENUMERATOR)
-        .collect()
 }
 
 #[cfg(test)]

@@ -194,7 +194,7 @@ pub fn inspect(elf: &[u8]) -> Result<Object, InspectError> {
 
 /// The object's types; `None` if it has none.
 pub(crate) fn open_btf<'a>(elf: &Elf<'a>) -> Result<Option<Btf<'a>>, BtfError> {
-    match elf.section(".BTF") {
+    match elf.content(".BTF") {
         Some(section) if !section.data.is_empty() => Btf::open(section.data).map(Some),
         _ => Ok(None),
     }
@@ -202,7 +202,7 @@ pub(crate) fn open_btf<'a>(elf: &Elf<'a>) -> Result<Option<Btf<'a>>, BtfError> {
 
 /// What the object says about its instructions; empty if it says nothing.
 pub(crate) fn open_ext<'a>(elf: &Elf<'a>, btf: &Btf<'a>) -> Result<BtfExt<'a>, BtfError> {
-    match elf.section(".BTF.ext") {
+    match elf.content(".BTF.ext") {
         Some(section) if !section.data.is_empty() => BtfExt::open(section.data, btf),
         _ => Ok(BtfExt::default()),
     }
@@ -210,7 +210,7 @@ pub(crate) fn open_ext<'a>(elf: &Elf<'a>, btf: &Btf<'a>) -> Result<BtfExt<'a>, B
 
 /// The licence; trailing NULs are padding.
 pub(crate) fn license(elf: &Elf<'_>) -> Result<Option<String>, InspectError> {
-    let Some(section) = elf.section("license") else { return Ok(None) };
+    let Some(section) = elf.content("license") else { return Ok(None) };
     let text = section.data.split(|byte| *byte == 0).next().unwrap_or_default();
     let rest_is_padding = section.data.iter().skip(text.len()).all(|byte| *byte == 0);
     let printable = text.iter().all(|byte| matches!(byte, b' '..=b'~'));

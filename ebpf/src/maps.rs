@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::btf::{Btf, Type};
 use crate::bytes::{index, u32_at};
-use crate::elf::{Elf, STT_SECTION, Section};
+use crate::elf::{Elf, SHT_PROGBITS, STT_SECTION, Section};
 use crate::names::{MapName, NameError};
 
 /// Maps of one object (design, limits).
@@ -160,7 +160,7 @@ pub enum MapError {
 pub(crate) fn read(elf: &Elf<'_>, btf: Option<&Btf<'_>>) -> Result<Vec<Map>, MapError> {
     let mut maps = Vec::new();
     for section in &elf.sections {
-        if section.name == ".maps" {
+        if is_btf(section) {
             read_btf_maps(btf.ok_or(MapError::NoBtf)?, &mut maps)?;
         } else if is_legacy(section) {
             read_legacy(elf, section, &mut maps)?;
@@ -181,9 +181,18 @@ fn few(found: usize) -> Result<(), MapError> {
     if found > MAX_MAPS { Err(MapError::TooMany { found, limit: MAX_MAPS }) } else { Ok(()) }
 }
 
+/// Whether a section holds the variables that BTF maps are named by.
+pub(crate) fn is_btf(section: &Section<'_>) -> bool {
+    is_definitions(section) && section.name == ".maps"
+}
+
+fn is_definitions(section: &Section<'_>) -> bool {
+    section.is_memory() && section.kind == SHT_PROGBITS
+}
+
 /// Whether a section holds legacy definitions: `maps`, or `maps/NAME` as Rust writes it.
 pub(crate) fn is_legacy(section: &Section<'_>) -> bool {
-    !section.data.is_empty() && (section.name == "maps" || section.name.starts_with("maps/"))
+    is_definitions(section) && (section.name == "maps" || section.name.starts_with("maps/"))
 }
 
 fn read_btf_maps(btf: &Btf<'_>, maps: &mut Vec<Map>) -> Result<(), MapError> {

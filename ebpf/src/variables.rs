@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::btf::{Btf, Type};
+use crate::btf::{Btf, EnumValues, Type};
 use crate::elf::{Elf, SHT_NOBITS, SHT_PROGBITS, STT_OBJECT, Section, Symbol};
-use crate::globals::{Global, GlobalType, Initial, MAX_INITIAL, classify};
+use crate::globals::{Enumerator, Global, GlobalType, Initial, MAX_INITIAL};
 use crate::inspect::{DataSection, InspectError};
 use crate::names::SectionName;
 
@@ -14,13 +14,16 @@ const MAX_GLOBALS: usize = 1024;
 /// Longest variable name, bytes.
 const MAX_NAME: usize = 255;
 
+/// Enumerators carried of one enum; one with more is set by number.
+const MAX_ENUMERATORS: usize = 128;
+/// Longest enumerator that is carried, bytes.
+const MAX_ENUMERATOR: usize = 64;
+
 /// Whether a section becomes a map of its own: `.data`, `.rodata`, `.bss` or one of these with `.SUFFIX`.
 pub(crate) fn is_data(section: &Section<'_>) -> bool {
     let family =
         |name: &str| section.name.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-    section.is_allocated()
-        && !section.is_code()
-        && section.size > 0
+    section.is_memory()
         && match section.kind {
             SHT_PROGBITS => family(".data") || family(".rodata"),
             SHT_NOBITS => family(".bss"),
@@ -117,6 +120,56 @@ fn global(
         read_only: is_read_only(section),
         initial,
     })
+}
+
+/// What a variable's type is for [`crate::globals::encode`].
+fn classify(btf: &Btf<'_>, of: u32) -> GlobalType {
+    match btf.resolve(of) {
+        Some((id, Type::Int { size, signed, is_bool, bits, .. })) => match integer_size(size, bits) {
+            Some(1) if is_bool => GlobalType::Bool,
+            Some(1) if btf.name(id) == "char" => GlobalType::Char,
+            Some(size) => GlobalType::Int { size, signed },
+            None => GlobalType::Other,
+        },
+        Some((_, Type::Enum { size, signed, values })) => match integer_size(size, size.saturating_mul(8)) {
+            Some(size) => GlobalType::Enum { size, signed, values: enumerators(btf, values, size) },
+            None => GlobalType::Other,
+        },
+        Some((_, Type::Array { element, len })) if len > 0 => match classify_element(btf, element) {
+            Some((1, _, true)) => GlobalType::CharArray { len },
+            Some((size, signed, _)) => GlobalType::IntArray { size, signed, len },
+            None => GlobalType::Other,
+        },
+        _ => GlobalType::Other,
+    }
+}
+
+/// (bytes, signed, is `char`) of an array's element.
+fn classify_element(btf: &Btf<'_>, of: u32) -> Option<(u8, bool, bool)> {
+    match btf.resolve(of)? {
+        (id, Type::Int { size, signed, is_bool: false, bits, .. }) => {
+            Some((integer_size(size, bits)?, signed, btf.name(id) == "char"))
+        }
+        _ => None,
+    }
+}
+
+/// The size of an integer that fills its bytes.
+fn integer_size(size: u32, bits: u32) -> Option<u8> {
+    let size = u8::try_from(size).ok()?;
+    (matches!(size, 1 | 2 | 4 | 8) && bits == u32::from(size) * 8).then_some(size)
+}
+
+fn enumerators(btf: &Btf<'_>, values: EnumValues<'_>, size: u8) -> Vec<Enumerator> {
+    if values.len() > MAX_ENUMERATORS {
+        return Vec::new();
+    }
+    let mask = if size < 8 { (1_u64 << (u32::from(size) * 8)) - 1 } else { u64::MAX };
+    values
+        .iter()
+        .map(|(name, bits)| Enumerator { name: btf.string(name).to_owned(), bits: bits & mask })
+        .filter(|value| !value.name.is_empty() && value.name.len() <= MAX_ENUMERATOR)
+        .collect()
 }
 
 fn initial(bytes: &[u8]) -> Initial {

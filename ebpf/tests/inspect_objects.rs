@@ -1,6 +1,8 @@
 //! What `inspect` says of compiled objects: whole answers, by snapshot. The objects are in `tests/objects`, made by
 //! `make.sh` there, so no compiler is needed here.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "test helpers stop the test, as a test function may")]
+
 use ebpf::inspect::{Object, inspect};
 
 fn bytes(name: &str) -> &'static [u8] {

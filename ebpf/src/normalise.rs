@@ -1,0 +1,158 @@
+//! Rewrites an object so that `aya_obj` 0.3 accepts it and sees only what was asked for.
+//!
+//! `aya_obj` refuses a whole object for one executable section whose name it does not know (`tc`, `xdp/foo`, `pass`),
+//! matches function and line records by section *name*, parses everything whether wanted or not, and panics on some
+//! contradictions. So the object is read by this crate's own reader, which checks what it reads, and written anew: the
+//! wanted functions and what they call, maps, data, types; nothing else. Section and symbol numbers stay as they were.
+//! Must never change an instruction, and never pass on a record that was not checked.
+//!
+//! Every code section is called `classifier/NUMBER` afterwards. `aya_obj` ignores what follows the `/` there, so names can
+//! be unique; of a kind it makes no use before programs are loaded, and the kind that counts is [`Wanted::kind`]. Callees
+//! are programs to it too: link the wanted ones alone, each from unlinked functions.
+
+mod reach;
+mod rewrite;
+mod types;
+
+use serde::{Deserialize, Serialize};
+
+use crate::btf::BtfError;
+use crate::elf::{Elf, ElfError};
+use crate::functions::{self, FunctionError};
+use crate::inspect::{self, InspectError, NotLoadable};
+use crate::kind::{DeclaredKind, ProgramKind};
+use crate::names::FunctionName;
+
+/// A program that is wanted from an object.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wanted {
+    /// Its function.
+    pub function: FunctionName,
+    /// What to load it as; decides where the section's name says nothing.
+    pub kind: ProgramKind,
+}
+
+/// Why an object cannot be made ready.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum NormaliseError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    /// It lacks what every load needs.
+    #[error(transparent)]
+    NotLoadable(#[from] NotLoadable),
+    /// Nothing was asked for.
+    #[error("no program is asked for")]
+    Nothing,
+    /// A function is not a program of the object.
+    #[error("object has no program `{0}`")]
+    NoFunction(FunctionName),
+    /// A function was asked for twice.
+    #[error("program `{0}` is asked for twice")]
+    Twice(FunctionName),
+    /// Its section says another kind.
+    #[error("`{function}` is in section `{section}`, which is not {asked}")]
+    WrongKind {
+        /// The program.
+        function: FunctionName,
+        /// Its section.
+        section: String,
+        /// What it was asked for as.
+        asked: ProgramKind,
+    },
+    /// An instruction or its relocation is not what a compiler writes.
+    #[error("instruction {instruction} of `{function}`: {why}")]
+    Instruction {
+        /// The function.
+        function: String,
+        /// Slot from the function's start.
+        instruction: u64,
+        /// What is wrong.
+        why: String,
+    },
+    /// More callees than the kernel takes (`BPF_MAX_SUBPROGS`).
+    #[error("program `{function}` calls more than {limit} functions")]
+    TooManyFunctions {
+        /// The program.
+        function: String,
+        /// How many it may.
+        limit: usize,
+    },
+    /// Two functions that one program needs lie at the same offset of different sections: `aya_obj` confuses them.
+    #[error("program `{program}` calls functions at the same offset of two sections: put them in one section")]
+    SharedOffset {
+        /// The program.
+        program: String,
+    },
+    /// Two functions of one name are needed: `aya_obj` keeps one of them.
+    #[error("two functions called `{0}` are needed: rename one")]
+    SharedName(String),
+    /// Maps that start with contents: `.values = { ... }`.
+    #[error("section `{0}` has initial values for maps, which bpfd does not fill in")]
+    MapInitialiser(String),
+    /// A section whose name `aya_obj` takes for something that it is not.
+    #[error("section `{0}` has a name that loaders read differently")]
+    Section(String),
+}
+
+impl From<ElfError> for NormaliseError {
+    fn from(error: ElfError) -> Self {
+        InspectError::from(error).into()
+    }
+}
+
+impl From<BtfError> for NormaliseError {
+    fn from(error: BtfError) -> Self {
+        InspectError::from(error).into()
+    }
+}
+
+impl From<FunctionError> for NormaliseError {
+    fn from(error: FunctionError) -> Self {
+        InspectError::from(error).into()
+    }
+}
+
+/// Rewrites an object for the wanted programs. The same input gives the same bytes.
+pub fn normalise(elf: &[u8], wanted: &[Wanted]) -> Result<Vec<u8>, NormaliseError> {
+    let object = inspect::inspect(elf)?;
+    object.loadable()?;
+    if wanted.is_empty() {
+        return Err(NormaliseError::Nothing);
+    }
+    for (at, Wanted { function, kind }) in wanted.iter().enumerate() {
+        let program = object.programs.iter().find(|program| program.function == *function);
+        let program = program.ok_or_else(|| NormaliseError::NoFunction(function.clone()))?;
+        let fits = match &program.kind {
+            DeclaredKind::Known(declared) => declared == kind,
+            DeclaredKind::Unsupported(_) => false,
+            DeclaredKind::Unstated => true,
+        };
+        if !fits {
+            let (function, section) = (function.clone(), program.section.to_string());
+            return Err(NormaliseError::WrongKind { function, section, asked: *kind });
+        }
+        if wanted.iter().take(at).any(|other| other.function == *function) {
+            return Err(NormaliseError::Twice(function.clone()));
+        }
+    }
+
+    let elf = Elf::open(elf)?;
+    let functions = functions::read(&elf)?;
+    let programs = functions::programs(&elf, &functions)?;
+    let roots: Vec<&functions::Function<'_>> = wanted
+        .iter()
+        .filter_map(|wanted| programs.iter().find(|(name, _)| *name == wanted.function))
+        .map(|(_, function)| *function)
+        .collect();
+    let reach = reach::from(&elf, &functions, &roots)?;
+    let btf = inspect::open_btf(&elf)?.ok_or(NotLoadable::NoBtf)?;
+    let ext = inspect::open_ext(&elf, &btf)?;
+    let types = types::rewrite(&elf, &btf, &ext, &reach)?;
+    rewrite::object(&elf, &reach, &types, object.license.as_deref().ok_or(NotLoadable::NoLicense)?)
+}
+
+/// The name a code section has afterwards.
+fn alias(section: usize) -> String {
+    format!("classifier/{section}")
+}
