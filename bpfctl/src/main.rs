@@ -5,6 +5,7 @@ mod args;
 mod client;
 mod command;
 mod error;
+mod files;
 mod output;
 mod progress;
 

@@ -2,6 +2,8 @@
 //! real socket. Whole outputs by snapshot; requests compared as messages. The test plays the daemon, so the daemon is not
 //! tested here.
 
+#![expect(clippy::unwrap_used, reason = "a test's own set-up may fail the test")]
+
 #[path = "daemon/fake.rs"]
 mod fake;
 

@@ -1,9 +1,11 @@
 //! What `image inspect` prints, and what a builder should mend before pushing: plain data, made from the object and its
 //! labels. Decides nothing; a remark is never a refusal.
 
+use std::collections::BTreeMap;
+
 use ebpf::{
     globals::Global,
-    inspect::{Object, Program},
+    inspect::{InspectError, Object, Program, inspect},
     kind::DeclaredKind,
     maps::Map,
 };
@@ -11,7 +13,7 @@ use serde::Serialize;
 
 use crate::{
     digest::Digest,
-    label::{Attach, Generation, Label, Labelled},
+    label::{self, Attach, Generation, Label, LabelError, LabelMismatch, Labelled},
 };
 
 /// Longest name of a map or program that the kernel keeps, in bytes (`BPF_OBJ_NAME_LEN` less its NUL,
@@ -149,6 +151,34 @@ pub enum Remark {
         /// Which.
         map: String,
     },
+}
+
+/// Why an image cannot be summarised.
+#[derive(Debug, thiserror::Error)]
+pub enum SummaryError {
+    /// What it carries is no object that bpfd takes.
+    #[error("its object cannot be read")]
+    Object(#[from] InspectError),
+    /// Its labels cannot be read.
+    #[error("its labels cannot be read")]
+    Label(#[from] LabelError),
+    /// Its labels say something else than its object.
+    #[error("its labels do not belong to its object")]
+    Mismatch(#[from] LabelMismatch),
+}
+
+/// Reads an image's object and labels (`config.Labels`), compares them, and summarises.
+///
+/// # Errors
+/// [`SummaryError`].
+pub fn read(object: &[u8], labels: &BTreeMap<String, String>) -> Result<Summary, SummaryError> {
+    let digest = Digest::of(object);
+    let inspected = inspect(object)?;
+    let labelled = label::read(labels)?;
+    if let Some(labelled) = &labelled {
+        labelled.check_against(digest, &inspected)?;
+    }
+    Ok(summary(digest, object.len(), &inspected, labelled.as_ref()))
 }
 
 /// Summarises an object of `size` bytes with its labels, which have been compared with it.

@@ -1,14 +1,11 @@
 //! `bpfctl load`: an object from a file or an image, attached at once if a hook is given. The file is read here and its bytes
 //! are sent: a path would prove nothing to the daemon.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use bpfd_core::names::AppName;
 use bpfd_proto::v1::{self as pb, load_request, program_selector};
-use bytecode_image::limits;
 use bytecode_image::reference::Reference;
 use clap::error::ErrorKind;
 use clap::{Args, Subcommand, ValueEnum};
@@ -16,7 +13,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::views::Apps;
 use crate::args::{Cli, TracepointArgs, WhenAbsent, XdpArgs, word};
 use crate::client::{Client, Session, request_id};
-use crate::error::{Exit, Failure, Local};
+use crate::error::{Exit, Failure};
+use crate::files;
 use crate::output::warnings;
 use crate::progress::Progress;
 
@@ -160,7 +158,7 @@ impl Load {
         };
         let source = what.source()?;
         let object = match &source {
-            Source::File(path) => Some(read_object(path)?),
+            Source::File(path) => Some(files::object(path)?),
             Source::Image(..) => None,
         };
 
@@ -269,24 +267,4 @@ fn once<T>(option: &str, before: Option<T>, after: Option<T>) -> Result<Option<T
 
 fn usage(kind: ErrorKind, message: &str) -> Failure {
     Cli::error("load", kind, message).into()
-}
-
-/// Reads an object whole, but never more than the API takes.
-fn read_object(path: &Path) -> Result<Vec<u8>, Failure> {
-    let refuse = |exit, cause: String| Local::new(exit, format!("cannot read `{}`", path.display())).cause(cause);
-    let from = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => refuse(Exit::NotFound, "there is no such file".to_owned()),
-        _ => refuse(Exit::Other, error.to_string()),
-    };
-    let file = File::open(path).map_err(from)?;
-    let mut object = Vec::new();
-    // One byte more than the limit tells a file that is too large from one that just fits.
-    let read = file.take(limits::OBJECT + 1).read_to_end(&mut object).map_err(from)?;
-    if u64::try_from(read).is_ok_and(|read| read > limits::OBJECT) {
-        return Err(refuse(Exit::Usage, format!("an object has at most {} MiB", limits::OBJECT >> 20)).into());
-    }
-    if object.is_empty() {
-        return Err(refuse(Exit::Usage, "the file is empty".to_owned()).into());
-    }
-    Ok(object)
 }

@@ -1,7 +1,5 @@
 //! `bpfctl trust`: whose signatures count. The key's text is sent; where it is kept is the daemon's business.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use bpfd_proto::v1 as pb;
@@ -13,10 +11,8 @@ use serde_json::Value;
 use crate::args::word;
 use crate::client::{Session, request_id};
 use crate::error::{Exit, Failure, Local};
+use crate::files;
 use crate::output::{Block, View, message};
-
-/// A public key as PEM has some hundred bytes; the API takes 16 KiB.
-const KEY_LIMIT: u64 = 16 * 1024;
 
 /// Trust a key for a scope of images
 #[derive(Debug, Args)]
@@ -62,16 +58,10 @@ impl Trust {
 
 /// Reads a public key. Refused here if it does not parse: above all, a private key must never be sent.
 fn read_key(path: &Path) -> Result<Vec<u8>, Failure> {
-    let refuse =
-        |exit, cause: String| Local::new(exit, format!("cannot use the key `{}`", path.display())).cause(cause);
-    let file = File::open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => refuse(Exit::NotFound, "there is no such file".to_owned()),
-        _ => refuse(Exit::Other, error.to_string()),
-    })?;
-    let mut text = String::new();
-    file.take(KEY_LIMIT).read_to_string(&mut text).map_err(|error| refuse(Exit::Usage, error.to_string()))?;
+    let text = files::key(path)?;
     VerifyingKey::from_pem(&text).map_err(|error| {
-        refuse(Exit::Usage, error.to_string())
+        Local::new(Exit::Usage, format!("cannot use the key `{}`", path.display()))
+            .cause(error.to_string())
             .hint("give the public key: `bpfctl keygen` writes it to the file that ends in `.pub`")
     })?;
     Ok(text.into_bytes())

@@ -19,10 +19,10 @@ use tokio_stream::{Stream, iter};
 use tonic::{Request, Response, Status, Streaming};
 
 /// A digest, wherever one is needed.
-pub const OBJECT: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+pub(crate) const OBJECT: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
 /// A running fake.
-pub struct Daemon {
+pub(crate) struct Daemon {
     directory: tempfile::TempDir,
     asked: Arc<Mutex<Asked>>,
     _runtime: tokio::runtime::Runtime,
@@ -35,7 +35,7 @@ struct Asked {
 }
 
 impl Daemon {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let asked = Arc::new(Mutex::new(Asked::default()));
@@ -54,25 +54,25 @@ impl Daemon {
         Self { directory, asked, _runtime: runtime }
     }
 
-    pub fn directory(&self) -> &Path {
+    pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("bpfd.sock")
     }
 
     /// The bytes of the last upload.
-    pub fn uploaded(&self) -> Vec<u8> {
+    pub(crate) fn uploaded(&self) -> Vec<u8> {
         self.asked.lock().unwrap().upload.clone()
     }
 
-    pub fn load_request(&self) -> pb::LoadRequest {
+    pub(crate) fn load_request(&self) -> pb::LoadRequest {
         self.asked.lock().unwrap().load.clone()
     }
 }
 
-pub fn xdp(interface: &str) -> pb::Hook {
+pub(crate) fn xdp(interface: &str) -> pb::Hook {
     pb::Hook { hook: Some(pb::hook::Hook::Xdp(pb::XdpHook { netns: None, interface: interface.into() })) }
 }
 
@@ -403,6 +403,7 @@ impl ImageService for Fake {
                 priority: None,
                 proceed_on: vec!["pass".into()],
                 optional: false,
+                doc: String::new(),
             }],
             maps: vec![pb::ImageMap {
                 name: "counters".into(),
@@ -414,8 +415,8 @@ impl ImageService for Fake {
             globals: vec![pb::ImageGlobal {
                 name: "sampling".into(),
                 r#type: "unsigned int".into(),
-                size: 4,
-                default: "1".into(),
+                read_only: true,
+                doc: "one of so many packets".into(),
             }],
         })
     }

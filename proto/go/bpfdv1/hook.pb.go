@@ -293,7 +293,8 @@ func (x *XdpHook) GetInterface() string {
 	return ""
 }
 
-// A tracepoint, as under /sys/kernel/tracing/events.
+// A tracepoint, as under /sys/kernel/tracing/events. In a request both fields may
+// be empty: the one that the program's section names.
 type TracepointHook struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// For example `sched`. At most 63 bytes of `[A-Za-z0-9_]`.

@@ -572,7 +572,9 @@ type ImageProgram struct {
 	// Names of actions, such as `pass`; empty if neither says.
 	ProceedOn []string `protobuf:"bytes,5,rep,name=proceed_on,json=proceedOn,proto3" json:"proceed_on,omitempty"`
 	// Not loaded unless selected.
-	Optional      bool `protobuf:"varint,6,opt,name=optional,proto3" json:"optional,omitempty"`
+	Optional bool `protobuf:"varint,6,opt,name=optional,proto3" json:"optional,omitempty"`
+	// What it does, as the label says; empty if it does not.
+	Doc           string `protobuf:"bytes,7,opt,name=doc,proto3" json:"doc,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -647,6 +649,13 @@ func (x *ImageProgram) GetOptional() bool {
 		return x.Optional
 	}
 	return false
+}
+
+func (x *ImageProgram) GetDoc() string {
+	if x != nil {
+		return x.Doc
+	}
+	return ""
 }
 
 // A map as the object describes it.
@@ -738,11 +747,10 @@ type ImageGlobal struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Its C type, from BTF.
 	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
-	// In bytes.
-	Size uint32 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
-	// The value it has if nobody sets one, as `--set` would take it; empty for
-	// types that cannot be written so.
-	Default       string `protobuf:"bytes,4,opt,name=default,proto3" json:"default,omitempty"`
+	// Whether it is constant once loaded.
+	ReadOnly bool `protobuf:"varint,3,opt,name=read_only,json=readOnly,proto3" json:"read_only,omitempty"`
+	// What it is for, as the label says; empty if it does not.
+	Doc           string `protobuf:"bytes,4,opt,name=doc,proto3" json:"doc,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -791,16 +799,16 @@ func (x *ImageGlobal) GetType() string {
 	return ""
 }
 
-func (x *ImageGlobal) GetSize() uint32 {
+func (x *ImageGlobal) GetReadOnly() bool {
 	if x != nil {
-		return x.Size
+		return x.ReadOnly
 	}
-	return 0
+	return false
 }
 
-func (x *ImageGlobal) GetDefault() string {
+func (x *ImageGlobal) GetDoc() string {
 	if x != nil {
-		return x.Default
+		return x.Doc
 	}
 	return ""
 }
@@ -1198,7 +1206,7 @@ const file_bpfd_v1_image_proto_rawDesc = "" +
 	"\bplatform\x18\x05 \x01(\tR\bplatform\x121\n" +
 	"\bprograms\x18\x06 \x03(\v2\x15.bpfd.v1.ImageProgramR\bprograms\x12%\n" +
 	"\x04maps\x18\a \x03(\v2\x11.bpfd.v1.ImageMapR\x04maps\x12.\n" +
-	"\aglobals\x18\b \x03(\v2\x14.bpfd.v1.ImageGlobalR\aglobals\"\xc1\x01\n" +
+	"\aglobals\x18\b \x03(\v2\x14.bpfd.v1.ImageGlobalR\aglobals\"\xd3\x01\n" +
 	"\fImageProgram\x12\x1a\n" +
 	"\bfunction\x18\x01 \x01(\tR\bfunction\x12\x18\n" +
 	"\asection\x18\x02 \x01(\tR\asection\x12\x12\n" +
@@ -1206,7 +1214,8 @@ const file_bpfd_v1_image_proto_rawDesc = "" +
 	"\bpriority\x18\x04 \x01(\rH\x00R\bpriority\x88\x01\x01\x12\x1d\n" +
 	"\n" +
 	"proceed_on\x18\x05 \x03(\tR\tproceedOn\x12\x1a\n" +
-	"\boptional\x18\x06 \x01(\bR\boptionalB\v\n" +
+	"\boptional\x18\x06 \x01(\bR\boptional\x12\x10\n" +
+	"\x03doc\x18\a \x01(\tR\x03docB\v\n" +
 	"\t_priority\"\x8d\x01\n" +
 	"\bImageMap\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
@@ -1215,12 +1224,12 @@ const file_bpfd_v1_image_proto_rawDesc = "" +
 	"\n" +
 	"value_size\x18\x04 \x01(\rR\tvalueSize\x12\x1f\n" +
 	"\vmax_entries\x18\x05 \x01(\rR\n" +
-	"maxEntries\"c\n" +
+	"maxEntries\"d\n" +
 	"\vImageGlobal\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04type\x18\x02 \x01(\tR\x04type\x12\x12\n" +
-	"\x04size\x18\x03 \x01(\rR\x04size\x12\x18\n" +
-	"\adefault\x18\x04 \x01(\tR\adefault\"*\n" +
+	"\x04type\x18\x02 \x01(\tR\x04type\x12\x1b\n" +
+	"\tread_only\x18\x03 \x01(\bR\breadOnly\x12\x10\n" +
+	"\x03doc\x18\x04 \x01(\tR\x03doc\"*\n" +
 	"\x12VerifyImageRequest\x12\x14\n" +
 	"\x05image\x18\x01 \x01(\tR\x05image\"\x93\x01\n" +
 	"\x13VerifyImageResponse\x12\x18\n" +

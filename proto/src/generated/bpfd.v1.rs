@@ -53,7 +53,8 @@ impl ::prost::Name for XdpHook {
         "/bpfd.v1.XdpHook".into()
     }
 }
-/// A tracepoint, as under /sys/kernel/tracing/events.
+/// A tracepoint, as under /sys/kernel/tracing/events. In a request both fields may
+/// be empty: the one that the program's section names.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TracepointHook {
     /// For example `sched`. At most 63 bytes of `\[A-Za-z0-9_\]`.
@@ -501,6 +502,9 @@ pub struct ImageProgram {
     /// Not loaded unless selected.
     #[prost(bool, tag = "6")]
     pub optional: bool,
+    /// What it does, as the label says; empty if it does not.
+    #[prost(string, tag = "7")]
+    pub doc: ::prost::alloc::string::String,
 }
 impl ::prost::Name for ImageProgram {
     const NAME: &'static str = "ImageProgram";
@@ -550,13 +554,12 @@ pub struct ImageGlobal {
     /// Its C type, from BTF.
     #[prost(string, tag = "2")]
     pub r#type: ::prost::alloc::string::String,
-    /// In bytes.
-    #[prost(uint32, tag = "3")]
-    pub size: u32,
-    /// The value it has if nobody sets one, as `--set` would take it; empty for
-    /// types that cannot be written so.
+    /// Whether it is constant once loaded.
+    #[prost(bool, tag = "3")]
+    pub read_only: bool,
+    /// What it is for, as the label says; empty if it does not.
     #[prost(string, tag = "4")]
-    pub default: ::prost::alloc::string::String,
+    pub doc: ::prost::alloc::string::String,
 }
 impl ::prost::Name for ImageGlobal {
     const NAME: &'static str = "ImageGlobal";

@@ -1,7 +1,14 @@
 //! `bpfctl image`: images in registries, which the caller reads and writes with its own credentials, and images of the
 //! daemon's store, which only the daemon touches.
 
+mod build;
+mod inspect;
+mod push;
+mod registry;
+mod sign;
 mod stored;
+mod verify;
+mod workshop;
 
 use clap::{Args, Subcommand};
 
@@ -13,11 +20,14 @@ pub(super) use stored::Details;
 /// Work with images
 #[derive(Debug, Args)]
 #[command(after_help = "\
+`build`, `push`, `sign`, `inspect` and `verify --key` need no daemon and no privilege, and use your own credentials. `pull`,
+`ls`, `rm` and `verify` without a key are done by the daemon, with its own.
+
 Examples:
-  bpfctl image pull registry/foo:tag
-  bpfctl image ls
-  bpfctl image verify registry/foo:tag
-  bpfctl image rm registry/foo:tag")]
+  bpfctl image build counter.o --tag registry/bpf/counter:1.2.0
+  bpfctl image push registry/bpf/counter:1.2.0
+  bpfctl image sign registry/bpf/counter:1.2.0 --key ci.key
+  bpfctl image pull registry/bpf/counter:1.2.0")]
 pub(crate) struct Image {
     #[command(subcommand)]
     verb: ImageVerb,
@@ -25,15 +35,23 @@ pub(crate) struct Image {
 
 #[derive(Debug, Subcommand)]
 enum ImageVerb {
+    Build(build::Build),
+    Push(push::Push),
+    Sign(sign::Sign),
+    Inspect(inspect::Inspect),
+    Verify(verify::Verify),
     Pull(stored::Pull),
     Ls(stored::Ls),
-    Verify(stored::Verify),
     Rm(stored::Rm),
 }
 
 impl Image {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self.verb {
+            ImageVerb::Build(verb) => verb.run(session),
+            ImageVerb::Push(verb) => verb.run(session).await,
+            ImageVerb::Sign(verb) => verb.run(session).await,
+            ImageVerb::Inspect(verb) => verb.run(session).await,
             ImageVerb::Pull(verb) => verb.run(session).await,
             ImageVerb::Ls(verb) => verb.run(session).await,
             ImageVerb::Verify(verb) => verb.run(session).await,

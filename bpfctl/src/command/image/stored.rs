@@ -1,4 +1,4 @@
-//! Images of the daemon's store: pull, ls, verify, rm, and how they look. The daemon fetches and judges; nothing here does.
+//! Images of the daemon's store: pull, ls, rm, and how they look. The daemon fetches and judges; nothing here does.
 
 use bpfd_proto::v1 as pb;
 use bytecode_image::reference::Reference;
@@ -56,25 +56,6 @@ impl Ls {
     }
 }
 
-/// Judge an image of the daemon's store by its policy, and explain
-///
-/// Exits with 6 if the policy does not trust it.
-#[derive(Debug, Args)]
-pub(super) struct Verify {
-    /// Its reference or digest
-    #[arg(value_parser = word)]
-    image: String,
-}
-
-impl Verify {
-    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let verdict = session.client().await?.verify(pb::VerifyImageRequest { image: self.image }).await?;
-        let exit = if verdict.trusted { Exit::Ok } else { Exit::Signature };
-        session.printer.show(&Verdict(verdict))?;
-        Ok(exit)
-    }
-}
-
 /// Remove images from the daemon's store
 #[derive(Debug, Args)]
 pub(super) struct Rm {
@@ -125,7 +106,8 @@ impl View for Images {
     }
 }
 
-struct Verdict(pb::VerifyImageResponse);
+/// What was judged of an image.
+pub(super) struct Verdict(pub(super) pb::VerifyImageResponse);
 
 impl View for Verdict {
     fn kind(&self) -> &'static str {
@@ -212,7 +194,7 @@ impl View for Details {
         facts.push(("license", or_dash(license)));
         facts.push(("platform", or_dash(platform)));
         let programs = programs.iter().map(|program| {
-            let pb::ImageProgram { function, section, r#type, priority, proceed_on, optional } = program;
+            let pb::ImageProgram { function, section, r#type, priority, proceed_on, optional, doc: _ } = program;
             vec![
                 function.clone(),
                 section.clone(),
@@ -227,14 +209,19 @@ impl View for Details {
             vec![name.clone(), r#type.clone(), key_size.to_string(), value_size.to_string(), max_entries.to_string()]
         });
         let globals = globals.iter().map(|global| {
-            let pb::ImageGlobal { name, r#type, size, default } = global;
-            vec![name.clone(), r#type.clone(), size.to_string(), or_dash(default)]
+            let pb::ImageGlobal { name, r#type, read_only, doc } = global;
+            vec![
+                name.clone(),
+                r#type.clone(),
+                if *read_only { "constant" } else { "variable" }.to_owned(),
+                or_dash(doc),
+            ]
         });
         vec![
             Block::Facts(facts),
             Block::Table(&["FUNCTION", "SECTION", "TYPE", "PRIO", "PROCEED-ON", "DEFAULT"], programs.collect()),
             Block::Table(&["MAP", "TYPE", "KEY", "VALUE", "MAX"], maps.collect()),
-            Block::Table(&["GLOBAL", "TYPE", "SIZE", "VALUE"], globals.collect()),
+            Block::Table(&["GLOBAL", "TYPE", "KIND", "DOC"], globals.collect()),
         ]
     }
 

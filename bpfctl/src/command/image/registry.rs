@@ -1,0 +1,149 @@
+//! Registries, with the caller's own configuration and credentials. Nothing read here is ever sent to the daemon.
+
+use std::env;
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytecode_image::auth::AuthFile;
+use bytecode_image::document::{Document, DocumentError};
+use bytecode_image::fetch::FetchError;
+use bytecode_image::reference::Reference;
+use bytecode_image::registries::Registries;
+use bytecode_image::transport::{Remote, TransportConfig, TransportError};
+use clap::Args;
+
+use crate::error::{Exit, Failure, Local};
+
+const SYSTEM_REGISTRIES: &str = "/etc/bpfd/registries.toml";
+
+/// Where registries are and what they are told.
+#[derive(Debug, Args)]
+pub(super) struct Registry {
+    /// How to reach registries [default: ~/.config/bpfd/registries.toml, else /etc/bpfd/registries.toml]
+    #[arg(long, value_name = "FILE")]
+    registries: Option<PathBuf>,
+    /// Credentials, as podman and docker write them [default: $REGISTRY_AUTH_FILE, else theirs]
+    #[arg(long, value_name = "FILE")]
+    authfile: Option<PathBuf>,
+}
+
+impl Registry {
+    /// The repository of a reference; connects nowhere yet.
+    pub(super) fn remote(&self, reference: &Reference) -> Result<Remote, Failure> {
+        let mut registries = match given_or_found(self.registries.as_ref(), &registries_files()) {
+            Some(path) => read_registries(&path)?,
+            None => Registries::default(),
+        };
+        registries.read_certificates().map_err(|error| unusable("cannot read a certificate", &error))?;
+        let auth = match given_or_found(self.authfile.as_ref(), &auth_files()) {
+            Some(path) => AuthFile::read(&path)
+                .map_err(|error| unusable(&format!("cannot read credentials from `{}`", path.display()), &error))?,
+            None => AuthFile::default(),
+        };
+        let config = TransportConfig { registries, auth, ..TransportConfig::default() };
+        Ok(Remote::new(&config, reference))
+    }
+}
+
+/// What a reference names now: by digest if it has one, else by its tag.
+pub(super) async fn top(remote: &Remote) -> Result<Document, Failure> {
+    let reference = remote.reference();
+    let document = match reference.digest() {
+        Some(digest) => remote.manifest(digest).await,
+        None => remote.tagged(reference.tag().unwrap_or("latest")).await,
+    };
+    document.map_err(|error| failed(&format!("cannot read `{reference}`"), &error))
+}
+
+fn read_registries(path: &Path) -> Result<Registries, Failure> {
+    let message = format!("cannot use `{}`", path.display());
+    let text = fs::read_to_string(path).map_err(|error| unusable(&message, &error))?;
+    Registries::parse(&text, &path.display().to_string()).map_err(|error| unusable(&message, &error))
+}
+
+/// A file that was asked for, whether or not it is there; else the first that is.
+fn given_or_found(given: Option<&PathBuf>, found: &[PathBuf]) -> Option<PathBuf> {
+    given.cloned().or_else(|| found.iter().find(|path| path.is_file()).cloned())
+}
+
+fn registries_files() -> Vec<PathBuf> {
+    let own = directory("XDG_CONFIG_HOME", ".config").map(|config| config.join("bpfd/registries.toml"));
+    own.into_iter().chain([PathBuf::from(SYSTEM_REGISTRIES)]).collect()
+}
+
+/// In the order of containers-auth.json(5).
+fn auth_files() -> Vec<PathBuf> {
+    let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let named = variable("REGISTRY_AUTH_FILE");
+    let runtime = variable("XDG_RUNTIME_DIR").map(|runtime| runtime.join("containers/auth.json"));
+    let config = directory("XDG_CONFIG_HOME", ".config").map(|config| config.join("containers/auth.json"));
+    let docker = variable("HOME").map(|home| home.join(".docker/config.json"));
+    [named, runtime, config, docker].into_iter().flatten().collect()
+}
+
+/// A directory of the XDG base directory specification: its variable, else below the home directory.
+pub(super) fn directory(variable: &str, below_home: &str) -> Option<PathBuf> {
+    let set = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    set(variable).or_else(|| set("HOME").map(|home| home.join(below_home)))
+}
+
+/// A registry's failure.
+pub(super) fn failed(message: &str, error: &TransportError) -> Failure {
+    let local = Local::new(exit(error), message).cause(chain(error));
+    match error {
+        TransportError::Insecure { .. } => local
+            .hint("add the registry to ~/.config/bpfd/registries.toml with `http = true`, if plain HTTP is right")
+            .into(),
+        TransportError::NoCredentials(_) => local.hint("log in with podman or docker, or give --authfile").into(),
+        _ => local.into(),
+    }
+}
+
+/// A failure on the way to an image.
+pub(super) fn fetch_failed(message: &str, error: &FetchError) -> Failure {
+    let exit = match error {
+        FetchError::NoSuchImage(_, source)
+        | FetchError::Resolve(_, source)
+        | FetchError::Manifest(_, source)
+        | FetchError::Signatures(_, source)
+        | FetchError::Config(_, source)
+        | FetchError::Layer(_, source) => exit(source),
+        FetchError::Unusable(..) | FetchError::NotCached(_) => Exit::NotFound,
+        FetchError::SignatureManifest(..)
+        | FetchError::TooManySignatures { .. }
+        | FetchError::NotWhatWasVerified { .. } => Exit::Signature,
+        FetchError::Ingest(_) => Exit::Other,
+    };
+    Local::new(exit, message).cause(chain(error)).into()
+}
+
+fn exit(error: &TransportError) -> Exit {
+    match error {
+        TransportError::NotFound { .. } => Exit::NotFound,
+        TransportError::WrongDigest { .. }
+        | TransportError::Announced { .. }
+        | TransportError::WrongLength { .. }
+        | TransportError::Document(DocumentError::Digest { .. } | DocumentError::Size { .. }) => Exit::Signature,
+        _ => Exit::Registry,
+    }
+}
+
+/// Something of the caller's own that cannot be used.
+pub(super) fn unusable(message: &str, error: &(dyn Error + 'static)) -> Failure {
+    let missing = error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
+    Local::new(if missing { Exit::NotFound } else { Exit::Usage }, message).cause(chain(error)).into()
+}
+
+/// An error with all its sources, outermost first.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

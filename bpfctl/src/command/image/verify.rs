@@ -1,0 +1,122 @@
+//! `bpfctl image verify`: judges the signatures of an image, by a key or a policy of the caller's in its registry, or by the
+//! daemon's policy in the daemon's store. The same decision in both places: `bytecode_image::verify`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bpfd_proto::v1 as pb;
+use bytecode_image::fetch::{fetch_signatures, select};
+use bytecode_image::key::VerifyingKey;
+use bytecode_image::policy::{Identity, ImagePolicy, ImageRule, PolicyText, Requirement, Trust};
+use bytecode_image::reference::Reference;
+use bytecode_image::resolve::Platform;
+use bytecode_image::scope::Scope;
+use bytecode_image::verify::{Verified, decide};
+use clap::Args;
+
+use super::registry::{self, Registry, chain, fetch_failed};
+use super::stored::Verdict;
+use crate::args::word;
+use crate::client::Session;
+use crate::error::{Exit, Failure, Local};
+use crate::files;
+
+/// Judge the signatures of an image, by the daemon's policy or by your own key or policy
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without --key and --policy the daemon judges an image of its store. With one of them the image is judged where it is, in its
+registry: no daemon and no privilege is needed. Exits with 6 if the image is not trusted.
+
+Examples:
+  bpfctl image verify registry/bpf/counter:1.2.0
+  bpfctl image verify registry/bpf/counter:1.2.0 --key ci.key.pub
+  bpfctl image verify registry/bpf/counter:1.2.0 --policy policy.toml")]
+pub(super) struct Verify {
+    /// The image; in the daemon's store a digest will do
+    #[arg(value_parser = word)]
+    image: String,
+    /// Whoever holds the private half of this key must have signed it
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// It must pass this policy
+    #[arg(long, value_name = "FILE", conflicts_with = "key")]
+    policy: Option<PathBuf>,
+    #[command(flatten)]
+    registry: Registry,
+}
+
+impl Verify {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let Self { image, key, policy, registry } = self;
+        let verdict = match (key, policy) {
+            (None, None) => session.client().await?.verify(pb::VerifyImageRequest { image }).await?,
+            (Some(key), _) => {
+                let reference = parse(&image)?;
+                here(&registry, &reference, &signed_by(&key, &reference)?).await?
+            }
+            (None, Some(policy)) => here(&registry, &parse(&image)?, &read_policy(&policy)?).await?,
+        };
+        let exit = if verdict.trusted { Exit::Ok } else { Exit::Signature };
+        session.printer.show(&Verdict(verdict))?;
+        Ok(exit)
+    }
+}
+
+fn parse(image: &str) -> Result<Reference, Failure> {
+    image.parse().map_err(|error: bytecode_image::reference::ReferenceError| {
+        Local::new(Exit::Usage, format!("cannot verify `{image}`")).cause(error.to_string()).into()
+    })
+}
+
+/// The policy that one key is.
+fn signed_by(path: &Path, reference: &Reference) -> Result<ImagePolicy, Failure> {
+    let key = VerifyingKey::from_pem(&files::key(path)?).map_err(|error| {
+        Local::new(Exit::Usage, format!("cannot use the key `{}`", path.display())).cause(chain(&error))
+    })?;
+    let signers = BTreeMap::from([("key".to_owned(), key)]);
+    let signed = Requirement::Signed { signers, threshold: 1, identity: Identity::Repository };
+    let scope = Scope::of_repository(reference);
+    Ok(ImagePolicy { images: vec![ImageRule { scope, trust: Trust::All(vec![signed]), require_digest: false }] })
+}
+
+fn read_policy(path: &Path) -> Result<ImagePolicy, Failure> {
+    let text = files::document(path)?;
+    let file = path.display().to_string();
+    ImagePolicy::parse(&[PolicyText { file: &file, text: &text }], |path| std::fs::read_to_string(path))
+        .map_err(|error| Local::new(Exit::Usage, format!("cannot use the policy `{file}`")).cause(chain(&error)).into())
+}
+
+/// Judges an image in its registry.
+async fn here(
+    registry: &Registry,
+    reference: &Reference,
+    policy: &ImagePolicy,
+) -> Result<pb::VerifyImageResponse, Failure> {
+    let message = format!("cannot verify `{reference}`");
+    let remote = registry.remote(reference)?;
+    let top = registry::top(&remote).await?;
+    let failed = |error| fetch_failed(&message, &error);
+    let selected = select(&remote, top, &Platform::host(None)).await.map_err(failed)?;
+    let sets = fetch_signatures(&remote, &selected, &()).await.map_err(failed)?;
+    let candidates: Vec<_> = sets.iter().flat_map(|set| set.candidates()).collect();
+    let digest = selected.digest().to_string();
+    Ok(match decide(policy, selected.subject(), &candidates) {
+        Ok(verified) => trusted(&verified, digest),
+        Err(refusal) => pb::VerifyImageResponse {
+            trusted: false,
+            findings: vec![chain(&refusal.reason), format!("hint: {}", refusal.hint())],
+            digest,
+            ..Default::default()
+        },
+    })
+}
+
+fn trusted(verified: &Verified, digest: String) -> pb::VerifyImageResponse {
+    pb::VerifyImageResponse {
+        trusted: true,
+        scope: verified.scope().to_string(),
+        signers: verified.signers().iter().cloned().collect(),
+        findings: vec![],
+        digest,
+    }
+}

@@ -1,0 +1,144 @@
+//! Images without a daemon: build, push, sign, verify, inspect, against a registry in this process. The test brings a home
+//! directory of its own, so nothing of the caller's is read or written.
+
+#![expect(clippy::unwrap_used, reason = "a test's own set-up may fail the test")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use bytecode_image::testing::registry::{Options, TestRegistry};
+
+const OBJECT: &[u8] = include_bytes!("../../bytecode-image/tests/objects/counter.o");
+
+struct Home {
+    directory: tempfile::TempDir,
+    registry: TestRegistry,
+}
+
+impl Home {
+    /// A home whose registries.toml knows `registry`, and only that.
+    fn new() -> Self {
+        let registry = TestRegistry::start(Options::default()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let home = directory.path();
+        fs::create_dir_all(home.join(".config/bpfd")).unwrap();
+        let entry = format!("[[registry]]\nname = \"registry\"\nendpoint = \"{}\"\nhttp = true\n", registry.address());
+        fs::write(home.join(".config/bpfd/registries.toml"), entry).unwrap();
+        fs::write(home.join("counter.o"), OBJECT).unwrap();
+        fs::write(home.join("text.o"), "not an object").unwrap();
+        fs::write(home.join("full.toml"), "name = \"counter\"\nversion = \"1.2.0\"\nlicense = \"GPL-2.0-only\"\n")
+            .unwrap();
+        Self { directory, registry }
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// What a user sees of one command. Digests are cut, as they are those of another crate's tests or random; so is the
+    /// registry's port.
+    fn run(&self, line: &str) -> String {
+        let output = Command::new(env!("CARGO_BIN_EXE_bpfctl"))
+            .args(line.split_whitespace())
+            .current_dir(self.path())
+            .env_clear()
+            .env("HOME", self.path())
+            .env("NO_COLOR", "1")
+            .output()
+            .unwrap();
+        let mut text = format!("$ bpfctl {line}\n{}", String::from_utf8_lossy(&output.stdout));
+        if !output.stderr.is_empty() {
+            text.push_str(&format!("--- stderr\n{}", String::from_utf8_lossy(&output.stderr)));
+        }
+        text.push_str(&format!("--- exit {}\n", output.status.code().unwrap()));
+        cut_digests(&text.replace(&self.registry.host(), "127.0.0.1:PORT"))
+    }
+}
+
+fn cut_digests(text: &str) -> String {
+    let mut parts = text.split("sha256:");
+    let mut cut = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_hexdigit());
+        cut.push_str("sha256:…");
+        cut.push_str(rest);
+    }
+    cut
+}
+
+fn check(name: &str, lines: &[&str]) {
+    let home = Home::new();
+    let all: Vec<String> = lines.iter().map(|line| home.run(line)).collect();
+    insta::assert_snapshot!(name, all.join("\n"));
+}
+
+#[test]
+fn an_image_is_built_pushed_signed_and_verified_without_a_daemon() {
+    check(
+        "image",
+        &[
+            "image build counter.o --tag registry/bpf/counter:1.2.0 --metadata full.toml",
+            "image push registry/bpf/counter:1.2.0",
+            "image push registry/bpf/counter:1.2.0",
+            "image inspect registry/bpf/counter:1.2.0",
+            "keygen ci.key -q",
+            "keygen other.key -q",
+            "image verify registry/bpf/counter:1.2.0 --key ci.key.pub",
+            "image sign registry/bpf/counter:1.2.0 --key ci.key",
+            "image sign registry/bpf/counter:1.2.0 --key ci.key",
+            "image verify registry/bpf/counter:1.2.0 --key ci.key.pub",
+            "image verify registry/bpf/counter:1.2.0 --key other.key.pub",
+            "image sign registry/bpf/counter:1.2.0 --key ci.key.pub",
+        ],
+    );
+}
+
+#[test]
+fn several_objects_make_an_index() {
+    check(
+        "image_index",
+        &[
+            "image build amd64:6.4=counter.o amd64=counter.o arm64=counter.o --tag registry/bpf/many:1",
+            "image push registry/bpf/many:1",
+            "image inspect registry/bpf/many:1 --arch arm64 -q",
+            "image inspect registry/bpf/many:1 --arch riscv64",
+            "image build amd64=counter.o amd64=counter.o --tag registry/bpf/twice:1",
+        ],
+    );
+}
+
+#[test]
+fn what_cannot_be_built_or_reached_says_why() {
+    check(
+        "image_refusals",
+        &[
+            "image build text.o --tag registry/bpf/counter:1",
+            "image build counter.o --tag registry/bpf/counter:1 --metadata none.toml",
+            "image build vax=counter.o --tag registry/bpf/counter:1",
+            "image push registry/bpf/never-built:1",
+            "image inspect registry/bpf/unknown:1",
+            "image inspect 127.0.0.1:1/bpf/counter:1",
+            "image inspect counter",
+            "image verify registry/bpf/unknown:1 --key none.pub",
+        ],
+    );
+}
+
+#[test]
+fn the_same_input_is_the_same_image() {
+    let home = Home::new();
+    let build = |tag: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_bpfctl"))
+            .args(["image", "build", "counter.o", "-q", "--tag", tag])
+            .current_dir(home.path())
+            .env_clear()
+            .env("HOME", home.path())
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let first = build("registry/a:1");
+    assert!(first.starts_with("sha256:"), "{first:?}");
+    assert_eq!(first, build("registry/b:2"));
+}
