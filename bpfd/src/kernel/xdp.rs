@@ -87,23 +87,68 @@ pub(crate) fn swap(
         },
     })?;
     let expected = || from.map_or(Expected::Nothing, |(_, fd)| Expected::Program(fd));
-    let mut refused = None;
+    let mut refused = StepError::Raced(chain.clone());
     for mode in modes {
-        match namespace.route.set_xdp(id.index, to, expected(), mode) {
+        match set(namespace, chain, &row, || namespace.route.set_xdp(id.index, to, expected(), mode)) {
             Ok(()) => return Ok(()),
-            Err(error) => {
-                let unsupported = is(&error, Errno::OPNOTSUPP) || is(&error, Errno::INVAL);
-                refused = Some((mode, error));
-                if !unsupported {
-                    break;
-                }
-            }
+            Err(Refused::Race(error)) => return Err(error),
+            Err(Refused::Unfit(error)) => refused = call_error(chain, mode, &error),
+            Err(Refused::Other(error)) => return Err(call_error(chain, mode, &error)),
         }
     }
-    match refused {
-        Some((mode, error)) => Err(told_apart(namespace, chain, &row, mode, &error)),
-        None => Err(StepError::Raced(chain.clone())),
+    Err(refused)
+}
+
+/// Why the kernel did not change a program.
+enum Refused {
+    /// Somebody else changed the interface, or took it away.
+    Race(StepError),
+    /// Not in this mode.
+    Unfit(SetXdpError),
+    /// Not at all.
+    Other(SetXdpError),
+}
+
+/// How often an answer that means a race is asked for again while the interface looks as before: it may have changed and changed
+/// back. Only an answer that stays is the kernel's last word (a device above or below with a program gives `EEXIST` too).
+///
+/// 3 were too few against a rival that did nothing else (`against_a_rival_every_swap_happens_or_is_a_race`).
+const SAME: u32 = 32;
+
+fn set(
+    namespace: &Namespace,
+    chain: &ChainKey,
+    before: &LinkRow,
+    change: impl Fn() -> Result<(), SetXdpError>,
+) -> Result<(), Refused> {
+    let mut seen_the_same = 0;
+    loop {
+        let Err(error) = change() else { return Ok(()) };
+        if is(&error, Errno::OPNOTSUPP) || is(&error, Errno::INVAL) {
+            return Err(Refused::Unfit(error));
+        }
+        let now = namespace.route.link(before.index);
+        let now = now.map_err(|error| Refused::Race(failed(|| format!("look at `{chain}` again"))(error)))?;
+        let Some(now) = now.filter(|row| row.name == before.name) else {
+            return Err(Refused::Race(StepError::NoInterface(chain.clone())));
+        };
+        let taken = is(&error, Errno::EXIST) || is(&error, Errno::BUSY);
+        if taken && now.xdp != before.xdp {
+            return Err(Refused::Race(StepError::Raced(chain.clone())));
+        }
+        seen_the_same += 1;
+        if !taken || seen_the_same > SAME {
+            return Err(Refused::Other(error));
+        }
     }
+}
+
+fn call_error(chain: &ChainKey, mode: Driven, SetXdpError { error, message }: &SetXdpError) -> StepError {
+    let errno = match message {
+        Some(message) => format!("{error}: {message}"),
+        None => error.to_string(),
+    };
+    StepError::Call { doing: format!("change what `{chain}` runs in {} mode", word(mode)), errno }
 }
 
 #[derive(Debug, Eq, PartialEq)]
@@ -132,31 +177,6 @@ fn modes(present: &XdpAttachment, expected: Option<KernelId>, asked: XdpMode) ->
         }
         (XdpAttachment::None | XdpAttachment::One { .. } | XdpAttachment::Several { .. }, _) => Err(Clash::Raced),
     }
-}
-
-/// `EEXIST` and `EBUSY` are a race only if the interface runs something else than before.
-fn told_apart(
-    namespace: &Namespace,
-    chain: &ChainKey,
-    before: &LinkRow,
-    mode: Driven,
-    error: &SetXdpError,
-) -> StepError {
-    let now = match namespace.route.link(before.index) {
-        Ok(Some(row)) if row.name == before.name => row,
-        Ok(Some(_) | None) => return StepError::NoInterface(chain.clone()),
-        Err(error) => return failed(|| format!("look at `{chain}` again"))(error),
-    };
-    let taken = is(error, Errno::EXIST) || is(error, Errno::BUSY);
-    if taken && now.xdp != before.xdp {
-        return StepError::Raced(chain.clone());
-    }
-    let SetXdpError { error, message } = error;
-    let errno = match message {
-        Some(message) => format!("{error}: {message}"),
-        None => error.to_string(),
-    };
-    StepError::Call { doing: format!("change what `{chain}` runs in {} mode", word(mode)), errno }
 }
 
 fn is(error: &SetXdpError, errno: Errno) -> bool {

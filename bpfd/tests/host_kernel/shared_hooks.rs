@@ -1,13 +1,15 @@
 //! Chains on interfaces: built, swapped, seen, taken apart; races, restarts and strangers.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bpfd::kernel::HostKernel;
 use bpfd_core::hook::{ProceedOn, XdpMode};
 use bpfd_core::kernel::{ChainMode, ForeignProgram, Kernel, Live, LiveTop, Step, StepError, TopContent};
 use bpfd_core::state::ProgramType;
 use bpfd_sys::bpf::{link_create_xdp, link_info, obj_get};
+use bpfd_sys::netlink::{Expected, Route, XdpMode as Driven};
 use bpfd_sys::netns::Netns;
 
 use crate::world::{Loaded, Steps, World, app, eventually, member, members};
@@ -150,6 +152,61 @@ fn a_swap_from_anything_but_what_runs_is_a_race_and_changes_nothing() {
     assert_eq!(doing, format!("drive `{chain}` in generic mode"));
     assert_eq!(errno, "it is driven in native mode");
     kernel.swap(&chain, Some(running), Some(other.top), XdpMode::Native).unwrap();
+}
+
+/// Ends the rival, after a panic too.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn against_a_rival_every_swap_happens_or_is_a_race() {
+    const ROUNDS: u32 = 40;
+    let world = World::new();
+    let chain = world.inside();
+    let mut kernel = world.kernel();
+    let apps = counters(&world, &mut kernel, &[1, 10]);
+    let ours = run(&world, &mut kernel, &apps[..1]);
+    let other = kernel.build(&chain, &members("count", &apps), &apps).unwrap();
+    let index = kernel.see(&chain).interface.unwrap().index;
+    let stop = AtomicBool::new(false);
+    let (happened, raced) = std::thread::scope(|scope| {
+        // Takes the place of `ours` and gives it back, by the same compare-and-swap.
+        let rival = scope.spawn(|| {
+            let route = Netns::named(&world.netns).unwrap().within(Route::open).unwrap().unwrap();
+            let program = obj_get(&world.pins().join(apps[1].0.to_string()).join("prog_count")).unwrap();
+            let ours = world.top_program(ours.top);
+            let swap = |from: &OwnedFd, to: &OwnedFd| {
+                route.set_xdp(index, Some(to.as_fd()), Expected::Program(from.as_fd()), Driven::Native).is_ok()
+            };
+            while !stop.load(Ordering::Relaxed) {
+                if swap(&ours, &program) {
+                    assert!(swap(&program, &ours), "nobody else replaces the rival's program");
+                }
+            }
+        });
+        let stopped = Stop(&stop);
+        let (mut happened, mut raced) = (0, 0);
+        while happened < ROUNDS {
+            match kernel.swap(&chain, Some(ours), Some(other.top), XdpMode::Auto) {
+                Ok(()) => {
+                    happened += 1;
+                    kernel.swap(&chain, Some(other), Some(ours.top), XdpMode::Auto).unwrap();
+                }
+                Err(StepError::Raced(_)) => raced += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        drop(stopped);
+        rival.join().unwrap();
+        (happened, raced)
+    });
+    println!("{happened} swaps, {raced} races");
+    assert_eq!(kernel.see(&chain).live, Live::Ours(ours));
 }
 
 #[test]
