@@ -16,7 +16,7 @@ use crate::output::{Block, View};
 /// Make a pair of keys to sign images with
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Writes the private key, readable by you alone, and the public key beside it with `.pub` at its end. An existing file is never
+Writes the private key, readable by you alone, and the public key beside it with `.pub` at its end. An existing file is never \
 overwritten.
 
 Examples:

@@ -23,7 +23,7 @@ use crate::progress::Progress;
 #[command(
     args_conflicts_with_subcommands = false,
     after_help = "\
-Without a hook the programs are loaded only; `bpfctl attach` attaches them later. With a hook both happen or nothing does.
+Without a hook the programs are loaded only; `bpfctl attach` attaches them later. With a hook both happen or nothing does. \
 Options may stand before or after the hook.
 
 Examples:

@@ -27,7 +27,7 @@ use crate::output::{Block, View};
 /// Build an image from ELF objects, into a store of your own
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The same objects, metadata and SOURCE_DATE_EPOCH give the same digest on every machine. Several objects make an index: one
+The same objects, metadata and SOURCE_DATE_EPOCH give the same digest on every machine. Several objects make an index: one \
 program for several architectures or kernels.
 
 Examples:

@@ -20,7 +20,7 @@ pub(super) use stored::Details;
 /// Work with images
 #[derive(Debug, Args)]
 #[command(after_help = "\
-`build`, `push`, `sign`, `inspect` and `verify --key` need no daemon and no privilege, and use your own credentials. `pull`,
+`build`, `push`, `sign`, `inspect` and `verify --key` need no daemon and no privilege, and use your own credentials. `pull`, \
 `ls`, `rm` and `verify` without a key are done by the daemon, with its own.
 
 Examples:

@@ -24,7 +24,7 @@ use crate::files;
 /// Judge the signatures of an image, by the daemon's policy or by your own key or policy
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --key and --policy the daemon judges an image of its store. With one of them the image is judged where it is, in its
+Without --key and --policy the daemon judges an image of its store. With one of them the image is judged where it is, in its \
 registry: no daemon and no privilege is needed. Exits with 6 if the image is not trusted.
 
 Examples:
