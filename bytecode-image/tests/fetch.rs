@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, sync::Mutex};
 use bytecode_image::{
     candidate::Candidate,
     digest::Digest,
+    document::Document,
     fetch::{FetchError, Phase, Progress, PullError, PullPolicy, PullRequest, Pulled, pull},
     key::{Scheme, SigningKey},
     limits, media,
@@ -109,6 +110,23 @@ fn nothing_of_a_refused_image_is_fetched_or_left() {
     let error = run(pull(&request(&registry), &ingest, signed_by(&key), &())).unwrap_err();
     assert!(matches!(error, PullError::Refused(_)), "{error:?}");
     assert!(!paths(&registry).contains(&format!("GET blobs/{}", image.layer.digest)));
+    assert_eq!(files(dir.path()), ["index.json", "oci-layout"]);
+}
+
+#[test]
+fn a_proof_about_another_image_opens_nothing() {
+    let (registry, image) = registry(Mode::Honest);
+    let (dir, store) = store();
+    let other = common::image_of(noise(7)).0;
+    let confused = |selected: &Selected, candidates: &[Candidate]| {
+        let document = Document::new(media::MANIFEST, other.bytes.clone());
+        let_through(&Selected::alone(selected.reference(), document).unwrap(), candidates)
+    };
+    let ingest = store.ingest().unwrap();
+    let error = run(pull(&request(&registry), &ingest, confused, &())).unwrap_err();
+    let PullError::Fetch(FetchError::NotWhatWasVerified { verified, selected }) = error else { panic!("{error:?}") };
+    assert_eq!((verified, selected), (other.digest, image.digest));
+    assert!(paths(&registry).iter().all(|path| !path.contains("blobs")), "{:?}", paths(&registry));
     assert_eq!(files(dir.path()), ["index.json", "oci-layout"]);
 }
 
