@@ -29,7 +29,8 @@ pub(crate) fn put(data: &mut [u8], at: usize, bytes: &[u8]) -> Option<()> {
 pub(crate) fn string_at(data: &[u8], at: usize) -> Option<&[u8]> {
     let rest = data.get(at..)?;
     let window = rest.get(..rest.len().min(MAX_STRING))?;
-    window.get(..window.iter().position(|byte| *byte == 0)?)
+    // Not `position`: this one looks at many bytes at once, and hostile tables make it look often.
+    std::ffi::CStr::from_bytes_until_nul(window).ok().map(std::ffi::CStr::to_bytes)
 }
 
 /// A kernel-side or ELF 32-bit offset as an index. Exact on every target this builds for (32 bits and more).

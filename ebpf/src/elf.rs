@@ -115,6 +115,8 @@ pub(crate) struct Symbol<'a> {
     pub(crate) kind: u8,
     /// `STB_*`.
     pub(crate) bind: u8,
+    /// `STV_HIDDEN` or `STV_INTERNAL`: for loaders the same as static.
+    pub(crate) hidden: bool,
 }
 
 /// One relocation of a section.
@@ -278,6 +280,7 @@ fn read_symbols<'a>(
             size: symbol.st_size(Le),
             kind: symbol.st_type().0,
             bind: symbol.st_bind().0,
+            hidden: matches!(symbol.st_visibility().0, 1 | 2),
         });
     }
     Ok(symbols)

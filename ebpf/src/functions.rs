@@ -54,6 +54,8 @@ pub(crate) struct Function<'a> {
     pub(crate) size: u64,
     /// Not static: libbpf takes only such functions of a section for programs.
     pub(crate) global: bool,
+    /// Global for the compiler, static for the verifier.
+    pub(crate) hidden: bool,
 }
 
 impl Function<'_> {
@@ -94,6 +96,7 @@ pub(crate) fn read<'a>(elf: &Elf<'a>) -> Result<Vec<Function<'a>>, FunctionError
             offset: symbol.value,
             size: symbol.size,
             global: symbol.bind != STB_LOCAL,
+            hidden: symbol.hidden,
         });
     }
     functions.sort_by_key(|function| (function.section, function.offset));
@@ -106,6 +109,13 @@ pub(crate) fn read<'a>(elf: &Elf<'a>) -> Result<Vec<Function<'a>>, FunctionError
         }
     }
     Ok(functions)
+}
+
+/// The function that covers a byte of a section; `functions` are in the order of [`read`].
+pub(crate) fn covering<'f, 'a>(functions: &'f [Function<'a>], section: usize, offset: u64) -> Option<&'f Function<'a>> {
+    let after = functions.partition_point(|f| (f.section, f.offset) <= (section, offset));
+    let function = functions.get(after.checked_sub(1)?)?;
+    (function.section == section && offset < function.end()).then_some(function)
 }
 
 /// The functions that are programs, with their parsed names.

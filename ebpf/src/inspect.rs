@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::btf::{Btf, BtfError, Type};
+use crate::btf::{Btf, BtfError, SectionVars, Type};
 use crate::btf_ext::BtfExt;
 use crate::bytes::count;
 use crate::elf::{Elf, ElfError};
@@ -175,9 +175,10 @@ pub fn inspect(elf: &[u8]) -> Result<Object, InspectError> {
     let btf = open_btf(&elf)?;
     let ext = btf.as_ref().map(|btf| open_ext(&elf, btf)).transpose()?.unwrap_or_default();
     let functions = functions::read(&elf)?;
+    let run_configs = btf.as_ref().and_then(|btf| run_config::variables(btf).map(|vars| (btf, vars)));
     let programs = functions::programs(&elf, &functions)?
         .into_iter()
-        .map(|(name, function)| program(&elf, btf.as_ref(), name, function))
+        .map(|(name, function)| program(&elf, run_configs, name, function))
         .collect::<Result<Vec<_>, _>>()?;
     Ok(Object {
         programs,
@@ -224,14 +225,14 @@ pub(crate) fn license(elf: &Elf<'_>) -> Result<Option<String>, InspectError> {
 
 fn program(
     elf: &Elf<'_>,
-    btf: Option<&Btf<'_>>,
+    run_configs: Option<(&Btf<'_>, SectionVars<'_>)>,
     name: FunctionName,
     function: &functions::Function<'_>,
 ) -> Result<Program, InspectError> {
     let section = elf.sections.get(function.section).map_or("", |section| section.name);
     let meaning = kind::meaning(section);
-    let run_config = match btf {
-        Some(btf) => run_config::read(btf, name.as_str())?,
+    let run_config = match run_configs {
+        Some((btf, vars)) => run_config::read(btf, vars, name.as_str())?,
         None => RunConfig::default(),
     };
     Ok(Program {

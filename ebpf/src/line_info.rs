@@ -11,9 +11,9 @@ use crate::elf::Elf;
 use crate::functions::{self, INSN};
 use crate::inspect::{self, InspectError};
 
-/// Longest source line and path that are kept, bytes.
-const MAX_TEXT: usize = 512;
-/// Lines of one object that are kept.
+/// Longest source line and path that are kept, characters.
+const MAX_TEXT: usize = 256;
+/// Lines of one section that are looked at.
 const MAX_LINES: usize = 1 << 16;
 
 /// A place in C source.
@@ -43,31 +43,30 @@ impl LineTable {
         let Some(btf) = inspect::open_btf(&elf)? else { return Ok(Self::default()) };
         let ext = inspect::open_ext(&elf, &btf)?;
         let functions = functions::read(&elf)?;
-        let mut table = BTreeMap::<String, Vec<(u32, SourceLocation)>>::new();
-        let mut left = MAX_LINES;
+        let mut uses = BTreeMap::<&str, usize>::new();
         for function in &functions {
-            let Some(section) = elf.sections.get(function.section) else { continue };
+            *uses.entry(function.name).or_default() += 1;
+        }
+        let mut table = BTreeMap::<String, Vec<(u32, SourceLocation)>>::new();
+        for section in elf.sections.iter().filter(|section| section.is_code()) {
             let Some(records) = ext.lines.iter().find(|records| records.section == section.name) else { continue };
-            if functions.iter().any(|other| other.name == function.name && other.symbol != function.symbol) {
-                continue;
-            }
-            let mut lines = Vec::new();
-            for record in records.iter(LINE_RECORD) {
+            for record in records.iter(LINE_RECORD).take(MAX_LINES) {
                 let word = |at: usize| u32_at(record, at).unwrap_or_default();
                 let offset = u64::from(word(0));
-                if offset < function.offset || offset >= function.end() {
+                let Some(function) = functions::covering(&functions, section.index, offset) else { continue };
+                if uses.get(function.name) != Some(&1) {
                     continue;
                 }
-                let Some(rest) = left.checked_sub(1) else { break };
-                left = rest;
                 let slot = u32::try_from((offset - function.offset) / INSN).unwrap_or(u32::MAX);
                 // `line_col` holds the line above its low ten bits, the column in them.
                 let (line, column) = (word(12) >> 10, word(12) & 0x3ff);
                 let (file, text) = (shown(btf.string(word(4))), shown(btf.string(word(8)).trim()));
-                lines.push((slot, SourceLocation { file, line, column, text }));
+                let location = SourceLocation { file, line, column, text };
+                table.entry(shown(function.name)).or_default().push((slot, location));
             }
+        }
+        for lines in table.values_mut() {
             lines.sort_by_key(|(slot, _)| *slot);
-            table.insert(shown(function.name), lines);
         }
         Ok(Self { functions: table })
     }

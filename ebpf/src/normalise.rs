@@ -156,3 +156,27 @@ pub fn normalise(elf: &[u8], wanted: &[Wanted]) -> Result<Vec<u8>, NormaliseErro
 fn alias(section: usize) -> String {
     format!("classifier/{section}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::btf::Type;
+    use crate::bytes::u32_at;
+
+    /// The linkage of a function in an object's types: 0 static, 1 global.
+    fn linkage(elf: &[u8], function: &str) -> u32 {
+        let elf = Elf::open(elf).unwrap();
+        let btf = inspect::open_btf(&elf).unwrap().unwrap();
+        let id = btf.ids().find(|id| btf.get(*id) == Some(Type::Function) && btf.name(*id) == function).unwrap();
+        u32_at(btf.types, btf.offset_of(id).unwrap() + 4).unwrap() & 0xffff
+    }
+
+    #[test]
+    fn a_hidden_function_becomes_static_for_the_verifier() {
+        let before: &[u8] = include_bytes!("../tests/objects/hidden.o");
+        let wanted = Wanted { function: "adds".parse().unwrap(), kind: ProgramKind::Xdp };
+        let after = normalise(before, &[wanted]).unwrap();
+        assert_eq!((linkage(before, "sum"), linkage(before, "adds")), (1, 1));
+        assert_eq!((linkage(&after, "sum"), linkage(&after, "adds")), (0, 1));
+    }
+}

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::btf::{Btf, Type};
+use crate::btf::{Btf, SectionVars, Type};
 
 const SECTION: &str = ".xdp_run_config";
 
@@ -106,10 +106,15 @@ pub enum RunConfigError {
     NotAStruct(String),
 }
 
+/// The run configs of an object, for [`read`].
+pub(crate) fn variables<'a>(btf: &Btf<'a>) -> Option<SectionVars<'a>> {
+    btf.section(SECTION)
+}
+
 /// Reads the run config of one function; the default if it has none.
-pub(crate) fn read(btf: &Btf<'_>, function: &str) -> Result<RunConfig, RunConfigError> {
+pub(crate) fn read(btf: &Btf<'_>, of: SectionVars<'_>, function: &str) -> Result<RunConfig, RunConfigError> {
     let mut config = RunConfig::default();
-    let Some(of) = variable(btf, function) else { return Ok(config) };
+    let Some(of) = variable(btf, of, function) else { return Ok(config) };
     let Some((_, Type::Struct { members, .. })) = btf.resolve(of) else {
         return Err(RunConfigError::NotAStruct(function.to_owned()));
     };
@@ -142,8 +147,8 @@ pub(crate) fn read(btf: &Btf<'_>, function: &str) -> Result<RunConfig, RunConfig
     Ok(config)
 }
 
-fn variable(btf: &Btf<'_>, function: &str) -> Option<u32> {
-    btf.section(SECTION)?.iter().find_map(|entry| match btf.get(entry.var)? {
+fn variable(btf: &Btf<'_>, of: SectionVars<'_>, function: &str) -> Option<u32> {
+    of.iter().find_map(|entry| match btf.get(entry.var)? {
         Type::Variable { of } if btf.name(entry.var).strip_prefix('_') == Some(function) => Some(of),
         _ => None,
     })

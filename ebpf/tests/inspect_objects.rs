@@ -12,6 +12,7 @@ fn bytes(name: &str) -> &'static [u8] {
         "core" => include_bytes!("objects/core.o"),
         "externs" => include_bytes!("objects/externs.o"),
         "globals" => include_bytes!("objects/globals.o"),
+        "hidden" => include_bytes!("objects/hidden.o"),
         "legacy_maps" => include_bytes!("objects/legacy_maps.o"),
         "map_path" => include_bytes!("objects/map_path.o"),
         "maps" => include_bytes!("objects/maps.o"),
@@ -87,6 +88,7 @@ fn what_a_load_needs_is_told_apart_from_what_can_be_read() {
     assert_eq!(why("externs"), "object needs kernel symbols that bpfd does not resolve: bpf_xdp_metadata_rx_hash");
     assert_eq!(object("core").loadable(), Ok(()));
     assert_eq!(object("core").core_relocations, 1);
+    assert_eq!(object("hidden").decl_tags, ["arg:nonnull"]);
     assert_eq!(object("all_kinds").license.as_deref(), Some("Dual BSD/GPL"));
 }
 

@@ -187,3 +187,21 @@ fn what_cannot_be_loaded_is_refused_with_its_reason() {
         "object needs kernel symbols that bpfd does not resolve: bpf_xdp_metadata_rx_hash"
     );
 }
+
+#[test]
+fn what_the_loader_would_get_wrong_is_refused() {
+    assert_eq!(
+        refused(include_bytes!("objects/map_values.o"), &xdp(&["jumps"])),
+        "section `.maps` has initial values for maps, which bpfd does not fill in"
+    );
+    assert_eq!(
+        refused(include_bytes!("objects/static_map.o"), &xdp(&["count"])),
+        "instruction 4 of `count`: a map that is static or has no name"
+    );
+    let two_texts = include_bytes!("objects/two_texts.o");
+    assert_eq!(load(two_texts, &xdp(&["calls_one"])).1, ["calls_one", "warm"]);
+    assert_eq!(
+        refused(two_texts, &xdp(&["calls_two"])),
+        "program `calls_two` calls functions at the same offset of two sections: put them in one section"
+    );
+}

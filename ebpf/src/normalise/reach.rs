@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::NormaliseError;
 use crate::elf::{Elf, Relocation, STT_FUNC, STT_OBJECT, STT_SECTION, Symbol};
-use crate::functions::{Function, INSN};
+use crate::functions::{Function, INSN, covering};
 use crate::insn::{Insn, PSEUDO_CALL, decode};
 use crate::{maps, variables};
 
@@ -21,6 +21,9 @@ const R_BPF_64_32: u32 = 10;
 pub(super) struct Reach<'a> {
     /// The functions, by section and offset.
     pub(super) functions: Vec<Function<'a>>,
+    /// The sections they are in, and their symbols.
+    sections: BTreeSet<usize>,
+    symbols: BTreeSet<usize>,
     /// Their relocations, by section, in order of offset.
     pub(super) relocations: BTreeMap<usize, Vec<Relocation>>,
 }
@@ -28,19 +31,17 @@ pub(super) struct Reach<'a> {
 impl Reach<'_> {
     /// The needed function that covers a byte of a section.
     pub(super) fn covering(&self, section: usize, offset: u64) -> Option<&Function<'_>> {
-        let after = self.functions.partition_point(|f| (f.section, f.offset) <= (section, offset));
-        let function = self.functions.get(after.checked_sub(1)?)?;
-        (function.section == section && offset < function.end()).then_some(function)
+        covering(&self.functions, section, offset)
     }
 
     /// Whether any function of a section is needed.
     pub(super) fn needs_section(&self, section: usize) -> bool {
-        self.functions.iter().any(|function| function.section == section)
+        self.sections.contains(&section)
     }
 
     /// Whether a symbol is a needed function's.
     pub(super) fn needs_symbol(&self, symbol: usize) -> bool {
-        self.functions.iter().any(|function| function.symbol == symbol)
+        self.symbols.contains(&symbol)
     }
 }
 
@@ -66,7 +67,9 @@ pub(super) fn from<'a>(
     for kept in relocations.values_mut() {
         kept.sort_by_key(|relocation| relocation.offset);
     }
-    Ok(Reach { functions, relocations })
+    let sections = functions.iter().map(|function| function.section).collect();
+    let symbols = functions.iter().map(|function| function.symbol).collect();
+    Ok(Reach { functions, sections, symbols, relocations })
 }
 
 struct Scanner<'e, 'a> {

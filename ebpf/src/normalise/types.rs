@@ -50,7 +50,9 @@ pub(super) fn rewrite(
         sections.table(&ext.lines, LINE_RECORD, Sections::is_line)?,
         sections.table(&ext.core, CORE_RECORD, Sections::is_core)?,
     ];
-    Ok(Types { btf: encode_btf(&without_pinning(btf), &strings), ext: encode_ext(&tables) })
+    let mut types = without_pinning(btf);
+    sections.make_hidden_static(&ext.functions, &mut types);
+    Ok(Types { btf: encode_btf(&types, &strings), ext: encode_ext(&tables) })
 }
 
 /// Sizes and members as the kernel wants them (`btf_struct_check_meta` in `kernel/bpf/btf.c`); CO-RE computes with them.
@@ -193,6 +195,22 @@ impl Sections<'_, '_> {
             out.splice(0..0, size);
         }
         Ok(out)
+    }
+
+    /// Gives hidden functions static linkage, as libbpf does (`mark_btf_static`): the verifier would check a global one by
+    /// itself, without what its caller knows of the arguments.
+    fn make_hidden_static(&self, tables: &[SectionRecords<'_>], types: &mut [u8]) {
+        for table in tables {
+            let Some((section, _, _)) = self.names.iter().find(|(_, name, _)| *name == table.section) else { continue };
+            for record in table.iter(FUNC_RECORD) {
+                let (offset, id) = (u32_at(record, 0).unwrap_or(u32::MAX), u32_at(record, 4).unwrap_or_default());
+                let hidden = self.reach.covering(*section, offset.into()).is_some_and(|function| function.hidden);
+                if let Some(at) = self.btf.offset_of(id).filter(|_| hidden) {
+                    // The low 16 bits of a FUNC's `info` are its linkage; 0 is `BTF_FUNC_STATIC`.
+                    put(types, at + 4, &[0, 0]);
+                }
+            }
+        }
     }
 
     fn is_function(&self, section: usize, record: &[u8]) -> bool {
