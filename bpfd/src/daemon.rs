@@ -2,13 +2,13 @@
 //! stays attached: a stop never touches a hook.
 
 use std::fs::{self, DirBuilder};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, bail};
 use bpfd_core::ident::BootId;
 use bpfd_core::kernel::ChainMode;
 use bpfd_core::policy::{GROUP, Policy};
@@ -17,35 +17,88 @@ use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
 use crate::audit::AuditFile;
-use crate::engine::{Engine, EngineHandle};
+use crate::engine::{Engine, EngineHandle, StartError};
 use crate::execute::Repaired;
-use crate::images::Images;
-use crate::kernel::{HostKernel, Paths};
+use crate::images::{ImageError, Images};
+use crate::kernel::{HostKernel, OpenError, Paths};
 use crate::layout::Layout;
 use crate::load::Loads;
 use crate::load_log::LoadLogs;
 use crate::objects::Objects;
-use crate::registries::RegistryFiles;
-use crate::rpc::{self, Start};
-use crate::store::Store;
-use crate::trust::Trust;
+use crate::registries::{RegistryFiles, RegistryFilesError};
+use crate::rpc::{self, ServeError, Start};
+use crate::store::{Store, StoreError};
+use crate::trust::{Trust, TrustError};
 use crate::worker::Workers;
 
+/// Why the daemon does not run. Nothing was changed on any hook.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// A file or directory of its own.
+    #[error("cannot {doing} `{}`", path.display())]
+    Path {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A policy file.
+    #[error("cannot read the policy")]
+    Policy(#[from] TrustError),
+    /// registries.toml or auth.json.
+    #[error("cannot read the registries' configuration")]
+    Registries(#[from] RegistryFilesError),
+    /// The image store.
+    #[error("cannot open the image store")]
+    Images(#[from] ImageError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The kernel's side.
+    #[error("cannot open the kernel's side")]
+    Kernel(#[from] OpenError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] StartError),
+    /// The boot id.
+    #[error("the boot id is no UUID")]
+    Boot(#[from] uuid::Error),
+    /// Something else has the socket's path.
+    #[error("`{}` is in the way, and is no socket", .0.display())]
+    InTheWay(PathBuf),
+    /// Another daemon answers there.
+    #[error("another bpfd serves `{}`", .0.display())]
+    Served(PathBuf),
+    /// Signals, threads, the passed socket.
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+    /// Serving.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+}
+
+/// Names what a call on a path was for.
+fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DaemonError {
+    let path = path.to_path_buf();
+    move |source| DaemonError::Path { doing, path, source }
+}
+
 /// The whole life of the daemon.
-pub fn run(layout: &Layout) -> Result<()> {
+pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     directories(layout)?;
     let mut causes = mount_bpffs(layout)?;
-    let objects = Objects::open(&layout.objects()).context("cannot open the object store")?;
+    let objects = Objects::open(&layout.objects()).map_err(at("open the object store", &layout.objects()))?;
     let workers = Workers::default();
-    let trust = Arc::new(Trust::open(layout).context("cannot read the policy")?);
-    let store = Store::open(&layout.database()).context("cannot open the state database")?;
-    let audit = AuditFile::open(&layout.audit()).context("cannot open the audit log")?;
+    let trust = Arc::new(Trust::open(layout)?);
+    let store = Store::open(&layout.database())?;
+    let audit = AuditFile::open(&layout.audit()).map_err(at("open the audit log", &layout.audit()))?;
     let boot = boot_id()?;
 
     let read = objects.clone();
     let paths = Paths { bpffs: layout.bpffs.clone(), ..Paths::default() };
-    let kernel = HostKernel::open(paths, workers.clone(), Box::new(move |digest| read.read(digest)))
-        .context("cannot open the kernel's side")?;
+    let kernel = HostKernel::open(paths, workers.clone(), Box::new(move |digest| read.read(digest)))?;
     let loader = kernel.loader();
     let (mode, mode_cause) = match kernel.mode() {
         ChainMode::Fused { cause } => ("fused".to_owned(), cause.clone()),
@@ -61,12 +114,11 @@ pub fn run(layout: &Layout) -> Result<()> {
     causes.extend(failures);
 
     let used = engine.snapshot().state.apps.values().map(|app| app.object).collect();
-    let swept = objects.sweep(&used).context("cannot sweep the object store")?;
+    let swept = objects.sweep(&used).map_err(at("sweep the object store", &layout.objects()))?;
     tracing::debug!(swept, "objects that nothing uses");
 
-    let registries = RegistryFiles::open(layout).context("cannot read the registries")?;
-    let images = Images::open(layout, workers.clone(), trust.clone(), registries, objects.clone());
-    let images = Arc::new(images.context("cannot open the image store")?);
+    let registries = RegistryFiles::open(layout)?;
+    let images = Arc::new(Images::open(layout, workers.clone(), trust.clone(), registries, objects.clone())?);
     let context = rpc::Context {
         loads: Loads::new(engine.clone(), images.clone(), objects.clone(), workers, loader),
         engine,
@@ -88,22 +140,22 @@ pub fn run(layout: &Layout) -> Result<()> {
         .worker_threads(2)
         .enable_all()
         .build()
-        .context("cannot start the runtime")?
+        .map_err(DaemonError::Runtime)?
         .block_on(serve(Arc::new(context), listener))
 }
 
-async fn serve(context: Arc<rpc::Context>, listener: UnixListener) -> Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::UnixListener::from_std(listener)?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut reload = signal(SignalKind::hangup())?;
+async fn serve(context: Arc<rpc::Context>, listener: UnixListener) -> Result<(), DaemonError> {
+    let listener = tokio::net::UnixListener::from_std(listener).map_err(DaemonError::Runtime)?;
+    let listen = |kind| signal(kind).map_err(DaemonError::Runtime);
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut reload = listen(SignalKind::hangup())?;
     let trust = context.trust.clone();
     tokio::spawn(async move {
         while reload.recv().await.is_some() {
             match trust.reload() {
                 Ok(_) => tracing::info!("policy read again"),
-                Err(error) => tracing::error!("the old policy stays in force: {:#}", anyhow::Error::from(error)),
+                Err(error) => tracing::error!(error = rpc::chain(&error), "the old policy stays in force"),
             }
         }
     });
@@ -127,70 +179,67 @@ fn tell_systemd(states: &[sd_notify::NotifyState<'_>]) {
 }
 
 /// Makes what is missing. The state is root's alone; the socket's directory lets members of the group in.
-fn directories(layout: &Layout) -> Result<()> {
+fn directories(layout: &Layout) -> Result<(), DaemonError> {
     for (dir, mode) in [(&layout.run, 0o755), (&layout.lib, 0o700), (&layout.log, 0o700), (&layout.objects(), 0o700)] {
         DirBuilder::new()
             .recursive(true)
             .mode(mode)
             .create(dir)
-            .with_context(|| format!("cannot make {}", dir.display()))?;
+            .map_err(at("make", dir))?;
     }
     Ok(())
 }
 
 /// A bpffs where pins go: the host's own, or one below `--root`. Gives what keeps the daemon from being READY.
-fn mount_bpffs(layout: &Layout) -> Result<Vec<String>> {
-    let at = &layout.bpffs;
-    fs::create_dir_all(at).with_context(|| format!("cannot make {}", at.display()))?;
-    if !bpffs::is_bpffs(at)? {
-        bpffs::mount(at).with_context(|| format!("cannot mount a bpffs at {}", at.display()))?;
-        tracing::info!(at = %at.display(), "mounted a bpffs");
+fn mount_bpffs(layout: &Layout) -> Result<Vec<String>, DaemonError> {
+    let dir = &layout.bpffs;
+    fs::create_dir_all(dir).map_err(at("make", dir))?;
+    if !bpffs::is_bpffs(dir).map_err(at("look at", dir))? {
+        bpffs::mount(dir).map_err(at("mount a bpffs at", dir))?;
+        tracing::info!(at = %dir.display(), "mounted a bpffs");
     }
     let host = Path::new("/proc/1/root/sys/fs/bpf");
-    let differs = layout.root.is_none() && bpffs::device(host).ok() != bpffs::device(at).ok();
+    let differs = layout.root.is_none() && bpffs::device(host).ok() != bpffs::device(dir).ok();
     let cause = format!(
         "{} is not the host's bpffs: pins die with this mount namespace; run bpfd without PrivateMounts",
-        at.display()
+        dir.display()
     );
     Ok(differs.then_some(cause).into_iter().collect())
 }
 
-fn boot_id() -> Result<BootId> {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").context("cannot read the boot id")?;
-    Ok(BootId(Uuid::parse_str(text.trim()).context("the boot id is no UUID")?))
+fn boot_id() -> Result<BootId, DaemonError> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let text = fs::read_to_string(path).map_err(at("read", path))?;
+    Ok(BootId(Uuid::parse_str(text.trim())?))
 }
 
 /// The socket that systemd passed, else our own. Without a group `bpfd` only root may connect.
-fn listen(layout: &Layout) -> Result<UnixListener> {
+fn listen(layout: &Layout) -> Result<UnixListener, DaemonError> {
     let mut passed = listenfd::ListenFd::from_env();
-    if let Some(listener) = passed.take_unix_listener(0).context("the socket passed to bpfd is not usable")? {
+    if let Some(listener) = passed.take_unix_listener(0).map_err(DaemonError::Runtime)? {
+        listener.set_nonblocking(true).map_err(DaemonError::Runtime)?;
         return Ok(listener);
     }
     let path = layout.socket();
     match fs::symlink_metadata(&path) {
-        Ok(found) if !found.file_type().is_socket() => bail!("{} is in the way", path.display()),
-        Ok(_) if UnixStream::connect(&path).is_ok() => bail!("another bpfd serves {}", path.display()),
-        Ok(_) => fs::remove_file(&path).with_context(|| format!("cannot remove the old {}", path.display()))?,
-        Err(_) => {}
+        Ok(found) if !found.file_type().is_socket() => return Err(DaemonError::InTheWay(path)),
+        Ok(_) if UnixStream::connect(&path).is_ok() => return Err(DaemonError::Served(path)),
+        Ok(_) => fs::remove_file(&path).map_err(at("remove the old socket", &path))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(at("look at", &path)(error)),
     }
     // Between bind and chmod nobody but root gets in: the mask says so from the start.
     let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let listener = UnixListener::bind(&path).with_context(|| format!("cannot listen on {}", path.display()));
+    let bound = UnixListener::bind(&path);
     rustix::process::umask(mask);
-    let listener = listener?;
-    match group(GROUP)? {
+    let listener = bound.map_err(at("listen on", &path))?;
+    listener.set_nonblocking(true).map_err(DaemonError::Runtime)?;
+    match rpc::group_id(GROUP).map_err(at("read", Path::new("/etc/group")))? {
         Some(gid) => {
-            std::os::unix::fs::chown(&path, None, Some(gid))?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o660))?;
+            std::os::unix::fs::chown(&path, None, Some(gid)).map_err(at("give to the group", &path))?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).map_err(at("open to the group", &path))?;
         }
         None => tracing::info!("no group `{GROUP}`: the socket is root's alone"),
     }
     Ok(listener)
-}
-
-fn group(name: &str) -> Result<Option<u32>> {
-    let text = fs::read_to_string("/etc/group").unwrap_or_default();
-    let line = text.lines().find(|line| line.split(':').next() == Some(name));
-    let gid = line.and_then(|line| line.split(':').nth(2)).map(str::parse);
-    gid.transpose().context("/etc/group does not parse")
 }

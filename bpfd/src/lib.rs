@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod daemon;
 pub mod engine;
+pub mod etc;
 pub mod execute;
 pub mod fail_points;
 pub mod images;

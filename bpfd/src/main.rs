@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     match bpfd::daemon::run(&Layout::new(args.root.as_deref())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!("{error:#}");
+            tracing::error!("{:#}", anyhow::Error::from(error));
             ExitCode::FAILURE
         }
     }

@@ -11,6 +11,7 @@ pub mod journal;
 pub mod kernel;
 pub mod mode;
 pub mod names;
+pub mod object_digest;
 pub mod order;
 pub mod plan;
 pub mod policy;

@@ -11,63 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::hook::{ChainKey, Placement, ProceedOn, Tracepoint};
 use crate::ident::{AppUid, Handle, LinkUid, RequestId};
 use crate::names::{AppName, Priority};
-
-/// sha256 of an object's bytes.
-#[derive(Clone, Copy, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ObjectDigest(pub [u8; 32]);
-
-/// A text that is no sha256.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("a digest is 64 lower-case hexadecimal digits")]
-pub struct BadDigest;
-
-impl fmt::Display for ObjectDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for ObjectDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self}")
-    }
-}
-
-impl std::str::FromStr for ObjectDigest {
-    type Err = BadDigest;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digit = |c: u8| match c {
-            b'0'..=b'9' => Ok(c - b'0'),
-            b'a'..=b'f' => Ok(c - b'a' + 10),
-            _ => Err(BadDigest),
-        };
-        let bytes: Vec<u8> = text
-            .as_bytes()
-            .chunks(2)
-            .map(|pair| match pair {
-                [high, low] => Ok(digit(*high)? << 4 | digit(*low)?),
-                _ => Err(BadDigest),
-            })
-            .collect::<Result<_, _>>()?;
-        bytes.try_into().map(Self).map_err(|_: Vec<u8>| BadDigest)
-    }
-}
-
-impl TryFrom<String> for ObjectDigest {
-    type Error = BadDigest;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
-    }
-}
-
-impl From<ObjectDigest> for String {
-    fn from(digest: ObjectDigest) -> Self {
-        digest.to_string()
-    }
-}
+pub use crate::object_digest::ObjectDigest;
 
 /// Where an app's bytes came from.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]

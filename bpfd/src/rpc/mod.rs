@@ -30,8 +30,9 @@ mod status;
 mod system;
 mod view;
 
-pub use peer::{PeerStream, principal};
-pub use server::serve;
+pub use peer::{PeerStream, group_id, principal};
+pub use server::{ServeError, serve};
+pub use status::chain;
 
 /// What handlers work with.
 pub struct Context {

@@ -43,14 +43,26 @@ impl PeerStream {
     }
 }
 
-/// Names of these ids in a file of `name:password:id:…` lines (passwd(5), group(5)).
-fn names(path: &Path, ids: &BTreeSet<u32>) -> io::Result<Vec<String>> {
+/// The id of a group; `None` if there is no such group.
+pub fn group_id(name: &str) -> io::Result<Option<u32>> {
+    let text = database(Path::new("/etc/group"))?;
+    let line = text.lines().find(|line| line.split(':').next() == Some(name));
+    Ok(line.and_then(|line| line.split(':').nth(2)?.parse().ok()))
+}
+
+fn database(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     match File::open(path) {
         Ok(file) => file.take(DATABASE_MAX).read_to_string(&mut text)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(error),
     };
+    Ok(text)
+}
+
+/// Names of these ids in a file of `name:password:id:…` lines (passwd(5), group(5)).
+fn names(path: &Path, ids: &BTreeSet<u32>) -> io::Result<Vec<String>> {
+    let text = database(path)?;
     let named = text.lines().filter_map(|line| {
         let mut fields = line.split(':');
         let (name, id) = (fields.next()?, fields.nth(1)?);

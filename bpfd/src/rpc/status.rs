@@ -22,7 +22,7 @@ use crate::load_log::LoadLogs;
 use crate::worker::parse::ParseError;
 
 /// An error with its causes, as one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 

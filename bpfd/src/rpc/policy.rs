@@ -1,0 +1,86 @@
+//! PolicyService: keys to trust, and the policy read again. Root only, which is the policy's own decision.
+
+use std::sync::Arc;
+
+use bpfd_core::names::printable;
+use bpfd_core::policy::TrustAsk;
+use bpfd_core::wire::{self, BadField};
+use bpfd_proto::status::Refusal;
+use bpfd_proto::v1 as pb;
+use bpfd_proto::v1::ErrorReason;
+use tonic::{Request, Response, Status};
+
+use super::status::chain;
+use super::{Context, bad_field, principal};
+use crate::trust::{Added, Apply, InForce, TrustError};
+
+/// Bytes of a key's PEM: P-256 and Ed25519 have 200.
+const KEY: usize = 16 << 10;
+
+pub(super) struct PolicyHandlers(pub(super) Arc<Context>);
+
+#[tonic::async_trait]
+impl pb::policy_service_server::PolicyService for PolicyHandlers {
+    async fn add_trust(&self, request: Request<pb::AddTrustRequest>) -> Result<Response<pb::AddTrustResponse>, Status> {
+        let principal = principal(&request)?;
+        let pb::AddTrustRequest { request_id, validate_only, name, public_key, scope } = request.into_inner();
+        wire::request_id(&request_id).map_err(bad_field)?;
+        let bad = |why: String| bad_field(BadField { field: "public_key", why });
+        if public_key.len() > KEY {
+            return Err(bad(format!("a public key has at most {KEY} bytes")));
+        }
+        let pem = String::from_utf8(public_key).map_err(|_not_text| bad("the key is not PEM text".to_owned()))?;
+        let ask = self.0.permit(principal, TrustAsk((name, pem, scope))).await?;
+        let apply = if validate_only { Apply::ValidateOnly } else { Apply::Write };
+        let trust = self.0.trust.clone();
+        let by = ask.principal().to_string();
+        let message = format!("cannot trust `{}`", printable(&ask.request().0.0));
+        let adding = tokio::task::spawn_blocking(move || {
+            let TrustAsk((name, pem, scope)) = ask.request();
+            trust.add(name, pem, scope, apply)
+        });
+        let added = adding.await.map_err(|_panicked| Status::internal("the change was lost"))?;
+        let Added { path, key } = added.map_err(|error| refusal(message, &error))?;
+        tracing::info!(%by, file = %path.display(), %key, ?apply, "trust added");
+        Ok(Response::new(pb::AddTrustResponse { path: path.display().to_string(), key_sha256: key.hex() }))
+    }
+
+    async fn reload_policy(
+        &self,
+        request: Request<pb::ReloadPolicyRequest>,
+    ) -> Result<Response<pb::ReloadPolicyResponse>, Status> {
+        let principal = principal(&request)?;
+        wire::request_id(&request.get_ref().request_id).map_err(bad_field)?;
+        self.0.permit(principal, TrustAsk(())).await?;
+        let trust = self.0.trust.clone();
+        let reloading = tokio::task::spawn_blocking(move || trust.reload());
+        let reloaded = reloading.await.map_err(|_panicked| Status::internal("the reload was lost"))?;
+        let reloaded = reloaded.map_err(|error| refusal("cannot reload the policy".to_owned(), &error))?;
+        let InForce { policy, files, signers } = reloaded.as_ref();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        Ok(Response::new(pb::ReloadPolicyResponse {
+            files: files.iter().map(|file| file.display().to_string()).collect(),
+            signers: count(*signers),
+            images: count(policy.images.len()),
+            // `trust` refuses a policy that has any.
+            rules: 0,
+        }))
+    }
+}
+
+fn refusal(message: String, error: &TrustError) -> Refusal {
+    let refusal = |reason| Refusal::new(reason, message.clone()).cause(chain(error));
+    match error {
+        TrustError::File(_) => refusal(ErrorReason::InvalidPolicy),
+        TrustError::Policy(_) | TrustError::Rule { .. } => {
+            refusal(ErrorReason::InvalidPolicy).hint("what held before still holds; mend the file and try again")
+        }
+        TrustError::Name(_) | TrustError::Scope(_) => refusal(ErrorReason::InvalidRequest),
+        TrustError::Key(_) => {
+            refusal(ErrorReason::InvalidRequest).hint("`bpfctl keygen` makes a pair; the public half ends in `.pub`")
+        }
+        TrustError::NameTaken { .. } => {
+            refusal(ErrorReason::NameTaken).hint("choose another name, or edit the file and reload")
+        }
+    }
+}
