@@ -1,5 +1,7 @@
 //! The engine on the in-memory kernel and a real database: every verb fails at each step, dies before it and dies after it. After
 //! repair the host is as before or as asked, never between, and every invariant holds.
+//!
+//! Long because the script of one host and all its deaths are read together.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -293,7 +295,7 @@ fn a_death_at_any_step_ends_as_before_or_as_asked() {
         let mut asked = busy();
         asked.ask(&verb, None).unwrap();
         let (_, asked) = asked.sight();
-        for fate in [Fate::DieBefore, Fate::DieAfter] {
+        for fate in [Fate::DieBefore, Fate::DieHalfway, Fate::DieAfter] {
             for step in 0..12 {
                 let mut host = busy();
                 let (rows, before) = host.sight();
@@ -430,7 +432,7 @@ proptest! {
         let mut host = Host::new();
         for (ask, fate) in asks {
             if fate < 8 {
-                let kind = [Fate::Fail, Fate::DieBefore, Fate::DieAfter][fate % 3];
+                let kind = [Fate::Fail, Fate::DieBefore, Fate::DieHalfway, Fate::DieAfter][fate % 4];
                 host.engine().kernel().at_step(fate, kind);
             }
             match host.ask(&ask, None) {

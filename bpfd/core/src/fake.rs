@@ -20,6 +20,8 @@ pub enum Fate {
     Fail,
     /// The process ends before the step.
     DieBefore,
+    /// The process ends in the midst of pinning an app: half a directory is left. At any other step as `DieBefore`.
+    DieHalfway,
     /// The process ends after the step, before anybody hears of it.
     DieAfter,
 }
@@ -41,6 +43,7 @@ pub struct FakeKernel {
     staged_apps: BTreeMap<AppUid, PinnedApp>,
     staged_tops: BTreeMap<TopUid, Top>,
     apps: BTreeMap<AppUid, PinnedApp>,
+    half_made: BTreeSet<AppUid>,
     tops: BTreeMap<TopUid, Top>,
     links: BTreeSet<LinkUid>,
     next_id: u32,
@@ -90,6 +93,7 @@ impl FakeKernel {
         self.restart();
         self.attached.clear();
         self.apps.clear();
+        self.half_made.clear();
         self.tops.clear();
         self.links.clear();
     }
@@ -113,6 +117,7 @@ impl FakeKernel {
         match step {
             Step::PinApp(app) => {
                 let staged = self.staged_apps.remove(app).ok_or_else(|| Self::refuse("pin app", "nothing staged"))?;
+                self.half_made.remove(app);
                 self.apps.insert(*app, staged);
             }
             Step::BuildTop { top, chain, content: TopContent::Fused { members, recipes } } => {
@@ -172,6 +177,7 @@ impl FakeKernel {
                 self.staged_tops.remove(top);
             }
             Step::UnpinApp(app) => {
+                self.half_made.remove(app);
                 self.apps.remove(app);
             }
         }
@@ -243,7 +249,13 @@ impl Kernel for FakeKernel {
                 (chain.clone(), seen)
             })
             .collect();
-        Ok(Observed { apps: self.apps.clone(), half_made: BTreeSet::new(), tops, links: self.links.clone(), chains })
+        Ok(Observed {
+            apps: self.apps.clone(),
+            half_made: self.half_made.clone(),
+            tops,
+            links: self.links.clone(),
+            chains,
+        })
     }
 
     fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError> {
@@ -255,7 +267,10 @@ impl Kernel for FakeKernel {
         match fate {
             None => self.apply(step),
             Some(Fate::Fail) => Err(Self::refuse(step.verb(), "told to fail")),
-            Some(Fate::DieBefore) => {
+            Some(fate @ (Fate::DieBefore | Fate::DieHalfway)) => {
+                if let (Fate::DieHalfway, Step::PinApp(app)) = (fate, step) {
+                    self.half_made.insert(*app);
+                }
                 self.dead = true;
                 Err(StepError::Died)
             }

@@ -147,8 +147,9 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
     let unwanted = observed.links.iter().filter(|link| !target.links.contains_key(link));
     after.extend(unwanted.map(|link| Step::DetachLink(*link)));
     after.extend(dead_tops(observed, &wanted_tops).map(Step::UnpinTop));
-    let unwanted = observed.apps.keys().filter(|app| !target.apps.contains_key(app));
-    after.extend(unwanted.chain(&observed.half_made).map(|app| Step::UnpinApp(*app)));
+    // A half-made directory of a wanted app is cleared by its `PinApp`.
+    let pinned = observed.apps.keys().chain(&observed.half_made);
+    after.extend(pinned.filter(|app| !target.apps.contains_key(app)).map(|app| Step::UnpinApp(*app)));
 
     let committed = before.len();
     before.extend(after);
