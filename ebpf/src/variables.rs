@@ -51,36 +51,42 @@ pub(crate) fn sections(elf: &Elf<'_>) -> Result<Vec<DataSection>, InspectError> 
 
 /// The variables of all data sections, by section and offset.
 pub(crate) fn globals(elf: &Elf<'_>, btf: Option<&Btf<'_>>) -> Result<Vec<Global>, InspectError> {
-    // Clang leaves a DATASEC's offsets at zero for the linker or loader to fill in: the symbol table has them.
-    let types = btf.map(types_by_section_and_name).unwrap_or_default();
-    let mut globals = Vec::new();
+    let mut found = Vec::new();
     for symbol in &elf.symbols {
         let Some(section) = symbol.section.and_then(|index| elf.sections.get(index)) else { continue };
         if symbol.kind != STT_OBJECT || symbol.size == 0 || symbol.name.is_empty() || !is_data(section) {
             continue;
         }
-        if globals.len() >= MAX_GLOBALS {
-            return Err(InspectError::TooMany {
-                what: "globals".to_owned(),
-                found: elf.symbols.len(),
-                limit: MAX_GLOBALS,
-            });
+        if found.len() >= MAX_GLOBALS {
+            let (what, found) = ("globals".to_owned(), elf.symbols.len());
+            return Err(InspectError::TooMany { what, found, limit: MAX_GLOBALS });
         }
+        found.push((section, symbol));
+    }
+    // Clang leaves a DATASEC's offsets at zero for the linker or loader to fill in: the symbol table has them.
+    let types = btf.map(|btf| types_of(btf, &found)).unwrap_or_default();
+    let mut globals = Vec::with_capacity(found.len());
+    for (section, symbol) in found {
         globals.push(global(btf, &types, section, symbol)?);
     }
     globals.sort_by(|a: &Global, b: &Global| (&a.section, a.offset, &a.name).cmp(&(&b.section, b.offset, &b.name)));
     Ok(globals)
 }
 
+/// Type id by section and variable.
 type Types<'a> = BTreeMap<(&'a str, &'a str), u32>;
 
-fn types_by_section_and_name<'a>(btf: &Btf<'a>) -> Types<'a> {
-    let mut types = Types::new();
+/// The types of those variables: nothing else of a BTF that may name millions.
+fn types_of<'a>(btf: &Btf<'a>, variables: &[(&Section<'a>, &Symbol<'a>)]) -> Types<'a> {
+    let mut types: Types<'a> = variables.iter().map(|(section, symbol)| ((section.name, symbol.name), 0)).collect();
     for id in btf.ids() {
         let Some(Type::Section { vars }) = btf.get(id) else { continue };
+        let section = btf.name(id);
         for entry in vars.iter() {
-            if let Some(Type::Variable { of }) = btf.get(entry.var) {
-                types.insert((btf.name(id), btf.name(entry.var)), of);
+            if let Some(Type::Variable { of }) = btf.get(entry.var)
+                && let Some(known) = types.get_mut(&(section, btf.name(entry.var)))
+            {
+                *known = of;
             }
         }
     }
@@ -105,7 +111,7 @@ fn global(
     }
     let size = u32::try_from(symbol.size).ok().ok_or_else(misplaced)?;
     // A type of another size than the symbol is a lie in one of the two: then only the bytes are certain.
-    let of = types.get(&(section.name, symbol.name)).copied();
+    let of = types.get(&(section.name, symbol.name)).copied().filter(|of| *of != 0);
     let (ty, type_name) = match (btf, of) {
         (Some(btf), Some(of)) if btf.size(of) == Some(size) => (classify(btf, of), btf.c_name(of)),
         _ => (GlobalType::Other, format!("{size} bytes")),

@@ -1,6 +1,8 @@
 //! Writes the new object: same section and symbol numbers, unneeded ones emptied. Must never let through a section whose
 //! name means something to `aya_obj` that it does not mean here (it goes by prefix: `version_info` is `version` to it).
 
+use std::borrow::Cow;
+
 use super::reach::Reach;
 use super::types::Types;
 use super::{NormaliseError, alias};
@@ -20,11 +22,12 @@ const PREFIXES: [&str; 8] = ["license", "version", "maps", ".maps", ".text", ".b
 
 /// A section of the new object.
 #[derive(Default)]
-struct Out {
+struct Out<'a> {
     name: String,
     kind: u32,
     flags: u64,
-    data: Vec<u8>,
+    /// Borrowed where nothing changes: an object may be 16 MiB.
+    data: Cow<'a, [u8]>,
     /// Of a section without bytes.
     memory: u64,
     link: u32,
@@ -33,10 +36,10 @@ struct Out {
     entry: u64,
 }
 
-pub(super) fn object(
-    elf: &Elf<'_>,
+pub(super) fn object<'a>(
+    elf: &Elf<'a>,
     reach: &Reach<'_>,
-    types: &Types,
+    types: &'a Types,
     license: &str,
 ) -> Result<Vec<u8>, NormaliseError> {
     let mut out = Vec::with_capacity(elf.sections.len() + 1);
@@ -48,18 +51,18 @@ pub(super) fn object(
     Ok(encode(out))
 }
 
-fn section_of(
-    elf: &Elf<'_>,
+fn section_of<'a>(
+    elf: &Elf<'a>,
     reach: &Reach<'_>,
-    types: &Types,
+    types: &'a Types,
     license: &str,
-    old: &Section<'_>,
-) -> Result<Out, NormaliseError> {
+    old: &Section<'a>,
+) -> Result<Out<'a>, NormaliseError> {
     let copy = |name: &str| Out {
         name: name.to_owned(),
         kind: old.kind,
         flags: old.flags,
-        data: old.data.to_vec(),
+        data: old.data.into(),
         memory: if old.kind == SHT_NOBITS { old.size } else { 0 },
         align: old.align.clamp(1, 4096),
         ..Out::default()
@@ -74,7 +77,7 @@ fn section_of(
     if old.kind == SHT_SYMTAB && elf.symtab == Some(old.index) {
         let locals = elf.symbols.iter().take_while(|symbol| symbol.bind == crate::elf::STB_LOCAL).count();
         return Ok(Out {
-            data: symbols(elf, reach, old),
+            data: symbols(elf, reach, old).into(),
             link: old.link,
             info: count(locals),
             entry: 24,
@@ -89,12 +92,12 @@ fn section_of(
         return Ok(Out::default());
     }
     match old.name {
-        ".BTF" if is_first(".BTF") => return Ok(Out { data: types.btf.clone(), ..copy(".BTF") }),
-        ".BTF.ext" if is_first(".BTF.ext") => return Ok(Out { data: types.ext.clone(), ..copy(".BTF.ext") }),
+        ".BTF" if is_first(".BTF") => return Ok(Out { data: types.btf.as_slice().into(), ..copy(".BTF") }),
+        ".BTF.ext" if is_first(".BTF.ext") => return Ok(Out { data: types.ext.as_slice().into(), ..copy(".BTF.ext") }),
         "license" if is_first("license") => {
             let mut text = license.as_bytes().to_vec();
             text.push(0);
-            return Ok(Out { data: text, flags: ALLOCATED, ..copy("license") });
+            return Ok(Out { data: text.into(), flags: ALLOCATED, ..copy("license") });
         }
         _ => {}
     }
@@ -107,7 +110,7 @@ fn section_of(
         _ if maps::is_btf(old) && is_first(".maps") => without_initialisers(elf, old).map(|()| copy(".maps")),
         _ if maps::is_legacy(old) => {
             without_initialisers(elf, old)?;
-            Ok(Out { data: without_pinning(elf, old), ..copy(old.name) })
+            Ok(Out { data: without_pinning(elf, old).into(), ..copy(old.name) })
         }
         _ if variables::is_data(old) => Ok(copy(old.name)),
         name if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => {
@@ -141,7 +144,7 @@ fn without_pinning(elf: &Elf<'_>, section: &Section<'_>) -> Vec<u8> {
 }
 
 /// The needed relocations of the section that `old` is about; `None` if there are none, or the first table had them all.
-fn relocations(elf: &Elf<'_>, reach: &Reach<'_>, old: &Section<'_>) -> Option<Out> {
+fn relocations(elf: &Elf<'_>, reach: &Reach<'_>, old: &Section<'_>) -> Option<Out<'static>> {
     let target = crate::bytes::index(old.info);
     let kept = reach.relocations.get(&target).filter(|kept| !kept.is_empty())?;
     let first = elf.sections.iter().find(|section| section.kind == SHT_REL && section.info == old.info)?;
@@ -158,7 +161,7 @@ fn relocations(elf: &Elf<'_>, reach: &Reach<'_>, old: &Section<'_>) -> Option<Ou
     Some(Out {
         name: format!(".rel{}", alias(target)),
         kind: SHT_REL,
-        data,
+        data: data.into(),
         link: count(elf.symtab?),
         info: old.info,
         align: 8,
@@ -199,7 +202,7 @@ fn is_needed(elf: &Elf<'_>, reach: &Reach<'_>, at: usize, symbol: &Symbol<'_>) -
     }
 }
 
-fn encode(mut sections: Vec<Out>) -> Vec<u8> {
+fn encode(mut sections: Vec<Out<'_>>) -> Vec<u8> {
     let mut names = vec![0];
     let mut offsets = Vec::with_capacity(sections.len());
     for section in &sections {
@@ -211,7 +214,7 @@ fn encode(mut sections: Vec<Out>) -> Vec<u8> {
     }
     let last = sections.len().saturating_sub(1);
     if let Some(table) = sections.last_mut() {
-        table.data = names;
+        table.data = names.into();
     }
 
     let mut out = vec![0; FILE_HEADER];
