@@ -271,17 +271,25 @@ fn carry_out<K: Kernel>(hands: &mut Hands<'_, K>, plan: &Plan, repaired: &mut Re
     let mut lost: BTreeSet<TopUid> = BTreeSet::new();
     for step in &plan.steps {
         let needs = match step {
-            Step::PinTop(top) | Step::Swap { to: Some(top), .. } => Some(*top),
+            // Left attached by a swap that did not happen, a generation keeps its pins.
+            Step::PinTop(top) | Step::Swap { to: Some(top), .. } | Step::UnpinTop(top) => Some(*top),
             Step::BuildTop { .. }
             | Step::PinApp(_)
+            | Step::LoadExt { .. }
+            | Step::UnpinExt(_)
+            | Step::Adopt { .. }
             | Step::DropTop(_)
             | Step::AttachLink { .. }
             | Step::DetachLink(_)
             | Step::Swap { to: None, .. }
-            | Step::UnpinTop(_)
             | Step::UnpinApp(_) => None,
         };
+        let stays = match step {
+            Step::Swap { from: Some(live), .. } => Some(live.top),
+            _ => None,
+        };
         if needs.is_some_and(|top| lost.contains(&top)) {
+            lost.extend(stays);
             continue;
         }
         point(&format!("repair-{}-before", step.verb()));
@@ -293,6 +301,7 @@ fn carry_out<K: Kernel>(hands: &mut Hands<'_, K>, plan: &Plan, repaired: &mut Re
                 if let Step::BuildTop { top, .. } | Step::PinTop(top) = step {
                     lost.insert(*top);
                 }
+                lost.extend(stays);
             }
         }
         point(&format!("repair-{}-after", step.verb()));
