@@ -181,11 +181,7 @@ fn tell_systemd(states: &[sd_notify::NotifyState<'_>]) {
 /// Makes what is missing. The state is root's alone; the socket's directory lets members of the group in.
 fn directories(layout: &Layout) -> Result<(), DaemonError> {
     for (dir, mode) in [(&layout.run, 0o755), (&layout.lib, 0o700), (&layout.log, 0o700), (&layout.objects(), 0o700)] {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(dir)
-            .map_err(at("make", dir))?;
+        DirBuilder::new().recursive(true).mode(mode).create(dir).map_err(at("make", dir))?;
     }
     Ok(())
 }

@@ -140,7 +140,11 @@ impl Loads {
         Ok((answer, warnings))
     }
 
-    async fn bytes(&self, ask: &Authorized<LoadRequest>, report: &Report) -> Result<(Bytecode, Vec<String>), LoadError> {
+    async fn bytes(
+        &self,
+        ask: &Authorized<LoadRequest>,
+        report: &Report,
+    ) -> Result<(Bytecode, Vec<String>), LoadError> {
         match &ask.request().bytes {
             Bytes::Uploaded { object, stem: _ } => Ok((Bytecode::permitted(ask, *object, &self.objects)?, vec![])),
             Bytes::Image { reference, pull } => Ok(self.images.acquire(ask, reference, *pull, report).await?),
@@ -281,11 +285,7 @@ fn maps(object: &Object, made: &[String]) -> Vec<Map> {
 }
 
 /// The image's label first, then the object's own run config.
-fn advice(
-    object: &Object,
-    bytecode: &Bytecode,
-    functions: &BTreeMap<String, ProgramType>,
-) -> BTreeMap<String, Advice> {
+fn advice(object: &Object, bytecode: &Bytecode, functions: &BTreeMap<String, ProgramType>) -> BTreeMap<String, Advice> {
     let of = |function: &String| {
         let own = object.programs.iter().find(|program| program.function.as_str() == function);
         let own = own.map(selection::advice).unwrap_or_default();

@@ -111,16 +111,18 @@ impl pb::link_service_server::LinkService for Links {
         let chain = interface.map(|interface| wire::xdp_chain(netns.as_deref(), &interface));
         let chain = chain.transpose().map_err(super::bad_field)?;
         let snapshot = self.0.snapshot();
-        let app = app.map(|app| app.parse::<AppRef>().ok().and_then(|app| app.resolve(&snapshot.state).ok()).map(|app| app.uid));
+        let app = app
+            .map(|app| app.parse::<AppRef>().ok().and_then(|app| app.resolve(&snapshot.state).ok()).map(|app| app.uid));
         let wanted = |link: &&Link| {
             let of_app = app.is_none_or(|app| app == Some(link.app));
             of_app && chain.as_ref().is_none_or(|chain| link.placement.chain() == Some(chain))
         };
         // In the order of their hooks, then as they run.
         let key = |link: &&Link| {
-            let place = link.placement.chain().and_then(|key| {
-                snapshot.observed.members(key).iter().position(|member| member.link == link.uid)
-            });
+            let place = link
+                .placement
+                .chain()
+                .and_then(|key| snapshot.observed.members(key).iter().position(|member| member.link == link.uid));
             format!("{} {:05} {}", link.placement, place.unwrap_or(99_999), link.uid)
         };
         let mut links: Vec<&Link> = snapshot.state.links.values().filter(wanted).collect();

@@ -26,7 +26,8 @@ pub(super) fn app(snapshot: &Snapshot, app: &App, pins: &Path) -> pb::App {
         verified_instructions: None,
     });
     let maps = app.maps.iter().map(|map| {
-        let path = pinned.filter(|pinned| pinned.maps.contains(&map.name)).and_then(|_| map_path(pins, app.uid, &map.name));
+        let path =
+            pinned.filter(|pinned| pinned.maps.contains(&map.name)).and_then(|_| map_path(pins, app.uid, &map.name));
         pb::Map {
             name: map.name.clone(),
             r#type: map.kind.clone(),
@@ -37,7 +38,8 @@ pub(super) fn app(snapshot: &Snapshot, app: &App, pins: &Path) -> pb::App {
             pin_path: path.map(|path| path.display().to_string()),
         }
     });
-    let globals = app.globals.iter().map(|(name, set)| pb::GlobalSetting { name: name.clone(), value: set.text.clone() });
+    let globals =
+        app.globals.iter().map(|(name, set)| pb::GlobalSetting { name: name.clone(), value: set.text.clone() });
     pb::App {
         uid: app.uid.to_string(),
         name: app.name.to_string(),
