@@ -29,6 +29,7 @@ use crate::registries::{RegistryFiles, RegistryFilesError};
 use crate::rpc::{self, ServeError, Start};
 use crate::store::{Store, StoreError};
 use crate::trust::{Trust, TrustError};
+use crate::watch;
 use crate::worker::Workers;
 
 /// Why the daemon does not run. Nothing was changed on any hook.
@@ -116,6 +117,8 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let used = engine.snapshot().state.apps.values().map(|app| app.object).collect();
     let swept = objects.sweep(&used).map_err(at("sweep the object store", &layout.objects()))?;
     tracing::debug!(swept, "objects that nothing uses");
+
+    watch::start(engine.clone()).map_err(DaemonError::Runtime)?;
 
     let registries = RegistryFiles::open(layout)?;
     let images = Arc::new(Images::open(layout, workers.clone(), trust.clone(), registries, objects.clone())?);

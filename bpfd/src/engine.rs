@@ -20,7 +20,7 @@ use bpfd_core::state::{Change, Owner, State};
 use tokio::sync::{oneshot, watch};
 
 use crate::audit::AuditSink;
-use crate::execute::{ExecuteError, Hands, RepairError, Repaired, execute, repair};
+use crate::execute::{ExecuteError, Hands, RepairError, Repaired, execute, repair, settle};
 use crate::store::{Outcome, Store, StoreError};
 
 /// How often a change is planned anew when somebody else changed the hook in between: libxdp's own number
@@ -133,9 +133,19 @@ impl<K: Kernel> Engine<K> {
         result
     }
 
-    /// Looks at the kernel again, for readers.
-    pub fn refresh(&mut self) -> Result<(), ObserveError> {
-        self.publish()
+    /// Something changed in the kernel: links whose interface came, or came back as another one, are attached; what ran on one
+    /// that went is swept. What somebody else took off an interface that stayed is DRIFTED, and left alone.
+    pub fn settle(&mut self) -> Result<Repaired, RepairError> {
+        let mut observed = self.kernel.observe(&self.state.chains())?;
+        let before = self.published.borrow().clone();
+        observed.chains.retain(|chain, seen| {
+            let known = before.observed.chains.get(chain).and_then(|chain| chain.interface);
+            known.is_none() || known != seen.interface
+        });
+        let mut hands = Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
+        let repaired = settle(&mut hands, &self.state, &observed, self.uids.as_mut())?;
+        self.publish()?;
+        Ok(repaired)
     }
 
     /// The state beside the kernel as it is now, with one more chain than the state has.
@@ -318,6 +328,11 @@ impl<K: Kernel + Send + 'static> EngineHandle<K> {
         });
         self.jobs.send(job).map_err(|_| EngineError::Stopped)?;
         result.await.map_err(|_| EngineError::Stopped)
+    }
+
+    /// Has `job` done some time, by nobody waiting; `false` if the engine has stopped.
+    pub fn post(&self, job: impl FnOnce(&mut Engine<K>) + Send + 'static) -> bool {
+        self.jobs.send(Box::new(job)).is_ok()
     }
 
     /// The last published snapshot.

@@ -47,6 +47,7 @@ pub struct FakeKernel {
     tops: BTreeMap<TopUid, Top>,
     links: BTreeSet<LinkUid>,
     next_id: u32,
+    next_index: u32,
     steps: usize,
     fate: Option<(usize, Fate)>,
     dead: bool,
@@ -67,6 +68,23 @@ impl FakeKernel {
         let id = self.fresh_id();
         self.foreign.insert(id, name.to_owned());
         self.attached.insert(chain.clone(), (id, XdpMode::Native));
+    }
+
+    /// An interface goes, and what it ran with it; `false` if there was none.
+    pub fn remove_interface(&mut self, chain: &ChainKey) -> bool {
+        self.attached.remove(chain);
+        self.interfaces.remove(chain).is_some()
+    }
+
+    /// An interface comes, with an index that none had before.
+    pub fn add_interface(&mut self, chain: ChainKey) {
+        self.next_index += 1;
+        self.interfaces.insert(chain, InterfaceId { netns_cookie: 1, index: 1000 + self.next_index });
+    }
+
+    /// Somebody takes off what an interface runs.
+    pub fn clear(&mut self, chain: &ChainKey) {
+        self.attached.remove(chain);
     }
 
     /// What loading does for real: an app's programs and maps as file descriptors.

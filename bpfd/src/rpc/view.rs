@@ -45,7 +45,7 @@ pub(super) fn app(snapshot: &Snapshot, app: &App, pins: &Path) -> pb::App {
         name: app.name.to_string(),
         generation: app.generation,
         state: pb::AppState::Loaded.into(),
-        cause: pinned.is_none().then(|| "its pins are gone: `bpfctl doctor` says more".to_owned()).unwrap_or_default(),
+        cause: if pinned.is_some() { String::new() } else { "its pins are gone: `bpfctl doctor` says more".to_owned() },
         owner: Some(owner(&app.owner)),
         source: Some(source(app)),
         labels: app.labels.clone().into_iter().collect(),
