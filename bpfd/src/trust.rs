@@ -253,9 +253,7 @@ mod tests {
     }
 
     fn told(error: &TrustError, layout: &Layout) -> String {
-        let chain = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-        let text = chain.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-        text.replace(&layout.etc.display().to_string(), "ETC")
+        crate::rpc::chain(error).replace(&layout.etc.display().to_string(), "ETC")
     }
 
     const OPEN: &str = "version = 1\n[[image]]\nscope = \"r.example\"\nunsigned = \"allow\"\n";

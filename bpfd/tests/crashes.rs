@@ -2,6 +2,11 @@
 //! repair the host is as before or as asked, never between, and every invariant holds.
 //!
 //! Long because the script of one host and all its deaths are read together.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "the lints exempt test functions, not what they share"
+)]
 
 use std::collections::BTreeMap;
 use std::path::Path;
