@@ -261,7 +261,9 @@ fn outcome(before: &State, after: &State, changes: &[Change]) -> Outcome {
             Change::Update { link, .. } => outcome.links.extend(after.links.get(link).cloned()),
             Change::Detach(link) => outcome.links.extend(before.links.get(link).cloned()),
             Change::Unload(app) => {
-                outcome.links.extend(before.links_of(*app).cloned());
+                let mut links: Vec<_> = before.links_of(*app).cloned().collect();
+                links.sort_by_key(|link| link.handle);
+                outcome.links.extend(links);
                 outcome.apps.extend(before.apps.get(app).cloned());
             }
         }
