@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         .with_ansi(terminal)
         .with_target(false)
         .init();
+    bpfd::fail_points::arm();
     match bpfd::daemon::run(&Layout::new(args.root.as_deref())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
