@@ -10,6 +10,7 @@ use bpfd_core::wire::{self, BadField};
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::ErrorReason;
+use bytecode_image::label::LabelError;
 use bytecode_image::reference::Reference;
 use bytecode_image::resolve::ResolveError;
 use bytecode_image::store::StoreError;
@@ -246,6 +247,7 @@ impl From<ImageError> for Refusal {
             ImageError::Store(store) => self::store(store, refusal),
             ImageError::NotStored(_) => refusal(ErrorReason::NotFoundImage)
                 .hint("`bpfctl image ls` shows what is there; `bpfctl image pull REFERENCE` brings more"),
+            ImageError::Label(LabelError::Schema(_)) => refusal(ErrorReason::InvalidImage),
             ImageError::Unpack(_) | ImageError::Config(_) | ImageError::Label(_) => {
                 refusal(ErrorReason::InvalidImage).hint("build it with `bpfctl image build`")
             }
@@ -302,7 +304,7 @@ fn store(error: &StoreError, refusal: impl Fn(ErrorReason) -> Refusal) -> Refusa
 fn reason(kind: FailureKind) -> ErrorReason {
     match kind {
         FailureKind::NotFound => ErrorReason::RegistryNotFound,
-        FailureKind::Unreachable => ErrorReason::RegistryUnreachable,
+        FailureKind::Unreachable | FailureKind::BrokenOff => ErrorReason::RegistryUnreachable,
         FailureKind::Denied => ErrorReason::RegistryDenied,
         FailureKind::Redirect | FailureKind::ForeignRealm => ErrorReason::RegistryRedirect,
         FailureKind::DigestMismatch => ErrorReason::DigestMismatch,

@@ -25,6 +25,8 @@ pub enum FailureKind {
     NotFound,
     /// The registry is not there, or cannot answer.
     Unreachable,
+    /// It began to answer, and stopped, again and again.
+    BrokenOff,
     /// It wants other credentials, or none were there.
     Denied,
     /// A redirect or an address that nobody named.
@@ -124,7 +126,9 @@ fn hint(kind: FailureKind) -> Option<String> {
         FailureKind::DigestMismatch => {
             "the registry, or something before it, changes what it serves: do not use the image"
         }
-        FailureKind::Timeout => "try again; a mirror nearer by can be named in /etc/bpfd/registries.toml",
+        FailureKind::BrokenOff | FailureKind::Timeout => {
+            "try again; a mirror nearer by can be named in /etc/bpfd/registries.toml"
+        }
         FailureKind::InvalidImage => "build it with `bpfctl image build`",
         // The text itself says what to write, or there is nothing to do here.
         FailureKind::ForeignRealm
@@ -194,9 +198,8 @@ impl From<&DocumentError> for FailureKind {
 impl From<&TransportError> for FailureKind {
     fn from(error: &TransportError) -> Self {
         match error {
-            TransportError::Unreachable { .. }
-            | TransportError::Unavailable { .. }
-            | TransportError::BrokenOff { .. } => Self::Unreachable,
+            TransportError::Unreachable { .. } | TransportError::Unavailable { .. } => Self::Unreachable,
+            TransportError::BrokenOff { .. } => Self::BrokenOff,
             TransportError::Deadline { .. } => Self::Timeout,
             TransportError::Denied { .. } | TransportError::NoCredentials(_) => Self::Denied,
             TransportError::TooLarge { .. } => Self::Oversized,
