@@ -26,11 +26,11 @@ fn options_may_stand_before_or_after_the_hook() {
     let pass = example("xdp-pass");
     assert_snapshot!(host.bpfctl(&format!("load --path {pass} --section-name xdp xdp -i uplink --priority 50")).ok(), @"
     PROGRAM        TYPE  HOOK        PRIO  POS  STATE
-    xdp-pass/pass  xdp   uplink:xdp  50    0    ATTACHED
+    xdp-pass/pass  xdp   uplink:xdp  50    1    ATTACHED
     ");
     assert_snapshot!(host.bpfctl(&format!("load xdp -i uplink --priority 60 --path {pass} --section-name pass")).ok(), @"
     PROGRAM          TYPE  HOOK        PRIO  POS  STATE
-    xdp-pass-2/pass  xdp   uplink:xdp  60    1    ATTACHED
+    xdp-pass-2/pass  xdp   uplink:xdp  60    2    ATTACHED
     ");
     host.ping(3);
 }
@@ -42,15 +42,15 @@ fn programs_run_by_priority_and_each_counts_every_packet() {
     assert_eq!(["a", "b", "c"].map(|app| host.counted(app)), [100, 1_000, 10_000]);
     assert_snapshot!(host.bpfctl("list").ok(), @"
     PROGRAM  TYPE  HOOK        PRIO  POS  STATE
-    a/count  xdp   uplink:xdp  90    2    ATTACHED
-    b/count  xdp   uplink:xdp  50    1    ATTACHED
-    c/count  xdp   uplink:xdp  20    0    ATTACHED
+    a/count  xdp   uplink:xdp  90    3    ATTACHED
+    b/count  xdp   uplink:xdp  50    2    ATTACHED
+    c/count  xdp   uplink:xdp  20    1    ATTACHED
     ");
     assert_snapshot!(host.bpfctl("list links").ok(), @"
     PROGRAM  TYPE  HOOK        PRIO  POS  STATE
-    c/count  xdp   uplink:xdp  20    0    ATTACHED
-    b/count  xdp   uplink:xdp  50    1    ATTACHED
-    a/count  xdp   uplink:xdp  90    2    ATTACHED
+    c/count  xdp   uplink:xdp  20    1    ATTACHED
+    b/count  xdp   uplink:xdp  50    2    ATTACHED
+    a/count  xdp   uplink:xdp  90    3    ATTACHED
     ");
     assert_snapshot!(host.bpfctl("chain show uplink").ok(), @"
     chain:      uplink:xdp
@@ -59,9 +59,9 @@ fn programs_run_by_priority_and_each_counts_every_packet() {
     kernel id:  ID
 
     POS  SLOT  PRIO  PROGRAM  PROCEED-ON  KERNEL-ID  OWNER  STATE
-    0    -     20    c/count  pass        ID         uid 0  ATTACHED
-    1    -     50    b/count  pass        ID         uid 0  ATTACHED
-    2    -     90    a/count  pass        ID         uid 0  ATTACHED
+    1    -     20    c/count  pass        ID         uid 0  ATTACHED
+    2    -     50    b/count  pass        ID         uid 0  ATTACHED
+    3    -     90    a/count  pass        ID         uid 0  ATTACHED
     ");
     host.check();
 }
@@ -119,14 +119,14 @@ fn what_is_detached_stays_loaded_and_counts_no_more() {
     assert_eq!(["a", "b", "c"].map(|app| host.counted(app)), [10, 0, 1_000]);
     assert_snapshot!(host.bpfctl("list").ok(), @"
     PROGRAM  TYPE  HOOK        PRIO  POS  STATE
-    a/count  xdp   uplink:xdp  90    1    ATTACHED
+    a/count  xdp   uplink:xdp  90    2    ATTACHED
     b/count  xdp   -           -     -    LOADED
-    c/count  xdp   uplink:xdp  20    0    ATTACHED
+    c/count  xdp   uplink:xdp  20    1    ATTACHED
     ");
     host.check();
     assert_snapshot!(host.bpfctl("attach b xdp -i uplink --priority 1").ok(), @"
     PROGRAM  TYPE  HOOK        PRIO  POS  STATE
-    b/count  xdp   uplink:xdp  1     0    ATTACHED
+    b/count  xdp   uplink:xdp  1     1    ATTACHED
     ");
     assert_snapshot!(host.bpfctl("detach --all -i uplink").ok(), @"
     detached c/count@uplink:xdp
@@ -175,7 +175,7 @@ fn an_app_may_be_attached_twice_with_one_counter() {
     counter(&host, "a", 10, 1);
     assert_snapshot!(host.bpfctl("attach a xdp -i uplink --priority 20").ok(), @"
     PROGRAM  TYPE  HOOK        PRIO  POS  STATE
-    a/count  xdp   uplink:xdp  20    1    ATTACHED
+    a/count  xdp   uplink:xdp  20    2    ATTACHED
     ");
     host.ping(10);
     assert_eq!(host.counted("a"), 20);
@@ -209,7 +209,7 @@ fn a_chain_is_driven_as_asked_and_in_one_mode() {
     kernel id:  ID
 
     POS  SLOT  PRIO  PROGRAM       PROCEED-ON  KERNEL-ID  OWNER  STATE
-    0    -     50    generic/pass  pass        ID         uid 0  ATTACHED
+    1    -     50    generic/pass  pass        ID         uid 0  ATTACHED
     ");
     host.ping(3);
     assert_snapshot!(host.bpfctl(&format!("load --path {pass} --name native xdp -i uplink --mode native")).refused(8), @"
@@ -231,7 +231,7 @@ fn a_chain_is_driven_as_asked_and_in_one_mode() {
     kernel id:  ID
 
     POS  SLOT  PRIO  PROGRAM    PROCEED-ON  KERNEL-ID  OWNER  STATE
-    0    -     50    auto/pass  pass        ID         uid 0  ATTACHED
+    1    -     50    auto/pass  pass        ID         uid 0  ATTACHED
     ");
     host.ping(3);
 }
@@ -242,7 +242,7 @@ fn a_chain_in_another_namespace_is_kept_as_well() {
     let object = example("xdp-counter");
     assert_snapshot!(host.bpfctl(&format!("load --path {object} --name far xdp --netns far -i far")).ok(), @"
     PROGRAM    TYPE  HOOK         PRIO  POS  STATE
-    far/count  xdp   far:far:xdp  50    0    ATTACHED
+    far/count  xdp   far:far:xdp  50    1    ATTACHED
     ");
     // Each answer comes in at `far`.
     host.ping(10);
@@ -254,7 +254,7 @@ fn a_chain_in_another_namespace_is_kept_as_well() {
     kernel id:  ID
 
     POS  SLOT  PRIO  PROGRAM    PROCEED-ON  KERNEL-ID  OWNER  STATE
-    0    -     50    far/count  pass        ID         uid 0  ATTACHED
+    1    -     50    far/count  pass        ID         uid 0  ATTACHED
     ");
     host.check();
 }

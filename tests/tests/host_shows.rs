@@ -36,7 +36,7 @@ fn get_shows_everything_of_an_app_and_of_a_link() {
     packets  percpu_array  4    8      1    -          /run/case/sys/fs/bpf/bpfd/v1/UID/map_packets
 
     PROGRAM  TYPE  HOOK        PRIO  POS  STATE
-    b/count  xdp   uplink:xdp  10    0    ATTACHED
+    b/count  xdp   uplink:xdp  10    1    ATTACHED
     ");
     assert_snapshot!(host.bpfctl("get link b/count@uplink:xdp").ok(), @"
     name:        b/count@uplink:xdp
@@ -46,7 +46,7 @@ fn get_shows_everything_of_an_app_and_of_a_link() {
     hook:        uplink:xdp
     priority:    10
     proceed on:  pass
-    position:    0
+    position:    1
     xdp mode:    auto
     kernel id:   ID
     owner:       uid 0
@@ -136,7 +136,7 @@ fn get_shows_everything_of_an_app_and_of_a_link() {
           "name": "b/count@uplink:xdp",
           "origin": "LINK_ORIGIN_REQUEST",
           "ownerUid": 0,
-          "position": 0,
+          "position": 1,
           "priority": 10,
           "proceedOn": {
             "xdp": [
@@ -185,7 +185,7 @@ fn a_chain_as_json_has_its_members_in_order() {
                 "name": "b/count@uplink:xdp",
                 "origin": "LINK_ORIGIN_REQUEST",
                 "ownerUid": 0,
-                "position": 0,
+                "position": 1,
                 "priority": 10,
                 "proceedOn": {
                   "xdp": [
@@ -196,7 +196,7 @@ fn a_chain_as_json_has_its_members_in_order() {
                 "uid": "UID",
                 "xdpMode": "XDP_MODE_AUTO"
               },
-              "position": 0,
+              "position": 1,
               "priority": 10,
               "proceedOn": {
                 "xdp": [
@@ -223,7 +223,7 @@ fn a_chain_as_json_has_its_members_in_order() {
                 "name": "a/count@uplink:xdp",
                 "origin": "LINK_ORIGIN_REQUEST",
                 "ownerUid": 0,
-                "position": 1,
+                "position": 2,
                 "priority": 20,
                 "proceedOn": {
                   "xdp": [
@@ -234,7 +234,7 @@ fn a_chain_as_json_has_its_members_in_order() {
                 "uid": "UID",
                 "xdpMode": "XDP_MODE_AUTO"
               },
-              "position": 1,
+              "position": 2,
               "priority": 20,
               "proceedOn": {
                 "xdp": [

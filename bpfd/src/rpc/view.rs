@@ -96,8 +96,9 @@ pub(super) fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
     };
     let (hook, priority, set, mode, position) = match &link.placement {
         Placement::Chain { key, priority, proceed_on: set, mode } => {
-            let place = observed.members(key).iter().position(|member| member.link == link.uid);
-            let position = place.and_then(|place| u32::try_from(place).ok());
+            // Places are counted from 1.
+            let mut places = (1..).zip(observed.members(key));
+            let position = places.find(|(_, member)| member.link == link.uid).map(|(place, _)| place);
             (xdp_hook(key), Some(u32::from(*priority)), Some(proceed_on(*set)), xdp_mode(*mode), position)
         }
         Placement::Tracepoint(tracepoint) => {
@@ -177,6 +178,7 @@ pub(super) fn chain(snapshot: &Snapshot, key: &ChainKey) -> Option<pb::Chain> {
             let holder = foreign.holders.join(", ");
             let member = pb::ForeignProgram { name: foreign.name.clone(), holder, pin_path: String::new() };
             let member = pb::ChainMember {
+                position: 1,
                 program: Some(pb::chain_member::Program::Foreign(member)),
                 kernel_program_id: Some(foreign.program.0),
                 ..Default::default()
@@ -206,7 +208,7 @@ pub(super) fn chain(snapshot: &Snapshot, key: &ChainKey) -> Option<pb::Chain> {
 }
 
 fn members(snapshot: &Snapshot, state: &State, observed: &Observed, key: &ChainKey) -> Vec<pb::ChainMember> {
-    let members = observed.members(key).iter().zip(0..).map(|(member, position)| {
+    let members = (1..).zip(observed.members(key)).map(|(position, member)| {
         let row = state.links.get(&member.link);
         let program = observed.apps.get(&member.app).and_then(|app| app.programs.get(&member.function));
         let tag = state.apps.get(&member.app).and_then(|app| app.program(&member.function)).map(|program| program.tag);
