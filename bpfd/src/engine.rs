@@ -15,8 +15,8 @@ use bpfd_core::invariants::{self, Broken};
 use bpfd_core::journal::Operation;
 use bpfd_core::kernel::{Kernel, ObserveError, Observed, StepError};
 use bpfd_core::plan::{LinkStatus, PlanError, plan, status};
-use bpfd_core::policy::Denied;
-use bpfd_core::state::{Change, Owner, State};
+use bpfd_core::policy::{Denied, Policy, Principal, confirm};
+use bpfd_core::state::{Change, State};
 use tokio::sync::{oneshot, watch};
 
 use crate::audit::AuditSink;
@@ -41,8 +41,8 @@ pub struct Snapshot {
 /// Who asks for a change, and how.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// The owner of what it makes.
-    pub owner: Owner,
+    /// Who asks, and owns what it makes.
+    pub principal: Principal,
     /// The caller's idempotency key.
     pub request: Option<RequestId>,
     /// Plan only.
@@ -66,6 +66,9 @@ pub enum EngineError {
     /// The request means nothing here.
     #[error(transparent)]
     Request(#[from] RequestError),
+    /// What it turned out to mean is not allowed.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// It cannot be planned.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -88,6 +91,7 @@ pub struct Engine<K: Kernel> {
     kernel: K,
     store: Store,
     audit: Box<dyn AuditSink + Send>,
+    policy: Policy,
     boot: BootId,
     uids: Box<dyn Uids + Send>,
     state: State,
@@ -106,7 +110,7 @@ impl<K: Kernel> Engine<K> {
         let mut hands = Hands { kernel: &mut kernel, store: &mut store, audit: audit.as_mut() };
         let (state, repaired) = repair(&mut hands, boot, uids.as_mut())?;
         let (published, _) = watch::channel(Arc::new(Snapshot::default()));
-        let mut engine = Self { kernel, store, audit, boot, uids, state, published };
+        let mut engine = Self { kernel, store, audit, policy: Policy, boot, uids, state, published };
         engine.publish()?;
         Ok((engine, repaired))
     }
@@ -183,7 +187,7 @@ impl<K: Kernel> Engine<K> {
 
     fn answered(&self, context: &Context) -> Result<Option<Outcome>, StoreError> {
         match (context.request, context.validate_only) {
-            (Some(request), false) => self.store.answer(request, &context.owner),
+            (Some(request), false) => self.store.answer(request, &context.principal.owner()),
             _ => Ok(None),
         }
     }
@@ -198,6 +202,10 @@ impl<K: Kernel> Engine<K> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let fresh = Fresh { app, links: links.collect::<Result<_, StoreError>>()?, now };
         let changes = build(&self.state, &fresh)?;
+        if let Err(denied) = confirm(&self.policy, &context.principal, &self.state, &changes) {
+            self.denied(&denied);
+            return Err(denied.into());
+        }
         let mut races = 0;
         loop {
             match self.once(context, &changes) {
@@ -233,7 +241,7 @@ impl<K: Kernel> Engine<K> {
             id: OpId(self.uids.fresh()),
             boot: self.boot,
             request: context.request,
-            owner: context.owner.clone(),
+            owner: context.principal.owner(),
             changes: changes.to_vec(),
             plan,
         };

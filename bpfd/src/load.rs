@@ -122,16 +122,11 @@ impl Loads {
         let made = self.make(&ask, bytecode, &report).await?;
         let Made { uid, staged, loaded } = made;
         let (request, principal) = ask.into_parts();
-        let context = Context {
-            owner: principal.owner(),
-            request: request.request,
-            validate_only,
-            new_links: request.attach.len(),
-        };
+        let owner = principal.owner();
+        let context = Context { principal, request: request.request, validate_only, new_links: request.attach.len() };
         if !request.attach.is_empty() {
             report(Progress::begin(Phase::Attach));
         }
-        let owner = principal.owner();
         let job = move |engine: &mut crate::engine::Engine<HostKernel>| {
             let build = |state: &_, fresh: &_| changes::load(state, loaded.clone(), &owner, fresh);
             engine.change(&context, Some((uid, staged)), build)

@@ -23,6 +23,7 @@ use bpfd_core::invariants::Broken;
 use bpfd_core::kernel::{Kernel, PinnedApp, StepError};
 use bpfd_core::names::{Netns, Priority};
 use bpfd_core::plan::LinkStatus;
+use bpfd_core::policy::Principal;
 use bpfd_core::request::{
     AttachAsk, AttachRequest, DetachRequest, DetachWhich, HookAsk, UnloadRequest, UnloadWhich, UpdateRequest,
 };
@@ -53,7 +54,7 @@ fn owner() -> Owner {
 
 fn context(request: Option<u128>) -> Context {
     Context {
-        owner: owner(),
+        principal: Principal::daemon(),
         request: request.map(|id| RequestId(Uuid::from_u128(id))),
         validate_only: false,
         new_links: 1,

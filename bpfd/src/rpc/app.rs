@@ -132,7 +132,7 @@ impl pb::app_service_server::AppService for Apps {
             }
             UnloadWhich::All => "cannot unload every app".to_owned(),
         };
-        let change = engine::Context { owner: principal.owner(), request: ask.request, validate_only, new_links: 0 };
+        let change = engine::Context { principal, request: ask.request, validate_only, new_links: 0 };
         let before = self.0.snapshot();
         let job =
             move |engine: &mut engine::Engine<_>| engine.change(&change, None, |state, _| changes::unload(state, &ask));

@@ -33,7 +33,7 @@ impl pb::link_service_server::LinkService for Links {
         };
         let message = format!("cannot attach `{}` to {place}", ask.app);
         let owner = principal.owner();
-        let change = engine::Context { owner: owner.clone(), request: ask.request, validate_only, new_links: 1 };
+        let change = engine::Context { principal, request: ask.request, validate_only, new_links: 1 };
         let job = move |engine: &mut Engine<_>| {
             engine.change(&change, None, |state, fresh| changes::attach(state, &ask, &owner, fresh))
         };
@@ -55,7 +55,7 @@ impl pb::link_service_server::LinkService for Links {
         let ask = self.0.authorize(&request, |message| UpdateRequest::try_from(message)).await?;
         let (ask, principal) = ask.into_parts();
         let message = format!("cannot update `{}`", ask.link);
-        let change = engine::Context { owner: principal.owner(), request: ask.request, validate_only, new_links: 0 };
+        let change = engine::Context { principal, request: ask.request, validate_only, new_links: 0 };
         let job = move |engine: &mut Engine<_>| engine.change(&change, None, |state, _| changes::update(state, &ask));
         let answer = self.0.engine.call(job).await.and_then(|result| result);
         let engine::Answer { outcome, plan } = answer.map_err(|error| status::engine(&message, error))?;
@@ -78,7 +78,7 @@ impl pb::link_service_server::LinkService for Links {
             }
             DetachWhich::All(chain) => format!("cannot detach all of `{}`", chain.interface),
         };
-        let change = engine::Context { owner: principal.owner(), request: ask.request, validate_only, new_links: 0 };
+        let change = engine::Context { principal, request: ask.request, validate_only, new_links: 0 };
         let before = self.0.snapshot();
         let job = move |engine: &mut Engine<_>| engine.change(&change, None, |state, _| changes::detach(state, &ask));
         let answer = self.0.engine.call(job).await.and_then(|result| result);

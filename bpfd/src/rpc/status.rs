@@ -119,6 +119,7 @@ fn verifier(program: String, log: &str, log_id: String, rejection: Rejection) ->
 pub(super) fn engine(message: &str, error: EngineError) -> Refusal {
     match error {
         EngineError::Request(error) => request(message, &error),
+        EngineError::Denied(error) => denied(&error),
         EngineError::Plan(error) => plan(message, &error),
         EngineError::Execute(error) => execute(message, &error),
         EngineError::Observe(ObserveError { .. }) => {
