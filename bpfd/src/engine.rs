@@ -14,13 +14,13 @@ use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, Uids};
 use bpfd_core::invariants::{self, Broken};
 use bpfd_core::journal::Operation;
 use bpfd_core::kernel::{Kernel, ObserveError, Observed, StepError};
-use bpfd_core::plan::{LinkStatus, PlanError, plan, status};
-use bpfd_core::policy::Denied;
-use bpfd_core::state::{Change, Owner, State};
+use bpfd_core::plan::{LinkStatus, PlanError, adoptions, plan, status};
+use bpfd_core::policy::{Denied, Policy, Principal, confirm};
+use bpfd_core::state::{Change, State};
 use tokio::sync::{oneshot, watch};
 
 use crate::audit::AuditSink;
-use crate::execute::{ExecuteError, Hands, RepairError, Repaired, execute, repair};
+use crate::execute::{ExecuteError, Hands, RepairError, Repaired, execute, repair, settle};
 use crate::store::{Outcome, Store, StoreError};
 
 /// How often a change is planned anew when somebody else changed the hook in between: libxdp's own number
@@ -41,8 +41,8 @@ pub struct Snapshot {
 /// Who asks for a change, and how.
 #[derive(Clone, Debug)]
 pub struct Context {
-    /// The owner of what it makes.
-    pub owner: Owner,
+    /// Who asks, and owns what it makes.
+    pub principal: Principal,
     /// The caller's idempotency key.
     pub request: Option<RequestId>,
     /// Plan only.
@@ -66,6 +66,9 @@ pub enum EngineError {
     /// The request means nothing here.
     #[error(transparent)]
     Request(#[from] RequestError),
+    /// What it turned out to mean is not allowed.
+    #[error(transparent)]
+    Denied(#[from] Denied),
     /// It cannot be planned.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -88,6 +91,7 @@ pub struct Engine<K: Kernel> {
     kernel: K,
     store: Store,
     audit: Box<dyn AuditSink + Send>,
+    policy: Policy,
     boot: BootId,
     uids: Box<dyn Uids + Send>,
     state: State,
@@ -106,7 +110,7 @@ impl<K: Kernel> Engine<K> {
         let mut hands = Hands { kernel: &mut kernel, store: &mut store, audit: audit.as_mut() };
         let (state, repaired) = repair(&mut hands, boot, uids.as_mut())?;
         let (published, _) = watch::channel(Arc::new(Snapshot::default()));
-        let mut engine = Self { kernel, store, audit, boot, uids, state, published };
+        let mut engine = Self { kernel, store, audit, policy: Policy, boot, uids, state, published };
         engine.publish()?;
         Ok((engine, repaired))
     }
@@ -133,9 +137,20 @@ impl<K: Kernel> Engine<K> {
         result
     }
 
-    /// Looks at the kernel again, for readers.
-    pub fn refresh(&mut self) -> Result<(), ObserveError> {
-        self.publish()
+    /// Something changed in the kernel: links whose interface came, or came back as another one, are attached; what ran on one
+    /// that went is swept; a peer's dispatcher with programs of ours is held. What somebody else took off an interface that stayed is DRIFTED, and left alone.
+    pub fn settle(&mut self) -> Result<Repaired, RepairError> {
+        let mut observed = self.kernel.observe(&self.state.chains())?;
+        let adoptions = adoptions(&observed);
+        let before = self.published.borrow().clone();
+        observed.chains.retain(|chain, seen| {
+            let known = before.observed.chains.get(chain).and_then(|chain| chain.interface);
+            known.is_none() || known != seen.interface
+        });
+        let mut hands = Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
+        let repaired = settle(&mut hands, &adoptions, &self.state, &observed, self.uids.as_mut())?;
+        self.publish()?;
+        Ok(repaired)
     }
 
     /// The state beside the kernel as it is now, with one more chain than the state has.
@@ -173,7 +188,7 @@ impl<K: Kernel> Engine<K> {
 
     fn answered(&self, context: &Context) -> Result<Option<Outcome>, StoreError> {
         match (context.request, context.validate_only) {
-            (Some(request), false) => self.store.answer(request, &context.owner),
+            (Some(request), false) => self.store.answer(request, &context.principal.owner()),
             _ => Ok(None),
         }
     }
@@ -188,6 +203,10 @@ impl<K: Kernel> Engine<K> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let fresh = Fresh { app, links: links.collect::<Result<_, StoreError>>()?, now };
         let changes = build(&self.state, &fresh)?;
+        if let Err(denied) = confirm(&self.policy, &context.principal, &self.state, &changes) {
+            self.denied(&denied);
+            return Err(denied.into());
+        }
         let mut races = 0;
         loop {
             match self.once(context, &changes) {
@@ -223,7 +242,7 @@ impl<K: Kernel> Engine<K> {
             id: OpId(self.uids.fresh()),
             boot: self.boot,
             request: context.request,
-            owner: context.owner.clone(),
+            owner: context.principal.owner(),
             changes: changes.to_vec(),
             plan,
         };
@@ -251,7 +270,9 @@ fn outcome(before: &State, after: &State, changes: &[Change]) -> Outcome {
             Change::Update { link, .. } => outcome.links.extend(after.links.get(link).cloned()),
             Change::Detach(link) => outcome.links.extend(before.links.get(link).cloned()),
             Change::Unload(app) => {
-                outcome.links.extend(before.links_of(*app).cloned());
+                let mut links: Vec<_> = before.links_of(*app).cloned().collect();
+                links.sort_by_key(|link| link.handle);
+                outcome.links.extend(links);
                 outcome.apps.extend(before.apps.get(app).cloned());
             }
         }
@@ -318,6 +339,11 @@ impl<K: Kernel + Send + 'static> EngineHandle<K> {
         });
         self.jobs.send(job).map_err(|_| EngineError::Stopped)?;
         result.await.map_err(|_| EngineError::Stopped)
+    }
+
+    /// Has `job` done some time, by nobody waiting; `false` if the engine has stopped.
+    pub fn post(&self, job: impl FnOnce(&mut Engine<K>) + Send + 'static) -> bool {
+        self.jobs.send(Box::new(job)).is_ok()
     }
 
     /// The last published snapshot.

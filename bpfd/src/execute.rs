@@ -229,6 +229,20 @@ pub fn repair<K: Kernel>(
     Ok((reloaded, repaired))
 }
 
+/// Takes the steps of `first`, makes the observed chains what `state` says, and sweeps. Not journalled: broken off, the next start does the rest.
+pub fn settle<K: Kernel>(
+    hands: &mut Hands<'_, K>,
+    first: &Plan,
+    state: &State,
+    observed: &Observed,
+    uids: &mut dyn Uids,
+) -> Result<Repaired, RepairError> {
+    let mut repaired = Repaired::default();
+    carry_out(hands, first, &mut repaired)?;
+    carry_out(hands, &converge(state, observed, uids), &mut repaired)?;
+    Ok(repaired)
+}
+
 /// Stages every app that the kernel has no longer; their programs have new tags and load times.
 fn reload<K: Kernel>(
     hands: &mut Hands<'_, K>,

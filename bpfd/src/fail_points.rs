@@ -4,6 +4,12 @@
 //! The names are `journal-*` around each write of the journal, `step-<verb>-*` around each step, `undo-*` and `repair-*`; the
 //! crash test lists them and fails if one was not reached.
 
+/// Arms the points that the environment names, for the life of the process.
+pub fn arm() {
+    #[cfg(feature = "failpoints")]
+    std::mem::forget(fail::FailScenario::setup());
+}
+
 /// Ends the process here if a test asked for it.
 pub fn point(name: &str) {
     #[cfg(feature = "failpoints")]

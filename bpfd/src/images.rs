@@ -1,1 +1,272 @@
-//! Images in the daemon: pulled by the fetch worker, verified here, kept in the OCI layout.
+//! Images in the daemon: pulled by the fetch worker, judged here by the policy of now, kept in the OCI layout.
+//!
+//! ```text
+//! acquire ─ bring    does the store serve? else the worker pulls into ingest/, and what it wrote is taken in     bring.rs
+//!         ─ judge    always, from the store alone: selected image + kept signatures + policy → Verified          judge.rs
+//!         ─ open     layer hashed, unpacked; the parse worker reads the object; the label agrees with it         judge.rs
+//!         ─ Bytecode with what the label says                                                                    words.rs
+//! ```
+//! One pull of a reference at a time. Must never give out bytes of an image that the policy of now refuses.
+
+mod bring;
+mod error;
+mod judge;
+mod shelf;
+mod words;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::{Duration, Instant};
+
+use bpfd_core::policy::{Authorized, PullAsk};
+use bpfd_core::request::{LoadRequest, PullPolicy};
+use bpfd_core::state::State;
+use bpfd_sys::worker::NOBODY;
+use bytecode_image::digest::Digest;
+use bytecode_image::limits;
+use bytecode_image::reference::Reference;
+use bytecode_image::resolve::Platform;
+use bytecode_image::store::{Named, Store, Sweep};
+use bytecode_image::summary::summary;
+use bytecode_image::transport::Timeouts;
+use rustix::fs::{Gid, Uid};
+use tokio::sync::Semaphore;
+
+use self::bring::Ready;
+pub use self::error::ImageError;
+use self::judge::{open, platform};
+pub use self::shelf::{Inspected, Removed, Stored, Verdict, users};
+use crate::layout::Layout;
+use crate::objects::Objects;
+use crate::progress::Report;
+use crate::registries::RegistryFiles;
+use crate::source::Bytecode;
+use crate::trust::{Apply, Trust};
+use crate::worker::Workers;
+
+/// Pulls that run at the same time: each is a process.
+const AT_ONCE: usize = 4;
+/// The whole of a pull or an acquisition: somebody waits for it.
+const WHOLE: Duration = limits::DEADLINE;
+/// What judging and unpacking may need after the registry has answered.
+const AFTERWARDS: Duration = Duration::from_secs(5);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Images {
+    shared: Arc<Shared>,
+    permits: Arc<Semaphore>,
+    /// Held while a reference is pulled and judged.
+    pulling: Mutex<BTreeMap<Reference, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store: Store,
+    directory: PathBuf,
+    workers: Workers,
+    trust: Arc<Trust>,
+    registries: RegistryFiles,
+    objects: Objects,
+    platform: Platform,
+    timeouts: Timeouts,
+    /// Read by pulls, written by whoever clears away what a worker left.
+    ingest: RwLock<()>,
+    /// What was found in images, by the digest of their manifest: a list need not unpack them each time.
+    known: Mutex<BTreeMap<Digest, Digest>>,
+}
+
+impl Images {
+    /// Opens the store of a host, and makes it if there is none. Before anybody pulls: it clears away what a crash left.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub fn open(
+        layout: &Layout,
+        workers: Workers,
+        trust: Arc<Trust>,
+        registries: RegistryFiles,
+        objects: Objects,
+    ) -> Result<Self, ImageError> {
+        let directory = layout.images();
+        let store = Store::open(&directory)?;
+        store.clear_ingest()?;
+        // Tags move, and what they named before is of no use to anybody: apps keep their objects elsewhere.
+        if let Err(error) = store.collect(&BTreeSet::new(), Sweep::Delete) {
+            tracing::warn!(%error, "blobs that nothing names are left in the image store");
+        }
+        // The worker is nobody. Only it gets this directory, by descriptor: the one above is root's alone.
+        let nobody = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+        rustix::fs::fchown(store.ingest()?.as_fd(), Some(nobody.0), Some(nobody.1))
+            .map_err(|error| ImageError::Ingest(error.into()))?;
+        let shared = Shared {
+            store,
+            directory,
+            workers,
+            trust,
+            registries,
+            objects,
+            platform: platform(),
+            timeouts: Timeouts { deadline: WHOLE - AFTERWARDS, ..Timeouts::default() },
+            ingest: RwLock::default(),
+            known: Mutex::default(),
+        };
+        Ok(Self { shared: Arc::new(shared), permits: Arc::new(Semaphore::new(AT_ONCE)), pulling: Mutex::default() })
+    }
+
+    /// With other patience towards registries; the whole never takes longer than its own limit.
+    #[must_use]
+    pub fn patient(mut self, timeouts: Timeouts) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            let deadline = timeouts.deadline.min(WHOLE - AFTERWARDS);
+            shared.timeouts = Timeouts { deadline, ..timeouts };
+        }
+        self
+    }
+
+    /// The object of an image, with the proof that it may be loaded, and warnings.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub async fn acquire(
+        &self,
+        ask: &Authorized<LoadRequest>,
+        reference: &str,
+        pull: PullPolicy,
+        report: &Report,
+    ) -> Result<(Bytecode, Vec<String>), ImageError> {
+        let reference: Reference = reference.parse()?;
+        let (ask, told) = (ask.clone(), report.clone());
+        let work = move |shared: &Shared, reference: &Reference, deadline| {
+            let Ready { judged, opened, warning } = shared.ready(reference, pull, deadline, &told)?;
+            let object = shared.objects.put(&opened.object)?;
+            let words = words::words(reference, &opened);
+            let bytecode = Bytecode::verified(&ask, &judged.verified, object, opened.object, words);
+            Ok((bytecode, warning.into_iter().collect()))
+        };
+        self.alone(reference, work).await
+    }
+
+    /// Brings an image into the store, if the policy lets it through, and looks whether it can be used.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub async fn pull(
+        &self,
+        ask: &Authorized<PullAsk>,
+        pull: PullPolicy,
+        report: &Report,
+    ) -> Result<(Stored, Vec<String>), ImageError> {
+        let PullAsk(reference) = ask.request();
+        let told = report.clone();
+        let work = move |shared: &Shared, reference: &Reference, deadline| {
+            let Ready { judged: _, opened: _, warning } = shared.ready(reference, pull, deadline, &told)?;
+            let named = shared.named(&reference.to_string())?;
+            let stored = named.first().map(|named| shared.stored(named));
+            let stored = stored.ok_or_else(|| ImageError::NotStored(reference.to_string()))?;
+            Ok((stored, warning.into_iter().collect()))
+        };
+        self.alone(reference.parse()?, work).await
+    }
+
+    /// Images of the store by name: at most `limit` of those whose names come after `after`.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub async fn list(&self, after: &str, limit: usize) -> Result<Vec<Stored>, ImageError> {
+        let after = after.to_owned();
+        self.blocking(move |shared| {
+            let mut list: Vec<(String, Named)> =
+                shared.store.list()?.into_iter().map(|named| (named.reference.to_string(), named)).collect();
+            list.retain(|(name, _)| *name > after);
+            list.sort();
+            Ok(list.iter().take(limit).map(|(_, named)| shared.stored(named)).collect())
+        })
+        .await
+    }
+
+    /// What is in an image of the store, by reference or digest, whatever the policy says of it.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub async fn inspect(&self, image: &str) -> Result<Inspected, ImageError> {
+        let image = image.to_owned();
+        self.blocking(move |shared| {
+            let named = shared.one(&image)?;
+            let selected = shared.store.selected(&named.reference, &shared.platform)?;
+            let opened = open(&shared.store, &shared.workers, &selected)?;
+            let size = opened.object.len();
+            let summary = summary(opened.digest(), size, &opened.inspected, opened.labelled.as_ref());
+            shared.remember(selected.manifest().digest(), opened.digest());
+            let architecture = opened.architecture.as_ref().unwrap_or(&shared.platform.architecture);
+            Ok(Inspected {
+                image: shared.stored(&named),
+                summary,
+                platform: format!("linux/{architecture}"),
+                advice: words::defaults(&opened),
+            })
+        })
+        .await
+    }
+
+    /// What the policy of now says of an image of the store, by reference or digest.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub async fn verify(&self, image: &str) -> Result<Verdict, ImageError> {
+        let image = image.to_owned();
+        self.blocking(move |shared| shared.verdict(&shared.one(&image)?.reference)).await
+    }
+
+    /// Takes images away, by reference or digest: all or none. One that an app came from stays.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub async fn remove(&self, images: &[String], state: &State, apply: Apply) -> Result<Removed, ImageError> {
+        let (images, state) = (images.to_vec(), state.clone());
+        self.blocking(move |shared| shared.remove(&images, &state, apply)).await
+    }
+
+    /// Work on a reference that nobody else pulls meanwhile, within the whole time.
+    async fn alone<T: Send + 'static>(
+        &self,
+        reference: Reference,
+        work: impl FnOnce(&Shared, &Reference, Instant) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, ImageError> {
+        let deadline = Instant::now() + WHOLE;
+        let lock = self.lock_of(&reference);
+        let (permits, shared) = (self.permits.clone(), self.shared.clone());
+        let whole = async move {
+            let held = lock.lock_owned().await;
+            let permit = permits.acquire_owned().await.map_err(|_closed| ImageError::Lost)?;
+            // What is given up goes on in its thread until its own deadline, and keeps the lock until then.
+            let working = tokio::task::spawn_blocking(move || {
+                let done = work(&shared, &reference, deadline - AFTERWARDS);
+                drop((held, permit));
+                done
+            });
+            working.await.map_err(|_panicked| ImageError::Lost)?
+        };
+        tokio::time::timeout_at(deadline.into(), whole).await.unwrap_or(Err(ImageError::Timeout))
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, ImageError> + Send + 'static,
+    ) -> Result<T, ImageError> {
+        let shared = self.shared.clone();
+        tokio::task::spawn_blocking(move || work(&shared)).await.map_err(|_panicked| ImageError::Lost)?
+    }
+
+    fn lock_of(&self, reference: &Reference) -> Arc<tokio::sync::Mutex<()>> {
+        let mut pulling = self.pulling.lock().unwrap_or_else(PoisonError::into_inner);
+        pulling.retain(|_, lock| lock.strong_count() > 0);
+        let known = pulling.get(reference).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let lock = Arc::default();
+            pulling.insert(reference.clone(), Arc::downgrade(&lock));
+            lock
+        })
+    }
+}

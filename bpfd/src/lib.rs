@@ -20,4 +20,5 @@ pub mod rpc;
 pub mod source;
 pub mod store;
 pub mod trust;
+pub mod watch;
 pub mod worker;

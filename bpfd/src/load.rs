@@ -122,16 +122,11 @@ impl Loads {
         let made = self.make(&ask, bytecode, &report).await?;
         let Made { uid, staged, loaded } = made;
         let (request, principal) = ask.into_parts();
-        let context = Context {
-            owner: principal.owner(),
-            request: request.request,
-            validate_only,
-            new_links: request.attach.len(),
-        };
+        let owner = principal.owner();
+        let context = Context { principal, request: request.request, validate_only, new_links: request.attach.len() };
         if !request.attach.is_empty() {
             report(Progress::begin(Phase::Attach));
         }
-        let owner = principal.owner();
         let job = move |engine: &mut crate::engine::Engine<HostKernel>| {
             let build = |state: &_, fresh: &_| changes::load(state, loaded.clone(), &owner, fresh);
             engine.change(&context, Some((uid, staged)), build)
@@ -140,7 +135,11 @@ impl Loads {
         Ok((answer, warnings))
     }
 
-    async fn bytes(&self, ask: &Authorized<LoadRequest>, report: &Report) -> Result<(Bytecode, Vec<String>), LoadError> {
+    async fn bytes(
+        &self,
+        ask: &Authorized<LoadRequest>,
+        report: &Report,
+    ) -> Result<(Bytecode, Vec<String>), LoadError> {
         match &ask.request().bytes {
             Bytes::Uploaded { object, stem: _ } => Ok((Bytecode::permitted(ask, *object, &self.objects)?, vec![])),
             Bytes::Image { reference, pull } => Ok(self.images.acquire(ask, reference, *pull, report).await?),
@@ -281,11 +280,7 @@ fn maps(object: &Object, made: &[String]) -> Vec<Map> {
 }
 
 /// The image's label first, then the object's own run config.
-fn advice(
-    object: &Object,
-    bytecode: &Bytecode,
-    functions: &BTreeMap<String, ProgramType>,
-) -> BTreeMap<String, Advice> {
+fn advice(object: &Object, bytecode: &Bytecode, functions: &BTreeMap<String, ProgramType>) -> BTreeMap<String, Advice> {
     let of = |function: &String| {
         let own = object.programs.iter().find(|program| program.function.as_str() == function);
         let own = own.map(selection::advice).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! The daemon's entry: what it is asked to be, daemon or worker, and nothing else.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,7 +35,14 @@ fn main() -> ExitCode {
     }
     let args = Args::parse();
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log).unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(terminal)
+        .with_target(false)
+        .init();
+    bpfd::fail_points::arm();
     match bpfd::daemon::run(&Layout::new(args.root.as_deref())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

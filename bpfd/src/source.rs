@@ -1,5 +1,5 @@
 //! Bytes on their way to the kernel, with the proof that they may go there: from a verified image, or an upload that the policy
-//! permitted. `Bytecode` has no other maker.
+//! permitted. `Bytecode` has no other maker. `load` makes programs of it, and the `engine` attaches them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -35,6 +35,12 @@ pub struct ImageWords {
     pub advice: BTreeMap<String, Advice>,
 }
 
+/// The name of an app whose file is `stem`: `xdp-pass.bpf.o` is `xdp-pass`, as libbpf names objects
+/// (`bpf_object__new` of tools/lib/bpf/libbpf.c cuts at the first dot).
+fn named_after(stem: &str) -> Option<AppName> {
+    AppName::nearest(stem.strip_suffix(".bpf").unwrap_or(stem))
+}
+
 /// An upload that is not here.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
@@ -63,7 +69,7 @@ impl Bytecode {
             _ => UploadError::Read { object, source: error },
         })?;
         let stem = match &ask.request().bytes {
-            Bytes::Uploaded { stem, .. } => stem.as_deref().and_then(AppName::nearest),
+            Bytes::Uploaded { stem, .. } => stem.as_deref().and_then(named_after),
             Bytes::Image { .. } => None,
         };
         Ok(Self {

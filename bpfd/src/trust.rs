@@ -1,1 +1,373 @@
-//! Whose signatures count: the policy files, read, checked and reloaded.
+//! Whose signatures count: `policy.toml`, `policy.d/*.toml` and the keys that they name, read, checked and reloaded.
+//!
+//! What holds is swapped whole: a bad reload leaves the last good policy in force. Without any file nothing passes. Must never
+//! decide about an image (`bytecode_image::verify` does), nor pass over a section that nobody reads.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use bytecode_image::digest::Digest;
+use bytecode_image::key::{KeyError, VerifyingKey};
+use bytecode_image::name::{Name, NotAName};
+use bytecode_image::policy::{ImagePolicy, PolicyError, PolicyText};
+use bytecode_image::scope::{Scope, ScopeError};
+use toml::de::DeTable;
+
+use crate::etc::{self, EtcError};
+use crate::layout::Layout;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Trust {
+    etc: PathBuf,
+    now: RwLock<Arc<InForce>>,
+    /// One change of the files at a time.
+    changing: Mutex<()>,
+}
+
+/// The policy that holds.
+#[derive(Clone, Debug, Default)]
+pub struct InForce {
+    /// What images must bring along.
+    pub policy: ImagePolicy,
+    /// The files it was read from, in their order; none for the built-in one.
+    pub files: Vec<PathBuf>,
+    /// How many `[[signer]]` there are.
+    pub signers: usize,
+}
+
+/// Whether something is to be done, or only judged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Apply {
+    /// Do it.
+    Write,
+    /// Say what would happen.
+    ValidateOnly,
+}
+
+/// A signer that is trusted now, or would be.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Added {
+    /// The file in `policy.d`.
+    pub path: PathBuf,
+    /// sha256 of the key's DER form.
+    pub key: Digest,
+}
+
+/// Why the policy is not read, or not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// A file that cannot be read or written, or that others could have written.
+    #[error(transparent)]
+    File(#[from] EtcError),
+    /// A file that is not a policy: with file, line and column.
+    #[error(transparent)]
+    Policy(Box<PolicyError>),
+    /// Rules would be passed over.
+    #[error("policy is refused at {file}:{line}:{column}: `[[rule]]` is not read by this version, so it cannot hold")]
+    Rule {
+        /// The file.
+        file: String,
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+    },
+    /// Not a signer's name.
+    #[error(transparent)]
+    Name(#[from] NotAName),
+    /// Not a public key.
+    #[error("the key is no public key to trust")]
+    Key(#[from] KeyError),
+    /// Not a scope.
+    #[error(transparent)]
+    Scope(#[from] ScopeError),
+    /// A signer of that name exists, and is not the same.
+    #[error("there is a signer `{name}` already, with another key or scope, in `{}`", .path.display())]
+    NameTaken {
+        /// The name.
+        name: Name,
+        /// Where it is.
+        path: PathBuf,
+    },
+}
+
+impl From<PolicyError> for TrustError {
+    fn from(error: PolicyError) -> Self {
+        Self::Policy(Box::new(error))
+    }
+}
+
+/// A policy file as it was read.
+struct Text {
+    path: PathBuf,
+    shown: String,
+    text: String,
+}
+
+impl Text {
+    fn new(path: PathBuf, text: String) -> Self {
+        Self { shown: path.display().to_string(), path, text }
+    }
+
+    /// Names of its signers. A text that is no TOML has none here: parsing it as a policy says where it is wrong.
+    fn signers(&self) -> Result<Vec<String>, TrustError> {
+        let Ok(table) = DeTable::parse(&self.text) else { return Ok(vec![]) };
+        let table = table.get_ref();
+        if let Some((key, _)) = table.iter().find(|(key, _)| key.get_ref() == "rule") {
+            let before = self.text.get(..key.span().start).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+            return Err(TrustError::Rule { file: self.shown.clone(), line, column });
+        }
+        let signers = table.get("signer").and_then(|signers| signers.get_ref().as_array());
+        let name = |signer: &toml::Spanned<toml::de::DeValue<'_>>| {
+            signer.get_ref().as_table()?.get("name")?.get_ref().as_str().map(str::to_owned)
+        };
+        Ok(signers.into_iter().flat_map(|signers| signers.iter()).filter_map(name).collect())
+    }
+}
+
+impl Trust {
+    /// Reads the policy of a host.
+    ///
+    /// # Errors
+    /// [`TrustError`]: the daemon must not start with half a policy.
+    pub fn open(layout: &Layout) -> Result<Self, TrustError> {
+        let at = |error| EtcError { path: layout.etc.clone(), fault: io::Error::into(error) };
+        // Keys are named by absolute paths in policy files.
+        let etc = std::path::absolute(&layout.etc).map_err(at)?;
+        let now = read(&texts(&etc)?, key_text)?;
+        Ok(Self { etc, now: RwLock::new(Arc::new(now)), changing: Mutex::new(()) })
+    }
+
+    /// What holds now.
+    pub fn policy(&self) -> Arc<InForce> {
+        self.now.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the files again, all of them.
+    ///
+    /// # Errors
+    /// [`TrustError`]: then what held before still holds.
+    pub fn reload(&self) -> Result<Arc<InForce>, TrustError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.read_again()
+    }
+
+    /// Only while `changing` is held.
+    fn read_again(&self) -> Result<Arc<InForce>, TrustError> {
+        let new = Arc::new(read(&texts(&self.etc)?, key_text)?);
+        *self.now.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
+        Ok(new)
+    }
+
+    /// Trusts a key for a scope: writes it to `keys/` and a signer to `policy.d/`, after the whole policy was judged with it.
+    /// Blocks on the disk. The same again changes nothing and is no error.
+    ///
+    /// # Errors
+    /// [`TrustError`]: then nothing was changed, but for a key file that no policy names if the disk failed.
+    pub fn add(&self, name: &str, pem: &str, scope: &str, apply: Apply) -> Result<Added, TrustError> {
+        let (name, key, scope): (Name, _, Scope) = (name.parse()?, VerifyingKey::from_pem(pem)?, scope.parse()?);
+        let key_path = self.etc.join("keys").join(format!("{name}.pub"));
+        let path = self.etc.join("policy.d").join(format!("{name}.toml"));
+        let added = Added { path: path.clone(), key: key.fingerprint() };
+        let text = policy_text(&name, &key_path, &scope);
+
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = texts(&self.etc)?;
+        let key_there = etc::read(&key_path)?;
+        let same_key = key_there.as_deref().map(VerifyingKey::from_pem).transpose()?.is_none_or(|there| there == key);
+        let taken = |path: &Path| TrustError::NameTaken { name: name.clone(), path: path.to_path_buf() };
+        if !same_key {
+            return Err(taken(&key_path));
+        }
+        if let Some(there) = all.iter().find(|there| there.path == path) {
+            let same = there.text == text && key_there.is_some();
+            return if same { Ok(added) } else { Err(taken(&path)) };
+        }
+        for there in &all {
+            if there.signers()?.iter().any(|signer| signer == name.as_str()) {
+                return Err(taken(&there.path));
+            }
+        }
+        let pem = key.to_pem();
+        // Before the others, so that what contradicts it is reported where a person can look.
+        all.insert(0, Text::new(path.clone(), text.clone()));
+        read(&all, |path| if path == key_path { Ok(pem.clone()) } else { key_text(path) })?;
+        if apply == Apply::Write {
+            etc::replace(&key_path, &pem)?;
+            etc::replace(&path, &text)?;
+            self.read_again()?;
+        }
+        Ok(added)
+    }
+}
+
+/// Every policy file, `policy.toml` first.
+fn texts(etc: &Path) -> Result<Vec<Text>, TrustError> {
+    let files = std::iter::once(etc.join("policy.toml")).chain(etc::toml_files(&etc.join("policy.d"))?);
+    let read = files.map(|path| Ok(etc::read(&path)?.map(|text| Text::new(path, text))));
+    read.filter_map(Result::transpose).collect()
+}
+
+fn read(texts: &[Text], key: impl FnMut(&Path) -> io::Result<String>) -> Result<InForce, TrustError> {
+    let files: Vec<PolicyText<'_>> =
+        texts.iter().map(|Text { shown, text, path: _ }| PolicyText { file: shown, text }).collect();
+    let policy = ImagePolicy::parse(&files, key)?;
+    let signers = texts.iter().map(Text::signers).collect::<Result<Vec<_>, _>>()?;
+    let files = texts.iter().map(|text| text.path.clone()).collect();
+    Ok(InForce { policy, files, signers: signers.iter().map(Vec::len).sum() })
+}
+
+/// A key's file, under the same rules as the policy that names it.
+fn key_text(path: &Path) -> io::Result<String> {
+    let text = etc::read(path).map_err(|EtcError { path: _, fault }| io::Error::other(fault))?;
+    text.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+fn policy_text(name: &Name, key: &Path, scope: &Scope) -> String {
+    let quoted = |text: String| toml::Value::String(text).to_string();
+    let (key, scope) = (quoted(key.display().to_string()), quoted(scope.to_string()));
+    format!(
+        "# Written by `bpfctl trust add`.\nversion = 1\n\n[[signer]]\nname = \"{name}\"\nkey = {key}\n\n\
+         [[image]]\nscope = {scope}\nrequire = [{{ signed_by = [\"{name}\"] }}]\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use bytecode_image::key::{Scheme, SigningKey};
+
+    use super::*;
+
+    fn host() -> (tempfile::TempDir, Layout) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(Some(dir.path()));
+        (dir, layout)
+    }
+
+    fn pem() -> String {
+        SigningKey::generate(Scheme::Ed25519).unwrap().public().to_pem()
+    }
+
+    fn told(error: &TrustError, layout: &Layout) -> String {
+        crate::rpc::chain(error).replace(&layout.etc.display().to_string(), "ETC")
+    }
+
+    const OPEN: &str = "version = 1\n[[image]]\nscope = \"r.example\"\nunsigned = \"allow\"\n";
+
+    #[test]
+    fn without_files_nothing_passes() {
+        let (_dir, layout) = host();
+        let now = Trust::open(&layout).unwrap().policy();
+        assert_eq!((&now.policy, now.files.len(), now.signers), (&ImagePolicy::default(), 0, 0));
+    }
+
+    #[test]
+    fn a_bad_file_stops_the_start_with_its_place() {
+        let check = |text: &str, expected: &str| {
+            let (_dir, layout) = host();
+            etc::replace(&layout.etc.join("policy.d/a.toml"), text).unwrap();
+            assert_eq!(told(&Trust::open(&layout).unwrap_err(), &layout), expected);
+        };
+        check(
+            "version = 1\n[[image]]\nscope = \"r.example\"\nunsignd = \"allow\"\n",
+            "policy is refused at ETC/policy.d/a.toml:4:1: unknown field `unsignd`, expected one of `scope`, \
+             `unsigned`, `require`, `require_digest`",
+        );
+        check(
+            "version = 1\n\n[[rule]]\nid = \"x\"\n",
+            "policy is refused at ETC/policy.d/a.toml:3:3: `[[rule]]` is not read by this version, so it cannot hold",
+        );
+        check(
+            "version = 1\n[[signer]]\nname = \"ci\"\nkey = \"/nowhere/ci.pub\"\n",
+            "policy is refused at ETC/policy.d/a.toml:4:7: cannot read the key `/nowhere/ci.pub`: entity not found",
+        );
+    }
+
+    #[test]
+    fn a_bad_reload_leaves_the_last_good_policy() {
+        let (_dir, layout) = host();
+        let file = layout.etc.join("policy.toml");
+        etc::replace(&file, OPEN).unwrap();
+        let trust = Trust::open(&layout).unwrap();
+        etc::replace(&file, "version = 2\n").unwrap();
+        assert!(trust.reload().is_err());
+        assert_eq!(trust.policy().policy.images.len(), 1);
+        etc::replace(&file, "version = 1\n").unwrap();
+        assert_eq!(trust.reload().unwrap().policy.images.len(), 0);
+        assert_eq!(trust.policy().policy.images.len(), 0);
+    }
+
+    #[test]
+    fn an_added_key_holds_at_once_and_after_a_restart() {
+        let (_dir, layout) = host();
+        let trust = Trust::open(&layout).unwrap();
+        let added = trust.add("ci", &pem(), "r.example/bpf/**", Apply::Write).unwrap();
+        assert_eq!(added.path, layout.etc.join("policy.d/ci.toml"));
+        assert_eq!((trust.policy().signers, trust.policy().policy.images.len()), (1, 1));
+        let again = Trust::open(&layout).unwrap().policy();
+        assert_eq!((&again.policy, &again.files), (&trust.policy().policy, &vec![added.path]));
+    }
+
+    #[test]
+    fn validating_changes_nothing() {
+        let (dir, layout) = host();
+        let trust = Trust::open(&layout).unwrap();
+        trust.add("ci", &pem(), "r.example", Apply::ValidateOnly).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(trust.policy().signers, 0);
+    }
+
+    #[test]
+    fn a_name_is_taken_by_another_key_or_scope_only() {
+        let (_dir, layout) = host();
+        let trust = Trust::open(&layout).unwrap();
+        let key = pem();
+        let add = |key: &str, scope| trust.add("ci", key, scope, Apply::Write);
+        let first = add(&key, "r.example").unwrap();
+        assert_eq!(add(&key, "r.example").unwrap(), first);
+        assert!(matches!(add(&pem(), "r.example"), Err(TrustError::NameTaken { .. })));
+        assert!(matches!(add(&key, "s.example"), Err(TrustError::NameTaken { .. })));
+        assert_eq!(trust.policy().policy.images.len(), 1);
+    }
+
+    #[test]
+    fn a_signer_of_another_file_keeps_its_name() {
+        let (_dir, layout) = host();
+        let key = layout.etc.join("keys/mine.pub");
+        etc::replace(&key, &pem()).unwrap();
+        let text = format!("version = 1\n[[signer]]\nname = \"ci\"\nkey = \"{}\"\n", key.display());
+        etc::replace(&layout.etc.join("policy.toml"), &text).unwrap();
+        let trust = Trust::open(&layout).unwrap();
+        let error = trust.add("ci", &pem(), "r.example", Apply::Write).unwrap_err();
+        let expected = "there is a signer `ci` already, with another key or scope, in `ETC/policy.toml`";
+        assert_eq!(told(&error, &layout), expected);
+    }
+
+    #[test]
+    fn what_would_not_parse_is_not_written() {
+        let (_dir, layout) = host();
+        etc::replace(&layout.etc.join("policy.toml"), OPEN).unwrap();
+        let trust = Trust::open(&layout).unwrap();
+        let error = trust.add("ci", &pem(), "r.example", Apply::Write).unwrap_err();
+        let expected = "policy is refused at ETC/policy.toml:3:9: there is an `[[image]]` for the scope `r.example` \
+                        already: write all requirements into one";
+        assert_eq!(told(&error, &layout), expected);
+        assert!(!layout.etc.join("keys").exists() && !layout.etc.join("policy.d").exists());
+        assert!(matches!(trust.add("Ci", &pem(), "x.example", Apply::Write), Err(TrustError::Name(_))));
+        assert!(matches!(trust.add("ci", "no key", "x.example", Apply::Write), Err(TrustError::Key(_))));
+        assert!(matches!(trust.add("ci", &pem(), "*", Apply::Write), Err(TrustError::Scope(_))));
+    }
+
+    #[test]
+    fn a_private_key_is_never_taken_for_a_public_one() {
+        let (_dir, layout) = host();
+        let trust = Trust::open(&layout).unwrap();
+        let private = SigningKey::generate(Scheme::P256).unwrap().to_pem().unwrap();
+        let error = trust.add("ci", private.reveal(), "r.example", Apply::Write).unwrap_err();
+        assert!(matches!(error, TrustError::Key(KeyError::PrivateKey)), "{error:?}");
+    }
+}

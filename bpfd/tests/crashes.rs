@@ -2,6 +2,11 @@
 //! repair the host is as before or as asked, never between, and every invariant holds.
 //!
 //! Long because the script of one host and all its deaths are read together.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "the lints exempt test functions, not what they share"
+)]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,13 +15,15 @@ use bpfd::audit::{AuditSink, Record};
 use bpfd::engine::{Context, Engine, EngineError};
 use bpfd::execute::{ExecuteError, Repaired};
 use bpfd::store::Store;
-use bpfd_core::changes::{self, Loaded};
+use bpfd_core::changes::{self, Fresh, Loaded};
 use bpfd_core::fake::{FakeKernel, Fate};
 use bpfd_core::hook::{ChainKey, Point, XdpMode};
 use bpfd_core::ident::{AppUid, BootId, RequestId};
 use bpfd_core::invariants::Broken;
 use bpfd_core::kernel::{Kernel, PinnedApp, StepError};
 use bpfd_core::names::{Netns, Priority};
+use bpfd_core::plan::LinkStatus;
+use bpfd_core::policy::Principal;
 use bpfd_core::request::{
     AttachAsk, AttachRequest, DetachRequest, DetachWhich, HookAsk, UnloadRequest, UnloadWhich, UpdateRequest,
 };
@@ -46,7 +53,12 @@ fn owner() -> Owner {
 }
 
 fn context(request: Option<u128>) -> Context {
-    Context { owner: owner(), request: request.map(|id| RequestId(Uuid::from_u128(id))), validate_only: false, new_links: 1 }
+    Context {
+        principal: Principal::daemon(),
+        request: request.map(|id| RequestId(Uuid::from_u128(id))),
+        validate_only: false,
+        new_links: 1,
+    }
 }
 
 fn on(chain: ChainKey, priority: u32) -> AttachAsk {
@@ -129,7 +141,7 @@ impl Host {
                 let uid = AppUid(Uuid::from_u128(u128::from(self.loads)));
                 let staged = self.engine().kernel().load(&["pass"], &["counters"]);
                 let loaded = loaded(uid, name, &staged, *attach);
-                let build = move |state: &State, fresh| changes::load(state, loaded.clone(), &who, fresh);
+                let build = move |state: &State, fresh: &Fresh| changes::load(state, loaded.clone(), &who, fresh);
                 self.engine().change(&context, Some((uid, staged)), build).map(drop)
             }
             Ask::Attach { app, to: (number, priority) } => self.attach(&context, app, on(eth(*number), *priority)),
@@ -168,7 +180,7 @@ impl Host {
     fn attach(&mut self, context: &Context, app: &str, attach: AttachAsk) -> Result<(), EngineError> {
         let ask = AttachRequest { app: app.parse().unwrap(), function: None, attach, request: context.request };
         let who = owner();
-        let build = |state: &State, fresh| changes::attach(state, &ask, &who, fresh);
+        let build = |state: &State, fresh: &Fresh| changes::attach(state, &ask, &who, fresh);
         self.engine().change(context, None, build).map(drop)
     }
 
@@ -456,4 +468,26 @@ proptest! {
             prop_assert!(state.links.values().all(|link| state.apps.contains_key(&link.app)));
         }
     }
+}
+
+#[test]
+fn an_interface_that_comes_back_gets_its_chain_and_one_that_was_cleared_does_not() {
+    let mut host = busy();
+    let (_, before) = host.sight();
+    let gone = host.engine().kernel().remove_interface(&eth(0));
+    host.engine().settle().unwrap();
+    assert_eq!(host.sight().1[&eth(0)], vec![]);
+    let waiting =
+        host.engine().snapshots().borrow().statuses.values().filter(|status| **status == LinkStatus::Waiting).count();
+    assert_eq!((gone, waiting), (true, 2));
+
+    host.engine().kernel().add_interface(eth(0));
+    host.engine().settle().unwrap();
+    assert_eq!(host.sight().1, before);
+    assert_eq!(host.broken(), []);
+
+    host.engine().kernel().clear(&eth(0));
+    host.engine().settle().unwrap();
+    assert_eq!(host.sight().1[&eth(0)], vec![], "what somebody took off stays off");
+    assert_eq!(host.broken().iter().filter(|broken| broken.invariant == "K1").count(), 2, "and is reported");
 }

@@ -22,6 +22,8 @@
 //! [`CannotFuse::NeedsFuncInfo`].
 //!
 //! Over 400 lines with its tests, which run what they assemble on a small interpreter.
+//!
+//! Long because half are tests: the interpreter that checks the glue reads best beside it.
 
 use std::collections::BTreeSet;
 use std::os::fd::RawFd;

@@ -8,6 +8,8 @@
 //! Steps and order are those of aya's own loader (`aya/src/bpf.rs`, `EbpfLoader::load`), with two differences: every
 //! program is linked from the same pristine functions, so that one program's links cannot reach another's; and the
 //! licence is never guessed. Over 400 lines, as no other file may name `aya_obj`'s types.
+//!
+//! Long because nothing else may name `aya_obj`: its types end here.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::RawFd;

@@ -1,1 +1,25 @@
-//! To be filled.
+//! A host of a case's own, and what a case asks of it: the built `bpfd` and `bpfctl` in network and mount namespaces, packets
+//! that can be counted, and what must hold at the end.
+//!
+//! Nothing here is part of bpfd, and nothing here knows how bpfd does what it does: it sees the programs, their output, the pins
+//! and the kernel. Whatever goes wrong ends the case, with the daemon's log.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a harness of tests: what it cannot do fails the test"
+)]
+
+mod census;
+mod host;
+mod namespaces;
+mod objects;
+mod output;
+mod traffic;
+
+pub use census::Census;
+pub use host::{Daemon, Host};
+pub use objects::{broken, example};
+pub use output::Output;
+pub use traffic::Flood;

@@ -1,5 +1,7 @@
 //! A server of the whole API that answers with constants and keeps what it was asked. Names choose the answer: an app called
 //! like an error reason is refused with that reason, one called `never-answers` is never answered.
+//!
+//! Long because six services answer, each with one whole message.
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;

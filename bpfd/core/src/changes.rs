@@ -3,9 +3,10 @@
 //!
 //! This file must never ask whether the caller may: it takes what was authorised.
 
-use crate::hook::{ChainKey, Placement};
+use crate::hook::Placement;
 use crate::ident::{AppUid, Handle, LinkUid, RequestId};
 use crate::names::{AppName, Priority};
+use crate::order::ordered;
 use crate::request::{
     AttachAsk, AttachRequest, DetachRequest, DetachWhich, HookAsk, NoOneLink, UnloadRequest, UnloadWhich, UpdateRequest,
 };
@@ -13,7 +14,7 @@ use crate::state::{
     Advice, App, Change, ChangeError, Link, LinkLifetime, LinkOrigin, Map, ObjectDigest, Owner, Program, ProgramType,
     Reach, Setting, Source, State,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An app that was made and verified, and waits as file descriptors.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -183,28 +184,34 @@ pub fn update(state: &State, ask: &UpdateRequest) -> Result<Vec<Change>, Request
 
 /// The changes of a detach. A link named twice goes once.
 pub fn detach(state: &State, ask: &DetachRequest) -> Result<Vec<Change>, RequestError> {
-    let mut links: Vec<LinkUid> = match &ask.which {
+    let links: Vec<LinkUid> = match &ask.which {
         DetachWhich::Links(links) => {
             links.iter().map(|link| link.resolve(state).map(|link| link.uid)).collect::<Result<_, _>>()?
         }
-        DetachWhich::All(chain) => on(state, chain),
+        DetachWhich::All(chain) => ordered(state, chain).into_iter().map(|link| link.uid).collect(),
     };
-    links.sort_unstable();
-    links.dedup();
-    Ok(links.into_iter().map(Change::Detach).collect())
+    Ok(once(links).map(Change::Detach).collect())
 }
 
 /// The changes of an unload. An app named twice goes once.
 pub fn unload(state: &State, ask: &UnloadRequest) -> Result<Vec<Change>, RequestError> {
-    let mut apps: Vec<AppUid> = match &ask.which {
+    let apps: Vec<AppUid> = match &ask.which {
         UnloadWhich::Apps(apps) => {
             apps.iter().map(|app| app.resolve(state).map(|app| app.uid)).collect::<Result<_, _>>()?
         }
-        UnloadWhich::All => state.apps.keys().copied().collect(),
+        UnloadWhich::All => {
+            let mut apps: Vec<&App> = state.apps.values().collect();
+            apps.sort_by_key(|app| app.handle);
+            apps.into_iter().map(|app| app.uid).collect()
+        }
     };
-    apps.sort_unstable();
-    apps.dedup();
-    Ok(apps.into_iter().map(Change::Unload).collect())
+    Ok(once(apps).map(Change::Unload).collect())
+}
+
+/// Each item at its first place: an answer lists them as the caller did.
+fn once<T: Copy + Ord>(items: Vec<T>) -> impl Iterator<Item = T> {
+    let mut seen = BTreeSet::new();
+    items.into_iter().filter(move |item| seen.insert(*item))
 }
 
 /// The program type that a hook runs.
@@ -226,10 +233,6 @@ fn only_program(app: &App, kind: ProgramType) -> Result<String, RequestError> {
             candidates: several.iter().map(|program| program.function.clone()).collect(),
         }),
     }
-}
-
-fn on(state: &State, chain: &ChainKey) -> Vec<LinkUid> {
-    state.links.values().filter(|link| link.placement.chain() == Some(chain)).map(|link| link.uid).collect()
 }
 
 fn link(

@@ -58,6 +58,7 @@ pub struct FakeKernel {
     /// Every dispatcher that is attached, ours and peers'.
     dispatchers: BTreeMap<KernelId, Dispatcher>,
     next_id: u32,
+    next_index: u32,
     steps: usize,
     fate: Option<(usize, Fate)>,
     dead: bool,
@@ -103,6 +104,23 @@ impl FakeKernel {
         let load_time = u64::from(program.0);
         let actions = 1 << 2;
         Slot::Foreign(ForeignSlot { program, name: name.to_owned(), tag: [0; 8], load_time, priority, actions, flags: 0 })
+    }
+
+    /// An interface goes, and what it ran with it; `false` if there was none.
+    pub fn remove_interface(&mut self, chain: &ChainKey) -> bool {
+        self.attached.remove(chain);
+        self.interfaces.remove(chain).is_some()
+    }
+
+    /// An interface comes, with an index that none had before.
+    pub fn add_interface(&mut self, chain: ChainKey) {
+        self.next_index += 1;
+        self.interfaces.insert(chain, InterfaceId { netns_cookie: 1, index: 1000 + self.next_index });
+    }
+
+    /// Somebody takes off what an interface runs.
+    pub fn clear(&mut self, chain: &ChainKey) {
+        self.attached.remove(chain);
     }
 
     /// What loading does for real: an app's programs and maps as file descriptors.

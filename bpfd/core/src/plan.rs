@@ -182,6 +182,19 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
     Plan { steps: before, committed }
 }
 
+/// References to take to dispatchers that a peer built around programs of ours: nothing that runs is changed by it.
+pub fn adoptions(observed: &Observed) -> Plan {
+    let steps = observed.chains.iter().filter_map(|(chain, seen)| match &seen.live {
+        Live::Dispatcher(LiveDispatcher { top, slots, .. }) => {
+            let carries_ours = slots.iter().any(|slot| slot.ours().is_some());
+            let new = carries_ours && !observed.tops.contains_key(&top.top);
+            new.then(|| Step::Adopt { chain: chain.clone(), live: *top })
+        }
+        Live::Empty | Live::Ours(_) | Live::Foreign(_) => None,
+    });
+    Plan { steps: steps.collect(), committed: 0 }
+}
+
 /// How each link of `state` stands in what was observed; links of chains that were not observed are absent.
 pub fn status(state: &State, observed: &Observed) -> BTreeMap<LinkUid, LinkStatus> {
     let mut statuses = BTreeMap::new();
@@ -393,14 +406,15 @@ impl Wanted {
 /// goes with the next change.
 fn keep(live: &LiveDispatcher, observed: &Observed, wanted: &Wanted) -> Option<ChainPlan> {
     let LiveDispatcher { top, slots, .. } = live;
-    let same = match wanted {
-        Wanted::Dispatcher(wanted) => wanted == slots && !slots.is_empty(),
-        Wanted::Fused(_) => false,
+    let has_ours = |slots: &[Slot]| slots.iter().any(|slot| slot.ours().is_some());
+    let referenced = observed.tops.contains_key(&top.top);
+    let (same, wants_ours) = match wanted {
+        Wanted::Dispatcher(wanted) => (wanted == slots && !slots.is_empty(), has_ours(wanted)),
+        Wanted::Fused(wanted) => (false, !wanted.is_empty()),
     };
-    let untouched = wanted.is_empty() && slots.iter().all(|slot| slot.ours().is_none());
-    let carries_ours = slots.iter().any(|slot| slot.ours().is_some());
-    match same || untouched && observed.tops.get(&top.top).is_none() {
-        true if carries_ours && !observed.tops.contains_key(&top.top) => Some(ChainPlan::Adopt(*top)),
+    let not_our_business = !wants_ours && !has_ours(slots) && !referenced;
+    match same || not_our_business {
+        true if has_ours(slots) && !referenced => Some(ChainPlan::Adopt(*top)),
         true => Some(ChainPlan::Keep(Some(top.top))),
         false => None,
     }

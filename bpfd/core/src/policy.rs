@@ -7,12 +7,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::hook::Placement;
 use crate::names::Priority;
 use crate::request::{
     AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, HookAsk, LoadRequest, UnloadRequest, UnloadWhich,
     UpdateRequest,
 };
-use crate::state::{Owner, Reach, State};
+use crate::state::{Change, Owner, Reach, State};
 
 /// Who asks, as the kernel told when the connection was made.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -236,6 +237,30 @@ pub fn authorize<R: Ask>(
     Ok(Authorized { request, principal })
 }
 
+/// The decision again, on what a request turned out to mean: names were resolved and priorities filled from labels since it was
+/// authorised, and a name may have changed hands.
+pub fn confirm(policy: &Policy, principal: &Principal, state: &State, changes: &[Change]) -> Result<(), Denied> {
+    let owner_of_link = |link| state.links.get(link).map(|link| link.owner.clone());
+    let owner_of_app = |app| state.apps.get(app).map(|app| app.owner.clone());
+    let asked = changes.iter().filter_map(|change| match change {
+        // What is loaded is the caller's own; its source was decided on before a byte was fetched.
+        Change::Load(_) => None,
+        Change::Attach(link) => {
+            let priority = match &link.placement {
+                Placement::Chain { priority, .. } => Some(*priority),
+                Placement::Tracepoint(_) => None,
+            };
+            Some(Asked { priority, owner: owner_of_app(&link.app), ..Asked::verb(Verb::Attach) })
+        }
+        Change::Update { link, priority, proceed_on: _ } => {
+            Some(Asked { priority: *priority, owner: owner_of_link(link), ..Asked::verb(Verb::Update) })
+        }
+        Change::Detach(link) => Some(Asked { owner: owner_of_link(link), ..Asked::verb(Verb::Detach) }),
+        Change::Unload(app) => Some(Asked { owner: owner_of_app(app), ..Asked::verb(Verb::Unload) }),
+    });
+    asked.into_iter().try_for_each(|asked| decide(policy, principal, &asked))
+}
+
 /// Requests that only look.
 #[derive(Clone, Copy, Debug)]
 pub struct Look;
@@ -333,5 +358,68 @@ impl Ask for UnloadRequest {
             UnloadWhich::All => state.apps.values().map(|app| Some(app.owner.clone())).collect(),
         };
         owners.into_iter().map(|owner| Asked { owner, ..Asked::verb(Verb::Unload) }).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn principal(uid: u32, groups: &[&str]) -> Principal {
+        Principal {
+            uid,
+            user: Some(format!("u{uid}")),
+            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+            pid: 1,
+        }
+    }
+
+    fn owner(uid: u32) -> Option<Owner> {
+        Some(Owner { uid, user: None })
+    }
+
+    fn asked(verb: Verb, source: Option<SourceKind>, priority: Option<u32>, owner: Option<Owner>) -> Asked {
+        Asked { verb, source, priority: priority.map(|priority| Priority::try_from(priority).unwrap()), owner }
+    }
+
+    #[test]
+    fn the_built_in_rules_are_these() {
+        let (root, member, viewer, other) = (
+            principal(0, &[]),
+            principal(1000, &["bpfd"]),
+            principal(1001, &["bpfd-view"]),
+            principal(1002, &["wheel"]),
+        );
+        let image = Some(SourceKind::Image);
+        let upload = Some(SourceKind::Upload);
+        // What is asked, then whether root, a member, a viewer and anybody else may.
+        for (asked, may) in [
+            (asked(Verb::List, None, None, None), [true, true, true, false]),
+            (asked(Verb::Pull, None, None, None), [true, true, false, false]),
+            (asked(Verb::Load, image, None, None), [true, true, false, false]),
+            (asked(Verb::Load, upload, None, None), [true, false, false, false]),
+            (asked(Verb::Attach, None, Some(99), None), [true, false, false, false]),
+            (asked(Verb::Attach, None, Some(100), None), [true, true, false, false]),
+            (asked(Verb::Attach, None, None, owner(0)), [true, false, false, false]),
+            (asked(Verb::Attach, None, Some(100), owner(1000)), [true, true, false, false]),
+            (asked(Verb::Update, None, Some(0), owner(1000)), [true, false, false, false]),
+            (asked(Verb::Update, None, Some(1000), owner(1000)), [true, true, false, false]),
+            (asked(Verb::Update, None, Some(1000), owner(0)), [true, false, false, false]),
+            (asked(Verb::Detach, None, None, owner(0)), [true, false, false, false]),
+            (asked(Verb::Detach, None, None, owner(1000)), [true, true, false, false]),
+            (asked(Verb::Detach, None, None, None), [true, false, false, false]),
+            (asked(Verb::Unload, None, None, owner(1001)), [true, false, false, false]),
+            (asked(Verb::Trust, None, None, None), [true, false, false, false]),
+        ] {
+            let found = [&root, &member, &viewer, &other].map(|who| decide(&Policy, who, &asked).is_ok());
+            assert_eq!(found, may, "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_nobody_vouches_for_do_not_reach_the_kernel() {
+        assert_eq!(reach(&principal(0, &[]), false), Reach::Kernel);
+        assert_eq!(reach(&principal(1000, &["bpfd"]), true), Reach::Kernel);
+        assert_eq!(reach(&principal(1000, &["bpfd"]), false), Reach::Packet);
     }
 }

@@ -4,6 +4,7 @@
 //! named; a section that says no type takes the type of the hook that it is attached to.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use ebpf::inspect::{Object, Program as Declared};
 use ebpf::kind::{DeclaredKind, HookHint, ProgramKind};
@@ -76,10 +77,8 @@ pub fn select(
         selection.attach.push(function);
     }
     for program in chosen {
-        let function = program.function.to_string();
-        if !selection.functions.contains_key(&function) {
-            let kind = declared(program)?;
-            selection.functions.insert(function, kind);
+        if let Entry::Vacant(unattached) = selection.functions.entry(program.function.to_string()) {
+            unattached.insert(declared(program)?);
         }
     }
     Ok(selection)

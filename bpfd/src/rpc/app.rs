@@ -99,10 +99,7 @@ impl pb::app_service_server::AppService for Apps {
         Ok(Response::new(view::app(&snapshot, app, &self.0.layout.pins())))
     }
 
-    async fn list_apps(
-        &self,
-        request: Request<pb::ListAppsRequest>,
-    ) -> Result<Response<pb::ListAppsResponse>, Status> {
+    async fn list_apps(&self, request: Request<pb::ListAppsRequest>) -> Result<Response<pb::ListAppsResponse>, Status> {
         self.0.permit(principal(&request)?, Look).await?;
         let pb::ListAppsRequest { interface, netns, page_size, page_token } = request.into_inner();
         let chain = interface.map(|interface| wire::xdp_chain(netns.as_deref(), &interface));
@@ -135,9 +132,10 @@ impl pb::app_service_server::AppService for Apps {
             }
             UnloadWhich::All => "cannot unload every app".to_owned(),
         };
-        let change = engine::Context { owner: principal.owner(), request: ask.request, validate_only, new_links: 0 };
+        let change = engine::Context { principal, request: ask.request, validate_only, new_links: 0 };
         let before = self.0.snapshot();
-        let job = move |engine: &mut engine::Engine<_>| engine.change(&change, None, |state, _| changes::unload(state, &ask));
+        let job =
+            move |engine: &mut engine::Engine<_>| engine.change(&change, None, |state, _| changes::unload(state, &ask));
         let answer = self.0.engine.call(job).await.and_then(|result| result);
         let engine::Answer { outcome, plan } = answer.map_err(|error| status::engine(&message, error))?;
         Ok(Response::new(pb::UnloadResponse {

@@ -10,6 +10,7 @@ use bpfd_core::wire::{self, BadField};
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::ErrorReason;
+use bytecode_image::label::LabelError;
 use bytecode_image::reference::Reference;
 use bytecode_image::resolve::ResolveError;
 use bytecode_image::store::StoreError;
@@ -37,10 +38,12 @@ const REMOVED: usize = 64;
 /// Programs, maps and globals that an answer lists: a message has room for no more than a megabyte.
 const GLOBALS: usize = 1024;
 
-pub(super) struct ImageHandlers(pub(super) Arc<Context>);
+pub(super) struct ImageApi {
+    pub(super) context: Arc<Context>,
+}
 
 #[tonic::async_trait]
-impl pb::image_service_server::ImageService for ImageHandlers {
+impl pb::image_service_server::ImageService for ImageApi {
     type PullStream = ReceiverStream<Result<pb::PullResponse, Status>>;
 
     async fn pull(&self, request: Request<pb::PullRequest>) -> Result<Response<Self::PullStream>, Status> {
@@ -48,10 +51,11 @@ impl pb::image_service_server::ImageService for ImageHandlers {
         let pb::PullRequest { request_id, reference, pull } = request.into_inner();
         wire::request_id(&request_id).map_err(bad_field)?;
         let policy = wire::pull_policy(pull).map_err(bad_field)?;
-        let parsed: Reference = reference.parse().map_err(|error| doing("pull", &reference, ImageError::from(error)))?;
-        let ask = self.0.permit(principal, PullAsk(parsed.to_string())).await?;
+        let parsed: Reference =
+            reference.parse().map_err(|error| doing("pull", &reference, ImageError::from(error)))?;
+        let ask = self.context.permit(principal, PullAsk(parsed.to_string())).await?;
         let (events, stream) = mpsc::channel(REPORTS);
-        let context = self.0.clone();
+        let context = self.context.clone();
         tokio::spawn(async move {
             let reports = events.clone();
             let report: Report = Arc::new(move |progress| {
@@ -83,12 +87,17 @@ impl pb::image_service_server::ImageService for ImageHandlers {
         &self,
         request: Request<pb::ListImagesRequest>,
     ) -> Result<Response<pb::ListImagesResponse>, Status> {
-        self.0.permit(principal(&request)?, Look).await?;
+        self.context.permit(principal(&request)?, Look).await?;
         let pb::ListImagesRequest { page_size, page_token } = request.into_inner();
         let size = page_size.and_then(|size| usize::try_from(size).ok()).map_or(PAGE, |size| size.clamp(1, PAGE));
-        let all = self.0.images.list(&page_token, size + 1).await.map_err(|error| Status::from(Refusal::from(error)))?;
+        let all = self
+            .context
+            .images
+            .list(&page_token, size + 1)
+            .await
+            .map_err(|error| Status::from(Refusal::from(error)))?;
         let more = all.len() > size;
-        let snapshot = self.0.snapshot();
+        let snapshot = self.context.snapshot();
         let images: Vec<pb::Image> = all.into_iter().take(size).map(|stored| image(&snapshot, stored)).collect();
         let last = images.last().filter(|_| more).map(|image| image.reference.clone());
         Ok(Response::new(pb::ListImagesResponse { images, next_page_token: last.unwrap_or_default() }))
@@ -98,19 +107,19 @@ impl pb::image_service_server::ImageService for ImageHandlers {
         &self,
         request: Request<pb::InspectImageRequest>,
     ) -> Result<Response<pb::InspectImageResponse>, Status> {
-        self.0.permit(principal(&request)?, Look).await?;
+        self.context.permit(principal(&request)?, Look).await?;
         let pb::InspectImageRequest { image: name } = request.into_inner();
-        let inspected = self.0.images.inspect(&name).await.map_err(|error| doing("inspect", &name, error))?;
-        Ok(Response::new(inspection(&self.0.snapshot(), inspected)))
+        let inspected = self.context.images.inspect(&name).await.map_err(|error| doing("inspect", &name, error))?;
+        Ok(Response::new(inspection(&self.context.snapshot(), inspected)))
     }
 
     async fn verify_image(
         &self,
         request: Request<pb::VerifyImageRequest>,
     ) -> Result<Response<pb::VerifyImageResponse>, Status> {
-        self.0.permit(principal(&request)?, Look).await?;
+        self.context.permit(principal(&request)?, Look).await?;
         let pb::VerifyImageRequest { image } = request.into_inner();
-        let verdict = self.0.images.verify(&image).await.map_err(|error| doing("verify", &image, error))?;
+        let verdict = self.context.images.verify(&image).await.map_err(|error| doing("verify", &image, error))?;
         let Verdict { trusted, digest, scope, signers, findings } = verdict;
         Ok(Response::new(pb::VerifyImageResponse {
             trusted,
@@ -134,9 +143,9 @@ impl pb::image_service_server::ImageService for ImageHandlers {
         }
         let names: Vec<String> = images.iter().map(|image| printable(image)).collect();
         let names = names.join("`, `");
-        self.0.permit(principal, PullAsk(names.clone())).await?;
+        self.context.permit(principal, PullAsk(names.clone())).await?;
         let apply = if validate_only { Apply::ValidateOnly } else { Apply::Write };
-        let removed = self.0.images.remove(&images, &self.0.snapshot().state, apply).await;
+        let removed = self.context.images.remove(&images, &self.context.snapshot().state, apply).await;
         let Removed { references, freed } = removed.map_err(|error| doing("remove", &names, error))?;
         let images = references.iter().map(ToString::to_string).collect();
         Ok(Response::new(pb::RemoveImagesResponse { images, freed_bytes: freed }))
@@ -159,11 +168,22 @@ fn image(snapshot: &Snapshot, stored: Stored) -> pb::Image {
 }
 
 fn inspection(snapshot: &Snapshot, inspected: Inspected) -> pb::InspectImageResponse {
-    let Inspected { image: stored, summary, platform, defaults } = inspected;
-    let Summary { object: _, size: _, name, version, license, kernel_license, labels: _, programs, maps, globals, remarks: _ } =
-        summary;
+    let Inspected { image: stored, summary, platform, advice: defaults } = inspected;
+    let Summary {
+        object: _,
+        size: _,
+        name,
+        version,
+        license,
+        kernel_license,
+        labels: _,
+        programs,
+        maps,
+        globals,
+        remarks: _,
+    } = summary;
     let program = |program: ProgramSummary| {
-        let ProgramSummary { name, section, kind, optional, instructions: _, attach: _, doc: _ } = program;
+        let ProgramSummary { name, section, kind, optional, instructions: _, attach: _, doc } = program;
         let advice = defaults.get(&name).cloned().unwrap_or_default();
         pb::ImageProgram {
             function: name,
@@ -172,17 +192,16 @@ fn inspection(snapshot: &Snapshot, inspected: Inspected) -> pb::InspectImageResp
             priority: advice.priority.map(u32::from),
             proceed_on: advice.proceed_on.map(|set| set.names()).into_iter().flatten().map(str::to_owned).collect(),
             optional,
+            doc: doc.unwrap_or_default(),
         }
     };
     let map = |map: MapSummary| {
         let MapSummary { name, kind, key_size, value_size, max_entries } = map;
         pb::ImageMap { name, r#type: kind, key_size, value_size, max_entries }
     };
-    let values = inspected.globals;
     let global = |global: GlobalSummary| {
-        let GlobalSummary { name, kind, read_only: _, doc: _ } = global;
-        let (size, default) = values.get(&name).cloned().unwrap_or_default();
-        pb::ImageGlobal { name, r#type: kind, size, default }
+        let GlobalSummary { name, kind, read_only, doc } = global;
+        pb::ImageGlobal { name, r#type: kind, read_only, doc: doc.unwrap_or_default() }
     };
     pb::InspectImageResponse {
         image: Some(image(snapshot, stored)),
@@ -228,6 +247,7 @@ impl From<ImageError> for Refusal {
             ImageError::Store(store) => self::store(store, refusal),
             ImageError::NotStored(_) => refusal(ErrorReason::NotFoundImage)
                 .hint("`bpfctl image ls` shows what is there; `bpfctl image pull REFERENCE` brings more"),
+            ImageError::Label(LabelError::Schema(_)) => refusal(ErrorReason::InvalidImage),
             ImageError::Unpack(_) | ImageError::Config(_) | ImageError::Label(_) => {
                 refusal(ErrorReason::InvalidImage).hint("build it with `bpfctl image build`")
             }
@@ -238,8 +258,9 @@ impl From<ImageError> for Refusal {
                 ParseError::TooSlow(_) => refusal(ErrorReason::Timeout),
                 ParseError::Worker(_) => refusal(ErrorReason::Internal),
             },
-            ImageError::Object(_) => refusal(ErrorReason::ResourceExhausted)
-                .hint("is the disk of /var/lib/bpfd full? `df /var/lib/bpfd`"),
+            ImageError::Object(_) => {
+                refusal(ErrorReason::ResourceExhausted).hint("is the disk of /var/lib/bpfd full? `df /var/lib/bpfd`")
+            }
             ImageError::InUse { reference: _, users } => refusal(ErrorReason::InUse)
                 .hint(format!("unload first: `bpfctl unload {}`", users.join(" ")))
                 .fact("users", users.join(",")),
@@ -262,11 +283,10 @@ fn policy(refused: &verify::Refusal) -> Refusal {
 
 fn store(error: &StoreError, refusal: impl Fn(ErrorReason) -> Refusal) -> Refusal {
     match error {
-        StoreError::NotFound(_) => {
-            refusal(ErrorReason::NotFoundImage).hint("`bpfctl image pull REFERENCE` brings it")
+        StoreError::NotFound(_) => refusal(ErrorReason::NotFoundImage).hint("`bpfctl image pull REFERENCE` brings it"),
+        StoreError::Corrupt(_) | StoreError::NotWhatItSays { .. } => {
+            refusal(ErrorReason::DigestMismatch).hint("`bpfctl image pull REFERENCE` fetches it anew; look at the disk")
         }
-        StoreError::Corrupt(_) | StoreError::NotWhatItSays { .. } => refusal(ErrorReason::DigestMismatch)
-            .hint("`bpfctl image pull REFERENCE` fetches it anew; look at the disk"),
         StoreError::Missing(_) => {
             refusal(ErrorReason::NotFoundImage).hint("`bpfctl image pull REFERENCE` fetches it anew")
         }
@@ -284,7 +304,7 @@ fn store(error: &StoreError, refusal: impl Fn(ErrorReason) -> Refusal) -> Refusa
 fn reason(kind: FailureKind) -> ErrorReason {
     match kind {
         FailureKind::NotFound => ErrorReason::RegistryNotFound,
-        FailureKind::Unreachable => ErrorReason::RegistryUnreachable,
+        FailureKind::Unreachable | FailureKind::BrokenOff => ErrorReason::RegistryUnreachable,
         FailureKind::Denied => ErrorReason::RegistryDenied,
         FailureKind::Redirect | FailureKind::ForeignRealm => ErrorReason::RegistryRedirect,
         FailureKind::DigestMismatch => ErrorReason::DigestMismatch,

@@ -33,7 +33,7 @@ impl pb::link_service_server::LinkService for Links {
         };
         let message = format!("cannot attach `{}` to {place}", ask.app);
         let owner = principal.owner();
-        let change = engine::Context { owner: owner.clone(), request: ask.request, validate_only, new_links: 1 };
+        let change = engine::Context { principal, request: ask.request, validate_only, new_links: 1 };
         let job = move |engine: &mut Engine<_>| {
             engine.change(&change, None, |state, fresh| changes::attach(state, &ask, &owner, fresh))
         };
@@ -55,7 +55,7 @@ impl pb::link_service_server::LinkService for Links {
         let ask = self.0.authorize(&request, |message| UpdateRequest::try_from(message)).await?;
         let (ask, principal) = ask.into_parts();
         let message = format!("cannot update `{}`", ask.link);
-        let change = engine::Context { owner: principal.owner(), request: ask.request, validate_only, new_links: 0 };
+        let change = engine::Context { principal, request: ask.request, validate_only, new_links: 0 };
         let job = move |engine: &mut Engine<_>| engine.change(&change, None, |state, _| changes::update(state, &ask));
         let answer = self.0.engine.call(job).await.and_then(|result| result);
         let engine::Answer { outcome, plan } = answer.map_err(|error| status::engine(&message, error))?;
@@ -78,7 +78,7 @@ impl pb::link_service_server::LinkService for Links {
             }
             DetachWhich::All(chain) => format!("cannot detach all of `{}`", chain.interface),
         };
-        let change = engine::Context { owner: principal.owner(), request: ask.request, validate_only, new_links: 0 };
+        let change = engine::Context { principal, request: ask.request, validate_only, new_links: 0 };
         let before = self.0.snapshot();
         let job = move |engine: &mut Engine<_>| engine.change(&change, None, |state, _| changes::detach(state, &ask));
         let answer = self.0.engine.call(job).await.and_then(|result| result);
@@ -111,16 +111,18 @@ impl pb::link_service_server::LinkService for Links {
         let chain = interface.map(|interface| wire::xdp_chain(netns.as_deref(), &interface));
         let chain = chain.transpose().map_err(super::bad_field)?;
         let snapshot = self.0.snapshot();
-        let app = app.map(|app| app.parse::<AppRef>().ok().and_then(|app| app.resolve(&snapshot.state).ok()).map(|app| app.uid));
+        let app = app
+            .map(|app| app.parse::<AppRef>().ok().and_then(|app| app.resolve(&snapshot.state).ok()).map(|app| app.uid));
         let wanted = |link: &&Link| {
             let of_app = app.is_none_or(|app| app == Some(link.app));
             of_app && chain.as_ref().is_none_or(|chain| link.placement.chain() == Some(chain))
         };
         // In the order of their hooks, then as they run.
         let key = |link: &&Link| {
-            let place = link.placement.chain().and_then(|key| {
-                snapshot.observed.members(key).iter().position(|member| member.link == link.uid)
-            });
+            let place = link
+                .placement
+                .chain()
+                .and_then(|key| snapshot.observed.members(key).iter().position(|member| member.link == link.uid));
             format!("{} {:05} {}", link.placement, place.unwrap_or(99_999), link.uid)
         };
         let mut links: Vec<&Link> = snapshot.state.links.values().filter(wanted).collect();

@@ -17,10 +17,12 @@ use crate::trust::{Added, Apply, InForce, TrustError};
 /// Bytes of a key's PEM: P-256 and Ed25519 have 200.
 const KEY: usize = 16 << 10;
 
-pub(super) struct PolicyHandlers(pub(super) Arc<Context>);
+pub(super) struct PolicyApi {
+    pub(super) context: Arc<Context>,
+}
 
 #[tonic::async_trait]
-impl pb::policy_service_server::PolicyService for PolicyHandlers {
+impl pb::policy_service_server::PolicyService for PolicyApi {
     async fn add_trust(&self, request: Request<pb::AddTrustRequest>) -> Result<Response<pb::AddTrustResponse>, Status> {
         let principal = principal(&request)?;
         let pb::AddTrustRequest { request_id, validate_only, name, public_key, scope } = request.into_inner();
@@ -30,9 +32,9 @@ impl pb::policy_service_server::PolicyService for PolicyHandlers {
             return Err(bad(format!("a public key has at most {KEY} bytes")));
         }
         let pem = String::from_utf8(public_key).map_err(|_not_text| bad("the key is not PEM text".to_owned()))?;
-        let ask = self.0.permit(principal, TrustAsk((name, pem, scope))).await?;
+        let ask = self.context.permit(principal, TrustAsk((name, pem, scope))).await?;
         let apply = if validate_only { Apply::ValidateOnly } else { Apply::Write };
-        let trust = self.0.trust.clone();
+        let trust = self.context.trust.clone();
         let by = ask.principal().to_string();
         let message = format!("cannot trust `{}`", printable(&ask.request().0.0));
         let adding = tokio::task::spawn_blocking(move || {
@@ -51,8 +53,8 @@ impl pb::policy_service_server::PolicyService for PolicyHandlers {
     ) -> Result<Response<pb::ReloadPolicyResponse>, Status> {
         let principal = principal(&request)?;
         wire::request_id(&request.get_ref().request_id).map_err(bad_field)?;
-        self.0.permit(principal, TrustAsk(())).await?;
-        let trust = self.0.trust.clone();
+        self.context.permit(principal, TrustAsk(())).await?;
+        let trust = self.context.trust.clone();
         let reloading = tokio::task::spawn_blocking(move || trust.reload());
         let reloaded = reloading.await.map_err(|_panicked| Status::internal("the reload was lost"))?;
         let reloaded = reloaded.map_err(|error| refusal("cannot reload the policy".to_owned(), &error))?;

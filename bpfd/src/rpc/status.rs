@@ -119,6 +119,7 @@ fn verifier(program: String, log: &str, log_id: String, rejection: Rejection) ->
 pub(super) fn engine(message: &str, error: EngineError) -> Refusal {
     match error {
         EngineError::Request(error) => request(message, &error),
+        EngineError::Denied(error) => denied(&error),
         EngineError::Plan(error) => plan(message, &error),
         EngineError::Execute(error) => execute(message, &error),
         EngineError::Observe(ObserveError { .. }) => {
@@ -169,7 +170,9 @@ fn request(message: &str, error: &RequestError) -> Refusal {
         }
         RequestError::WhichProgram { .. } => refusal(ErrorReason::AmbiguousProgram).hint("name one: `APP/FUNCTION`"),
         RequestError::NoProgram { .. } => refusal(ErrorReason::NoSuchProgram),
-        RequestError::NoTracepoint(_) => refusal(ErrorReason::InvalidRequest).hint("name it: `tracepoint CATEGORY/EVENT`"),
+        RequestError::NoTracepoint(_) => {
+            refusal(ErrorReason::InvalidRequest).hint("name it: `tracepoint CATEGORY/EVENT`")
+        }
         RequestError::Generation { .. } => {
             refusal(ErrorReason::GenerationMismatch).hint("look again: somebody moved it since")
         }
@@ -180,8 +183,9 @@ fn request(message: &str, error: &RequestError) -> Refusal {
 fn change(message: &str, error: &ChangeError) -> Refusal {
     let refusal = |reason| Refusal::new(reason, message).cause(error.to_string());
     match error {
-        ChangeError::NameTaken(_) => refusal(ErrorReason::NameTaken)
-            .hint("choose another `--name`, or leave it out and bpfd numbers one"),
+        ChangeError::NameTaken(_) => {
+            refusal(ErrorReason::NameTaken).hint("choose another `--name`, or leave it out and bpfd numbers one")
+        }
         ChangeError::NoApp(_) => refusal(ErrorReason::NotFoundApp).hint("`bpfctl list` shows apps"),
         ChangeError::NoProgram { .. } => refusal(ErrorReason::NoSuchProgram),
         ChangeError::NoLink(_) => refusal(ErrorReason::NotFoundLink).hint("`bpfctl list` shows links"),
@@ -210,12 +214,17 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
                 (_, holders) => format!(", held by {}", holders.join(", ")),
             };
             Refusal::new(ErrorReason::ForeignProgram, message)
-                .cause(format!("`{}` runs XDP program {program} (`{name}`){held}, which is not bpfd's", chain.interface))
+                .cause(format!(
+                    "`{}` runs XDP program {program} (`{name}`){held}, which is not bpfd's",
+                    chain.interface
+                ))
                 .hint(format!(
                     "see it with `bpftool prog show id {program}`; `ip link set {} xdp off` takes it away",
                     chain.interface
                 ))
         }
+        PlanError::ChainFull { chain, .. } => refusal(ErrorReason::ChainFull)
+            .hint(format!("`bpfctl chain show -i {}` shows who has the slots; detach one first", chain.interface)),
         PlanError::Mode { .. } | PlanError::MixedModes(_) => {
             refusal(ErrorReason::ModeConflict).hint("leave out `--mode`, or detach the others first")
         }

@@ -39,11 +39,17 @@ impl pb::system_service_server::SystemService for System {
         let broken = checked.map_err(|error| status::engine("cannot check", error))?;
         let broken = broken.map_err(|error| status::observe(&error))?;
         let start = &self.0.start;
-        let mut checks = vec![check("xdp-chain-mode", CheckStatus::Ok, format!("{}: {}", start.mode, start.mode_cause), "")];
+        let mut checks =
+            vec![check("xdp-chain-mode", CheckStatus::Ok, format!("{}: {}", start.mode, start.mode_cause), "")];
         let causes = start.causes.iter().map(|cause| check("start", CheckStatus::Warn, cause.clone(), ""));
         checks.extend(causes);
         let broken = broken.iter().map(|broken| {
-            check(&broken.invariant, CheckStatus::Fail, broken.what.clone(), "restart bpfd: start-up repairs what it can")
+            check(
+                &broken.invariant,
+                CheckStatus::Fail,
+                broken.what.clone(),
+                "restart bpfd: start-up repairs what it can",
+            )
         });
         let before = checks.len();
         checks.extend(broken);

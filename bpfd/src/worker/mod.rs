@@ -1,10 +1,11 @@
 //! Workers: the daemon's binary run again with few rights, for what the daemon should not do itself: read foreign bytes (`parse`),
-//! enter namespaces (`netns`), look kernel objects up by number (`idlookup`).
+//! ask registries (`fetch`), enter namespaces (`netns`), look kernel objects up by number (`idlookup`).
 //!
 //! Each file has both ends of one kind, so that the two cannot drift apart: what the worker does, and what the daemon calls. A
 //! request and its answer are JSON, one message each; descriptors travel beside them. A worker that dies is an error of the call
 //! and never more: the next call starts another one.
 
+pub mod fetch;
 pub mod idlookup;
 pub mod netns;
 pub mod parse;
@@ -43,6 +44,7 @@ impl Workers {
 /// before it: confinement wants one thread.
 pub fn run(kind: &str) -> i32 {
     let served = channel_from_parent().map_err(|error| error.to_string()).and_then(|channel| match kind {
+        fetch::KIND => fetch::serve(&channel),
         idlookup::KIND => idlookup::serve(&channel),
         netns::KIND => netns::serve(&channel),
         parse::KIND => parse::serve(&channel),

@@ -2,7 +2,7 @@
 //! worker itself, first thing, while it has one thread; nothing of it can be taken back.
 use crate::caps::{self, Cap};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
     path_beneath_rules,
 };
 use libc::c_long;
@@ -11,6 +11,7 @@ use seccompiler::{
 };
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 /// How much of the landlock rules this kernel keeps. seccomp is always complete, or confinement fails.
@@ -82,10 +83,11 @@ pub fn idlookup() -> Result<Landlock, ConfineError> {
     Ok(landlock)
 }
 
-/// For the download of images: internet sockets and the files in `readable` (directories with all below; those that do
-/// not exist are left out). No other file, no listening, no unix socket, no new program, no namespace, none of the calls
-/// that change the system: those fail with `EPERM`. Threads may be started afterwards.
-pub fn fetcher(readable: &[&Path]) -> Result<Landlock, ConfineError> {
+/// For the download of images: internet sockets, the files in `readable` (directories with all below; those that do not
+/// exist are left out), and regular files in the directory `into`, made and removed. No other file, no listening, no
+/// unix socket, no new program, no namespace, none of the calls that change the system: those fail with `EPERM`.
+/// Threads may be started afterwards.
+pub fn fetcher(readable: &[&Path], into: Option<BorrowedFd<'_>>) -> Result<Landlock, ConfineError> {
     only_one_thread()?;
     caps::drop_all().map_err(ConfineError::Capabilities)?;
     let rules = Ruleset::default()
@@ -94,6 +96,11 @@ pub fn fetcher(readable: &[&Path]) -> Result<Landlock, ConfineError> {
         .scope(Scope::from_all(ABI::V6))?
         .create()?
         .add_rules(path_beneath_rules(readable, AccessFs::ReadFile | AccessFs::ReadDir))?;
+    let files = AccessFs::MakeReg | AccessFs::RemoveFile | AccessFs::ReadFile | AccessFs::WriteFile;
+    let rules = match into {
+        Some(directory) => rules.add_rule(PathBeneath::new(directory, files))?,
+        None => rules,
+    };
     let landlock = enforced(rules.restrict_self()?.ruleset);
     no_second_syscall_table()?;
     // glibc falls back to clone(2), whose flags can be seen, on ENOSYS only.

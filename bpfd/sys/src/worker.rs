@@ -17,7 +17,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// The user and group `nobody` of every distribution.
-const NOBODY: u32 = 65_534;
+pub const NOBODY: u32 = 65_534;
 
 /// A pipe holds 64 KiB, and more is never kept.
 const STDERR_LIMIT: u64 = 64 << 10;
@@ -164,6 +164,11 @@ impl Worker {
     pub fn call(&mut self, message: &[u8], fds: &[BorrowedFd<'_>], deadline: Instant) -> Result<Message, CallError> {
         let answer = self.channel.send(message, fds, deadline).and_then(|()| self.channel.receive(deadline));
         answer.map_err(|error| self.cause(error))
+    }
+
+    /// Waits for one more message of an answer in several. After an error the worker is dead.
+    pub fn receive(&mut self, deadline: Instant) -> Result<Message, CallError> {
+        self.channel.receive(deadline).map_err(|error| self.cause(error))
     }
 
     /// Closes the channel and waits for the worker to end; kills it at `deadline`.

@@ -1,5 +1,7 @@
 //! The system calls against the real kernel. Needs root (CAP_SYS_ADMIN, CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON) and fails
 //! without. Each test has its own network namespace, mount and temporary directory, and leaves nothing behind.
+//!
+//! Long because one kernel serves every module of this crate, and the cases share their namespaces.
 #![expect(clippy::as_conversions, reason = "tests turn small numbers into bytes")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the lints exempt test functions, not what they share")]
 

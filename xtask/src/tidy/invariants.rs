@@ -103,7 +103,7 @@ fn broken_on(file: &File, line: &str) -> Vec<String> {
         }
     }
     for effect in EFFECTS {
-        if calls(line, effect) && !within(&EFFECTS_IN) {
+        if calls(line, effect) && !within(&EFFECTS_IN) && !is_main_or_test(&file.path) {
             messages
                 .push(format!("I3: `{effect}` changes the kernel; only the engine does, by a step in bpfd/src/kernel"));
         }

@@ -1,6 +1,7 @@
 //! The bytes of rtnetlink: requests written, messages read. No socket, no judgement. Every length in what is read is
 //! checked against what is there; a lie gives `EBADMSG`, never a panic and never a read past the end.
-//! Over 400 lines because more than half are the tests with hostile bytes, which belong beside the parser.
+//!
+//! Long because more than half are the tests with hostile bytes, which belong beside the parser.
 use super::{LinkRow, XdpAttachment, XdpMode};
 use crate::bpf::ProgId;
 use std::io;

@@ -1,0 +1,254 @@
+//! An image brought into the store, judged and opened: from the registry if the store does not serve, by the fetch worker.
+//!
+//! What the worker says is not believed: not the name, not the digests, not the verdict. Must never keep the name of an image that
+//! was fetched now and turned out to be unusable.
+
+use std::collections::BTreeSet;
+use std::sync::{PoisonError, TryLockError};
+use std::time::Instant;
+
+use bpfd_core::request::PullPolicy;
+use bpfd_sys::worker::CallError;
+use bytecode_image::digest::Digest;
+use bytecode_image::fetch::{self as transfer, PullRequest, Pulled};
+use bytecode_image::policy::ImagePolicy;
+use bytecode_image::reference::Reference;
+use bytecode_image::scope::most_specific;
+use bytecode_image::store::{Fetched, Sweep};
+use bytecode_image::transport::Timeouts;
+use bytecode_image::verify::Refusal;
+
+use super::judge::{Judged, Opened, open};
+use super::{ImageError, Shared};
+use crate::progress::{Phase, Progress, Report};
+use crate::worker::WorkerError;
+use crate::worker::fetch::{self, FailureKind, Step};
+use crate::worker::parse::ParseError;
+
+/// An image that may be loaded.
+pub(super) struct Ready {
+    pub(super) judged: Judged,
+    pub(super) opened: Opened,
+    /// Why it may be old.
+    pub(super) warning: Option<String>,
+}
+
+/// Where what the store has now came from.
+enum Brought {
+    /// It was there; perhaps with a warning.
+    Stored(Option<String>),
+    /// The registry, now.
+    Fetched,
+}
+
+/// What the store has for a reference, before anybody is asked.
+enum Have {
+    /// Whole, and good by the policy of now.
+    Good(Digest),
+    /// Whole, and refused.
+    Refused(Box<Refusal>),
+    /// Nothing, or damaged.
+    Nothing,
+}
+
+impl Shared {
+    /// The whole way to an image that may be loaded.
+    pub(super) fn ready(
+        &self,
+        reference: &Reference,
+        pull: PullPolicy,
+        deadline: Instant,
+        report: &Report,
+    ) -> Result<Ready, ImageError> {
+        let brought = self.bring(reference, pull, deadline, report)?;
+        report(Progress::begin(Phase::Verify));
+        let judged = self.judge(reference)?;
+        report(Progress::begin(Phase::Inspect));
+        let opened = open(&self.store, &self.workers, &judged.selected);
+        match (opened, brought) {
+            (Ok(opened), brought) => {
+                self.remember(judged.selected.manifest().digest(), opened.digest());
+                let warning = match brought {
+                    Brought::Stored(warning) => warning,
+                    Brought::Fetched => None,
+                };
+                Ok(Ready { judged, opened, warning })
+            }
+            (Err(error), Brought::Fetched) if unusable(&error) => {
+                self.forget(reference);
+                Err(error)
+            }
+            (Err(error), Brought::Stored(_) | Brought::Fetched) => Err(error),
+        }
+    }
+
+    /// Sees to it that the store has the image, or says why not.
+    fn bring(
+        &self,
+        reference: &Reference,
+        pull: PullPolicy,
+        deadline: Instant,
+        report: &Report,
+    ) -> Result<Brought, ImageError> {
+        let have = match pull {
+            PullPolicy::Never => return Ok(Brought::Stored(None)),
+            PullPolicy::Newer | PullPolicy::Always | PullPolicy::IfNotPresent => self.have(reference)?,
+        };
+        let cached = match (&have, pull, reference.digest()) {
+            // A digest never comes to mean anything else.
+            (Have::Good(_), _, Some(_)) | (Have::Good(_), PullPolicy::IfNotPresent, None) => {
+                return Ok(Brought::Stored(None));
+            }
+            (Have::Good(digest), PullPolicy::Newer, None) => Some(*digest),
+            // Signatures may have come since: everything is fetched again.
+            (Have::Good(_) | Have::Refused(_) | Have::Nothing, _, _) => None,
+        };
+        report(Progress::begin(Phase::Resolve));
+        match (self.fetch(reference, pull, cached, deadline, report), have) {
+            (Err(ImageError::Fetch(failure)), Have::Refused(refusal)) if gone(failure.kind) => {
+                tracing::info!(%reference, %failure, "the stored image is refused, and no other can be had");
+                Err(ImageError::Refused(refusal))
+            }
+            (brought, _) => brought,
+        }
+    }
+
+    fn have(&self, reference: &Reference) -> Result<Have, ImageError> {
+        let Some(digest) = self.store.cached(reference, &self.platform)? else { return Ok(Have::Nothing) };
+        match self.judge(reference) {
+            Ok(_judged) => Ok(Have::Good(digest)),
+            Err(ImageError::Refused(refusal)) => Ok(Have::Refused(refusal)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn fetch(
+        &self,
+        reference: &Reference,
+        pull: PullPolicy,
+        cached: Option<Digest>,
+        deadline: Instant,
+        report: &Report,
+    ) -> Result<Brought, ImageError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeouts = Timeouts { deadline: self.timeouts.deadline.min(left), ..self.timeouts.clone() };
+        let request = PullRequest {
+            reference: reference.clone(),
+            policy: transfer_policy(pull),
+            cached,
+            platform: self.platform.clone(),
+            transport: self.registries.transport(reference, timeouts)?,
+        };
+        let brought = {
+            let _pulling = self.ingest.read().unwrap_or_else(PoisonError::into_inner);
+            self.ask_worker(request, deadline, report)
+        };
+        if brought.is_err() {
+            self.clear_ingest();
+        }
+        brought
+    }
+
+    fn ask_worker(&self, request: PullRequest, deadline: Instant, report: &Report) -> Result<Brought, ImageError> {
+        let ingest = self.store.ingest()?;
+        let reference = request.reference.clone();
+        let policy = applicable(&self.trust.policy().policy, &reference);
+        let heard = |step| report(progress(step));
+        let ended = fetch::pull(&self.workers, ingest.as_fd(), request, policy, deadline, heard);
+        match ended.map_err(worker_error)?.outcome? {
+            Pulled::Cached { digest: _, warning } => Ok(Brought::Stored(warning.map(|text| one_line(&text)))),
+            Pulled::Fetched(fetched) => self.take_in(&reference, &fetched).map(|()| Brought::Fetched),
+        }
+    }
+
+    /// Takes in what the worker wrote. Whatever it says, it is filed under the name that was asked for.
+    fn take_in(&self, reference: &Reference, fetched: &Fetched) -> Result<(), ImageError> {
+        if fetched.reference != *reference {
+            return Err(ImageError::OtherName { asked: reference.clone(), brought: fetched.reference.clone() });
+        }
+        Ok(self.store.commit(fetched)?)
+    }
+
+    /// Removes what a failed pull may have left, if no other pull is at it; the next start does it else.
+    fn clear_ingest(&self) {
+        let cleared = match self.ingest.try_write() {
+            Ok(_alone) => self.store.clear_ingest(),
+            Err(TryLockError::Poisoned(_) | TryLockError::WouldBlock) => Ok(()),
+        };
+        cleared.unwrap_or_else(|error| tracing::warn!(%error, "parts of a failed pull are left"));
+    }
+
+    /// Takes back a name that leads to nothing usable, and its blobs.
+    fn forget(&self, reference: &Reference) {
+        let swept = self.store.remove(reference).and_then(|()| self.store.collect(&BTreeSet::new(), Sweep::Delete));
+        if let Err(error) = swept {
+            tracing::warn!(%error, %reference, "an image that cannot be used is left in the store");
+        }
+    }
+}
+
+/// Whether an image is at fault, and not this host.
+fn unusable(error: &ImageError) -> bool {
+    match error {
+        ImageError::Unpack(_) | ImageError::Config(_) | ImageError::Label(_) | ImageError::Mismatch(_) => true,
+        ImageError::Parse(error) => match error {
+            ParseError::Refused(_) | ParseError::TooSlow(_) | ParseError::Died { .. } => true,
+            ParseError::Worker(_) => false,
+        },
+        ImageError::Reference(_)
+        | ImageError::Registries(_)
+        | ImageError::Fetch(_)
+        | ImageError::Worker(_)
+        | ImageError::OtherName { .. }
+        | ImageError::Timeout
+        | ImageError::Ingest(_)
+        | ImageError::Store(_)
+        | ImageError::NotStored(_)
+        | ImageError::Refused(_)
+        | ImageError::Object(_)
+        | ImageError::InUse { .. }
+        | ImageError::Lost => false,
+    }
+}
+
+/// The one rule that speaks about a reference: the worker need not know the others.
+fn applicable(policy: &ImagePolicy, reference: &Reference) -> ImagePolicy {
+    let rule = most_specific(&policy.images, |rule| &rule.scope, reference);
+    ImagePolicy { images: rule.cloned().into_iter().collect() }
+}
+
+fn transfer_policy(pull: PullPolicy) -> transfer::PullPolicy {
+    match pull {
+        PullPolicy::Newer => transfer::PullPolicy::Newer,
+        PullPolicy::Always => transfer::PullPolicy::Always,
+        PullPolicy::IfNotPresent => transfer::PullPolicy::IfNotPresent,
+        PullPolicy::Never => transfer::PullPolicy::Never,
+    }
+}
+
+fn progress(step: Step) -> Progress {
+    let Step { phase, done, total } = step;
+    let (phase, bytes) = match phase {
+        transfer::Phase::Resolve | transfer::Phase::Manifest => (Phase::Resolve, false),
+        transfer::Phase::Signatures | transfer::Phase::Verify => (Phase::Verify, false),
+        transfer::Phase::Config | transfer::Phase::Layer => (Phase::Fetch, true),
+    };
+    Progress { phase, digest: None, done: bytes.then_some(done), total: total.filter(|_| bytes) }
+}
+
+/// Whether nobody said anything, neither yes nor no.
+fn gone(kind: FailureKind) -> bool {
+    matches!(kind, FailureKind::Unreachable | FailureKind::BrokenOff | FailureKind::Timeout)
+}
+
+/// A line of the worker's words.
+fn one_line(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(500).collect()
+}
+
+fn worker_error(error: WorkerError) -> ImageError {
+    match error {
+        WorkerError::Call(CallError::Deadline) => ImageError::Timeout,
+        other => ImageError::Worker(other),
+    }
+}

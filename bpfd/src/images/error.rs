@@ -1,0 +1,86 @@
+//! Why an image cannot be had, or not be used.
+
+use std::io;
+
+use bytecode_image::config::ConfigError;
+use bytecode_image::label::{LabelError, LabelMismatch};
+use bytecode_image::limits;
+use bytecode_image::reference::{Reference, ReferenceError};
+use bytecode_image::store::StoreError;
+use bytecode_image::unpack::UnpackError;
+use bytecode_image::verify::Refusal;
+
+use crate::objects::IncomingError;
+use crate::registries::RegistryFilesError;
+use crate::worker::WorkerError;
+use crate::worker::fetch::FetchFailure;
+use crate::worker::parse::ParseError;
+
+/// See the module. Nothing was loaded; the store may have an image more.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// Not a reference.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
+    /// The daemon's own files about registries.
+    #[error(transparent)]
+    Registries(#[from] RegistryFilesError),
+    /// The pull: the registry, or the policy before anything was fetched.
+    #[error(transparent)]
+    Fetch(#[from] FetchFailure),
+    /// The fetch worker.
+    #[error("the fetch worker failed")]
+    Worker(#[source] WorkerError),
+    /// The worker brought something that nobody asked for.
+    #[error("the fetch worker brought `{brought}` when `{asked}` was asked for")]
+    OtherName {
+        /// What was asked for.
+        asked: Reference,
+        /// What it says that it brought.
+        brought: Reference,
+    },
+    /// All of it took too long.
+    #[error("it took more than {} s", limits::DEADLINE.as_secs())]
+    Timeout,
+    /// The directory for new parts cannot be given to the worker.
+    #[error("cannot prepare the image store for pulls")]
+    Ingest(#[source] io::Error),
+    /// The store: it is not there, or damaged.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Nothing in the store is called so.
+    #[error("the image store has no `{0}`")]
+    NotStored(String),
+    /// The policy of now.
+    #[error(transparent)]
+    Refused(#[from] Box<Refusal>),
+    /// The layer.
+    #[error("the image's layer holds no object")]
+    Unpack(#[from] UnpackError),
+    /// The configuration.
+    #[error("the image's configuration is refused")]
+    Config(#[from] ConfigError),
+    /// The labels.
+    #[error("the image's labels are refused")]
+    Label(#[from] LabelError),
+    /// The labels and the object.
+    #[error("the image is not what its labels say")]
+    Mismatch(#[from] LabelMismatch),
+    /// The object.
+    #[error("the object in the image is refused")]
+    Parse(#[from] ParseError),
+    /// The object cannot be kept.
+    #[error("cannot keep the image's object")]
+    Object(#[from] IncomingError),
+    /// An app came from it.
+    #[error("image `{reference}` is used by {}", users.join(", "))]
+    InUse {
+        /// Which.
+        reference: Reference,
+        /// Names of apps.
+        users: Vec<String>,
+    },
+    /// A thread ended without an answer: it panicked, and said so on stderr.
+    #[error("the work on the image was lost")]
+    Lost,
+}

@@ -1,0 +1,120 @@
+//! Where registries are and what they are told of us: `registries.toml` and `auth.json` of the daemon, never a caller's.
+//!
+//! Read anew for each pull, so that `podman login --authfile` needs no reload and no secret stays in memory; read once when the
+//! daemon starts, so that a bad file stops it. Must never hand out credentials for another registry than the one that is asked.
+
+use std::path::{Path, PathBuf};
+
+use bytecode_image::auth::{AuthError, AuthFile};
+use bytecode_image::reference::Reference;
+use bytecode_image::registries::{CertificateError, Registries, RegistriesError};
+use bytecode_image::transport::{Timeouts, TransportConfig};
+
+use crate::etc::{self, EtcError};
+use crate::layout::Layout;
+
+/// The two files.
+#[derive(Clone, Debug)]
+pub struct RegistryFiles {
+    registries: PathBuf,
+    auth: PathBuf,
+}
+
+/// A file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryFilesError {
+    /// It cannot be read, or others could have written it.
+    #[error(transparent)]
+    File(#[from] EtcError),
+    /// `registries.toml`, with line and column.
+    #[error(transparent)]
+    Registries(#[from] RegistriesError),
+    /// A file of certificate authorities.
+    #[error(transparent)]
+    Certificates(#[from] CertificateError),
+    /// `auth.json`.
+    #[error("`{}` is no auth file", .path.display())]
+    Auth {
+        /// Which.
+        path: PathBuf,
+        /// Why; quotes no secret.
+        source: AuthError,
+    },
+}
+
+impl RegistryFiles {
+    /// Checks both once. Absent ones are empty.
+    pub fn open(layout: &Layout) -> Result<Self, RegistryFilesError> {
+        let files = Self { registries: layout.etc.join("registries.toml"), auth: layout.etc.join("auth.json") };
+        files.registries()?;
+        files.auth()?;
+        Ok(files)
+    }
+
+    /// What a transport must know to ask one registry, and nothing of the others' credentials.
+    pub fn transport(&self, reference: &Reference, timeouts: Timeouts) -> Result<TransportConfig, RegistryFilesError> {
+        let registries = self.registries()?;
+        let endpoints = registries.endpoints(reference).into_iter().map(|endpoint| endpoint.authority.to_string());
+        let names: Vec<String> = endpoints.chain([reference.registry().to_string()]).collect();
+        Ok(TransportConfig { registries, auth: self.auth()?.only_for(&names), timeouts })
+    }
+
+    fn registries(&self) -> Result<Registries, RegistryFilesError> {
+        let text = etc::read(&self.registries)?.unwrap_or_default();
+        let mut registries = Registries::parse(&text, &shown(&self.registries))?;
+        registries.read_certificates()?;
+        Ok(registries)
+    }
+
+    fn auth(&self) -> Result<AuthFile, RegistryFilesError> {
+        let Some(text) = etc::read(&self.auth)? else { return Ok(AuthFile::default()) };
+        AuthFile::parse(text.as_bytes()).map_err(|source| RegistryFilesError::Auth { path: self.auth.clone(), source })
+    }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(registries: &str, auth: &str) -> (tempfile::TempDir, Result<RegistryFiles, RegistryFilesError>) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(Some(dir.path()));
+        etc::replace(&layout.etc.join("registries.toml"), registries).unwrap();
+        etc::replace(&layout.etc.join("auth.json"), auth).unwrap();
+        let opened = RegistryFiles::open(&layout);
+        (dir, opened)
+    }
+
+    #[test]
+    fn only_the_asked_registrys_credentials_leave() {
+        // `me:one`, `me:two`, `me:three`.
+        let auth = r#"{"auths": {"r.example": {"auth": "bWU6b25l"}, "other.example": {"auth": "bWU6dHdv"},
+                       "10.0.0.9:5000": {"auth": "bWU6dGhyZWU="}}}"#;
+        let registries = "[[registry]]\nname = \"r.example\"\nendpoint = \"10.0.0.9:5000\"\nhttp = true\n";
+        let (_dir, files) = files(registries, auth);
+        let reference: Reference = "r.example/a:b".parse().unwrap();
+        let config = files.unwrap().transport(&reference, Timeouts::default()).unwrap();
+        let has = |registry: &str| config.auth.lookup(registry, "a").is_some();
+        assert!(has("r.example") && has("10.0.0.9:5000") && !has("other.example"));
+    }
+
+    #[test]
+    fn a_bad_file_is_named_with_its_place() {
+        let (dir, opened) = files("[[registry]]\nname = \"r.example\"\nhtpp = true\n", "{}");
+        let said = opened.unwrap_err().to_string();
+        let file = dir.path().join("etc/bpfd/registries.toml");
+        assert!(said.starts_with(&format!("{}:3:1: unknown field `htpp`", file.display())), "{said}");
+        let (_dir, opened) = files("", "{\"auths\": 1}");
+        assert!(matches!(opened, Err(RegistryFilesError::Auth { .. })));
+    }
+
+    #[test]
+    fn no_files_are_no_registries() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(RegistryFiles::open(&Layout::new(Some(dir.path()))).is_ok());
+    }
+}

@@ -1,0 +1,327 @@
+//! One case's host: its daemon, its command line, and what must hold when the case ends.
+
+use std::cell::{Cell, RefCell};
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use bpfd_sys::bpf::{Map, obj_get};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use serde_json::Value;
+
+use crate::census::Census;
+use crate::namespaces::Namespaces;
+use crate::output::Output;
+
+/// How long anything may take before the case fails. A guest's emulated processor is slow.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// The daemon's `--root`.
+const ROOT: &str = "/run/case";
+
+/// See the module. Dropped without a panic, it checks that all holds, takes everything away and checks that nothing is left.
+#[derive(Debug)]
+pub struct Host {
+    namespaces: Namespaces,
+    daemon: Option<Daemon>,
+    /// Every BPF object that a check of this case saw.
+    seen: RefCell<Census>,
+    logs: Cell<u32>,
+}
+
+/// A daemon that runs.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+}
+
+impl Host {
+    /// A host whose daemon is ready.
+    #[track_caller]
+    pub fn new() -> Self {
+        let mut host = Self::without_daemon();
+        host.start();
+        host
+    }
+
+    /// A host on which nothing runs yet.
+    pub fn without_daemon() -> Self {
+        let (daemon, seen, logs) = (None, RefCell::default(), Cell::new(0));
+        Self { namespaces: Namespaces::new(), daemon, seen, logs }
+    }
+
+    /// Starts the daemon and waits until it says that it is ready.
+    #[track_caller]
+    pub fn start(&mut self) {
+        self.start_with(&[]);
+    }
+
+    /// The same, with more in its environment.
+    #[track_caller]
+    pub fn start_with(&mut self, environment: &[(&str, &str)]) {
+        self.daemon =
+            Some(self.spawn(environment).unwrap_or_else(|status| panic!("bpfd ended: {status}{}", self.log())));
+    }
+
+    /// A daemon on this host's root, ready; or how it ended before it was.
+    pub fn spawn(&self, environment: &[(&str, &str)]) -> Result<Daemon, ExitStatus> {
+        let number = self.logs.replace(self.logs.get() + 1);
+        let notify = format!("/run/notify-{number}");
+        let ready = UnixDatagram::bind(self.path(&notify)).unwrap();
+        ready.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let log = std::fs::File::create(self.path(&format!("/run/log-{number}"))).unwrap();
+        let mut command = self.command("/run/bin/bpfd");
+        command.args(["--root", ROOT]).env("NOTIFY_SOCKET", &notify).envs(environment.iter().copied());
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let mut daemon = Daemon { child };
+        let limit = Instant::now() + LIMIT;
+        loop {
+            let mut said = [0; 64];
+            match ready.recv(&mut said) {
+                Ok(length) if said[..length].starts_with(b"READY=1") => return Ok(daemon),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => panic!("{error}"),
+            }
+            if let Some(status) = daemon.child.try_wait().unwrap() {
+                return Err(status);
+            }
+            assert!(Instant::now() < limit, "bpfd does not become ready{}", self.log());
+        }
+    }
+
+    /// Stops the daemon as systemd does.
+    #[track_caller]
+    pub fn stop(&mut self) {
+        let status = self.daemon.take().expect("the daemon runs").end(Signal::TERM);
+        assert!(status.success(), "bpfd ended: {status}{}", self.log());
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.daemon.take().expect("the daemon runs").end(Signal::KILL);
+    }
+
+    /// Waits for a daemon that ends by itself.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.daemon.take().expect("the daemon runs").wait()
+    }
+
+    /// The daemon's process.
+    pub fn pid(&self) -> u32 {
+        self.daemon.as_ref().expect("the daemon runs").child.id()
+    }
+
+    /// `bpfctl` with these words, as root.
+    pub fn bpfctl(&self, line: &str) -> Output {
+        self.output(self.command("/run/bin/bpfctl"), &format!("bpfctl {line}"))
+    }
+
+    /// `bpfctl` as somebody: user, group, and other groups.
+    pub fn bpfctl_as(&self, user: u32, group: u32, groups: &[u32], line: &str) -> Output {
+        let mut command = self.command("setpriv");
+        let groups: Vec<String> = groups.iter().map(u32::to_string).collect();
+        command.args([format!("--reuid={user}"), format!("--regid={group}")]);
+        command.arg(if groups.is_empty() { "--clear-groups".into() } else { format!("--groups={}", groups.join(",")) });
+        command.arg("/run/bin/bpfctl");
+        self.output(command, &format!("bpfctl {line}"))
+    }
+
+    fn output(&self, mut command: Command, line: &str) -> Output {
+        command.args(line.split(' ').skip(1)).env("BPFD_SOCKET", format!("{ROOT}/run/bpfd/bpfd.sock"));
+        Output::of(line, command.stdin(Stdio::null()).output().unwrap())
+    }
+
+    /// The items of `bpfctl … -o json`.
+    #[track_caller]
+    pub fn items(&self, line: &str) -> Vec<Value> {
+        let said = self.bpfctl(&format!("{line} -o json"));
+        assert_eq!(said.code, 0, "{said}");
+        let mut document: Value = serde_json::from_str(&said.stdout).unwrap();
+        match document["items"].take() {
+            Value::Array(items) => items,
+            other => panic!("{line}: {other}"),
+        }
+    }
+
+    /// What the program `xdp-counter` of this app counted, over all processors.
+    #[track_caller]
+    pub fn counted(&self, app: &str) -> u64 {
+        self.sum(app, "packets")
+    }
+
+    /// The sum over all processors of an app's one-slot map, read through the pin that `get` names.
+    #[track_caller]
+    pub fn sum(&self, app: &str, map: &str) -> u64 {
+        let shown = self.items(&format!("get app {app}")).remove(0);
+        let maps = shown["maps"].as_array().unwrap();
+        let pin = maps.iter().find(|shown| shown["name"] == map).and_then(|map| map["pinPath"].as_str()).unwrap();
+        let map = Map::from_fd(obj_get(&self.path(pin)).unwrap()).unwrap();
+        let values = map.lookup(&[0; 4]).unwrap().unwrap();
+        values.chunks(8).map(|value| u64::from_ne_bytes(value.try_into().unwrap())).sum()
+    }
+
+    /// A path of the case, as this process sees it.
+    pub fn path(&self, inside: &str) -> PathBuf {
+        self.namespaces.path(inside)
+    }
+
+    /// The daemon's `--root`, as the case sees it.
+    pub fn root(&self) -> &'static Path {
+        Path::new(ROOT)
+    }
+
+    /// A command in the case's namespaces.
+    pub fn command(&self, program: &str) -> Command {
+        self.namespaces.command(program)
+    }
+
+    /// A command in the network at the other end.
+    pub(crate) fn in_far(&self, program: &str) -> Command {
+        self.into_far()(program)
+    }
+
+    /// The way there, for another thread.
+    pub(crate) fn into_far(&self) -> impl Fn(&str) -> Command + Send + 'static {
+        let enter = self.namespaces.enter();
+        move |program| {
+            let mut command = enter("nsenter");
+            command.args(["--net=/run/netns/far", program]);
+            command
+        }
+    }
+
+    /// Runs a shell script in the case's namespaces.
+    #[track_caller]
+    pub fn shell(&self, script: &str) -> String {
+        self.namespaces.shell(script)
+    }
+
+    /// What `doctor` finds wrong: K1 to K4, K11, and anything that start-up could not repair.
+    #[track_caller]
+    pub fn findings(&self) -> Vec<String> {
+        let said = self.bpfctl("doctor -o json");
+        assert!(said.code == 0 || said.code == 12, "{said}{}", self.log());
+        let document: Value = serde_json::from_str(&said.stdout).unwrap();
+        let wrong = |check: &&Value| check["status"] == "CHECK_STATUS_FAIL" || check["id"] == "start";
+        let checks = document["items"].as_array().unwrap().iter().filter(wrong);
+        let findings: Vec<String> = checks.map(|check| format!("{}: {}", check["id"], check["detail"])).collect();
+        assert_eq!(said.code == 12, said.stdout.contains("CHECK_STATUS_FAIL"), "{said}");
+        findings
+    }
+
+    /// All invariants that can be asked of a case hold now. K8: as many objects are pinned as the rows say, and the daemon holds
+    /// no other.
+    #[track_caller]
+    pub fn check(&self) {
+        let findings = self.findings();
+        assert!(findings.is_empty(), "{findings:#?}{}", self.log());
+        let pinned = self.pinned();
+        let [apps, links, chains] = ["list", "list links", "chain list"].map(|line| self.items(line));
+        let count = |items: &[Value], key: &str| {
+            items.iter().map(|item| item[key].as_array().map_or(0, Vec::len)).sum::<usize>()
+        };
+        let own =
+            chains.iter().filter(|chain| chain["members"].as_array().is_some_and(|members| members.iter().any(ours)));
+        let own = own.count();
+        let unshared = links.iter().filter(|link| link["hook"]["tracepoint"].is_object()).count();
+        let model: [usize; 3] = [count(&apps, "programs") + own, count(&apps, "maps") + own, unshared];
+        assert_eq!(pinned.counts(), model, "K8: programs, maps and links pinned, and as the rows say{}", self.log());
+        let held = Census::held_by(self.pid());
+        self.seen.replace_with(|seen| seen.and(&pinned).and(&held));
+        let only =
+            eventually(|| Census::held_by(self.pid()).without(&self.pinned()), |only| *only == Census::default());
+        assert_eq!(only, Census::default(), "K8: the daemon holds what is not pinned{}", self.log());
+    }
+
+    /// What is pinned below the root.
+    pub fn pinned(&self) -> Census {
+        Census::pinned(&self.path(&format!("{ROOT}/sys/fs/bpf")))
+    }
+
+    /// The log of the last daemon, for the words of a failure.
+    pub fn log(&self) -> String {
+        let number = self.logs.get().saturating_sub(1);
+        let text = std::fs::read_to_string(self.path(&format!("/run/log-{number}"))).unwrap_or_default();
+        format!("\n--- bpfd's log\n{text}")
+    }
+
+    fn end(&mut self) {
+        if self.daemon.is_some() {
+            self.check();
+            self.bpfctl("unload --all").ok();
+            assert_eq!(self.bpfctl("list").stderr, "no programs\n");
+            self.check();
+            self.stop();
+        }
+        let links = self.shell("ip link show");
+        assert!(!links.contains("xdp"), "left on an interface: {links}");
+        let processes = eventually(|| self.namespaces.others(), Vec::is_empty);
+        assert!(processes.is_empty(), "processes are left: {processes:?}");
+        let seen = self.seen.borrow();
+        let alive = eventually(|| seen.alive(), |alive| *alive == Census::default());
+        assert_eq!(alive, Census::default(), "BPF objects are left");
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            #[expect(clippy::print_stderr, reason = "belongs to the test's own words")]
+            {
+                eprintln!("{}", self.log());
+            }
+        } else {
+            self.end();
+        }
+    }
+}
+
+impl Daemon {
+    fn end(self, signal: Signal) -> ExitStatus {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        self.wait()
+    }
+
+    fn wait(mut self) -> ExitStatus {
+        let process = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).unwrap();
+        let limit = rustix::event::Timespec::try_from(LIMIT).unwrap();
+        let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit)).unwrap();
+        assert_eq!(ended, 1, "bpfd does not end");
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended, and been waited for, already.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn ours(member: &Value) -> bool {
+    member["link"].is_object()
+}
+
+/// Asks until the answer is the one wanted, or the limit has come: the last answer. The kernel frees objects a moment after
+/// their last holder went.
+fn eventually<T>(ask: impl Fn() -> T, wanted: impl Fn(&T) -> bool) -> T {
+    let limit = Instant::now() + LIMIT;
+    loop {
+        let answer = ask();
+        if wanted(&answer) || Instant::now() > limit {
+            return answer;
+        }
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,29 @@
+//! Where the programs and the BPF objects are that cases use.
+
+use std::path::PathBuf;
+
+/// One of the two programs, beside the test program's own directory: what the same build made.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let built = own.ancestors().nth(2).unwrap().join(name);
+    assert!(built.is_file(), "`{}` is not built: run `cargo xtask test --only host`", built.display());
+    built
+}
+
+/// An object of `examples/`, compiled.
+pub fn example(name: &str) -> String {
+    let object = tree().join(format!("target/bpf/{name}.bpf.o"));
+    assert!(object.is_file(), "`{}` is not built: run `cargo xtask test --only host`", object.display());
+    object.to_str().unwrap().to_owned()
+}
+
+/// An object that bpfd must refuse, or read with care.
+pub fn broken(name: &str) -> String {
+    let object = tree().join(format!("ebpf/tests/objects/{name}.o"));
+    assert!(object.is_file(), "`{}` is not there", object.display());
+    object.to_str().unwrap().to_owned()
+}
+
+fn tree() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}

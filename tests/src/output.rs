@@ -1,0 +1,118 @@
+//! What a command printed, and the same with all that differs from run to run taken out.
+
+use std::fmt;
+use std::process;
+
+use regex::Regex;
+
+/// The outcome of one command.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// The command line.
+    pub line: String,
+    /// Its exit code; a signal's number is negative.
+    pub code: i32,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Output {
+    pub(crate) fn of(line: &str, done: process::Output) -> Self {
+        use std::os::unix::process::ExitStatusExt;
+        let code = done.status.code().unwrap_or_else(|| -done.status.signal().unwrap());
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { line: line.to_owned(), code, stdout: text(done.stdout), stderr: text(done.stderr) }
+    }
+
+    /// It succeeded without a word of complaint: its standard output, for a snapshot.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        let complains = |line: &str| ["error", "warning"].iter().any(|word| line.starts_with(word));
+        assert!(self.code == 0 && !self.stderr.lines().any(complains), "{self}");
+        stable(&self.stdout)
+    }
+
+    /// It was refused with this exit code: its standard error, for a snapshot.
+    #[track_caller]
+    pub fn refused(self, code: i32) -> String {
+        assert!(self.code == code && self.stdout.is_empty(), "{self}");
+        stable(&self.stderr)
+    }
+
+    /// All of it, for a snapshot.
+    pub fn stable(&self) -> String {
+        stable(&self.to_string())
+    }
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { line, code, stdout, stderr } = self;
+        write!(f, "$ {line}\n{stdout}")?;
+        if !stderr.is_empty() {
+            write!(f, "--- stderr\n{stderr}")?;
+        }
+        if *code != 0 {
+            writeln!(f, "--- exit {code}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Identities, times and the kernel's numbers, as words. The kernel's way of keeping chains too: cases run on several kernels.
+fn stable(text: &str) -> String {
+    const RULES: [(&str, &str); 9] = [
+        (r"\b[0-9a-f]{32}\b", "UID"),
+        (r"\b[0-9a-f]{64}\b", "SHA256"),
+        (r"\b[0-9a-f]{16}\b", "TAG-IN-16-DIGITS"),
+        (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
+        (r#"("kernel(?:Program|Map)?Id": )\d+"#, "${1}ID"),
+        (r"(?m)^(kernel id: +)\d+$", "${1}ID"),
+        (r"(XDP program |prog show id |bpf_link )\d+", "${1}ID"),
+        (r"(?m)^(mode: +).*$", "${1}MODE"),
+        (r#"("modeCause": )".*""#, "${1}CAUSE"),
+    ];
+    let text = RULES
+        .iter()
+        .fold(text.to_owned(), |text, (rule, with)| Regex::new(rule).unwrap().replace_all(&text, *with).into_owned());
+    columns(&text)
+}
+
+/// Tables with the kernel's numbers in columns that are always as wide as their heading.
+fn columns(text: &str) -> String {
+    const HEADING: &str = "KERNEL-ID";
+    let mut at = None;
+    let mut out = String::new();
+    for line in text.lines() {
+        if line.contains(HEADING) {
+            at = line.find(HEADING);
+        } else if line.is_empty() || line.starts_with(['-', '$']) {
+            at = None;
+        }
+        let number =
+            at.and_then(|at| line.get(at..at + HEADING.len())).filter(|cell| cell.starts_with(char::is_numeric));
+        match (at, number) {
+            (Some(at), Some(_)) => {
+                out.push_str(&line[..at]);
+                out.push_str("ID       ");
+                out.push_str(&line[at + HEADING.len()..]);
+            }
+            _ => out.push_str(line),
+        }
+        out.push('\n');
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_from_run_to_run_is_a_word() {
+        let text = "uid: 0e0b5a8c111142228333444455556666 tag 0123456789abcdef\nPOS  KERNEL-ID  OWNER\n0    12         uid 0\n\n12\n";
+        assert_eq!(stable(text), "uid: UID tag TAG-IN-16-DIGITS\nPOS  KERNEL-ID  OWNER\n0    ID         uid 0\n\n12\n");
+    }
+}

@@ -1,0 +1,255 @@
+//! What `get`, `list` and `chain show` print, whole.
+
+use bpfd_tests::{Host, example};
+use insta::assert_snapshot;
+
+/// Two counters, b before a.
+fn two() -> Host {
+    let host = Host::new();
+    let object = example("xdp-counter");
+    for (name, priority) in [("a", 20), ("b", 10)] {
+        let place = format!("xdp -i uplink --priority {priority}");
+        host.bpfctl(&format!("load --path {object} --name {name} --set step=10 {place}")).ok();
+    }
+    host
+}
+
+#[test]
+fn get_shows_everything_of_an_app_and_of_a_link() {
+    let host = two();
+    assert_snapshot!(host.bpfctl("get app b").ok(), @"
+    name:    b
+    uid:     UID
+    state:   LOADED
+    source:  upload `b`
+    object:  sha256:SHA256
+    reach:   kernel
+    owner:   root (uid 0)
+    loaded:  TIME
+    global:  step = 10
+
+    FUNCTION  SECTION  TYPE  KERNEL-ID  TAG               INSNS
+    count     xdp      xdp   ID         TAG-IN-16-DIGITS  -
+
+    MAP      TYPE          KEY  VALUE  MAX  KERNEL-ID  PIN
+    .rodata  array         4    4      1    -          /run/case/sys/fs/bpf/bpfd/v1/UID/map_-rodata
+    packets  percpu_array  4    8      1    -          /run/case/sys/fs/bpf/bpfd/v1/UID/map_packets
+
+    PROGRAM  TYPE  HOOK        PRIO  POS  STATE
+    b/count  xdp   uplink:xdp  10    1    ATTACHED
+    ");
+    assert_snapshot!(host.bpfctl("get link b/count@uplink:xdp").ok(), @"
+    name:        b/count@uplink:xdp
+    uid:         UID
+    state:       ATTACHED
+    program:     b/count
+    hook:        uplink:xdp
+    priority:    10
+    proceed on:  pass
+    position:    1
+    xdp mode:    auto
+    kernel id:   ID
+    owner:       uid 0
+    attached:    TIME
+    ");
+    assert_snapshot!(host.bpfctl("get app b -o json").ok(), @r#"
+    {
+      "apiVersion": "bpfd.v1",
+      "items": [
+        {
+          "cause": "",
+          "createTime": "TIME",
+          "generation": "1",
+          "globals": [
+            {
+              "name": "step",
+              "value": "10"
+            }
+          ],
+          "labels": {},
+          "links": [
+            "b/count@uplink:xdp"
+          ],
+          "maps": [
+            {
+              "keySize": 4,
+              "maxEntries": 1,
+              "name": ".rodata",
+              "pinPath": "/run/case/sys/fs/bpf/bpfd/v1/UID/map_-rodata",
+              "type": "array",
+              "valueSize": 4
+            },
+            {
+              "keySize": 4,
+              "maxEntries": 1,
+              "name": "packets",
+              "pinPath": "/run/case/sys/fs/bpf/bpfd/v1/UID/map_packets",
+              "type": "percpu_array",
+              "valueSize": 8
+            }
+          ],
+          "name": "b",
+          "owner": {
+            "uid": 0,
+            "user": "root"
+          },
+          "programs": [
+            {
+              "function": "count",
+              "kernelId": ID,
+              "section": "xdp",
+              "tag": "TAG-IN-16-DIGITS",
+              "type": "PROGRAM_TYPE_XDP"
+            }
+          ],
+          "reach": "REACH_KERNEL",
+          "source": {
+            "objectSha256": "SHA256",
+            "upload": {
+              "nameHint": "b"
+            }
+          },
+          "state": "APP_STATE_LOADED",
+          "uid": "UID"
+        }
+      ],
+      "kind": "App"
+    }
+    "#);
+    assert_snapshot!(host.bpfctl("get link b/count@uplink:xdp -o json").ok(), @r#"
+    {
+      "apiVersion": "bpfd.v1",
+      "items": [
+        {
+          "app": "b",
+          "appUid": "UID",
+          "cause": "",
+          "createTime": "TIME",
+          "function": "count",
+          "generation": "1",
+          "hook": {
+            "xdp": {
+              "interface": "uplink"
+            }
+          },
+          "kernelProgramId": ID,
+          "name": "b/count@uplink:xdp",
+          "origin": "LINK_ORIGIN_REQUEST",
+          "ownerUid": 0,
+          "position": 1,
+          "priority": 10,
+          "proceedOn": {
+            "xdp": [
+              "XDP_ACTION_PASS"
+            ]
+          },
+          "state": "LINK_STATE_ATTACHED",
+          "uid": "UID",
+          "xdpMode": "XDP_MODE_AUTO"
+        }
+      ],
+      "kind": "Link"
+    }
+    "#);
+}
+
+#[test]
+fn a_chain_as_json_has_its_members_in_order() {
+    let host = two();
+    assert_snapshot!(host.bpfctl("chain show uplink -o json").ok(), @r#"
+    {
+      "apiVersion": "bpfd.v1",
+      "items": [
+        {
+          "findings": [],
+          "hook": "CHAIN_HOOK_XDP",
+          "ifindex": 2,
+          "interface": "uplink",
+          "kernelProgramId": ID,
+          "members": [
+            {
+              "kernelProgramId": ID,
+              "link": {
+                "app": "b",
+                "appUid": "UID",
+                "cause": "",
+                "createTime": "TIME",
+                "function": "count",
+                "generation": "1",
+                "hook": {
+                  "xdp": {
+                    "interface": "uplink"
+                  }
+                },
+                "kernelProgramId": ID,
+                "name": "b/count@uplink:xdp",
+                "origin": "LINK_ORIGIN_REQUEST",
+                "ownerUid": 0,
+                "position": 1,
+                "priority": 10,
+                "proceedOn": {
+                  "xdp": [
+                    "XDP_ACTION_PASS"
+                  ]
+                },
+                "state": "LINK_STATE_ATTACHED",
+                "uid": "UID",
+                "xdpMode": "XDP_MODE_AUTO"
+              },
+              "position": 1,
+              "priority": 10,
+              "proceedOn": {
+                "xdp": [
+                  "XDP_ACTION_PASS"
+                ]
+              },
+              "tag": "TAG-IN-16-DIGITS"
+            },
+            {
+              "kernelProgramId": ID,
+              "link": {
+                "app": "a",
+                "appUid": "UID",
+                "cause": "",
+                "createTime": "TIME",
+                "function": "count",
+                "generation": "1",
+                "hook": {
+                  "xdp": {
+                    "interface": "uplink"
+                  }
+                },
+                "kernelProgramId": ID,
+                "name": "a/count@uplink:xdp",
+                "origin": "LINK_ORIGIN_REQUEST",
+                "ownerUid": 0,
+                "position": 2,
+                "priority": 20,
+                "proceedOn": {
+                  "xdp": [
+                    "XDP_ACTION_PASS"
+                  ]
+                },
+                "state": "LINK_STATE_ATTACHED",
+                "uid": "UID",
+                "xdpMode": "XDP_MODE_AUTO"
+              },
+              "position": 2,
+              "priority": 20,
+              "proceedOn": {
+                "xdp": [
+                  "XDP_ACTION_PASS"
+                ]
+              },
+              "tag": "TAG-IN-16-DIGITS"
+            }
+          ],
+          "mode": "CHAIN_MODE_FUSED",
+          "modeCause": CAUSE,
+          "xdpMode": "XDP_MODE_NATIVE"
+        }
+      ],
+      "kind": "Chain"
+    }
+    "#);
+}
