@@ -24,7 +24,7 @@ mod xdp;
 pub(crate) use pins::map_path;
 pub use prepare::{Loader, StagedApp};
 
-pub(crate) use object::{Fitted, ObjectError, chain, finish, fit, guarded};
+pub(crate) use object::{Fitted, ObjectError, finish, fit, guarded};
 pub(crate) use prepare::running;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,6 +41,7 @@ use bpfd_core::mode::{self, ModeError};
 use bpfd_core::state::{ObjectDigest, Program};
 use bpfd_sys::bpf::prog_info;
 
+use crate::causes::chain;
 use crate::worker::Workers;
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
