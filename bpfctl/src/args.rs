@@ -75,6 +75,14 @@ pub(crate) struct Global {
     pub(crate) timeout: Option<Limit>,
 }
 
+/// Whether a verb that changes something does so.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct DryRun {
+    /// Print the steps that would be taken, and take none
+    #[arg(long, global = true, help_heading = None::<&'static str>)]
+    pub(crate) dry_run: bool,
+}
+
 /// How results are printed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {

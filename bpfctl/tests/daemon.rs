@@ -115,6 +115,24 @@ fn changes_say_what_changed() {
 }
 
 #[test]
+fn a_dry_run_shows_the_steps_of_each_verb_that_changes_something() {
+    check(
+        "dry_run",
+        &[
+            &["load", "--path", "pass.o", "--dry-run", "xdp", "-i", "eth0"],
+            &["load", "--image", "registry/foo:tag", "xdp", "-i", "eth0", "--dry-run"],
+            &["load", "--path", "pass.o", "--dry-run", "-q"],
+            &["attach", "counter/pass", "xdp", "-i", "eth0", "--dry-run"],
+            &["attach", "counter/pass", "--dry-run", "xdp", "-i", "eth0"],
+            &["update", "counter/pass@eth0:xdp", "--priority", "0", "--dry-run"],
+            &["detach", "counter/pass@eth0:xdp", "--dry-run"],
+            &["unload", "counter", "--dry-run"],
+            &["unload", "counter", "--dry-run", "-o", "json"],
+        ],
+    );
+}
+
+#[test]
 fn doctor_exits_with_12_only_for_what_is_wrong() {
     check("doctor", &[&["doctor"], &["doctor", "--strict"], &["doctor", "-q"], &["version"]]);
 }

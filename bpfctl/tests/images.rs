@@ -95,6 +95,19 @@ fn an_image_is_built_pushed_signed_and_verified_without_a_daemon() {
 }
 
 #[test]
+fn labels_are_printed_as_a_containerfile_has_them() {
+    check(
+        "image_labels",
+        &[
+            "image labels counter.o --metadata full.toml",
+            "image labels counter.o -q",
+            "image labels counter.o -o json",
+            "image labels text.o",
+        ],
+    );
+}
+
+#[test]
 fn several_objects_make_an_index() {
     check(
         "image_index",

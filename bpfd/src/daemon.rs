@@ -168,7 +168,7 @@ async fn serve(context: Arc<rpc::Context>, listener: UnixListener) -> Result<(),
         while reload.recv().await.is_some() {
             match trust.reload() {
                 Ok(_) => tracing::info!("policy read again"),
-                Err(error) => tracing::error!(error = rpc::chain(&error), "the old policy stays in force"),
+                Err(error) => tracing::error!(error = crate::causes::chain(&error), "the old policy stays in force"),
             }
         }
     });

@@ -133,7 +133,9 @@ impl<K: Kernel> Engine<K> {
         if let Some(app) = app {
             self.kernel.discard(app);
         }
-        self.publish()?;
+        if let Err(error) = self.publish() {
+            tracing::warn!(%error, "readers see an old snapshot until the next look");
+        }
         result
     }
 
@@ -317,6 +319,7 @@ impl<K: Kernel + Send + 'static> EngineHandle<K> {
                     return;
                 }
             };
+            let _end_with_me = AbortOnPanic;
             while let Ok(job) = queue.recv() {
                 job(&mut engine);
             }
@@ -349,6 +352,19 @@ impl<K: Kernel + Send + 'static> EngineHandle<K> {
     /// The last published snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.borrow().clone()
+    }
+}
+
+/// A panic in the midst of a change leaves what a crash leaves, and a start repairs that; a daemon without its engine would only
+/// refuse everybody.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            tracing::error!("the engine panicked: ending, so that a new start repairs");
+            std::process::abort();
+        }
     }
 }
 

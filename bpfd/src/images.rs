@@ -19,7 +19,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
-use bpfd_core::policy::{Authorized, PullAsk};
+use bpfd_core::ask::PullAsk;
+use bpfd_core::policy::Authorized;
 use bpfd_core::request::{LoadRequest, PullPolicy};
 use bpfd_core::state::State;
 use bpfd_sys::worker::NOBODY;

@@ -3,6 +3,7 @@
 //! Only the engine's thread changes state, pins, hooks and links (`engine`); RPC handlers (`rpc`) parse, ask the policy, and wait.
 
 pub mod audit;
+pub mod causes;
 pub mod daemon;
 pub mod engine;
 pub mod etc;

@@ -164,6 +164,14 @@ impl Host {
         values.chunks(8).map(|value| u64::from_ne_bytes(value.try_into().unwrap())).sum()
     }
 
+    /// Runs `bpfctl` until it prints this.
+    #[track_caller]
+    pub fn await_output(&self, line: &str, wanted: &str) -> Output {
+        let output = eventually(|| self.bpfctl(line), |output| output.stdout.contains(wanted));
+        assert!(output.stdout.contains(wanted), "never `{wanted}`: {output}{}", self.log());
+        output
+    }
+
     /// A path of the case, as this process sees it.
     pub fn path(&self, inside: &str) -> PathBuf {
         self.namespaces.path(inside)

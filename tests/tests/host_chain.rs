@@ -129,9 +129,9 @@ fn what_is_detached_stays_loaded_and_counts_no_more() {
     b/count  xdp   uplink:xdp  1     1    ATTACHED
     ");
     assert_snapshot!(host.bpfctl("detach --all -i uplink").ok(), @"
+    detached b/count@uplink:xdp
     detached c/count@uplink:xdp
     detached a/count@uplink:xdp
-    detached b/count@uplink:xdp
     ");
     assert_snapshot!(host.bpfctl("chain show uplink").ok(), @"
     chain:      uplink:xdp

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
 mod codegen;
+mod demo;
 mod examples;
 mod test;
 mod tidy;
@@ -25,6 +26,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Show bpfd at work on this kernel: a registry, signed images, three programs on one interface; as root
+    Demo(demo::Args),
     /// Run the tests: all of them, or some parts
     Test(test::Args),
     /// Check the rules of the tree that no compiler checks
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<ExitCode> {
     let root = root()?;
     match verb {
+        Verb::Demo(args) => return demo::run(&root, &args),
         Verb::Test(args) => return test::run(&root, &args),
         Verb::Tidy => tidy::run(&root)?,
         Verb::Vm(args) => return vm::run(&args),

@@ -3,8 +3,8 @@
 use bpfd_proto::v1 as pb;
 use clap::Args;
 
-use super::views::Links;
-use crate::args::{AttachHook, WhenAbsent, word};
+use super::views::{Links, Planned};
+use crate::args::{AttachHook, DryRun, WhenAbsent, word};
 use crate::client::{Session, request_id};
 use crate::error::{Exit, Failure};
 use crate::output::warnings;
@@ -15,7 +15,7 @@ use crate::output::warnings;
 Examples:
   bpfctl attach counter xdp -i eth0
   bpfctl attach counter/pass xdp -i eth1 --priority 20 --proceed-on pass,drop
-  bpfctl attach tracer tracepoint sched/sched_switch")]
+  bpfctl attach tracer tracepoint sched/sched_switch --dry-run")]
 pub(crate) struct Attach {
     /// The app, and the function if it has several that fit
     #[arg(value_name = "APP[/FUNCTION]", value_parser = word)]
@@ -23,13 +23,15 @@ pub(crate) struct Attach {
     /// If the interface does not exist, attach when it appears
     #[arg(long, global = true)]
     when_present: bool,
+    #[command(flatten)]
+    dry: DryRun,
     #[command(subcommand)]
     hook: AttachHook,
 }
 
 impl Attach {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let Self { program, when_present, hook } = self;
+        let Self { program, when_present, dry, hook } = self;
         let (app, function) = match program.split_once('/') {
             Some((app, function)) => (app.to_owned(), Some(function.to_owned())),
             None => (program, None),
@@ -37,13 +39,17 @@ impl Attach {
         let absent = if when_present { WhenAbsent::Wait } else { WhenAbsent::Refuse };
         let request = pb::AttachRequest {
             request_id: request_id(),
-            validate_only: false,
+            validate_only: dry.dry_run,
             app,
             attachment: Some(hook.attachment(function, absent)),
         };
         let answer = session.client().await?.attach(request).await?;
         warnings(&answer.warnings);
-        session.printer.show(&Links(answer.link.into_iter().collect()))?;
+        if dry.dry_run {
+            session.printer.show(&Planned { answer: &answer, steps: &answer.plan })?;
+        } else {
+            session.printer.show(&Links(answer.link.into_iter().collect()))?;
+        }
         Ok(Exit::Ok)
     }
 }

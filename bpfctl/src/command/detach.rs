@@ -5,7 +5,8 @@ use bpfd_proto::v1::{self as pb, detach_request};
 use clap::Args;
 use serde_json::Value;
 
-use crate::args::{netns_field, word};
+use super::views::Planned;
+use crate::args::{DryRun, netns_field, word};
 use crate::client::{Session, request_id};
 use crate::error::{Exit, Failure};
 use crate::output::{Block, View, message, warnings};
@@ -15,7 +16,7 @@ use crate::output::{Block, View, message, warnings};
 #[command(after_help = "\
 Examples:
   bpfctl detach counter/pass@eth0:xdp
-  bpfctl detach --all -i eth0")]
+  bpfctl detach --all -i eth0 --dry-run")]
 pub(crate) struct Detach {
     /// Links, PROGRAM@HOOK as `bpfctl list` shows them, or their uids
     #[arg(value_parser = word, required_unless_present = "all", num_args = 1..=64)]
@@ -29,11 +30,13 @@ pub(crate) struct Detach {
     /// The interface's network namespace [default: the daemon's own]
     #[arg(long, value_name = "NAME", requires = "all")]
     netns: Option<Netns>,
+    #[command(flatten)]
+    dry: DryRun,
 }
 
 impl Detach {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let Self { link, all: _, interface, netns } = self;
+        let Self { link, all: _, interface, netns, dry } = self;
         let target = match interface {
             Some(interface) => detach_request::Target::AllOn(pb::AllOnInterface {
                 netns: netns.and_then(netns_field),
@@ -41,10 +44,15 @@ impl Detach {
             }),
             None => detach_request::Target::Links(pb::LinkNames { names: link }),
         };
-        let request = pb::DetachRequest { request_id: request_id(), validate_only: false, target: Some(target) };
+        let validate_only = dry.dry_run;
+        let request = pb::DetachRequest { request_id: request_id(), validate_only, target: Some(target) };
         let answer = session.client().await?.detach(request).await?;
         warnings(&answer.warnings);
-        session.printer.show(&Detached(answer))?;
+        if dry.dry_run {
+            session.printer.show(&Planned { answer: &answer, steps: &answer.plan })?;
+        } else {
+            session.printer.show(&Detached(answer))?;
+        }
         Ok(Exit::Ok)
     }
 }

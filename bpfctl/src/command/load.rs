@@ -10,8 +10,8 @@ use bytecode_image::reference::Reference;
 use clap::error::ErrorKind;
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::views::Apps;
-use crate::args::{Cli, TracepointArgs, WhenAbsent, XdpArgs, word};
+use super::views::{Apps, Planned};
+use crate::args::{Cli, DryRun, TracepointArgs, WhenAbsent, XdpArgs, word};
 use crate::client::{Client, Session, request_id};
 use crate::error::{Exit, Failure};
 use crate::files;
@@ -24,17 +24,20 @@ use crate::progress::Progress;
     args_conflicts_with_subcommands = false,
     after_help = "\
 Without a hook the programs are loaded only; `bpfctl attach` attaches them later. With a hook both happen or nothing does. \
-Options may stand before or after the hook.
+Options may stand before or after the hook. With --dry-run an image is fetched and programs are verified as \
+ever, but none stays.
 
 Examples:
   bpfctl load --path pass.o --section-name pass xdp -i eth0 --priority 50
   bpfctl load --image registry/foo:tag
   bpfctl load --image registry/foo:tag --name a --set sampling=100 xdp -i eth0
-  bpfctl load --path trace.o tracepoint sched/sched_switch"
+  bpfctl load --path trace.o tracepoint sched/sched_switch --dry-run"
 )]
 pub(crate) struct Load {
     #[command(flatten)]
     what: What,
+    #[command(flatten)]
+    dry: DryRun,
     #[command(subcommand)]
     hook: Option<LoadHook>,
 }
@@ -136,7 +139,7 @@ enum Source {
 
 impl Load {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let Self { what, hook } = self;
+        let Self { what, dry, hook } = self;
         let (what, attach) = match hook {
             None if what.when_present => {
                 return Err(usage(
@@ -164,13 +167,17 @@ impl Load {
 
         let mut client = session.client().await?;
         let (source, name_hint) = send(&mut client, source, object).await?;
-        let request = what.request(source, name_hint, attach);
+        let request = pb::LoadRequest { validate_only: dry.dry_run, ..what.request(source, name_hint, attach) };
         let mut progress = Progress::new(session);
         let result = client.load(request, |state| progress.state(&state)).await;
         drop(progress);
-        let pb::LoadResult { app, links, warnings: remarks, plan: _ } = result?;
-        warnings(&remarks);
-        session.printer.show(&Apps { apps: app.into_iter().collect(), links })?;
+        let result = result?;
+        warnings(&result.warnings);
+        if dry.dry_run {
+            session.printer.show(&Planned { answer: &result, steps: &result.plan })?;
+        } else {
+            session.printer.show(&Apps { apps: result.app.into_iter().collect(), links: result.links })?;
+        }
         Ok(Exit::Ok)
     }
 }

@@ -4,7 +4,8 @@ use bpfd_proto::v1::{self as pb, unload_request};
 use clap::Args;
 use serde_json::Value;
 
-use crate::args::word;
+use super::views::Planned;
+use crate::args::{DryRun, word};
 use crate::client::{Session, request_id};
 use crate::error::{Exit, Failure};
 use crate::output::{Block, View, message, warnings};
@@ -14,7 +15,7 @@ use crate::output::{Block, View, message, warnings};
 #[command(after_help = "\
 Examples:
   bpfctl unload counter
-  bpfctl unload --all")]
+  bpfctl unload --all --dry-run")]
 pub(crate) struct Unload {
     /// Apps, by name or uid
     #[arg(value_parser = word, required_unless_present = "all", num_args = 1..=64)]
@@ -22,20 +23,27 @@ pub(crate) struct Unload {
     /// All apps that you may unload
     #[arg(long, conflicts_with = "app")]
     all: bool,
+    #[command(flatten)]
+    dry: DryRun,
 }
 
 impl Unload {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let Self { app, all } = self;
+        let Self { app, all, dry } = self;
         let target = if all {
             unload_request::Target::All(pb::AllApps {})
         } else {
             unload_request::Target::Apps(pb::AppNames { names: app })
         };
-        let request = pb::UnloadRequest { request_id: request_id(), validate_only: false, target: Some(target) };
+        let validate_only = dry.dry_run;
+        let request = pb::UnloadRequest { request_id: request_id(), validate_only, target: Some(target) };
         let answer = session.client().await?.unload(request).await?;
         warnings(&answer.warnings);
-        session.printer.show(&Unloaded(answer))?;
+        if dry.dry_run {
+            session.printer.show(&Planned { answer: &answer, steps: &answer.plan })?;
+        } else {
+            session.printer.show(&Unloaded(answer))?;
+        }
         Ok(Exit::Ok)
     }
 }

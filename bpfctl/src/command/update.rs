@@ -3,8 +3,8 @@
 use bpfd_proto::v1 as pb;
 use clap::Args;
 
-use super::views::Links;
-use crate::args::{Place, word};
+use super::views::{Links, Planned};
+use crate::args::{DryRun, Place, word};
 use crate::client::{Session, request_id};
 use crate::error::{Exit, Failure};
 use crate::output::warnings;
@@ -16,7 +16,7 @@ use crate::output::warnings;
     after_help = "\
 Examples:
   bpfctl update counter/pass@eth0:xdp --priority 10
-  bpfctl update counter/pass@eth0:xdp --proceed-on pass,drop"
+  bpfctl update counter/pass@eth0:xdp --proceed-on pass,drop --dry-run"
 )]
 pub(crate) struct Update {
     /// The link, PROGRAM@HOOK as `bpfctl list` shows them, or its uid
@@ -24,15 +24,17 @@ pub(crate) struct Update {
     link: String,
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    dry: DryRun,
 }
 
 impl Update {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let Self { link, place } = self;
+        let Self { link, place, dry } = self;
         let (priority, proceed_on) = place.fields();
         let request = pb::UpdateLinkRequest {
             request_id: request_id(),
-            validate_only: false,
+            validate_only: dry.dry_run,
             link,
             generation: None,
             priority,
@@ -40,7 +42,11 @@ impl Update {
         };
         let answer = session.client().await?.update(request).await?;
         warnings(&answer.warnings);
-        session.printer.show(&Links(answer.link.into_iter().collect()))?;
+        if dry.dry_run {
+            session.printer.show(&Planned { answer: &answer, steps: &answer.plan })?;
+        } else {
+            session.printer.show(&Links(answer.link.into_iter().collect()))?;
+        }
         Ok(Exit::Ok)
     }
 }

@@ -1,10 +1,11 @@
 //! How the API's messages look, where more than one verb shows them. Words and columns only; no calls.
 
 use bpfd_proto::v1::{self as pb, app_source, hook};
+use prost::{Message, Name};
 use serde_json::Value;
 
 use crate::error::Failure;
-use crate::output::{Block, View, messages};
+use crate::output::{Block, View, message, messages};
 
 /// What stands where there is nothing.
 pub(crate) const NONE: &str = "-";
@@ -62,6 +63,34 @@ impl View for Links {
 
     fn nothing(&self) -> &'static str {
         "no links"
+    }
+}
+
+/// What would be done: its steps for people, the whole answer for programs.
+pub(crate) struct Planned<'a, M> {
+    pub(crate) answer: &'a M,
+    pub(crate) steps: &'a [String],
+}
+
+impl<M: Message + Name> View for Planned<'_, M> {
+    fn kind(&self) -> &'static str {
+        M::NAME
+    }
+
+    fn items(&self) -> Result<Vec<Value>, Failure> {
+        Ok(vec![message(self.answer)?])
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.steps.to_vec()
+    }
+
+    fn text(&self) -> Vec<Block> {
+        vec![Block::Lines(self.steps.to_vec())]
+    }
+
+    fn nothing(&self) -> &'static str {
+        "no steps"
     }
 }
 

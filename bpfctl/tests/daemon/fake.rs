@@ -216,6 +216,11 @@ fn progress(phase: pb::Phase) -> pb::Progress {
     pb::Progress { phase: phase.into(), digest: None, done_bytes: bytes, total_bytes: bytes }
 }
 
+/// Only who asks for a plan gets one, so a verb that does not ask has nothing to show.
+fn plan(validate_only: bool, verb: &str) -> Vec<String> {
+    if validate_only { vec![format!("first step of {verb}"), format!("second step of {verb}")] } else { vec![] }
+}
+
 fn warning() -> pb::Warning {
     pb::Warning {
         reason: "REGISTRY_UNREACHABLE".into(),
@@ -255,7 +260,8 @@ impl AppService for Fake {
             Some(pb::load_request::Source::Image(_)) => vec![warning()],
             _ => vec![],
         };
-        let result = pb::LoadResult { app: Some(app("counter")), links, warnings, plan: vec![] };
+        let result =
+            pb::LoadResult { app: Some(app("counter")), links, warnings, plan: plan(request.validate_only, "load") };
         let phases = [pb::Phase::Fetch, pb::Phase::Fetch, pb::Phase::Inspect, pb::Phase::Load];
         let states = phases.map(progress).map(Event::Progress).into_iter();
         events(states.chain([Event::Result(result)]).map(|event| pb::LoadResponse { event: Some(event) }).collect())
@@ -276,8 +282,9 @@ impl AppService for Fake {
         }
     }
 
-    async fn unload(&self, _: Request<pb::UnloadRequest>) -> Answer<pb::UnloadResponse> {
+    async fn unload(&self, request: Request<pb::UnloadRequest>) -> Answer<pb::UnloadResponse> {
         answer(pb::UnloadResponse {
+            plan: plan(request.get_ref().validate_only, "unload"),
             apps: vec!["counter".into()],
             links: vec!["counter/pass@eth0:xdp".into()],
             ..Default::default()
@@ -292,20 +299,29 @@ impl AppService for Fake {
 
 #[tonic::async_trait]
 impl LinkService for Fake {
-    async fn attach(&self, _: Request<pb::AttachRequest>) -> Answer<pb::AttachResponse> {
-        answer(pb::AttachResponse { link: Some(link("counter", "eth0", 50, Some(2))), ..Default::default() })
+    async fn attach(&self, request: Request<pb::AttachRequest>) -> Answer<pb::AttachResponse> {
+        answer(pb::AttachResponse {
+            link: Some(link("counter", "eth0", 50, Some(2))),
+            plan: plan(request.get_ref().validate_only, "attach"),
+            ..Default::default()
+        })
     }
 
-    async fn update_link(&self, _: Request<pb::UpdateLinkRequest>) -> Answer<pb::UpdateLinkResponse> {
-        answer(pb::UpdateLinkResponse { link: Some(link("counter", "eth0", 0, Some(1))), ..Default::default() })
+    async fn update_link(&self, request: Request<pb::UpdateLinkRequest>) -> Answer<pb::UpdateLinkResponse> {
+        answer(pb::UpdateLinkResponse {
+            link: Some(link("counter", "eth0", 0, Some(1))),
+            plan: plan(request.get_ref().validate_only, "update"),
+            ..Default::default()
+        })
     }
 
     async fn detach(&self, request: Request<pb::DetachRequest>) -> Answer<pb::DetachResponse> {
-        let links = match request.into_inner().target {
+        let request = request.into_inner();
+        let links = match request.target {
             Some(pb::detach_request::Target::Links(links)) => links.names,
             _ => vec![],
         };
-        answer(pb::DetachResponse { links, ..Default::default() })
+        answer(pb::DetachResponse { links, plan: plan(request.validate_only, "detach"), ..Default::default() })
     }
 
     async fn get_link(&self, _: Request<pb::GetLinkRequest>) -> Answer<pb::Link> {

@@ -28,7 +28,7 @@ mod xdp;
 pub(crate) use pins::map_path;
 pub use prepare::{Loader, StagedApp};
 
-pub(crate) use object::{Fitted, ObjectError, chain, finish, fit, guarded};
+pub(crate) use object::{Fitted, ObjectError, finish, fit, guarded};
 pub(crate) use prepare::running;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +46,7 @@ use bpfd_core::state::{ObjectDigest, Program};
 use bpfd_sys::bpf::{ProgId, prog_info};
 use ebpf::dispatcher::NAME as DISPATCHER;
 
+use crate::causes::chain;
 use crate::worker::Workers;
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};

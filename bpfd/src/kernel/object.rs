@@ -19,6 +19,8 @@ use ebpf::names::FunctionName;
 use ebpf::normalise::Wanted;
 use ebpf::relocate::{Chosen, Finished, KernelBtf, KernelFacts, Unlinked};
 
+pub(crate) use crate::causes::chain;
+
 /// Why an object cannot be used: a sentence for whoever sent it.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
@@ -28,17 +30,6 @@ impl ObjectError {
     fn of(error: &dyn Error) -> Self {
         Self(chain(error))
     }
-}
-
-/// An error and what caused it, in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// An object fitted to this kernel, its maps still to be made.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use bpfd_core::ask::{Look, UploadAsk};
 use bpfd_core::changes;
-use bpfd_core::policy::{Look, UploadAsk};
 use bpfd_core::request::{AppRef, Bytes, LoadRequest, UnloadRequest, UnloadWhich};
 use bpfd_core::state::App;
 use bpfd_core::wire;
@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Context, principal, status, view};
+use crate::causes::chain;
 use crate::engine;
 use crate::objects::IncomingError;
 use crate::progress::Report;
@@ -182,7 +183,7 @@ fn no_room(error: IncomingError) -> Status {
         IncomingError::TooLarge => ErrorReason::LimitExceeded,
         IncomingError::Write(_) => ErrorReason::ResourceExhausted,
     };
-    Refusal::new(reason, "cannot take the object").cause(status::chain(&error)).into()
+    Refusal::new(reason, "cannot take the object").cause(chain(&error)).into()
 }
 
 fn doing(request: &LoadRequest) -> String {

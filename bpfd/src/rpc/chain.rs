@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bpfd_core::policy::Look;
+use bpfd_core::ask::Look;
 use bpfd_core::wire;
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;

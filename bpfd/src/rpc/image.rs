@@ -4,8 +4,8 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use bpfd_core::ask::{Look, PullAsk};
 use bpfd_core::names::printable;
-use bpfd_core::policy::{Look, PullAsk};
 use bpfd_core::wire::{self, BadField};
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
@@ -20,8 +20,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::status::chain;
 use super::{Context, bad_field, principal, view};
+use crate::causes::chain;
 use crate::engine::Snapshot;
 use crate::images::{self, ImageError, Inspected, Removed, Stored, Verdict};
 use crate::progress::Report;

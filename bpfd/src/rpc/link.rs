@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use bpfd_core::ask::Look;
 use bpfd_core::changes;
-use bpfd_core::policy::Look;
 use bpfd_core::request::{AppRef, AttachRequest, DetachRequest, DetachWhich, HookAsk, LinkRef, UpdateRequest};
 use bpfd_core::state::Link;
 use bpfd_core::wire;

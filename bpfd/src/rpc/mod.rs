@@ -32,7 +32,6 @@ mod view;
 
 pub use peer::{PeerStream, group_id, principal};
 pub use server::{ServeError, serve};
-pub use status::chain;
 
 /// What handlers work with.
 pub struct Context {

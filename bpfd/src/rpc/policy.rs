@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
+use bpfd_core::ask::TrustAsk;
 use bpfd_core::names::printable;
-use bpfd_core::policy::TrustAsk;
 use bpfd_core::wire::{self, BadField};
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::ErrorReason;
 use tonic::{Request, Response, Status};
 
-use super::status::chain;
 use super::{Context, bad_field, principal};
+use crate::causes::chain;
 use crate::trust::{Added, Apply, InForce, TrustError};
 
 /// Bytes of a key's PEM: P-256 and Ed25519 have 200.

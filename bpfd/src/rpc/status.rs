@@ -15,16 +15,12 @@ use ebpf::globals::GlobalError;
 use ebpf::select::SelectError;
 use ebpf::verifier_log::Rejection;
 
+use crate::causes::chain;
 use crate::engine::EngineError;
 use crate::execute::ExecuteError;
 use crate::load::LoadError;
 use crate::load_log::LoadLogs;
 use crate::worker::parse::ParseError;
-
-/// An error with its causes, as one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
 
 /// A refusal by policy.
 pub(super) fn denied(denied: &Denied) -> Refusal {

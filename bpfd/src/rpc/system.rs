@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bpfd_core::policy::Look;
+use bpfd_core::ask::Look;
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::CheckStatus;
 use tonic::{Request, Response, Status};

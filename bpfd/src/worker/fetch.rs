@@ -25,7 +25,7 @@ use bytecode_image::verify;
 use serde::{Deserialize, Serialize};
 
 use super::{TURN, WorkerError, Workers};
-use crate::kernel::chain;
+use crate::causes::chain;
 
 pub use self::failure::{FailureKind, FetchFailure};
 

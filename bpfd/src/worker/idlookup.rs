@@ -14,7 +14,7 @@ use bpfd_sys::worker::{Identity, Limits, Spec, Stderr};
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, Lasting, Workers, answer_calls};
-use crate::kernel::chain;
+use crate::causes::chain;
 
 pub(super) const KIND: &str = "idlookup";
 

@@ -17,7 +17,8 @@ use ebpf::relocate::{KernelBtf, KernelFacts};
 use serde::{Deserialize, Serialize};
 
 use super::{WorkerError, Workers, answer_calls, call};
-use crate::kernel::{Fitted, Loader, ObjectError, chain, finish, fit, guarded, running};
+use crate::causes::chain;
+use crate::kernel::{Fitted, Loader, ObjectError, finish, fit, guarded, running};
 
 pub(super) const KIND: &str = "parse";
 

@@ -1,5 +1,10 @@
 //! What a worker gives up before it looks at foreign bytes: capabilities, files, sockets, system calls. Called in the
 //! worker itself, first thing, while it has one thread; nothing of it can be taken back.
+//!
+//! Landlock is relied on for files alone, which it has covered since it exists (5.13). What later kernels taught it, seccomp
+//! keeps on every kernel: no TCP port opened (6.7), no file cut by its path (6.2), no signal to another process and no abstract
+//! socket (6.12), no device's ioctl (6.10: a device is a file that cannot be opened). So a worker on 6.1 may do what one on
+//! 6.12 may do; where both forbid something, both do.
 use crate::caps::{self, Cap};
 use landlock::{
     ABI, Access, AccessFs, AccessNet, PathBeneath, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope,
@@ -19,9 +24,9 @@ use std::path::Path;
 pub enum Landlock {
     /// All.
     Full,
-    /// Some: the kernel is older than the rules (files since 5.13, TCP since 6.7, signals and sockets since 6.12).
+    /// Some: the kernel is older than 6.12. Files are kept; seccomp keeps the rest (see the module).
     Partial,
-    /// None: not built in, or off.
+    /// None: not built in, or off. What file permissions let `nobody` read, a fetcher can read; a parser has no call for it.
     Absent,
 }
 
@@ -83,10 +88,12 @@ pub fn idlookup() -> Result<Landlock, ConfineError> {
     Ok(landlock)
 }
 
-/// For the download of images: internet sockets, the files in `readable` (directories with all below; those that do not
-/// exist are left out), and regular files in the directory `into`, made and removed. No other file, no listening, no
-/// unix socket, no new program, no namespace, none of the calls that change the system: those fail with `EPERM`.
-/// Threads may be started afterwards.
+/// For the download of images: TCP and UDP connections made from here, the files in `readable` (directories with all below;
+/// those that do not exist are left out), and regular files in the directory `into`, made and removed. No other file, no port
+/// of its choice, no listening, no unix socket that reaches another, no other process or program, no signal to one, no
+/// namespace, none of the calls that change the system: those fail with `EPERM`. Threads may be started afterwards.
+///
+/// What remains: a UDP socket that has sent something receives on the port that the kernel chose for it.
 pub fn fetcher(readable: &[&Path], into: Option<BorrowedFd<'_>>) -> Result<Landlock, ConfineError> {
     only_one_thread()?;
     caps::drop_all().map_err(ConfineError::Capabilities)?;
@@ -106,6 +113,7 @@ pub fn fetcher(readable: &[&Path], into: Option<BorrowedFd<'_>>) -> Result<Landl
     // glibc falls back to clone(2), whose flags can be seen, on ENOSYS only.
     deny([(libc::SYS_clone3, Vec::new())].into(), libc::ENOSYS)?;
     deny(system_changing()?, libc::EPERM)?;
+    deny(reaching_out()?, libc::EPERM)?;
     Ok(landlock)
 }
 
@@ -119,7 +127,6 @@ fn computing() -> Result<Rules, ConfineError> {
         libc::SYS_pread64,
         libc::SYS_lseek,
         libc::SYS_close,
-        libc::SYS_fcntl,
         libc::SYS_fstat,
         libc::SYS_recvmsg,
         libc::SYS_sendmsg,
@@ -136,7 +143,6 @@ fn computing() -> Result<Rules, ConfineError> {
         libc::SYS_getrandom,
         libc::SYS_getpid,
         libc::SYS_gettid,
-        libc::SYS_tgkill,
         libc::SYS_sigaltstack,
         libc::SYS_rt_sigaction,
         libc::SYS_rt_sigprocmask,
@@ -149,10 +155,71 @@ fn computing() -> Result<Rules, ConfineError> {
     let exec = number(libc::PROT_EXEC);
     rules.insert(libc::SYS_mmap, vec![masked(2, exec, 0)?]);
     rules.insert(libc::SYS_mprotect, vec![masked(2, exec, 0)?]);
+    // abort(3), as a panic's last resort.
+    rules.insert(libc::SYS_tgkill, vec![equal(0, u64::from(std::process::id()))?]);
+    let owners = OWNER_OF_SIGNALS.into_iter().map(|command| unlike(1, number(command)));
+    rules.insert(libc::SYS_fcntl, vec![SeccompRule::new(owners.collect::<Result<_, _>>()?)?]);
     // The standard library's and glibc's look at an open file.
     let empty_path = number(libc::AT_EMPTY_PATH);
     rules.insert(libc::SYS_statx, vec![masked(2, empty_path, empty_path)?]);
     rules.insert(libc::SYS_newfstatat, vec![masked(3, empty_path, empty_path)?]);
+    Ok(rules)
+}
+
+/// fcntl(2) that sends signals of one's choice to a process of one's choice (F_SETSIG, F_SETOWN_EX: asm-generic/fcntl.h).
+const OWNER_OF_SIGNALS: [i32; 3] = [libc::F_SETOWN, 10, 15];
+
+/// The size of `struct sockaddr_nl` (linux/netlink.h).
+const NETLINK_ADDRESS: u64 = 12;
+
+/// Calls that reach beyond connections made from here, on kernels whose Landlock does not see them.
+fn reaching_out() -> Result<Rules, ConfineError> {
+    let always = [
+        libc::SYS_listen,
+        libc::SYS_accept,
+        libc::SYS_accept4,
+        libc::SYS_truncate,
+        libc::SYS_kill,
+        libc::SYS_tkill,
+        libc::SYS_rt_sigqueueinfo,
+        libc::SYS_rt_tgsigqueueinfo,
+        libc::SYS_pidfd_send_signal,
+        libc::SYS_setpriority,
+        libc::SYS_sched_setaffinity,
+        libc::SYS_sched_setattr,
+        libc::SYS_sched_setparam,
+        libc::SYS_sched_setscheduler,
+        libc::SYS_shmget,
+        libc::SYS_msgget,
+        libc::SYS_semget,
+        libc::SYS_mq_open,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_fork,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_vfork,
+    ];
+    let mut rules: Rules = always.into_iter().map(|call| (call, Vec::new())).collect();
+    // TCP, UDP and the netlink of routes, which name resolution asks for the addresses of this host.
+    let families = [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+    let no_family = families.into_iter().map(|family| unlike(0, number(family))).collect::<Result<_, _>>()?;
+    let protocols = [0, libc::IPPROTO_TCP, libc::IPPROTO_UDP];
+    let no_protocol = protocols.into_iter().map(|protocol| unlike(2, number(protocol))).collect::<Result<_, _>>()?;
+    let no_route = vec![like(0, number(libc::AF_NETLINK))?, unlike(2, number(libc::NETLINK_ROUTE))?];
+    let sockets = [no_family, no_protocol, no_route].into_iter().map(SeccompRule::new);
+    rules.insert(libc::SYS_socket, sockets.collect::<Result<_, _>>()?);
+    // seccomp does not see the family of a socket. But IPv4 and IPv6 refuse an address as short as the one that glibc binds
+    // its netlink socket to (net/ipv4/af_inet.c, `inet_bind`).
+    rules.insert(libc::SYS_bind, vec![SeccompRule::new(vec![unlike(2, NETLINK_ADDRESS)?])?]);
+    // A datagram socket of a pair can be connected to any other unix socket (`SOCK_RAW` makes one too: net/unix/af_unix.c).
+    let kinds = [libc::SOCK_DGRAM, libc::SOCK_RAW].into_iter().map(|kind| masked(1, 0xf, number(kind)));
+    rules.insert(libc::SYS_socketpair, kinds.collect::<Result<_, _>>()?);
+    let own = u64::from(std::process::id());
+    rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![unlike(0, own)?])?]);
+    rules.insert(libc::SYS_prlimit64, vec![SeccompRule::new(vec![unlike(0, 0)?])?]);
+    let owners = OWNER_OF_SIGNALS.into_iter().map(|command| equal(1, number(command)));
+    rules.insert(libc::SYS_fcntl, owners.collect::<Result<_, _>>()?);
+    // The same by ioctl(2): FIOSETOWN, SIOCSPGRP (asm-generic/sockios.h).
+    rules.insert(libc::SYS_ioctl, vec![equal(1, 0x8901)?, equal(1, 0x8902)?]);
     Ok(rules)
 }
 
@@ -217,10 +284,6 @@ fn system_changing() -> Result<Rules, ConfineError> {
         libc::SYS_modify_ldt,
     ];
     let mut rules: Rules = always.into_iter().map(|call| (call, Vec::new())).collect();
-    // Any family but IPv4, IPv6 and netlink, which name resolution asks for the addresses of this host.
-    let not = |family| SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, number(family));
-    let families = vec![not(libc::AF_INET)?, not(libc::AF_INET6)?, not(libc::AF_NETLINK)?];
-    rules.insert(libc::SYS_socket, vec![SeccompRule::new(families)?]);
     let namespaces = [
         libc::CLONE_NEWUSER,
         libc::CLONE_NEWNS,
@@ -231,7 +294,9 @@ fn system_changing() -> Result<Rules, ConfineError> {
         libc::CLONE_NEWCGROUP,
     ];
     let namespaces = namespaces.into_iter().map(|flag| masked(0, number(flag), number(flag)));
-    rules.insert(libc::SYS_clone, namespaces.collect::<Result<_, _>>()?);
+    // A thread, or nothing: a process would outlive the worker that is killed.
+    let process = masked(0, number(libc::CLONE_THREAD), 0);
+    rules.insert(libc::SYS_clone, namespaces.chain([process]).collect::<Result<_, _>>()?);
     Ok(rules)
 }
 
@@ -258,8 +323,15 @@ fn enforced(status: RulesetStatus) -> Landlock {
 }
 
 fn equal(argument: u8, value: u64) -> Result<SeccompRule, ConfineError> {
-    let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
-    Ok(SeccompRule::new(vec![condition])?)
+    Ok(SeccompRule::new(vec![like(argument, value)?])?)
+}
+
+fn like(argument: u8, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
+}
+
+fn unlike(argument: u8, value: u64) -> Result<SeccompCondition, seccompiler::BackendError> {
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)
 }
 
 fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompRule, ConfineError> {

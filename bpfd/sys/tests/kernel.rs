@@ -226,8 +226,9 @@ fn pins_are_made_read_renamed_and_removed() {
     assert!(bpf::prog_info(dir.pinned("map").unwrap().as_fd()).is_err(), "a map is not read as a program");
     dir.rename("program", &root, "moved").unwrap();
     assert_eq!(dir.names().unwrap(), ["map"]);
-    // Linux puts two files of its own into the root of each bpffs.
-    assert_eq!(root.names().unwrap(), ["maps.debug", "moved", "progs.debug", "v1"]);
+    // A kernel with CONFIG_BPF_PRELOAD puts two files of its own into the root of each bpffs (kernel/bpf/inode.c).
+    let names: Vec<String> = root.names().unwrap().into_iter().filter(|name| !name.ends_with(".debug")).collect();
+    assert_eq!(names, ["moved", "v1"]);
     assert!(root.remove_dir("v1").is_err(), "not empty");
     assert_eq!(bpffs::unmount(&mounted.0).unwrap_err().kind(), std::io::ErrorKind::ResourceBusy);
     dir.unlink("map").unwrap();
@@ -375,8 +376,23 @@ fn wait(watch: &mut LinkWatch, wanted: impl Fn(&LinkEvent) -> bool) {
     panic!("the event did not come");
 }
 
+/// This kernel's `major.minor`, if it is older.
+fn older_than(major: u32, minor: u32) -> Option<String> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
+    let this = (numbers.next()?, numbers.next()?);
+    (this < (major, minor)).then(|| format!("{}.{}", this.0, this.1))
+}
+
 #[test]
 fn tcx_programs_keep_their_order_and_a_stale_revision_is_refused() {
+    // 1 is the loopback device. Tried first: the version says why it failed, not whether it can work.
+    let tried = bpf::prog_query_tcx(1, bpf::Direction::Ingress);
+    if let (Err(_), Some(release)) = (&tried, older_than(6, 6)) {
+        println!("skipped: needs Linux 6.6 for tcx; this is {release}");
+        return;
+    }
+    tried.unwrap();
     in_own_netns(|| {
         ip("link add veth0 type veth peer name veth1");
         let index = Route::open().unwrap().link_named("veth0").unwrap().unwrap().index;

@@ -1,5 +1,6 @@
 //! Workers and their confinement on the real kernel. This binary spawns itself with `--worker KIND`, as the daemon
-//! does, so it is its own harness. Needs root and fails without.
+//! does, so it is its own harness. Needs root and fails without. Long because both sides of each attempt, the worker's and the
+//! test's, are best read together.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -39,6 +40,9 @@ const TESTS: &[(&str, fn())] = &[
     ("a_parser_that_opens_or_connects_is_killed", a_parser_that_opens_or_connects_is_killed),
     ("a_parser_without_its_filter_would_do_all_that", a_parser_without_its_filter_would_do_all_that),
     ("a_fetcher_reaches_the_network_and_its_files_alone", a_fetcher_reaches_the_network_and_its_files_alone),
+    ("a_fetcher_listens_nowhere_by_its_filter_alone", a_fetcher_listens_nowhere_by_its_filter_alone),
+    ("workers_of_the_same_user_cannot_signal_each_other", workers_of_the_same_user_cannot_signal_each_other),
+    ("a_fetcher_cuts_no_file_that_it_was_not_given", a_fetcher_cuts_no_file_that_it_was_not_given),
     ("an_idlookup_gives_descriptors_and_makes_no_map", an_idlookup_gives_descriptors_and_makes_no_map),
     ("a_worker_is_nobody_and_has_an_empty_environment", a_worker_is_nobody_and_has_an_empty_environment),
     ("a_worker_that_panics_leaves_its_last_words", a_worker_that_panics_leaves_its_last_words),
@@ -104,8 +108,22 @@ fn a_parser_computes_and_answers() {
     let object = seal::Sealed::from_bytes(&[7; 100_000]).unwrap();
     let answer = worker.call(b"sum", &[object.as_fd()], soon()).unwrap();
     assert_eq!(answer.bytes, b"700000");
-    assert_eq!(worker.call(b"status", &[], soon()).unwrap().bytes, b"confined: Full, capabilities: 0");
+    let status = String::from_utf8(worker.call(b"status", &[], soon()).unwrap().bytes).unwrap();
+    assert_eq!(status, format!("confined: {:?}, capabilities: 0", landlock_here()));
     assert!(worker.finish(soon()).unwrap().success());
+}
+
+/// What this kernel keeps of the rules: it numbers its landlock (`LANDLOCK_CREATE_RULESET_VERSION`, uapi/linux/landlock.h),
+/// and ours are those of number 6.
+#[expect(unsafe_code, reason = "the library does not tell the number")]
+fn landlock_here() -> Landlock {
+    // SAFETY: without attributes and with this flag the call takes no memory of ours and makes nothing.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, 1_u32) };
+    match version {
+        6.. => Landlock::Full,
+        1..6 => Landlock::Partial,
+        _ => Landlock::Absent,
+    }
 }
 
 const FORBIDDEN: [&str; 8] = ["open", "socket", "stat", "thread", "fork", "exec", "executable", "bpf"];
@@ -126,24 +144,70 @@ fn a_parser_without_its_filter_would_do_all_that() {
 fn a_fetcher_reaches_the_network_and_its_files_alone() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    assert_eq!(call("fetcher", &format!("connect {port}")).unwrap(), "did it");
-    assert_eq!(call("fetcher", "thread").unwrap(), "did it");
-    assert_eq!(call("fetcher", "read /etc/hosts").unwrap(), "did it");
-    let refused = |what: &str| {
-        let answer = call("fetcher", what).unwrap();
-        assert!(answer.contains("os error 1)") || answer.contains("os error 13)"), "{what}: {answer}");
-    };
-    for what in
-        ["read /etc/passwd", "read /proc/1/status", "listen", "unix", "unshare", "exec", "bpf", "mount", "write"]
-    {
-        refused(what);
+    for what in [&format!("connect {port}"), "thread", "read /etc/hosts", "resolve localhost", "addresses"] {
+        assert_eq!(call("fetcher", what).unwrap(), "did it", "{what}");
     }
-    assert_eq!(call("fetcher", "status").unwrap(), "confined: Full, capabilities: 0");
-    for what in ["read /etc/passwd", "listen", "unix", "exec"] {
+    // What landlock forbids too is forbidden with its own number, 13.
+    let everywhere = ["read /etc/passwd", "listen", "socket", "unix", "unix_pair", "exec", "replace", "fork", "write"];
+    let beyond_nobody = ["read /proc/1/status", "unshare", "bpf", "mount", "sctp"];
+    for what in everywhere.iter().chain(&beyond_nobody) {
+        assert_refused(&call("fetcher", what).unwrap(), what);
+    }
+    let status = call("fetcher", "status").unwrap();
+    assert_eq!(status, format!("confined: {:?}, capabilities: 0", landlock_here()));
+    for what in everywhere.iter().filter(|what| !["replace", "write"].contains(what)) {
         assert_eq!(call("unconfined", what).unwrap(), "did it", "the control: {what}");
     }
     if cfg!(target_arch = "x86_64") {
         assert_killed_by(&[SIGSYS], call("fetcher", "x32"), "x32");
+    }
+}
+
+fn assert_refused(answer: &str, what: &str) {
+    assert!(answer.contains("os error 1)") || answer.contains("os error 13)"), "{what}: {answer}");
+}
+
+fn a_fetcher_listens_nowhere_by_its_filter_alone() {
+    // With the number of the filter, EPERM, on kernels whose landlock would answer too (EACCES).
+    for what in ["listen", "listen_unbound", "socket"] {
+        assert!(call("fetcher", what).unwrap().contains("os error 1)"), "{what}");
+        assert_eq!(call("unconfined", what).unwrap(), "did it", "the control: {what}");
+    }
+}
+
+fn workers_of_the_same_user_cannot_signal_each_other() {
+    let mut other = Worker::spawn(&spec("unconfined")).unwrap();
+    let pid = String::from_utf8(other.call(b"pid", &[], soon()).unwrap().bytes).unwrap();
+    for way in ["kill", "tgkill", "own", "limit"] {
+        let what = format!("{way} {pid}");
+        assert_refused(&call("fetcher", &what).unwrap(), &what);
+        assert_killed_by(&[SIGSYS], call("parser", &what), &what);
+        assert_eq!(call("unconfined", &what).unwrap(), "did it", "the control: {what}");
+    }
+}
+
+fn a_fetcher_cuts_no_file_that_it_was_not_given() {
+    let file = tempfile();
+    let what = format!("truncate {}", file.0.display());
+    assert_refused(&call("fetcher", &what).unwrap(), &what);
+    assert_eq!(std::fs::metadata(&file.0).unwrap().len(), 5);
+    assert_eq!(call("unconfined", &what).unwrap(), "did it", "the control");
+    assert_eq!(std::fs::metadata(&file.0).unwrap().len(), 0);
+}
+
+/// A file that everybody may write; removed when dropped.
+struct Everybodys(std::path::PathBuf);
+
+fn tempfile() -> Everybodys {
+    let file = Everybodys(std::env::temp_dir().join(format!("bpfd-sys-everybodys-{}", std::process::id())));
+    std::fs::write(&file.0, "bytes").unwrap();
+    std::fs::set_permissions(&file.0, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
+    file
+}
+
+impl Drop for Everybodys {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).unwrap();
     }
 }
 
@@ -304,6 +368,20 @@ fn attempt(words: &[&str], fds: Vec<OwnedFd>) -> String {
         ["socket"] => did(std::net::UdpSocket::bind("127.0.0.1:0").map(drop)),
         ["connect", port] => did(std::net::TcpStream::connect(("127.0.0.1", port.parse().unwrap())).map(drop)),
         ["listen"] => did(std::net::TcpListener::bind("127.0.0.1:0").map(drop)),
+        ["resolve", name] => did(std::net::ToSocketAddrs::to_socket_addrs(&(*name, 80)).map(drop)),
+        // Binds a netlink socket, as glibc does to learn the addresses of this host.
+        ["addresses"] => did(bpfd_sys::netlink::LinkWatch::open().map(drop).map_err(std::io::Error::other)),
+        ["listen_unbound"] => raw(|| socket(libc::SOCK_STREAM, 0).map(|fd| vec![libc::SYS_listen, fd, 1])),
+        ["sctp"] => raw(|| socket(libc::SOCK_STREAM, libc::IPPROTO_SCTP).map(|fd| vec![libc::SYS_close, fd])),
+        ["kill", pid] => raw(|| Ok(vec![libc::SYS_kill, pid.parse().unwrap(), 0])),
+        ["tgkill", pid] => raw(|| Ok(vec![libc::SYS_tgkill, pid.parse().unwrap(), pid.parse().unwrap(), 0])),
+        ["own", pid] => raw(|| Ok(vec![libc::SYS_fcntl, 0, libc::F_SETOWN.into(), pid.parse().unwrap()])),
+        ["limit", pid] => raw(|| Ok(vec![libc::SYS_prlimit64, pid.parse().unwrap(), libc::RLIMIT_CORE.into(), 0, 0])),
+        ["truncate", path] => truncate(path),
+        ["unix_pair"] => did(unix_pair()),
+        ["replace"] => {
+            std::os::unix::process::CommandExt::exec(&mut std::process::Command::new("/bin/true")).to_string()
+        }
         ["unix"] => did(std::os::unix::net::UnixDatagram::unbound().map(drop)),
         ["thread"] => did(std::thread::Builder::new().spawn(|| ()).map(|thread| thread.join().unwrap())),
         ["exec"] => did(std::process::Command::new("/bin/true").status().map(drop)),
@@ -360,6 +438,47 @@ fn whoami() -> String {
         status.contains("NoNewPrivs:\t1"),
         std::env::current_dir().unwrap().display(),
     )
+}
+
+/// A datagram socket of a pair that reaches a third one.
+fn unix_pair() -> std::io::Result<()> {
+    use std::os::linux::net::SocketAddrExt;
+    let name = std::os::unix::net::SocketAddr::from_abstract_name(format!("bpfd-sys-{}", std::process::id()))?;
+    let (one, other) = std::os::unix::net::UnixDatagram::pair()?;
+    drop(other);
+    let third = std::os::unix::net::UnixDatagram::bind_addr(&name)?;
+    one.connect_addr(&name)?;
+    one.send(b"reached")?;
+    third.recv(&mut [0; 7]).map(drop)
+}
+
+#[expect(unsafe_code, reason = "the standard library always binds before it listens, and knows no other protocol")]
+fn socket(kind: i32, protocol: i32) -> std::io::Result<i64> {
+    // SAFETY: takes three numbers; the descriptor ends with the worker.
+    match unsafe { libc::socket(libc::AF_INET, kind, protocol) } {
+        -1 => Err(std::io::Error::last_os_error()),
+        fd => Ok(fd.into()),
+    }
+}
+
+/// A call of numbers alone.
+#[expect(unsafe_code, reason = "only the raw calls can be forbidden")]
+fn raw(call: impl Fn() -> std::io::Result<Vec<i64>>) -> String {
+    let made = call().and_then(|words| {
+        let at = |place| words.get(place).copied().unwrap_or(0);
+        // SAFETY: every caller gives a call that takes numbers, or a null pointer that stands for none.
+        let done = unsafe { libc::syscall(at(0), at(1), at(2), at(3), at(4)) };
+        if done == -1 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+    });
+    did(made)
+}
+
+#[expect(unsafe_code, reason = "the standard library cuts open files alone")]
+fn truncate(path: &str) -> String {
+    let path = std::ffi::CString::new(path).unwrap();
+    // SAFETY: a string that ends in zero and lives until the call is over.
+    let done = unsafe { libc::truncate(path.as_ptr(), 0) };
+    did(if done == -1 { Err(std::io::Error::last_os_error()) } else { Ok(()) })
 }
 
 #[expect(unsafe_code, reason = "only the raw calls can be forbidden")]

@@ -172,6 +172,30 @@ fn the_daemons_credentials_open_the_registry() {
 }
 
 #[test]
+fn a_name_is_resolved_by_the_confined_worker() {
+    let world = World::bare(Options::default(), "");
+    let name = format!("localhost:{}", world.registry().address().port());
+    let text = format!("[[registry]]\nname = \"{name}\"\nhttp = true\n");
+    std::fs::write(world.layout.etc.join("registries.toml"), text).unwrap();
+    let text = format!("version = 1\n[[image]]\nscope = \"{name}\"\nunsigned = \"allow\"\n");
+    std::fs::write(world.layout.etc.join("policy.toml"), text).unwrap();
+    world.trust.reload().unwrap();
+    world.publish("v1", &image());
+    let (bytecode, _) = world.acquire_reference(&format!("{name}/team/app:v1"), PullPolicy::Newer).unwrap();
+    assert_eq!(bytecode.bytes(), OBJECT);
+}
+
+/// Without the system's certificates there is no TLS client, and nobody is connected to.
+#[test]
+fn the_confined_worker_reads_the_systems_certificates() {
+    let world = World::bare(Options::default(), "");
+    // The registry speaks no TLS: what counts is how far the worker comes.
+    std::fs::remove_file(world.layout.etc.join("registries.toml")).unwrap();
+    let error = world.acquire("v1", PullPolicy::Newer).unwrap_err();
+    assert!(matches!(&error, ImageError::Fetch(failure) if failure.kind == FailureKind::Unreachable), "{error:?}");
+}
+
+#[test]
 fn two_callers_of_one_reference_are_served_one_after_the_other() {
     let world = World::new();
     let reference = world.reference("v1").to_string();

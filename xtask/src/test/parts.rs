@@ -70,7 +70,11 @@ impl Part {
             Self::Static => vec![statics(root)],
             Self::Unit => vec![on_host(root, &of(Lane::Unit), &[])],
             Self::Corpora => vec![on_host(root, &of(Lane::Corpora), &[])],
-            Self::Host => vec![on_host(root, &of(Lane::Host), &HOST_TOOLS)],
+            Self::Host => {
+                let mut steps = on_host(root, &of(Lane::Host), &HOST_TOOLS);
+                steps.extend(demo(root, binaries));
+                vec![steps]
+            }
             Self::Vm => in_guests(root, binaries),
             Self::Clients => vec![clients(root)],
         }
@@ -232,6 +236,19 @@ fn guest_steps(
         Step::Run { label: format!("{label}{suffix}"), command, count }
     };
     binaries.all.iter().filter(wanted).map(step).collect()
+}
+
+/// The demo is one case: it passes if every counter and every refusal is as it must be, and nothing is left behind.
+fn demo(root: &Path, binaries: &Binaries) -> Option<Step> {
+    // A tree without programs to run has no demo.
+    binaries.all.iter().any(|b| b.package == "bpfd").then(|| {
+        let ready = fixtures(root).and_then(|()| tools_ready(&crate::demo::TOOLS));
+        match ready {
+            // The programs of the test build: another build would put others in their place, without fail points.
+            Ok(()) => Step::check("demo", xtask(&["demo", "--no-build"])),
+            Err(reason) => Step::skip("demo", &reason),
+        }
+    })
 }
 
 fn clients(root: &Path) -> Vec<Step> {

@@ -88,12 +88,7 @@ impl Build {
                 .hint(format!("give a tag, as in `{}:1.0.0`", tag.name()))
                 .into());
         }
-        let metadata = match metadata {
-            None => Metadata::default(),
-            Some(path) => Metadata::parse(&files::document(&path)?).map_err(|error| {
-                Local::new(Exit::Usage, format!("cannot use `{}`", path.display())).cause(chain(&error))
-            })?,
-        };
+        let metadata = read_metadata(metadata)?;
         let epoch = epoch()?;
         let parts =
             object.into_iter().map(|input| part(input, &metadata, epoch)).collect::<Result<Vec<Part>, Failure>>()?;
@@ -107,6 +102,14 @@ impl Build {
         session.printer.show(&Built { reference: tag, descriptor })?;
         Ok(Exit::Ok)
     }
+}
+
+/// `bytecode.toml`, if one is given.
+pub(super) fn read_metadata(path: Option<PathBuf>) -> Result<Metadata, Failure> {
+    let Some(path) = path else { return Ok(Metadata::default()) };
+    Metadata::parse(&files::document(&path)?).map_err(|error| {
+        Local::new(Exit::Usage, format!("cannot use `{}`", path.display())).cause(chain(&error)).into()
+    })
 }
 
 fn part(input: Input, metadata: &Metadata, epoch: Option<u32>) -> Result<Part, Failure> {

@@ -3,6 +3,7 @@
 
 mod build;
 mod inspect;
+mod labels;
 mod push;
 mod registry;
 mod sign;
@@ -20,7 +21,7 @@ pub(super) use stored::Details;
 /// Work with images
 #[derive(Debug, Args)]
 #[command(after_help = "\
-`build`, `push`, `sign`, `inspect` and `verify --key` need no daemon and no privilege, and use your own credentials. `pull`, \
+`build`, `labels`, `push`, `sign`, `inspect` and `verify --key` need no daemon and no privilege, and use your own credentials. `pull`, \
 `ls`, `rm` and `verify` without a key are done by the daemon, with its own.
 
 Examples:
@@ -36,6 +37,7 @@ pub(crate) struct Image {
 #[derive(Debug, Subcommand)]
 enum ImageVerb {
     Build(build::Build),
+    Labels(labels::Labels),
     Push(push::Push),
     Sign(sign::Sign),
     Inspect(inspect::Inspect),
@@ -49,6 +51,7 @@ impl Image {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self.verb {
             ImageVerb::Build(verb) => verb.run(session),
+            ImageVerb::Labels(verb) => verb.run(session),
             ImageVerb::Push(verb) => verb.run(session).await,
             ImageVerb::Sign(verb) => verb.run(session).await,
             ImageVerb::Inspect(verb) => verb.run(session).await,

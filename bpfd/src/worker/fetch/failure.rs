@@ -12,7 +12,7 @@ use bytecode_image::transport::TransportError;
 use bytecode_image::verify::{Reason, Refusal};
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::chain;
+use crate::causes::chain;
 
 /// Characters kept of each text: a status of the API has no room for more.
 const TEXT: usize = 1000;
