@@ -51,7 +51,7 @@ use crate::worker::Workers;
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
 use crate::worker::parse::{self, ParseError};
-use dispatcher::{Generation, Loaded, Wanted};
+use dispatcher::{Generation, Wanted};
 use pins::{Pins, PinsError};
 use prepare::AppCode;
 use top::BuiltTop;
@@ -99,8 +99,6 @@ pub struct HostKernel {
     built: BTreeMap<TopUid, BuiltTop>,
     /// Dispatchers of the operation under way, with all that is in them.
     generations: BTreeMap<TopUid, Generation>,
-    /// What programs for slots are loaded against.
-    template: Option<Loaded>,
 }
 
 /// Why the kernel cannot be worked with at all.
@@ -161,7 +159,6 @@ impl HostKernel {
             apps: BTreeMap::new(),
             built: BTreeMap::new(),
             generations: BTreeMap::new(),
-            template: None,
         })
     }
 
@@ -224,11 +221,7 @@ impl HostKernel {
 
     fn load_ext(&mut self, member: &Member, recipe: &Recipe) -> Result<(), StepError> {
         self.open_app(member.app, Some(recipe))?;
-        let template = match self.template.take() {
-            Some(template) => template,
-            None => dispatcher::template()?,
-        };
-        ext::load(&self.pins, self.template.insert(template), member, &self.apps)
+        ext::load(&self.pins, &dispatcher::template()?, member, &self.apps)
     }
 
     /// Takes references of our own to a peer's dispatcher.
