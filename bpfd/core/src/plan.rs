@@ -90,6 +90,8 @@ pub enum PlanError {
         chain: ChainKey,
         /// What is there.
         holder: ForeignProgram,
+        /// How it is driven; `None` by the device itself.
+        driven: Option<XdpMode>,
     },
     /// Another mode than the one that the chain is driven in.
     #[error("`{chain}` is driven in {driven} mode: it cannot be {asked} at the same time")]
@@ -225,8 +227,8 @@ fn refuse(target: &State, observed: &Observed, chain: &ChainKey, changes: &[Chan
             true => Ok(()),
             false => Err(PlanError::NoInterface(chain.clone())),
         },
-        Some(ObservedChain { live: Live::Foreign(holder), .. }) => {
-            Err(PlanError::Foreign { chain: chain.clone(), holder: holder.clone() })
+        Some(ObservedChain { live: Live::Foreign(holder), driven, .. }) => {
+            Err(PlanError::Foreign { chain: chain.clone(), holder: holder.clone(), driven: *driven })
         }
         Some(ObservedChain { driven, .. }) => {
             let modes = modes(target, chain);
