@@ -1,4 +1,5 @@
-//! Independent peers: Debian's docker-registry keeps what we push and serves what we pull, and its skopeo reads our store.
+//! Independent peers: Debian's docker-registry keeps what we push and serves what we pull, its skopeo reads our store, and the
+//! crate oci-client pulls what we push and pushes what we pull.
 //! A machine without them fails these tests: `apt-get install --no-install-recommends docker-registry skopeo openssl`.
 #![expect(
     clippy::unwrap_used,
@@ -29,6 +30,8 @@ use bytecode_image::{
     transport::{Place, Put, Remote, Timeouts, TransportConfig, TransportError},
 };
 use common::{platform, pull_into, run};
+use oci_client::client::{Config, ImageLayer};
+use oci_client::secrets::RegistryAuth;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -142,6 +145,13 @@ fn push(remote: &Remote, tag: &str, parts: &Parts) -> Result<[Put; 2], Transport
     })
 }
 
+/// The other client, and what it calls the image.
+fn oci_client(registry: &DockerRegistry, image: &str) -> (oci_client::Client, oci_client::Reference) {
+    let protocol = oci_client::client::ClientProtocol::Http;
+    let config = oci_client::client::ClientConfig { protocol, ..Default::default() };
+    (oci_client::Client::new(config), format!("{}/{image}", registry.host).parse().unwrap())
+}
+
 fn pulled(store: &Store, config: &TransportConfig, reference: &Reference) {
     let request = PullRequest {
         reference: reference.clone(),
@@ -174,6 +184,41 @@ fn debians_registry_takes_our_push_and_serves_our_pull() {
     pulled(&store, &config, &name);
     let selected = store.selected(&name, &platform()).unwrap();
     assert_eq!(selected.digest(), parts.manifest.digest());
+    assert_eq!(store.read(selected.layer(), limits::LAYER).unwrap(), parts.layer);
+}
+
+#[test]
+fn oci_client_pulls_what_we_push() {
+    let registry = DockerRegistry::plain();
+    let parts = parts();
+    push(&Remote::new(&registry.config("http = true"), &reference("registry/team/app:v1")), "v1", &parts).unwrap();
+    let (client, name) = oci_client(&registry, "team/app:v1");
+    let image = client.pull(&name, &RegistryAuth::Anonymous, vec![media::LAYER_TAR_GZIP]);
+    let image = run(async { image.await.unwrap() });
+    assert_eq!(image.digest, Some(parts.manifest.digest().to_string()));
+    assert_eq!((image.config.media_type.as_str(), &image.config.data[..]), (media::CONFIG, &parts.config[..]));
+    let [layer] = image.layers.as_slice() else { panic!("{} layers", image.layers.len()) };
+    assert_eq!(layer.sha256_digest(), Digest::of(&parts.layer).to_string());
+}
+
+#[test]
+fn we_pull_what_oci_client_pushes() {
+    let registry = DockerRegistry::plain();
+    let parts = parts();
+    let (client, name) = oci_client(&registry, "team/app:v1");
+    let digest = run(async {
+        let layer = ImageLayer::new(parts.layer.clone(), media::LAYER_TAR_GZIP.to_owned(), None);
+        let config = Config::new(parts.config.clone(), media::CONFIG.to_owned(), None);
+        client.push(&name, &[layer], config, &RegistryAuth::Anonymous, None).await.unwrap();
+        client.fetch_manifest_digest(&name, &RegistryAuth::Anonymous).await.unwrap()
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let name = reference("registry/team/app:v1");
+    pulled(&store, &registry.config("http = true"), &name);
+    let selected = store.selected(&name, &platform()).unwrap();
+    assert_eq!(selected.digest().to_string(), digest);
+    assert_eq!(store.read(selected.config(), limits::CONFIG).unwrap(), parts.config);
     assert_eq!(store.read(selected.layer(), limits::LAYER).unwrap(), parts.layer);
 }
 

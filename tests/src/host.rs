@@ -180,6 +180,23 @@ impl Host {
         values.chunks(8).map(|value| u64::from_ne_bytes(value.try_into().unwrap())).sum()
     }
 
+    /// Asks for something that must be refused with this exit code: its standard error, for a snapshot. Nothing is changed by it:
+    /// not what is listed, not what is pinned; that all invariants hold is asked when the case ends.
+    #[track_caller]
+    pub fn refuses(&self, code: i32, line: &str) -> String {
+        self.unchanged(|| self.bpfctl(line)).refused(code)
+    }
+
+    /// The same for any way of asking.
+    #[track_caller]
+    pub fn unchanged(&self, ask: impl Fn() -> Output) -> Output {
+        let look = || (["list -o json", "list links -o json"].map(|line| self.bpfctl(line).to_string()), self.pinned());
+        let before = look();
+        let output = ask();
+        assert_eq!(look(), before, "changed by: {output}{}", self.log());
+        output
+    }
+
     /// Runs `bpfctl` until it prints this.
     #[track_caller]
     pub fn await_output(&self, line: &str, wanted: &str) -> Output {
@@ -205,11 +222,11 @@ impl Host {
 
     /// A command in the network at the other end.
     pub(crate) fn in_far(&self, program: &str) -> Command {
-        self.into_far()(program)
+        self.way_to_far()(program)
     }
 
     /// The way there, for another thread.
-    pub(crate) fn into_far(&self) -> impl Fn(&str) -> Command + Send + 'static {
+    pub(crate) fn way_to_far(&self) -> impl Fn(&str) -> Command + Send + 'static {
         let enter = self.namespaces.enter();
         move |program| {
             let mut command = enter("nsenter");

@@ -71,7 +71,7 @@ fn stable(text: &str) -> String {
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
         (r#"("kernel(?:Program|Map)?Id": )\d+"#, "${1}ID"),
         (r"(?m)^(kernel id: +)\d+$", "${1}ID"),
-        (r"(XDP program |prog show id |bpf_link )\d+", "${1}ID"),
+        (r"(XDP program |prog show id |bpf_link |link detach id )\d+", "${1}ID"),
         (r"(?m)^(mode: +).*$", "${1}MODE"),
         (r"(?m)^(ok +xdp-chain-mode +).*$", "${1}MODE"),
         (r"(?m)^(ok|warn) +unprivileged-bpf .*\n", ""),

@@ -42,7 +42,7 @@ impl Host {
     /// Packets without a pause, each after the answer to the one before, until `end`.
     pub fn flood(&self) -> Flood {
         let ends = Arc::new(AtomicBool::new(false));
-        let (told, enter) = (ends.clone(), self.into_far());
+        let (told, enter) = (ends.clone(), self.way_to_far());
         let sender = thread::spawn(move || {
             let mut packets = 0;
             while !told.load(Ordering::Relaxed) {

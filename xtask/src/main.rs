@@ -72,3 +72,28 @@ fn root() -> Result<PathBuf> {
     let parent = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
     Ok(parent.context("this crate is not below the root of a tree")?.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Other lines of README.md are run by the end-to-end tests; these would run the tests, or build what runs now.
+    #[test]
+    fn the_lines_of_the_pages_that_call_cargo_are_lines_that_can_be_called() {
+        let pages = ["README.md", "CONTRIBUTING.md"].map(|page| std::fs::read_to_string(root().unwrap().join(page)));
+        let lines = pages.iter().flat_map(|page| page.as_ref().unwrap().lines());
+        let calls = lines.filter_map(|line| {
+            let line = line.strip_prefix("$ ").unwrap_or(line);
+            line.starts_with("cargo ").then(|| line.split('#').next().unwrap_or(line).split_whitespace().skip(1))
+        });
+        let mut checked = 0;
+        for mut words in calls {
+            match words.next() {
+                Some("xtask") => assert!(Args::try_parse_from(["cargo xtask"].into_iter().chain(words)).is_ok()),
+                other => assert_eq!((other, words.count()), (Some("build"), 0)),
+            }
+            checked += 1;
+        }
+        assert!(checked > 5, "{checked} lines were found");
+    }
+}

@@ -57,7 +57,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
     tools::ensure(&[tools::QEMU, tools::VIRTIOFSD, tools::BUSYBOX, tools::XZ])?;
     let kernel = kernel::fetch(*kernel)?;
-    let script = initrd::script(&std::env::current_dir()?, std::env::vars(), command);
+    // Snapshot tests ask cargo for it, which is in somebody's home and not on the guest's PATH.
+    let insta = ("INSTA_WORKSPACE_ROOT".to_owned(), crate::root()?.display().to_string());
+    let script = initrd::script(&std::env::current_dir()?, std::env::vars().chain([insta]), command);
     let clock = if *icount { Clock::Instructions } else { Clock::Host };
     let guest = Guest { kernel: &kernel, script: &script, clock, limit: Duration::from_secs(*timeout) };
     Ok(conclude(guest.run()?))

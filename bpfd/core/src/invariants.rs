@@ -3,6 +3,7 @@
 //! Numbers as in docs/ARCHITECTURE.md: K1 to K4 and K11 can be told from state and observation; K5 (foreign programs as before),
 //! K8 (counts of kernel objects), K9 (acknowledged operations are visible) and K10 (packets) need a test's own knowledge.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -33,11 +34,15 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
     let mut broken = Vec::new();
     let mut say = |invariant: &str, what: String| broken.push(Broken { invariant: invariant.to_owned(), what });
 
-    for (link, status) in status(state, observed) {
-        if let (LinkStatus::Drifted { cause }, Some(row)) = (status, state.links.get(&link)) {
-            say("K1", format!("link `{}` is not as asked: {cause}", state.link_name(row)));
+    let drifted = status(state, observed).into_iter().filter_map(|(link, status)| match status {
+        LinkStatus::Drifted { cause } => {
+            let row = state.links.get(&link)?;
+            Some(format!("link `{}` is not as asked: {cause}", state.link_name(row)))
         }
-    }
+        LinkStatus::Attached | LinkStatus::Waiting => None,
+    });
+    // By name: uids have no order that means anything.
+    drifted.collect::<BTreeSet<String>>().into_iter().for_each(|what| say("K1", what));
     for chain in observed.chains.keys() {
         let wanted = order::members(state, chain);
         for member in observed.members(chain) {

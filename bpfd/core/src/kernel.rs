@@ -433,6 +433,9 @@ pub enum StepError {
     /// The interface is gone.
     #[error("no interface for `{0}`")]
     NoInterface(ChainKey),
+    /// This kernel has no such tracepoint.
+    #[error("this kernel has no tracepoint `{0}`")]
+    NoTracepoint(Tracepoint),
     /// Somebody else changed the hook first.
     #[error("`{0}` changed while bpfd was changing it")]
     Raced(ChainKey),

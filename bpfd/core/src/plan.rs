@@ -98,6 +98,8 @@ pub enum PlanError {
         chain: ChainKey,
         /// What is there.
         holder: ForeignProgram,
+        /// How it is driven; `None` by the device itself.
+        driven: Option<XdpMode>,
     },
     /// Another mode than the one that the chain is driven in.
     #[error("`{chain}` is driven in {driven} mode: it cannot be {asked} at the same time")]
@@ -264,8 +266,8 @@ fn refuse(target: &State, observed: &Observed, chain: &ChainKey, changes: &[Chan
             true => Ok(()),
             false => Err(PlanError::NoInterface(chain.clone())),
         },
-        Some(ObservedChain { live: Live::Foreign(holder), .. }) => {
-            Err(PlanError::Foreign { chain: chain.clone(), holder: holder.clone() })
+        Some(ObservedChain { live: Live::Foreign(holder), driven, .. }) => {
+            Err(PlanError::Foreign { chain: chain.clone(), holder: holder.clone(), driven: *driven })
         }
         Some(ObservedChain { mode: ChainMode::Libxdp, .. }) if order::slots(target, observed, chain).len() > SLOTS => {
             let programs = order::slots(target, observed, chain).len();

@@ -68,9 +68,7 @@ pub(crate) fn attach(
     let root = tracefs.root().map_err(failed(|| "read tracefs".to_owned()))?;
     let id =
         perf::tracepoint_id(&root, tracepoint.category(), tracepoint.event()).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                StepError::Call { doing: doing(), errno: "this kernel has no such tracepoint".to_owned() }
-            }
+            io::ErrorKind::NotFound => StepError::NoTracepoint(tracepoint.clone()),
             _ => failed(doing)(error),
         })?;
     let event = perf::open_tracepoint(id).map_err(failed(doing))?;

@@ -2,6 +2,7 @@
 //! engine and of loads.
 
 use bpfd_core::changes::RequestError;
+use bpfd_core::hook::{ChainKey, XdpMode};
 use bpfd_core::kernel::{ForeignProgram, ObserveError, StepError};
 use bpfd_core::names::Netns;
 use bpfd_core::plan::PlanError;
@@ -54,7 +55,8 @@ pub(super) fn load(doing: &str, error: LoadError, uid: u32, logs: &LoadLogs) -> 
 fn parse(message: String, error: &ParseError) -> Refusal {
     let refusal = |reason| Refusal::new(reason, message).cause(chain(error));
     match error {
-        ParseError::Refused(_) | ParseError::Died { .. } => refusal(ErrorReason::InvalidObject)
+        ParseError::Refused(_) => refusal(ErrorReason::InvalidObject),
+        ParseError::Died { .. } => refusal(ErrorReason::InvalidObject)
             .hint("is it a BPF object for this host? compile with `clang -O2 -g -target bpf -c`"),
         ParseError::TooSlow(_) => refusal(ErrorReason::Timeout),
         ParseError::Worker(_) => refusal(ErrorReason::Internal),
@@ -98,7 +100,6 @@ fn verifier(program: String, log: &str, log_id: String, rejection: Rejection) ->
     let place = location.as_ref().map(|at| format!("{}:{}:{}: ", at.file, at.line, at.column)).unwrap_or_default();
     Refusal::new(ErrorReason::VerifierRejected, format!("the kernel's verifier rejected `{program}`"))
         .cause(format!("{place}{why}"))
-        .hint(format!("the whole log: `bpfctl get log {log_id}`"))
         .verifier(VerifierFailure {
             program: function.unwrap_or(program),
             instruction,
@@ -149,6 +150,8 @@ fn step(message: String, error: &StepError) -> Refusal {
             "on a kernel without BPF trampolines all programs of an interface share one; give this one an interface of its own",
         ),
         StepError::NoInterface(_) => refusal(ErrorReason::NoSuchInterface),
+        StepError::NoTracepoint(tracepoint) => refusal(ErrorReason::NoSuchTracepoint)
+            .hint(format!("`ls /sys/kernel/tracing/events/{}` shows those there are", tracepoint.category())),
         StepError::Raced(_) => refusal(ErrorReason::ChainChanged).hint("try again"),
         StepError::Object { .. } => refusal(ErrorReason::InvalidObject),
         StepError::Call { .. } => refusal(ErrorReason::KernelError),
@@ -202,7 +205,7 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
             refusal(ErrorReason::NoSuchInterface)
                 .hint(format!("`{show}` shows interfaces; `--when-present` waits for this one"))
         }
-        PlanError::Foreign { chain, holder } => {
+        PlanError::Foreign { chain, holder, driven } => {
             let ForeignProgram { program, name, link, holders } = holder;
             let held = match (link, holders.as_slice()) {
                 (None, []) => String::new(),
@@ -215,8 +218,8 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
                     chain.interface
                 ))
                 .hint(format!(
-                    "see it with `bpftool prog show id {program}`; `ip link set {} xdp off` takes it away",
-                    chain.interface
+                    "see it with `bpftool prog show id {program}`; `{}` takes it away",
+                    way_out(chain, holder, *driven)
                 ))
         }
         PlanError::ChainFull { chain, .. } => refusal(ErrorReason::ChainFull)
@@ -225,6 +228,24 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
             refusal(ErrorReason::ModeConflict).hint("leave out `--mode`, or detach the others first")
         }
     }
+}
+
+/// The command that takes a program of somebody else away. One that a bpf_link holds goes with the link alone, and `xdp off` takes
+/// away what is driven in native mode alone (`dev_xdp_mode` of net/core/dev.c).
+fn way_out(chain: &ChainKey, holder: &ForeignProgram, driven: Option<XdpMode>) -> String {
+    if let Some(link) = holder.link {
+        return format!("bpftool link detach id {link}");
+    }
+    let netns = match &chain.netns {
+        Netns::Host => String::new(),
+        Netns::Named(name) => format!("-n {name} "),
+    };
+    let mode = match driven {
+        Some(XdpMode::Generic) => "xdpgeneric",
+        Some(XdpMode::Native | XdpMode::Auto) => "xdp",
+        None => "xdpoffload",
+    };
+    format!("ip {netns}link set {} {mode} off", chain.interface)
 }
 
 /// A failure of reading the kernel for a reader.

@@ -5,6 +5,7 @@ use std::path::Path;
 use bpfd_core::hook::{ChainKey, Placement, ProceedOn, XdpMode};
 use bpfd_core::kernel::{ChainMode, ForeignSlot, Live, LiveTop, Member, Observed, SLOTS, Slot};
 use bpfd_core::names::Netns;
+use bpfd_core::order;
 use bpfd_core::plan::LinkStatus;
 use bpfd_core::state::{App, Link, Owner, ProgramType, Reach, Source};
 use bpfd_proto::v1 as pb;
@@ -199,7 +200,7 @@ pub(super) fn chain(snapshot: &Snapshot, key: &ChainKey, bpffs: &Path) -> Option
             (pb::ChainMode::Foreign, Some(foreign.program.0), vec![member])
         }
     };
-    for row in state.links.values().filter(|link| link.placement.chain() == Some(key)) {
+    for row in order::ordered(state, key) {
         if let Some(LinkStatus::Drifted { cause }) = statuses.get(&row.uid) {
             findings.push(format!("`{}` is not as asked: {cause}", state.link_name(row)));
         }

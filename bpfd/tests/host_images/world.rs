@@ -70,9 +70,8 @@ impl World {
         let objects = Objects::open(&layout.objects()).unwrap();
         let files = RegistryFiles::open(&layout).unwrap();
         let images = Images::open(&layout, workers(), trust.clone(), files, objects.clone()).unwrap();
-        // A registry that stalls is given up in no time, and one that drips too.
-        let timeouts =
-            Timeouts { idle: Duration::from_millis(500), deadline: Duration::from_secs(4), ..Timeouts::default() };
+        // A registry that stalls is given up soon, but not one on a processor that is emulated.
+        let timeouts = Timeouts { idle: Duration::from_secs(3), ..Timeouts::default() };
         Self {
             host: registry.host(),
             registry: Some(registry),

@@ -24,6 +24,9 @@ use uuid::Uuid;
 
 static NAMESPACES: AtomicU32 = AtomicU32::new(0);
 
+/// Examples that were compiled already: clang is what costs the most on a processor that is emulated.
+static COMPILED: Mutex<BTreeMap<String, Vec<u8>>> = Mutex::new(BTreeMap::new());
+
 type Store = Arc<Mutex<BTreeMap<ObjectDigest, Vec<u8>>>>;
 
 pub(crate) struct World {
@@ -127,8 +130,13 @@ impl World {
     }
 
     pub(crate) fn example(&self, name: &str) -> Vec<u8> {
+        if let Some(object) = COMPILED.lock().unwrap().get(name) {
+            return object.clone();
+        }
         let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
-        self.compile(&examples.join(name).join(format!("{name}.bpf.c")))
+        let object = self.compile(&examples.join(name).join(format!("{name}.bpf.c")));
+        COMPILED.lock().unwrap().insert(name.to_owned(), object.clone());
+        object
     }
 
     /// An object of C source, behind the usual includes.

@@ -38,8 +38,8 @@ const KERNELS: [&str; 2] = ["6.1", "6.12"];
 const GUESTS: [(&[&str], &str, &str, &str); 3] =
     [(&KERNELS, "bpfd-sys", "*", ""), (&KERNELS, "bpfd", "*", ""), (&KERNELS, "bpfd-tests", "*", "")];
 
-/// Needs the tree's own build, or hosts' tools that write where a guest cannot.
-const NOT_IN_GUESTS: [&str; 1] = ["demo"];
+/// Needs the tree's own build, or hosts' tools that write where a guest cannot: Go's compiler, buildah.
+const NOT_IN_GUESTS: [&str; 3] = ["demo", "host_clients", "host_peers"];
 
 /// Seconds a test program may take in a guest, whose processor is emulated: ten times what the slowest takes.
 const GUEST_TIMEOUT: &str = "900";
@@ -105,8 +105,17 @@ const HOST_TOOLS: [tools::Tool; 8] = [
     tools::BPFTOOL,
     tools::SUDO,
 ];
-const GUEST_TOOLS: [tools::Tool; 7] =
-    [tools::QEMU, tools::VIRTIOFSD, tools::BUSYBOX, tools::XZ, tools::IPROUTE, tools::PING, tools::XDP_TOOLS];
+const GUEST_TOOLS: [tools::Tool; 9] = [
+    tools::QEMU,
+    tools::VIRTIOFSD,
+    tools::BUSYBOX,
+    tools::XZ,
+    tools::IPROUTE,
+    tools::PING,
+    tools::XDP_TOOLS,
+    tools::REGISTRY,
+    tools::SUDO,
+];
 
 fn cargo(args: &[&str]) -> Spec {
     Spec::new(env!("CARGO"), args)

@@ -1,0 +1,223 @@
+//! Objects that bpfd must not load: each refused with a clear error, and nothing changed.
+
+use std::fs;
+
+use bpfd_tests::{Host, broken, example};
+use insta::assert_snapshot;
+
+/// A path of the case with these bytes.
+fn file(host: &Host, name: &str, bytes: &[u8]) -> String {
+    let inside = format!("/run/{name}");
+    fs::write(host.path(&inside), bytes).unwrap();
+    inside
+}
+
+/// What loading an object of `ebpf/tests/objects` is refused with.
+#[track_caller]
+fn refused(code: i32, name: &str) -> String {
+    Host::new().refuses(code, &format!("load --path {} xdp -i uplink", broken(name)))
+}
+
+#[test]
+fn bytes_that_are_not_elf_are_refused() {
+    let host = Host::new();
+    let text = file(&host, "text", b"#!/bin/sh\necho this is no object\n");
+    assert_snapshot!(host.refuses(1, &format!("load --path {text} xdp -i uplink")), @"
+    reading the object
+    error: cannot load `text`
+    cause: not an ELF object
+    ");
+    let empty = file(&host, "empty", b"");
+    assert_snapshot!(host.refuses(2, &format!("load --path {empty} xdp -i uplink")), @"
+    error: cannot read `/run/empty`
+    cause: the file is empty
+    ");
+    assert_snapshot!(host.refuses(3, "load --path /run/nowhere xdp -i uplink"), @"
+    error: cannot read `/run/nowhere`
+    cause: there is no such file
+    ");
+}
+
+#[test]
+fn a_program_for_the_host_is_refused() {
+    let host = Host::new();
+    let program = file(&host, "program", &fs::read("/bin/true").unwrap());
+    assert_snapshot!(host.refuses(1, &format!("load --path {program}")), @"
+    reading the object
+    error: cannot load `program`
+    cause: object is for machine 62, not BPF (247)
+    ");
+}
+
+#[test]
+fn an_object_that_is_cut_short_is_refused() {
+    let host = Host::new();
+    let whole = fs::read(example("xdp-counter")).unwrap();
+    let half = file(&host, "half.o", &whole[..whole.len() / 2]);
+    assert_snapshot!(host.refuses(1, &format!("load --path {half} xdp -i uplink")), @"
+    reading the object
+    error: cannot load `half`
+    cause: ELF object is truncated: section header table (Invalid ELF section header offset/size/alignment) lies past its end
+    ");
+    let header = file(&host, "header.o", &whole[..40]);
+    assert_snapshot!(host.refuses(1, &format!("load --path {header} xdp -i uplink")), @"
+    reading the object
+    error: cannot load `header`
+    cause: ELF object is truncated: file header (Invalid ELF header size or alignment) lies past its end
+    ");
+}
+
+#[test]
+fn an_object_of_the_other_endianness_is_refused() {
+    assert_snapshot!(refused(1, "big_endian"), @"
+    reading the object
+    error: cannot load `big_endian`
+    cause: object is big-endian; this host is little-endian
+    ");
+}
+
+#[test]
+fn an_object_without_btf_is_refused() {
+    assert_snapshot!(refused(1, "no_btf"), @"
+    reading the object
+    error: cannot load `no_btf`
+    cause: object has no type information (BTF): compile with `clang -g -target bpf`
+    ");
+}
+
+#[test]
+fn an_object_without_a_licence_is_refused() {
+    assert_snapshot!(refused(1, "no_license"), @r#"
+    reading the object
+    error: cannot load `no_license`
+    cause: object states no licence: add `char LICENSE[] SEC("license") = "GPL";` or another one
+    "#);
+}
+
+#[test]
+fn a_literal_map_descriptor_in_an_instruction_is_refused() {
+    assert_snapshot!(refused(1, "literal_fd"), @"
+    reading the object
+    error: cannot load `literal_fd`
+    cause: refused before anything is loaded: `steal`, instruction 2: names a kernel object by a literal number (source register 1)
+    ");
+}
+
+#[test]
+fn a_map_named_like_a_pin_is_refused() {
+    assert_snapshot!(refused(1, "map_path"), @"
+    reading the object
+    error: cannot load `map_path`
+    cause: map name `/sys/fs/bpf/bpfd/v1/app/map_secrets` is a path; a map is named by letters, digits, `_` and `.`
+    ");
+}
+
+#[test]
+fn a_run_config_that_libxdp_refuses_is_refused() {
+    assert_snapshot!(refused(1, "run_config_unknown"), @"
+    reading the object
+    error: cannot load `run_config_unknown`
+    cause: run config of `typo` has an unknown member `prioritee`
+    ");
+}
+
+#[test]
+fn a_program_that_the_verifier_rejects_is_shown_in_its_source_and_its_log_is_kept() {
+    let host = Host::new();
+    let load = format!("load --path {} --program direct xdp -i uplink", broken("rejected"));
+    let rejected = host.unchanged(|| host.bpfctl(&load));
+    let (_, hint) = rejected.stderr.split_once("`bpfctl get log ").unwrap();
+    let log = format!("get log {}", hint.split_once('`').unwrap().0);
+    assert_snapshot!(rejected.refused(5), @"
+    reading the object
+    loading programs
+    error: the kernel's verifier rejected `direct`
+      --> ./rejected.c:18:11, instruction 1
+       |
+    18 | if (eth->h_proto == 8)
+       = invalid access to packet, off=12 size=1, R1(id=0,off=12,r=0); R1 offset is outside of the packet
+    cause: ./rejected.c:18:11: invalid access to packet, off=12 size=1, R1(id=0,off=12,r=0); R1 offset is outside of the packet
+    hint: `bpfctl get log UID` prints the whole log
+    ");
+    // The hint is true.
+    let log = host.bpfctl(&log).ok();
+    assert!(log.contains("invalid access to packet") && log.lines().count() > 3, "{log}");
+    assert_snapshot!(host.refuses(3, "get log 00000000"), @"
+    error: no such log
+    hint: the last 32 are kept, until the daemon ends; load again to get another
+    ");
+}
+
+#[test]
+fn an_unknown_section_or_program_is_refused_with_those_there_are() {
+    let host = Host::new();
+    let many = broken("all_kinds");
+    assert_snapshot!(host.refuses(3, &format!("load --path {many} --section-name nosuch xdp -i uplink")), @"
+    reading the object
+    error: cannot load `all_kinds`
+    cause: object has no section or function `nosuch`; it has `xdp_first` (section `xdp`), `xdp_second` (section `xdp`), `xdp_named` (section `xdp/foo`), `xdp_frags` (section `xdp.frags`), `xdp_optional` (section `?xdp`), `xdp_in_devmap` (section `xdp/devmap`), `xdp_pass_func` (section `pass`), `tc_plain` (section `tc`), `tc_in` (section `tcx/ingress`), `tc_out` (section `classifier/egress`), `on_switch` (section `tracepoint/sched/sched_switch`), `on_kill` (section `tp/syscalls/sys_enter_kill`), `on_vfs…
+    ");
+    assert_snapshot!(host.refuses(3, &format!("load --path {many} --program nosuch xdp -i uplink")), @"
+    reading the object
+    error: cannot load `all_kinds`
+    cause: object has no program `nosuch`; it has `xdp_first` (section `xdp`), `xdp_second` (section `xdp`), `xdp_named` (section `xdp/foo`), `xdp_frags` (section `xdp.frags`), `xdp_optional` (section `?xdp`), `xdp_in_devmap` (section `xdp/devmap`), `xdp_pass_func` (section `pass`), `tc_plain` (section `tc`), `tc_in` (section `tcx/ingress`), `tc_out` (section `classifier/egress`), `on_switch` (section `tracepoint/sched/sched_switch`), `on_kill` (section `tp/syscalls/sys_enter_kill`), `on_vfs` (section `…
+    ");
+    assert_snapshot!(host.refuses(2, &format!("load --path {many} --section-name xdp xdp -i uplink")), @"
+    reading the object
+    error: cannot load `all_kinds`
+    cause: more than one program fits: `xdp_first` (section `xdp`), `xdp_second` (section `xdp`)
+    hint: name one: `--program FUNCTION`
+    ");
+    assert_snapshot!(host.refuses(3, &format!("load --path {many} --program tc_plain xdp -i uplink")), @"
+    reading the object
+    error: cannot load `all_kinds`
+    cause: object has no xdp program; it has `tc_plain` (section `tc`)
+    ");
+}
+
+#[test]
+fn a_global_of_the_wrong_type_or_out_of_range_or_unknown_is_refused() {
+    let host = Host::new();
+    let object = broken("globals");
+    let refuse = |set: &str, code| host.refuses(code, &format!("load --path {object} --set {set} xdp -i uplink"));
+    assert_snapshot!(refuse("port=http", 2), @"
+    reading the object
+    error: cannot set `port`
+    cause: `http` is not a number for `u16 port`
+    ");
+    assert_snapshot!(refuse("port=65536", 2), @"
+    reading the object
+    error: cannot set `port`
+    cause: `65536` is out of range for `u16 port`: 0 to 65535
+    ");
+    assert_snapshot!(refuse("shift=-129", 2), @"
+    reading the object
+    error: cannot set `shift`
+    cause: `-129` is out of range for `signed char shift`: -128 to 127
+    ");
+    assert_snapshot!(refuse("mode=MODE_WARP", 2), @"
+    reading the object
+    error: cannot set `mode`
+    cause: `MODE_WARP` is not a value of `enum mode mode`
+    ");
+    assert_snapshot!(refuse("device=a-name-longer-than-fifteen", 2), @"
+    reading the object
+    error: cannot set `device`
+    cause: 26 bytes do not fit `char device[16]`: at most 15 and a NUL
+    ");
+    assert_snapshot!(refuse("key=1", 2), @"
+    reading the object
+    error: cannot set `key`
+    cause: `struct key key` cannot be set by text: only integers, bool, char, enums, and arrays of integers or char
+    ");
+    assert_snapshot!(refuse("nosuch=1", 3), @"
+    reading the object
+    error: cannot set `nosuch`
+    cause: no global `nosuch` in the object
+    ");
+    assert_snapshot!(refuse("nosuch", 2), @"
+    error: invalid value 'nosuch' for '--set <NAME=VALUE>': write NAME=VALUE
+
+    For more information, try '--help'.
+    ");
+}

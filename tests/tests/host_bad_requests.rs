@@ -1,0 +1,331 @@
+//! Requests that mean nothing here, or that this caller may not make: each refused with a clear error, and nothing changed.
+
+use std::os::fd::AsFd;
+
+use bpfd_sys::bpf::{ProgLoad, ProgramType, link_create_xdp, link_info, prog_load};
+use bpfd_sys::netns::Netns;
+use bpfd_tests::{Host, example};
+use insta::assert_snapshot;
+
+/// A group of the case's own, a member, and somebody else.
+const MEMBER: (u32, u32) = (4711, 815);
+const STRANGER: u32 = 65534;
+
+/// A counter `a` on `uplink`, of root's.
+fn one(host: &Host) {
+    host.bpfctl(&format!("load --path {} --name a xdp -i uplink", example("xdp-counter"))).ok();
+}
+
+fn host() -> Host {
+    let host = Host::new();
+    one(&host);
+    host
+}
+
+/// A host with a group `bpfd`.
+fn with_group() -> Host {
+    let mut host = Host::without_daemon();
+    host.shell(
+        "cp /etc/group /run/group; echo bpfd:x:815:member >>/run/group; mount --bind /run/group /etc/group
+         cp /etc/passwd /run/passwd; echo member:x:4711:4711::/:/bin/sh >>/run/passwd; mount --bind /run/passwd /etc/passwd",
+    );
+    host.start();
+    one(&host);
+    host
+}
+
+#[test]
+fn an_unknown_interface_is_refused() {
+    let host = host();
+    let pass = example("xdp-pass");
+    assert_snapshot!(host.refuses(3, &format!("load --path {pass} xdp -i nosuch")), @"
+    reading the object
+    loading programs
+    attaching
+    error: cannot load `xdp-pass.bpf`
+    cause: no interface `nosuch` in network namespace `host`
+    hint: `ip link` shows interfaces; `--when-present` waits for this one
+    ");
+    assert_snapshot!(host.refuses(3, &format!("load --path {pass} xdp --netns far -i uplink")), @"
+    reading the object
+    loading programs
+    attaching
+    error: cannot load `xdp-pass.bpf`
+    cause: no interface `uplink` in network namespace `far`
+    hint: `ip -n far link` shows interfaces; `--when-present` waits for this one
+    ");
+    assert_snapshot!(host.refuses(3, &format!("load --path {pass} xdp --netns nosuch -i uplink")), @"
+    reading the object
+    loading programs
+    attaching
+    error: cannot load `xdp-pass.bpf`
+    cause: no interface `uplink` in network namespace `nosuch`
+    hint: `ip -n nosuch link` shows interfaces; `--when-present` waits for this one
+    ");
+    assert_snapshot!(host.refuses(2, &format!("load --path {pass} xdp -i a/b")), @"
+    error: invalid value 'a/b' for '--interface <IF>': `a/b` is not an interface name
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(host.refuses(3, "attach a xdp -i nosuch"), @"
+    error: cannot attach `a` to `nosuch`
+    cause: no interface `nosuch` in network namespace `host`
+    hint: `ip link` shows interfaces; `--when-present` waits for this one
+    ");
+    assert_snapshot!(host.refuses(3, "chain show nosuch"), @"
+    error: no interface `nosuch` in `host`
+    hint: `ip link` shows interfaces
+    ");
+}
+
+#[test]
+fn an_unknown_app_or_link_is_refused() {
+    let host = host();
+    assert_snapshot!(host.refuses(3, "attach nosuch xdp -i uplink"), @"
+    error: cannot attach `nosuch` to `uplink`
+    cause: no app `nosuch`
+    hint: `bpfctl list` shows apps
+    ");
+    assert_snapshot!(host.refuses(3, "attach a/nosuch xdp -i uplink"), @"
+    error: cannot attach `a` to `uplink`
+    cause: app `a` has no program `nosuch`
+    ");
+    assert_snapshot!(host.refuses(3, "update nosuch/count@uplink:xdp --priority 1"), @"
+    error: cannot update `nosuch/count@uplink:xdp`
+    cause: no link `nosuch/count@uplink:xdp`
+    hint: `bpfctl list` shows links
+    ");
+    assert_snapshot!(host.refuses(3, "detach a/count@uplink:xdp a/count@far:xdp"), @"
+    error: cannot detach `a/count@uplink:xdp`, `a/count@far:xdp`
+    cause: no link `a/count@far:xdp`
+    hint: `bpfctl list` shows links
+    ");
+    assert_snapshot!(host.refuses(3, "unload a nosuch"), @"
+    error: cannot unload `a`, `nosuch`
+    cause: no app `nosuch`
+    hint: `bpfctl list` shows apps
+    ");
+    assert_snapshot!(host.refuses(3, "get app nosuch"), @"
+    error: no app `nosuch`
+    hint: `bpfctl list` shows apps
+    ");
+    assert_snapshot!(host.refuses(3, "get link nosuch"), @"
+    error: no link `nosuch`
+    hint: `bpfctl list` shows links
+    ");
+}
+
+#[test]
+fn an_unknown_tracepoint_is_refused() {
+    let host = Host::new();
+    let object = example("tracepoint-count");
+    assert_snapshot!(host.refuses(3, &format!("load --path {object} tracepoint sched/nosuch")), @"
+    reading the object
+    loading programs
+    attaching
+    error: cannot load `tracepoint-count.bpf`
+    cause: this kernel has no tracepoint `sched/nosuch`
+    hint: `ls /sys/kernel/tracing/events/sched` shows those there are
+    ");
+    assert_snapshot!(host.refuses(2, &format!("load --path {object} tracepoint ../sched_switch")), @"
+    error: invalid value '../sched_switch' for '[CATEGORY/EVENT]': `../sched_switch` is not a tracepoint: write CATEGORY/EVENT, as in `sched/sched_switch`
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(host.refuses(3, &format!("load --path {object} xdp -i uplink")), @"
+    reading the object
+    error: cannot load `tracepoint-count.bpf`
+    cause: object has no xdp program; it has `on_switch` (section `tracepoint/sched/sched_switch`)
+    ");
+}
+
+#[test]
+fn a_name_that_is_taken_is_refused() {
+    let host = host();
+    assert_snapshot!(host.refuses(8, &format!("load --path {} --name a", example("xdp-pass"))), @"
+    reading the object
+    loading programs
+    error: cannot load `a`
+    cause: an app named `a` exists
+    hint: choose another `--name`, or leave it out and bpfd numbers one
+    ");
+    assert_snapshot!(host.refuses(2, &format!("load --path {} --name A/b", example("xdp-pass"))), @"
+    error: invalid value 'A/b' for '--name <NAME>': `A/b` is not an app name: use a-z, 0-9, `.`, `_` and `-`, and start with a letter or digit
+
+    For more information, try '--help'.
+    ");
+}
+
+#[test]
+fn a_priority_above_1000_is_refused() {
+    let host = host();
+    assert_snapshot!(host.refuses(2, &format!("load --path {} xdp -i uplink --priority 1001", example("xdp-pass"))), @"
+    error: invalid value '1001' for '--priority <N>': priority 1001 is out of range: 0 to 1000
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(host.refuses(2, "update a/count@uplink:xdp --priority 1001"), @"
+    error: invalid value '1001' for '--priority <N>': priority 1001 is out of range: 0 to 1000
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(host.refuses(2, "attach a xdp -i uplink --priority -1"), @"
+    error: unexpected argument '-1' found
+
+    Usage: bpfctl attach <APP[/FUNCTION]> xdp [OPTIONS] --interface <IF>
+
+    For more information, try '--help'.
+    ");
+}
+
+#[test]
+fn an_interface_that_another_program_holds_is_refused_and_left_alone() {
+    let host = Host::new();
+    let pass = example("xdp-pass");
+    host.shell(&format!("ip link set uplink xdpgeneric obj {pass} sec xdp"));
+    assert_snapshot!(host.refuses(8, &format!("load --path {pass} xdp -i uplink")), @"
+    reading the object
+    loading programs
+    attaching
+    error: cannot load `xdp-pass.bpf`
+    cause: `uplink` runs XDP program ID (`pass`), which is not bpfd's
+    hint: see it with `bpftool prog show id ID`; `ip link set uplink xdpgeneric off` takes it away
+    ");
+    host.ping(1);
+    // The hint is true.
+    host.shell("ip link set uplink xdpgeneric off");
+    host.bpfctl(&format!("load --path {pass} xdp -i uplink")).ok();
+}
+
+#[test]
+fn an_interface_that_a_process_holds_by_a_link_is_refused_with_its_name() {
+    let host = Host::new();
+    let pass = example("xdp-pass");
+    // r0 = XDP_PASS; exit
+    let instructions = [0xb7, 0, 0, 0, 2, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
+    let held = Netns::open(&host.path("/run/netns/far")).unwrap().within(|| {
+        let load = ProgLoad { name: "rival", ..ProgLoad::new(ProgramType::XDP, c"GPL", &instructions) };
+        let program = prog_load(&load).unwrap();
+        let far = bpfd_sys::netlink::Route::open().unwrap().link_named("far").unwrap().unwrap();
+        link_create_xdp(program.as_fd(), far.index, 0).unwrap()
+    });
+    let held = held.unwrap();
+    let own = std::process::id().to_string();
+    let refused = host.refuses(8, &format!("load --path {pass} xdp --netns far -i far"));
+    assert_snapshot!(refused.replace(&own, "PID"), @"
+    reading the object
+    loading programs
+    attaching
+    error: cannot load `xdp-pass.bpf`
+    cause: `far` runs XDP program ID (`rival`), held by PID (host_bad_reques), which is not bpfd's
+    hint: see it with `bpftool prog show id ID`; `bpftool link detach id ID` takes it away
+    ");
+    let shown = &host.items("chain show far --netns far")[0]["members"][0]["foreign"];
+    assert_eq!(
+        *shown,
+        serde_json::json!({"name": "rival", "holder": format!("{own} (host_bad_reques)"), "pinPath": ""})
+    );
+    // The hint is true.
+    let link = link_info(held.as_fd()).unwrap().id;
+    host.shell(&format!("bpftool link detach id {link}"));
+    host.bpfctl(&format!("load --path {pass} xdp --netns far -i far")).ok();
+}
+
+#[test]
+fn a_daemon_that_does_not_run_is_said_to_be_so() {
+    let host = Host::without_daemon();
+    assert_snapshot!(host.bpfctl("list").refused(7), @"
+    error: cannot reach bpfd at `/run/case/run/bpfd/bpfd.sock`
+    cause: there is no such socket
+    hint: start the daemon with `systemctl start bpfd` or `sudo bpfd`, or name its socket with --socket
+    ");
+    assert_snapshot!(host.bpfctl(&format!("load --path {}", example("xdp-pass"))).refused(7), @"
+    error: cannot reach bpfd at `/run/case/run/bpfd/bpfd.sock`
+    cause: there is no such socket
+    hint: start the daemon with `systemctl start bpfd` or `sudo bpfd`, or name its socket with --socket
+    ");
+}
+
+#[test]
+fn a_caller_without_rights_is_refused_at_the_socket() {
+    let host = host();
+    let as_nobody = |line: &str| host.unchanged(|| host.bpfctl_as(STRANGER, STRANGER, &[], line)).refused(4);
+    assert_snapshot!(as_nobody("list"), @"
+    error: cannot reach bpfd at `/run/case/run/bpfd/bpfd.sock`
+    cause: you may not open the socket
+    hint: run as root, or as a member of the group `bpfd`
+    ");
+    assert_snapshot!(as_nobody("unload a"), @"
+    error: cannot reach bpfd at `/run/case/run/bpfd/bpfd.sock`
+    cause: you may not open the socket
+    hint: run as root, or as a member of the group `bpfd`
+    ");
+}
+
+#[test]
+fn a_stranger_is_refused_where_there_is_a_group_too() {
+    let host = with_group();
+    assert_snapshot!(host.unchanged(|| host.bpfctl_as(STRANGER, STRANGER, &[], "list")).refused(4), @"
+    error: cannot reach bpfd at `/run/case/run/bpfd/bpfd.sock`
+    cause: you may not open the socket
+    hint: run as root, or as a member of the group `bpfd`
+    ");
+}
+
+#[test]
+fn a_member_of_the_group_may_look() {
+    let host = with_group();
+    assert_snapshot!(host.bpfctl_as(MEMBER.0, MEMBER.0, &[MEMBER.1], "list").ok(), @"
+    PROGRAM  TYPE  HOOK        PRIO  POS  STATE
+    a/count  xdp   uplink:xdp  50    1    ATTACHED
+    ");
+}
+
+#[test]
+fn a_member_of_the_group_loads_no_file_and_touches_nothing_of_roots() {
+    let host = with_group();
+    let (user, group) = MEMBER;
+    let refused = |line: &str| host.unchanged(|| host.bpfctl_as(user, user, &[group], line)).refused(4);
+    let pass = host.path("/run/pass.o");
+    std::fs::copy(example("xdp-pass"), pass).unwrap();
+    assert_snapshot!(refused("load --path /run/pass.o xdp -i uplink --priority 500"), @"
+    error: member may not load
+    cause: members of group `bpfd` load images, not files
+    hint: build and sign an image with `bpfctl image build` and `bpfctl image sign`, or load the file as root
+    ");
+    assert_snapshot!(refused("detach a/count@uplink:xdp"), @"
+    error: member may not detach
+    cause: it belongs to root
+    hint: ask its owner, or root
+    ");
+    assert_snapshot!(refused("detach --all -i uplink"), @"
+    error: member may not detach
+    cause: it belongs to root
+    hint: ask its owner, or root
+    ");
+    assert_snapshot!(refused("unload a"), @"
+    error: member may not unload
+    cause: it belongs to root
+    hint: ask its owner, or root
+    ");
+    assert_snapshot!(refused("unload --all"), @"
+    error: member may not unload
+    cause: it belongs to root
+    hint: ask its owner, or root
+    ");
+    assert_snapshot!(refused("update a/count@uplink:xdp --priority 900"), @"
+    error: member may not update
+    cause: it belongs to root
+    hint: ask its owner, or root
+    ");
+    assert_snapshot!(refused("attach a xdp -i uplink --priority 500"), @"
+    error: member may not attach
+    cause: the app belongs to root
+    hint: load the image under a name of your own
+    ");
+    assert_snapshot!(refused("attach a xdp -i uplink --priority 10"), @"
+    error: member may not attach
+    cause: the app belongs to root
+    hint: load the image under a name of your own
+    ");
+}

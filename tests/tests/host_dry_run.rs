@@ -1,0 +1,73 @@
+//! `--dry-run`: the steps that a change would take, and a host on which nothing has happened.
+
+use bpfd_tests::{Census, Host, example};
+use insta::assert_snapshot;
+
+/// What a caller, the kernel and the daemon's directories know.
+fn seen(host: &Host) -> (String, String, Census) {
+    let said = ["list -o json", "list links -o json", "chain show uplink -o json"].map(|line| host.bpfctl(line).ok());
+    (said.concat(), host.shell("find /run/case/sys/fs/bpf | sort; ip -o link show uplink"), host.pinned())
+}
+
+#[test]
+fn a_dry_run_of_each_verb_shows_its_steps_and_changes_nothing() {
+    let host = Host::new();
+    let object = example("xdp-counter");
+    let dry_load = format!("load --path {object} --name b --dry-run xdp -i uplink --priority 20");
+    assert_snapshot!(host.bpfctl(&dry_load).ok(), @"
+    pin app UID
+    build top UID for uplink:xdp: count 20 {pass}
+    pin top UID
+    swap uplink:xdp (auto): nothing -> UID
+    ");
+    assert_eq!(host.bpfctl("list").stderr, "no programs\n");
+
+    host.bpfctl(&format!("load --path {object} --name a xdp -i uplink --priority 50")).ok();
+    host.ping(5);
+    let before = seen(&host);
+    assert_snapshot!(host.bpfctl(&dry_load).ok(), @"
+    pin app UID
+    build top UID for uplink:xdp: count 20 {pass} count 50 {pass}
+    pin top UID
+    swap uplink:xdp (native): UID -> UID
+    -- committed
+    unpin top UID
+    ");
+    assert_snapshot!(host.bpfctl("attach a xdp --netns far -i far --dry-run").ok(), @"
+    build top UID for far:far:xdp: count 50 {pass}
+    pin top UID
+    swap far:far:xdp (auto): nothing -> UID
+    ");
+    assert_snapshot!(host.bpfctl("update a/count@uplink:xdp --priority 10 --dry-run").ok(), @"
+    build top UID for uplink:xdp: count 10 {pass}
+    pin top UID
+    swap uplink:xdp (native): UID -> UID
+    -- committed
+    unpin top UID
+    ");
+    assert_snapshot!(host.bpfctl("detach --all -i uplink --dry-run").ok(), @"
+    swap uplink:xdp (native): UID -> nothing
+    -- committed
+    unpin top UID
+    ");
+    assert_snapshot!(host.bpfctl("unload a --dry-run").ok(), @"
+    swap uplink:xdp (native): UID -> nothing
+    -- committed
+    unpin top UID
+    unpin app UID
+    ");
+    // What is refused is refused as ever.
+    assert_snapshot!(host.bpfctl("unload b --dry-run").refused(3), @"
+    error: cannot unload `b`
+    cause: no app `b`
+    hint: `bpfctl list` shows apps
+    ");
+    assert_eq!(seen(&host), before);
+    host.ping(5);
+    assert_eq!(host.counted("a"), 10);
+    host.check();
+
+    // The control: without the flag the same words do change what is seen.
+    host.bpfctl("update a/count@uplink:xdp --priority 10").ok();
+    assert_ne!(seen(&host), before);
+}
