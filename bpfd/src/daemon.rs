@@ -19,8 +19,8 @@ use uuid::Uuid;
 
 use crate::audit::AuditFile;
 use crate::engine::{Engine, EngineHandle, StartError};
-use crate::execute::Repaired;
 use crate::etc::{self, EtcError};
+use crate::execute::Repaired;
 use crate::images::{ImageError, Images};
 use crate::kernel::{HostKernel, OpenError, Paths};
 use crate::layout::Layout;

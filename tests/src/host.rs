@@ -50,23 +50,18 @@ impl Host {
     /// A host whose daemon shares interfaces with libxdp's users; the kernel must allow that.
     #[track_caller]
     pub fn sharing() -> Self {
-        let mut host = Self::in_mode("libxdp");
+        let mut host = Self::without_daemon();
+        let etc = host.path(&format!("{ROOT}/etc/bpfd"));
+        std::fs::create_dir_all(&etc).unwrap();
+        std::fs::write(etc.join("bpfd.toml"), "[chain]\nmode = \"libxdp\"\n").unwrap();
         host.start();
         host
     }
 
-    /// A host on which nothing runs yet. Its chains are fused on every kernel, so that a case means the same on each.
+    /// A host on which nothing runs yet.
     pub fn without_daemon() -> Self {
-        Self::in_mode("fused")
-    }
-
-    fn in_mode(mode: &str) -> Self {
         let (daemon, seen, logs) = (None, RefCell::default(), Cell::new(0));
-        let host = Self { namespaces: Namespaces::new(), daemon, seen, logs };
-        let etc = host.path(&format!("{ROOT}/etc/bpfd"));
-        std::fs::create_dir_all(&etc).unwrap();
-        std::fs::write(etc.join("bpfd.toml"), format!("[chain]\nmode = \"{mode}\"\n")).unwrap();
-        host
+        Self { namespaces: Namespaces::new(), daemon, seen, logs }
     }
 
     /// Starts the daemon and waits until it says that it is ready.

@@ -61,7 +61,17 @@ fn chain(host: &Host) -> Vec<Row> {
     let chains = host.items("chain show uplink");
     let [chain] = chains.as_slice() else { panic!("{chains:?}") };
     let rows = chain["members"].as_array().cloned().unwrap_or_default();
-    rows.iter().map(|row| (row["priority"].as_u64().unwrap_or(0), row["kernel_program_id"].as_u64().unwrap())).collect()
+    rows.iter()
+        .map(|row| {
+            (
+                row["priority"].as_u64().unwrap_or(0),
+                row["kernel_program_id"]
+                    .as_u64()
+                    .or(row["kernelProgramId"].as_u64())
+                    .unwrap_or_else(|| panic!("{row}")),
+            )
+        })
+        .collect()
 }
 
 /// Both sides see the same; gives the priorities.

@@ -64,7 +64,8 @@ mod tests {
 
     #[test]
     fn the_mode_is_one_of_three() {
-        let mode = |word: &str| Config::parse(&format!("[chain]\nmode = \"{word}\"\n"), "f").map(|file| file.chain.mode);
+        let mode =
+            |word: &str| Config::parse(&format!("[chain]\nmode = \"{word}\"\n"), "f").map(|file| file.chain.mode);
         assert_eq!(mode("auto"), Ok(Setting::Auto));
         assert_eq!(mode("fused"), Ok(Setting::Fused));
         assert_eq!(mode("libxdp"), Ok(Setting::Libxdp));

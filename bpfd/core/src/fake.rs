@@ -103,7 +103,15 @@ impl FakeKernel {
         let program = self.fresh_id();
         let load_time = u64::from(program.0);
         let actions = 1 << 2;
-        Slot::Foreign(ForeignSlot { program, name: name.to_owned(), tag: [0; 8], load_time, priority, actions, flags: 0 })
+        Slot::Foreign(ForeignSlot {
+            program,
+            name: name.to_owned(),
+            tag: [0; 8],
+            load_time,
+            priority,
+            actions,
+            flags: 0,
+        })
     }
 
     /// An interface goes, and what it ran with it; `false` if there was none.
@@ -157,7 +165,9 @@ impl FakeKernel {
     /// Program ids that exist: K8 counts them.
     pub fn programs(&self) -> usize {
         let apps = self.apps.values().chain(self.staged_apps.values()).map(|app| app.programs.len()).sum::<usize>();
-        apps + self.exts.len() + self.tops.len() + self.staged_tops.iter().filter(|(top, _)| !self.tops.contains_key(top)).count()
+        apps + self.exts.len()
+            + self.tops.len()
+            + self.staged_tops.iter().filter(|(top, _)| !self.tops.contains_key(top)).count()
     }
 
     fn fresh_id(&mut self) -> KernelId {
@@ -215,7 +225,8 @@ impl FakeKernel {
                 if self.attached.get(chain).map(|(program, _)| *program) != Some(live.program) || dispatcher.is_none() {
                     return Err(StepError::Raced(chain.clone()));
                 }
-                let members = dispatcher.iter().flat_map(|found| &found.slots).filter_map(Slot::ours).cloned().collect();
+                let members =
+                    dispatcher.iter().flat_map(|found| &found.slots).filter_map(Slot::ours).cloned().collect();
                 let adopted = Top { program: live.program, members, chain: chain.clone(), dispatcher };
                 self.tops.insert(live.top, adopted);
             }

@@ -13,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::hook::{ChainKey, Placement, XdpMode};
 use crate::ident::{KernelId, LinkUid, TopUid, Uids};
 use crate::kernel::{
-    ChainMode, ForeignProgram, Live, LiveDispatcher, LiveTop, Member, Observed, ObservedChain, SLOTS, Slot, Step, TopContent,
+    ChainMode, ForeignProgram, Live, LiveDispatcher, LiveTop, Member, Observed, ObservedChain, SLOTS, Slot, Step,
+    TopContent,
 };
 use crate::order;
 use crate::state::{Change, ChangeError, Link, State, WhenAbsent};
@@ -174,7 +175,9 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
     let unwanted = observed.links.iter().filter(|link| !target.links.contains_key(link));
     after.extend(unwanted.map(|link| Step::DetachLink(*link)));
     after.extend(dead_tops(observed, &wanted_tops).map(Step::UnpinTop));
-    after.extend(observed.exts.keys().filter(|link| !keeps_ext(target, observed, link)).map(|link| Step::UnpinExt(*link)));
+    after.extend(
+        observed.exts.keys().filter(|link| !keeps_ext(target, observed, link)).map(|link| Step::UnpinExt(*link)),
+    );
     // A half-made directory of a wanted app is cleared by its `PinApp`.
     let pinned = observed.apps.keys().chain(&observed.half_made);
     after.extend(pinned.filter(|app| !target.apps.contains_key(app)).map(|app| Step::UnpinApp(*app)));
@@ -207,7 +210,9 @@ pub fn status(state: &State, observed: &Observed) -> BTreeMap<LinkUid, LinkStatu
         } else {
             match &seen.live {
                 Live::Ours(_) | Live::Dispatcher(_) if observed.members(chain) == wanted => LinkStatus::Attached,
-                Live::Ours(_) | Live::Dispatcher(_) => LinkStatus::Drifted { cause: "the chain's members or their order differ".to_owned() },
+                Live::Ours(_) | Live::Dispatcher(_) => {
+                    LinkStatus::Drifted { cause: "the chain's members or their order differ".to_owned() }
+                }
                 Live::Empty => LinkStatus::Drifted { cause: "the interface runs no XDP program".to_owned() },
                 Live::Foreign(ForeignProgram { program, name, .. }) => {
                     LinkStatus::Drifted { cause: format!("the interface runs XDP program {program} (`{name}`)") }
@@ -464,7 +469,9 @@ fn dead_tops<'a>(observed: &'a Observed, wanted: &'a BTreeSet<TopUid>) -> impl I
         .chains
         .values()
         .filter_map(|chain| match &chain.live {
-            Live::Ours(LiveTop { top, .. }) | Live::Dispatcher(LiveDispatcher { top: LiveTop { top, .. }, .. }) => Some(*top),
+            Live::Ours(LiveTop { top, .. }) | Live::Dispatcher(LiveDispatcher { top: LiveTop { top, .. }, .. }) => {
+                Some(*top)
+            }
             Live::Empty | Live::Foreign(_) => None,
         })
         .collect();

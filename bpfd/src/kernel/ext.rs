@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use bpfd_core::ident::KernelId;
 use bpfd_core::ident::{AppUid, LinkUid};
 use bpfd_core::kernel::{Member, PinnedExt, StepError};
-use bpfd_core::ident::KernelId;
 use bpfd_sys::bpf::{BtfTypeId, Target, prog_info};
 use ebpf::chain_record::{ChainPlace, ChainRecord};
 

@@ -92,7 +92,9 @@ mod tests {
     #[test]
     fn a_directory_is_known_by_its_dispatchers_number() {
         assert_eq!(number("dispatch-4-1234"), Some(KernelId(1234)));
-        for other in ["dispatch-4", "dispatch-4-", "dispatch--4", "dispatch-4-01", "dispatch-4-1-1", "prog-test-link-1-7", "x"] {
+        for other in
+            ["dispatch-4", "dispatch-4-", "dispatch--4", "dispatch-4-01", "dispatch-4-1-1", "prog-test-link-1-7", "x"]
+        {
             assert_eq!(number(other), None, "{other}");
         }
     }

@@ -253,7 +253,8 @@ impl HostKernel {
         if let Some(generation) = self.generations.get(&top) {
             return dispatcher::pin(&self.pins, top, generation);
         }
-        let absent = || StepError::Call { doing: format!("pin generation {top}"), errno: "it was not built".to_owned() };
+        let absent =
+            || StepError::Call { doing: format!("pin generation {top}"), errno: "it was not built".to_owned() };
         top::pin(&self.pins, top, self.built.get(&top).ok_or_else(absent)?)?;
         // From here on the pins hold it.
         self.built.remove(&top);

@@ -9,7 +9,8 @@ use std::path::Path;
 use bpfd_core::hook::ChainKey;
 use bpfd_core::ident::{KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{
-    ChainMode, ForeignProgram, InterfaceId, Live, LiveDispatcher, LiveTop, ObserveError, Observed, ObservedChain, PinnedTop,
+    ChainMode, ForeignProgram, InterfaceId, Live, LiveDispatcher, LiveTop, ObserveError, Observed, ObservedChain,
+    PinnedTop,
 };
 use bpfd_core::names::Netns;
 use bpfd_sys::bpf::{ProgId, prog_info};

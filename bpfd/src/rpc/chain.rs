@@ -37,7 +37,12 @@ impl pb::chain_service_server::ChainService for Chains {
     ) -> Result<Response<pb::ListChainsResponse>, Status> {
         self.0.permit(principal(&request)?, Look).await?;
         let snapshot = self.0.snapshot();
-        let chains = snapshot.observed.chains.keys().filter_map(|key| view::chain(&snapshot, key, &self.0.layout.bpffs)).collect();
+        let chains = snapshot
+            .observed
+            .chains
+            .keys()
+            .filter_map(|key| view::chain(&snapshot, key, &self.0.layout.bpffs))
+            .collect();
         Ok(Response::new(pb::ListChainsResponse { chains }))
     }
 }

@@ -170,7 +170,9 @@ pub(super) fn chain(snapshot: &Snapshot, key: &ChainKey, bpffs: &Path) -> Option
     let interface = seen.interface?;
     let (mode, cause) = match &seen.mode {
         ChainMode::Fused { cause } => (pb::ChainMode::Fused, cause.clone()),
-        ChainMode::Libxdp => (pb::ChainMode::Libxdp, "this kernel lets one program replace another's function".to_owned()),
+        ChainMode::Libxdp => {
+            (pb::ChainMode::Libxdp, "this kernel lets one program replace another's function".to_owned())
+        }
     };
     let mut slots = None;
     let mut findings = Vec::new();

@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use bpfd_sys::bpf::{
-    AttachType, BtfId, LinkId, LinkInfo, LinkKind, MapId, ProgId, btf_by_id, link_by_id, link_ids, link_info, map_by_id, prog_by_id,
+    AttachType, BtfId, LinkId, LinkInfo, LinkKind, MapId, ProgId, btf_by_id, link_by_id, link_ids, link_info,
+    map_by_id, prog_by_id,
 };
 use bpfd_sys::channel::Channel;
 use bpfd_sys::confine;
