@@ -1,9 +1,10 @@
 //! Chains that are shared with Debian's xdp-loader, by libxdp's protocol: both sides list, order and keep each other's programs. The
 //! host's kernel may forbid this; the guests' do not.
 
+use std::os::fd::AsFd;
 use std::process::Output as Done;
 
-use bpfd_sys::bpf::{Map, obj_get};
+use bpfd_sys::bpf::{Map, ProgId, map_by_id, prog_by_id, prog_info};
 use bpfd_tests::{Host, example};
 
 const BPFFS: &str = "/run/case/sys/fs/bpf";
@@ -29,15 +30,19 @@ fn peer(host: &Host, line: &str) -> String {
     said
 }
 
-/// A program of the peer's own, whose counter it pins as `<name>/packets`.
+/// A program of the peer's own at a priority that no other has; gives its counter.
 #[track_caller]
-fn theirs(host: &Host, name: &str, priority: u32) {
+fn theirs(host: &Host, priority: u64) -> Map {
     let object = example("xdp-counter");
-    peer(host, &format!("load -P {priority} -p {BPFFS}/{name} uplink {object}"));
+    peer(host, &format!("load -P {priority} uplink {object}"));
+    let (_, id) = status(host).into_iter().find(|(found, _)| *found == priority).unwrap();
+    let program = prog_by_id(ProgId(u32::try_from(id).unwrap())).unwrap();
+    let maps = prog_info(program.as_fd()).unwrap().map_ids.into_iter();
+    let mut maps = maps.map(|id| Map::from_fd(map_by_id(id).unwrap()).unwrap());
+    maps.find(|map| map.info().unwrap().name == "packets").unwrap()
 }
 
-fn their_count(host: &Host, name: &str) -> u64 {
-    let map = Map::from_fd(obj_get(&host.path(&format!("{BPFFS}/{name}/packets"))).unwrap()).unwrap();
+fn counted(map: &Map) -> u64 {
     let values = map.lookup(&[0; 4]).unwrap().unwrap();
     values.chunks(8).map(|value| u64::from_ne_bytes(value.try_into().unwrap())).sum()
 }
@@ -91,30 +96,30 @@ fn healthy(host: &Host) {
 #[test]
 fn both_sides_list_order_and_keep_each_others_programs() {
     let host = Host::sharing();
-    theirs(&host, "first", 30);
+    let first = theirs(&host, 30);
     ours(&host, "a", 10);
     ours(&host, "b", 50);
-    theirs(&host, "second", 40);
+    let second = theirs(&host, 40);
     assert_eq!(agreed(&host), [10, 30, 40, 50]);
     host.ping(20);
     assert_eq!([host.counted("a"), host.counted("b")], [20, 20]);
-    assert_eq!([their_count(&host, "first"), their_count(&host, "second")], [20, 20]);
+    assert_eq!([counted(&first), counted(&second)], [20, 20]);
     healthy(&host);
 
     // Each side takes away one of its own.
     host.bpfctl("unload a").ok();
     assert_eq!(agreed(&host), [30, 40, 50]);
-    let (_, second) = status(&host)[1];
-    peer(&host, &format!("unload -i {second} uplink"));
+    let (_, id) = status(&host)[1];
+    peer(&host, &format!("unload -i {id} uplink"));
     assert_eq!(agreed(&host), [30, 50]);
     host.ping(5);
-    assert_eq!((host.counted("b"), their_count(&host, "first"), their_count(&host, "second")), (25, 25, 20));
+    assert_eq!((host.counted("b"), counted(&first), counted(&second)), (25, 25, 20));
     healthy(&host);
 
     host.bpfctl("unload b").ok();
     assert_eq!(status(&host).len(), 1);
     host.ping(5);
-    assert_eq!(their_count(&host, "first"), 30);
+    assert_eq!(counted(&first), 30);
     peer(&host, "unload -a uplink");
     healthy(&host);
 }
@@ -126,12 +131,12 @@ fn a_peer_comes_to_an_interface_of_ours_and_goes_again() {
     host.ping(3);
     assert_eq!(host.counted("alone"), 3, "alone, it stands in for the dispatcher itself");
     assert_eq!(agreed(&host), [50]);
-    theirs(&host, "guest", 60);
+    let guest = theirs(&host, 60);
     assert_eq!(agreed(&host), [50, 60]);
     host.ping(4);
-    assert_eq!((host.counted("alone"), their_count(&host, "guest")), (7, 4));
-    let (_, guest) = status(&host)[1];
-    peer(&host, &format!("unload -i {guest} uplink"));
+    assert_eq!((host.counted("alone"), counted(&guest)), (7, 4));
+    let (_, id) = status(&host)[1];
+    peer(&host, &format!("unload -i {id} uplink"));
     assert_eq!(agreed(&host), [50]);
     host.ping(5);
     assert_eq!(host.counted("alone"), 12);
@@ -145,7 +150,7 @@ fn a_peer_comes_to_an_interface_of_ours_and_goes_again() {
 #[test]
 fn an_eleventh_program_is_refused_and_changes_nothing() {
     let host = Host::sharing();
-    theirs(&host, "peer", 500);
+    let peer = theirs(&host, 500);
     for index in 0..9 {
         ours(&host, &format!("app{index}"), 10 + index);
     }
@@ -156,26 +161,26 @@ fn an_eleventh_program_is_refused_and_changes_nothing() {
     assert!(refused.code != 0 && refused.stderr.contains("10 slots"), "{refused}");
     assert_eq!(agreed(&host), full);
     host.ping(2);
-    assert_eq!((host.counted("app8"), their_count(&host, "peer")), (2, 2));
+    assert_eq!((host.counted("app8"), counted(&peer)), (2, 2));
     healthy(&host);
 }
 
 #[test]
 fn a_restart_finds_everything_and_goes_on() {
     let mut host = Host::sharing();
-    theirs(&host, "peer", 30);
+    let peer = theirs(&host, 30);
     ours(&host, "a", 10);
     host.kill();
     // While bpfd is away, the peer rebuilds the dispatcher with bpfd's program in it.
-    theirs(&host, "later", 20);
+    let later = theirs(&host, 20);
     host.ping(3);
     host.start();
     assert_eq!(agreed(&host), [10, 20, 30]);
-    assert_eq!((host.counted("a"), their_count(&host, "later")), (3, 3));
+    assert_eq!((host.counted("a"), counted(&later)), (3, 3));
     ours(&host, "b", 25);
     assert_eq!(agreed(&host), [10, 20, 25, 30]);
     host.ping(2);
-    assert_eq!((host.counted("a"), host.counted("b"), their_count(&host, "peer")), (5, 2, 5));
+    assert_eq!((host.counted("a"), host.counted("b"), counted(&peer)), (5, 2, 5));
     healthy(&host);
 }
 
@@ -183,7 +188,7 @@ fn a_restart_finds_everything_and_goes_on() {
 fn a_clean_from_another_network_namespace_ends_the_peers_programs_and_none_of_ours() {
     let host = Host::sharing();
     ours(&host, "a", 10);
-    theirs(&host, "peer", 20);
+    let peer = theirs(&host, 20);
     // bpfd has seen the peer's dispatcher, and holds it.
     host.await_output("doctor -o json", "\"items\"");
     host.await_output("chain show uplink", "libxdp");
@@ -191,7 +196,7 @@ fn a_clean_from_another_network_namespace_ends_the_peers_programs_and_none_of_ou
     host.ping(2);
     host.shell(&format!("LIBXDP_BPFFS={BPFFS} unshare -n xdp-loader clean"));
     host.ping(3);
-    assert_eq!((host.counted("a"), their_count(&host, "peer")), (5, 2));
+    assert_eq!((host.counted("a"), counted(&peer)), (5, 2));
     let shown = host.bpfctl("chain show uplink -o json").ok();
     assert!(shown.contains("no longer in its slot"), "{shown}");
     host.bpfctl("unload a").ok();

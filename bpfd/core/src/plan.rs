@@ -278,10 +278,12 @@ fn refuse(target: &State, observed: &Observed, chain: &ChainKey, changes: &[Chan
             let programs = order::slots(target, observed, chain).len();
             Err(PlanError::ChainFull { chain: chain.clone(), programs })
         }
-        Some(ObservedChain { mode: ChainMode::Fused { .. }, live: Live::Dispatcher(live), .. }) if live.is_shared() => {
+        Some(ObservedChain { mode: ChainMode::Fused { .. }, live: Live::Dispatcher(live), driven, .. })
+            if live.is_shared() =>
+        {
             let LiveTop { program, top: _ } = live.top;
             let holder = ForeignProgram { program, name: DISPATCHER.to_owned(), link: None, holders: vec![] };
-            Err(PlanError::Foreign { chain: chain.clone(), holder })
+            Err(PlanError::Foreign { chain: chain.clone(), holder, driven: *driven })
         }
         Some(ObservedChain { driven, .. }) => {
             let modes = modes(target, chain);
