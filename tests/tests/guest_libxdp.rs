@@ -1,5 +1,10 @@
 //! Chains that are shared with Debian's xdp-loader, by libxdp's protocol: both sides list, order and keep each other's programs. The
 //! host's kernel may forbid this; the guests' do not.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "the lints exempt test functions, not what they share"
+)]
 
 use std::os::fd::AsFd;
 use std::process::Output as Done;

@@ -2,6 +2,8 @@
 //! real one in the daemon and an in-memory one that fails or dies on demand (`fake`).
 //!
 //! Everything here is plain data: a plan can be printed, compared and stored. This file must never hold a file descriptor.
+//!
+//! Long because everything that a plan can say is one vocabulary.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -4,6 +4,8 @@
 //! Order of a plan: pin what is new, build and pin new generations, attach links of unshared hooks, swap the chains;
 //! up to here each step can be undone and a failure leaves the host as it was. From `committed` on links of
 //! unshared hooks go, and pins that nothing uses. It must never remove what it could not observe.
+//!
+//! Long because the planner of both chain modes is one decision.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

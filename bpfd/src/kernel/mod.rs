@@ -10,6 +10,8 @@
 //! dispatcher  a generation in libxdp's form: build, pin, read             libxdp  its directory and lock
 //! ```
 //! Everything here is synchronous. It must never decide what should be, nor remove what it was not told to.
+//!
+//! Long because each step is dispatched here, in one match.
 
 mod app;
 mod dispatcher;
