@@ -1,4 +1,5 @@
 //! Clients that are not bpfctl, on a daemon's socket: the Go module's own tests, and the Rust crate.
+#![expect(clippy::unwrap_used, reason = "a case's own set-up may fail the case")]
 
 use std::collections::BTreeMap;
 use std::future::Future;

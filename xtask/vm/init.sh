@@ -66,6 +66,10 @@ echo 1 >/proc/sys/net/core/bpf_jit_enable
 echo 0 >/proc/sys/kernel/kptr_restrict
 echo 1 >/proc/sys/kernel/sysrq
 
+# Over the first one: setns(2) into a mount namespace makes what lies on top of it the root (nsenter --mount). This
+# shell keeps its own.
+$B mount -o move . / || die "cannot move the root"
+
 echo "UP $($B cut -d' ' -f1 /proc/uptime)" >/dev/port-status
 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH HOME=/root TERM=dumb LANG=C.UTF-8 BPFD_VM=1

@@ -1,6 +1,7 @@
 //! Workers and their confinement on the real kernel. This binary spawns itself with `--worker KIND`, as the daemon
-//! does, so it is its own harness. Needs root and fails without. Long because both sides of each attempt, the worker's and the
-//! test's, are best read together.
+//! does, so it is its own harness. Needs root and fails without.
+//!
+//! Long because both sides of each attempt, the worker's and the test's, are best read together.
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,

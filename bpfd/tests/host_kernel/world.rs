@@ -24,7 +24,7 @@ use uuid::Uuid;
 
 static NAMESPACES: AtomicU32 = AtomicU32::new(0);
 
-/// Examples that were compiled already: clang is what costs the most on a processor that is emulated.
+/// Examples that were compiled already: clang takes seconds on a processor that is emulated.
 static COMPILED: Mutex<BTreeMap<String, Vec<u8>>> = Mutex::new(BTreeMap::new());
 
 type Store = Arc<Mutex<BTreeMap<ObjectDigest, Vec<u8>>>>;

@@ -1,0 +1,278 @@
+//! The daemon killed between any two of its writes and steps, for each verb. Whatever the instant: packets go on, the next start
+//! repairs, and the host is as before or as asked, by the table of `spec/state.md`.
+//!
+//! Needs bpfd with its fail points compiled in. A point that a verb never comes to fails the case.
+
+use std::os::unix::process::ExitStatusExt;
+
+use bpfd_tests::{Host, example};
+
+/// What a verb became after a crash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Became {
+    Nothing,
+    Done,
+}
+
+use Became::{Done, Nothing};
+
+/// One verb on a host where the counter `a` is attached, and how to take it back.
+struct Verb {
+    before: &'static [&'static str],
+    line: &'static str,
+    back: &'static str,
+}
+
+/// Points in the order in which a verb comes to them, how often it passes each unharmed, and what becomes of the verb if the
+/// daemon dies there.
+type Points = &'static [(&'static str, u32, Became)];
+
+/// A verb that adds or moves goes back until the kernel has all of it.
+const ADDING: Points = &[
+    ("journal-begin-before", 0, Nothing),
+    ("journal-begin-after", 0, Nothing),
+    ("step-build-top-before", 0, Nothing),
+    ("step-build-top-after", 0, Nothing),
+    ("journal-step-after", 0, Nothing),
+    ("step-pin-top-before", 0, Nothing),
+    ("step-pin-top-after", 0, Nothing),
+    ("journal-step-after", 1, Nothing),
+    ("step-swap-before", 0, Nothing),
+    ("step-swap-after", 0, Done),
+    ("journal-step-after", 2, Done),
+    ("journal-commit-before", 0, Done),
+    ("journal-commit-after", 0, Done),
+    ("step-unpin-top-before", 0, Done),
+    ("step-unpin-top-after", 0, Done),
+];
+
+/// `ADDING` of a verb that pins an app first.
+const LOADING: Points = &[
+    ("journal-begin-before", 0, Nothing),
+    ("journal-begin-after", 0, Nothing),
+    ("step-pin-app-before", 0, Nothing),
+    ("step-pin-app-after", 0, Nothing),
+    ("journal-step-after", 0, Nothing),
+    ("step-build-top-before", 0, Nothing),
+    ("step-build-top-after", 0, Nothing),
+    ("journal-step-after", 1, Nothing),
+    ("step-pin-top-before", 0, Nothing),
+    ("step-pin-top-after", 0, Nothing),
+    ("journal-step-after", 2, Nothing),
+    ("step-swap-before", 0, Nothing),
+    ("step-swap-after", 0, Done),
+    ("journal-step-after", 3, Done),
+    ("journal-commit-before", 0, Done),
+    ("journal-commit-after", 0, Done),
+    ("step-unpin-top-before", 0, Done),
+    ("step-unpin-top-after", 0, Done),
+];
+
+/// A verb that only removes goes forward once it is in the journal.
+const REMOVING: Points = &[
+    ("journal-begin-before", 0, Nothing),
+    ("journal-begin-after", 0, Done),
+    ("step-build-top-before", 0, Done),
+    ("step-build-top-after", 0, Done),
+    ("journal-step-after", 0, Done),
+    ("step-pin-top-before", 0, Done),
+    ("step-pin-top-after", 0, Done),
+    ("journal-step-after", 1, Done),
+    ("step-swap-before", 0, Done),
+    ("step-swap-after", 0, Done),
+    ("journal-step-after", 2, Done),
+    ("journal-commit-before", 0, Done),
+    ("journal-commit-after", 0, Done),
+    ("step-unpin-top-before", 0, Done),
+    ("step-unpin-top-after", 0, Done),
+];
+
+const LOAD: &str = "load --path COUNTER --name x xdp -i uplink --priority 20";
+const LOAD_ALONE: &str = "load --path COUNTER --name x";
+
+fn line(text: &str) -> String {
+    text.replace("COUNTER", &example("xdp-counter")).replace("TRACER", &example("tracepoint-count"))
+}
+
+/// A host where `a` counts, and what the verb needs is there.
+fn host(verb: &Verb) -> Host {
+    let host = Host::new();
+    host.bpfctl(&line("load --path COUNTER --name a xdp -i uplink --priority 50")).ok();
+    verb.before.iter().for_each(|before| drop(host.bpfctl(&line(before)).ok()));
+    host
+}
+
+/// What is loaded and attached where.
+fn shown(host: &Host) -> String {
+    host.bpfctl("list").ok()
+}
+
+/// Starts a daemon that dies at a point, and asks it: false if it did not die.
+fn dies(host: &mut Host, point: &str, verb: &Verb) -> bool {
+    host.kill();
+    host.start_with(&[("FAILPOINTS", point)]);
+    let asked = host.bpfctl(&line(verb.line));
+    if asked.code == 0 {
+        return false;
+    }
+    assert_eq!((asked.code, host.wait().signal()), (7, Some(9)), "{point}: {asked}");
+    true
+}
+
+/// Kills the daemon at each point in turn; the host is put back in between.
+fn at_each(points: Points, verb: &Verb) {
+    let mut host = host(verb);
+    let before = shown(&host);
+    host.bpfctl(&line(verb.line)).ok();
+    let after = shown(&host);
+    assert_ne!(before, after);
+    host.bpfctl(&line(verb.back)).ok();
+    let mut packets = 0;
+    for (point, passed, became) in points {
+        let point = &format!("{point}={passed}*off->return");
+        assert!(dies(&mut host, point, verb), "`{}` never came to {point}", verb.line);
+        // What was attached goes on without a daemon.
+        host.ping(5);
+        host.start();
+        let now = shown(&host);
+        let wanted = match became {
+            Nothing => &before,
+            Done => &after,
+        };
+        assert_eq!(now, *wanted, "killed at {point}{}", host.log());
+        host.check();
+        let counts = |host: &Host| now.contains("x/count  xdp   uplink:xdp").then(|| host.counted("x"));
+        let first = counts(&host);
+        host.ping(5);
+        assert_eq!(counts(&host), first.map(|first| first + 5), "killed at {point}");
+        packets += 10;
+        assert_eq!(host.counted("a"), packets, "killed at {point}");
+        if *became == Done {
+            host.bpfctl(&line(verb.back)).ok();
+        }
+        assert_eq!(shown(&host), before, "put back after {point}");
+    }
+}
+
+#[test]
+fn a_load_with_an_attachment_happens_wholly_or_not_at_all() {
+    let verb = Verb { before: &[], line: LOAD, back: "unload x" };
+    at_each(LOADING, &verb);
+}
+
+#[test]
+fn a_load_without_an_attachment_happens_wholly_or_not_at_all() {
+    let points: Points = &[
+        ("journal-begin-after", 0, Nothing),
+        ("step-pin-app-before", 0, Nothing),
+        ("step-pin-app-after", 0, Done),
+        ("journal-step-after", 0, Done),
+        ("journal-commit-before", 0, Done),
+        ("journal-commit-after", 0, Done),
+    ];
+    at_each(points, &Verb { before: &[], line: LOAD_ALONE, back: "unload x" });
+}
+
+#[test]
+fn an_attach_happens_wholly_or_not_at_all() {
+    let verb =
+        Verb { before: &[LOAD_ALONE], line: "attach x xdp -i uplink --priority 20", back: "detach x/count@uplink:xdp" };
+    at_each(ADDING, &verb);
+}
+
+#[test]
+fn an_update_happens_wholly_or_not_at_all() {
+    let verb = Verb {
+        before: &[LOAD],
+        line: "update x/count@uplink:xdp --priority 90",
+        back: "update x/count@uplink:xdp --priority 20",
+    };
+    at_each(ADDING, &verb);
+}
+
+#[test]
+fn a_detach_that_was_begun_is_ended() {
+    let verb =
+        Verb { before: &[LOAD], line: "detach x/count@uplink:xdp", back: "attach x xdp -i uplink --priority 20" };
+    at_each(REMOVING, &verb);
+}
+
+#[test]
+fn an_unload_that_was_begun_is_ended() {
+    let verb = Verb { before: &[LOAD], line: "unload x", back: LOAD };
+    at_each(REMOVING, &verb);
+    at_each(&[("step-unpin-app-before", 0, Done), ("step-unpin-app-after", 0, Done)], &verb);
+}
+
+#[test]
+fn a_tracepoint_is_attached_and_detached_wholly_or_not_at_all() {
+    const TRACE: &str = "load --path TRACER --name t tracepoint sched/sched_switch";
+    let points: Points = &[
+        ("step-pin-app-after", 0, Nothing),
+        ("step-attach-link-before", 0, Nothing),
+        ("step-attach-link-after", 0, Done),
+        ("journal-step-after", 1, Done),
+        ("journal-commit-before", 0, Done),
+        ("journal-commit-after", 0, Done),
+    ];
+    at_each(points, &Verb { before: &[], line: TRACE, back: "unload t" });
+    let points: Points = &[
+        ("journal-begin-after", 0, Done),
+        ("journal-commit-before", 0, Done),
+        ("step-detach-link-before", 0, Done),
+        ("step-detach-link-after", 0, Done),
+    ];
+    let link = "detach t/on_switch@tracepoint:sched/sched_switch";
+    at_each(points, &Verb { before: &[TRACE], line: link, back: "attach t tracepoint" });
+}
+
+/// A start that dies while it repairs leaves no more than the first crash did.
+#[test]
+fn a_repair_that_is_killed_is_repaired() {
+    let verb = Verb { before: &[LOAD], line: "update x/count@uplink:xdp --priority 90", back: "" };
+    for point in ["repair-verdict-before", "repair-verdict-after", "repair-unpin-top-before", "repair-unpin-top-after"]
+    {
+        let mut host = host(&verb);
+        assert!(dies(&mut host, "step-pin-top-after=return", &verb));
+        starts_and_dies(&host, point);
+        host.ping(5);
+        host.start();
+        host.check();
+        host.ping(5);
+        assert_eq!(["a", "x"].map(|app| host.counted(app)), [10, 10], "killed at {point}");
+    }
+}
+
+#[test]
+fn a_repair_after_a_boot_that_is_killed_is_repaired() {
+    let verb = Verb { before: &[LOAD], line: "", back: "" };
+    for verb_of_step in ["pin-app", "build-top", "pin-top", "swap"] {
+        for side in ["before", "after"] {
+            let mut host = host(&verb);
+            host.kill();
+            host.shell("ip link set uplink xdp off; rm -r /run/case/sys/fs/bpf/bpfd");
+            starts_and_dies(&host, &format!("repair-{verb_of_step}-{side}"));
+            host.start();
+            host.check();
+            host.ping(5);
+            let killed = format!("killed at repair-{verb_of_step}-{side}");
+            assert_eq!(["a", "x"].map(|app| host.counted(app)), [5, 5], "{killed}");
+        }
+    }
+}
+
+#[track_caller]
+fn starts_and_dies(host: &Host, point: &str) {
+    let point = format!("{point}=return");
+    let ended = host.spawn(&[("FAILPOINTS", &point)]).err();
+    assert_eq!(ended.and_then(|status| status.signal()), Some(9), "{point}: {ended:?}{}", host.log());
+}
+
+/// The control: where there is no such point nothing dies, and that is noticed.
+#[test]
+fn a_point_that_is_never_reached_is_noticed() {
+    let verb = Verb { before: &[], line: LOAD, back: "unload x" };
+    let mut host = host(&verb);
+    assert!(!dies(&mut host, "step-nosuch-after=return", &verb));
+    host.check();
+}
