@@ -3,6 +3,7 @@
 //! The paths in these lines are the host's, so the shell has a host of its own: a root of binds on a tmpfs, where `/path` can be
 //! made and `/run`, `/var/lib`, `/var/log`, `/etc/bpfd` and the bpffs are new; a network with devices of these names and a
 //! registry; its own processes. All of it ends with the shell.
+#![expect(clippy::unwrap_used, reason = "the lints exempt test functions, not what they share")]
 
 use std::fmt::Write as _;
 use std::path::Path;

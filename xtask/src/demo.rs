@@ -89,12 +89,20 @@ fn perform(ledger: &Ledger) -> Result<ExitStatus> {
     let mut child = Command::new("setpriv")
         .args(["--pdeathsig", "KILL", "unshare", "--net", "--mount", "--propagation", "private"])
         .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
-        .arg(std::env::current_exe().context("cannot tell which program this is")?)
+        .arg(own_program()?)
         .args(["demo", "--inside"])
         .arg(ledger.path())
         .spawn()
         .context("cannot run setpriv and unshare (Debian: util-linux)")?;
     wait(&mut child)
+}
+
+/// The file of this program. A build since it started has put another one in its place, and the kernel says so in the name
+/// (proc(5), /proc/PID/exe).
+fn own_program() -> Result<PathBuf> {
+    let path = std::env::current_exe().context("cannot tell which program this is")?;
+    let name = path.to_string_lossy();
+    Ok(name.strip_suffix(" (deleted)").map(PathBuf::from).unwrap_or_else(|| path.clone()))
 }
 
 fn wait(child: &mut Child) -> Result<ExitStatus> {

@@ -44,10 +44,7 @@ fn a_tracepoint_that_this_kernel_has_not_is_told() {
     let recipe = world.recipe(world.example("tracepoint-count"), &[("on_switch", ProgramType::Tracepoint)]);
     let (app, _) = kernel.load(&world, recipe);
     let refused = kernel.step(&step(LinkUid(Uuid::new_v4()), app, "sched/no_such_event"));
-    let told = StepError::Call {
-        doing: "attach `on_switch` to tracepoint `sched/no_such_event`".into(),
-        errno: "this kernel has no such tracepoint".into(),
-    };
+    let told = StepError::NoTracepoint("sched/no_such_event".parse().unwrap());
     assert_eq!(refused, Err(told));
     assert!(kernel.look(&[]).links.is_empty());
 }
