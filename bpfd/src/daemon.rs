@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bpfd_core::config::{Config, ConfigError};
 use bpfd_core::ident::BootId;
 use bpfd_core::kernel::ChainMode;
 use bpfd_core::policy::{GROUP, Policy};
@@ -18,6 +19,7 @@ use uuid::Uuid;
 
 use crate::audit::AuditFile;
 use crate::engine::{Engine, EngineHandle, StartError};
+use crate::etc::{self, EtcError};
 use crate::execute::Repaired;
 use crate::images::{ImageError, Images};
 use crate::kernel::{HostKernel, OpenError, Paths};
@@ -48,6 +50,12 @@ pub enum DaemonError {
     /// A policy file.
     #[error("cannot read the policy")]
     Policy(#[from] TrustError),
+    /// bpfd.toml cannot be read, or others could have written it.
+    #[error(transparent)]
+    Etc(#[from] EtcError),
+    /// bpfd.toml says something that bpfd does not know.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// registries.toml or auth.json.
     #[error("cannot read the registries' configuration")]
     Registries(#[from] RegistryFilesError),
@@ -99,10 +107,12 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
 
     let read = objects.clone();
     let paths = Paths { bpffs: layout.bpffs.clone(), ..Paths::default() };
-    let kernel = HostKernel::open(paths, workers.clone(), Box::new(move |digest| read.read(digest)))?;
+    let setting = settings(layout)?.chain.mode;
+    let kernel = HostKernel::open_in(setting, paths, workers.clone(), Box::new(move |digest| read.read(digest)))?;
     let loader = kernel.loader();
     let (mode, mode_cause) = match kernel.mode() {
-        ChainMode::Fused { cause } => ("fused".to_owned(), cause.clone()),
+        mode @ ChainMode::Fused { cause } => (mode.to_string(), cause.clone()),
+        mode @ ChainMode::Libxdp => (mode.to_string(), String::new()),
     };
     let make = move || Engine::start(kernel, store, Box::new(audit), boot, Box::new(Uuid::new_v4));
     let (engine, repaired) = EngineHandle::spawn(make)?;
@@ -179,6 +189,13 @@ fn tell_systemd(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "cannot tell systemd");
     }
+}
+
+/// `bpfd.toml`; absent, everything is as by default.
+fn settings(layout: &Layout) -> Result<Config, DaemonError> {
+    let path = layout.etc.join("bpfd.toml");
+    let text = etc::read(&path)?.unwrap_or_default();
+    Ok(Config::parse(&text, &path.display().to_string())?)
 }
 
 /// Makes what is missing. The state is root's alone; the socket's directory lets members of the group in.

@@ -14,7 +14,7 @@ use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, Uids};
 use bpfd_core::invariants::{self, Broken};
 use bpfd_core::journal::Operation;
 use bpfd_core::kernel::{Kernel, ObserveError, Observed, StepError};
-use bpfd_core::plan::{LinkStatus, PlanError, plan, status};
+use bpfd_core::plan::{LinkStatus, PlanError, adoptions, plan, status};
 use bpfd_core::policy::{Denied, Policy, Principal, confirm};
 use bpfd_core::state::{Change, State};
 use tokio::sync::{oneshot, watch};
@@ -140,16 +140,17 @@ impl<K: Kernel> Engine<K> {
     }
 
     /// Something changed in the kernel: links whose interface came, or came back as another one, are attached; what ran on one
-    /// that went is swept. What somebody else took off an interface that stayed is DRIFTED, and left alone.
+    /// that went is swept; a peer's dispatcher with programs of ours is held. What somebody else took off an interface that stayed is DRIFTED, and left alone.
     pub fn settle(&mut self) -> Result<Repaired, RepairError> {
         let mut observed = self.kernel.observe(&self.state.chains())?;
+        let adoptions = adoptions(&observed);
         let before = self.published.borrow().clone();
         observed.chains.retain(|chain, seen| {
             let known = before.observed.chains.get(chain).and_then(|chain| chain.interface);
             known.is_none() || known != seen.interface
         });
         let mut hands = Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
-        let repaired = settle(&mut hands, &self.state, &observed, self.uids.as_mut())?;
+        let repaired = settle(&mut hands, &adoptions, &self.state, &observed, self.uids.as_mut())?;
         self.publish()?;
         Ok(repaired)
     }

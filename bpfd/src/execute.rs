@@ -229,14 +229,16 @@ pub fn repair<K: Kernel>(
     Ok((reloaded, repaired))
 }
 
-/// Makes the observed chains what `state` says, and sweeps. Not journalled: broken off, the next start does the rest.
+/// Takes the steps of `first`, makes the observed chains what `state` says, and sweeps. Not journalled: broken off, the next start does the rest.
 pub fn settle<K: Kernel>(
     hands: &mut Hands<'_, K>,
+    first: &Plan,
     state: &State,
     observed: &Observed,
     uids: &mut dyn Uids,
 ) -> Result<Repaired, RepairError> {
     let mut repaired = Repaired::default();
+    carry_out(hands, first, &mut repaired)?;
     carry_out(hands, &converge(state, observed, uids), &mut repaired)?;
     Ok(repaired)
 }
@@ -283,17 +285,25 @@ fn carry_out<K: Kernel>(hands: &mut Hands<'_, K>, plan: &Plan, repaired: &mut Re
     let mut lost: BTreeSet<TopUid> = BTreeSet::new();
     for step in &plan.steps {
         let needs = match step {
-            Step::PinTop(top) | Step::Swap { to: Some(top), .. } => Some(*top),
+            // Left attached by a swap that did not happen, a generation keeps its pins.
+            Step::PinTop(top) | Step::Swap { to: Some(top), .. } | Step::UnpinTop(top) => Some(*top),
             Step::BuildTop { .. }
             | Step::PinApp(_)
+            | Step::LoadExt { .. }
+            | Step::UnpinExt(_)
+            | Step::Adopt { .. }
             | Step::DropTop(_)
             | Step::AttachLink { .. }
             | Step::DetachLink(_)
             | Step::Swap { to: None, .. }
-            | Step::UnpinTop(_)
             | Step::UnpinApp(_) => None,
         };
+        let stays = match step {
+            Step::Swap { from: Some(live), .. } => Some(live.top),
+            _ => None,
+        };
         if needs.is_some_and(|top| lost.contains(&top)) {
+            lost.extend(stays);
             continue;
         }
         point(&format!("repair-{}-before", step.verb()));
@@ -305,6 +315,7 @@ fn carry_out<K: Kernel>(hands: &mut Hands<'_, K>, plan: &Plan, repaired: &mut Re
                 if let Step::BuildTop { top, .. } | Step::PinTop(top) = step {
                     lost.insert(*top);
                 }
+                lost.extend(stays);
             }
         }
         point(&format!("repair-{}-after", step.verb()));

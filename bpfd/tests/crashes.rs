@@ -189,7 +189,7 @@ impl Host {
         let state = self.state();
         let observed = self.engine().kernel().observe(&[eth(0), eth(1)].into()).unwrap();
         let chains = [eth(0), eth(1)].into_iter().map(|chain| {
-            let members = observed.members(&chain).iter();
+            let members = observed.members(&chain).into_iter();
             let members = members.map(|member| (state.apps[&member.app].name.to_string(), member.priority.into()));
             let members = members.collect();
             (chain, members)

@@ -166,6 +166,27 @@ pub fn version_in_btf(btf: &[u8]) -> Option<u32> {
     btf.uint(Member { name: 0, of })
 }
 
+/// Which slot a function of a dispatcher is, by the dispatcher's BTF: the main function is the only program's. `None` for any other
+/// function.
+pub fn slot_in_btf(btf: &[u8], function: u32) -> Option<usize> {
+    let btf = Btf::open(btf).ok()?;
+    let Type::Function = btf.get(function)? else { return None };
+    match btf.name(function) {
+        NAME => Some(0),
+        name => SLOT_FUNCTIONS.iter().position(|slot| *slot == name),
+    }
+}
+
+/// The function that a kernel name stands for, which is cut at 15 bytes: the only one of the program's BTF that begins so. Peers
+/// sort by it. `None` if there is none, or several.
+pub fn full_name(btf: &[u8], cut: &str) -> Option<String> {
+    let btf = Btf::open(btf).ok()?;
+    let functions = btf.ids().filter(|id| matches!(btf.get(*id), Some(Type::Function))).map(|id| btf.name(id));
+    let mut found = functions.filter(|name| name.starts_with(cut));
+    let first = found.next()?;
+    found.all(|other| other == first).then(|| first.to_owned())
+}
+
 /// The instructions, and where each function begins: main, the slots, `compat_test`.
 fn code(config: &DispatcherConfig) -> Result<(Vec<Insn>, Vec<usize>), AssembleError> {
     let mut asm = Assembler::new();
@@ -341,6 +362,21 @@ mod tests {
             Dispatcher::assemble(&config).unwrap().load().flags
         };
         assert_eq!([flags(false, false), flags(true, false), flags(true, true)], [0, 0x20, 0x60]);
+    }
+
+    #[test]
+    fn slots_and_names_are_read_back_from_the_types() {
+        let dispatcher = dispatcher(Version::V2, 3);
+        for slot in 0..3 {
+            let target = dispatcher.target(slot).unwrap();
+            assert_eq!(slot_in_btf(dispatcher.btf(), target.btf_id), Some(slot));
+        }
+        assert_eq!(slot_in_btf(dispatcher.btf(), dispatcher.main_id.number()), Some(0));
+        assert_eq!(slot_in_btf(dispatcher.btf(), 1), None);
+        assert_eq!(slot_in_btf(dispatcher.btf(), u32::MAX), None);
+        assert_eq!(full_name(dispatcher.btf(), "compat_te"), Some(COMPAT_TEST.to_owned()));
+        assert_eq!(full_name(dispatcher.btf(), "prog"), None, "several");
+        assert_eq!(full_name(dispatcher.btf(), "xyz"), None);
     }
 
     #[test]

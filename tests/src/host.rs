@@ -47,6 +47,17 @@ impl Host {
         host
     }
 
+    /// A host whose daemon shares interfaces with libxdp's users; the kernel must allow that.
+    #[track_caller]
+    pub fn sharing() -> Self {
+        let mut host = Self::without_daemon();
+        let etc = host.path(&format!("{ROOT}/etc/bpfd"));
+        std::fs::create_dir_all(&etc).unwrap();
+        std::fs::write(etc.join("bpfd.toml"), "[chain]\nmode = \"libxdp\"\n").unwrap();
+        host.start();
+        host
+    }
+
     /// A host on which nothing runs yet.
     pub fn without_daemon() -> Self {
         let (daemon, seen, logs) = (None, RefCell::default(), Cell::new(0));

@@ -74,7 +74,7 @@ impl Namespaces {
         let target = format!("--target={}", self.holder.id());
         move |program| {
             let mut command = Command::new("nsenter");
-            command.args([&target, "--net", "--mount", "setpriv", "--pdeathsig", "KILL", program]);
+            command.args([&target, "--net", "--mount", "--root", "setpriv", "--pdeathsig", "KILL", program]);
             command
         }
     }

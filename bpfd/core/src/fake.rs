@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::hook::{ChainKey, XdpMode};
 use crate::ident::{AppUid, KernelId, LinkUid, TopUid};
 use crate::kernel::{
-    ChainMode, ForeignProgram, InterfaceId, Kernel, Live, LiveTop, Member, ObserveError, Observed, ObservedChain,
-    PinnedApp, PinnedTop, Recipe, Step, StepError, TopContent,
+    ChainMode, ForeignProgram, ForeignSlot, InterfaceId, Kernel, Live, LiveDispatcher, LiveTop, Member, ObserveError,
+    Observed, ObservedChain, PinnedApp, PinnedExt, PinnedTop, Recipe, SLOTS, Slot, Step, StepError, TopContent,
 };
 use crate::state::Program;
 
@@ -31,6 +31,13 @@ struct Top {
     program: KernelId,
     members: Vec<Member>,
     chain: ChainKey,
+    dispatcher: Option<Dispatcher>,
+}
+
+#[derive(Clone, Debug)]
+struct Dispatcher {
+    version: u8,
+    slots: Vec<Slot>,
 }
 
 /// See the module.
@@ -46,6 +53,10 @@ pub struct FakeKernel {
     half_made: BTreeSet<AppUid>,
     tops: BTreeMap<TopUid, Top>,
     links: BTreeSet<LinkUid>,
+    exts: BTreeMap<LinkUid, PinnedExt>,
+    mode: Option<ChainMode>,
+    /// Every dispatcher that is attached, ours and peers'.
+    dispatchers: BTreeMap<KernelId, Dispatcher>,
     next_id: u32,
     next_index: u32,
     steps: usize,
@@ -68,6 +79,39 @@ impl FakeKernel {
         let id = self.fresh_id();
         self.foreign.insert(id, name.to_owned());
         self.attached.insert(chain.clone(), (id, XdpMode::Native));
+    }
+
+    /// The same kernel with chains in libxdp's protocol.
+    #[must_use]
+    pub fn in_libxdp_mode(self) -> Self {
+        Self { mode: Some(ChainMode::Libxdp), ..self }
+    }
+
+    /// A peer rebuilds the dispatcher of an interface, or makes the first: it adds and removes as `change` says, in any order of
+    /// its own.
+    pub fn peer_rebuilds(&mut self, chain: &ChainKey, change: impl FnOnce(&mut Vec<Slot>)) {
+        let before = self.attached.get(chain).and_then(|(program, _)| self.dispatchers.remove(program));
+        let mut dispatcher = before.unwrap_or(Dispatcher { version: 2, slots: Vec::new() });
+        change(&mut dispatcher.slots);
+        let id = self.fresh_id();
+        self.attached.insert(chain.clone(), (id, XdpMode::Native));
+        self.dispatchers.insert(id, dispatcher);
+    }
+
+    /// A peer's program, for `peer_rebuilds`.
+    pub fn peer_program(&mut self, name: &str, priority: u32) -> Slot {
+        let program = self.fresh_id();
+        let load_time = u64::from(program.0);
+        let actions = 1 << 2;
+        Slot::Foreign(ForeignSlot {
+            program,
+            name: name.to_owned(),
+            tag: [0; 8],
+            load_time,
+            priority,
+            actions,
+            flags: 0,
+        })
     }
 
     /// An interface goes, and what it ran with it; `false` if there was none.
@@ -114,12 +158,16 @@ impl FakeKernel {
         self.half_made.clear();
         self.tops.clear();
         self.links.clear();
+        self.exts.clear();
+        self.dispatchers.clear();
     }
 
     /// Program ids that exist: K8 counts them.
     pub fn programs(&self) -> usize {
         let apps = self.apps.values().chain(self.staged_apps.values()).map(|app| app.programs.len()).sum::<usize>();
-        apps + self.tops.len() + self.staged_tops.iter().filter(|(top, _)| !self.tops.contains_key(top)).count()
+        apps + self.exts.len()
+            + self.tops.len()
+            + self.staged_tops.iter().filter(|(top, _)| !self.tops.contains_key(top)).count()
     }
 
     fn fresh_id(&mut self) -> KernelId {
@@ -146,9 +194,41 @@ impl FakeKernel {
                     }
                 }
                 let program = self.fresh_id();
-                let built = Top { program, members: members.clone(), chain: chain.clone() };
+                let built = Top { program, members: members.clone(), chain: chain.clone(), dispatcher: None };
                 self.staged_tops.insert(*top, built);
                 return Ok(Some(program));
+            }
+            Step::BuildTop { top, chain, content: content @ TopContent::Dispatcher { version, slots } } => {
+                let members: Vec<Member> = content.members().into_iter().cloned().collect();
+                if slots.len() > SLOTS || members.iter().any(|member| !self.exts.contains_key(&member.link)) {
+                    return Err(Self::refuse("build", "too many slots, or a program is not loaded"));
+                }
+                let program = self.fresh_id();
+                let dispatcher = Some(Dispatcher { version: *version, slots: slots.clone() });
+                self.staged_tops.insert(*top, Top { program, members, chain: chain.clone(), dispatcher });
+                return Ok(Some(program));
+            }
+            Step::LoadExt { member, recipe: _ } => {
+                let app = self.apps.get(&member.app).ok_or_else(|| Self::refuse("load", "app is not pinned"))?;
+                if !app.programs.contains_key(&member.function) {
+                    return Err(Self::refuse("load", "no such program"));
+                }
+                let program = self.fresh_id();
+                let ext = PinnedExt { program, tag: [0; 8], load_time: u64::from(program.0) };
+                self.exts.insert(member.link, ext);
+            }
+            Step::UnpinExt(link) => {
+                self.exts.remove(link);
+            }
+            Step::Adopt { chain, live } => {
+                let dispatcher = self.dispatchers.get(&live.program).cloned();
+                if self.attached.get(chain).map(|(program, _)| *program) != Some(live.program) || dispatcher.is_none() {
+                    return Err(StepError::Raced(chain.clone()));
+                }
+                let members =
+                    dispatcher.iter().flat_map(|found| &found.slots).filter_map(Slot::ours).cloned().collect();
+                let adopted = Top { program: live.program, members, chain: chain.clone(), dispatcher };
+                self.tops.insert(live.top, adopted);
             }
             Step::DropTop(top) => {
                 self.staged_tops.remove(top);
@@ -179,6 +259,7 @@ impl FakeKernel {
                     }
                     Some(top) => {
                         let built = self.tops.get(top).ok_or_else(|| Self::refuse("swap", "not pinned"))?;
+                        self.dispatchers.extend(built.dispatcher.clone().map(|dispatcher| (built.program, dispatcher)));
                         let driven = if *mode == XdpMode::Auto { XdpMode::Native } else { *mode };
                         self.attached.insert(chain.clone(), (built.program, driven));
                     }
@@ -248,6 +329,13 @@ impl Kernel for FakeKernel {
                     |program: KernelId| self.tops.iter().find(|(_, top)| top.program == program).map(|(uid, _)| *uid);
                 let live = match attached {
                     None => Live::Empty,
+                    Some((program, _)) if self.dispatchers.contains_key(program) => {
+                        let top = ours(*program).unwrap_or_else(|| TopUid::of_peer(*program));
+                        let found = self.dispatchers.get(program).cloned();
+                        let Dispatcher { version, slots } = found.unwrap_or(Dispatcher { version: 2, slots: vec![] });
+                        let top = LiveTop { program: *program, top };
+                        Live::Dispatcher(LiveDispatcher { top, version, slots, lost: vec![] })
+                    }
                     Some((program, _)) => match ours(*program) {
                         Some(top) => Live::Ours(LiveTop { program: *program, top }),
                         None => Live::Foreign(ForeignProgram {
@@ -262,7 +350,7 @@ impl Kernel for FakeKernel {
                     interface: self.interfaces.get(chain).copied(),
                     live,
                     driven: attached.map(|(_, mode)| *mode),
-                    mode: ChainMode::Fused { cause: "in memory".to_owned() },
+                    mode: self.mode.clone().unwrap_or_else(|| ChainMode::Fused { cause: "in memory".to_owned() }),
                 };
                 (chain.clone(), seen)
             })
@@ -272,6 +360,7 @@ impl Kernel for FakeKernel {
             half_made: self.half_made.clone(),
             tops,
             links: self.links.clone(),
+            exts: self.exts.clone(),
             chains,
         })
     }

@@ -55,6 +55,17 @@ uid! {
     /// One generation of what is attached to a shared hook: a fused program or a dispatcher. Names `v1/top/<uid>`.
     TopUid
 }
+impl TopUid {
+    /// Our name for a dispatcher that a peer made: from the kernel's number, which no other program gets over one boot. A UUID
+    /// of version 8, so that it is never one of our own.
+    pub fn of_peer(program: KernelId) -> Self {
+        let mut bytes = *b"peer\0\0\0\0\0\0\0\0\0\0\0\0";
+        let (_, number) = bytes.split_at_mut(12);
+        number.copy_from_slice(&program.0.to_be_bytes());
+        Self(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    }
+}
+
 uid! {
     /// One operation in the journal.
     OpId

@@ -73,9 +73,13 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
     for link in observed.links.iter().filter(|link| !state.links.contains_key(link)) {
         say("K3", format!("link {link} is pinned and no row knows it"));
     }
+    for link in observed.exts.keys().filter(|link| !state.links.contains_key(link)) {
+        say("K3", format!("a copy of a program for link {link} is pinned and no row knows it"));
+    }
     for (top, pinned) in &observed.tops {
         let live = observed.chains.values().any(|chain| match &chain.live {
             Live::Ours(live) => live.top == *top,
+            Live::Dispatcher(live) => live.top.top == *top,
             Live::Empty | Live::Foreign(_) => false,
         });
         if !live && pinned.live == Some(false) {

@@ -2,6 +2,8 @@
 //! real one in the daemon and an in-memory one that fails or dies on demand (`fake`).
 //!
 //! Everything here is plain data: a plan can be printed, compared and stored. This file must never hold a file descriptor.
+//!
+//! Long because everything that a plan can say is one vocabulary.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -52,15 +54,96 @@ pub enum TopContent {
         /// Every app that a member is of.
         recipes: BTreeMap<AppUid, Recipe>,
     },
+    /// A libxdp dispatcher: a slot a program, those of others beside ours.
+    Dispatcher {
+        /// Of the dispatcher's configuration.
+        version: u8,
+        /// In order; at most [`SLOTS`].
+        slots: Vec<Slot>,
+    },
 }
 
 impl TopContent {
     /// Our members, in order.
-    pub fn members(&self) -> &[Member] {
+    pub fn members(&self) -> Vec<&Member> {
         match self {
-            Self::Fused { members, .. } => members,
+            Self::Fused { members, .. } => members.iter().collect(),
+            Self::Dispatcher { slots, .. } => slots.iter().filter_map(Slot::ours).collect(),
         }
     }
+}
+
+/// Slots of a dispatcher (`MAX_DISPATCHER_ACTIONS` in libxdp).
+pub const SLOTS: usize = ebpf::dispatch_config::SLOTS;
+
+/// What runs in one slot of a dispatcher.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Slot {
+    /// A link of ours.
+    Ours(Member),
+    /// Somebody else's program, kept as it is.
+    Foreign(ForeignSlot),
+}
+
+impl Slot {
+    /// Our member, if it is ours.
+    pub fn ours(&self) -> Option<&Member> {
+        match self {
+            Self::Ours(member) => Some(member),
+            Self::Foreign(_) => None,
+        }
+    }
+}
+
+/// Somebody else's program in a dispatcher: all that a rebuild must keep.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct ForeignSlot {
+    /// Its number.
+    pub program: KernelId,
+    /// Its function: the full name, if its types tell it.
+    pub name: String,
+    /// The kernel's digest of its instructions.
+    pub tag: [u8; 8],
+    /// Nanoseconds since boot.
+    pub load_time: u64,
+    /// Any number.
+    pub priority: u32,
+    /// After which verdicts the next slot runs, as bits.
+    pub actions: u32,
+    /// Its load flags, as the dispatcher's configuration has them.
+    pub flags: u32,
+}
+
+/// A dispatcher on an interface: whoever made it.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct LiveDispatcher {
+    /// The program, and our name for it: for a peer's [`TopUid::of_peer`].
+    pub top: LiveTop,
+    /// Of its configuration.
+    pub version: u8,
+    /// What runs, in order.
+    pub slots: Vec<Slot>,
+    /// Names of slots whose program is gone: somebody removed its link.
+    pub lost: Vec<String>,
+}
+
+impl LiveDispatcher {
+    /// Whether somebody else's program is in it.
+    pub fn is_shared(&self) -> bool {
+        self.slots.iter().any(|slot| slot.ours().is_none())
+    }
+}
+
+/// Our copy of a link's program, made to go into a dispatcher's slot.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct PinnedExt {
+    /// Its number.
+    pub program: KernelId,
+    /// The kernel's digest of its instructions.
+    pub tag: [u8; 8],
+    /// Nanoseconds since boot.
+    pub load_time: u64,
 }
 
 /// What is attached right now, as an expectation for compare-and-swap.
@@ -72,14 +155,31 @@ pub struct LiveTop {
     pub top: TopUid,
 }
 
-/// One small effect, named by what it does. Undo of each is another step, but for `DetachLink`, `UnpinTop` and `UnpinApp`, which
-/// come after the commit point.
+/// One small effect, named by what it does. Undo of each is another step, but for `DetachLink`, `UnpinTop`, `UnpinExt` and `UnpinApp`,
+/// which come after the commit point, and `Adopt`, which changes nothing that runs.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
     /// Pin a prepared app's maps and programs as `v1/<app>`: made under another name, then renamed, so that it is whole or
     /// absent.
     PinApp(AppUid),
+    /// Load a link's program once more, as one that goes into a dispatcher's slot, and pin it as `v1/ext/<link>`. The verifier's
+    /// work is done here, before any hook is looked at.
+    LoadExt {
+        /// Of which link.
+        member: Member,
+        /// What its app is made of.
+        recipe: Recipe,
+    },
+    /// Remove the pins of such a copy.
+    UnpinExt(LinkUid),
+    /// Take references of our own to a dispatcher that a peer built, and to our links in it: a peer can then not let go of them.
+    Adopt {
+        /// On which interface.
+        chain: ChainKey,
+        /// The dispatcher.
+        live: LiveTop,
+    },
     /// Make a generation of a chain, held by file descriptors only. Binds the kernel's id of its program.
     BuildTop {
         /// Its name.
@@ -129,11 +229,26 @@ impl fmt::Display for Step {
             Self::PinApp(app) => write!(f, "pin app {app}"),
             Self::BuildTop { top, chain, content } => {
                 write!(f, "build top {top} for {chain}:")?;
-                content.members().iter().try_for_each(|member| {
+                let ours = |f: &mut fmt::Formatter<'_>, member: &Member| {
                     let Member { link: _, app: _, function, priority, proceed_on } = member;
                     write!(f, " {function} {priority} {{{proceed_on}}}")
-                })
+                };
+                match content {
+                    TopContent::Fused { members, .. } => members.iter().try_for_each(|member| ours(f, member)),
+                    TopContent::Dispatcher { version, slots } => {
+                        write!(f, " dispatcher v{version}")?;
+                        slots.iter().try_for_each(|slot| match slot {
+                            Slot::Ours(member) => ours(f, member),
+                            Slot::Foreign(ForeignSlot { program, name, priority, .. }) => {
+                                write!(f, " {name} {priority} (program {program}, kept)")
+                            }
+                        })
+                    }
+                }
             }
+            Self::LoadExt { member, recipe: _ } => write!(f, "load ext {}: {}", member.link, member.function),
+            Self::UnpinExt(link) => write!(f, "unpin ext {link}"),
+            Self::Adopt { chain, live } => write!(f, "adopt program {} of {chain} as top {}", live.program, live.top),
             Self::DropTop(top) => write!(f, "drop top {top}"),
             Self::PinTop(top) => write!(f, "pin top {top}"),
             Self::AttachLink { link, function, tracepoint, app: _ } => {
@@ -155,6 +270,9 @@ impl Step {
     pub fn verb(&self) -> &'static str {
         match self {
             Self::PinApp(_) => "pin-app",
+            Self::LoadExt { .. } => "load-ext",
+            Self::UnpinExt(_) => "unpin-ext",
+            Self::Adopt { .. } => "adopt",
             Self::BuildTop { .. } => "build-top",
             Self::DropTop(_) => "drop-top",
             Self::PinTop(_) => "pin-top",
@@ -206,11 +324,14 @@ pub enum ChainMode {
         /// Why not libxdp's protocol.
         cause: String,
     },
+    /// libxdp's protocol: shared with its users.
+    Libxdp,
 }
 
 impl fmt::Display for ChainMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Libxdp => f.write_str("libxdp"),
             Self::Fused { .. } => f.write_str("fused"),
         }
     }
@@ -237,6 +358,8 @@ pub enum Live {
     Empty,
     /// A generation of ours.
     Ours(LiveTop),
+    /// A dispatcher of libxdp's protocol, ours or a peer's.
+    Dispatcher(LiveDispatcher),
     /// Something else.
     Foreign(ForeignProgram),
 }
@@ -265,18 +388,21 @@ pub struct Observed {
     pub tops: BTreeMap<TopUid, PinnedTop>,
     /// Pinned links of unshared hooks.
     pub links: BTreeSet<LinkUid>,
+    /// Our copies of links' programs for dispatchers.
+    pub exts: BTreeMap<LinkUid, PinnedExt>,
     /// The chains that were asked about.
     pub chains: BTreeMap<ChainKey, ObservedChain>,
 }
 
 impl Observed {
-    /// The members that a chain runs, in order; empty unless it runs a generation of ours.
-    pub fn members(&self, chain: &ChainKey) -> &[Member] {
+    /// The members of ours that a chain runs, in order.
+    pub fn members(&self, chain: &ChainKey) -> Vec<Member> {
         match self.chains.get(chain).map(|chain| &chain.live) {
             Some(Live::Ours(LiveTop { top, .. })) => {
-                self.tops.get(top).and_then(|top| top.members.as_deref()).unwrap_or_default()
+                self.tops.get(top).and_then(|top| top.members.clone()).unwrap_or_default()
             }
-            Some(Live::Empty | Live::Foreign(_)) | None => &[],
+            Some(Live::Dispatcher(live)) => live.slots.iter().filter_map(Slot::ours).cloned().collect(),
+            Some(Live::Empty | Live::Foreign(_)) | None => Vec::new(),
         }
     }
 }

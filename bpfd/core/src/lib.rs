@@ -4,6 +4,7 @@
 
 pub mod ask;
 pub mod changes;
+pub mod config;
 pub mod fake;
 pub mod hook;
 pub mod ident;

@@ -78,6 +78,38 @@ pub enum ModeError {
     /// Plain XDP programs do not load either: no mode would work.
     #[error("cannot load XDP programs at all: errno {0}")]
     NoXdp(i32),
+    /// The setting asks for what the kernel does not have.
+    #[error("bpfd.toml asks for chain mode `libxdp`, which this kernel does not allow: {0}")]
+    Impossible(String),
+}
+
+/// What bpfd.toml says of the mode.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Setting {
+    /// Fused, until libxdp's protocol has proved itself.
+    #[default]
+    Auto,
+    /// All links in one program, whatever the kernel allows.
+    Fused,
+    /// libxdp's protocol; where the kernel forbids it bpfd does not start.
+    Libxdp,
+}
+
+impl Setting {
+    /// The mode, given what the kernel allows.
+    pub fn apply(self, decided: Result<ChainMode, ModeError>) -> Result<ChainMode, ModeError> {
+        let fused = |cause: &str| Ok(ChainMode::Fused { cause: cause.to_owned() });
+        match (self, decided?) {
+            (Self::Libxdp, ChainMode::Fused { cause }) => Err(ModeError::Impossible(cause)),
+            (Self::Libxdp, ChainMode::Libxdp) => Ok(ChainMode::Libxdp),
+            (Self::Fused, ChainMode::Libxdp) => fused("bpfd.toml says so"),
+            (Self::Auto, ChainMode::Libxdp) => {
+                fused("this version of bpfd keeps each chain in one program unless told")
+            }
+            (Self::Auto | Self::Fused, decided @ ChainMode::Fused { .. }) => Ok(decided),
+        }
+    }
 }
 
 /// `EPERM`, `E2BIG`, `ENOTSUPP` of include/uapi/asm-generic/errno-base.h and include/linux/errno.h.
@@ -90,7 +122,7 @@ const ENOTSUPP: i32 = 524;
 pub fn decide(attempt: Attempt, missing: &[Capability]) -> Result<ChainMode, ModeError> {
     let fused = |cause: String| Ok(ChainMode::Fused { cause });
     match attempt {
-        Attempt::Attached => fused("this version of bpfd keeps each chain in one program".to_owned()),
+        Attempt::Attached => Ok(ChainMode::Libxdp),
         Attempt::Refused { errno: EPERM, .. } if !missing.is_empty() => Err(ModeError::Missing(missing.to_vec())),
         Attempt::Refused { at: Stage::Dispatcher, errno } => Err(ModeError::NoXdp(errno)),
         Attempt::Refused { at, errno } => {
@@ -116,6 +148,7 @@ mod tests {
     fn cause(errno: i32, at: Stage) -> String {
         match decide(Attempt::Refused { at, errno }, &[]).unwrap() {
             ChainMode::Fused { cause } => cause,
+            ChainMode::Libxdp => panic!("libxdp"),
         }
     }
 
@@ -157,8 +190,20 @@ mod tests {
     }
 
     #[test]
-    fn where_it_works_the_cause_is_this_version() {
-        let ChainMode::Fused { cause } = decide(Attempt::Attached, &[]).unwrap();
-        assert_eq!(cause, "this version of bpfd keeps each chain in one program");
+    fn where_it_works_libxdps_protocol_is_kept() {
+        assert_eq!(decide(Attempt::Attached, &[]), Ok(ChainMode::Libxdp));
+    }
+
+    #[test]
+    fn a_setting_wins_unless_the_kernel_cannot() {
+        let cannot = ChainMode::Fused { cause: "the kernel said no".to_owned() };
+        let Ok(ChainMode::Fused { cause }) = Setting::Auto.apply(Ok(ChainMode::Libxdp)) else { panic!("fused") };
+        assert_eq!(cause, "this version of bpfd keeps each chain in one program unless told");
+        assert_eq!(Setting::Libxdp.apply(Ok(ChainMode::Libxdp)), Ok(ChainMode::Libxdp));
+        let Ok(ChainMode::Fused { cause }) = Setting::Fused.apply(Ok(ChainMode::Libxdp)) else { panic!("fused") };
+        assert_eq!(cause, "bpfd.toml says so");
+        assert_eq!(Setting::Fused.apply(Ok(cannot.clone())), Ok(cannot.clone()));
+        let refused = Setting::Libxdp.apply(Ok(cannot)).unwrap_err();
+        assert_eq!(refused, ModeError::Impossible("the kernel said no".to_owned()));
     }
 }

@@ -4,6 +4,8 @@
 //! Order of a plan: pin what is new, build and pin new generations, attach links of unshared hooks, swap the chains;
 //! up to here each step can be undone and a failure leaves the host as it was. From `committed` on links of
 //! unshared hooks go, and pins that nothing uses. It must never remove what it could not observe.
+//!
+//! Long because the planner of both chain modes is one decision.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,7 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::hook::{ChainKey, Placement, XdpMode};
 use crate::ident::{KernelId, LinkUid, TopUid, Uids};
-use crate::kernel::{ForeignProgram, Live, LiveTop, Observed, ObservedChain, Step, TopContent};
+use crate::kernel::{
+    ChainMode, ForeignProgram, Live, LiveDispatcher, LiveTop, Member, Observed, ObservedChain, SLOTS, Slot, Step,
+    TopContent,
+};
 use crate::order;
 use crate::state::{Change, ChangeError, Link, State, WhenAbsent};
 
@@ -43,7 +48,13 @@ impl Plan {
                 let live = to.and_then(|top| built.get(&top).map(|program| LiveTop { program: *program, top }));
                 Some(Step::Swap { chain: chain.clone(), from: live, to: from.map(|live| live.top), mode: *mode })
             }
-            Step::DropTop(_) | Step::DetachLink(_) | Step::UnpinTop(_) | Step::UnpinApp(_) => None,
+            Step::LoadExt { member, .. } => Some(Step::UnpinExt(member.link)),
+            Step::Adopt { .. }
+            | Step::DropTop(_)
+            | Step::DetachLink(_)
+            | Step::UnpinTop(_)
+            | Step::UnpinExt(_)
+            | Step::UnpinApp(_) => None,
         }
     }
 }
@@ -103,6 +114,14 @@ pub enum PlanError {
         /// As asked for.
         asked: XdpMode,
     },
+    /// More programs than a dispatcher has slots, those of others counted.
+    #[error("`{}` would have {programs} XDP programs, and a dispatcher has {SLOTS} slots", chain.interface)]
+    ChainFull {
+        /// The hook.
+        chain: ChainKey,
+        /// How many there would be.
+        programs: usize,
+    },
     /// Links of one chain ask for different modes.
     #[error("links of `{0}` ask for native and generic mode at once")]
     MixedModes(ChainKey),
@@ -135,7 +154,16 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
     for (chain, seen) in &observed.chains {
         match chain_steps(target, observed, chain, seen, uids) {
             ChainPlan::Keep(top) => wanted_tops.extend(top),
+            ChainPlan::Adopt(live) => {
+                wanted_tops.insert(live.top);
+                after.push(Step::Adopt { chain: chain.clone(), live });
+            }
             ChainPlan::Replace { build, swap } => {
+                // A peer's dispatcher is adopted before it is replaced, and its pins go with it.
+                after.extend(build.iter().filter_map(|step| match step {
+                    Step::Adopt { live, .. } => Some(Step::UnpinTop(live.top)),
+                    _ => None,
+                }));
                 before.extend(build);
                 swaps.push(swap);
             }
@@ -149,6 +177,9 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
     let unwanted = observed.links.iter().filter(|link| !target.links.contains_key(link));
     after.extend(unwanted.map(|link| Step::DetachLink(*link)));
     after.extend(dead_tops(observed, &wanted_tops).map(Step::UnpinTop));
+    after.extend(
+        observed.exts.keys().filter(|link| !keeps_ext(target, observed, link)).map(|link| Step::UnpinExt(*link)),
+    );
     // A half-made directory of a wanted app is cleared by its `PinApp`.
     let pinned = observed.apps.keys().chain(&observed.half_made);
     after.extend(pinned.filter(|app| !target.apps.contains_key(app)).map(|app| Step::UnpinApp(*app)));
@@ -158,17 +189,32 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
     Plan { steps: before, committed }
 }
 
+/// References to take to dispatchers that a peer built around programs of ours: nothing that runs is changed by it.
+pub fn adoptions(observed: &Observed) -> Plan {
+    let steps = observed.chains.iter().filter_map(|(chain, seen)| match &seen.live {
+        Live::Dispatcher(LiveDispatcher { top, slots, .. }) => {
+            let carries_ours = slots.iter().any(|slot| slot.ours().is_some());
+            let new = carries_ours && !observed.tops.contains_key(&top.top);
+            new.then(|| Step::Adopt { chain: chain.clone(), live: *top })
+        }
+        Live::Empty | Live::Ours(_) | Live::Foreign(_) => None,
+    });
+    Plan { steps: steps.collect(), committed: 0 }
+}
+
 /// How each link of `state` stands in what was observed; links of chains that were not observed are absent.
 pub fn status(state: &State, observed: &Observed) -> BTreeMap<LinkUid, LinkStatus> {
     let mut statuses = BTreeMap::new();
     for (chain, seen) in &observed.chains {
-        let wanted = order::members(state, chain);
+        let wanted = order::wanted(state, observed, chain);
         let status = if seen.interface.is_none() {
             LinkStatus::Waiting
         } else {
             match &seen.live {
-                Live::Ours(_) if observed.members(chain) == wanted => LinkStatus::Attached,
-                Live::Ours(_) => LinkStatus::Drifted { cause: "the chain's members or their order differ".to_owned() },
+                Live::Ours(_) | Live::Dispatcher(_) if observed.members(chain) == wanted => LinkStatus::Attached,
+                Live::Ours(_) | Live::Dispatcher(_) => {
+                    LinkStatus::Drifted { cause: "the chain's members or their order differ".to_owned() }
+                }
                 Live::Empty => LinkStatus::Drifted { cause: "the interface runs no XDP program".to_owned() },
                 Live::Foreign(ForeignProgram { program, name, .. }) => {
                     LinkStatus::Drifted { cause: format!("the interface runs XDP program {program} (`{name}`)") }
@@ -230,6 +276,17 @@ fn refuse(target: &State, observed: &Observed, chain: &ChainKey, changes: &[Chan
         Some(ObservedChain { live: Live::Foreign(holder), driven, .. }) => {
             Err(PlanError::Foreign { chain: chain.clone(), holder: holder.clone(), driven: *driven })
         }
+        Some(ObservedChain { mode: ChainMode::Libxdp, .. }) if order::slots(target, observed, chain).len() > SLOTS => {
+            let programs = order::slots(target, observed, chain).len();
+            Err(PlanError::ChainFull { chain: chain.clone(), programs })
+        }
+        Some(ObservedChain { mode: ChainMode::Fused { .. }, live: Live::Dispatcher(live), driven, .. })
+            if live.is_shared() =>
+        {
+            let LiveTop { program, top: _ } = live.top;
+            let holder = ForeignProgram { program, name: DISPATCHER.to_owned(), link: None, holders: vec![] };
+            Err(PlanError::Foreign { chain: chain.clone(), holder, driven: *driven })
+        }
         Some(ObservedChain { driven, .. }) => {
             let modes = modes(target, chain);
             match (modes.iter().find(|mode| **mode != XdpMode::Auto), driven) {
@@ -245,6 +302,12 @@ fn refuse(target: &State, observed: &Observed, chain: &ChainKey, changes: &[Chan
     }
 }
 
+/// The kernel's name of every dispatcher (`XDP_DISPATCHER` in libxdp).
+const DISPATCHER: &str = "xdp_dispatcher";
+
+/// The version that libxdp 1.3 to 1.5 write and later ones read: for an interface that has no dispatcher yet.
+const NEW_DISPATCHER: u8 = 2;
+
 fn modes(state: &State, chain: &ChainKey) -> BTreeSet<XdpMode> {
     order::ordered(state, chain)
         .into_iter()
@@ -257,7 +320,12 @@ fn modes(state: &State, chain: &ChainKey) -> BTreeSet<XdpMode> {
 
 enum ChainPlan {
     Keep(Option<TopUid>),
-    Replace { build: Vec<Step>, swap: Step },
+    /// As it is, but it needs references of our own.
+    Adopt(LiveTop),
+    Replace {
+        build: Vec<Step>,
+        swap: Step,
+    },
 }
 
 fn chain_steps(
@@ -267,26 +335,123 @@ fn chain_steps(
     seen: &ObservedChain,
     uids: &mut dyn Uids,
 ) -> ChainPlan {
-    let ObservedChain { interface, live, driven, mode: _ } = seen;
-    let members = order::members(target, chain);
-    let from = match (interface, live) {
-        (None, _) | (_, Live::Foreign(_)) => return ChainPlan::Keep(None),
-        (Some(_), Live::Empty) if members.is_empty() => return ChainPlan::Keep(None),
-        (Some(_), Live::Empty) => None,
-        (Some(_), Live::Ours(top)) if observed.members(chain) == members => return ChainPlan::Keep(Some(top.top)),
-        (Some(_), Live::Ours(top)) => Some(*top),
+    let ObservedChain { interface, live, driven, mode } = seen;
+    if interface.is_none() {
+        return ChainPlan::Keep(None);
+    }
+    let wanted = match mode {
+        ChainMode::Fused { .. } => Wanted::Fused(order::members(target, chain)),
+        ChainMode::Libxdp => Wanted::Dispatcher(order::slots(target, observed, chain)),
     };
+    let from = match live {
+        Live::Foreign(_) => return ChainPlan::Keep(None),
+        Live::Empty if wanted.is_empty() => return ChainPlan::Keep(None),
+        Live::Empty => None,
+        Live::Ours(top) if wanted == Wanted::Fused(observed.members(chain)) => return ChainPlan::Keep(Some(top.top)),
+        Live::Ours(top) => Some(*top),
+        Live::Dispatcher(live) => match (&wanted, keep(live, observed, &wanted)) {
+            (_, Some(plan)) => return plan,
+            // The programs of others cannot be fused.
+            (Wanted::Fused(_), None) if live.is_shared() => return ChainPlan::Keep(Some(live.top.top)),
+            (Wanted::Fused(_) | Wanted::Dispatcher(_), None) => Some(live.top),
+        },
+    };
+    if wanted.slots() > SLOTS {
+        return ChainPlan::Keep(from.map(|live| live.top));
+    }
     let asked = modes(target, chain).into_iter().find(|mode| *mode != XdpMode::Auto);
     let mode = driven.or(asked).unwrap_or_default();
-    if members.is_empty() {
-        return ChainPlan::Replace { build: vec![], swap: Step::Swap { chain: chain.clone(), from, to: None, mode } };
+    let mut build = Vec::new();
+    if let Live::Dispatcher(LiveDispatcher { top, .. }) = live
+        && !observed.tops.contains_key(&top.top)
+    {
+        build.push(Step::Adopt { chain: chain.clone(), live: *top });
+    }
+    if wanted.is_empty() {
+        return ChainPlan::Replace { build, swap: Step::Swap { chain: chain.clone(), from, to: None, mode } };
     }
     let top = TopUid(uids.fresh());
-    let recipes = order::recipes(target, &members);
-    let content = TopContent::Fused { members, recipes };
-    ChainPlan::Replace {
-        build: vec![Step::BuildTop { top, chain: chain.clone(), content }, Step::PinTop(top)],
-        swap: Step::Swap { chain: chain.clone(), from, to: Some(top), mode },
+    let content = match wanted {
+        Wanted::Fused(members) => {
+            let recipes = order::recipes(target, &members);
+            TopContent::Fused { members, recipes }
+        }
+        Wanted::Dispatcher(slots) => {
+            let version = match live {
+                Live::Dispatcher(LiveDispatcher { version, .. }) => *version,
+                Live::Empty | Live::Ours(_) | Live::Foreign(_) => NEW_DISPATCHER,
+            };
+            build.extend(missing_exts(target, observed, &slots));
+            TopContent::Dispatcher { version, slots }
+        }
+    };
+    build.extend([Step::BuildTop { top, chain: chain.clone(), content }, Step::PinTop(top)]);
+    ChainPlan::Replace { build, swap: Step::Swap { chain: chain.clone(), from, to: Some(top), mode } }
+}
+
+/// What a chain should be made of.
+#[derive(Eq, PartialEq)]
+enum Wanted {
+    Fused(Vec<Member>),
+    Dispatcher(Vec<Slot>),
+}
+
+impl Wanted {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Fused(members) => members.is_empty(),
+            Self::Dispatcher(slots) => slots.is_empty(),
+        }
+    }
+
+    /// How many slots it needs of those that there are.
+    fn slots(&self) -> usize {
+        match self {
+            Self::Fused(_) => 0,
+            Self::Dispatcher(slots) => slots.len(),
+        }
+    }
+}
+
+/// A dispatcher that stays: it runs what is wanted, or nothing of ours is in it and nothing should be. A slot whose program is gone
+/// goes with the next change.
+fn keep(live: &LiveDispatcher, observed: &Observed, wanted: &Wanted) -> Option<ChainPlan> {
+    let LiveDispatcher { top, slots, .. } = live;
+    let has_ours = |slots: &[Slot]| slots.iter().any(|slot| slot.ours().is_some());
+    let referenced = observed.tops.contains_key(&top.top);
+    let (same, wants_ours) = match wanted {
+        Wanted::Dispatcher(wanted) => (wanted == slots && !slots.is_empty(), has_ours(wanted)),
+        Wanted::Fused(wanted) => (false, !wanted.is_empty()),
+    };
+    let not_our_business = !wants_ours && !has_ours(slots) && !referenced;
+    match same || not_our_business {
+        true if has_ours(slots) && !referenced => Some(ChainPlan::Adopt(*top)),
+        true => Some(ChainPlan::Keep(Some(top.top))),
+        false => None,
+    }
+}
+
+fn missing_exts<'a>(target: &'a State, observed: &'a Observed, slots: &[Slot]) -> Vec<Step> {
+    let missing = slots.iter().filter_map(Slot::ours).filter(|member| !observed.exts.contains_key(&member.link));
+    let mut missing: Vec<&Member> = missing.collect();
+    // The order of loading decides between equals, now and after the next boot.
+    missing.sort_by_key(|member| target.links.get(&member.link).map(|link| link.handle));
+    let steps = missing.into_iter().filter_map(|member| {
+        let recipe = order::recipe(target.apps.get(&member.app)?);
+        Some(Step::LoadExt { member: member.clone(), recipe })
+    });
+    steps.collect()
+}
+
+/// A copy is kept while its link is wanted and its chain is, or may be, in a mode that has copies.
+fn keeps_ext(target: &State, observed: &Observed, link: &LinkUid) -> bool {
+    let chain = target.links.get(link).map(|link| link.placement.chain());
+    match chain {
+        Some(Some(chain)) => match observed.chains.get(chain).map(|seen| &seen.mode) {
+            Some(ChainMode::Libxdp) | None => true,
+            Some(ChainMode::Fused { .. }) => false,
+        },
+        Some(None) | None => false,
     }
 }
 
@@ -308,7 +473,9 @@ fn dead_tops<'a>(observed: &'a Observed, wanted: &'a BTreeSet<TopUid>) -> impl I
         .chains
         .values()
         .filter_map(|chain| match &chain.live {
-            Live::Ours(LiveTop { top, .. }) => Some(*top),
+            Live::Ours(LiveTop { top, .. }) | Live::Dispatcher(LiveDispatcher { top: LiveTop { top, .. }, .. }) => {
+                Some(*top)
+            }
             Live::Empty | Live::Foreign(_) => None,
         })
         .collect();

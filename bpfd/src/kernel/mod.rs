@@ -6,12 +6,18 @@
 //! app       app directories: pin, unpin, see, open again                    pins    the tree and its names
 //! top       a generation of a chain: build, pin, unpin, see                 probe   may a program replace a function?
 //! xdp       what an interface runs, and its compare-and-swap                holders who holds a foreign program
-//! tracepoint  links of unshared hooks
+//! tracepoint  links of unshared hooks                                     ext     programs for dispatchers' slots
+//! dispatcher  a generation in libxdp's form: build, pin, read             libxdp  its directory and lock
 //! ```
 //! Everything here is synchronous. It must never decide what should be, nor remove what it was not told to.
+//!
+//! Long because each step is dispatched here, in one match.
 
 mod app;
+mod dispatcher;
+mod ext;
 mod holders;
+mod libxdp;
 mod object;
 mod observe;
 mod pins;
@@ -35,17 +41,19 @@ use std::path::PathBuf;
 use bpfd_core::hook::{ChainKey, XdpMode};
 use bpfd_core::ident::{AppUid, KernelId, TopUid};
 use bpfd_core::kernel::{
-    ChainMode, InterfaceId, Kernel, LiveTop, Member, ObserveError, Observed, Recipe, Step, StepError, TopContent,
+    ChainMode, InterfaceId, Kernel, LiveTop, Member, ObserveError, Observed, Recipe, Slot, Step, StepError, TopContent,
 };
-use bpfd_core::mode::{self, ModeError};
+use bpfd_core::mode::{self, ModeError, Setting};
 use bpfd_core::state::{ObjectDigest, Program};
-use bpfd_sys::bpf::prog_info;
+use bpfd_sys::bpf::{ProgId, prog_info};
+use ebpf::dispatcher::NAME as DISPATCHER;
 
 use crate::causes::chain;
 use crate::worker::Workers;
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
 use crate::worker::parse::{self, ParseError};
+use dispatcher::{Generation, Wanted};
 use pins::{Pins, PinsError};
 use prepare::AppCode;
 use top::BuiltTop;
@@ -91,6 +99,8 @@ pub struct HostKernel {
     staged: BTreeMap<AppUid, StagedApp>,
     apps: BTreeMap<AppUid, AppCode>,
     built: BTreeMap<TopUid, BuiltTop>,
+    /// Dispatchers of the operation under way, with all that is in them.
+    generations: BTreeMap<TopUid, Generation>,
 }
 
 /// Why the kernel cannot be worked with at all.
@@ -122,6 +132,11 @@ impl HostKernel {
     /// Opens the pin tree, which nothing else may have open, and finds out how chains are kept here. Workers are started later, by
     /// the thread that needs one first, and end with that thread: let only one use this.
     pub fn open(paths: Paths, workers: Workers, objects: Objects) -> Result<Self, OpenError> {
+        Self::open_in(Setting::Auto, paths, workers, objects)
+    }
+
+    /// The same, with a word on how chains are kept.
+    pub fn open_in(setting: Setting, paths: Paths, workers: Workers, objects: Objects) -> Result<Self, OpenError> {
         let Paths { bpffs, tracefs, netns, types } = paths;
         let refused = |path: &PathBuf, source| OpenError::Pins { path: path.clone(), source };
         let pins = Pins::open(&bpffs).map_err(|error| match error {
@@ -129,9 +144,10 @@ impl HostKernel {
             PinsError::Busy => OpenError::Busy(bpffs.clone()),
             PinsError::Io(source) => refused(&bpffs, source),
         })?;
-        top::sweep(&pins).map_err(|source| refused(&bpffs, source))?;
+        top::sweep(&pins).and_then(|()| ext::sweep(&pins)).map_err(|source| refused(&bpffs, source))?;
         let attempt = probe::attempt().map_err(OpenError::Probe)?;
-        let mode = mode::decide(attempt, &probe::missing_capabilities().map_err(OpenError::Probe)?)?;
+        let missing = probe::missing_capabilities().map_err(OpenError::Probe)?;
+        let mode = setting.apply(mode::decide(attempt, &missing))?;
         Ok(Self {
             pins,
             tracefs: Tracefs::new(tracefs),
@@ -144,6 +160,7 @@ impl HostKernel {
             staged: BTreeMap::new(),
             apps: BTreeMap::new(),
             built: BTreeMap::new(),
+            generations: BTreeMap::new(),
         })
     }
 
@@ -173,11 +190,7 @@ impl HostKernel {
         members: &[Member],
         recipes: &BTreeMap<AppUid, Recipe>,
     ) -> Result<KernelId, StepError> {
-        let interface = {
-            let namespace = self.namespace(chain)?;
-            xdp::interface(&namespace, chain).map_err(failed(|| format!("look for `{chain}`")))?
-        };
-        let interface = interface.ok_or_else(|| StepError::NoInterface(chain.clone()))?.id;
+        let interface = self.interface(chain)?;
         for app in members.iter().map(|member| member.app) {
             self.open_app(app, recipes.get(&app))?;
         }
@@ -185,6 +198,84 @@ impl HostKernel {
         let id = built.id;
         self.built.insert(top, built);
         Ok(id)
+    }
+
+    fn interface(&mut self, chain: &ChainKey) -> Result<InterfaceId, StepError> {
+        let namespace = self.namespace(chain)?;
+        let found = xdp::interface(&namespace, chain).map_err(failed(|| format!("look for `{chain}`")))?;
+        Ok(found.ok_or_else(|| StepError::NoInterface(chain.clone()))?.id)
+    }
+
+    fn build_dispatcher(
+        &mut self,
+        top: TopUid,
+        chain: &ChainKey,
+        version: u8,
+        slots: &[Slot],
+    ) -> Result<KernelId, StepError> {
+        let interface = self.interface(chain)?;
+        let wanted = Wanted { top, chain, interface, version, slots };
+        let generation = dispatcher::build(&wanted, &self.pins, &mut self.ids)?;
+        let id = generation.id;
+        self.generations.insert(top, generation);
+        Ok(id)
+    }
+
+    fn load_ext(&mut self, member: &Member, recipe: &Recipe) -> Result<(), StepError> {
+        self.open_app(member.app, Some(recipe))?;
+        ext::load(&self.pins, &dispatcher::template()?, member, &self.apps)
+    }
+
+    /// Takes references of our own to a peer's dispatcher.
+    fn adopt(&mut self, chain: &ChainKey, live: LiveTop) -> Result<(), StepError> {
+        let namespace = self.namespace(chain)?;
+        let found = xdp::interface(&namespace, chain).map_err(failed(|| format!("look for `{chain}`")))?;
+        let found = found.ok_or_else(|| StepError::NoInterface(chain.clone()))?;
+        let runs = found.row.xdp.program().map(|(_, program)| KernelId(program.0));
+        if runs != Some(live.program) {
+            return Err(StepError::Raced(chain.clone()));
+        }
+        self.capture(chain, live, found.id)?;
+        let generation = self.generations.get(&live.top).ok_or_else(|| StepError::Raced(chain.clone()))?;
+        dispatcher::pin(&self.pins, live.top, generation)
+    }
+
+    /// Holds a dispatcher that runs, so that it can be pinned, or put back.
+    fn capture(&mut self, chain: &ChainKey, live: LiveTop, interface: InterfaceId) -> Result<(), StepError> {
+        if self.generations.contains_key(&live.top) {
+            return Ok(());
+        }
+        let exts = ext::observe(&self.pins).map_err(failed(|| "look at the pinned programs of slots"))?;
+        let generation = dispatcher::capture(live, interface, &exts, &mut self.ids)?;
+        self.generations.insert(live.top, generation.ok_or_else(|| StepError::Raced(chain.clone()))?);
+        Ok(())
+    }
+
+    fn pin_top(&mut self, top: TopUid) -> Result<(), StepError> {
+        if let Some(generation) = self.generations.get(&top) {
+            return dispatcher::pin(&self.pins, top, generation);
+        }
+        let absent =
+            || StepError::Call { doing: format!("pin generation {top}"), errno: "it was not built".to_owned() };
+        top::pin(&self.pins, top, self.built.get(&top).ok_or_else(absent)?)?;
+        // From here on the pins hold it.
+        self.built.remove(&top);
+        Ok(())
+    }
+
+    fn unpin_top(&mut self, top: TopUid) -> Result<(), StepError> {
+        self.built.remove(&top);
+        self.generations.remove(&top);
+        let doing = || format!("look at generation {top}");
+        let seen = match top::read(&self.pins, top) {
+            Ok(seen) => seen,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(doing)(error)),
+        };
+        if let Some(seen) = seen.filter(|seen| seen.is_dispatcher) {
+            libxdp::forget(&self.pins.bpffs, seen.id)?;
+        }
+        top::unpin(&self.pins, top)
     }
 
     /// Makes an app's instructions again around its pinned maps, unless this process has them.
@@ -225,33 +316,73 @@ impl HostKernel {
         mode: XdpMode,
     ) -> Result<(), StepError> {
         let namespace = self.namespace(chain)?;
+        let doing = || format!("change what `{chain}` runs");
+        let found = xdp::interface(&namespace, chain).map_err(failed(doing))?;
+        let found = found.ok_or_else(|| StepError::NoInterface(chain.clone()))?.id;
+        let leaving = from.map(|live| self.leaving(chain, live, found)).transpose()?;
+        let coming = to.map(|top| self.coming(chain, top, found)).transpose()?;
+        let both = [&leaving, &coming];
+        let shared = match both.into_iter().flatten().any(|program| program.is_dispatcher) {
+            true => Some(libxdp::lock(&self.pins.bpffs)?),
+            false => None,
+        };
+        let generation = to.and_then(|top| self.generations.get(&top));
+        if let (Some(shared), Some(generation)) = (&shared, generation) {
+            shared.pin(found.index, generation.id, &generation.slots)?;
+        }
+        let expected = leaving.as_ref().map(|Attachable { fd, id, .. }| (*id, fd.as_fd()));
+        let swapped = xdp::swap(&namespace, chain, expected, coming.as_ref().map(|coming| coming.fd.as_fd()), mode);
+        let gone = match &swapped {
+            Ok(()) => leaving,
+            Err(_) => coming,
+        };
+        if let (Some(shared), Some(Attachable { id, is_dispatcher: true, .. })) = (shared, gone)
+            && let Err(error) = shared.unpin(id)
+        {
+            // Unpinning the generation tries again.
+            tracing::warn!(dispatcher = id.0, %error, "libxdp's pins of a dispatcher that nothing runs are left");
+        }
+        swapped
+    }
+
+    /// What must run now: its program, by our pins or, for a peer's, by its number.
+    fn leaving(&mut self, chain: &ChainKey, live: LiveTop, found: InterfaceId) -> Result<Attachable, StepError> {
         let raced = || StepError::Raced(chain.clone());
-        let from = match from {
-            None => None,
-            Some(LiveTop { program, top }) => {
-                let (fd, id, _) = self.top_program(top)?.ok_or_else(raced)?;
-                Some((id, fd)).filter(|(id, _)| *id == program).map(Some).ok_or_else(raced)?
+        let LiveTop { program, top } = live;
+        let fd = match self.top_program(top)? {
+            Some((fd, id, _)) => Some(fd).filter(|_| id == program),
+            None if top == TopUid::of_peer(program) => {
+                self.ids.program(ProgId(program.0)).map_err(failed(|| format!("open program {program}")))?
             }
-        };
-        let to = match to {
             None => None,
-            Some(top) => {
-                let doing = || format!("attach generation {top}");
-                let absent = || StepError::Call { doing: doing(), errno: "it was not built".to_owned() };
-                let (fd, _, made_for) = self.top_program(top)?.ok_or_else(absent)?;
-                let found = xdp::interface(&namespace, chain).map_err(failed(doing))?;
-                let found = found.ok_or_else(|| StepError::NoInterface(chain.clone()))?.id;
-                // The interface was replaced by another one of its name since the generation was built.
-                Some(fd).filter(|_| made_for.is_none_or(|made_for| made_for == found)).map(Some).ok_or_else(raced)?
-            }
         };
-        let from = from.as_ref().map(|(id, fd)| (*id, fd.as_fd()));
-        xdp::swap(&namespace, chain, from, to.as_ref().map(AsFd::as_fd), mode)
+        let fd = fd.ok_or_else(raced)?;
+        let attachable = Attachable::of(fd)?;
+        if attachable.is_dispatcher {
+            self.capture(chain, live, found)?;
+        }
+        Ok(attachable)
+    }
+
+    /// What is to run: built for this very interface.
+    fn coming(&mut self, chain: &ChainKey, top: TopUid, found: InterfaceId) -> Result<Attachable, StepError> {
+        let doing = || format!("attach generation {top}");
+        let absent = || StepError::Call { doing: doing(), errno: "it was not built".to_owned() };
+        let (fd, _, made_for) = self.top_program(top)?.ok_or_else(absent)?;
+        // The interface was replaced by another one of its name since the generation was built.
+        if made_for.is_some_and(|made_for| made_for != found) {
+            return Err(StepError::Raced(chain.clone()));
+        }
+        Attachable::of(fd)
     }
 
     /// A generation's program, its number and the interface it was made for, from what was built or from its pins.
     fn top_program(&self, top: TopUid) -> Result<Option<(OwnedFd, KernelId, Option<InterfaceId>)>, StepError> {
         let doing = || format!("open generation {top}");
+        if let Some(Generation { program, id, interface, .. }) = self.generations.get(&top) {
+            let fd = program.try_clone().map_err(failed(doing))?;
+            return Ok(Some((fd, *id, Some(*interface))));
+        }
         if let Some(BuiltTop { program, id, interface, record: _ }) = self.built.get(&top) {
             let fd = program.try_clone().map_err(failed(doing))?;
             return Ok(Some((fd, *id, Some(*interface))));
@@ -280,6 +411,8 @@ impl Kernel for HostKernel {
     type Staged = StagedApp;
 
     fn observe(&mut self, chains: &BTreeSet<ChainKey>) -> Result<Observed, ObserveError> {
+        // No operation is under way: nothing has to be put back any more.
+        self.generations.clear();
         let Self { pins, namespaces, ids, mode, .. } = self;
         observe::observe(pins, namespaces, ids, mode, chains)
     }
@@ -306,31 +439,44 @@ impl Kernel for HostKernel {
             Step::BuildTop { top, chain, content: TopContent::Fused { members, recipes } } => {
                 return self.build_top(*top, chain, members, recipes).map(Some);
             }
+            Step::BuildTop { top, chain, content: TopContent::Dispatcher { version, slots } } => {
+                return self.build_dispatcher(*top, chain, *version, slots).map(Some);
+            }
+            Step::LoadExt { member, recipe } => self.load_ext(member, recipe)?,
+            Step::UnpinExt(link) => ext::unpin(&self.pins, *link)?,
+            Step::Adopt { chain, live } => self.adopt(chain, *live)?,
             Step::DropTop(top) => {
                 self.built.remove(top);
+                self.generations.remove(top);
             }
-            Step::PinTop(top) => {
-                let absent =
-                    || StepError::Call { doing: format!("pin generation {top}"), errno: "it was not built".to_owned() };
-                top::pin(&self.pins, *top, self.built.get(top).ok_or_else(absent)?)?;
-                // From here on the pins hold it.
-                self.built.remove(top);
-            }
+            Step::PinTop(top) => self.pin_top(*top)?,
             Step::AttachLink { link, app, function, tracepoint } => {
                 tracepoint::attach(&self.pins, &mut self.tracefs, *link, *app, function, tracepoint)?;
             }
             Step::DetachLink(link) => tracepoint::detach(&self.pins, *link)?,
             Step::Swap { chain, from, to, mode } => self.swap(chain, *from, *to, *mode)?,
-            Step::UnpinTop(top) => {
-                self.built.remove(top);
-                top::unpin(&self.pins, *top)?;
-            }
+            Step::UnpinTop(top) => self.unpin_top(*top)?,
             Step::UnpinApp(app) => {
                 self.apps.remove(app);
                 app::unpin(&self.pins, *app)?;
             }
         }
         Ok(None)
+    }
+}
+
+/// A program for an interface.
+struct Attachable {
+    fd: OwnedFd,
+    id: KernelId,
+    /// libxdp must find what is in it.
+    is_dispatcher: bool,
+}
+
+impl Attachable {
+    fn of(fd: OwnedFd) -> Result<Self, StepError> {
+        let info = prog_info(fd.as_fd()).map_err(failed(|| "read a program of an interface"))?;
+        Ok(Self { fd, id: KernelId(info.id.0), is_dispatcher: info.name == DISPATCHER })
     }
 }
 

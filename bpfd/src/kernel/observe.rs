@@ -7,19 +7,22 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use bpfd_core::hook::ChainKey;
-use bpfd_core::ident::{KernelId, TopUid};
+use bpfd_core::ident::{KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{
-    ChainMode, ForeignProgram, InterfaceId, Live, ObserveError, Observed, ObservedChain, PinnedTop,
+    ChainMode, ForeignProgram, InterfaceId, Live, LiveDispatcher, LiveTop, ObserveError, Observed, ObservedChain,
+    PinnedTop,
 };
 use bpfd_core::names::Netns;
 use bpfd_sys::bpf::{ProgId, prog_info};
+use bpfd_sys::netlink::XdpAttachment;
 
+use super::ext::{self, SeenExt};
 use super::holders::holders;
 use super::object::chain;
 use super::pins::Pins;
 use super::top::{self, SeenTop};
 use super::xdp::{self, Interface, Runs};
-use super::{app, tracepoint};
+use super::{app, dispatcher, tracepoint};
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
 
@@ -34,10 +37,11 @@ pub(crate) fn observe(
     let (apps, half_made) = app::observe(pins).map_err(unseen("the pinned apps"))?;
     let seen = top::observe(pins).map_err(unseen("the pinned generations"))?;
     let links = tracepoint::observe(pins).map_err(unseen("the pinned links"))?;
+    let exts = ext::observe(pins).map_err(unseen("the pinned programs of slots"))?;
     let mut sight = Sight { namespaces, seen: BTreeMap::new(), all: None };
     let chains = chains
         .iter()
-        .map(|key| Ok((key.clone(), observe_chain(&mut sight, ids, mode, key, &seen).map_err(unseen(key))?)))
+        .map(|key| Ok((key.clone(), observe_chain(&mut sight, ids, mode, key, (&seen, &exts)).map_err(unseen(key))?)))
         .collect::<Result<_, ObserveError>>()?;
     let mut tops = BTreeMap::new();
     for (uid, top) in seen {
@@ -47,7 +51,8 @@ pub(crate) fn observe(
         };
         tops.insert(uid, PinnedTop { program: top.id, members: top.record.map(|record| record.members), live });
     }
-    Ok(Observed { apps, half_made, tops, links, chains })
+    let exts = exts.into_iter().map(|(link, ext)| (link, ext.pinned)).collect();
+    Ok(Observed { apps, half_made, tops, links, exts, chains })
 }
 
 fn unseen(what: impl ToString) -> impl FnOnce(io::Error) -> ObserveError {
@@ -59,18 +64,46 @@ fn observe_chain(
     ids: &mut IdLookup,
     mode: &ChainMode,
     key: &ChainKey,
-    tops: &BTreeMap<TopUid, SeenTop>,
+    (tops, exts): (&BTreeMap<TopUid, SeenTop>, &BTreeMap<LinkUid, SeenExt>),
 ) -> io::Result<ObservedChain> {
     let absent = ObservedChain { interface: None, live: Live::Empty, driven: None, mode: mode.clone() };
     let Some(namespace) = sight.namespace(&key.netns)? else { return Ok(absent) };
     let Some(interface) = xdp::interface(namespace, key)? else { return Ok(absent) };
     let live = match xdp::runs(&interface, tops) {
         Runs::Nothing => Live::Empty,
-        Runs::Ours(live) => Live::Ours(live),
-        Runs::Other(program) => foreign(ids, program),
+        Runs::Ours(live) => match tops.get(&live.top).filter(|top| top.is_dispatcher) {
+            None => Live::Ours(live),
+            Some(top) => {
+                let names = top.record.as_ref().map_or(&[][..], |record| &record.names);
+                let seen = dispatcher::live(live, names, exts, ids)?;
+                seen.map_or_else(|| foreign(ids, ProgId(live.program.0)), Live::Dispatcher)
+            }
+        },
+        Runs::Other(program) => match theirs(&interface, program, exts, ids)? {
+            Some(seen) => Live::Dispatcher(seen),
+            None => foreign(ids, program),
+        },
     };
     let Interface { id, row } = interface;
     Ok(ObservedChain { interface: Some(id), live, driven: xdp::driven(&row.xdp), ..absent })
+}
+
+/// A peer's dispatcher that bpfd can keep and rebuild; one that a bpf_link holds cannot be replaced.
+fn theirs(
+    interface: &Interface,
+    program: ProgId,
+    exts: &BTreeMap<LinkUid, SeenExt>,
+    ids: &mut IdLookup,
+) -> io::Result<Option<LiveDispatcher>> {
+    if xdp::driven(&interface.row.xdp).is_none() || !matches!(interface.row.xdp, XdpAttachment::One { .. }) {
+        return Ok(None);
+    }
+    let id = KernelId(program.0);
+    let seen = dispatcher::live(LiveTop { program: id, top: TopUid::of_peer(id) }, &[], exts, ids)?;
+    match seen {
+        Some(seen) if ids.xdp_link(program)?.is_none() => Ok(Some(seen)),
+        Some(_) | None => Ok(None),
+    }
 }
 
 /// What can be told of a program that is not ours. That it is there is certain; its name and holders are for people, and what

@@ -9,6 +9,9 @@
 //!     top/<top uid>/prog           a generation of a chain: its program
 //!     top/<top uid>/chain          its frozen record
 //!     top/<top uid>_tmp/           as above
+//!     top/<top uid>/link_<slot>    a dispatcher's: our own reference to the link of a program of ours in it
+//!     ext/<link uid>/prog          a link's program as it goes into a dispatcher's slot
+//!     ext/<link uid>/chain         its frozen record: of which link it is
 //!     link/<link uid>              the kernel link of an unshared hook
 //! ```
 //! bpffs refuses names with a dot (`bpf_lookup` of kernel/bpf/inode.c: they are reserved), and map names have dots (`.rodata`).
@@ -46,6 +49,9 @@ pub(crate) struct Pins {
     pub(crate) apps: Dir,
     pub(crate) tops: Dir,
     pub(crate) links: Dir,
+    pub(crate) exts: Dir,
+    /// The bpffs itself: libxdp's directory is beside ours.
+    pub(crate) bpffs: Dir,
     #[expect(dead_code, reason = "held for its lock")]
     lock: DirLock,
 }
@@ -71,7 +77,8 @@ impl Pins {
         let apps = root.make_or_open("bpfd")?.make_or_open("v1")?;
         let lock = apps.lock(Instant::now() + LOCK_WAIT)?.ok_or(PinsError::Busy)?;
         let (tops, links) = (apps.make_or_open("top")?, apps.make_or_open("link")?);
-        Ok(Self { apps, tops, links, lock })
+        let exts = apps.make_or_open("ext")?;
+        Ok(Self { apps, tops, links, exts, bpffs: root, lock })
     }
 
     /// Whole and half-made app directories. Names that are neither are not ours and are left alone.
@@ -82,6 +89,11 @@ impl Pins {
     /// Whole and half-made generations.
     pub(crate) fn top_names(&self) -> io::Result<(Vec<TopUid>, Vec<TopUid>)> {
         split(&self.tops)
+    }
+
+    /// Whole and half-made copies of links' programs.
+    pub(crate) fn ext_names(&self) -> io::Result<(Vec<LinkUid>, Vec<LinkUid>)> {
+        split(&self.exts)
     }
 
     /// Links of unshared hooks.
@@ -128,7 +140,7 @@ pub(crate) fn remove_unfinished(parent: &Dir, name: &str) -> io::Result<()> {
 }
 
 /// Removes a directory and the pins in it; nothing if there is none.
-fn remove_tree(parent: &Dir, name: &str) -> io::Result<()> {
+pub(crate) fn remove_tree(parent: &Dir, name: &str) -> io::Result<()> {
     if !parent.exists(name)? {
         return Ok(());
     }

@@ -12,11 +12,12 @@ use bpfd_core::kernel::{Recipe, StepError};
 use bpfd_core::state::{Program, ProgramType, Reach};
 use bpfd_sys::bpf::{
     AttachType, BtfTypeId, LoadError, Map, MapBtf, MapCreate, MapType, ProgBtf, ProgLoad, ProgramType as KernelType,
-    Records, Update, btf_load, possible_cpus, prog_info, prog_load,
+    Records, Target, Update, btf_load, possible_cpus, prog_info, prog_load,
 };
 use bpfd_sys::caps::{Cap, without};
 use bpfd_sys::seal::Sealed;
 use ebpf::inspect::Object;
+use ebpf::load_type::LoadType;
 use ebpf::relocate::{
     FUNC_INFO_SIZE, Finished, KernelBtf, KernelFacts, LINE_INFO_SIZE, MapDefinition, Unlinked, kernel_name,
 };
@@ -49,6 +50,8 @@ pub(crate) struct LoadedProgram {
 pub(crate) struct AppCode {
     pub(crate) maps: BTreeMap<String, OwnedFd>,
     pub(crate) programs: BTreeMap<String, Finished>,
+    /// The object's types, which its programs' records speak of.
+    pub(crate) btf: Option<OwnedFd>,
 }
 
 impl StagedApp {
@@ -75,8 +78,8 @@ impl Loader {
     /// Makes an app's maps and programs. Takes as long as the verifier does. The bytes must have passed the parse worker.
     pub fn prepare(&self, elf: &[u8], recipe: &Recipe) -> Result<StagedApp, StepError> {
         let Fitted { object, unlinked } = self.fit(elf, recipe)?;
-        let btf = unlinked.btf().map(btf_load).transpose().map_err(|error| refused_btf(&error))?;
-        let btf = btf.as_ref().map(AsFd::as_fd);
+        let types = load_btf(&unlinked)?;
+        let btf = types.as_ref().map(AsFd::as_fd);
         let maps = make_maps(&unlinked, btf)?;
         let finished = finish(&unlinked, &numbers(&maps)).map_err(unusable)?;
         // Finished in the order of the recipe, which is by function.
@@ -85,7 +88,7 @@ impl Loader {
             .zip(recipe.functions.values())
             .map(|(program, kind)| load_judged(program, *kind, recipe.reach, &object, btf))
             .collect::<Result<Vec<_>, StepError>>()?;
-        Ok(StagedApp { programs, code: AppCode::new(maps, finished) })
+        Ok(StagedApp { programs, code: AppCode::new(maps, finished, types) })
     }
 
     /// Makes an app's instructions again around maps that exist.
@@ -100,7 +103,7 @@ impl Loader {
             same_map(definition, maps.get(definition.name()).map(AsFd::as_fd))?;
         }
         let finished = finish(&unlinked, &numbers(&maps)).map_err(unusable)?;
-        Ok(AppCode::new(maps, finished))
+        Ok(AppCode::new(maps, finished, load_btf(&unlinked)?))
     }
 
     /// The kernel's types as bytes, for the parse worker; `None` if this kernel shows none.
@@ -116,9 +119,14 @@ impl Loader {
 }
 
 impl AppCode {
-    fn new(maps: BTreeMap<String, OwnedFd>, finished: Vec<Finished>) -> Self {
-        Self { maps, programs: finished.into_iter().map(|program| (program.function.clone(), program)).collect() }
+    fn new(maps: BTreeMap<String, OwnedFd>, finished: Vec<Finished>, btf: Option<OwnedFd>) -> Self {
+        let programs = finished.into_iter().map(|program| (program.function.clone(), program)).collect();
+        Self { maps, programs, btf }
     }
+}
+
+fn load_btf(unlinked: &Unlinked) -> Result<Option<OwnedFd>, StepError> {
+    unlinked.btf().map(btf_load).transpose().map_err(|error| refused_btf(&error))
 }
 
 /// What the running kernel takes, by its release.
@@ -135,7 +143,25 @@ pub(crate) fn running() -> KernelFacts {
 
 /// Loads a finished program. `btf` is the one that its records speak of; without it they are left out.
 pub(crate) fn load(program: &Finished, btf: Option<BorrowedFd<'_>>) -> Result<OwnedFd, StepError> {
-    let Finished { function, name, load, insns: _, license, kernel_version: _, func_info, line_info } = program;
+    load_as(program, btf, program.load, None)
+}
+
+/// Loads a finished program so that it can go in the place of `target` and of functions like it.
+pub(crate) fn load_extension(
+    program: &Finished,
+    btf: BorrowedFd<'_>,
+    target: Target<'_>,
+) -> Result<OwnedFd, StepError> {
+    load_as(program, Some(btf), program.load.as_extension(), Some(target))
+}
+
+fn load_as(
+    program: &Finished,
+    btf: Option<BorrowedFd<'_>>,
+    load: LoadType,
+    target: Option<Target<'_>>,
+) -> Result<OwnedFd, StepError> {
+    let Finished { function, name, load: _, insns: _, license, kernel_version: _, func_info, line_info } = program;
     let license = CString::new(license.as_str())
         .map_err(|_nul| StepError::Object { why: "its licence has a zero byte".to_owned() })?;
     let insns = program.insn_bytes();
@@ -148,6 +174,7 @@ pub(crate) fn load(program: &Finished, btf: Option<BorrowedFd<'_>>) -> Result<Ow
         expected_attach_type: AttachType(load.expected_attach_type),
         name,
         btf,
+        target,
         flags: load.flags,
         ..ProgLoad::new(KernelType(load.prog_type), &license, &insns)
     };

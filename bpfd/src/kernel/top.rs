@@ -10,14 +10,19 @@ use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{InterfaceId, Member, StepError};
 use bpfd_core::names::Priority;
 use bpfd_sys::bpf::{F_RDONLY_PROG, Map, MapCreate, MapInfo, MapType, Update, prog_info};
+use bpfd_sys::bpffs::Dir;
 use ebpf::actions::ActionMask;
 use ebpf::chain_record::{CHAIN_MAP_NAME, ChainEntry, ChainPlace, ChainRecord};
+use ebpf::dispatcher::NAME as DISPATCHER;
 use ebpf::fuse::{self, CannotFuse, fuse};
 
 use super::failed;
 use super::object::chain;
 use super::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
 use super::prepare::{AppCode, load};
+
+/// The link uid of an entry that is somebody else's program.
+pub(crate) const FOREIGN: [u8; 16] = [0; 16];
 
 /// The longest record that is read: 255 entries of 304 bytes and a header, with room for a later version.
 const RECORD_LIMIT: u32 = 256 << 10;
@@ -37,6 +42,8 @@ pub(crate) struct SeenTop {
     pub(crate) id: KernelId,
     /// `None` if the record cannot be read.
     pub(crate) record: Option<SeenRecord>,
+    /// Whether it is a dispatcher, ours or one of a peer's that we hold.
+    pub(crate) is_dispatcher: bool,
 }
 
 /// What a frozen map says.
@@ -44,6 +51,8 @@ pub(crate) struct SeenTop {
 pub(crate) struct SeenRecord {
     pub(crate) interface: InterfaceId,
     pub(crate) members: Vec<Member>,
+    /// The functions of all entries, those of others included.
+    pub(crate) names: Vec<String>,
 }
 
 /// Builds a generation: one program of all members, in order, with the record of them.
@@ -57,30 +66,39 @@ pub(crate) fn build(
     let parts = members.iter().map(|member| part(member, apps)).collect::<Result<Vec<_>, StepError>>()?;
     let fused = fuse(place, &parts).map_err(|error| cannot_fuse(&error, members))?;
 
-    let failing = |error| failed(|| format!("make the record of generation {top}"))(error);
-    let size = u32::try_from(fused.record().len()).map_err(|error| failing(io::Error::other(error)))?;
-    let shape = MapCreate::new(MapType::ARRAY, 4, size, 1);
-    let record = Map::create(&MapCreate { name: CHAIN_MAP_NAME, flags: F_RDONLY_PROG, ..shape }).map_err(failing)?;
-    record.update(&[0; 4], fused.record(), Update::Any).map_err(failing)?;
-    record.freeze().map_err(failing)?;
-
-    let program = load(&fused.link(record.as_fd().as_raw_fd()), None)?;
+    let record = freeze(fused.record()).map_err(failed(|| format!("make the record of generation {top}")))?;
+    let program = load(&fused.link(record.as_raw_fd()), None)?;
     let info = prog_info(program.as_fd()).map_err(failed(|| format!("read the program of generation {top}")))?;
-    Ok(BuiltTop { program, record: record.into_fd(), id: KernelId(info.id.0), interface })
+    Ok(BuiltTop { program, record, id: KernelId(info.id.0), interface })
+}
+
+/// A record as a frozen map.
+pub(crate) fn freeze(record: &[u8]) -> io::Result<OwnedFd> {
+    let size = u32::try_from(record.len()).map_err(io::Error::other)?;
+    let shape = MapCreate::new(MapType::ARRAY, 4, size, 1);
+    let map = Map::create(&MapCreate { name: CHAIN_MAP_NAME, flags: F_RDONLY_PROG, ..shape })?;
+    map.update(&[0; 4], record, Update::Any)?;
+    map.freeze()?;
+    Ok(map.into_fd())
 }
 
 fn part<'a>(member: &Member, apps: &'a BTreeMap<AppUid, AppCode>) -> Result<fuse::Member<'a>, StepError> {
-    let Member { link, app, function, priority, proceed_on } = member;
+    let Member { link: _, app, function, priority: _, proceed_on: _ } = member;
     let missing = || StepError::Object { why: format!("it has no program `{function}`") };
     let program = apps.get(app).and_then(|code| code.programs.get(function)).ok_or_else(missing)?;
-    let entry = ChainEntry {
+    Ok(fuse::Member { entry: entry(member), program })
+}
+
+/// What a record says of a member.
+pub(crate) fn entry(member: &Member) -> ChainEntry {
+    let Member { link, app, function, priority, proceed_on } = member;
+    ChainEntry {
         link: link.bytes(),
         app: app.bytes(),
         priority: u32::from(*priority),
         actions: ActionMask::from_bits(proceed_on.bits()),
         function: function.clone(),
-    };
-    Ok(fuse::Member { entry, program })
+    }
 }
 
 /// Names the member that is in the way: its function, with its app where two members share the function's name.
@@ -150,17 +168,24 @@ pub(crate) fn read(pins: &Pins, top: TopUid) -> io::Result<Option<SeenTop>> {
     let dir = pins.tops.subdir(&top.to_string())?;
     let Some(program) = present(dir.pinned(TOP_PROGRAM))? else { return Ok(None) };
     let info = prog_info(program.as_fd())?;
-    let record = present(dir.pinned(TOP_RECORD))?;
-    // A record counts only if it is this program's own.
-    let record = record
-        .and_then(|fd| Map::from_fd(fd).ok())
-        .filter(|map| map.info().is_ok_and(|map| plausible(&map) && info.map_ids.contains(&map.id)));
-    let value = record.map(|map| map.lookup(&[0; 4])).transpose()?.flatten();
-    let record = value.and_then(|value| ChainRecord::decode(&value).ok()).and_then(|record| seen(top, &record));
-    Ok(Some(SeenTop { id: KernelId(info.id.0), record }))
+    let is_dispatcher = info.name == DISPATCHER;
+    // A fused program's record counts only if it is the program's own. A dispatcher can have no map but its configuration: its record
+    // lies beside it and counts by what it says, in a tree that only root writes.
+    let own = |map: &MapInfo| is_dispatcher || info.map_ids.contains(&map.id);
+    let record = record(&dir, own)?.and_then(|record| seen(top, &record));
+    Ok(Some(SeenTop { id: KernelId(info.id.0), record, is_dispatcher }))
 }
 
-fn present(pin: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
+/// The record in a pin directory, if it is there and reads.
+pub(crate) fn record(dir: &Dir, own: impl FnOnce(&MapInfo) -> bool) -> io::Result<Option<ChainRecord>> {
+    let record = present(dir.pinned(TOP_RECORD))?
+        .and_then(|fd| Map::from_fd(fd).ok())
+        .filter(|map| map.info().is_ok_and(|map| plausible(&map) && own(&map)));
+    let value = record.map(|map| map.lookup(&[0; 4])).transpose()?.flatten();
+    Ok(value.and_then(|value| ChainRecord::decode(&value).ok()))
+}
+
+pub(crate) fn present(pin: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
     match pin {
         Ok(fd) => Ok(Some(fd)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -178,11 +203,13 @@ fn seen(top: TopUid, record: &ChainRecord) -> Option<SeenRecord> {
     if TopUid::from_bytes(*named) != top {
         return None;
     }
-    let members = entries.iter().map(member).collect::<Option<Vec<_>>>()?;
-    Some(SeenRecord { interface: InterfaceId { netns_cookie: *netns_cookie, index: *ifindex }, members })
+    let ours = entries.iter().filter(|entry| entry.link != FOREIGN);
+    let members = ours.map(member).collect::<Option<Vec<_>>>()?;
+    let names = entries.iter().map(|entry| entry.function.clone()).collect();
+    Some(SeenRecord { interface: InterfaceId { netns_cookie: *netns_cookie, index: *ifindex }, members, names })
 }
 
-fn member(entry: &ChainEntry) -> Option<Member> {
+pub(crate) fn member(entry: &ChainEntry) -> Option<Member> {
     let ChainEntry { link, app, priority, actions, function } = entry;
     Some(Member {
         link: LinkUid::from_bytes(*link),

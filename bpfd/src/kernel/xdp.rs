@@ -233,12 +233,13 @@ mod tests {
             id: InterfaceId { netns_cookie: 1, index },
             row: LinkRow { index, name: "veth0".into(), up: true, mtu: 1500, xdp: GENERIC },
         };
-        let record = SeenRecord { interface: InterfaceId { netns_cookie: 1, index: 3 }, members: vec![] };
+        let record =
+            SeenRecord { interface: InterfaceId { netns_cookie: 1, index: 3 }, members: vec![], names: vec![] };
         let uid = TopUid::from_bytes([1; 16]);
-        let tops = BTreeMap::from([(uid, SeenTop { id: KernelId(7), record: Some(record) })]);
+        let tops = BTreeMap::from([(uid, SeenTop { id: KernelId(7), record: Some(record), is_dispatcher: false })]);
         assert_eq!(runs(&at(3), &tops), Runs::Ours(LiveTop { program: KernelId(7), top: uid }));
         assert_eq!(runs(&at(4), &tops), Runs::Other(ProgId(7)));
-        let unread = BTreeMap::from([(uid, SeenTop { id: KernelId(7), record: None })]);
+        let unread = BTreeMap::from([(uid, SeenTop { id: KernelId(7), record: None, is_dispatcher: false })]);
         assert_eq!(runs(&at(4), &unread), Runs::Ours(LiveTop { program: KernelId(7), top: uid }));
     }
 }

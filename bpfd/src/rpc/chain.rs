@@ -24,7 +24,7 @@ impl pb::chain_service_server::ChainService for Chains {
         let message = "cannot read the chain";
         let snapshot = looked.map_err(|error| status::engine(message, error))?;
         let snapshot = snapshot.map_err(|error| status::observe(&error))?;
-        let chain = view::chain(&snapshot, &key).ok_or_else(|| {
+        let chain = view::chain(&snapshot, &key, &self.0.layout.bpffs).ok_or_else(|| {
             Refusal::new(ErrorReason::NoSuchInterface, format!("no interface `{}` in `{}`", key.interface, key.netns))
                 .hint("`ip link` shows interfaces")
         })?;
@@ -37,7 +37,12 @@ impl pb::chain_service_server::ChainService for Chains {
     ) -> Result<Response<pb::ListChainsResponse>, Status> {
         self.0.permit(principal(&request)?, Look).await?;
         let snapshot = self.0.snapshot();
-        let chains = snapshot.observed.chains.keys().filter_map(|key| view::chain(&snapshot, key)).collect();
+        let chains = snapshot
+            .observed
+            .chains
+            .keys()
+            .filter_map(|key| view::chain(&snapshot, key, &self.0.layout.bpffs))
+            .collect();
         Ok(Response::new(pb::ListChainsResponse { chains }))
     }
 }

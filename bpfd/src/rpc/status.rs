@@ -222,6 +222,8 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
                     way_out(chain, holder, *driven)
                 ))
         }
+        PlanError::ChainFull { chain, .. } => refusal(ErrorReason::ChainFull)
+            .hint(format!("`bpfctl chain show -i {}` shows who has the slots; detach one first", chain.interface)),
         PlanError::Mode { .. } | PlanError::MixedModes(_) => {
             refusal(ErrorReason::ModeConflict).hint("leave out `--mode`, or detach the others first")
         }

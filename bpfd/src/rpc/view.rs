@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use bpfd_core::hook::{ChainKey, Placement, ProceedOn, XdpMode};
-use bpfd_core::kernel::{ChainMode, Live, LiveTop, Observed};
+use bpfd_core::kernel::{ChainMode, ForeignSlot, Live, LiveTop, Member, Observed, SLOTS, Slot};
 use bpfd_core::names::Netns;
 use bpfd_core::order;
 use bpfd_core::plan::LinkStatus;
-use bpfd_core::state::{App, Link, Owner, ProgramType, Reach, Source, State};
+use bpfd_core::state::{App, Link, Owner, ProgramType, Reach, Source};
 use bpfd_proto::v1 as pb;
 
 use crate::engine::Snapshot;
@@ -164,17 +164,32 @@ fn proceed_on(set: ProceedOn) -> pb::ProceedOn {
 }
 
 /// A chain as the kernel has it, beside what was asked for.
-pub(super) fn chain(snapshot: &Snapshot, key: &ChainKey) -> Option<pb::Chain> {
+pub(super) fn chain(snapshot: &Snapshot, key: &ChainKey, bpffs: &Path) -> Option<pb::Chain> {
     let Snapshot { state, observed, statuses } = snapshot;
     let seen = observed.chains.get(key)?;
     let interface = seen.interface?;
     let (mode, cause) = match &seen.mode {
         ChainMode::Fused { cause } => (pb::ChainMode::Fused, cause.clone()),
+        ChainMode::Libxdp => {
+            (pb::ChainMode::Libxdp, "this kernel lets one program replace another's function".to_owned())
+        }
     };
+    let mut slots = None;
     let mut findings = Vec::new();
     let (mode, program, members) = match &seen.live {
         Live::Empty => (mode, None, vec![]),
-        Live::Ours(LiveTop { program, .. }) => (mode, Some(program.0), members(snapshot, state, observed, key)),
+        Live::Ours(LiveTop { program, .. }) => (mode, Some(program.0), members(snapshot, observed, key)),
+        Live::Dispatcher(live) => {
+            let lost = |name: &String| format!("`{name}` is no longer in its slot: somebody removed its pins");
+            findings.extend(live.lost.iter().map(lost));
+            slots = u32::try_from(live.slots.len()).ok();
+            let directory = bpffs.join(format!("xdp/dispatch-{}-{}", interface.index, live.top.program));
+            let members = (0..).zip(&live.slots).map(|(slot, found)| match found {
+                Slot::Ours(found) => pb::ChainMember { slot: Some(slot), ..member(snapshot, slot + 1, found) },
+                Slot::Foreign(found) => foreign_member(found, slot, &directory),
+            });
+            (pb::ChainMode::Libxdp, Some(live.top.program.0), members.collect())
+        }
         Live::Foreign(foreign) => {
             let holder = foreign.holders.join(", ");
             let member = pb::ForeignProgram { name: foreign.name.clone(), holder, pin_path: String::new() };
@@ -201,29 +216,56 @@ pub(super) fn chain(snapshot: &Snapshot, key: &ChainKey) -> Option<pb::Chain> {
         mode_cause: cause,
         xdp_mode: seen.driven.map_or(pb::XdpMode::Unspecified, xdp_mode).into(),
         kernel_program_id: program,
-        slots_used: None,
-        slots: None,
+        slots_used: slots,
+        slots: slots.and_then(|_| u32::try_from(SLOTS).ok()),
         members,
         findings,
     })
 }
 
-fn members(snapshot: &Snapshot, state: &State, observed: &Observed, key: &ChainKey) -> Vec<pb::ChainMember> {
-    let members = (1..).zip(observed.members(key)).map(|(position, member)| {
-        let row = state.links.get(&member.link);
-        let program = observed.apps.get(&member.app).and_then(|app| app.programs.get(&member.function));
-        let tag = state.apps.get(&member.app).and_then(|app| app.program(&member.function)).map(|program| program.tag);
-        pb::ChainMember {
-            position,
-            slot: None,
-            program: row.map(|row| pb::chain_member::Program::Link(link(snapshot, row))),
-            priority: member.priority.into(),
-            proceed_on: Some(proceed_on(member.proceed_on)),
-            kernel_program_id: program.map(|id| id.0),
-            tag: tag.map(|tag| tag.iter().map(|byte| format!("{byte:02x}")).collect()).unwrap_or_default(),
-        }
-    });
-    members.collect()
+fn members(snapshot: &Snapshot, observed: &Observed, key: &ChainKey) -> Vec<pb::ChainMember> {
+    (1..).zip(observed.members(key)).map(|(position, found)| member(snapshot, position, &found)).collect()
+}
+
+fn member(snapshot: &Snapshot, position: u32, member: &Member) -> pb::ChainMember {
+    let Snapshot { state, observed, statuses: _ } = snapshot;
+    let row = state.links.get(&member.link);
+    let program = observed.apps.get(&member.app).and_then(|app| app.programs.get(&member.function));
+    let ext = observed.exts.get(&member.link).map(|ext| ext.program);
+    let known = state.apps.get(&member.app).and_then(|app| app.program(&member.function)).map(|program| program.tag);
+    pb::ChainMember {
+        position,
+        slot: None,
+        program: row.map(|row| pb::chain_member::Program::Link(link(snapshot, row))),
+        priority: member.priority.into(),
+        proceed_on: Some(proceed_on(member.proceed_on)),
+        kernel_program_id: ext.or(program.copied()).map(|id| id.0),
+        tag: known.map(|tag| hex(&tag)).unwrap_or_default(),
+    }
+}
+
+/// Somebody else's program in a dispatcher, with where its owner's pins should be.
+fn foreign_member(found: &ForeignSlot, slot: u32, directory: &Path) -> pb::ChainMember {
+    let ForeignSlot { program, name, tag, load_time: _, priority, actions, flags: _ } = found;
+    let path = directory.join(format!("prog{slot}-prog"));
+    let (holder, pin_path) = match path.exists() {
+        true => ("libxdp".to_owned(), path.display().to_string()),
+        false => (String::new(), String::new()),
+    };
+    pb::ChainMember {
+        position: slot + 1,
+        slot: Some(slot),
+        program: Some(pb::chain_member::Program::Foreign(pb::ForeignProgram { name: name.clone(), holder, pin_path })),
+        priority: *priority,
+        // Bits without a name are not shown.
+        proceed_on: ProceedOn::from_bits(actions & 0x1f).ok().map(proceed_on),
+        kernel_program_id: Some(program.0),
+        tag: hex(tag),
+    }
+}
+
+fn hex(tag: &[u8; 8]) -> String {
+    tag.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A report.

@@ -368,9 +368,10 @@ fn steps_on_what_is_not_there_fail_or_do_nothing_but_never_half() {
 }
 
 #[test]
-fn this_kernels_mode_has_a_cause() {
+fn a_mode_that_this_kernel_imposes_has_a_cause() {
     let world = World::new();
-    let ChainMode::Fused { cause } = world.kernel().mode().clone();
-    assert!(!cause.is_empty());
-    println!("{cause}");
+    match world.kernel().mode() {
+        ChainMode::Fused { cause } => assert!(!cause.is_empty()),
+        ChainMode::Libxdp => {}
+    }
 }

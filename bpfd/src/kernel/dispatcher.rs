@@ -1,0 +1,332 @@
+//! Dispatchers of libxdp's protocol: made, filled, held, read. What an interface runs is the kernel's word: the dispatcher's
+//! configuration and the programs that stand in the place of its functions. Pins are how peers find them, not what is true.
+//!
+//! A dispatcher may have no map but its configuration, or peers take it for a plain program: our record of it lies beside it.
+//! This file must never attach anything to an interface.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use bpfd_core::hook::{ChainKey, ProceedOn};
+use bpfd_core::ident::{KernelId, LinkUid, TopUid};
+use bpfd_core::kernel::{ForeignSlot, InterfaceId, LiveDispatcher, LiveTop, Member, Slot, StepError};
+use bpfd_core::names::Priority;
+use bpfd_sys::bpf::{
+    AttachType, BtfTypeId, F_RDONLY_PROG, LinkId, Map, MapCreate, MapInfo, MapType, ProgBtf, ProgId, ProgLoad,
+    ProgramType, Records, Update, btf_bytes, btf_load, link_create_ext, prog_info, prog_load,
+};
+use ebpf::actions::ActionMask;
+use ebpf::chain_record::{ChainEntry, ChainPlace, ChainRecord, MAX_FUNCTION};
+use ebpf::dispatch_config::{self, DispatcherConfig, Version};
+use ebpf::dispatcher::{Dispatcher, NAME, RODATA_NAME, full_name, slot_in_btf, version_in_btf};
+use ebpf::insn::encode;
+use ebpf::relocate::{FUNC_INFO_SIZE, KERNEL_NAME_MAX, kernel_name};
+
+use super::ext::{self, SeenExt};
+use super::failed;
+use super::object::chain as said;
+use super::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
+use super::top;
+use crate::worker::idlookup::{IdLookup, Replacement};
+
+/// No version's configuration is as long; a longer value is not read.
+const CONFIG_LIMIT: u32 = 4096;
+
+/// A dispatcher as a program that nothing runs yet.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) program: OwnedFd,
+    /// Where the program of the first slot goes.
+    pub(crate) target: BtfTypeId,
+    dispatcher: Dispatcher,
+}
+
+/// A program in its slot, held by descriptors.
+#[derive(Debug)]
+pub(crate) struct HeldSlot {
+    pub(crate) index: usize,
+    pub(crate) program: OwnedFd,
+    pub(crate) link: OwnedFd,
+    /// Our link, if it is one.
+    pub(crate) ours: Option<LinkUid>,
+}
+
+/// A dispatcher with its programs, held by descriptors for as long as an operation lasts: to pin it, and to put it back.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    pub(crate) program: OwnedFd,
+    pub(crate) id: KernelId,
+    pub(crate) interface: InterfaceId,
+    record: OwnedFd,
+    pub(crate) slots: Vec<HeldSlot>,
+}
+
+/// A dispatcher for nothing but to load programs against.
+pub(crate) fn template() -> Result<Loaded, StepError> {
+    let slot = dispatch_config::Slot { priority: 50, actions: ActionMask::PASS, flags: 0 };
+    load(&DispatcherConfig { version: Version::V2, frags: false, device_bound: false, slots: vec![slot] })
+}
+
+/// Makes and loads a dispatcher; its configuration is frozen.
+fn load(config: &DispatcherConfig) -> Result<Loaded, StepError> {
+    let refused = |why: String| StepError::Call { doing: "make a dispatcher".to_owned(), errno: why };
+    let dispatcher = Dispatcher::assemble(config).map_err(|error| refused(said(&error)))?;
+    let target = dispatcher.target(0).ok_or_else(|| refused("it would have no program".to_owned()))?;
+    let config = config_map(dispatcher.rodata()).map_err(failed(|| "make a dispatcher's configuration"))?;
+    let btf = btf_load(dispatcher.btf()).map_err(|error| refused(said(&error)))?;
+    let insns = encode(&dispatcher.link(config.as_raw_fd()));
+    let func_info = Records { bytes: dispatcher.func_info(), record_size: FUNC_INFO_SIZE };
+    let kind = dispatcher.load();
+    let program = prog_load(&ProgLoad {
+        expected_attach_type: AttachType(kind.expected_attach_type),
+        name: NAME,
+        btf: Some(ProgBtf { fd: btf.as_fd(), func_info, line_info: Records::NONE }),
+        flags: kind.flags,
+        ..ProgLoad::new(ProgramType(kind.prog_type), c"GPL", &insns)
+    });
+    let program = program.map_err(|error| refused(said(&error)))?;
+    Ok(Loaded { program, target: BtfTypeId(target.btf_id), dispatcher })
+}
+
+fn config_map(value: &[u8]) -> io::Result<OwnedFd> {
+    let size = u32::try_from(value.len()).map_err(io::Error::other)?;
+    let name = kernel_name(RODATA_NAME);
+    let shape = MapCreate::new(MapType::ARRAY, 4, size, 1);
+    let map = Map::create(&MapCreate { name: &name, flags: F_RDONLY_PROG, ..shape })?;
+    map.update(&[0; 4], value, Update::Any)?;
+    map.freeze()?;
+    Ok(map.into_fd())
+}
+
+/// What a generation is to be.
+pub(crate) struct Wanted<'a> {
+    pub(crate) top: TopUid,
+    pub(crate) chain: &'a ChainKey,
+    pub(crate) interface: InterfaceId,
+    pub(crate) version: u8,
+    pub(crate) slots: &'a [Slot],
+}
+
+/// Makes a dispatcher and puts every program into its slot. Each was verified when it was loaded: this takes no longer for long
+/// programs. A program of somebody else's that is gone by now is a race.
+pub(crate) fn build(wanted: &Wanted<'_>, pins: &Pins, ids: &mut IdLookup) -> Result<Generation, StepError> {
+    let Wanted { top, chain, interface, version, slots } = *wanted;
+    let doing = || format!("build a dispatcher for `{chain}`");
+    let unknown = || StepError::Call { doing: doing(), errno: format!("version {version} is not known") };
+    let config = DispatcherConfig {
+        version: Version::from_number(u32::from(version)).ok_or_else(unknown)?,
+        frags: false,
+        device_bound: false,
+        slots: slots.iter().map(config_slot).collect(),
+    };
+    let loaded = load(&config)?;
+    let mut held = Vec::new();
+    for (index, slot) in slots.iter().enumerate() {
+        let (program, ours) = match slot {
+            Slot::Ours(member) => (ext::program(pins, member.link).map_err(failed(doing))?, Some(member.link)),
+            Slot::Foreign(slot) => (ids.program(ProgId(slot.program.0)).map_err(failed(doing))?, None),
+        };
+        let program = program.ok_or_else(|| StepError::Raced(chain.clone()))?;
+        let target = loaded.dispatcher.target(index).map(|target| BtfTypeId(target.btf_id));
+        let target = target.ok_or_else(|| StepError::Call { doing: doing(), errno: "too many programs".to_owned() })?;
+        let link = link_create_ext(program.as_fd(), loaded.program.as_fd(), target)
+            .map_err(failed(|| format!("put `{}` into slot {index} of a dispatcher", name(slot))))?;
+        held.push(HeldSlot { index, program, link, ours });
+    }
+    let record = record(top, interface, slots)?;
+    let id = KernelId(prog_info(loaded.program.as_fd()).map_err(failed(doing))?.id.0);
+    Ok(Generation { program: loaded.program, id, interface, record, slots: held })
+}
+
+fn config_slot(slot: &Slot) -> dispatch_config::Slot {
+    match slot {
+        Slot::Ours(Member { priority, proceed_on, .. }) => dispatch_config::Slot {
+            priority: u32::from(*priority),
+            actions: ActionMask::from_bits(proceed_on.bits()),
+            flags: 0,
+        },
+        Slot::Foreign(ForeignSlot { priority, actions, flags, .. }) => {
+            dispatch_config::Slot { priority: *priority, actions: ActionMask::from_bits(*actions), flags: *flags }
+        }
+    }
+}
+
+fn name(slot: &Slot) -> &str {
+    match slot {
+        Slot::Ours(member) => &member.function,
+        Slot::Foreign(slot) => &slot.name,
+    }
+}
+
+fn record(top: TopUid, interface: InterfaceId, slots: &[Slot]) -> Result<OwnedFd, StepError> {
+    let place = ChainPlace { top: top.bytes(), netns_cookie: interface.netns_cookie, ifindex: interface.index };
+    let entries = slots.iter().map(|slot| match slot {
+        Slot::Ours(member) => top::entry(member),
+        Slot::Foreign(ForeignSlot { name, priority, actions, .. }) => ChainEntry {
+            link: top::FOREIGN,
+            app: top::FOREIGN,
+            priority: *priority,
+            actions: ActionMask::from_bits(*actions),
+            function: recordable(name),
+        },
+    });
+    let record = ChainRecord { place, entries: entries.collect() };
+    let bytes = record.encode().map_err(|error| StepError::Object { why: said(&error) })?;
+    top::freeze(&bytes).map_err(failed(|| format!("make the record of generation {top}")))
+}
+
+/// A peer chooses its programs' names: any text of 1 to 256 bytes stands as it is.
+fn recordable(name: &str) -> String {
+    let end = (0..=name.len().min(MAX_FUNCTION)).rev().find(|end| name.is_char_boundary(*end)).unwrap_or(0);
+    name.get(..end).filter(|name| !name.is_empty() && !name.contains('\0')).unwrap_or("?").to_owned()
+}
+
+/// Pins a generation as `v1/top/<top>`, whole or not at all, with references of our own to our links in it.
+pub(crate) fn pin(pins: &Pins, top: TopUid, generation: &Generation) -> Result<(), StepError> {
+    let doing = || format!("pin generation {top}");
+    pins::make_whole(&pins.tops, &top.to_string(), |dir| {
+        dir.pin(TOP_RECORD, generation.record.as_fd()).map_err(failed(doing))?;
+        for HeldSlot { index, link, .. } in generation.slots.iter().filter(|slot| slot.ours.is_some()) {
+            dir.pin(&format!("link_{index}"), link.as_fd()).map_err(failed(doing))?;
+        }
+        dir.pin(TOP_PROGRAM, generation.program.as_fd()).map_err(failed(doing))
+    })
+}
+
+/// Takes hold of a dispatcher that runs, with all that is in it; `None` if it is gone, or none of libxdp's.
+pub(crate) fn capture(
+    top: LiveTop,
+    interface: InterfaceId,
+    exts: &BTreeMap<LinkUid, SeenExt>,
+    ids: &mut IdLookup,
+) -> Result<Option<Generation>, StepError> {
+    let doing = || format!("take hold of dispatcher {}", top.program);
+    let Some(read) = read(ProgId(top.program.0), exts, ids).map_err(failed(doing))? else { return Ok(None) };
+    let mut held = Vec::new();
+    let mut recorded = Vec::new();
+    for Filled { index, link, slot } in read.slots {
+        let ours = slot.ours().map(|member| member.link);
+        let program = ids.program(ProgId(id(&slot, exts).0)).map_err(failed(doing))?;
+        let link = ids.link(link).map_err(failed(doing))?;
+        // Gone in this moment: it is nothing to keep any more.
+        if let (Some(program), Some(link)) = (program, link) {
+            held.push(HeldSlot { index, program, link, ours });
+            recorded.push(slot);
+        }
+    }
+    let record = record(top.top, interface, &recorded)?;
+    Ok(Some(Generation { program: read.program, id: top.program, interface, record, slots: held }))
+}
+
+fn id(slot: &Slot, exts: &BTreeMap<LinkUid, SeenExt>) -> KernelId {
+    match slot {
+        Slot::Ours(member) => exts.get(&member.link).map_or(KernelId(0), |ext| ext.pinned.program),
+        Slot::Foreign(slot) => slot.program,
+    }
+}
+
+/// A dispatcher, read from the kernel.
+struct Read {
+    program: OwnedFd,
+    version: Version,
+    /// As its configuration says.
+    programs: usize,
+    slots: Vec<Filled>,
+}
+
+struct Filled {
+    index: usize,
+    link: LinkId,
+    slot: Slot,
+}
+
+/// What runs on an interface, if it is a dispatcher that bpfd can keep: peers' test, in their order (`xdp_multiprog__fill_from_fd`).
+pub(crate) fn live(
+    top: LiveTop,
+    names: &[String],
+    exts: &BTreeMap<LinkUid, SeenExt>,
+    ids: &mut IdLookup,
+) -> io::Result<Option<LiveDispatcher>> {
+    let Some(read) = read(ProgId(top.program.0), exts, ids)? else { return Ok(None) };
+    let Read { program: _, version, programs, slots } = read;
+    let empty = (0..programs).filter(|index| slots.iter().all(|filled| filled.index != *index));
+    let lost = empty.map(|index| names.get(index).cloned().unwrap_or_else(|| format!("slot {index}"))).collect();
+    let slots = slots.into_iter().map(|filled| filled.slot).collect();
+    Ok(Some(LiveDispatcher { top, version: version.number(), slots, lost }))
+}
+
+fn read(id: ProgId, exts: &BTreeMap<LinkUid, SeenExt>, ids: &mut IdLookup) -> io::Result<Option<Read>> {
+    let Some(program) = ids.program(id)? else { return Ok(None) };
+    let info = prog_info(program.as_fd())?;
+    let (NAME, [map], Some(btf)) = (info.name.as_str(), info.map_ids.as_slice(), info.btf_id) else { return Ok(None) };
+    let (Some(map), Some(btf)) = (ids.map(*map)?, ids.btf(btf)?) else { return Ok(None) };
+    let map = Map::from_fd(map)?;
+    if !is_config(&map.info()?) {
+        return Ok(None);
+    }
+    let (Some(value), btf) = (map.lookup(&[0; 4])?, btf_bytes(btf.as_fd())?) else { return Ok(None) };
+    let config = match DispatcherConfig::decode(&value, version_in_btf(&btf)) {
+        // One that is bound to a device could not be rebuilt as it is.
+        Ok(config) if !config.device_bound => config,
+        Ok(_) | Err(_) => return Ok(None),
+    };
+    let mut slots = Vec::new();
+    for Replacement { link, program, function } in ids.replacements(id)? {
+        let place = slot_in_btf(&btf, function).and_then(|index| Some((index, config.slots.get(index)?)));
+        let Some((index, config)) = place else { continue };
+        let slot = match exts.values().find(|ext| ext.pinned.program == KernelId(program)) {
+            Some(ext) => Some(Slot::Ours(ours(&ext.member, config))),
+            None => foreign(ProgId(program), config, ids)?.map(Slot::Foreign),
+        };
+        slots.extend(slot.map(|slot| Filled { index, link: LinkId(link), slot }));
+    }
+    slots.sort_by_key(|filled| filled.index);
+    Ok(Some(Read { program, version: config.version, programs: config.slots.len(), slots }))
+}
+
+fn is_config(map: &MapInfo) -> bool {
+    map.key_size == 4 && map.max_entries == 1 && map.flags & F_RDONLY_PROG != 0 && map.value_size <= CONFIG_LIMIT
+}
+
+/// Our member with its place as the dispatcher has it.
+fn ours(member: &Member, config: &dispatch_config::Slot) -> Member {
+    let priority = Priority::try_from(config.priority).unwrap_or(member.priority);
+    let proceed_on = ProceedOn::from_bits(config.actions.bits()).unwrap_or(member.proceed_on);
+    Member { priority, proceed_on, ..member.clone() }
+}
+
+fn foreign(id: ProgId, config: &dispatch_config::Slot, ids: &mut IdLookup) -> io::Result<Option<ForeignSlot>> {
+    let Some(program) = ids.program(id)? else { return Ok(None) };
+    let info = prog_info(program.as_fd())?;
+    let mut name = info.name;
+    if let (true, Some(btf)) = (name.len() >= KERNEL_NAME_MAX, info.btf_id)
+        && let Some(btf) = ids.btf(btf)?
+    {
+        name = full_name(&btf_bytes(btf.as_fd())?, &name).unwrap_or(name);
+    }
+    let dispatch_config::Slot { priority, actions, flags } = *config;
+    Ok(Some(ForeignSlot {
+        program: KernelId(id.0),
+        name,
+        tag: info.tag,
+        load_time: info.load_time_ns,
+        priority,
+        actions: actions.bits(),
+        flags,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peers_name_fits_into_a_record_whatever_it_is() {
+        assert_eq!(recordable("pass"), "pass");
+        assert_eq!(recordable(""), "?");
+        assert_eq!(recordable("a\0b"), "?");
+        assert_eq!(recordable(&"é".repeat(200)).len(), 256);
+        assert_eq!(recordable(&format!("x{}", "é".repeat(200))).len(), 255);
+    }
+}

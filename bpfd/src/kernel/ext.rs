@@ -1,0 +1,115 @@
+//! Our copies of links' programs, made to go into a dispatcher's slot: loaded and verified before any hook is looked at, pinned in
+//! our own tree, so that no peer's clean-up ends them. One copy a link; it moves from dispatcher to dispatcher as it is.
+//!
+//! The kernel checks such a program against a function of another one when it is loaded, and lets it be put in the place of any
+//! function like it later (`bpf_tracing_prog_attach` of kernel/bpf/syscall.c): a dispatcher that nothing runs serves as the first.
+//! This file must never touch an interface or a dispatcher that something runs.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use bpfd_core::ident::KernelId;
+use bpfd_core::ident::{AppUid, LinkUid};
+use bpfd_core::kernel::{Member, PinnedExt, StepError};
+use bpfd_sys::bpf::{BtfTypeId, Target, prog_info};
+use ebpf::chain_record::{ChainPlace, ChainRecord};
+
+use super::dispatcher::Loaded;
+use super::failed;
+use super::object::chain;
+use super::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
+use super::prepare::{AppCode, load_extension};
+use super::top;
+
+/// A pinned copy, read.
+#[derive(Debug)]
+pub(crate) struct SeenExt {
+    pub(crate) pinned: PinnedExt,
+    /// As it was when the copy was made: priority and verdicts may have changed since.
+    pub(crate) member: Member,
+}
+
+/// Loads a member's program against the template and pins it as `v1/ext/<link>`, whole or not at all.
+pub(crate) fn load(
+    pins: &Pins,
+    template: &Loaded,
+    member: &Member,
+    apps: &BTreeMap<AppUid, AppCode>,
+) -> Result<(), StepError> {
+    let Member { link, app, function, .. } = member;
+    let missing = || StepError::Object { why: format!("it has no program `{function}`") };
+    let code = apps.get(app).ok_or_else(missing)?;
+    let program = code.programs.get(function).ok_or_else(missing)?;
+    let untyped = || StepError::Object {
+        why: format!("`{function}` has no type information, which sharing an interface needs: compile it with `-g`"),
+    };
+    let btf = code.btf.as_ref().filter(|_| !program.func_info.is_empty()).ok_or_else(untyped)?;
+    let target = Target::Program { fd: template.program.as_fd(), function: template.main() };
+    let ext = load_extension(program, btf.as_fd(), target)?;
+
+    let doing = || format!("pin the copy of `{function}` for link {link}");
+    // Which generation and interface it runs in changes; the record names the link alone.
+    let place = ChainPlace { top: link.bytes(), netns_cookie: 0, ifindex: 0 };
+    let record = ChainRecord { place, entries: vec![top::entry(member)] };
+    let record = record.encode().map_err(|error| StepError::Object { why: chain(&error) })?;
+    let record = top::freeze(&record).map_err(failed(doing))?;
+    pins::remove_whole(&pins.exts, &link.to_string()).map_err(failed(doing))?;
+    pins::make_whole(&pins.exts, &link.to_string(), |dir| {
+        dir.pin(TOP_RECORD, record.as_fd()).map_err(failed(doing))?;
+        dir.pin(TOP_PROGRAM, ext.as_fd()).map_err(failed(doing))
+    })
+}
+
+/// Removes a copy's pins; nothing if there are none.
+pub(crate) fn unpin(pins: &Pins, link: LinkUid) -> Result<(), StepError> {
+    pins::remove_whole(&pins.exts, &link.to_string()).map_err(failed(|| format!("unpin the copy for link {link}")))
+}
+
+/// A pinned copy, opened; `None` if there is none.
+pub(crate) fn program(pins: &Pins, link: LinkUid) -> io::Result<Option<OwnedFd>> {
+    match pins.exts.subdir(&link.to_string()) {
+        Ok(dir) => top::present(dir.pinned(TOP_PROGRAM)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes what an earlier process left half-made, or somebody made so.
+pub(crate) fn sweep(pins: &Pins) -> io::Result<()> {
+    let (whole, half) = pins.ext_names()?;
+    half.into_iter().try_for_each(|link| pins::remove_unfinished(&pins.exts, &link.to_string()))?;
+    for link in whole {
+        if read(pins, link)?.is_none() {
+            pins::remove_whole(&pins.exts, &link.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Every pinned copy.
+pub(crate) fn observe(pins: &Pins) -> io::Result<BTreeMap<LinkUid, SeenExt>> {
+    let (whole, _half) = pins.ext_names()?;
+    let mut exts = BTreeMap::new();
+    for link in whole {
+        exts.extend(read(pins, link)?.map(|seen| (link, seen)));
+    }
+    Ok(exts)
+}
+
+/// `None` if its program or its record is gone, or says something else than its name.
+fn read(pins: &Pins, link: LinkUid) -> io::Result<Option<SeenExt>> {
+    let dir = pins.exts.subdir(&link.to_string())?;
+    let Some(program) = top::present(dir.pinned(TOP_PROGRAM))? else { return Ok(None) };
+    let info = prog_info(program.as_fd())?;
+    let member = top::record(&dir, |_| true)?.and_then(|record| record.entries.first().and_then(top::member));
+    let pinned = PinnedExt { program: KernelId(info.id.0), tag: info.tag, load_time: info.load_time_ns };
+    Ok(member.filter(|member| member.link == link).map(|member| SeenExt { pinned, member }))
+}
+
+impl Loaded {
+    /// The main function, which a program alone in its dispatcher replaces.
+    fn main(&self) -> BtfTypeId {
+        self.target
+    }
+}

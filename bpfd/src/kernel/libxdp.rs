@@ -1,0 +1,101 @@
+//! libxdp's own directory: its lock, and the pins by which it and xdp-loader find the programs of a dispatcher
+//! (`lib/libxdp/libxdp.c`: `get_bpffs_dir`, `xdp_lock_acquire`, `xdp_multiprog__pin`, `xdp_multiprog__unpin`).
+//!
+//! ```text
+//! <bpffs>/xdp/                                        flock(2) while pins change
+//!     dispatch-<ifindex>-<dispatcher id>/prog<i>-prog     the program of slot i
+//!     dispatch-<ifindex>-<dispatcher id>/prog<i>-link     what keeps it there
+//! ```
+//! An interface's index means nothing in another network namespace, and this directory is shared by all: a directory is known by
+//! its dispatcher's number alone. This file must never touch a directory but those it is told the number of, nor put anything else
+//! into one: libxdp removes it by name and then expects it to be empty.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use bpfd_core::ident::KernelId;
+use bpfd_core::kernel::StepError;
+use bpfd_sys::bpffs::{Dir, DirLock};
+
+use super::dispatcher::HeldSlot;
+use super::failed;
+use super::pins::remove_tree;
+
+const DIRECTORY: &str = "xdp";
+
+/// Peers hold the lock for milliseconds; one that holds it longer is stuck, and waiting would hold up every other change.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// The directory, locked until this is dropped or the process dies.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    dir: Dir,
+    #[expect(dead_code, reason = "held for its lock")]
+    lock: DirLock,
+}
+
+/// Locks the directory, which is made if there is none.
+pub(crate) fn lock(bpffs: &Dir) -> Result<Shared, StepError> {
+    let doing = || "lock libxdp's directory `xdp` on the bpffs";
+    let dir = bpffs.make_or_open(DIRECTORY).map_err(failed(doing))?;
+    let lock = dir.lock(Instant::now() + LOCK_WAIT).map_err(failed(doing))?;
+    let busy = || StepError::Call { doing: doing().to_owned(), errno: "another process holds it".to_owned() };
+    Ok(Shared { lock: lock.ok_or_else(busy)?, dir })
+}
+
+impl Shared {
+    /// Pins the slots of a dispatcher, all or none.
+    pub(crate) fn pin(&self, ifindex: u32, dispatcher: KernelId, slots: &[HeldSlot]) -> Result<(), StepError> {
+        let name = format!("dispatch-{ifindex}-{dispatcher}");
+        let pinned = self.fill(&name, slots);
+        pinned.or_else(|error| {
+            remove_tree(&self.dir, &name).and(Err(error)).map_err(failed(|| format!("pin the slots of `{name}`")))
+        })
+    }
+
+    fn fill(&self, name: &str, slots: &[HeldSlot]) -> io::Result<()> {
+        let dir = self.dir.make(name)?;
+        slots.iter().try_for_each(|HeldSlot { index, program, link, ours: _ }| {
+            dir.pin(&format!("prog{index}-prog"), program.as_fd())?;
+            dir.pin(&format!("prog{index}-link"), link.as_fd())
+        })
+    }
+
+    /// Removes the pins of a dispatcher; nothing if there are none.
+    pub(crate) fn unpin(&self, dispatcher: KernelId) -> io::Result<()> {
+        let names = self.dir.names()?;
+        names.iter().filter(|name| number(name) == Some(dispatcher)).try_for_each(|name| remove_tree(&self.dir, name))
+    }
+}
+
+/// Removes the pins of a dispatcher, under the lock. A bpffs without libxdp's directory has none.
+pub(crate) fn forget(bpffs: &Dir, dispatcher: KernelId) -> Result<(), StepError> {
+    let doing = || format!("remove libxdp's pins of dispatcher {dispatcher}");
+    match bpffs.exists(DIRECTORY).map_err(failed(doing))? {
+        true => lock(bpffs)?.unpin(dispatcher).map_err(failed(doing)),
+        false => Ok(()),
+    }
+}
+
+/// The dispatcher that a directory is of; `None` for a name that libxdp would not write.
+fn number(name: &str) -> Option<KernelId> {
+    let (ifindex, program) = name.strip_prefix("dispatch-")?.split_once('-')?;
+    let number = |text: &str| text.parse::<u32>().ok().filter(|number| number.to_string() == text);
+    number(ifindex).and(number(program)).map(KernelId)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_known_by_its_dispatchers_number() {
+        assert_eq!(number("dispatch-4-1234"), Some(KernelId(1234)));
+        for other in
+            ["dispatch-4", "dispatch-4-", "dispatch--4", "dispatch-4-01", "dispatch-4-1-1", "prog-test-link-1-7", "x"]
+        {
+            assert_eq!(number(other), None, "{other}");
+        }
+    }
+}

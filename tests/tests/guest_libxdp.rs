@@ -1,0 +1,242 @@
+//! Chains that are shared with Debian's xdp-loader, by libxdp's protocol: both sides list, order and keep each other's programs. The
+//! host's kernel may forbid this; the guests' do not.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "the lints exempt test functions, not what they share"
+)]
+
+use std::os::fd::AsFd;
+use std::process::Output as Done;
+
+use bpfd_sys::bpf::{Map, ProgId, map_by_id, prog_by_id, prog_info};
+use bpfd_tests::{Host, example};
+
+const BPFFS: &str = "/run/case/sys/fs/bpf";
+
+/// One program as a side lists it: priority and the kernel's number.
+type Row = (u64, u64);
+
+#[track_caller]
+fn ours(host: &Host, name: &str, priority: u32) {
+    let object = example("xdp-counter");
+    host.bpfctl(&format!("load --path {object} --name {name} xdp -i uplink --priority {priority}")).ok();
+}
+
+fn xdp_loader(host: &Host, line: &str) -> Done {
+    host.command("xdp-loader").args(line.split_whitespace()).env("LIBXDP_BPFFS", BPFFS).output().unwrap()
+}
+
+#[track_caller]
+fn peer(host: &Host, line: &str) -> String {
+    let done = xdp_loader(host, line);
+    let said = String::from_utf8_lossy(&[done.stdout, done.stderr].concat()).into_owned();
+    assert!(done.status.success(), "xdp-loader {line}: {said}{}", host.log());
+    said
+}
+
+/// A program of the peer's own at a priority that no other has; gives its counter.
+#[track_caller]
+fn theirs(host: &Host, priority: u64) -> Map {
+    let object = example("xdp-counter");
+    peer(host, &format!("load -P {priority} uplink {object}"));
+    let (_, id) = status(host).into_iter().find(|(found, _)| *found == priority).unwrap();
+    let program = prog_by_id(ProgId(u32::try_from(id).unwrap())).unwrap();
+    let maps = prog_info(program.as_fd()).unwrap().map_ids.into_iter();
+    let mut maps = maps.map(|id| Map::from_fd(map_by_id(id).unwrap()).unwrap());
+    maps.find(|map| map.info().unwrap().name == "packets").unwrap()
+}
+
+fn counted(map: &Map) -> u64 {
+    let values = map.lookup(&[0; 4]).unwrap().unwrap();
+    values.chunks(8).map(|value| u64::from_ne_bytes(value.try_into().unwrap())).sum()
+}
+
+/// What the peer lists in the dispatcher.
+#[track_caller]
+fn status(host: &Host) -> Vec<Row> {
+    let said = peer(host, "status uplink");
+    let rows = said.lines().filter_map(|line| line.trim().strip_prefix("=>"));
+    let number = |word: Option<&str>| word.and_then(|word| word.parse().ok()).unwrap_or_else(|| panic!("{said}"));
+    rows.map(|row| {
+        let words: Vec<&str> = row.split_whitespace().collect();
+        (number(words.first().copied()), number(words.get(2).copied()))
+    })
+    .collect()
+}
+
+/// What bpfd lists, all of it.
+#[track_caller]
+fn chain(host: &Host) -> Vec<Row> {
+    let chains = host.items("chain show uplink");
+    let [chain] = chains.as_slice() else { panic!("{chains:?}") };
+    let rows = chain["members"].as_array().cloned().unwrap_or_default();
+    rows.iter()
+        .map(|row| {
+            (
+                row["priority"].as_u64().unwrap_or(0),
+                row["kernel_program_id"]
+                    .as_u64()
+                    .or(row["kernelProgramId"].as_u64())
+                    .unwrap_or_else(|| panic!("{row}")),
+            )
+        })
+        .collect()
+}
+
+/// Both sides see the same; gives the priorities.
+#[track_caller]
+fn agreed(host: &Host) -> Vec<u64> {
+    let (chain, status) = (chain(host), status(host));
+    assert_eq!(chain, status, "bpfd and xdp-loader{}", host.log());
+    chain.into_iter().map(|(priority, _)| priority).collect()
+}
+
+#[track_caller]
+fn healthy(host: &Host) {
+    let findings = host.findings();
+    assert!(findings.is_empty(), "{findings:#?}{}", host.log());
+}
+
+/// Everybody leaves; what the end of a case counts is of bpfd alone.
+#[track_caller]
+fn empty(host: &Host) {
+    healthy(host);
+    host.bpfctl("unload --all").ok();
+    peer(host, "unload -a uplink");
+    healthy(host);
+}
+
+#[test]
+fn both_sides_list_order_and_keep_each_others_programs() {
+    let host = Host::sharing();
+    let first = theirs(&host, 30);
+    ours(&host, "a", 10);
+    ours(&host, "b", 50);
+    let second = theirs(&host, 40);
+    assert_eq!(agreed(&host), [10, 30, 40, 50]);
+    host.ping(20);
+    assert_eq!([host.counted("a"), host.counted("b")], [20, 20]);
+    assert_eq!([counted(&first), counted(&second)], [20, 20]);
+    healthy(&host);
+
+    // Each side takes away one of its own.
+    host.bpfctl("unload a").ok();
+    assert_eq!(agreed(&host), [30, 40, 50]);
+    let (_, id) = status(&host)[1];
+    peer(&host, &format!("unload -i {id} uplink"));
+    assert_eq!(agreed(&host), [30, 50]);
+    host.ping(5);
+    assert_eq!((host.counted("b"), counted(&first), counted(&second)), (25, 25, 20));
+    healthy(&host);
+
+    host.bpfctl("unload b").ok();
+    assert_eq!(status(&host).len(), 1);
+    host.ping(5);
+    assert_eq!(counted(&first), 30);
+    peer(&host, "unload -a uplink");
+    healthy(&host);
+}
+
+#[test]
+fn a_peer_comes_to_an_interface_of_ours_and_goes_again() {
+    let host = Host::sharing();
+    ours(&host, "alone", 50);
+    host.ping(3);
+    assert_eq!(host.counted("alone"), 3, "alone, it stands in for the dispatcher itself");
+    assert_eq!(agreed(&host), [50]);
+    let guest = theirs(&host, 60);
+    assert_eq!(agreed(&host), [50, 60]);
+    host.ping(4);
+    assert_eq!((host.counted("alone"), counted(&guest)), (7, 4));
+    let (_, id) = status(&host)[1];
+    peer(&host, &format!("unload -i {id} uplink"));
+    assert_eq!(agreed(&host), [50]);
+    host.ping(5);
+    assert_eq!(host.counted("alone"), 12);
+    host.bpfctl("unload alone").ok();
+    assert!(!host.shell("ip link show uplink").contains("xdp"), "nothing is left on the interface");
+    let left = host.shell(&format!("ls {BPFFS}/xdp {BPFFS}/bpfd/v1/top {BPFFS}/bpfd/v1/ext"));
+    assert!(!left.contains("dispatch") && !left.lines().any(|line| line.len() == 32), "{left}");
+    healthy(&host);
+}
+
+#[test]
+fn an_eleventh_program_is_refused_and_changes_nothing() {
+    let host = Host::sharing();
+    let first = theirs(&host, 500);
+    for index in 0..9 {
+        ours(&host, &format!("app{index}"), 10 + index);
+    }
+    let full = agreed(&host);
+    assert_eq!(full.len(), 10);
+    let object = example("xdp-counter");
+    let refused = host.bpfctl(&format!("load --path {object} --name more xdp -i uplink --priority 5"));
+    assert!(refused.code != 0 && refused.stderr.contains("10 slots"), "{refused}");
+    assert_eq!(agreed(&host), full);
+    host.ping(2);
+    assert_eq!((host.counted("app8"), counted(&first)), (2, 2));
+    empty(&host);
+}
+
+#[test]
+fn a_restart_finds_everything_and_goes_on() {
+    let mut host = Host::sharing();
+    let first = theirs(&host, 30);
+    ours(&host, "a", 10);
+    host.kill();
+    // While bpfd is away, the peer rebuilds the dispatcher with bpfd's program in it.
+    let later = theirs(&host, 20);
+    host.ping(3);
+    host.start();
+    assert_eq!(agreed(&host), [10, 20, 30]);
+    assert_eq!((host.counted("a"), counted(&later)), (3, 3));
+    ours(&host, "b", 25);
+    assert_eq!(agreed(&host), [10, 20, 25, 30]);
+    host.ping(2);
+    assert_eq!((host.counted("a"), host.counted("b"), counted(&first)), (5, 2, 5));
+    empty(&host);
+}
+
+#[test]
+fn a_clean_from_another_network_namespace_ends_the_peers_programs_and_none_of_ours() {
+    let host = Host::sharing();
+    ours(&host, "a", 10);
+    let peer = theirs(&host, 20);
+    // bpfd has seen the peer's dispatcher, and holds it.
+    host.await_output("doctor -o json", "\"items\"");
+    host.await_output("chain show uplink", "libxdp");
+    eventually_held(&host);
+    host.ping(2);
+    host.shell(&format!("LIBXDP_BPFFS={BPFFS} unshare -n xdp-loader clean"));
+    host.ping(3);
+    assert_eq!((host.counted("a"), counted(&peer)), (5, 2));
+    let shown = host.bpfctl("chain show uplink");
+    assert!(shown.code == 0 && shown.stderr.contains("no longer in its slot"), "{shown}");
+    host.bpfctl("unload a").ok();
+    assert!(!host.shell("ip link show uplink").contains("xdp"), "nothing is left on the interface");
+    healthy(&host);
+}
+
+/// The dispatcher that runs has references of bpfd's own: it heard of the peer's change.
+#[track_caller]
+fn eventually_held(host: &Host) {
+    let limit = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    // A generation that a peer made is named by `peer` in hexadecimal.
+    while !host.shell(&format!("ls {BPFFS}/bpfd/v1/top")).contains("70656572") {
+        assert!(std::time::Instant::now() < limit, "{}", host.log());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_setting_keeps_chains_fused_where_the_kernel_could_share_them() {
+    let host = Host::new();
+    ours(&host, "a", 10);
+    ours(&host, "b", 20);
+    host.ping(3);
+    assert_eq!((host.counted("a"), host.counted("b")), (3, 3));
+    let shown = host.bpfctl("chain show uplink -o json").ok();
+    assert!(shown.to_lowercase().contains("fused"), "{shown}");
+    host.check();
+}
