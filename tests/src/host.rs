@@ -210,6 +210,28 @@ impl Host {
         Path::new(ROOT)
     }
 
+    /// Does something in the case's network.
+    pub fn within<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.namespaces.network().within(work).unwrap()
+    }
+
+    /// Makes a group `bpfd` and its member, for a daemon that starts later. The host's own files are left alone.
+    pub fn make_group(&self) {
+        self.shell(
+            "for file in group passwd; do
+               cp /etc/$file /run/$file
+               mount --bind /run/$file /etc/$file
+             done
+             echo bpfd:x:815:member >>/etc/group
+             echo member:x:4711:4711::/:/bin/sh >>/etc/passwd",
+        );
+    }
+
+    /// `bpfctl` as the member that `make_group` made.
+    pub fn bpfctl_as_member(&self, line: &str) -> Output {
+        self.bpfctl_as(4711, 4711, &[815], line)
+    }
+
     /// A command in the case's namespaces.
     pub fn command(&self, program: &str) -> Command {
         self.namespaces.command(program)

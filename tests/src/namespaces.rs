@@ -8,6 +8,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use bpfd_sys::netns::Netns;
+
 use crate::objects::program;
 
 /// `uplink` is where chains are; `far`, in the namespace of that name, is where packets come from. Nothing but these packets
@@ -80,6 +82,11 @@ impl Namespaces {
     /// A path of the case, as this process sees it.
     pub(crate) fn path(&self, inside: &str) -> PathBuf {
         Path::new("/proc").join(self.holder.id().to_string()).join("root").join(inside.trim_start_matches('/'))
+    }
+
+    /// The network that chains are in.
+    pub(crate) fn network(&self) -> Netns {
+        Netns::of_process(self.holder.id()).unwrap()
     }
 
     /// Processes in the case's mounts, but for the holder.

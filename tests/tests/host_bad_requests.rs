@@ -7,8 +7,7 @@ use bpfd_sys::netns::Netns;
 use bpfd_tests::{Host, example};
 use insta::assert_snapshot;
 
-/// A group of the case's own, a member, and somebody else.
-const MEMBER: (u32, u32) = (4711, 815);
+/// `nobody`.
 const STRANGER: u32 = 65534;
 
 /// A counter `a` on `uplink`, of root's.
@@ -25,10 +24,7 @@ fn host() -> Host {
 /// A host with a group `bpfd`.
 fn with_group() -> Host {
     let mut host = Host::without_daemon();
-    host.shell(
-        "cp /etc/group /run/group; echo bpfd:x:815:member >>/run/group; mount --bind /run/group /etc/group
-         cp /etc/passwd /run/passwd; echo member:x:4711:4711::/:/bin/sh >>/run/passwd; mount --bind /run/passwd /etc/passwd",
-    );
+    host.make_group();
     host.start();
     one(&host);
     host
@@ -275,7 +271,7 @@ fn a_stranger_is_refused_where_there_is_a_group_too() {
 #[test]
 fn a_member_of_the_group_may_look() {
     let host = with_group();
-    assert_snapshot!(host.bpfctl_as(MEMBER.0, MEMBER.0, &[MEMBER.1], "list").ok(), @"
+    assert_snapshot!(host.bpfctl_as_member("list").ok(), @"
     PROGRAM  TYPE  HOOK        PRIO  POS  STATE
     a/count  xdp   uplink:xdp  50    1    ATTACHED
     ");
@@ -284,8 +280,7 @@ fn a_member_of_the_group_may_look() {
 #[test]
 fn a_member_of_the_group_loads_no_file_and_touches_nothing_of_roots() {
     let host = with_group();
-    let (user, group) = MEMBER;
-    let refused = |line: &str| host.unchanged(|| host.bpfctl_as(user, user, &[group], line)).refused(4);
+    let refused = |line: &str| host.unchanged(|| host.bpfctl_as_member(line)).refused(4);
     let pass = host.path("/run/pass.o");
     std::fs::copy(example("xdp-pass"), pass).unwrap();
     assert_snapshot!(refused("load --path /run/pass.o xdp -i uplink --priority 500"), @"
