@@ -1,11 +1,6 @@
 //! Chains that are shared with Debian's xdp-loader, by libxdp's protocol: both sides list, order and keep each other's programs. The
 //! host's kernel may forbid this; the guests' do not.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "the lints exempt test functions, not what they share"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "the lints exempt test functions, not what they share")]
 
 use std::os::fd::AsFd;
 use std::process::Output as Done;
