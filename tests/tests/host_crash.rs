@@ -2,7 +2,9 @@
 //! repairs, and the host is as before or as asked, by the table of `spec/state.md`.
 //!
 //! Needs bpfd with its fail points compiled in. A point that a verb never comes to fails the case.
+#![expect(clippy::unwrap_used, reason = "the lint exempts test functions, not what they share")]
 
+use std::fs;
 use std::os::unix::process::ExitStatusExt;
 
 use bpfd_tests::{Host, example};
@@ -275,4 +277,33 @@ fn a_point_that_is_never_reached_is_noticed() {
     let mut host = host(&verb);
     assert!(!dies(&mut host, "step-nosuch-after=return", &verb));
     host.check();
+}
+
+/// The control of every `Done`: it is the journal that knows what the kernel already had.
+#[test]
+fn without_its_journal_a_move_that_was_made_is_forgotten() {
+    let verb = Verb { before: &[LOAD], line: "update x/count@uplink:xdp --priority 90", back: "" };
+    let mut host = host(&verb);
+    let before = shown(&host);
+    assert!(dies(&mut host, "step-swap-after=return", &verb));
+    forget_the_journal(&host);
+    host.start();
+    assert_eq!(shown(&host), before);
+    host.check();
+}
+
+/// SQLite follows `/proc/PID/root` to where it seems to lead, so that the database is opened in another place.
+fn forget_the_journal(host: &Host) {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let lib = host.path("/run/case/var/lib/bpfd");
+    for file in ["state.db", "state.db-wal"] {
+        fs::copy(lib.join(file), elsewhere.path().join(file)).unwrap();
+    }
+    let database = rusqlite::Connection::open(elsewhere.path().join("state.db")).unwrap();
+    database.execute("DELETE FROM steps", []).unwrap();
+    assert_eq!(database.execute("DELETE FROM operations", []).unwrap(), 1);
+    // The last connection to close writes the log back.
+    database.close().unwrap();
+    fs::copy(elsewhere.path().join("state.db"), lib.join("state.db")).unwrap();
+    fs::remove_file(lib.join("state.db-wal")).unwrap();
 }

@@ -1,0 +1,127 @@
+//! What is in an image and who signed it.
+
+use std::fs;
+
+use bpfd_tests::{Host, example};
+use bytecode_image::build::BuiltImage;
+use bytecode_image::key::{Scheme, SigningKey};
+use bytecode_image::media;
+use insta::assert_snapshot;
+
+use crate::world::{Images, altered, image};
+
+/// A layer that GNU tar makes, of files in `/run/layer`.
+fn layer(host: &Host, script: &str) -> BuiltImage {
+    host.shell(&format!(
+        "mkdir /run/layer; cd /run/layer; cp {} bytecode.bpf.o; {script}; tar -cf ../layer.tar *",
+        example("xdp-counter")
+    ));
+    altered(None, Some((media::LAYER_TAR, fs::read(host.path("/run/layer.tar")).unwrap())))
+}
+
+#[test]
+fn a_signed_image_loads() {
+    let images = Images::signed();
+    images.host.bpfctl("load --image registry/team/app:1 xdp -i uplink").ok();
+    images.host.ping(5);
+    assert_eq!(images.host.counted("app"), 5);
+}
+
+#[test]
+fn a_label_that_contradicts_the_object_is_refused() {
+    let images = Images::new();
+    let config = String::from_utf8(image().config).unwrap();
+    assert!(config.contains(r#"\"name\":\"count\""#), "{config}");
+    let config = config.replace(r#"\"name\":\"count\""#, r#"\"name\":\"other\""#);
+    images.publish("open/app", &altered(Some(config.into_bytes()), None));
+    assert_snapshot!(images.refuses(1, "registry/open/app:1"), @"
+    error: the image is not what its labels say
+    cause: label contradicts the object: it lists program `other`, which the object does not have; it has: count
+    hint: whoever built the image must build it anew: `bpfctl image build` writes labels from the object
+    ");
+}
+
+#[test]
+fn a_layer_of_200_mib_of_zeros_is_refused() {
+    let images = Images::new();
+    images.registry.put_zeros("open/zeros").unwrap();
+    assert_snapshot!(images.refuses(1, "registry/open/zeros"), @"
+    error: the image's layer holds no object
+    cause: decompression bomb: a layer of 954458 bytes decodes to more than 33554432
+    hint: build it with `bpfctl image build`
+    ");
+}
+
+#[test]
+fn a_layer_with_two_objects_is_refused() {
+    let images = Images::new();
+    images.publish("open/app", &layer(&images.host, "cp bytecode.bpf.o second.bpf.o"));
+    assert_snapshot!(images.refuses(1, "registry/open/app:1"), @"
+    error: the image's layer holds no object
+    cause: layer has two ELF files, `bytecode.bpf.o` and `second.bpf.o`: an image carries one object
+    hint: build it with `bpfctl image build`
+    ");
+}
+
+#[test]
+fn a_layer_with_a_symlink_is_refused() {
+    let images = Images::new();
+    images.publish("open/app", &layer(&images.host, "mv bytecode.bpf.o z; ln -s /etc/shadow bytecode.bpf.o"));
+    assert_snapshot!(images.refuses(1, "registry/open/app:1"), @"
+    error: the image's layer holds no object
+    cause: tar entry `bytecode.bpf.o` is a symlink or hard link: a layer has only regular files and directories
+    hint: build it with `bpfctl image build`
+    ");
+}
+
+#[test]
+fn an_image_that_nobody_or_somebody_else_signed_is_refused() {
+    let images = Images::new();
+    images.publish("team/app", &image());
+    assert_snapshot!(images.refuses(6, "registry/team/app:1"), @"
+    error: image `registry/team/app:1` (sha256:SHA256) is refused by policy
+    cause: it is not signed, and scope `registry/team/**` requires 1 of the signers `ci`
+    hint: have it signed by `ci`: `bpfctl image sign registry/team/app@sha256:SHA256 --key FILE`
+    ");
+    images.sign("team/app", &SigningKey::generate(Scheme::P256).unwrap());
+    assert_snapshot!(images.refuses(6, "registry/team/app:1"), @"
+    error: image `registry/team/app:1` (sha256:SHA256) is refused by policy
+    cause: 0 of 1 required signatures count (scope `registry/team/**`, signers `ci`); signature 1: no key of these signers made it
+    hint: have it signed by `ci`: `bpfctl image sign registry/team/app@sha256:SHA256 --key FILE`
+    ");
+    images.publish("else/app", &image());
+    assert_snapshot!(images.refuses(6, "registry/else/app:1"), @"
+    error: image `registry/else/app:1` (sha256:SHA256) is refused by policy
+    cause: no `[[image]]` section of the policy has a scope for it
+    hint: if you trust who signs it, run `bpfctl trust add NAME --key FILE --scope registry/else/app`
+    ");
+    images.sign("team/app", &images.key);
+    images.host.bpfctl("load --image registry/team/app:1").ok();
+}
+
+#[test]
+fn a_member_of_the_group_loads_signed_images_behind_roots_programs() {
+    let images = Images::signed();
+    let member = |line: &str| images.host.bpfctl_as_member(line);
+    let load = "load -q --image registry/team/app:1 xdp -i uplink";
+    assert_snapshot!(images.refused(4, || member(&format!("{load} --priority 99"))), @"
+    error: member may not attach
+    cause: priority 99 is below 100: those places are root's
+    hint: ask for a priority from 100 to 1000
+    ");
+    // The priority that nobody asked for is known when the image is here.
+    assert_snapshot!(images.host.unchanged(|| member(load)).refused(4), @"
+    error: member may not attach
+    cause: priority 50 is below 100: those places are root's
+    hint: ask for a priority from 100 to 1000
+    ");
+    member(&format!("{load} --priority 100")).ok();
+    let move_it = |priority: u32| member(&format!("update app/count@uplink:xdp --priority {priority}"));
+    assert_snapshot!(images.refused(4, || move_it(10)), @"
+    error: member may not update
+    cause: priority 10 is below 100: those places are root's
+    hint: ask for a priority from 100 to 1000
+    ");
+    move_it(200).ok();
+    member("unload app").ok();
+}

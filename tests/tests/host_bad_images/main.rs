@@ -1,0 +1,7 @@
+//! Images that must not be loaded, and registries that lie: each refused with a clear error, and nothing changed, the daemon's own
+//! image store included.
+#![expect(clippy::unwrap_used, reason = "the lint exempts test functions, not what they share")]
+
+mod contents;
+mod registries;
+mod world;
