@@ -1,6 +1,6 @@
 //! The database: intent, journal, answers already given. One file, one connection, owned by the engine's thread.
 //!
-//! SQLite in WAL mode with `synchronous=FULL`: what was acknowledged is on disk (https://www.sqlite.org/pragma.html). Tables are
+//! SQLite in WAL mode with `synchronous=FULL`: what was acknowledged is on disk (<https://www.sqlite.org/pragma.html>). Tables are
 //! STRICT; identities and owners are columns, the rest of a row is JSON, so that `sqlite3` shows what bpfd knows. This file must
 //! never touch the kernel.
 

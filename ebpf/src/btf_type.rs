@@ -3,7 +3,7 @@
 
 use crate::bytes::u32_at;
 
-/// One type. Names are in [`Btf::name`].
+/// One type. Names are in [`Btf::name`](crate::btf::Btf::name).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Type<'a> {
     Void,

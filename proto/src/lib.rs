@@ -7,6 +7,7 @@ pub mod status;
 
 /// Messages, and with the feature `grpc` clients and servers, of the package `bpfd.v1`.
 #[path = "generated/bpfd.v1.rs"]
+#[expect(rustdoc::broken_intra_doc_links, reason = "the .proto's comments name tables of a TOML file, in brackets")]
 #[cfg_attr(
     feature = "grpc",
     expect(

@@ -1,7 +1,7 @@
 //! The namespaces of one case: network and mounts, with a second network at the other end of a veth pair. One process holds
 //! them; when it ends, and it ends with the test's thread at the latest, the kernel takes all of it away: mounts, devices, pins.
 //!
-//! `/run` is a tmpfs of the case's own, so no file of a case is ever on the host:
+//! `/run` is a tmpfs of the case's own and `/sys/fs/bpf` a bpffs, so no file or pin of a case is ever on the host:
 //! `/run/bin` the two programs, `/run/case` the daemon's `--root`, `/run/netns` the names that `ip netns` gives.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -16,6 +16,7 @@ use crate::objects::program;
 /// goes over the pair: no IPv6, and neighbours are known.
 const SETUP: &str = r#"
 mount -t tmpfs -o mode=0755 case /run
+mount -t bpf case /sys/fs/bpf
 mkdir -p /run/bin /run/case /run/netns
 touch /run/bin/bpfd /run/bin/bpfctl
 mount --bind "$1" /run/bin/bpfd

@@ -41,7 +41,7 @@ pub enum Scheme {
 pub struct Authorities {
     /// The file.
     pub path: PathBuf,
-    /// Its text, once [`Registries::read_certificates`] was called.
+    /// Its text, once [`Registries::read_certificates`](super::Registries::read_certificates) was called.
     pub pem: Option<String>,
 }
 
