@@ -287,7 +287,8 @@ fn clients(root: &Path) -> Vec<Step> {
             steps.push(Step::skip("go", "needs Go, which is not on PATH"));
         }
     }
-    let mut doc = cargo(&["doc", "--workspace", "--document-private-items", "--no-deps", "--keep-going", "--locked", "--quiet"]);
+    let mut doc =
+        cargo(&["doc", "--workspace", "--document-private-items", "--no-deps", "--keep-going", "--locked", "--quiet"]);
     doc.env.push(("RUSTDOCFLAGS".to_owned(), "-D warnings".to_owned()));
     steps.push(Step::check("doc", doc));
     steps.push(Step::Run {
