@@ -2,7 +2,7 @@
 //!
 //! ```toml
 //! [chain]
-//! mode = "auto"       # or "fused", "libxdp": spec/dispatch.md
+//! mode = "auto"       # "libxdp" where the kernel allows it, else "fused": spec/dispatch.md
 //! ```
 //! This file must never read a file.
 

@@ -87,7 +87,7 @@ pub enum ModeError {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Setting {
-    /// Fused, until libxdp's protocol has proved itself.
+    /// libxdp's protocol where the kernel allows it, else fused.
     #[default]
     Auto,
     /// All links in one program, whatever the kernel allows.
@@ -99,14 +99,10 @@ pub enum Setting {
 impl Setting {
     /// The mode, given what the kernel allows.
     pub fn apply(self, decided: Result<ChainMode, ModeError>) -> Result<ChainMode, ModeError> {
-        let fused = |cause: &str| Ok(ChainMode::Fused { cause: cause.to_owned() });
         match (self, decided?) {
             (Self::Libxdp, ChainMode::Fused { cause }) => Err(ModeError::Impossible(cause)),
-            (Self::Libxdp, ChainMode::Libxdp) => Ok(ChainMode::Libxdp),
-            (Self::Fused, ChainMode::Libxdp) => fused("bpfd.toml says so"),
-            (Self::Auto, ChainMode::Libxdp) => {
-                fused("this version of bpfd keeps each chain in one program unless told")
-            }
+            (Self::Fused, ChainMode::Libxdp) => Ok(ChainMode::Fused { cause: "bpfd.toml says so".to_owned() }),
+            (Self::Auto | Self::Libxdp, ChainMode::Libxdp) => Ok(ChainMode::Libxdp),
             (Self::Auto | Self::Fused, decided @ ChainMode::Fused { .. }) => Ok(decided),
         }
     }
@@ -195,10 +191,16 @@ mod tests {
     }
 
     #[test]
+    fn unless_told_otherwise_the_kernel_decides() {
+        let cannot = ChainMode::Fused { cause: "the kernel said no".to_owned() };
+        assert_eq!(Setting::default(), Setting::Auto);
+        assert_eq!(Setting::Auto.apply(Ok(ChainMode::Libxdp)), Ok(ChainMode::Libxdp));
+        assert_eq!(Setting::Auto.apply(Ok(cannot.clone())), Ok(cannot));
+    }
+
+    #[test]
     fn a_setting_wins_unless_the_kernel_cannot() {
         let cannot = ChainMode::Fused { cause: "the kernel said no".to_owned() };
-        let Ok(ChainMode::Fused { cause }) = Setting::Auto.apply(Ok(ChainMode::Libxdp)) else { panic!("fused") };
-        assert_eq!(cause, "this version of bpfd keeps each chain in one program unless told");
         assert_eq!(Setting::Libxdp.apply(Ok(ChainMode::Libxdp)), Ok(ChainMode::Libxdp));
         let Ok(ChainMode::Fused { cause }) = Setting::Fused.apply(Ok(ChainMode::Libxdp)) else { panic!("fused") };
         assert_eq!(cause, "bpfd.toml says so");
