@@ -1,11 +1,15 @@
 //! K8: the BPF objects of one case, found where they are held: pins below its root, descriptors of its daemon. The kernel's whole
 //! list is of no use: other cases run beside this one.
+//!
+//! What must be pinned, as `spec/dispatch.md` says it: an app's programs and maps; of a chain the program that runs, and the record
+//! of it; of a link in a dispatcher its copy of the program, the record of that, and what keeps it in its slot.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use bpfd_client::proto::v1::{self as pb, hook::Hook};
 use bpfd_sys::bpf::{self, LinkId, MapId, ObjectKind, ProgId};
 
 /// Kernel ids of programs, maps and links.
@@ -19,14 +23,122 @@ pub struct Census {
     pub links: BTreeSet<u32>,
 }
 
+/// What the daemon lists.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    pub(crate) apps: Vec<pb::App>,
+    pub(crate) links: Vec<pb::Link>,
+    pub(crate) chains: Vec<pb::Chain>,
+}
+
+/// The pins of one bpffs, by whose they are.
+#[derive(Debug)]
+pub(crate) struct Pins {
+    /// All but the others.
+    own: Census,
+    /// Copies of links' programs: `bpfd/v1/ext/LINK`.
+    copies: BTreeMap<String, Census>,
+    /// libxdp's directories, bpfd's dispatchers included: `xdp/dispatch-IFINDEX-PROGRAM`, by the number of the program.
+    shared: BTreeMap<u32, Census>,
+}
+
+impl Pins {
+    pub(crate) fn read(bpffs: &Path) -> Self {
+        let within = |dir: &str| {
+            let entries = fs::read_dir(bpffs.join(dir)).into_iter().flatten().map(|entry| entry.unwrap());
+            entries.map(|entry| (entry.file_name().into_string().unwrap(), Census::pinned(&entry.path())))
+        };
+        let shared: Vec<(String, Census)> = within("xdp").collect();
+        let copies: BTreeMap<String, Census> = within("bpfd/v1/ext").collect();
+        let own = Census::pinned_but(bpffs, &[&bpffs.join("xdp"), &bpffs.join("bpfd/v1/ext")]);
+        let number = |name: String| name.rsplit_once('-').and_then(|(_, number)| number.parse().ok());
+        let shared = shared.into_iter().map(|(name, pins)| (number(name.clone()).expect(&name), pins)).collect();
+        Self { own, copies, shared }
+    }
+
+    pub(crate) fn all(&self) -> Census {
+        self.copies.values().chain(self.shared.values()).fold(self.own.clone(), |all, more| all.and(more))
+    }
+
+    /// What is not as the rows say. `seen` are all copies that a check saw: each may be in the dispatcher of its link alone.
+    pub(crate) fn wrong(&self, rows: &Rows, seen: &mut BTreeSet<u32>) -> Vec<String> {
+        let Rows { apps, links, chains } = rows;
+        let Self { own, copies, shared } = self;
+        let mut wrong = Vec::new();
+        seen.extend(copies.values().flat_map(|copy| &copy.programs));
+
+        let chains: Vec<&pb::Chain> = chains.iter().filter(|chain| ours(chain).count() > 0).collect();
+        let dispatchers = || chains.iter().filter(|chain| chain.mode() == pb::ChainMode::Libxdp);
+        let unshared = links.iter().filter(|link| matches!(hook(link), Some(Hook::Tracepoint(_)))).count();
+        let model: [usize; 3] = [
+            apps.iter().map(|app| app.programs.len()).sum::<usize>() + chains.len(),
+            apps.iter().map(|app| app.maps.len()).sum::<usize>() + chains.len(),
+            dispatchers().map(|chain| ours(chain).count()).sum::<usize>() + unshared,
+        ];
+        if own.counts() != model {
+            wrong.push(format!("programs, maps, links: {:?} are pinned, {model:?} by the rows", own.counts()));
+        }
+
+        // A link that waits may have its copy already: it had an interface before.
+        let needed: BTreeSet<&str> =
+            dispatchers().flat_map(|chain| ours(chain)).map(|link| link.uid.as_str()).collect();
+        let fused = chains.iter().filter(|chain| chain.mode() == pb::ChainMode::Fused).flat_map(|chain| ours(chain));
+        let fused: BTreeSet<&str> = fused.map(|link| link.uid.as_str()).collect();
+        let allowed =
+            links.iter().filter(|link| matches!(hook(link), Some(Hook::Xdp(_)))).map(|link| link.uid.as_str());
+        let allowed: BTreeSet<&str> = allowed.filter(|link| !fused.contains(link)).collect();
+        let named: BTreeSet<&str> = copies.keys().map(String::as_str).collect();
+        if !named.is_superset(&needed) || !named.is_subset(&allowed) {
+            wrong.push(format!("copies of {named:?} are pinned, {needed:?} run, {allowed:?} may have one"));
+        }
+        let odd = copies.iter().filter(|(_, copy)| copy.counts() != [1, 1, 0]);
+        wrong.extend(odd.map(|(link, copy)| format!("a copy is a program and its record, for {link} it is {copy:?}")));
+
+        // What peers read is what runs, and nothing of ours is anywhere else.
+        let mut live = BTreeSet::new();
+        for chain in dispatchers() {
+            let Some(program) = chain.kernel_program_id else { continue };
+            live.insert(program);
+            let members: BTreeSet<u32> = chain.members.iter().filter_map(|member| member.kernel_program_id).collect();
+            let pins = shared.get(&program).cloned().unwrap_or_default();
+            if (&pins.programs, pins.counts()) != (&members, [members.len(), 0, members.len()]) {
+                wrong.push(format!("dispatcher {program} has {members:?}, and for peers {pins:?} are pinned"));
+            }
+        }
+        let elsewhere = shared.iter().filter(|(number, _)| !live.contains(number));
+        let elsewhere = elsewhere.filter(|(_, pins)| pins.programs.is_empty() || !pins.programs.is_disjoint(seen));
+        wrong
+            .extend(elsewhere.map(|(number, pins)| format!("for a dispatcher {number} of before {pins:?} are pinned")));
+        wrong
+    }
+}
+
+fn ours(chain: &pb::Chain) -> impl Iterator<Item = &pb::Link> {
+    chain.members.iter().filter_map(|member| match &member.program {
+        Some(pb::chain_member::Program::Link(link)) => Some(link),
+        Some(pb::chain_member::Program::Foreign(_)) | None => None,
+    })
+}
+
+fn hook(link: &pb::Link) -> Option<&Hook> {
+    link.hook.as_ref()?.hook.as_ref()
+}
+
 impl Census {
     /// Everything pinned below a directory.
     pub(crate) fn pinned(dir: &Path) -> Self {
+        Self::pinned_but(dir, &[])
+    }
+
+    fn pinned_but(dir: &Path, not: &[&Path]) -> Self {
         let mut census = Self::default();
         let mut dirs = vec![dir.to_owned()];
         while let Some(dir) = dirs.pop() {
             for entry in fs::read_dir(&dir).unwrap_or_else(|error| panic!("{}: {error}", dir.display())) {
                 let path = entry.unwrap().path();
+                if not.contains(&path.as_path()) {
+                    continue;
+                }
                 if path.is_dir() {
                     dirs.push(path);
                 } else if path.extension().is_none_or(|word| word != "debug") {

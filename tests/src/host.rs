@@ -1,18 +1,20 @@
 //! One case's host: its daemon, its command line, and what must hold when the case ends.
 
 use std::cell::{Cell, RefCell};
-use std::io::ErrorKind;
+use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use bpfd_client::proto::v1 as pb;
+use bpfd_client::{Client, ClientError};
 use bpfd_sys::bpf::{Map, obj_get};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
 
-use crate::census::Census;
+use crate::census::{Census, Pins, Rows};
 use crate::namespaces::Namespaces;
 use crate::output::Output;
 
@@ -29,6 +31,8 @@ pub struct Host {
     daemon: Option<Daemon>,
     /// Every BPF object that a check of this case saw.
     seen: RefCell<Census>,
+    /// Of these, programs as they go into a dispatcher's slot.
+    copies: RefCell<BTreeSet<u32>>,
     logs: Cell<u32>,
 }
 
@@ -47,21 +51,27 @@ impl Host {
         host
     }
 
-    /// A host whose daemon shares interfaces with libxdp's users; the kernel must allow that.
+    /// A host whose daemon keeps each chain in one program, whatever the kernel allows.
     #[track_caller]
-    pub fn sharing() -> Self {
+    pub fn fused() -> Self {
         let mut host = Self::without_daemon();
         let etc = host.path(&format!("{ROOT}/etc/bpfd"));
         std::fs::create_dir_all(&etc).unwrap();
-        std::fs::write(etc.join("bpfd.toml"), "[chain]\nmode = \"libxdp\"\n").unwrap();
+        std::fs::write(etc.join("bpfd.toml"), "[chain]\nmode = \"fused\"\n").unwrap();
         host.start();
         host
     }
 
+    /// Whether the daemon shares interfaces by libxdp's protocol: where the kernel allows it.
+    #[track_caller]
+    pub fn shares(&self) -> bool {
+        self.ask(async |daemon| daemon.info(pb::GetInfoRequest {}).await).xdp_chain_mode == "libxdp"
+    }
+
     /// A host on which nothing runs yet.
     pub fn without_daemon() -> Self {
-        let (daemon, seen, logs) = (None, RefCell::default(), Cell::new(0));
-        Self { namespaces: Namespaces::new(), daemon, seen, logs }
+        let (daemon, seen, copies, logs) = (None, RefCell::default(), RefCell::default(), Cell::new(0));
+        Self { namespaces: Namespaces::new(), daemon, seen, copies, logs }
     }
 
     /// Starts the daemon and waits until it says that it is ready.
@@ -82,25 +92,24 @@ impl Host {
         let number = self.logs.replace(self.logs.get() + 1);
         let notify = format!("/run/notify-{number}");
         let ready = UnixDatagram::bind(self.path(&notify)).unwrap();
-        ready.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let log = std::fs::File::create(self.path(&format!("/run/log-{number}"))).unwrap();
         let mut command = self.command("/run/bin/bpfd");
         command.args(["--root", ROOT]).env("NOTIFY_SOCKET", &notify).envs(environment.iter().copied());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let mut daemon = Daemon { child };
-        let limit = Instant::now() + LIMIT;
+        let process = pidfd_open(Pid::from_child(&daemon.child), PidfdFlags::empty()).unwrap();
+        let limit = Timespec::try_from(LIMIT).unwrap();
         loop {
+            let mut either = [PollFd::new(&ready, PollFlags::IN), PollFd::new(&process, PollFlags::IN)];
+            assert!(poll(&mut either, Some(&limit)).unwrap() > 0, "bpfd does not become ready{}", self.log());
+            if either[0].revents().is_empty() {
+                return Err(daemon.child.wait().unwrap());
+            }
             let mut said = [0; 64];
-            match ready.recv(&mut said) {
-                Ok(length) if said[..length].starts_with(b"READY=1") => return Ok(daemon),
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => panic!("{error}"),
+            let length = ready.recv(&mut said).unwrap();
+            if said[..length].starts_with(b"READY=1") {
+                return Ok(daemon);
             }
-            if let Some(status) = daemon.child.try_wait().unwrap() {
-                return Err(status);
-            }
-            assert!(Instant::now() < limit, "bpfd does not become ready{}", self.log());
         }
     }
 
@@ -164,12 +173,11 @@ impl Host {
         self.sum(app, "packets")
     }
 
-    /// The sum over all processors of an app's one-slot map, read through the pin that `get` names.
+    /// The sum over all processors of an app's one-slot map, read through the pin that the daemon names.
     #[track_caller]
     pub fn sum(&self, app: &str, map: &str) -> u64 {
-        let shown = self.items(&format!("get app {app}")).remove(0);
-        let maps = shown["maps"].as_array().unwrap();
-        let pin = maps.iter().find(|shown| shown["name"] == map).and_then(|map| map["pinPath"].as_str()).unwrap();
+        let shown = self.ask(async |daemon| daemon.app(pb::GetAppRequest { app: app.to_owned() }).await);
+        let pin = shown.maps.iter().find(|shown| shown.name == map).and_then(|map| map.pin_path.as_deref()).unwrap();
         let map = Map::from_fd(obj_get(&self.path(pin)).unwrap()).unwrap();
         let values = map.lookup(&[0; 4]).unwrap().unwrap();
         values.chunks(8).map(|value| u64::from_ne_bytes(value.try_into().unwrap())).sum()
@@ -185,7 +193,13 @@ impl Host {
     /// The same for any way of asking.
     #[track_caller]
     pub fn unchanged(&self, ask: impl Fn() -> Output) -> Output {
-        let look = || (["list -o json", "list links -o json"].map(|line| self.bpfctl(line).to_string()), self.pinned());
+        let look = || {
+            let listed = self.ask(async |daemon| {
+                let apps = daemon.apps(pb::ListAppsRequest::default()).await?;
+                Ok((apps, daemon.links(pb::ListLinksRequest::default()).await?))
+            });
+            (listed, self.pinned())
+        };
         let before = look();
         let output = ask();
         assert_eq!(look(), before, "changed by: {output}{}", self.log());
@@ -258,17 +272,28 @@ impl Host {
         self.namespaces.shell(script)
     }
 
+    /// What the daemon answers, asked by this process: a `bpfctl` for each question takes most of a second in a guest.
+    #[track_caller]
+    pub fn ask<T>(&self, question: impl AsyncFnOnce(&mut Client) -> Result<T, ClientError>) -> T {
+        self.try_ask(question).unwrap_or_else(|error| panic!("{error}{}", self.log()))
+    }
+
+    /// The same, where the daemon may refuse, or die.
+    pub fn try_ask<T>(
+        &self,
+        question: impl AsyncFnOnce(&mut Client) -> Result<T, ClientError>,
+    ) -> Result<T, ClientError> {
+        let socket = self.path(&format!("{ROOT}/run/bpfd/bpfd.sock"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { question(&mut Client::connect(&socket, Duration::ZERO).await?).await })
+    }
+
     /// What `doctor` finds wrong: K1 to K4, K11, and anything that start-up could not repair.
     #[track_caller]
     pub fn findings(&self) -> Vec<String> {
-        let said = self.bpfctl("doctor -o json");
-        assert!(said.code == 0 || said.code == 12, "{said}{}", self.log());
-        let document: Value = serde_json::from_str(&said.stdout).unwrap();
-        let wrong = |check: &&Value| check["status"] == "CHECK_STATUS_FAIL" || check["id"] == "start";
-        let checks = document["items"].as_array().unwrap().iter().filter(wrong);
-        let findings: Vec<String> = checks.map(|check| format!("{}: {}", check["id"], check["detail"])).collect();
-        assert_eq!(said.code == 12, said.stdout.contains("CHECK_STATUS_FAIL"), "{said}");
-        findings
+        let checks = self.ask(async |daemon| daemon.doctor(pb::DoctorRequest {}).await).checks;
+        let wrong = checks.iter().filter(|check| check.status() == pb::CheckStatus::Fail || check.id == "start");
+        wrong.map(|check| format!("{}: {}", check.id, check.detail)).collect()
     }
 
     /// All invariants that can be asked of a case hold now. K8: as many objects are pinned as the rows say, and the daemon holds
@@ -277,27 +302,35 @@ impl Host {
     pub fn check(&self) {
         let findings = self.findings();
         assert!(findings.is_empty(), "{findings:#?}{}", self.log());
-        let pinned = self.pinned();
-        let [apps, links, chains] = ["list", "list links", "chain list"].map(|line| self.items(line));
-        let count = |items: &[Value], key: &str| {
-            items.iter().map(|item| item[key].as_array().map_or(0, Vec::len)).sum::<usize>()
-        };
-        let own =
-            chains.iter().filter(|chain| chain["members"].as_array().is_some_and(|members| members.iter().any(ours)));
-        let own = own.count();
-        let unshared = links.iter().filter(|link| link["hook"]["tracepoint"].is_object()).count();
-        let model: [usize; 3] = [count(&apps, "programs") + own, count(&apps, "maps") + own, unshared];
-        assert_eq!(pinned.counts(), model, "K8: programs, maps and links pinned, and as the rows say{}", self.log());
+        let (apps, links, chains) = self.ask(async |daemon| {
+            let apps = daemon.apps(pb::ListAppsRequest::default()).await?;
+            let links = daemon.links(pb::ListLinksRequest::default()).await?;
+            Ok((apps, links, daemon.chains(pb::ListChainsRequest::default()).await?.chains))
+        });
+        let pins = Pins::read(&self.bpffs());
+        let wrong = pins.wrong(&Rows { apps, links, chains }, &mut self.copies.borrow_mut());
+        assert!(wrong.is_empty(), "K8: {wrong:#?}{}", self.log());
         let held = Census::held_by(self.pid());
-        self.seen.replace_with(|seen| seen.and(&pinned).and(&held));
+        self.seen.replace_with(|seen| seen.and(&pins.all()).and(&held));
         let only =
             eventually(|| Census::held_by(self.pid()).without(&self.pinned()), |only| *only == Census::default());
         assert_eq!(only, Census::default(), "K8: the daemon holds what is not pinned{}", self.log());
     }
 
+    /// `check` once the daemon has heard of what somebody else changed.
+    #[track_caller]
+    pub fn check_settled(&self) {
+        drop(eventually(|| self.findings(), Vec::is_empty));
+        self.check();
+    }
+
+    fn bpffs(&self) -> PathBuf {
+        self.path(&format!("{ROOT}/sys/fs/bpf"))
+    }
+
     /// What is pinned below the root.
     pub fn pinned(&self) -> Census {
-        Census::pinned(&self.path(&format!("{ROOT}/sys/fs/bpf")))
+        Census::pinned(&self.bpffs())
     }
 
     /// The log of the last daemon, for the words of a failure.
@@ -310,10 +343,15 @@ impl Host {
     fn end(&mut self) {
         if self.daemon.is_some() {
             self.check();
-            self.bpfctl("unload --all").ok();
-            assert_eq!(self.bpfctl("list").stderr, "no programs\n");
-            self.check();
-            self.stop();
+            if self.ask(async |daemon| daemon.apps(pb::ListAppsRequest::default()).await).is_empty() {
+                self.stop();
+            } else {
+                self.bpfctl("unload --all").ok();
+                let left = self.ask(async |daemon| daemon.apps(pb::ListAppsRequest::default()).await);
+                assert!(left.is_empty(), "{left:?}");
+                self.check();
+                self.stop();
+            }
         }
         let links = self.shell("ip link show");
         assert!(!links.contains("xdp"), "left on an interface: {links}");
@@ -352,7 +390,7 @@ impl Daemon {
 
     fn wait(mut self) -> ExitStatus {
         let process = pidfd_open(Pid::from_child(&self.child), PidfdFlags::empty()).unwrap();
-        let limit = rustix::event::Timespec::try_from(LIMIT).unwrap();
+        let limit = Timespec::try_from(LIMIT).unwrap();
         let ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit)).unwrap();
         assert_eq!(ended, 1, "bpfd does not end");
         self.child.wait().unwrap()
@@ -367,19 +405,17 @@ impl Drop for Daemon {
     }
 }
 
-fn ours(member: &Value) -> bool {
-    member["link"].is_object()
-}
-
-/// Asks until the answer is the one wanted, or the limit has come: the last answer. The kernel frees objects a moment after
-/// their last holder went.
-fn eventually<T>(ask: impl Fn() -> T, wanted: impl Fn(&T) -> bool) -> T {
+/// Asks until the answer is the one wanted, or the limit has come: the last answer. The kernel frees objects a moment after their
+/// last holder went, and tells nobody: asked without a pause, an emulated processor has no time to do it.
+pub fn eventually<T>(ask: impl Fn() -> T, wanted: impl Fn(&T) -> bool) -> T {
+    const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
     let limit = Instant::now() + LIMIT;
     loop {
         let answer = ask();
         if wanted(&answer) || Instant::now() > limit {
             return answer;
         }
-        std::thread::yield_now();
+        // Nothing to wait for but the time.
+        poll(&mut [], Some(&PAUSE)).unwrap();
     }
 }

@@ -19,7 +19,7 @@ mod output;
 mod traffic;
 
 pub use census::Census;
-pub use host::{Daemon, Host};
+pub use host::{Daemon, Host, eventually};
 pub use objects::{broken, example};
 pub use output::Output;
 pub use traffic::Flood;

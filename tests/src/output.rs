@@ -1,6 +1,6 @@
 //! What a command printed, and the same with all that differs from run to run taken out.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::process;
 
 use regex::Regex;
@@ -64,12 +64,14 @@ impl fmt::Display for Output {
 /// Identities, times and the kernel's numbers, as words. Cases run on several kernels: how this one keeps chains is a word too, and
 /// what it lets strangers do is left out.
 fn stable(text: &str) -> String {
-    const RULES: [(&str, &str); 12] = [
+    const RULES: [(&str, &str); 14] = [
         (r"\b[0-9a-f]{32}\b", "UID"),
         (r"\b[0-9a-f]{64}\b", "SHA256"),
         (r"\b[0-9a-f]{16}\b", "TAG-IN-16-DIGITS"),
         (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
         (r#"("kernel(?:Program|Map)?Id": )\d+"#, "${1}ID"),
+        (r#"("verifiedInstructions": )\d+"#, "${1}COUNT"),
+        (r"(?m)(TAG-IN-16-DIGITS  )\d+$", "${1}COUNT"),
         (r"(?m)^(kernel id: +)\d+$", "${1}ID"),
         (r"(XDP program |prog show id |bpf_link |link detach id )\d+", "${1}ID"),
         (r"(?m)^(mode: +).*$", "${1}MODE"),
@@ -84,24 +86,29 @@ fn stable(text: &str) -> String {
     columns(&text)
 }
 
-/// Tables with the kernel's numbers in columns that are always as wide as their heading.
+/// Tables with the kernel's numbers, and with slots that only one way of keeping chains has, in columns that are always as wide as
+/// their heading.
 fn columns(text: &str) -> String {
-    const HEADING: &str = "KERNEL-ID";
+    masked(&masked(text, "KERNEL-ID", "ID"), "SLOT", "-")
+}
+
+/// Numbers below a heading, as a word.
+fn masked(text: &str, heading: &str, word: &str) -> String {
+    let width = heading.len();
     let mut at = None;
     let mut out = String::new();
     for line in text.lines() {
-        if line.contains(HEADING) {
-            at = line.find(HEADING);
+        if line.contains(heading) {
+            at = line.find(heading);
         } else if line.is_empty() || line.starts_with(['-', '$']) {
             at = None;
         }
-        let number =
-            at.and_then(|at| line.get(at..at + HEADING.len())).filter(|cell| cell.starts_with(char::is_numeric));
+        let number = at.and_then(|at| line.get(at..at + width)).filter(|cell| cell.starts_with(char::is_numeric));
         match (at, number) {
             (Some(at), Some(_)) => {
                 out.push_str(&line[..at]);
-                out.push_str("ID       ");
-                out.push_str(&line[at + HEADING.len()..]);
+                write!(out, "{word:width$}").unwrap();
+                out.push_str(&line[at + width..]);
             }
             _ => out.push_str(line),
         }

@@ -105,7 +105,7 @@ fn empty(host: &Host) {
 
 #[test]
 fn both_sides_list_order_and_keep_each_others_programs() {
-    let host = Host::sharing();
+    let host = Host::new();
     let first = theirs(&host, 30);
     ours(&host, "a", 10);
     ours(&host, "b", 50);
@@ -136,7 +136,7 @@ fn both_sides_list_order_and_keep_each_others_programs() {
 
 #[test]
 fn a_peer_comes_to_an_interface_of_ours_and_goes_again() {
-    let host = Host::sharing();
+    let host = Host::new();
     ours(&host, "alone", 50);
     host.ping(3);
     assert_eq!(host.counted("alone"), 3, "alone, it stands in for the dispatcher itself");
@@ -159,7 +159,7 @@ fn a_peer_comes_to_an_interface_of_ours_and_goes_again() {
 
 #[test]
 fn an_eleventh_program_is_refused_and_changes_nothing() {
-    let host = Host::sharing();
+    let host = Host::new();
     let first = theirs(&host, 500);
     for index in 0..9 {
         ours(&host, &format!("app{index}"), 10 + index);
@@ -177,7 +177,7 @@ fn an_eleventh_program_is_refused_and_changes_nothing() {
 
 #[test]
 fn a_restart_finds_everything_and_goes_on() {
-    let mut host = Host::sharing();
+    let mut host = Host::new();
     let first = theirs(&host, 30);
     ours(&host, "a", 10);
     host.kill();
@@ -196,7 +196,7 @@ fn a_restart_finds_everything_and_goes_on() {
 
 #[test]
 fn a_clean_from_another_network_namespace_ends_the_peers_programs_and_none_of_ours() {
-    let host = Host::sharing();
+    let host = Host::new();
     ours(&host, "a", 10);
     let peer = theirs(&host, 20);
     // bpfd has seen the peer's dispatcher, and holds it.

@@ -1,0 +1,219 @@
+//! What each verb does to the programs on an interface: loaded, named, attached, detached, driven and removed.
+
+use bpfd_tests::{Host, example};
+use insta::assert_snapshot;
+
+/// Loads `xdp-counter` on `uplink`: it counts `step` a packet.
+#[track_caller]
+fn counter(host: &Host, name: &str, priority: u32, step: u32) {
+    let object = example("xdp-counter");
+    host.bpfctl(&format!("load --path {object} --name {name} --set step={step} xdp -i uplink --priority {priority}"))
+        .ok();
+}
+
+/// Three counters in the order c, b, a.
+fn three() -> Host {
+    let host = Host::new();
+    counter(&host, "a", 90, 1);
+    counter(&host, "b", 50, 10);
+    counter(&host, "c", 20, 100);
+    host
+}
+
+#[test]
+fn options_may_stand_before_or_after_the_hook() {
+    let host = Host::new();
+    let pass = example("xdp-pass");
+    assert_snapshot!(host.bpfctl(&format!("load --path {pass} --section-name xdp xdp -i uplink --priority 50")).ok(), @"
+    PROGRAM        TYPE  HOOK        PRIO  POS  STATE
+    xdp-pass/pass  xdp   uplink:xdp  50    1    ATTACHED
+    ");
+    assert_snapshot!(host.bpfctl(&format!("load xdp -i uplink --priority 60 --path {pass} --section-name pass")).ok(), @"
+    PROGRAM          TYPE  HOOK        PRIO  POS  STATE
+    xdp-pass-2/pass  xdp   uplink:xdp  60    2    ATTACHED
+    ");
+    host.ping(3);
+}
+
+#[test]
+fn what_is_detached_stays_loaded_and_counts_no_more() {
+    let host = three();
+    assert_snapshot!(host.bpfctl("detach b/count@uplink:xdp").ok(), @"detached b/count@uplink:xdp");
+    host.ping(10);
+    assert_eq!(["a", "b", "c"].map(|app| host.counted(app)), [10, 0, 1_000]);
+    assert_snapshot!(host.bpfctl("list").ok(), @"
+    PROGRAM  TYPE  HOOK        PRIO  POS  STATE
+    a/count  xdp   uplink:xdp  90    2    ATTACHED
+    b/count  xdp   -           -     -    LOADED
+    c/count  xdp   uplink:xdp  20    1    ATTACHED
+    ");
+    host.check();
+    assert_snapshot!(host.bpfctl("attach b xdp -i uplink --priority 1").ok(), @"
+    PROGRAM  TYPE  HOOK        PRIO  POS  STATE
+    b/count  xdp   uplink:xdp  1     1    ATTACHED
+    ");
+    assert_snapshot!(host.bpfctl("detach --all -i uplink").ok(), @"
+    detached b/count@uplink:xdp
+    detached c/count@uplink:xdp
+    detached a/count@uplink:xdp
+    ");
+    assert_snapshot!(host.bpfctl("chain show uplink").ok(), @"
+    chain:      uplink:xdp
+    mode:       MODE
+    xdp mode:   -
+    kernel id:  -
+    ");
+    host.ping(10);
+    assert_eq!(["a", "b", "c"].map(|app| host.counted(app)), [10, 0, 1_000]);
+    host.check();
+}
+
+#[test]
+fn what_is_unloaded_is_gone_with_its_links() {
+    let host = three();
+    assert_snapshot!(host.bpfctl("unload a b").ok(), @"
+    detached a/count@uplink:xdp
+    detached b/count@uplink:xdp
+    unloaded a
+    unloaded b
+    ");
+    host.ping(10);
+    assert_eq!(host.counted("c"), 1_000);
+    host.check();
+    assert_snapshot!(host.bpfctl("unload --all").ok(), @"
+    detached c/count@uplink:xdp
+    unloaded c
+    ");
+    assert_snapshot!(host.bpfctl("list").stable(), @"
+    $ bpfctl list
+    --- stderr
+    no programs
+    ");
+    assert_eq!(host.pinned().counts(), [0, 0, 0]);
+    host.check();
+}
+
+#[test]
+fn an_app_may_be_attached_twice_with_one_counter() {
+    let host = Host::new();
+    counter(&host, "a", 10, 1);
+    assert_snapshot!(host.bpfctl("attach a xdp -i uplink --priority 20").ok(), @"
+    PROGRAM  TYPE  HOOK        PRIO  POS  STATE
+    a/count  xdp   uplink:xdp  20    2    ATTACHED
+    ");
+    host.ping(10);
+    assert_eq!(host.counted("a"), 20);
+    host.check();
+}
+
+#[test]
+fn a_name_that_is_taken_is_numbered() {
+    let host = Host::new();
+    let pass = example("xdp-pass");
+    for _ in 0..3 {
+        host.bpfctl(&format!("load --path {pass}")).ok();
+    }
+    assert_snapshot!(host.bpfctl("list").ok(), @"
+    PROGRAM          TYPE  HOOK  PRIO  POS  STATE
+    xdp-pass/pass    xdp   -     -     -    LOADED
+    xdp-pass-2/pass  xdp   -     -     -    LOADED
+    xdp-pass-3/pass  xdp   -     -     -    LOADED
+    ");
+}
+
+#[test]
+fn a_chain_is_driven_as_asked_and_in_one_mode() {
+    let host = Host::new();
+    let pass = example("xdp-pass");
+    host.bpfctl(&format!("load --path {pass} --name generic xdp -i uplink --mode generic")).ok();
+    assert_snapshot!(host.bpfctl("chain show uplink").ok(), @"
+    chain:      uplink:xdp
+    mode:       MODE
+    xdp mode:   generic
+    kernel id:  ID
+
+    POS  SLOT  PRIO  PROGRAM       PROCEED-ON  KERNEL-ID  OWNER  STATE
+    1    -     50    generic/pass  pass        ID         uid 0  ATTACHED
+    ");
+    host.ping(3);
+    assert_snapshot!(host.bpfctl(&format!("load --path {pass} --name native xdp -i uplink --mode native")).refused(8), @"
+    reading the object
+    loading programs
+    attaching
+    error: cannot load `native`
+    cause: links of `uplink:xdp` ask for native and generic mode at once
+    hint: leave out `--mode`, or detach the others first
+    ");
+    host.bpfctl(&format!("load --path {pass} --name auto xdp -i uplink")).ok();
+    host.check();
+    host.bpfctl("detach --all -i uplink").ok();
+    host.bpfctl("attach auto xdp -i uplink --mode native").ok();
+    assert_snapshot!(host.bpfctl("chain show uplink").ok(), @"
+    chain:      uplink:xdp
+    mode:       MODE
+    xdp mode:   native
+    kernel id:  ID
+
+    POS  SLOT  PRIO  PROGRAM    PROCEED-ON  KERNEL-ID  OWNER  STATE
+    1    -     50    auto/pass  pass        ID         uid 0  ATTACHED
+    ");
+    host.ping(3);
+}
+
+#[test]
+fn a_chain_in_another_namespace_is_kept_as_well() {
+    let host = Host::new();
+    let object = example("xdp-counter");
+    assert_snapshot!(host.bpfctl(&format!("load --path {object} --name far xdp --netns far -i far")).ok(), @"
+    PROGRAM    TYPE  HOOK         PRIO  POS  STATE
+    far/count  xdp   far:far:xdp  50    1    ATTACHED
+    ");
+    // Each answer comes in at `far`.
+    host.ping(10);
+    assert_eq!(host.counted("far"), 10);
+    assert_snapshot!(host.bpfctl("chain show far --netns far").ok(), @"
+    chain:      far:far:xdp
+    mode:       MODE
+    xdp mode:   native
+    kernel id:  ID
+
+    POS  SLOT  PRIO  PROGRAM    PROCEED-ON  KERNEL-ID  OWNER  STATE
+    1    -     50    far/count  pass        ID         uid 0  ATTACHED
+    ");
+    host.check();
+}
+
+#[test]
+fn a_tracepoint_program_runs() {
+    let host = Host::new();
+    let object = example("tracepoint-count");
+    assert_snapshot!(host.bpfctl(&format!("load --path {object} tracepoint sched/sched_switch")).ok(), @"
+    PROGRAM                     TYPE        HOOK                           PRIO  POS  STATE
+    tracepoint-count/on_switch  tracepoint  tracepoint:sched/sched_switch  -     -    ATTACHED
+    ");
+    host.ping(10);
+    let before = host.sum("tracepoint-count", "switches");
+    host.ping(10);
+    assert!(before > 0 && host.sum("tracepoint-count", "switches") > before);
+    host.check();
+    assert_snapshot!(host.bpfctl("detach tracepoint-count/on_switch@tracepoint:sched/sched_switch").ok(), @"detached tracepoint-count/on_switch@tracepoint:sched/sched_switch");
+    host.check();
+    assert_snapshot!(host.bpfctl("attach tracepoint-count tracepoint").ok(), @"
+    PROGRAM                     TYPE        HOOK                           PRIO  POS  STATE
+    tracepoint-count/on_switch  tracepoint  tracepoint:sched/sched_switch  -     -    ATTACHED
+    ");
+    assert_snapshot!(host.bpfctl("get link tracepoint-count/on_switch@tracepoint:sched/sched_switch").ok(), @"
+    name:        tracepoint-count/on_switch@tracepoint:sched/sched_switch
+    uid:         UID
+    state:       ATTACHED
+    program:     tracepoint-count/on_switch
+    hook:        tracepoint:sched/sched_switch
+    priority:    -
+    proceed on:  -
+    position:    -
+    xdp mode:    -
+    kernel id:   ID
+    owner:       uid 0
+    attached:    TIME
+    ");
+}
