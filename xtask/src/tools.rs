@@ -1,7 +1,9 @@
 //! Programs and headers this tree's commands use, and where they come from.
 //!
 //! Owns the list of Debian packages. Installs only what is asked for and missing, says so first, and must never
-//! start a service: `docker-registry` would listen on all addresses.
+//! start a service, now or at the next boot: `docker-registry` would listen on all addresses.
+
+mod apt;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -80,8 +82,10 @@ pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
     for Tool { package, why, .. } in &missing {
         println!("  {package}: {why}");
     }
-    apt(&["update", "--quiet"])?;
-    apt(&[&["install", "--quiet", "--yes", "--no-install-recommends"], packages.as_slice()].concat())?;
+    if packages.contains(&REGISTRY.package) {
+        mask(REGISTRY_UNIT)?;
+    }
+    apt::install(&packages, &cache("apt")?)?;
     let still = self::missing(tools);
     if let Some(tool) = still.first() {
         bail!("`{}` is not there although {} is installed", tool.file, tool.package);
@@ -89,25 +93,25 @@ pub(crate) fn ensure(tools: &[Tool]) -> Result<()> {
     Ok(())
 }
 
-fn missing(tools: &[Tool]) -> Vec<Tool> {
-    tools.iter().copied().filter(|t| !t.is_here()).collect()
-}
+/// The package enables its service, which would listen on all addresses now and after each boot.
+const REGISTRY_UNIT: &str = "docker-registry.service";
 
-fn apt(args: &[&str]) -> Result<()> {
-    let out = Command::new("apt-get")
-        // Another run of ours, or the nightly upgrade, may hold the lock.
-        .args(["-o", "DPkg::Lock::Timeout=600"])
-        .args(args)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        // systemctl then ignores `start`: no service comes up because of a test.
-        .env("SYSTEMD_OFFLINE", "1")
-        .output()
-        .context("cannot run apt-get")?;
-    if !out.status.success() {
-        let text = String::from_utf8_lossy(&out.stderr);
-        bail!("apt-get {} failed: {}", args.first().unwrap_or(&""), text.trim());
+/// Keeps systemd from ever starting a unit that is about to be installed, as `systemctl mask` does (systemctl(1)).
+fn mask(unit: &str) -> Result<()> {
+    let units = Path::new("/etc/systemd/system");
+    std::fs::create_dir_all(units).with_context(|| format!("cannot make `{}`", units.display()))?;
+    let link = units.join(unit);
+    match std::os::unix::fs::symlink("/dev/null", &link) {
+        Ok(()) => println!("  {unit} is masked, so that it never starts (`systemctl unmask {unit}` undoes it)"),
+        // Somebody has said already what is to become of it.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot make `{}`", link.display())),
     }
     Ok(())
+}
+
+fn missing(tools: &[Tool]) -> Vec<Tool> {
+    tools.iter().copied().filter(|t| !t.is_here()).collect()
 }
 
 /// The version of cargo-deny that `deny.toml` is written for.
@@ -120,7 +124,7 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
     if let Some(found) = on_path("cargo-deny").or_else(|| ours.is_file().then(|| ours.clone())) {
         return Ok(found);
     }
-    println!("cargo install {CARGO_DENY} into {}: checks licences, sources and banned crates", tools.display());
+    println!("cargo builds {CARGO_DENY} into {} (some minutes): checks licences and sources", tools.display());
     let status = Command::new(env!("CARGO"))
         .args(["install", "--quiet", "--locked", CARGO_DENY, "--root"])
         .arg(&tools)

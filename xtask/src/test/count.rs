@@ -1,10 +1,8 @@
-//! What came of tests, read from what their runners print: libtest's lines, `go test -json`, an exit status.
+//! What came of tests, read from what their runners print: libtest's lines, an exit status.
 //!
 //! Must never count a test as passed that did not say so: a runner that dies, or says nothing, is a failure.
 
 use std::fmt;
-
-use serde_json::Value;
 
 /// A line by which a passing test says that it could not run here: `skipped: this kernel has no tcx`.
 const SKIPPED: &str = "skipped: ";
@@ -16,8 +14,6 @@ pub(super) enum Count {
     Status,
     /// Rust test programs, one after the other, run with `--show-output`.
     Libtest,
-    /// `go test -json`.
-    Go,
 }
 
 /// Cases that passed, failed and were skipped; the last two with their names and reasons.
@@ -82,8 +78,6 @@ pub(super) struct Reader {
     voice: Voice,
     /// The test whose output follows.
     section: String,
-    /// Go's output of tests that are not over.
-    held: Vec<(String, String)>,
 }
 
 impl Reader {
@@ -97,7 +91,6 @@ impl Reader {
             skipped_here: 0,
             voice: Voice::Runner,
             section: String::new(),
-            held: Vec::new(),
         }
     }
 
@@ -105,7 +98,6 @@ impl Reader {
         match self.count {
             Count::Status => Show::Line(line.to_owned()),
             Count::Libtest => self.libtest(line),
-            Count::Go => self.go(line),
         }
     }
 
@@ -168,46 +160,6 @@ impl Reader {
         }
     }
 
-    fn go(&mut self, line: &str) -> Show {
-        let Ok(event) = serde_json::from_str::<Value>(line) else {
-            return Show::Line(line.to_owned());
-        };
-        let field = |name: &str| event.get(name).and_then(Value::as_str).unwrap_or_default();
-        let (package, test) = (field("Package"), field("Test"));
-        let name = if test.is_empty() { package.to_owned() } else { format!("{package}.{test}") };
-        let is_test = !test.is_empty();
-        match field("Action") {
-            "build-output" => Show::Line(field("Output").trim_end().to_owned()),
-            "output" => {
-                self.held.push((name, field("Output").trim_end().to_owned()));
-                Show::Nothing
-            }
-            "pass" => {
-                self.held.retain(|(of, _)| *of != name);
-                self.concluded = true;
-                if is_test {
-                    self.tally.passed += 1;
-                    return Show::Line(format!("ok {name}"));
-                }
-                Show::Nothing
-            }
-            action @ ("fail" | "skip") => {
-                let output: Vec<String> =
-                    self.held.extract_if(.., |(of, _)| *of == name).map(|(_, output)| output).collect();
-                self.concluded = true;
-                let case = self.case(&name);
-                if action == "fail" && is_test {
-                    self.tally.fail(&case, "see above");
-                } else if action == "skip" && is_test {
-                    let reason = output.iter().rev().find(|l| !l.starts_with("---") && !l.starts_with("===")).cloned();
-                    self.tally.skip(&case, reason.unwrap_or_default().trim());
-                }
-                Show::Line(format!("{}\n{action} {name}", output.join("\n")))
-            }
-            _ => Show::Nothing,
-        }
-    }
-
     /// The end of the runner: its exit status in words if it was not success.
     pub(super) fn end(mut self, failure: Option<&str>) -> Tally {
         match (self.count, failure) {
@@ -216,15 +168,15 @@ impl Reader {
                 let label = self.label.clone();
                 self.tally.fail(&label, status);
             }
-            (Count::Libtest | Count::Go, Some(status)) if self.tally.failed.is_empty() => {
+            (Count::Libtest, Some(status)) if self.tally.failed.is_empty() => {
                 let case = self.case("the test program");
                 self.tally.fail(&case, &format!("{status}, without a test that failed"));
             }
-            (Count::Libtest | Count::Go, None) if !self.concluded => {
+            (Count::Libtest, None) if !self.concluded => {
                 let case = self.case("the test program");
                 self.tally.fail(&case, "ended without saying what came of its tests");
             }
-            (Count::Libtest | Count::Go, Some(_) | None) => {}
+            (Count::Libtest, Some(_) | None) => {}
         }
         self.tally
     }
@@ -272,7 +224,6 @@ mod tests {
         assert!(read(Count::Libtest, "test a ... ok", Some("signal: 11")).starts_with("0 passed, 1 failed"));
         assert!(read(Count::Libtest, "", None).starts_with("0 passed, 1 failed"));
         assert!(read(Count::Libtest, RESULT, Some("exit status: 124")).starts_with("2 passed, 1 failed"));
-        assert!(read(Count::Go, "", None).starts_with("0 passed, 1 failed"));
         assert_eq!(
             read(Count::Status, "", Some("exit status: 1")),
             "0 passed, 1 failed, 0 skipped; x (exit status: 1)"
@@ -301,19 +252,5 @@ mod tests {
         let output =
             format!("successes:\n\n---- a stdout ----\n{RESULT}\ntest b ... FAILED\n\n\nsuccesses:\n    a\n\n{RESULT}");
         assert_eq!(read(Count::Libtest, &output, None), "2 passed, 0 failed, 0 skipped");
-    }
-
-    #[test]
-    fn go_events_are_counted_by_test() {
-        let output = r#"{"Action":"run","Package":"p","Test":"A"}
-{"Action":"pass","Package":"p","Test":"A"}
-{"Action":"output","Package":"p","Test":"B","Output":"    b_test.go:3: no socket\n"}
-{"Action":"skip","Package":"p","Test":"B"}
-{"Action":"fail","Package":"p","Test":"C"}
-{"Action":"fail","Package":"p"}"#;
-        assert_eq!(
-            read(Count::Go, output, Some("exit status: 1")),
-            "1 passed, 1 failed, 1 skipped; x: p.C (see above); x: p.B (b_test.go:3: no socket)"
-        );
     }
 }

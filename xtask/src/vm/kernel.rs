@@ -63,12 +63,19 @@ pub(super) fn fetch(series: Series) -> Result<Kernel> {
 
 fn download(cache: &Path, series: Series, into: &Path) -> Result<()> {
     let apt = Apt::new(cache)?;
-    apt.run("apt-get", &["update", "--quiet"], cache)?;
-    let depends = apt.run("apt-cache", &["depends", series.metapackage()], cache)?;
+    println!("apt-get update, with lists of our own in {}", cache.join("apt").display());
+    let update = apt.run("apt-get", &["update", "--quiet"], cache)?;
+    let wanted = series.metapackage();
+    let depends = match apt.run("apt-cache", &["depends", wanted], cache) {
+        Ok(depends) => depends.said,
+        // Lists that cannot be had are a warning to apt: here they may be the cause.
+        Err(error) if update.warnings.is_empty() => return Err(error),
+        Err(error) => return Err(error.context(update.warnings)),
+    };
     let package = depends
         .lines()
         .find_map(|l| l.trim().strip_prefix("Depends: ").filter(|p| p.starts_with("linux-image-")))
-        .with_context(|| format!("`{}` depends on no kernel", series.metapackage()))?;
+        .with_context(|| format!("the mirrors' `{wanted}` depends on no kernel"))?;
     println!("apt-get downloads {package} into {} (unpacked there, not installed)", cache.display());
     std::fs::create_dir_all(into)?;
     apt.run("apt-get", &["download", "--quiet", package], into)?;
@@ -111,18 +118,26 @@ impl Apt {
         Ok(Self { options })
     }
 
-    fn run(&self, program: &str, args: &[&str], dir: &Path) -> Result<String> {
+    fn run(&self, program: &str, args: &[&str], dir: &Path) -> Result<Said> {
         let out = Command::new(program)
             .args(self.options.iter().flat_map(|o| ["-o", o.as_str()]))
             .args(args)
             .current_dir(dir)
             .output()
             .with_context(|| format!("cannot run {program}"))?;
+        let warnings = String::from_utf8_lossy(&out.stderr).trim().to_owned();
         if !out.status.success() {
-            bail!("{program} {} failed: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim());
+            bail!("{program} {} failed: {warnings}", args.join(" "));
         }
-        Ok(String::from_utf8(out.stdout)?)
+        Ok(Said { said: String::from_utf8(out.stdout)?, warnings })
     }
+}
+
+/// What a run that went well has printed.
+struct Said {
+    said: String,
+    /// Empty if there are none.
+    warnings: String,
 }
 
 /// For hosts of another release; the keyring is in the package debian-archive-keyring.
