@@ -108,6 +108,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let read = objects.clone();
     let paths = Paths { bpffs: layout.bpffs.clone(), ..Paths::default() };
     let setting = settings(layout)?.chain.mode;
+    let named = paths.netns.clone();
     let kernel = HostKernel::open_in(setting, paths, workers.clone(), Box::new(move |digest| read.read(digest)))?;
     let loader = kernel.loader();
     let (mode, mode_cause) = match kernel.mode() {
@@ -128,7 +129,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let swept = objects.sweep(&used).map_err(at("sweep the object store", &layout.objects()))?;
     tracing::debug!(swept, "objects that nothing uses");
 
-    watch::start(engine.clone()).map_err(DaemonError::Runtime)?;
+    watch::start(engine.clone(), workers.clone(), named).map_err(DaemonError::Runtime)?;
 
     let registries = RegistryFiles::open(layout)?;
     let images = Arc::new(Images::open(layout, workers.clone(), trust.clone(), registries, objects.clone())?);

@@ -354,6 +354,11 @@ impl<K: Kernel + Send + 'static> EngineHandle<K> {
         self.snapshots.borrow().clone()
     }
 }
+    /// A receiver of snapshots; it ends with the engine.
+    pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshots.clone()
+    }
+
 
 /// A panic in the midst of a change leaves what a crash leaves, and a start repairs that; a daemon without its engine would only
 /// refuse everybody.

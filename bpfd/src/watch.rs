@@ -1,54 +1,357 @@
-//! Hears from the kernel when interfaces come, go or change what they run, in the daemon's own network namespace, and has the
-//! engine look. It must never look or change anything itself.
+//! Hears from the kernel when interfaces come, go or change what they run, and has the engine look. It must never look or change
+//! anything itself, and never waits on a clock.
 //!
-//! Events of named namespaces are not heard: their links are looked at with the next change, and at every start.
+//! ```text
+//! own namespace     one subscription, opened at the start
+//! named ones        one subscription in each that bpfd has links in, opened by the netns worker
+//! mount table       a name's namespace comes and goes with a mount (ip-netns(8)): poll(2) on mountinfo tells, see proc(5)
+//! directory         the name itself comes before the mount and goes after it: inotify(7) tells
+//! snapshots         which names bpfd has links in
+//! ```
+//! A socket inside hears of a namespace that has no number in ours (`NETLINK_LISTEN_ALL_NSID` does not), but keeps it alive: it is
+//! closed as soon as the name is gone or leads elsewhere.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::future::Future;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 
+use bpfd_core::names::{Netns, NetnsName};
+use bpfd_core::state::State;
 use bpfd_sys::netlink::LinkWatch;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
+use rustix::fs::{AtFlags, CWD, statat};
+use rustix::io::{Errno, retry_on_intr};
 
+use crate::causes::chain;
 use crate::engine::EngineHandle;
 use crate::execute::Repaired;
 use crate::kernel::HostKernel;
+use crate::worker::Workers;
+use crate::worker::netns::Namespaces;
 
-/// Starts listening; ends with the engine.
-pub fn start(engine: EngineHandle<HostKernel>) -> io::Result<()> {
-    let watch = LinkWatch::open()?;
+/// How many named namespaces are heard at a time: a quarter of the 1024 descriptors that a service has by default, and at most
+/// 64 MiB of the kernel's memory for news that waits. Links in others are looked at with each change and at every start.
+const NAMED_MAX: usize = 256;
+
+/// Starts listening; ends with the engine. Names of namespaces are files in `directory`.
+pub fn start(engine: EngineHandle<HostKernel>, workers: Workers, directory: PathBuf) -> io::Result<()> {
+    let own = LinkWatch::open()?;
+    let mounts = File::open("/proc/self/mountinfo")?;
+    let alarm = Arc::new(Alarm(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
+    let files = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+    let named = Named { directory, files, workers, ears: BTreeMap::new(), beyond: 0 };
     thread::Builder::new().name("watch".to_owned()).spawn(move || {
-        if let Err(error) = listen(watch, &engine) {
+        if let Err(error) = listen(own, named, &mounts, &alarm, &engine) {
             tracing::error!(%error, "interfaces are no longer watched: restart bpfd");
         }
     })?;
     Ok(())
 }
 
-/// One look serves all events that come before it begins.
-fn listen(mut watch: LinkWatch, engine: &EngineHandle<HostKernel>) -> io::Result<()> {
+fn listen(
+    mut own: LinkWatch,
+    mut named: Named,
+    mounts: &File,
+    alarm: &Arc<Alarm>,
+    engine: &EngineHandle<HostKernel>,
+) -> io::Result<()> {
+    let waker = Waker::from(alarm.clone());
+    let mut snapshots = engine.snapshots();
     let asked = Arc::new(AtomicBool::new(false));
     loop {
-        poll(&mut [PollFd::new(&watch.as_fd(), PollFlags::IN)], None)?;
-        while watch.next_event()?.is_some() {}
-        if asked.swap(true, Ordering::AcqRel) {
-            continue;
-        }
-        let mark = asked.clone();
-        let look = move |engine: &mut crate::engine::Engine<HostKernel>| {
-            mark.store(false, Ordering::Release);
-            match engine.settle() {
-                Ok(Repaired { recovered: _, steps, failures }) => {
-                    steps.iter().for_each(|step| tracing::info!(%step, "an interface changed"));
-                    failures.iter().for_each(|failure| tracing::warn!(%failure, "an interface changed"));
-                }
-                Err(error) => tracing::warn!(%error, "cannot look at what changed"),
-            }
-        };
-        if !engine.post(look) {
+        let mut news = heard(&mut own)?;
+        news |= named.heard();
+        let wanted = names(&snapshots.borrow_and_update().state);
+        news |= named.follow(wanted);
+        if news && !look(engine, &asked) {
             return Ok(());
         }
+        let changed = pin!(snapshots.changed());
+        match changed.poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_engine_has_ended)) => return Ok(()),
+            // From here on the next snapshot rings.
+            Poll::Pending => wait(&own, &named, mounts, alarm)?,
+        }
+    }
+}
+
+/// Until there is anything to read, the mount table changed, or a snapshot was published.
+fn wait(own: &LinkWatch, named: &Named, mounts: &File, alarm: &Alarm) -> io::Result<()> {
+    let mut fds = vec![PollFd::new(own, PollFlags::IN), PollFd::new(&alarm.0, PollFlags::IN)];
+    // Hosts that run containers mount often: without named links that is no reason to wake up.
+    if !named.ears.is_empty() {
+        fds.push(PollFd::new(mounts, PollFlags::PRI));
+        fds.push(PollFd::new(&named.files, PollFlags::IN));
+    }
+    fds.extend(named.ears.values().filter_map(Ear::watch).map(|watch| PollFd::new(watch, PollFlags::IN)));
+    retry_on_intr(|| poll(&mut fds, None))?;
+    drain(&alarm.0)?;
+    drain(&named.files)
+}
+
+/// Reads what only had to end a wait.
+fn drain(fd: &OwnedFd) -> io::Result<()> {
+    // More than the longest event of inotify(7).
+    match rustix::io::read(fd, &mut [0; 4096]) {
+        Ok(_) | Err(Errno::AGAIN) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether anything was heard; what it was does not matter, as everything is read anew.
+fn heard(watch: &mut LinkWatch) -> io::Result<bool> {
+    let mut any = false;
+    while watch.next_event()?.is_some() {
+        any = true;
+    }
+    Ok(any)
+}
+
+/// Has the engine look; `false` if it has ended. One look serves all events that come before it begins.
+fn look(engine: &EngineHandle<HostKernel>, asked: &Arc<AtomicBool>) -> bool {
+    if asked.swap(true, Ordering::AcqRel) {
+        return true;
+    }
+    let mark = asked.clone();
+    engine.post(move |engine| {
+        mark.store(false, Ordering::Release);
+        match engine.settle() {
+            Ok(Repaired { recovered: _, steps, failures }) => {
+                steps.iter().for_each(|step| tracing::info!(%step, "an interface changed"));
+                failures.iter().for_each(|failure| tracing::warn!(%failure, "an interface changed"));
+            }
+            Err(error) => tracing::warn!(%error, "cannot look at what changed"),
+        }
+    })
+}
+
+/// The names that chains are asked for in.
+fn names(state: &State) -> BTreeSet<NetnsName> {
+    let named = state.chains().into_iter().filter_map(|chain| match chain.netns {
+        Netns::Host => None,
+        Netns::Named(name) => Some(name),
+    });
+    named.collect()
+}
+
+/// The named namespaces that bpfd has links in.
+#[derive(Debug)]
+struct Named {
+    directory: PathBuf,
+    /// The notices of what happens to names in the directory.
+    files: OwnedFd,
+    workers: Workers,
+    /// One for each name that is followed, whether or not there is a namespace.
+    ears: BTreeMap<NetnsName, Ear>,
+    /// How many names were too many when that was last told.
+    beyond: usize,
+}
+
+/// What a name leads to, and what is heard from there.
+#[derive(Debug)]
+enum Ear {
+    /// No such name.
+    Absent,
+    /// A file, and no namespace: `ip netns add` makes the one before the other.
+    NotANamespace(FileId),
+    /// It is there.
+    Listening(FileId, LinkWatch),
+    /// It could not be looked at: tried again when anything changes.
+    Failed,
+}
+
+/// Device and inode. Those of a namespace are not used again while it lives, and our socket keeps it alive.
+type FileId = (u64, u64);
+
+impl Ear {
+    fn watch(&self) -> Option<&LinkWatch> {
+        match self {
+            Self::Listening(_, watch) => Some(watch),
+            Self::Absent | Self::NotANamespace(_) | Self::Failed => None,
+        }
+    }
+
+    fn leads_to(&self, file: Option<FileId>) -> bool {
+        match self {
+            Self::Absent => file.is_none(),
+            Self::NotANamespace(known) | Self::Listening(known, _) => file == Some(*known),
+            Self::Failed => false,
+        }
+    }
+}
+
+impl Named {
+    /// Whether anything was heard in any of them.
+    fn heard(&mut self) -> bool {
+        let mut any = false;
+        for (name, ear) in &mut self.ears {
+            let Ear::Listening(_, watch) = ear else { continue };
+            any |= heard(watch).unwrap_or_else(|error| {
+                tracing::warn!(netns = %name, %error, "cannot hear of interfaces there");
+                *ear = Ear::Failed;
+                true
+            });
+        }
+        any
+    }
+
+    /// Follows these names to where they lead now, and no others; whether that is elsewhere than before.
+    fn follow(&mut self, mut names: BTreeSet<NetnsName>) -> bool {
+        let beyond = names.len().saturating_sub(NAMED_MAX);
+        if beyond != std::mem::replace(&mut self.beyond, beyond) && beyond > 0 {
+            tracing::warn!(
+                beyond,
+                limit = NAMED_MAX,
+                "links are in more network namespaces than can be watched: those in the last ones by name follow their \
+                 interfaces only with the next change or start"
+            );
+        }
+        if let Some(first_beyond) = names.iter().nth(NAMED_MAX).cloned() {
+            names.split_off(&first_beyond);
+        }
+        self.ears.retain(|name, _| names.contains(name));
+        if !names.is_empty() {
+            self.follow_directory();
+        }
+        // It ends with this round: names change seldom.
+        let mut namespaces = Namespaces::new(self.workers.clone(), self.directory.clone());
+        let mut moved = false;
+        for name in names {
+            let file = self.file(&name);
+            let before = self.ears.remove(&name);
+            let ear = match before {
+                Some(ear) if file.as_ref().is_ok_and(|file| ear.leads_to(*file)) => ear,
+                before => {
+                    let failed_before = matches!(before, Some(Ear::Failed));
+                    let is_new = before.is_none();
+                    // The old namespace is let go before anybody looks.
+                    drop(before);
+                    let ear = listen_at(&mut namespaces, &name, file).unwrap_or_else(|error| {
+                        if !failed_before {
+                            tracing::warn!(netns = %name, error = chain(&error), "cannot hear of interfaces there");
+                        }
+                        Ear::Failed
+                    });
+                    moved |= match ear {
+                        Ear::Listening(..) | Ear::NotANamespace(_) => true,
+                        Ear::Absent => !is_new,
+                        Ear::Failed => !failed_before,
+                    };
+                    ear
+                }
+            };
+            self.ears.insert(name, ear);
+        }
+        moved
+    }
+
+    /// Has the kernel tell of its names; asked again for the same directory, it changes nothing. Without a directory there is no
+    /// name, and the first one comes with a mount.
+    fn follow_directory(&self) {
+        let events = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::MOVE | WatchFlags::ONLYDIR;
+        match inotify::add_watch(&self.files, &self.directory, events) {
+            Ok(_) | Err(Errno::NOENT) => {}
+            Err(error) => {
+                tracing::warn!(%error, directory = %self.directory.display(), "cannot hear of names that come")
+            }
+        }
+    }
+
+    /// What a name is of now. It is not opened: it may be anything.
+    fn file(&self, name: &NetnsName) -> io::Result<Option<FileId>> {
+        match statat(CWD, self.directory.join(name.as_str()), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some((stat.st_dev, stat.st_ino))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn listen_at(namespaces: &mut Namespaces, name: &NetnsName, file: io::Result<Option<FileId>>) -> io::Result<Ear> {
+    let Some(file) = file? else { return Ok(Ear::Absent) };
+    let watch = namespaces.news(name)?;
+    Ok(watch.map_or(Ear::NotANamespace(file), |watch| Ear::Listening(file, watch)))
+}
+
+/// Ends the wait when a snapshot is published.
+#[derive(Debug)]
+struct Alarm(OwnedFd);
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        // It fails only if it rings already, 2^64 - 2 times.
+        let _rings = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(directory: PathBuf) -> Named {
+        let files = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap();
+        // A worker would be this test's own program: whoever starts one fails.
+        let workers = Workers::of(PathBuf::from("/nonexistent/bpfd"));
+        Named { directory, files, workers, ears: BTreeMap::new(), beyond: 0 }
+    }
+
+    fn numbered(count: usize) -> BTreeSet<NetnsName> {
+        (0..count).map(|number| format!("n{number:04}").parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn no_more_names_are_followed_than_the_limit() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut named = named(directory.path().to_owned());
+        assert!(!named.follow(numbered(NAMED_MAX + 44)), "none is there");
+        assert_eq!((named.ears.len(), named.beyond), (NAMED_MAX, 44));
+        assert!(named.ears.keys().eq(&numbered(NAMED_MAX)));
+        assert!(!named.follow(numbered(NAMED_MAX)));
+        assert_eq!((named.ears.len(), named.beyond), (NAMED_MAX, 0));
+        assert!(!named.follow(BTreeSet::new()));
+        assert_eq!(named.ears.len(), 0);
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_looked_at_is_tried_again_and_moves_nothing_twice() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut named = named(directory.path().to_owned());
+        assert!(!named.follow(numbered(1)), "absent");
+        let file = directory.path().join("n0000");
+        std::fs::write(&file, "").unwrap();
+        assert!(named.follow(numbered(1)), "it came");
+        assert!(matches!(named.ears.first_key_value(), Some((_, Ear::Failed))));
+        assert!(!named.follow(numbered(1)), "no better");
+        std::fs::remove_file(&file).unwrap();
+        assert!(named.follow(numbered(1)), "it went");
+        assert!(matches!(named.ears.first_key_value(), Some((_, Ear::Absent))));
+    }
+
+    #[test]
+    fn a_name_that_comes_or_goes_ends_the_wait() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut named = named(directory.path().to_owned());
+        named.follow(numbered(1));
+        let rings = |named: &Named| {
+            let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+            let rings = poll(&mut [PollFd::new(&named.files, PollFlags::IN)], Some(&now)).unwrap() == 1;
+            drain(&named.files).unwrap();
+            rings
+        };
+        assert!(!rings(&named));
+        std::fs::write(directory.path().join("n0000"), "").unwrap();
+        assert!(rings(&named) && !rings(&named));
+        std::fs::remove_file(directory.path().join("n0000")).unwrap();
+        assert!(rings(&named) && !rings(&named));
     }
 }

@@ -1,6 +1,6 @@
 //! Network namespaces: the worker enters one, opens a route socket there and hands it over, so that no thread of the daemon ever
-//! changes its namespace. The socket belongs to the namespace it was opened in, for good, and keeps it alive: hold it no longer
-//! than a step takes.
+//! changes its namespace. The socket belongs to the namespace it was opened in, for good, and keeps it alive: one for steps is held
+//! no longer than a step takes, one for news no longer than the namespace has its name.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use bpfd_core::names::{Netns, NetnsName};
 use bpfd_sys::caps::{self, Cap};
 use bpfd_sys::channel::Channel;
-use bpfd_sys::netlink::Route;
+use bpfd_sys::netlink::{LinkWatch, Route};
 use bpfd_sys::netns;
 use bpfd_sys::worker::{Identity, Limits, Spec, Stderr};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -56,6 +56,7 @@ pub(crate) struct Namespaces {
 enum Request {
     Own,
     Named { directory: PathBuf, name: NetnsName },
+    News { directory: PathBuf, name: NetnsName },
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -92,6 +93,18 @@ impl Namespaces {
         }
     }
 
+    /// A subscription to what happens to the interfaces of a named one; `None` if no namespace has this name.
+    pub(crate) fn news(&mut self, name: &NetnsName) -> io::Result<Option<LinkWatch>> {
+        let request = Request::News { directory: self.directory.clone(), name: name.clone() };
+        let (answer, fds) = self.worker.call(&request).map_err(io::Error::other)?;
+        match (answer, fds.into_iter().next()) {
+            (Answer::Found { .. }, Some(fd)) => Ok(Some(LinkWatch::from_fd(fd)?)),
+            (Answer::Found { .. }, None) => Err(io::Error::other("the worker found a namespace and sent no socket")),
+            (Answer::Absent | Answer::NotANamespace, _) => Ok(None),
+            (Answer::Failed(failure), _) => Err(failure.into()),
+        }
+    }
+
     /// Every name there is. Files whose names cannot be one are left out: nobody can ask for them.
     pub(crate) fn names(&self) -> io::Result<Vec<NetnsName>> {
         let entries = match std::fs::read_dir(&self.directory) {
@@ -115,9 +128,13 @@ pub(super) fn serve(channel: &Channel) -> Result<(), String> {
 }
 
 fn found(request: Request) -> io::Result<(Answer, Option<OwnedFd>)> {
+    let socket: fn() -> io::Result<OwnedFd> = match request {
+        Request::Own | Request::Named { .. } => || Ok(Route::open()?.into_fd()),
+        Request::News { .. } => || Ok(LinkWatch::open_short()?.into_fd()),
+    };
     let netns = match request {
         Request::Own => netns::Netns::current()?,
-        Request::Named { directory, name } => match open(&directory, &name) {
+        Request::Named { directory, name } | Request::News { directory, name } => match open(&directory, &name) {
             Ok(netns) => netns,
             Err(Errno::NOENT) => return Ok((Answer::Absent, None)),
             Err(Errno::INVAL | Errno::NOTTY | Errno::LOOP | Errno::ISDIR) => return Ok((Answer::NotANamespace, None)),
@@ -126,8 +143,8 @@ fn found(request: Request) -> io::Result<(Answer, Option<OwnedFd>)> {
     };
     let cookie =
         netns.cookie()?.ok_or_else(|| io::Error::other("needs Linux 5.14 for cookies of network namespaces"))?;
-    let route = netns.within(Route::open)??;
-    Ok((Answer::Found { cookie }, Some(route.into_fd())))
+    let socket = netns.within(socket)??;
+    Ok((Answer::Found { cookie }, Some(socket)))
 }
 
 /// One component below a directory of the daemon's choice, never through a symbolic link.

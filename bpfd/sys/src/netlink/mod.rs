@@ -165,11 +165,7 @@ impl Route {
     /// Takes a socket that [`Route::open`] made, in this process or, in another namespace, in a worker: `EINVAL` unless it
     /// is a netlink socket for routes.
     pub fn from_fd(socket: OwnedFd) -> io::Result<Self> {
-        let family = rustix::net::sockopt::socket_domain(&socket)?;
-        // No protocol is protocol 0: NETLINK_ROUTE.
-        if family != AddressFamily::NETLINK || rustix::net::sockopt::socket_protocol(&socket)?.is_some() {
-            return Err(io::Error::from_raw_os_error(libc::EINVAL));
-        }
+        check_is_route(&socket)?;
         Ok(Self { socket, sequence: Cell::new(0) })
     }
 
@@ -273,6 +269,16 @@ impl Route {
                 }
             }
         }
+    }
+}
+
+/// `EINVAL` for a descriptor of anything but a netlink socket for routes.
+fn check_is_route(socket: &OwnedFd) -> io::Result<()> {
+    let family = rustix::net::sockopt::socket_domain(socket)?;
+    // No protocol is protocol 0: NETLINK_ROUTE.
+    match family == AddressFamily::NETLINK && rustix::net::sockopt::socket_protocol(socket)?.is_none() {
+        true => Ok(()),
+        false => Err(io::Error::from_raw_os_error(libc::EINVAL)),
     }
 }
 

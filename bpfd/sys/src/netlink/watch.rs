@@ -39,10 +39,29 @@ pub struct LinkWatch {
 impl LinkWatch {
     /// For the calling thread's network namespace, for good. Subscribe first, then read, and no change is missed.
     pub fn open() -> io::Result<Self> {
-        let socket = socket(GROUP_LINK, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        let watch = Self::open_short()?;
         // Beyond net.core.rmem_max with CAP_NET_ADMIN; a smaller queue only makes `Lost` likelier.
-        let _larger = rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, QUEUE);
+        let _larger = rustix::net::sockopt::set_socket_recv_buffer_size_force(&watch.socket, QUEUE);
+        Ok(watch)
+    }
+
+    /// The same with the queue that any socket has (net.core.rmem_default, about 100 devices): for who has many of them open, and
+    /// reads everything anew whatever the news is.
+    pub fn open_short() -> io::Result<Self> {
+        let socket = socket(GROUP_LINK, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
         Ok(Self { socket, waiting: VecDeque::new() })
+    }
+
+    /// Takes a socket that this type opened, in this process or, in another namespace, in a worker: `EINVAL` unless it is a
+    /// netlink socket for routes. It never blocks, whatever the socket's flags are.
+    pub fn from_fd(socket: OwnedFd) -> io::Result<Self> {
+        super::check_is_route(&socket)?;
+        Ok(Self { socket, waiting: VecDeque::new() })
+    }
+
+    /// Gives the socket away; it stays in its namespace. News that was received already is dropped.
+    pub fn into_fd(self) -> OwnedFd {
+        self.socket
     }
 
     /// The next event; `None` if none waits: poll [`AsFd`] for reading.
