@@ -26,8 +26,10 @@ const POLL: Duration = Duration::from_millis(10);
 /// How long the file server may take to listen, on a host with much else to do.
 const SERVER_START: Duration = Duration::from_secs(30);
 
-/// For the kernel: a panic ends the emulator at once, and nothing warns because the emulated processor is slow.
-const KERNEL_LINE: &str = "console=ttyS0 panic=-1 oops=panic nokaslr mitigations=off audit=0 random.trust_cpu=on \
+/// For the kernel: a panic ends the emulator at once, and nothing warns because the emulated processor is slow. Programs
+/// start at the same addresses each time: the emulator finds what it has translated by virtual address too, and translates a
+/// program that starts again only if it lies elsewhere.
+const KERNEL_LINE: &str = "console=ttyS0 panic=-1 oops=panic nokaslr norandmaps mitigations=off audit=0 random.trust_cpu=on \
     nowatchdog rcupdate.rcu_cpu_stall_suppress=1 tsc=reliable no_timer_check quiet loglevel=4";
 
 /// What the guest's clock follows.
