@@ -24,8 +24,8 @@ use ledger::Ledger;
 /// A show takes 20 seconds; one that takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(300);
 
-pub(crate) const TOOLS: [tools::Tool; 6] =
-    [tools::CLANG, tools::LIBBPF, tools::REGISTRY, tools::BPFTOOL, tools::IPROUTE, tools::PING];
+pub(crate) const TOOLS: [tools::Tool; 7] =
+    [tools::CLANG, tools::LIBBPF, tools::REGISTRY, tools::BPFTOOL, tools::IPROUTE, tools::PING, tools::PROCPS];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

@@ -29,6 +29,9 @@ pub(crate) const LIBBPF: Tool =
     tool("libbpf-dev", "/usr/include/bpf/bpf_helpers.h", "headers of the example BPF programs");
 pub(crate) const IPROUTE: Tool = tool("iproute2", "ip", "makes interfaces and network namespaces");
 pub(crate) const PING: Tool = tool("iputils-ping", "ping", "sends the packets that programs count");
+pub(crate) const OPENSSL: Tool =
+    tool("openssl", "openssl", "makes and checks keys, certificates and signatures, as we do");
+pub(crate) const PROCPS: Tool = tool("procps", "kill", "ends programs in the middle of their work");
 pub(crate) const REGISTRY: Tool =
     tool("docker-registry", "docker-registry", "a registry that is not ours, on loopback");
 pub(crate) const SKOPEO: Tool = tool("skopeo", "skopeo", "reads our images and our store");

@@ -85,10 +85,16 @@ impl Part {
         let of = |lane: Lane| binaries.all.iter().filter(|b| b.lane == lane).collect::<Vec<_>>();
         match self {
             Self::Static => vec![statics(root)],
-            Self::Unit => vec![on_host(root, &of(Lane::Unit), &[])],
-            Self::Corpora => vec![on_host(root, &of(Lane::Corpora), &[])],
+            Self::Unit => {
+                let (beside_peers, alone): (Vec<_>, Vec<_>) =
+                    of(Lane::Unit).into_iter().partition(|b| BESIDE_PEERS.contains(&b.name.as_str()));
+                let mut steps = on_host(root, &alone, || Ok(()));
+                steps.extend(on_host(root, &beside_peers, || installed(&PEERS)));
+                vec![steps]
+            }
+            Self::Corpora => vec![on_host(root, &of(Lane::Corpora), || Ok(()))],
             Self::Host => {
-                let mut steps = on_host(root, &of(Lane::Host), &HOST_TOOLS);
+                let mut steps = on_host(root, &of(Lane::Host), || tools_ready(&HOST_TOOLS));
                 steps.extend(demo(root, binaries));
                 vec![steps]
             }
@@ -112,6 +118,9 @@ impl fmt::Display for Part {
 }
 
 const FIXTURE_TOOLS: [tools::Tool; 2] = [tools::CLANG, tools::LIBBPF];
+/// Unit tests that hold what we make against what others make of it, and with what.
+const BESIDE_PEERS: [&str; 2] = ["peers", "signatures"];
+const PEERS: [tools::Tool; 3] = [tools::REGISTRY, tools::SKOPEO, tools::OPENSSL];
 const HOST_TOOLS: [tools::Tool; 8] = [
     tools::IPROUTE,
     tools::PING,
@@ -175,12 +184,12 @@ fn deny(root: &Path) -> Vec<Step> {
     steps
 }
 
-/// Steps for test programs on this host; `needed` says that they need root, and which tools.
-fn on_host(root: &Path, binaries: &[&Binary], needed: &[tools::Tool]) -> Vec<Step> {
+/// Steps for test programs on this host, or skips if what they need beside the examples is not ready.
+fn on_host(root: &Path, binaries: &[&Binary], ready: impl FnOnce() -> Result<(), String>) -> Vec<Step> {
     if binaries.is_empty() {
         return Vec::new();
     }
-    if let Err(reason) = fixtures(root).and_then(|()| tools_ready(needed)) {
+    if let Err(reason) = fixtures(root).and_then(|()| ready()) {
         return binaries.iter().map(|b| skip(b, "", &reason)).collect();
     }
     binaries.iter().map(|b| run(b, Spec { dir: Some(b.dir.clone()), ..Spec::new(&b.file, &LIBTEST) })).collect()
@@ -209,13 +218,12 @@ fn fixtures(root: &Path) -> Result<(), String> {
     built.map(|_| ()).map_err(|e| format!("{e:#}"))
 }
 
+/// Tools for tests that need root.
 fn tools_ready(needed: &[tools::Tool]) -> Result<(), String> {
-    if needed.is_empty() {
-        return Ok(());
-    }
-    if !tools::is_root() {
-        return Err("needs root".to_owned());
-    }
+    if tools::is_root() { installed(needed) } else { Err("needs root".to_owned()) }
+}
+
+fn installed(needed: &[tools::Tool]) -> Result<(), String> {
     tools::ensure(needed).map_err(|e| format!("{e:#}"))
 }
 

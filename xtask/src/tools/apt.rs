@@ -41,7 +41,7 @@ struct Done {
 impl Done {
     /// apt's errors and warnings, as it marks them.
     fn complaints(&self) -> impl Iterator<Item = &str> {
-        self.said.lines().filter(|line| ["E:", "W:", "Err:"].iter().any(|mark| line.starts_with(mark)))
+        self.said.lines().filter(|line| ["E:", "W:"].iter().any(|mark| line.starts_with(mark)))
     }
 }
 
@@ -89,6 +89,7 @@ struct Progress {
     /// `Need to get 55.4 MB of archives.`
     size: Option<String>,
     fetched: usize,
+    unpacked: usize,
     set_up: usize,
     waits: bool,
 }
@@ -103,21 +104,26 @@ impl Progress {
                 progress.size = Some(line.to_owned());
             }
             progress.fetched += usize::from(line.starts_with("Get:"));
+            progress.unpacked += usize::from(line.starts_with("Unpacking "));
             progress.set_up += usize::from(line.starts_with("Setting up "));
         }
-        progress.waits = said.lines().last().is_some_and(|line| line.starts_with("Waiting for cache lock"));
+        // It counts the seconds on one line.
+        let last = said.rsplit(['\n', '\r']).find(|line| !line.is_empty());
+        progress.waits = last.is_some_and(|line| line.starts_with("Waiting for cache lock"));
         progress
     }
 }
 
 impl std::fmt::Display for Progress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { packages, size, fetched, set_up, waits } = self;
-        match (waits, size, set_up) {
-            (true, _, _) => f.write_str("waits for another apt-get to end"),
-            (false, None, _) => write!(f, "{fetched} lists fetched"),
-            (false, Some(_), 0) => write!(f, "{fetched} of {packages} fetched"),
-            (false, Some(_), _) => write!(f, "{set_up} of {packages} set up"),
+        let Self { packages, size, fetched, unpacked, set_up, waits } = self;
+        match (waits, size, unpacked, set_up) {
+            (true, _, _, _) => f.write_str("waits for another apt-get to end"),
+            (false, None, _, _) => write!(f, "{fetched} lists fetched"),
+            // Those that apt has already are not fetched.
+            (false, Some(_), 0, 0) => write!(f, "{fetched} fetched"),
+            (false, Some(_), _, 0) => write!(f, "{unpacked} of {packages} unpacked"),
+            (false, Some(_), _, _) => write!(f, "{set_up} of {packages} set up"),
         }
     }
 }
@@ -133,8 +139,12 @@ mod tests {
     fn how_far_apt_is_is_read_from_its_words() {
         let says = |text: &str| Progress::of(text).to_string();
         assert_eq!(says("Get:1 http://x InRelease\n"), "1 lists fetched");
-        assert_eq!(says(SAID), "2 of 87 fetched");
+        assert_eq!(says(SAID), "2 fetched");
+        assert_eq!(says(&format!("{SAID}Unpacking a (1) ...\n")), "1 of 87 unpacked");
         assert_eq!(says(&format!("{SAID}Setting up a (1) ...\n")), "1 of 87 set up");
-        assert_eq!(says("Waiting for cache lock: held by process 7"), "waits for another apt-get to end");
+        assert_eq!(
+            says("Waiting for cache lock: held by process 7... 0s\rWaiting for cache lock: held by process 7... 1s\r"),
+            "waits for another apt-get to end"
+        );
     }
 }
