@@ -13,6 +13,7 @@ use bpfd_sys::bpf::{Map, obj_get};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::census::{Census, Pins, Rows};
 use crate::namespaces::Namespaces;
@@ -34,12 +35,30 @@ pub struct Host {
     /// Of these, programs as they go into a dispatcher's slot.
     copies: RefCell<BTreeSet<u32>>,
     logs: Cell<u32>,
+    connection: RefCell<Option<Connection>>,
 }
 
 /// A daemon that runs.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
+}
+
+/// A connection to one daemon.
+#[derive(Debug)]
+struct Connection {
+    daemon: u32,
+    used: Instant,
+    client: Client,
+    /// Last, as the client's task is in it.
+    runtime: Runtime,
+}
+
+impl Connection {
+    /// Nothing is read from it between two questions: the daemon's keepalive would end it after a while.
+    fn answers_to(&self, daemon: u32) -> bool {
+        self.daemon == daemon && self.used.elapsed() < Duration::from_secs(10)
+    }
 }
 
 impl Host {
@@ -71,7 +90,7 @@ impl Host {
     /// A host on which nothing runs yet.
     pub fn without_daemon() -> Self {
         let (daemon, seen, copies, logs) = (None, RefCell::default(), RefCell::default(), Cell::new(0));
-        Self { namespaces: Namespaces::new(), daemon, seen, copies, logs }
+        Self { namespaces: Namespaces::new(), daemon, seen, copies, logs, connection: RefCell::default() }
     }
 
     /// Starts the daemon and waits until it says that it is ready.
@@ -116,6 +135,8 @@ impl Host {
     /// Stops the daemon as systemd does.
     #[track_caller]
     pub fn stop(&mut self) {
+        // The daemon waits for its callers to go.
+        self.connection.take();
         let status = self.daemon.take().expect("the daemon runs").end(Signal::TERM);
         assert!(status.success(), "bpfd ended: {status}{}", self.log());
     }
@@ -283,9 +304,20 @@ impl Host {
         &self,
         question: impl AsyncFnOnce(&mut Client) -> Result<T, ClientError>,
     ) -> Result<T, ClientError> {
-        let socket = self.path(&format!("{ROOT}/run/bpfd/bpfd.sock"));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { question(&mut Client::connect(&socket, Duration::ZERO).await?).await })
+        let mut connection = self.connection.borrow_mut();
+        let (runtime, client) = match connection.take().filter(|connection| connection.answers_to(self.pid())) {
+            Some(Connection { runtime, client, .. }) => (runtime, client),
+            None => {
+                let socket = self.path(&format!("{ROOT}/run/bpfd/bpfd.sock"));
+                let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+                let client = runtime.block_on(Client::connect(&socket, Duration::ZERO))?;
+                (runtime, client)
+            }
+        };
+        let mut client = client;
+        let answer = runtime.block_on(question(&mut client));
+        *connection = Some(Connection { daemon: self.pid(), used: Instant::now(), client, runtime });
+        answer
     }
 
     /// What `doctor` finds wrong: K1 to K4, K11, and anything that start-up could not repair.

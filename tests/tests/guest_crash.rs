@@ -181,9 +181,9 @@ fn a_load_an_update_and_an_unload_in_a_dispatcher_happen_wholly_or_not_at_all() 
 
         let priority = if x.is_some_and(|x| x.priority == 20) { 90 } else { 20 };
         let asked = verb.ask(&host, priority);
+        println!("{killed}");
         assert!(asked.is_err(), "`{verb:?}` never came to {point}");
         assert_eq!(host.wait().signal(), Some(9), "{killed}: {asked:?}");
-        println!("{killed}");
         // What was attached goes on without a daemon.
         host.ping(3);
         packets += 3;

@@ -88,19 +88,13 @@ fn agreed(host: &Host) -> Vec<u64> {
     chain.into_iter().map(|(priority, _)| priority).collect()
 }
 
-#[track_caller]
-fn healthy(host: &Host) {
-    let findings = host.findings();
-    assert!(findings.is_empty(), "{findings:#?}{}", host.log());
-}
-
 /// Everybody leaves; what the end of a case counts is of bpfd alone.
 #[track_caller]
 fn empty(host: &Host) {
-    healthy(host);
+    host.check_settled();
     host.bpfctl("unload --all").ok();
     peer(host, "unload -a uplink");
-    healthy(host);
+    host.check_settled();
 }
 
 #[test]
@@ -114,7 +108,7 @@ fn both_sides_list_order_and_keep_each_others_programs() {
     host.ping(20);
     assert_eq!([host.counted("a"), host.counted("b")], [20, 20]);
     assert_eq!([counted(&first), counted(&second)], [20, 20]);
-    healthy(&host);
+    host.check_settled();
 
     // Each side takes away one of its own.
     host.bpfctl("unload a").ok();
@@ -124,14 +118,14 @@ fn both_sides_list_order_and_keep_each_others_programs() {
     assert_eq!(agreed(&host), [30, 50]);
     host.ping(5);
     assert_eq!((host.counted("b"), counted(&first), counted(&second)), (25, 25, 20));
-    healthy(&host);
+    host.check_settled();
 
     host.bpfctl("unload b").ok();
     assert_eq!(status(&host).len(), 1);
     host.ping(5);
     assert_eq!(counted(&first), 30);
     peer(&host, "unload -a uplink");
-    healthy(&host);
+    host.check_settled();
 }
 
 #[test]
@@ -154,7 +148,7 @@ fn a_peer_comes_to_an_interface_of_ours_and_goes_again() {
     assert!(!host.shell("ip link show uplink").contains("xdp"), "nothing is left on the interface");
     let left = host.shell(&format!("ls {BPFFS}/xdp {BPFFS}/bpfd/v1/top {BPFFS}/bpfd/v1/ext"));
     assert!(!left.contains("dispatch") && !left.lines().any(|line| line.len() == 32), "{left}");
-    healthy(&host);
+    host.check_settled();
 }
 
 #[test]
@@ -211,7 +205,7 @@ fn a_clean_from_another_network_namespace_ends_the_peers_programs_and_none_of_ou
     assert!(shown.code == 0 && shown.stderr.contains("no longer in its slot"), "{shown}");
     host.bpfctl("unload a").ok();
     assert!(!host.shell("ip link show uplink").contains("xdp"), "nothing is left on the interface");
-    healthy(&host);
+    host.check_settled();
 }
 
 /// The dispatcher that runs has references of bpfd's own: it heard of the peer's change.
@@ -227,7 +221,7 @@ fn eventually_held(host: &Host) {
 
 #[test]
 fn a_setting_keeps_chains_fused_where_the_kernel_could_share_them() {
-    let host = Host::new();
+    let host = Host::fused();
     ours(&host, "a", 10);
     ours(&host, "b", 20);
     host.ping(3);
