@@ -22,7 +22,8 @@
 //! | 32 | 4 | priority |
 //! | 36 | 4 | verdicts after which the chain goes on, bit n for verdict n; never bit 31 |
 //! | 40 | 2 | length of the function's name, 1 to 256 |
-//! | 42 | 6 | zero |
+//! | 42 | 2 | zero |
+//! | 44 | 4 | of a copy for dispatchers: the load flags of its program (BPF_F_XDP_HAS_FRAGS), which the kernel does not tell; else zero |
 //! | 48 | 256 | the function's name, then zeros |
 //!
 //! Nothing follows the last entry. A later version may have a longer header and longer entries; their first bytes stay.
@@ -73,6 +74,8 @@ pub struct ChainEntry {
     pub priority: u32,
     /// After which verdicts the chain goes on.
     pub actions: ActionMask,
+    /// The load flags that libxdp's configuration has of it (`program_flags`), in a copy's record; else 0.
+    pub flags: u32,
     /// The function's name in the app's object, 1 to [`MAX_FUNCTION`] bytes without a zero byte.
     pub function: String,
 }
@@ -163,7 +166,7 @@ impl ChainPlace {
 
 impl ChainEntry {
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let Self { link, app, priority, actions, function } = self;
+        let Self { link, app, priority, actions, flags, function } = self;
         if function.is_empty() || function.len() > MAX_FUNCTION || function.contains('\0') {
             return Err(EncodeError::Function(function.clone()));
         }
@@ -172,7 +175,8 @@ impl ChainEntry {
         out.extend(priority.to_le_bytes());
         out.extend(actions.bits().to_le_bytes());
         out.extend(size16(function.len()).to_le_bytes());
-        out.extend([0; 6]);
+        out.extend([0; 2]);
+        out.extend(flags.to_le_bytes());
         out.extend(function.as_bytes());
         out.extend(std::iter::repeat_n(0, MAX_FUNCTION - function.len()));
         Ok(())
@@ -189,7 +193,7 @@ impl ChainEntry {
         let length = usize::from(bytes::u16_at(value, 40).ok_or(damaged("name length"))?);
         let (name, padding) =
             value.get(48..).and_then(|name| name.split_at_checked(length)).ok_or(damaged("name length"))?;
-        let zeros = value.get(42..48).unwrap_or_default();
+        let zeros = value.get(42..44).unwrap_or_default();
         if zeros.iter().chain(padding).any(|byte| *byte != 0) {
             return Err(damaged("bytes that must be zero"));
         }
@@ -199,6 +203,7 @@ impl ChainEntry {
             app: uid(16)?,
             priority: number(32)?,
             actions: ActionMask::from_bits(actions),
+            flags: number(44)?,
             function: function.ok_or(damaged("function name"))?.to_owned(),
         })
     }
@@ -221,6 +226,7 @@ mod tests {
             app: [0x22; 16],
             priority: 50,
             actions: ActionMask::PASS,
+            flags: 0,
             function: function.to_owned(),
         }
     }
@@ -261,7 +267,7 @@ mod tests {
         check(|bytes| bytes[48 + 39] = 0x80, &DecodeError::Damaged("bit 31 of the verdicts"));
         check(|bytes| bytes[48 + 41] = 2, &DecodeError::Damaged("name length"));
         check(|bytes| bytes[48 + 40] = 0, &DecodeError::Damaged("bytes that must be zero"));
-        check(|bytes| bytes[48 + 45] = 1, &DecodeError::Damaged("bytes that must be zero"));
+        check(|bytes| bytes[48 + 43] = 1, &DecodeError::Damaged("bytes that must be zero"));
         check(|bytes| bytes[48 + 48] = 0xff, &DecodeError::Damaged("function name"));
         check(|bytes| bytes[48 + 49] = 0, &DecodeError::Damaged("function name"));
     }

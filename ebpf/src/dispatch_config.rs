@@ -11,6 +11,7 @@
 
 use crate::actions::ActionMask;
 use crate::bytes;
+use crate::load_type::XDP_HAS_FRAGS;
 
 /// Slots of a dispatcher (MAX_DISPATCHER_ACTIONS in libxdp).
 pub const SLOTS: usize = 10;
@@ -134,6 +135,17 @@ pub enum DecodeError {
 }
 
 impl DispatcherConfig {
+    /// The configuration for these programs. As libxdp makes it (`xdp_multiprog__generate`), the dispatcher takes multi-buffer
+    /// packets only if each of its programs does: the kernel would hand a packet in several buffers to one that reads the
+    /// first alone. Version 1 has no place for flags: its programs lose them, and it takes no such packets.
+    pub fn of(version: Version, mut slots: Vec<Slot>) -> Self {
+        if version == Version::V1 {
+            slots.iter_mut().for_each(|slot| slot.flags = 0);
+        }
+        let frags = !slots.is_empty() && slots.iter().all(|slot| slot.flags & XDP_HAS_FRAGS != 0);
+        Self { version, frags, device_bound: false, slots }
+    }
+
     /// The value for the map. Bit 31 is set in each used slot's actions, as libxdp writes it; unused slots are zero.
     pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
         let Self { version, frags, device_bound, slots } = self;
@@ -245,6 +257,23 @@ mod tests {
         let value = config.encode().unwrap();
         assert_eq!((value[3], value[88], value[124]), (1, 0x60, 1));
         assert_eq!(DispatcherConfig::decode(&value, None), Ok(config));
+    }
+
+    #[test]
+    fn a_dispatcher_takes_fragments_only_if_each_program_does() {
+        let of = |version, flags: &[u32]| {
+            let slot = config(Version::V2).slots[0];
+            let made =
+                DispatcherConfig::of(version, flags.iter().map(|flags| Slot { flags: *flags, ..slot }).collect());
+            made.encode().unwrap();
+            (made.frags, made.slots.iter().map(|slot| slot.flags).collect::<Vec<_>>())
+        };
+        assert_eq!(of(Version::V2, &[0x20]), (true, vec![0x20]));
+        assert_eq!(of(Version::V3, &[0x20, 0x20]), (true, vec![0x20, 0x20]));
+        assert_eq!(of(Version::V2, &[0x20, 0]), (false, vec![0x20, 0]), "one that takes them keeps its flag");
+        assert_eq!(of(Version::V2, &[0, 0]), (false, vec![0, 0]));
+        assert_eq!(of(Version::V2, &[]), (false, vec![]));
+        assert_eq!(of(Version::V1, &[0x20, 0x20]), (false, vec![0, 0]), "version 1 cannot say so");
     }
 
     #[test]

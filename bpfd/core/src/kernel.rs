@@ -440,6 +440,16 @@ pub enum StepError {
     NoTracepoint(Tracepoint),
     /// Somebody else changed the hook first.
     #[error("`{0}` changed while bpfd was changing it")]
+    /// Packets of the interface's size do not fit one buffer, and not every program takes several.
+    #[error("the driver of `{chain}` does not take these programs at an MTU of {mtu} bytes: {why}")]
+    Mtu {
+        /// Where.
+        chain: ChainKey,
+        /// Bytes.
+        mtu: u32,
+        /// The kernel's word.
+        why: String,
+    },
     Raced(ChainKey),
     /// A call failed.
     #[error("cannot {doing}: {errno}")]

@@ -114,20 +114,16 @@ pub(crate) fn build(wanted: &Wanted<'_>, pins: &Pins, ids: &mut IdLookup) -> Res
     let Wanted { top, chain, interface, version, slots } = *wanted;
     let doing = || format!("build a dispatcher for `{chain}`");
     let unknown = || StepError::Call { doing: doing(), errno: format!("version {version} is not known") };
-    let config = DispatcherConfig {
-        version: Version::from_number(u32::from(version)).ok_or_else(unknown)?,
-        frags: false,
-        device_bound: false,
-        slots: slots.iter().map(config_slot).collect(),
-    };
-    let loaded = load(&config)?;
+    let version = Version::from_number(u32::from(version)).ok_or_else(unknown)?;
+    let mut opened = Vec::new();
+    for slot in slots {
+        let found = open(slot, pins, ids).map_err(failed(doing))?;
+        opened.push(found.ok_or_else(|| StepError::Raced(chain.clone()))?);
+    }
+    let loaded = load(&DispatcherConfig::of(version, opened.iter().map(|(_, config)| *config).collect()))?;
     let mut held = Vec::new();
-    for (index, slot) in slots.iter().enumerate() {
-        let (program, ours) = match slot {
-            Slot::Ours(member) => (ext::program(pins, member.link).map_err(failed(doing))?, Some(member.link)),
-            Slot::Foreign(slot) => (ids.program(ProgId(slot.program.0)).map_err(failed(doing))?, None),
-        };
-        let program = program.ok_or_else(|| StepError::Raced(chain.clone()))?;
+    for (index, (slot, (program, _))) in slots.iter().zip(opened).enumerate() {
+        let ours = slot.ours().map(|member| member.link);
         let target = loaded.dispatcher.target(index).map(|target| BtfTypeId(target.btf_id));
         let target = target.ok_or_else(|| StepError::Call { doing: doing(), errno: "too many programs".to_owned() })?;
         let link = link_create_ext(program.as_fd(), loaded.program.as_fd(), target)
@@ -139,15 +135,17 @@ pub(crate) fn build(wanted: &Wanted<'_>, pins: &Pins, ids: &mut IdLookup) -> Res
     Ok(Generation { program: loaded.program, id, interface, record, slots: held })
 }
 
-fn config_slot(slot: &Slot) -> dispatch_config::Slot {
+/// The program for a slot and what the configuration says of it; `None` if it is gone.
+fn open(slot: &Slot, pins: &Pins, ids: &mut IdLookup) -> io::Result<Option<(OwnedFd, dispatch_config::Slot)>> {
     match slot {
-        Slot::Ours(Member { priority, proceed_on, .. }) => dispatch_config::Slot {
-            priority: u32::from(*priority),
-            actions: ActionMask::from_bits(proceed_on.bits()),
-            flags: 0,
-        },
-        Slot::Foreign(ForeignSlot { priority, actions, flags, .. }) => {
-            dispatch_config::Slot { priority: *priority, actions: ActionMask::from_bits(*actions), flags: *flags }
+        Slot::Ours(Member { link, priority, proceed_on, .. }) => Ok(ext::open(pins, *link)?.map(|(program, flags)| {
+            let actions = ActionMask::from_bits(proceed_on.bits());
+            (program, dispatch_config::Slot { priority: u32::from(*priority), actions, flags })
+        })),
+        Slot::Foreign(ForeignSlot { program, priority, actions, flags, .. }) => {
+            let (actions, flags) = (ActionMask::from_bits(*actions), *flags);
+            let config = dispatch_config::Slot { priority: *priority, actions, flags };
+            Ok(ids.program(ProgId(program.0))?.map(|program| (program, config)))
         }
     }
 }
@@ -168,6 +166,7 @@ fn record(top: TopUid, interface: InterfaceId, slots: &[Slot]) -> Result<OwnedFd
             app: top::FOREIGN,
             priority: *priority,
             actions: ActionMask::from_bits(*actions),
+            flags: 0,
             function: recordable(name),
         },
     });

@@ -13,7 +13,8 @@ use bpfd_core::ident::KernelId;
 use bpfd_core::ident::{AppUid, LinkUid};
 use bpfd_core::kernel::{Member, PinnedExt, StepError};
 use bpfd_sys::bpf::{BtfTypeId, Target, prog_info};
-use ebpf::chain_record::{ChainPlace, ChainRecord};
+use bpfd_sys::bpffs::Dir;
+use ebpf::chain_record::{ChainEntry, ChainPlace, ChainRecord};
 
 use super::dispatcher::Loaded;
 use super::failed;
@@ -49,9 +50,10 @@ pub(crate) fn load(
     let ext = load_extension(program, btf.as_fd(), target)?;
 
     let doing = || format!("pin the copy of `{function}` for link {link}");
+    let entry = ChainEntry { flags: program.load.flags, ..top::entry(member) };
     // Which generation and interface it runs in changes; the record names the link alone.
     let place = ChainPlace { top: link.bytes(), netns_cookie: 0, ifindex: 0 };
-    let record = ChainRecord { place, entries: vec![top::entry(member)] };
+    let record = ChainRecord { place, entries: vec![entry] };
     let record = record.encode().map_err(|error| StepError::Object { why: chain(&error) })?;
     let record = top::freeze(&record).map_err(failed(doing))?;
     pins::remove_whole(&pins.exts, &link.to_string()).map_err(failed(doing))?;
@@ -66,13 +68,19 @@ pub(crate) fn unpin(pins: &Pins, link: LinkUid) -> Result<(), StepError> {
     pins::remove_whole(&pins.exts, &link.to_string()).map_err(failed(|| format!("unpin the copy for link {link}")))
 }
 
-/// A pinned copy, opened; `None` if there is none.
-pub(crate) fn program(pins: &Pins, link: LinkUid) -> io::Result<Option<OwnedFd>> {
-    match pins.exts.subdir(&link.to_string()) {
-        Ok(dir) => top::present(dir.pinned(TOP_PROGRAM)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+/// A pinned copy, opened, with the load flags of the program it is a copy of, which it does not have itself; `None` if there is none.
+pub(crate) fn open(pins: &Pins, link: LinkUid) -> io::Result<Option<(OwnedFd, u32)>> {
+    let dir = match pins.exts.subdir(&link.to_string()) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let Some(program) = top::present(dir.pinned(TOP_PROGRAM))? else { return Ok(None) };
+    Ok(entry(&dir)?.map(|entry| (program, entry.flags)))
+}
+
+fn entry(dir: &Dir) -> io::Result<Option<ChainEntry>> {
+    Ok(top::record(dir, |_| true)?.and_then(|record| record.entries.into_iter().next()))
 }
 
 /// Removes what an earlier process left half-made, or somebody made so.
@@ -102,9 +110,10 @@ fn read(pins: &Pins, link: LinkUid) -> io::Result<Option<SeenExt>> {
     let dir = pins.exts.subdir(&link.to_string())?;
     let Some(program) = top::present(dir.pinned(TOP_PROGRAM))? else { return Ok(None) };
     let info = prog_info(program.as_fd())?;
-    let member = top::record(&dir, |_| true)?.and_then(|record| record.entries.first().and_then(top::member));
+    let Some(entry) = entry(&dir)? else { return Ok(None) };
+    let member = top::member(&entry).filter(|member| member.link == link);
     let pinned = PinnedExt { program: KernelId(info.id.0), tag: info.tag, load_time: info.load_time_ns };
-    Ok(member.filter(|member| member.link == link).map(|member| SeenExt { pinned, member }))
+    Ok(member.map(|member| SeenExt { pinned, member }))
 }
 
 impl Loaded {

@@ -97,6 +97,7 @@ pub(crate) fn entry(member: &Member) -> ChainEntry {
         app: app.bytes(),
         priority: u32::from(*priority),
         actions: ActionMask::from_bits(proceed_on.bits()),
+        flags: 0,
         function: function.clone(),
     }
 }
@@ -210,7 +211,7 @@ fn seen(top: TopUid, record: &ChainRecord) -> Option<SeenRecord> {
 }
 
 pub(crate) fn member(entry: &ChainEntry) -> Option<Member> {
-    let ChainEntry { link, app, priority, actions, function } = entry;
+    let ChainEntry { link, app, priority, actions, flags: _, function } = entry;
     Some(Member {
         link: LinkUid::from_bytes(*link),
         app: AppUid::from_bytes(*app),
@@ -230,6 +231,7 @@ mod tests {
             app: [2; 16],
             priority,
             actions: ActionMask::from_bits(actions),
+            flags: 0,
             function: "pass".to_owned(),
         };
         ChainRecord { place: ChainPlace { top: [3; 16], netns_cookie: 4, ifindex: 5 }, entries: vec![entry] }

@@ -93,6 +93,13 @@ pub(crate) fn swap(
             Ok(()) => return Ok(()),
             Err(Refused::Race(error)) => return Err(error),
             Err(Refused::Unfit(error)) => refused = call_error(chain, mode, &error),
+            Err(Refused::Mtu(error)) => {
+                return Err(StepError::Mtu {
+                    chain: chain.clone(),
+                    mtu: row.mtu,
+                    why: error.message.unwrap_or_default(),
+                });
+            }
             Err(Refused::Other(error)) => return Err(call_error(chain, mode, &error)),
         }
     }
@@ -105,6 +112,8 @@ enum Refused {
     Race(StepError),
     /// Not in this mode.
     Unfit(SetXdpError),
+    /// Not with packets of this size; another mode would take them, and copy each of them.
+    Mtu(SetXdpError),
     /// Not at all.
     Other(SetXdpError),
 }
@@ -124,6 +133,9 @@ fn set(
     let mut seen_the_same = 0;
     loop {
         let Err(error) = change() else { return Ok(()) };
+        if speaks_of_mtu(&error) {
+            return Err(Refused::Mtu(error));
+        }
         if is(&error, Errno::OPNOTSUPP) || is(&error, Errno::INVAL) {
             return Err(Refused::Unfit(error));
         }
@@ -143,12 +155,21 @@ fn set(
     }
 }
 
-fn call_error(chain: &ChainKey, mode: Driven, SetXdpError { error, message }: &SetXdpError) -> StepError {
-    let errno = match message {
+fn call_error(chain: &ChainKey, mode: Driven, error: &SetXdpError) -> StepError {
+    StepError::Call { doing: format!("change what `{chain}` runs in {} mode", word(mode)), errno: words(error) }
+}
+
+fn words(SetXdpError { error, message }: &SetXdpError) -> String {
+    match message {
         Some(message) => format!("{error}: {message}"),
         None => error.to_string(),
-    };
-    StepError::Call { doing: format!("change what `{chain}` runs in {} mode", word(mode)), errno }
+    }
+}
+
+/// Drivers tell it by words alone: veth's errno is `ERANGE`, most others' `EINVAL` (`veth_xdp_set` of drivers/net/veth.c,
+/// `virtnet_xdp_set` of drivers/net/virtio_net.c).
+fn speaks_of_mtu(error: &SetXdpError) -> bool {
+    error.message.as_ref().is_some_and(|message| message.contains("MTU"))
 }
 
 #[derive(Debug, Eq, PartialEq)]
@@ -225,6 +246,18 @@ mod tests {
         ] {
             assert_eq!(modes(&present, expected, XdpMode::Auto), Err(Clash::Raced), "{present:?} {expected:?}");
         }
+    }
+
+    #[test]
+    fn the_kernels_words_tell_that_packets_are_too_long() {
+        let said = |message: Option<&str>| {
+            let error = Errno::INVAL.into();
+            speaks_of_mtu(&SetXdpError { error, message: message.map(str::to_owned) })
+        };
+        assert!(said(Some("Peer MTU is too large to set XDP")), "veth");
+        assert!(said(Some("MTU too large to enable XDP without frags")), "virtio_net");
+        assert!(!said(Some("Active program does not match expected")));
+        assert!(!said(None));
     }
 
     #[test]

@@ -157,6 +157,10 @@ fn step(message: String, error: &StepError) -> Refusal {
         StepError::Call { .. } => refusal(ErrorReason::KernelError),
         StepError::Died => refusal(ErrorReason::Internal),
     }
+        StepError::Mtu { .. } => refusal(ErrorReason::KernelError).hint(
+            "lower the MTU, or give the interface only programs that take packets in several buffers (`SEC(\"xdp.frags\")`), \
+             or use `--mode generic`",
+        ),
 }
 
 fn request(message: &str, error: &RequestError) -> Refusal {
