@@ -94,7 +94,9 @@ fn facts(chain: &pb::Chain) -> Vec<(&'static str, String)> {
         None => chain.interface.clone(),
     };
     let mode = views::lower(chain.mode().as_str_name(), "CHAIN_MODE_");
-    let mode = if chain.mode_cause.is_empty() { mode } else { format!("{mode} ({})", chain.mode_cause) };
+    // The sentence begins with its gist; `-o json` and `bpfctl doctor` have all of it.
+    let gist = chain.mode_cause.split(": ").next().unwrap_or_default();
+    let mode = if gist.is_empty() { mode } else { format!("{mode} ({gist})") };
     let hook = views::lower(chain.hook().as_str_name(), "CHAIN_HOOK_");
     let mut facts = vec![
         ("chain", format!("{place}:{hook}")),

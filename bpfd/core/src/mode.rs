@@ -122,13 +122,13 @@ pub fn decide(attempt: Attempt, missing: &[Capability]) -> Result<ChainMode, Mod
         Attempt::Refused { errno: EPERM, .. } if !missing.is_empty() => Err(ModeError::Missing(missing.to_vec())),
         Attempt::Refused { at: Stage::Dispatcher, errno } => Err(ModeError::NoXdp(errno)),
         Attempt::Refused { at, errno } => {
-            let why = match errno {
-                EPERM => "forbidden, with every capability that it needs".to_owned(),
-                E2BIG => "this kernel is too old".to_owned(),
-                ENOTSUPP => "this kernel has no BPF trampolines here".to_owned(),
-                other => format!("errno {other}"),
-            };
-            fused(format!("{at}: {why}"))
+            // Up to the colon it is short enough for a line of a table.
+            fused(match errno {
+                EPERM => format!("this kernel forbids it: {at} is refused, with every capability that it needs"),
+                E2BIG => format!("this kernel is too old: {at} is refused"),
+                ENOTSUPP => format!("this kernel has no BPF trampolines: {at} is refused"),
+                other => format!("errno {other}: {at} is refused"),
+            })
         }
     }
 }
@@ -150,14 +150,18 @@ mod tests {
 
     #[test]
     fn a_refusal_with_every_capability_is_the_kernels_word() {
-        let replacement = "loading a program in the place of another one's function: ";
-        let attach = "putting a program in the place of another one's function: ";
+        let replacement = "loading a program in the place of another one's function is refused";
+        let attach = "putting a program in the place of another one's function is refused";
         for (errno, at, expected) in [
-            (EPERM, Stage::Replacement, format!("{replacement}forbidden, with every capability that it needs")),
-            (EPERM, Stage::Attach, format!("{attach}forbidden, with every capability that it needs")),
-            (E2BIG, Stage::Replacement, format!("{replacement}this kernel is too old")),
-            (ENOTSUPP, Stage::Attach, format!("{attach}this kernel has no BPF trampolines here")),
-            (22, Stage::Attach, format!("{attach}errno 22")),
+            (
+                EPERM,
+                Stage::Replacement,
+                format!("this kernel forbids it: {replacement}, with every capability that it needs"),
+            ),
+            (EPERM, Stage::Attach, format!("this kernel forbids it: {attach}, with every capability that it needs")),
+            (E2BIG, Stage::Replacement, format!("this kernel is too old: {replacement}")),
+            (ENOTSUPP, Stage::Attach, format!("this kernel has no BPF trampolines: {attach}")),
+            (22, Stage::Attach, format!("errno 22: {attach}")),
         ] {
             assert_eq!(cause(errno, at), expected);
         }
