@@ -349,16 +349,16 @@ impl<K: Kernel + Send + 'static> EngineHandle<K> {
         self.jobs.send(Box::new(job)).is_ok()
     }
 
-    /// The last published snapshot.
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.snapshots.borrow().clone()
-    }
-}
     /// A receiver of snapshots; it ends with the engine.
     pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshots.clone()
     }
 
+    /// The last published snapshot.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.borrow().clone()
+    }
+}
 
 /// A panic in the midst of a change leaves what a crash leaves, and a start repairs that; a daemon without its engine would only
 /// refuse everybody.

@@ -438,8 +438,6 @@ pub enum StepError {
     /// This kernel has no such tracepoint.
     #[error("this kernel has no tracepoint `{0}`")]
     NoTracepoint(Tracepoint),
-    /// Somebody else changed the hook first.
-    #[error("`{0}` changed while bpfd was changing it")]
     /// Packets of the interface's size do not fit one buffer, and not every program takes several.
     #[error("the driver of `{chain}` does not take these programs at an MTU of {mtu} bytes: {why}")]
     Mtu {
@@ -450,6 +448,8 @@ pub enum StepError {
         /// The kernel's word.
         why: String,
     },
+    /// Somebody else changed the hook first.
+    #[error("`{0}` changed while bpfd was changing it")]
     Raced(ChainKey),
     /// A call failed.
     #[error("cannot {doing}: {errno}")]

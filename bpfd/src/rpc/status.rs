@@ -152,15 +152,15 @@ fn step(message: String, error: &StepError) -> Refusal {
         StepError::NoInterface(_) => refusal(ErrorReason::NoSuchInterface),
         StepError::NoTracepoint(tracepoint) => refusal(ErrorReason::NoSuchTracepoint)
             .hint(format!("`ls /sys/kernel/tracing/events/{}` shows those there are", tracepoint.category())),
+        StepError::Mtu { .. } => refusal(ErrorReason::KernelError).hint(
+            "lower the MTU, or give the interface only programs that take packets in several buffers (`SEC(\"xdp.frags\")`), \
+             or use `--mode generic`",
+        ),
         StepError::Raced(_) => refusal(ErrorReason::ChainChanged).hint("try again"),
         StepError::Object { .. } => refusal(ErrorReason::InvalidObject),
         StepError::Call { .. } => refusal(ErrorReason::KernelError),
         StepError::Died => refusal(ErrorReason::Internal),
     }
-        StepError::Mtu { .. } => refusal(ErrorReason::KernelError).hint(
-            "lower the MTU, or give the interface only programs that take packets in several buffers (`SEC(\"xdp.frags\")`), \
-             or use `--mode generic`",
-        ),
 }
 
 fn request(message: &str, error: &RequestError) -> Refusal {
