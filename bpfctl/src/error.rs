@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 
 pub(crate) use bpfd_proto::reason::Exit;
 use bpfd_proto::v1::{ErrorReason, VerifierFailure};
+use clap::error::ContextValue;
 
 use crate::args::Limit;
 use crate::client::ClientError;
@@ -27,6 +28,21 @@ pub(crate) enum Failure {
     Local(Local),
     /// Standard output is gone or full.
     Output(io::Error),
+}
+
+/// A wrong command line as clap tells it. clap quotes arguments as they are: escapes among them would reach the terminal.
+pub(crate) fn quotable(mut error: clap::Error) -> clap::Error {
+    let quoted = |value: &ContextValue| match value {
+        ContextValue::String(text) => Some(ContextValue::String(printable(text))),
+        ContextValue::Strings(texts) => Some(ContextValue::Strings(texts.iter().map(|text| printable(text)).collect())),
+        // Styled text is clap's own.
+        _ => None,
+    };
+    let cleaned: Vec<_> = error.context().filter_map(|(kind, value)| Some((kind, quoted(value)?))).collect();
+    for (kind, value) in cleaned {
+        error.insert(kind, value);
+    }
+    error
 }
 
 /// A failure of bpfctl's own work.
@@ -79,7 +95,7 @@ impl Failure {
             }
             Self::Usage(error) => {
                 // clap writes its own form, to standard error; that it could not is not worth another message.
-                drop(error.print());
+                drop(quotable(error).print());
                 Exit::Usage
             }
             Self::Local(Local { exit, message, cause, hint }) => {
@@ -181,4 +197,31 @@ fn snippet(failure: &VerifierFailure) -> String {
 fn to_stderr(text: &str) {
     // If standard error is closed there is nobody left to tell.
     drop(anstream::stderr().write_all(text.as_bytes()));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::args::Cli;
+
+    #[test]
+    fn a_wrong_command_line_is_quoted_without_escapes() {
+        let hostile = "\u{1b}]0;x\u{7}\u{1b}[31mA\nerror: done";
+        for words in [
+            vec!["load", "--path", "x", "--name", hostile],
+            vec!["load", "--image", hostile],
+            vec!["load", "--path", "x", "--set", hostile],
+            vec!["chain", "show", hostile],
+            vec!["trust", "add", "ci", "--key", "x", "--scope", hostile],
+            vec![hostile],
+            vec!["list", hostile],
+        ] {
+            let line = std::iter::once("bpfctl").chain(words.iter().copied());
+            let said = quotable(Cli::try_parse_from(line).unwrap_err()).to_string();
+            assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{words:?}: {said:?}");
+            assert!(!said.lines().skip(1).any(|line| line.starts_with("error")), "{words:?}: {said:?}");
+        }
+    }
 }

@@ -17,7 +17,10 @@ use crate::args::Cli;
 use crate::error::Failure;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => error::quotable(error).exit(),
+    };
     cli.global.color.write_global();
     let exit = match run(cli) {
         Ok(exit) => exit,

@@ -137,10 +137,17 @@ impl Printer {
     }
 }
 
-/// Control characters but the tab as escapes; everything else as it is.
+/// Control characters but the tab as escapes, and what makes text look like another; everything else as it is.
 pub(crate) fn printable(text: &str) -> String {
-    let escape = |c: char| if c.is_control() && c != '\t' { c.escape_default().collect() } else { String::from(c) };
+    let escape = |c: char| if misleads(c) { c.escape_default().collect() } else { String::from(c) };
     text.chars().map(escape).collect()
+}
+
+/// Characters that steer a terminal, and those that cannot be seen or turn the text around them (Unicode TR 36, "Bidirectional Text
+/// Spoofing").
+fn misleads(c: char) -> bool {
+    let steers = c.is_control() && c != '\t';
+    steers || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// A message in proto3 JSON, with every field that has no presence of its own.
@@ -183,6 +190,7 @@ mod tests {
         let printer = Printer::new(Format::Table, false, false);
         let text = printer.table(&["NAME"], vec![vec!["a\x1b[2Jb\n".into()]]);
         assert_eq!(text, "NAME\na\\u{1b}[2Jb\\n\n");
+        assert_eq!(printable("a\u{202e}b\u{200b}\u{2028}\tä"), "a\\u{202e}b\\u{200b}\\u{2028}\tä");
     }
 
     #[test]

@@ -53,6 +53,9 @@ pub enum ReferenceError {
     /// Longer than any reference can be.
     #[error("an image reference has {0} bytes; at most {MAX_REFERENCE} make sense")]
     TooLong(usize),
+    /// Neither a letter nor anything else that any part may have: it could steer a terminal, or look like another.
+    #[error("`{}` is in no image reference: it is written in ASCII, without control characters", .0.escape_default())]
+    Character(char),
     /// `https://…`: a URL.
     #[error("`{0}` is a URL: write the reference without `{scheme}://`", scheme = .0.split("://").next().unwrap_or_default())]
     Url(String),
@@ -94,6 +97,9 @@ pub enum ReferenceError {
     /// Host and repository are too long together.
     #[error("registry and repository have {0} bytes together; at most {MAX_NAME} are allowed")]
     NameTooLong(usize),
+    /// A `:` with nothing behind it.
+    #[error("`{0}` ends in `:` without a tag: write one, or leave the `:` out for `{DEFAULT_TAG}`")]
+    EmptyTag(String),
     /// Not a tag.
     #[error("`{0}` is not a tag: up to {MAX_TAG} of `A-Za-z0-9_.-`, not starting with `.` or `-`")]
     Tag(String),
@@ -130,6 +136,7 @@ impl FromStr for Registry {
         if text.len() > MAX_NAME {
             return Err(ReferenceError::NameTooLong(text.len()));
         }
+        check_characters(text)?;
         if let Some(rest) = text.strip_prefix('[') {
             let (address, port) = rest.split_once(']').ok_or_else(|| ReferenceError::Ipv6(text.to_owned()))?;
             let address: Ipv6Addr = address.parse().map_err(|_not| ReferenceError::Ipv6(text.to_owned()))?;
@@ -147,6 +154,12 @@ impl FromStr for Registry {
         check_host(host)?;
         Ok(Self { host: host.to_owned(), port })
     }
+}
+
+/// Errors quote what they refuse, on terminals and in logs: what cannot be quoted is refused first.
+pub(crate) fn check_characters(text: &str) -> Result<(), ReferenceError> {
+    let strange = text.chars().find(|c| c.is_control() || !c.is_ascii());
+    strange.map_or(Ok(()), |c| Err(ReferenceError::Character(c)))
 }
 
 fn parse_port(text: &str) -> Result<u16, ReferenceError> {
@@ -283,6 +296,7 @@ impl FromStr for Reference {
         if text.len() > MAX_REFERENCE {
             return Err(ReferenceError::TooLong(text.len()));
         }
+        check_characters(text)?;
         if text.contains("://") {
             return Err(ReferenceError::Url(text.to_owned()));
         }
@@ -308,6 +322,9 @@ impl FromStr for Reference {
         let name = registry.to_string().len() + 1 + repository.len();
         if name > MAX_NAME {
             return Err(ReferenceError::NameTooLong(name));
+        }
+        if tag.is_some_and(str::is_empty) {
+            return Err(ReferenceError::EmptyTag(text.to_owned()));
         }
         tag.map_or(Ok(()), check_tag)?;
         let tag = match (tag, digest) {

@@ -8,7 +8,9 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::reference::{MAX_REFERENCE, Reference, ReferenceError, Registry, check_repository, check_tag, in_full};
+use crate::reference::{
+    MAX_REFERENCE, Reference, ReferenceError, Registry, check_characters, check_repository, check_tag, in_full,
+};
 
 /// What images an `[[image]]` section or a rule's `source` speaks about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +38,9 @@ pub enum ScopeError {
     /// Longer than any reference.
     #[error("a scope has {0} bytes; at most {MAX_REFERENCE} make sense")]
     TooLong(usize),
+    /// Something that no name has.
+    #[error("not a scope")]
+    Character(#[source] ReferenceError),
     /// `*` elsewhere than in a last component `**`.
     #[error("`{0}` has a `*`: the only wildcard is `/**` at the end, after a host or a namespace")]
     Wildcard(String),
@@ -116,6 +121,7 @@ impl FromStr for Scope {
         if text.len() > MAX_REFERENCE {
             return Err(ScopeError::TooLong(text.len()));
         }
+        check_characters(text).map_err(ScopeError::Character)?;
         if text.contains('@') {
             return Err(ScopeError::Digest(text.to_owned()));
         }
