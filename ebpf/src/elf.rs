@@ -29,19 +29,19 @@ pub enum ElfError {
         limit: usize,
     },
     /// The first four bytes are not `\x7fELF`.
-    #[error("not an ELF object")]
+    #[error("not an ELF object: what `clang -target bpf -c` writes is one")]
     NotElf,
     /// A header, table or section lies beyond the end.
     #[error("ELF object is truncated: {0} lies past its end")]
     Truncated(String),
     /// Big-endian bytecode on a little-endian host, which is all that bpfd runs on.
-    #[error("object is big-endian; this host is little-endian")]
+    #[error("object is big-endian; this host is little-endian: compile with `-target bpfel`")]
     BigEndian,
     /// ELFCLASS32.
     #[error("object is 32-bit ELF; BPF objects are 64-bit")]
     Not64Bit,
     /// `e_machine` is not `EM_BPF` (247).
-    #[error("object is for machine {0}, not BPF (247)")]
+    #[error("object is for machine {0}, not BPF (247): compile with `-target bpf`")]
     NotBpf(u16),
     /// `e_type` is not `ET_REL`: linked, or a core dump.
     #[error("ELF type {0} is not a relocatable object")]

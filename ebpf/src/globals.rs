@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 use crate::bytes::index;
 use crate::names::SectionName;
 
+/// Characters of a value that an error quotes: more than any integer has.
+const SHOWN: usize = 60;
+
 /// A starting value longer than this is not carried across processes, bytes.
 pub(crate) const MAX_INITIAL: usize = 256;
 /// A global variable.
@@ -185,7 +188,7 @@ pub fn encode(global: &Global, text: &str) -> Result<Vec<u8>, GlobalError> {
         GlobalType::Bool => match text {
             "true" | "1" => vec![1],
             "false" | "0" => vec![0],
-            _ => return Err(GlobalError::NotABool { declaration: global.declaration(), text: text.to_owned() }),
+            _ => return Err(GlobalError::NotABool { declaration: global.declaration(), text: shown(text) }),
         },
         // `'x'` is the character; bare digits are a number, as for every other integer.
         GlobalType::Char => match text.as_bytes() {
@@ -205,7 +208,7 @@ pub fn encode(global: &Global, text: &str) -> Result<Vec<u8>, GlobalError> {
             None => {
                 return Err(GlobalError::NotAnEnumerator {
                     declaration: global.declaration(),
-                    text: text.to_owned(),
+                    text: shown(text),
                     candidates: values.iter().map(|value| value.name.clone()).collect(),
                 });
             }
@@ -235,6 +238,14 @@ pub fn encode(global: &Global, text: &str) -> Result<Vec<u8>, GlobalError> {
     Ok(bytes)
 }
 
+/// What an error quotes of a value: the whole of any that makes sense.
+fn shown(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
+        None => text.to_owned(),
+    }
+}
+
 fn integer(global: &Global, text: &str, size: u8, signed: bool) -> Result<Vec<u8>, GlobalError> {
     let bits = u32::from(size.clamp(1, 8)) * 8;
     let (min, max) =
@@ -245,11 +256,11 @@ fn integer(global: &Global, text: &str, size: u8, signed: bool) -> Result<Vec<u8
 fn integer_in(global: &Global, text: &str, min: i128, max: i128, size: u8) -> Result<Vec<u8>, GlobalError> {
     let declaration = global.declaration();
     let Some(value) = parse_number(text) else {
-        return Err(GlobalError::NotANumber { declaration, text: text.to_owned() });
+        return Err(GlobalError::NotANumber { declaration, text: shown(text) });
     };
     if value < min || value > max {
         let (min, max) = (min.to_string(), max.to_string());
-        return Err(GlobalError::OutOfRange { declaration, text: text.to_owned(), min, max });
+        return Err(GlobalError::OutOfRange { declaration, text: shown(text), min, max });
     }
     Ok(low_bytes(value.to_le_bytes(), size))
 }
@@ -314,6 +325,9 @@ mod tests {
         check(&port(), "1 2", Err("`1 2` is not a number for `u16 x`"));
         let huge = "9".repeat(60);
         check(&port(), &huge, Err(&format!("`{huge}` is out of range for `u16 x`: 0 to 65535")));
+        let longer = "9".repeat(4000);
+        let shown = format!("{}…", "9".repeat(SHOWN));
+        check(&port(), &longer, Err(&format!("`{shown}` is out of range for `u16 x`: 0 to 65535")));
         let signed = global("int", 4, GlobalType::Int { size: 4, signed: true });
         check(&signed, "-0x2", Ok(&[0xfe, 255, 255, 255]));
         check(&signed, "2147483648", Err("`2147483648` is out of range for `int x`: -2147483648 to 2147483647"));

@@ -95,8 +95,8 @@ fn what_a_load_needs_is_told_apart_from_what_can_be_read() {
 #[test]
 fn bytes_that_are_no_object_for_this_host_are_refused_each_with_its_reason() {
     let good = bytes("all_kinds");
-    assert_eq!(refused(b""), "not an ELF object");
-    assert_eq!(refused(b"#!/bin/sh\nexit 0\n"), "not an ELF object");
+    assert_eq!(refused(b""), "not an ELF object: what `clang -target bpf -c` writes is one");
+    assert_eq!(refused(b"#!/bin/sh\nexit 0\n"), "not an ELF object: what `clang -target bpf -c` writes is one");
     assert_eq!(
         refused(b"\x7fELF"),
         "ELF object is truncated: file header (Invalid ELF header size or alignment) lies past its end"
@@ -105,7 +105,10 @@ fn bytes_that_are_no_object_for_this_host_are_refused_each_with_its_reason() {
         refused(&good[..good.len() / 2]),
         "ELF object is truncated: section header table (Invalid ELF section header offset/size/alignment) lies past its end"
     );
-    assert_eq!(refused(bytes("big_endian")), "object is big-endian; this host is little-endian");
+    assert_eq!(
+        refused(bytes("big_endian")),
+        "object is big-endian; this host is little-endian: compile with `-target bpfel`"
+    );
     assert_eq!(
         refused(&vec![0; ebpf::elf::MAX_OBJECT + 1]),
         "object of 16777217 bytes is larger than the limit of 16777216"
@@ -116,7 +119,7 @@ fn bytes_that_are_no_object_for_this_host_are_refused_each_with_its_reason() {
         bytes[at] = value;
         bytes
     };
-    assert_eq!(refused(&changed(18, 62)), "object is for machine 62, not BPF (247)");
+    assert_eq!(refused(&changed(18, 62)), "object is for machine 62, not BPF (247): compile with `-target bpf`");
     assert_eq!(refused(&changed(16, 2)), "ELF type 2 is not a relocatable object");
     assert_eq!(refused(&changed(4, 1)), "object is 32-bit ELF; BPF objects are 64-bit");
     assert_eq!(

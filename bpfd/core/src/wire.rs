@@ -32,7 +32,7 @@ fn parsed<T: std::str::FromStr<Err: ToString>>(field: &'static str, text: &str) 
 
 fn bounded<T>(field: &'static str, list: &[T], limit: usize) -> Result<(), BadField> {
     if list.len() > limit {
-        Err(bad(field, format!("at most {limit} entries; {} were sent", list.len())))
+        Err(bad(field, format!("at most {limit} `{field}`; {} were sent", list.len())))
     } else {
         Ok(())
     }

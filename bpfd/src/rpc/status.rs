@@ -90,7 +90,7 @@ fn global(name: &str, error: &GlobalError) -> Refusal {
         GlobalError::Unknown { .. } => ErrorReason::NoSuchGlobal,
         _ => ErrorReason::InvalidGlobal,
     };
-    Refusal::new(reason, format!("cannot set `{}`", bpfd_core::names::printable(name))).cause(chain(error))
+    Refusal::new(reason, format!("cannot set `{name}`")).cause(chain(error))
 }
 
 fn verifier(program: String, log: &str, log_id: String, rejection: Rejection) -> Refusal {
@@ -227,10 +227,17 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
                 ))
         }
         PlanError::ChainFull { chain, .. } => refusal(ErrorReason::ChainFull)
-            .hint(format!("`bpfctl chain show -i {}` shows who has the slots; detach one first", chain.interface)),
+            .hint(format!("`{}` shows who has the slots; detach one first", show_chain(chain))),
         PlanError::Mode { .. } | PlanError::MixedModes(_) => {
             refusal(ErrorReason::ModeConflict).hint("leave out `--mode`, or detach the others first")
         }
+    }
+}
+
+fn show_chain(chain: &ChainKey) -> String {
+    match &chain.netns {
+        Netns::Host => format!("bpfctl chain show {}", chain.interface),
+        Netns::Named(name) => format!("bpfctl chain show {} --netns {name}", chain.interface),
     }
 }
 

@@ -129,10 +129,10 @@ fn hint(kind: FailureKind) -> Option<String> {
         FailureKind::BrokenOff | FailureKind::Timeout => {
             "try again; a mirror nearer by can be named in /etc/bpfd/registries.toml"
         }
+        FailureKind::Oversized => "no image of bytecode is that large: is the reference right?",
         FailureKind::InvalidImage => "build it with `bpfctl image build`",
         // The text itself says what to write, or there is nothing to do here.
         FailureKind::ForeignRealm
-        | FailureKind::Oversized
         | FailureKind::Protocol
         | FailureKind::NoPlatform
         | FailureKind::NotTrusted
