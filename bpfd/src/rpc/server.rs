@@ -5,7 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context as Task, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bpfd_proto::v1::app_service_server::AppServiceServer;
 use bpfd_proto::v1::chain_service_server::ChainServiceServer;
@@ -33,6 +33,8 @@ use super::{Context, PeerStream};
 const STREAMS: u32 = 32;
 /// Connections of one user id: a client needs one, a shell loop a few.
 const CONNECTIONS: usize = 64;
+/// Between two words in the log about connections that were refused: whoever makes them must not fill it.
+const QUIET: Duration = Duration::from_secs(10);
 /// A dead client is noticed by its pings, so that its slot comes free.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
@@ -87,6 +89,7 @@ pub enum ServeError {
 /// Accepts for ever. A connection whose peer cannot be told, or one too many of a user, is closed.
 async fn accept(listener: UnixListener, connections: mpsc::Sender<io::Result<Counted>>) {
     let open = Arc::new(Mutex::new(BTreeMap::new()));
+    let mut refused = Refused::default();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
@@ -104,8 +107,26 @@ async fn accept(listener: UnixListener, connections: mpsc::Sender<io::Result<Cou
                     return;
                 }
             }
-            Ok(None) => tracing::warn!("a user has too many connections; one was closed"),
+            Ok(None) => refused.one_more(Instant::now()),
             Err(error) => tracing::warn!(%error, "a connection without peer credentials was closed"),
+        }
+    }
+}
+
+/// Connections that were closed because their user has too many.
+#[derive(Default)]
+struct Refused {
+    unsaid: u64,
+    said: Option<Instant>,
+}
+
+impl Refused {
+    /// Says how many there were, unless it was said a moment ago.
+    fn one_more(&mut self, now: Instant) {
+        self.unsaid += 1;
+        if self.said.is_none_or(|said| now.duration_since(said) >= QUIET) {
+            tracing::warn!(connections = self.unsaid, "a user has too many connections; the latest were closed");
+            *self = Self { unsaid: 0, said: Some(now) };
         }
     }
 }
