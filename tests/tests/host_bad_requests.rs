@@ -278,7 +278,7 @@ fn a_member_of_the_group_may_look() {
 }
 
 #[test]
-fn a_member_of_the_group_loads_no_file_and_touches_nothing_of_roots() {
+fn a_member_of_the_group_loads_no_file() {
     let host = with_group();
     let refused = |line: &str| host.unchanged(|| host.bpfctl_as_member(line)).refused(4);
     let pass = host.path("/run/pass.o");
@@ -288,6 +288,14 @@ fn a_member_of_the_group_loads_no_file_and_touches_nothing_of_roots() {
     cause: members of group `bpfd` load images, not files
     hint: build and sign an image with `bpfctl image build` and `bpfctl image sign`, or load the file as root
     ");
+    // The control: root may, the same file.
+    host.bpfctl("load --path /run/pass.o xdp -i uplink --priority 500").ok();
+}
+
+#[test]
+fn a_member_of_the_group_removes_nothing_of_roots() {
+    let host = with_group();
+    let refused = |line: &str| host.unchanged(|| host.bpfctl_as_member(line)).refused(4);
     assert_snapshot!(refused("detach a/count@uplink:xdp"), @"
     error: member may not detach
     cause: it belongs to root
@@ -308,6 +316,15 @@ fn a_member_of_the_group_loads_no_file_and_touches_nothing_of_roots() {
     cause: it belongs to root
     hint: ask its owner, or root
     ");
+    // The control: root may, the same words.
+    host.bpfctl("detach a/count@uplink:xdp").ok();
+    host.bpfctl("unload a").ok();
+}
+
+#[test]
+fn a_member_of_the_group_moves_and_attaches_nothing_of_roots() {
+    let host = with_group();
+    let refused = |line: &str| host.unchanged(|| host.bpfctl_as_member(line)).refused(4);
     assert_snapshot!(refused("update a/count@uplink:xdp --priority 900"), @"
     error: member may not update
     cause: it belongs to root
@@ -323,4 +340,44 @@ fn a_member_of_the_group_loads_no_file_and_touches_nothing_of_roots() {
     cause: the app belongs to root
     hint: load the image under a name of your own
     ");
+    // The control: root may, the same words.
+    host.bpfctl("update a/count@uplink:xdp --priority 900").ok();
+    host.bpfctl("attach a xdp -i uplink --priority 10").ok();
+}
+
+/// Hostile words in an argument: a window's title, a colour, and a line that looks like bpfctl's own.
+const HOSTILE: &str = r"$(printf '\033]0;owned\007\033[31mred\nerror: done')";
+
+#[test]
+fn what_a_hostile_argument_says_reaches_no_terminal_as_an_escape() {
+    let host = host();
+    let object = example("xdp-counter");
+    for words in [
+        format!(r#"load --path {object} --name "{HOSTILE}""#),
+        format!(r#"load --path {object} --set "{HOSTILE}=1" xdp -i uplink"#),
+        format!(r#"load --path {object} --program "{HOSTILE}""#),
+        format!(r#"load --path {object} --section-name "{HOSTILE}""#),
+        format!(r#"load --path {object} xdp -i "{HOSTILE}""#),
+        format!(r#"load --path {object} xdp -i uplink --netns "{HOSTILE}""#),
+        format!(r#"load --path "/run/{HOSTILE}""#),
+        format!(r#"load --image "reg.acme/{HOSTILE}:1""#),
+        format!(r#"get app "{HOSTILE}""#),
+        format!(r#"detach "{HOSTILE}""#),
+        format!(r#"chain show "{HOSTILE}""#),
+        format!(r#"trust add ci --key /run/none --scope "{HOSTILE}""#),
+        format!(r#"image inspect "{HOSTILE}""#),
+        format!(r#""{HOSTILE}""#),
+    ] {
+        // As on a terminal: where colours are stripped, a test would see nothing.
+        let environment = "CLICOLOR_FORCE=1 BPFD_SOCKET=/run/case/run/bpfd/bpfd.sock";
+        let said = host.shell(&format!("{environment} /run/bin/bpfctl {words} 2>&1 </dev/null || echo refused"));
+        assert!(said.ends_with("refused\n") && said.contains("\u{1b}[1m"), "{words}: {said:?}");
+        // Its own colours end in `m` and are bold, or one of the few that bpfctl or clap use; these here are none of them.
+        let strange = |c: char| c.is_control() && c != '\n' && c != '\u{1b}';
+        assert!(
+            !said.contains(strange) && !said.contains("\u{1b}]") && !said.contains("\u{1b}[31mred"),
+            "{words}: {said:?}"
+        );
+        assert!(!said.contains("\nerror: done"), "{words}: {said:?}");
+    }
 }

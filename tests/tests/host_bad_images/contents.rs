@@ -75,7 +75,7 @@ fn a_layer_with_a_symlink_is_refused() {
 }
 
 #[test]
-fn an_image_that_nobody_or_somebody_else_signed_is_refused() {
+fn an_image_that_nobody_signed_is_refused() {
     let images = Images::new();
     images.publish("team/app", &image());
     assert_snapshot!(images.refuses(6, "registry/team/app:1"), @"
@@ -83,20 +83,37 @@ fn an_image_that_nobody_or_somebody_else_signed_is_refused() {
     cause: it is not signed, and scope `registry/team/**` requires 1 of the signers `ci`
     hint: have it signed by `ci`: `bpfctl image sign registry/team/app@sha256:SHA256 --key FILE`
     ");
+    images.sign("team/app", &images.key);
+    images.host.bpfctl("load --image registry/team/app:1").ok();
+}
+
+#[test]
+fn an_image_that_somebody_else_signed_is_refused() {
+    let images = Images::new();
+    images.publish("team/app", &image());
     images.sign("team/app", &SigningKey::generate(Scheme::P256).unwrap());
     assert_snapshot!(images.refuses(6, "registry/team/app:1"), @"
     error: image `registry/team/app:1` (sha256:SHA256) is refused by policy
     cause: 0 of 1 required signatures count (scope `registry/team/**`, signers `ci`); signature 1: no key of these signers made it
     hint: have it signed by `ci`: `bpfctl image sign registry/team/app@sha256:SHA256 --key FILE`
     ");
+    images.sign("team/app", &images.key);
+    images.host.bpfctl("load --image registry/team/app:1").ok();
+}
+
+#[test]
+fn an_image_that_no_scope_of_the_policy_speaks_of_is_refused() {
+    let images = Images::new();
     images.publish("else/app", &image());
     assert_snapshot!(images.refuses(6, "registry/else/app:1"), @"
     error: image `registry/else/app:1` (sha256:SHA256) is refused by policy
     cause: no `[[image]]` section of the policy has a scope for it
     hint: if you trust who signs it, run `bpfctl trust add NAME --key FILE --scope registry/else/app`
     ");
-    images.sign("team/app", &images.key);
-    images.host.bpfctl("load --image registry/team/app:1").ok();
+    images.sign("else/app", &images.key);
+    let key = format!("{}/ci.pub", crate::world::ETC);
+    images.host.bpfctl(&format!("trust add other --key {key} --scope registry/else/app")).ok();
+    images.host.bpfctl("load --image registry/else/app:1").ok();
 }
 
 #[test]

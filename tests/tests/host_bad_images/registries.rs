@@ -1,5 +1,6 @@
 //! Registries that are not there, do not have it, or lie.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -72,7 +73,7 @@ fn a_short_or_malformed_reference_is_refused() {
     For more information, try '--help'.
     ");
     assert_snapshot!(images.refuses(2, "registry/team/app:"), @"
-    error: invalid value 'registry/team/app:' for '--image <REFERENCE>': `` is not a tag: up to 128 of `A-Za-z0-9_.-`, not starting with `.` or `-`
+    error: invalid value 'registry/team/app:' for '--image <REFERENCE>': `registry/team/app:` ends in `:` without a tag: write one, or leave the `:` out for `latest`
 
     For more information, try '--help'.
     ");
@@ -88,70 +89,92 @@ fn a_short_or_malformed_reference_is_refused() {
     ");
 }
 
-#[test]
-fn bytes_that_do_not_have_their_digest_are_refused() {
-    let images = Images::signed();
+/// What an honest image is refused with, once its repository lies.
+#[track_caller]
+fn tampered(mode: Mode, tag: &str) -> String {
+    let images = Images::new();
     let mut entry = json!(image().descriptor());
     entry["platform"] = json!({"os": "linux", "architecture": Platform::host(None).architecture});
     let index = json!({"schemaVersion": 2, "mediaType": media::INDEX, "manifests": [entry]}).to_string();
     images.registry.put_manifest("open/app", "index", media::INDEX, index.as_bytes());
     images.publish("open/app", &image());
-    let refuses = |mode: Mode, reference: &str| {
-        images.registry.behave("open/app", mode);
-        images.refuses(6, reference)
-    };
-    assert_snapshot!(refuses(Mode::TamperedIndex, "registry/open/app:index"), @"
+    let reference = format!("registry/open/app:{tag}");
+    images.registry.behave("open/app", mode);
+    let said = images.refuses(6, &reference);
+    // The control: the same without a lie.
+    images.registry.behave("open/app", Mode::Honest);
+    images.host.bpfctl(&format!("load --image {reference} xdp -i uplink")).ok();
+    said
+}
+
+#[test]
+fn an_index_that_does_not_have_its_digest_is_refused() {
+    assert_snapshot!(tampered(Mode::TamperedIndex, "index"), @"
     error: cannot resolve `registry/open/app:index`
     cause: `REGISTRY` announces `sha256:SHA256` but sends a manifest with the digest `sha256:SHA256`
     hint: the registry, or something before it, changes what it serves: do not use the image
     ");
-    assert_snapshot!(refuses(Mode::TamperedManifest, "registry/open/app:1"), @"
+}
+
+#[test]
+fn a_manifest_that_does_not_have_its_digest_is_refused() {
+    assert_snapshot!(tampered(Mode::TamperedManifest, "1"), @"
     error: cannot resolve `registry/open/app:1`
     cause: `REGISTRY` announces `sha256:SHA256` but sends a manifest with the digest `sha256:SHA256`
     hint: the registry, or something before it, changes what it serves: do not use the image
     ");
-    assert_snapshot!(refuses(Mode::TamperedConfig, "registry/open/app:1"), @"
+    // Of an index the manifest is not announced: the index names it.
+    assert_snapshot!(tampered(Mode::TamperedManifest, "index"), @"
+    error: cannot read the manifest of `registry/open/app:index` for this platform
+    cause: manifest `sha256:SHA256` in `open/app` has the digest `sha256:SHA256`, not `sha256:SHA256`
+    hint: the registry, or something before it, changes what it serves: do not use the image
+    ");
+}
+
+#[test]
+fn a_configuration_that_does_not_have_its_digest_is_refused() {
+    assert_snapshot!(tampered(Mode::TamperedConfig, "1"), @"
     error: cannot fetch the configuration of `registry/open/app:1`
     cause: blob `sha256:SHA256` has the digest `sha256:SHA256`, not `sha256:SHA256`
     hint: the registry, or something before it, changes what it serves: do not use the image
     ");
-    assert_snapshot!(refuses(Mode::TamperedLayer, "registry/open/app:1"), @"
+}
+
+#[test]
+fn a_layer_that_does_not_have_its_digest_is_refused() {
+    assert_snapshot!(tampered(Mode::TamperedLayer, "1"), @"
     error: cannot fetch the layer of `registry/open/app:1`
     cause: blob `sha256:SHA256` has the digest `sha256:SHA256`, not `sha256:SHA256`
     hint: the registry, or something before it, changes what it serves: do not use the image
     ");
-    // The control: the same without a lie.
-    images.registry.behave("open/app", Mode::Honest);
-    images.host.bpfctl("load --image registry/open/app:index").ok();
 }
 
 #[test]
 fn a_manifest_of_a_gibibyte_is_refused_in_64_mib() {
     let images = Images::signed();
+    let daemon = images.host.pid();
     for mode in [Mode::HugeManifest, Mode::HugeManifestAnnounced] {
-        images.registry.behave("team/app", mode);
-        let (done, daemon) = (AtomicBool::new(false), images.host.pid());
-        let (said, worker) = thread::scope(|scope| {
-            let watch = scope.spawn(|| {
-                let mut peak = 0;
-                while !done.load(Ordering::Relaxed) {
-                    peak = peak.max(peak_of_fetch_workers(daemon));
-                }
-                peak
-            });
-            let said = images.refuses(9, "registry/team/app:1");
-            done.store(true, Ordering::Relaxed);
-            (said, watch.join().unwrap())
+        let (said, peaks) = watching_workers(daemon, || {
+            // The control, and work for the parse worker: the same image without the lie.
+            images.registry.behave("team/app", Mode::Honest);
+            images.host.bpfctl("load -q --image registry/team/app:1 xdp -i uplink").ok();
+            images.host.bpfctl("unload app").ok();
+            images.host.bpfctl("image rm registry/team/app:1").ok();
+            images.registry.behave("team/app", mode);
+            images.refuses(9, "registry/team/app:1")
         });
         allow_duplicates! {
             assert_snapshot!(said, @"
             error: cannot resolve `registry/team/app:1`
             cause: manifest `1` in `team/app` is larger than the limit of 4194304 bytes
+            hint: no image of bytecode is that large: is the reference right?
             ");
         }
-        let daemon = peak(daemon).unwrap();
-        assert!((1 << 10..64 << 10).contains(&worker), "the worker took {worker} KiB");
-        assert!((1 << 10..64 << 10).contains(&daemon), "the daemon took {daemon} KiB");
+        let kinds: Vec<&str> = peaks.keys().map(String::as_str).collect();
+        assert!(["fetch", "parse"].iter().all(|kind| kinds.contains(kind)), "workers seen: {kinds:?}");
+        for (who, peak) in peaks.into_iter().chain([("bpfd".to_owned(), peak(daemon).unwrap())]) {
+            assert!((1 << 10..64 << 10).contains(&peak), "{who} took {peak} KiB");
+        }
     }
 }
 
@@ -162,13 +185,36 @@ fn peak(pid: u32) -> Option<u64> {
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
-fn peak_of_fetch_workers(daemon: u32) -> u64 {
+/// Does something, and looks all the while how much memory each kind of worker has taken at most.
+fn watching_workers<T>(daemon: u32, work: impl FnOnce() -> T) -> (T, BTreeMap<String, u64>) {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let watch = scope.spawn(|| {
+            let mut peaks = BTreeMap::new();
+            while !done.load(Ordering::Relaxed) {
+                for (kind, peak) in workers(daemon) {
+                    peaks.entry(kind).and_modify(|most: &mut u64| *most = peak.max(*most)).or_insert(peak);
+                }
+            }
+            peaks
+        });
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        (result, watch.join().unwrap())
+    })
+}
+
+/// The kinds of the daemon's workers that run now, with their peaks.
+fn workers(daemon: u32) -> Vec<(String, u64)> {
     let threads = fs::read_dir(format!("/proc/{daemon}/task")).unwrap();
     let children = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
     let children: String = children.collect();
-    let fetches = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.ends_with(b"fetch\0"));
-    let pids = children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(fetches);
-    pids.filter_map(peak).max().unwrap_or_default()
+    let kind = |pid: u32| {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
+        let (_, kind) = line.trim_end_matches('\0').split_once("--worker\0")?;
+        Some((kind.to_owned(), peak(pid)?))
+    };
+    children.split_whitespace().filter_map(|pid| kind(pid.parse().ok()?)).collect()
 }
 
 #[test]
