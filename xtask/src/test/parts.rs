@@ -8,7 +8,7 @@ use std::path::Path;
 
 use clap::ValueEnum;
 
-use super::binaries::{Binaries, Binary, Lane};
+use super::binaries::{Binaries, Binary, FAIL_POINTS, Lane};
 use super::count::Count;
 use super::step::{Spec, Step};
 use crate::{examples, tools};
@@ -305,7 +305,8 @@ fn clients(root: &Path) -> Vec<Step> {
     steps.push(Step::check("doc", doc));
     steps.push(Step::Run {
         label: "examples in documentation".to_owned(),
-        command: cargo(&["test", "--workspace", "--doc", "--locked", "--quiet"]),
+        // As the test programs are built: what they are made of is not built again.
+        command: cargo(&["test", "--workspace", "--doc", "--locked", "--quiet", "--features", FAIL_POINTS]),
         count: Count::Libtest,
     });
     steps
