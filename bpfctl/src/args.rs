@@ -281,6 +281,42 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// A command and all below it.
+    fn all(command: &clap::Command) -> Vec<&clap::Command> {
+        std::iter::once(command).chain(command.get_subcommands().flat_map(all)).collect()
+    }
+
+    #[test]
+    fn every_verb_has_examples() {
+        let root = Cli::command();
+        let verbs = root.get_subcommands().flat_map(|verb| match verb.get_name() {
+            "image" => verb.get_subcommands().collect(),
+            _ => vec![verb],
+        });
+        let without = |verb: &&clap::Command| {
+            !verb.get_after_help().is_some_and(|help| help.to_string().contains("Examples:\n  bpfctl "))
+        };
+        let without: Vec<&str> = verbs.filter(without).map(clap::Command::get_name).collect();
+        assert_eq!(without, Vec::<&str>::new());
+    }
+
+    #[test]
+    fn every_example_is_a_command_line() {
+        let root = Cli::command();
+        let helps = all(&root).into_iter().filter_map(|command| Some(command.get_after_help()?.to_string()));
+        let mut examples = 0;
+        for line in helps.flat_map(|help| help.lines().map(str::to_owned).collect::<Vec<_>>()) {
+            let Some(line) = line.strip_prefix("  bpfctl ") else { continue };
+            // What is behind a pipe or an arrow is the shell's; so are quotes, and a command's output stands for one word.
+            let own = line.split(['|', '>']).next().unwrap().replace("$(bpfctl image ls -q)", "image");
+            let words = own.split_whitespace().map(|word| word.trim_matches(['\'', '"']));
+            let parsed = Cli::try_parse_from(std::iter::once("bpfctl").chain(words));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            examples += 1;
+        }
+        assert!(examples > 40, "{examples}");
+    }
+
     #[test]
     fn proceed_on_takes_a_list_or_none() {
         let bits = |text| proceed_on(text).map(ProceedOn::bits);

@@ -173,7 +173,8 @@ fn line(text: &mut String, label: &str, content: &str) {
 
 /// The C source line that the verifier stopped at, as compilers show it.
 fn snippet(failure: &VerifierFailure) -> String {
-    let VerifierFailure { program, instruction, file, line, column, source_line, message, log_id: _ } = failure;
+    let VerifierFailure { program, instruction, file, line, column, source_line, message, log_id: _, explanation } =
+        failure;
     let mut text = String::new();
     let place = match (file, line) {
         (Some(file), Some(line)) => {
@@ -191,6 +192,9 @@ fn snippet(failure: &VerifierFailure) -> String {
         text.push_str(&format!("{CYAN}{number} |{PLAIN} {}\n", printable(source)));
     }
     text.push_str(&format!("{gutter} {CYAN}={PLAIN} {}\n", printable(message)));
+    if !explanation.is_empty() {
+        text.push_str(&format!("{gutter} {CYAN}={PLAIN} that is: {}\n", printable(explanation)));
+    }
     text
 }
 

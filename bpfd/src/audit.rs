@@ -1,11 +1,14 @@
 //! The audit log: one JSON line for each decision that mutates and each effect, the intent on disk before the effect.
 //!
-//! It must never carry a secret: records are made of names, hashes and numbers only.
+//! Nobody can fill the disk with it: refusals beyond a number a minute are counted, not written, and the file is put aside when it is
+//! full, the oldest going first. It must never carry a secret: records are made of names, hashes and numbers only.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use bpfd_core::ident::OpId;
 use bpfd_core::kernel::Step;
@@ -13,7 +16,19 @@ use bpfd_core::policy::Denied;
 use bpfd_core::state::Owner;
 use serde::Serialize;
 
-/// One line.
+/// Bytes of the file before it is put aside, and how many are kept aside: 256 MiB with the one that is written. A load of one program
+/// is some 2 KiB.
+const FULL: u64 = 32 << 20;
+const KEPT: u32 = 7;
+/// For how long refusals are counted together, and how many of them are written: of one caller, and of all. A whole day of them is less than
+/// one file.
+const WINDOW: Duration = Duration::from_secs(60);
+const WRITTEN_OF_ONE: u64 = 10;
+const WRITTEN_OF_ALL: u64 = 60;
+/// Callers that are told apart in one window; the others are counted as one.
+const CALLERS: usize = 256;
+
+/// One line, beside the time of its writing.
 #[derive(Debug, Serialize)]
 #[serde(tag = "record", rename_all = "kebab-case")]
 pub enum Record<'a> {
@@ -49,6 +64,13 @@ pub enum Record<'a> {
         /// Why.
         why: &'a str,
     },
+    /// Somebody was refused more often than is written, in the minute before.
+    DeniedMore {
+        /// Who; `others` if too many were refused to tell them apart.
+        principal: &'a str,
+        /// How many refusals have no record of their own.
+        count: u64,
+    },
 }
 
 /// Where records go. The engine writes one before each effect and does nothing if it cannot.
@@ -68,25 +90,236 @@ pub trait AuditSink {
     }
 }
 
-/// `audit.jsonl`, appended to.
+/// `audit.jsonl`, appended to; `audit.jsonl.1` is the one before it.
 #[derive(Debug)]
 pub struct AuditFile {
+    path: PathBuf,
     file: File,
+    size: u64,
+    full: u64,
+    denials: Denials,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    #[serde(flatten)]
+    record: &'a Record<'a>,
 }
 
 impl AuditFile {
     /// Opens or makes it, readable by root alone.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        Ok(Self { file })
+        let (file, size) = open(path)?;
+        Ok(Self { path: path.to_path_buf(), file, size, full: FULL, denials: Denials::new(Instant::now()) })
     }
+
+    fn append(&mut self, record: &Record<'_>) -> io::Result<()> {
+        let time = prost_types::Timestamp::from(SystemTime::now()).to_string();
+        let mut line = serde_json::to_vec(&Line { time, record })?;
+        line.push(b'\n');
+        if self.size >= self.full {
+            // A full file that cannot be put aside grows on: better than a record that is lost.
+            self.put_aside()
+                .unwrap_or_else(|error| tracing::error!(%error, "audit log: it is full and cannot be put aside"));
+        }
+        self.file.write_all(&line)?;
+        self.size += u64::try_from(line.len()).unwrap_or(u64::MAX);
+        self.file.sync_data()
+    }
+
+    /// The counts of a window that is over. A count that cannot be written is no reason to refuse what the caller of now asks.
+    fn append_counts(&mut self, now: Instant) {
+        for (principal, count) in self.denials.over(now) {
+            let more = Record::DeniedMore { principal: &principal, count };
+            self.append(&more).unwrap_or_else(|error| tracing::error!(%error, "audit log: refusals are not counted"));
+        }
+    }
+
+    fn put_aside(&mut self) -> io::Result<()> {
+        let aside = |number: u32| self.path.with_added_extension(number.to_string());
+        for number in (1..KEPT).rev() {
+            match fs::rename(aside(number), aside(number + 1)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        fs::rename(&self.path, aside(1))?;
+        (self.file, self.size) = open(&self.path)?;
+        Ok(())
+    }
+}
+
+/// The file, ready for a line, and its size. A line that a crash cut short is ended, so that the next one is whole.
+fn open(path: &Path) -> io::Result<(File, u64)> {
+    let mut file = OpenOptions::new().append(true).read(true).create(true).mode(0o600).open(path)?;
+    let mut size = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if size > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+    }
+    if last != *b"\n" {
+        file.write_all(b"\n")?;
+        size += 1;
+    }
+    // The name is on disk before the first record counts as written.
+    if let Some(directory) = path.parent() {
+        File::open(directory)?.sync_all()?;
+    }
+    Ok((file, size))
 }
 
 impl AuditSink for AuditFile {
     fn write(&mut self, record: &Record<'_>) -> io::Result<()> {
-        let mut line = serde_json::to_vec(record)?;
-        line.push(b'\n');
-        self.file.write_all(&line)?;
-        self.file.sync_data()
+        self.append_counts(Instant::now());
+        self.append(record)
+    }
+
+    fn denied(&mut self, denied: &Denied) -> io::Result<()> {
+        let Denied { principal, verb, why, hint: _ } = denied;
+        let now = Instant::now();
+        self.append_counts(now);
+        match self.denials.admits(principal) {
+            true => self.append(&Record::Denied { principal, verb: verb.to_string(), why }),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Refusals of this minute.
+#[derive(Debug)]
+struct Denials {
+    since: Instant,
+    written: u64,
+    /// By caller: how many were written, and how many were not.
+    of: BTreeMap<String, (u64, u64)>,
+}
+
+impl Denials {
+    fn new(now: Instant) -> Self {
+        Self { since: now, written: 0, of: BTreeMap::new() }
+    }
+
+    /// Whether a refusal of now is to be written; else it is counted.
+    fn admits(&mut self, principal: &str) -> bool {
+        let known = self.of.contains_key(principal) || self.of.len() < CALLERS;
+        let (written, counted) = self.of.entry(if known { principal } else { "others" }.to_owned()).or_default();
+        let admitted = *written < WRITTEN_OF_ONE && self.written < WRITTEN_OF_ALL;
+        if admitted {
+            *written += 1;
+            self.written += 1;
+        } else {
+            *counted += 1;
+        }
+        admitted
+    }
+
+    /// Who was refused more often than was written, if the minute is over; then a new one begins.
+    fn over(&mut self, now: Instant) -> Vec<(String, u64)> {
+        if now.duration_since(self.since) < WINDOW {
+            return vec![];
+        }
+        let Self { of, .. } = std::mem::replace(self, Self::new(now));
+        of.into_iter().filter(|(_, (_, counted))| *counted > 0).map(|(who, (_, counted))| (who, counted)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bpfd_core::policy::Verb;
+    use serde_json::Value;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn denied(principal: &str) -> Denied {
+        Denied { principal: principal.into(), verb: Verb::Trust, why: "only root".into(), hint: String::new() }
+    }
+
+    fn end(number: u128) -> Record<'static> {
+        Record::End { operation: OpId(Uuid::from_u128(number)), result: "done" }
+    }
+
+    fn lines(path: &Path) -> Vec<Value> {
+        let text = fs::read_to_string(path).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| line.into())).collect()
+    }
+
+    #[test]
+    fn a_record_says_when_and_what() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let mut log = AuditFile::open(&path).unwrap();
+        log.denied(&denied("mallory (uid 7)")).unwrap();
+        let mut lines = lines(&path);
+        let time = lines[0].as_object_mut().unwrap().remove("time").unwrap();
+        let time: prost_types::Timestamp = time.as_str().unwrap().parse().unwrap();
+        assert!(SystemTime::try_from(time).unwrap() <= SystemTime::now());
+        let expected = r#"{"principal":"mallory (uid 7)","record":"denied","verb":"change trust","why":"only root"}"#;
+        assert_eq!(lines.iter().map(Value::to_string).collect::<Vec<_>>(), [expected]);
+    }
+
+    #[test]
+    fn a_stranger_who_is_refused_again_and_again_writes_few_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let mut log = AuditFile::open(&path).unwrap();
+        for _ in 0..1000 {
+            log.denied(&denied("mallory (uid 7)")).unwrap();
+        }
+        log.denied(&denied("eve (uid 8)")).unwrap();
+        assert_eq!(lines(&path).len(), 11);
+        // The minute is over: what was not written is counted, before the next record.
+        log.denials.since -= WINDOW;
+        log.write(&end(1)).unwrap();
+        let lines = lines(&path);
+        assert_eq!((lines.len(), &lines[11]["record"]), (13, &"denied-more".into()));
+        assert_eq!((&lines[11]["principal"], &lines[11]["count"]), (&"mallory (uid 7)".into(), &990.into()));
+        assert_eq!(lines[12]["record"], "end");
+    }
+
+    #[test]
+    fn strangers_of_many_names_write_few_lines_together() {
+        let now = Instant::now();
+        let mut denials = Denials::new(now);
+        let written = (0..100_000).filter(|number| denials.admits(&format!("uid {number}"))).count();
+        assert_eq!(written, 60);
+        assert_eq!(denials.over(now + WINDOW / 2), []);
+        let counted = denials.over(now + WINDOW);
+        assert_eq!(counted.len(), CALLERS - 60 + 1);
+        assert_eq!(counted.iter().map(|(_, count)| count).sum::<u64>(), 100_000 - 60);
+        // In the next minute there is room again.
+        assert!(denials.admits("uid 1"));
+    }
+
+    #[test]
+    fn a_full_file_is_put_aside_and_the_oldest_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let mut log = AuditFile::open(&path).unwrap();
+        log.full = 1;
+        for number in 0..20 {
+            log.write(&end(number)).unwrap();
+        }
+        let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let mut files: Vec<String> = fs::read_dir(&dir).unwrap().map(name).collect();
+        files.sort();
+        let kept = (1..=KEPT).map(|number| format!("audit.jsonl.{number}"));
+        assert_eq!(files, std::iter::once("audit.jsonl".to_owned()).chain(kept).collect::<Vec<_>>());
+        let first = |path: PathBuf| lines(&path).remove(0)["operation"].clone();
+        let number = |number| serde_json::to_value(OpId(Uuid::from_u128(number))).unwrap();
+        assert_eq!(first(path.clone()), number(19));
+        assert_eq!(first(path.with_added_extension("7")), number(12));
+    }
+
+    #[test]
+    fn a_line_that_a_crash_cut_short_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        fs::write(&path, "{\"record\":\"be").unwrap();
+        AuditFile::open(&path).unwrap().write(&end(1)).unwrap();
+        let lines = lines(&path);
+        assert_eq!((lines.len(), &lines[1]["record"]), (2, &"end".into()));
     }
 }

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bpfd_core::config::{Config, ConfigError};
 use bpfd_core::ident::BootId;
 use bpfd_core::kernel::ChainMode;
-use bpfd_core::policy::{GROUP, Policy};
+use bpfd_core::policy::{GROUP, Policy, Principal};
 use bpfd_sys::bpffs;
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
@@ -164,12 +164,15 @@ async fn serve(context: Arc<rpc::Context>, listener: UnixListener) -> Result<(),
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut reload = listen(SignalKind::hangup())?;
-    let trust = context.trust.clone();
+    let reloading = context.clone();
     tokio::spawn(async move {
         while reload.recv().await.is_some() {
-            match trust.reload() {
-                Ok(_) => tracing::info!("policy read again"),
-                Err(error) => tracing::error!(error = crate::causes::chain(&error), "the old policy stays in force"),
+            match reloading.reload_policy(Principal::daemon().owner(), "read the policy again, by a signal").await {
+                Ok(Ok(_)) => tracing::info!("policy read again"),
+                Ok(Err(error)) => {
+                    tracing::error!(error = crate::causes::chain(&error), "the old policy stays in force");
+                }
+                Err(status) => tracing::error!(error = status.message(), "the policy is not read again"),
             }
         }
     });

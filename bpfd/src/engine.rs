@@ -178,6 +178,11 @@ impl<K: Kernel> Engine<K> {
             .unwrap_or_else(|error| tracing::error!(%error, "audit log: a refusal is not on record"));
     }
 
+    /// The audit log, for changes that are no chain's.
+    pub fn audit(&mut self) -> &mut dyn AuditSink {
+        self.audit.as_mut()
+    }
+
     /// The kernel, for what is not part of any change.
     pub fn kernel(&mut self) -> &mut K {
         &mut self.kernel

@@ -35,6 +35,7 @@ use rustix::fs::{Gid, Uid};
 use tokio::sync::Semaphore;
 
 use self::bring::Ready;
+pub use self::bring::Warning;
 pub use self::error::ImageError;
 use self::judge::{open, platform};
 pub use self::shelf::{Inspected, Removed, Stored, Verdict, users};
@@ -136,7 +137,7 @@ impl Images {
         reference: &str,
         pull: PullPolicy,
         report: &Report,
-    ) -> Result<(Bytecode, Vec<String>), ImageError> {
+    ) -> Result<(Bytecode, Vec<Warning>), ImageError> {
         let reference: Reference = reference.parse()?;
         let (ask, told) = (ask.clone(), report.clone());
         let work = move |shared: &Shared, reference: &Reference, deadline| {
@@ -158,7 +159,7 @@ impl Images {
         ask: &Authorized<PullAsk>,
         pull: PullPolicy,
         report: &Report,
-    ) -> Result<(Stored, Vec<String>), ImageError> {
+    ) -> Result<(Stored, Vec<Warning>), ImageError> {
         let PullAsk(reference) = ask.request();
         let told = report.clone();
         let work = move |shared: &Shared, reference: &Reference, deadline| {

@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::engine::{Answer, Context, EngineError, EngineHandle};
-use crate::images::{ImageError, Images};
+use crate::images::{ImageError, Images, Warning};
 use crate::kernel::{HostKernel, Loader, StagedApp};
 use crate::objects::Objects;
 use crate::progress::{Phase, Progress, Report};
@@ -116,7 +116,7 @@ impl Loads {
         ask: Authorized<LoadRequest>,
         validate_only: bool,
         report: Report,
-    ) -> Result<(Answer, Vec<String>), LoadError> {
+    ) -> Result<(Answer, Vec<Warning>), LoadError> {
         let (bytecode, warnings) = self.bytes(&ask, &report).await?;
         report(Progress::begin(Phase::Inspect));
         let made = self.make(&ask, bytecode, &report).await?;
@@ -139,7 +139,7 @@ impl Loads {
         &self,
         ask: &Authorized<LoadRequest>,
         report: &Report,
-    ) -> Result<(Bytecode, Vec<String>), LoadError> {
+    ) -> Result<(Bytecode, Vec<Warning>), LoadError> {
         match &ask.request().bytes {
             Bytes::Uploaded { object, stem: _ } => Ok((Bytecode::permitted(ask, *object, &self.objects)?, vec![])),
             Bytes::Image { reference, pull } => Ok(self.images.acquire(ask, reference, *pull, report).await?),

@@ -220,7 +220,7 @@ fn loaded(uid: AppUid, name: &str, staged: &PinnedApp, attach: Option<(u8, u32)>
         reach: Reach::Kernel,
         globals: BTreeMap::new(),
         programs: programs.collect(),
-        maps: staged.maps.iter().map(|name| map(name)).collect(),
+        maps: staged.maps.keys().map(|name| map(name)).collect(),
         labels: BTreeMap::new(),
         advice: BTreeMap::new(),
         attach: attach.map(|(number, priority)| (on(eth(number), priority), "pass".into())).into_iter().collect(),

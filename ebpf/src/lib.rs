@@ -31,3 +31,4 @@ pub mod run_config;
 pub mod select;
 mod variables;
 pub mod verifier_log;
+pub mod verifier_words;

@@ -207,7 +207,8 @@ fn wire_size(message: &str, details: &[u8]) -> usize {
 }
 
 fn clip_verifier(failure: VerifierFailure) -> VerifierFailure {
-    let VerifierFailure { program, instruction, file, line, column, source_line, message, log_id } = failure;
+    let VerifierFailure { program, instruction, file, line, column, source_line, message, log_id, explanation } =
+        failure;
     VerifierFailure {
         program: clip(program, NAME),
         instruction,
@@ -217,6 +218,7 @@ fn clip_verifier(failure: VerifierFailure) -> VerifierFailure {
         source_line: source_line.map(|text| clip(text, VERIFIER_TEXT)),
         message: clip(message, 2 * VERIFIER_TEXT),
         log_id: clip(log_id, NAME),
+        explanation: clip(explanation, VERIFIER_TEXT),
     }
 }
 
@@ -273,6 +275,7 @@ mod tests {
                 source_line: Some("if (e->proto == 8)".into()),
                 message: "invalid access to packet".into(),
                 log_id: "7f3a".into(),
+                explanation: "the bytes may be behind the packet's end".into(),
             })
     }
 
@@ -316,7 +319,8 @@ mod tests {
             column: Some(u32::MAX),
             source_line: Some(long.clone()),
             message: long.clone(),
-            log_id: long,
+            log_id: long.clone(),
+            explanation: long,
         });
         let status = refusal.into_status();
         assert!(wire_size(status.message(), status.details()) <= STATUS_LIMIT);

@@ -148,7 +148,9 @@ fn a_program_that_the_verifier_rejects_is_shown_in_its_source_and_its_log_is_kep
        |
     18 | if (eth->h_proto == 8)
        = invalid access to packet, off=12 size=1, R1(id=0,off=12,r=0); R1 offset is outside of the packet
+       = that is: bytes of the packet are used that may be behind its end
     cause: ./rejected.c:18:11: invalid access to packet, off=12 size=1, R1(id=0,off=12,r=0); R1 offset is outside of the packet
+    hint: compare the end of what you use with `data_end` first, on the same pointer: `if ((void *)(eth + 1) > data_end) return XDP_PASS;`
     hint: `bpfctl get log UID` prints the whole log
     ");
     // The hint is true.

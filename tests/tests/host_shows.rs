@@ -29,11 +29,11 @@ fn get_shows_everything_of_an_app_and_of_a_link() {
     global:  step = 10
 
     FUNCTION  SECTION  TYPE  KERNEL-ID  TAG               INSNS
-    count     xdp      xdp   ID         TAG-IN-16-DIGITS  -
+    count     xdp      xdp   ID         TAG-IN-16-DIGITS  COUNT
 
     MAP      TYPE          KEY  VALUE  MAX  KERNEL-ID  PIN
-    .rodata  array         4    4      1    -          /run/case/sys/fs/bpf/bpfd/v1/UID/map_-rodata
-    packets  percpu_array  4    8      1    -          /run/case/sys/fs/bpf/bpfd/v1/UID/map_packets
+    .rodata  array         4    4      1    ID         /run/case/sys/fs/bpf/bpfd/v1/UID/map_-rodata
+    packets  percpu_array  4    8      1    ID         /run/case/sys/fs/bpf/bpfd/v1/UID/map_packets
 
     PROGRAM  TYPE  HOOK        PRIO  POS  STATE
     b/count  xdp   uplink:xdp  10    1    ATTACHED
@@ -72,6 +72,7 @@ fn get_shows_everything_of_an_app_and_of_a_link() {
           ],
           "maps": [
             {
+              "kernelId": ID,
               "keySize": 4,
               "maxEntries": 1,
               "name": ".rodata",
@@ -80,6 +81,7 @@ fn get_shows_everything_of_an_app_and_of_a_link() {
               "valueSize": 4
             },
             {
+              "kernelId": ID,
               "keySize": 4,
               "maxEntries": 1,
               "name": "packets",
@@ -99,7 +101,8 @@ fn get_shows_everything_of_an_app_and_of_a_link() {
               "kernelId": ID,
               "section": "xdp",
               "tag": "TAG-IN-16-DIGITS",
-              "type": "PROGRAM_TYPE_XDP"
+              "type": "PROGRAM_TYPE_XDP",
+              "verifiedInstructions": COUNT
             }
           ],
           "reach": "REACH_KERNEL",

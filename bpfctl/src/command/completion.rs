@@ -11,7 +11,9 @@ use crate::error::{Exit, Failure};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  bpfctl completion bash > /etc/bash_completion.d/bpfctl")]
+  bpfctl completion bash > /etc/bash_completion.d/bpfctl
+  bpfctl completion zsh > /usr/local/share/zsh/site-functions/_bpfctl
+  bpfctl completion fish > /etc/fish/completions/bpfctl.fish")]
 pub(crate) struct Completion {
     /// Which shell
     shell: Shell,

@@ -11,6 +11,10 @@ use crate::output::{Block, View, message};
 
 /// Print the versions of bpfctl and of the daemon
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  bpfctl version
+  bpfctl version -o json")]
 pub(crate) struct Version {}
 
 impl Version {

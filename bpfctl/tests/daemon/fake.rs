@@ -119,6 +119,7 @@ async fn refuse(name: &str) -> Result<(), Status> {
                 source_line: Some("        if (e->proto == 0x0008)".into()),
                 message: "invalid access to packet, off=12 size=2, R2(id=0,off=12,r=0)".into(),
                 log_id: "7f3a".into(),
+                explanation: "bytes of the packet are used that may be behind its end".into(),
             }),
         ErrorReason::ChainFull => Refusal::new(reason, "cannot attach `pass` to `eth0`")
             .cause("all 10 dispatcher slots are taken")
@@ -208,6 +209,7 @@ fn image() -> pb::Image {
         pull_time: None,
         signers: vec!["ci".into()],
         apps: vec!["counter".into()],
+        trusted: true,
     }
 }
 

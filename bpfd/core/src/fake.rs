@@ -58,6 +58,7 @@ pub struct FakeKernel {
     /// Every dispatcher that is attached, ours and peers'.
     dispatchers: BTreeMap<KernelId, Dispatcher>,
     next_id: u32,
+    next_map: u32,
     next_index: u32,
     steps: usize,
     fate: Option<(usize, Fate)>,
@@ -134,7 +135,12 @@ impl FakeKernel {
     /// What loading does for real: an app's programs and maps as file descriptors.
     pub fn load(&mut self, functions: &[&str], maps: &[&str]) -> PinnedApp {
         let programs = functions.iter().map(|function| ((*function).to_owned(), self.fresh_id())).collect();
-        PinnedApp { programs, maps: maps.iter().map(|map| (*map).to_owned()).collect() }
+        // The kernel numbers maps apart from programs.
+        let maps = maps.iter().map(|map| {
+            self.next_map += 1;
+            ((*map).to_owned(), KernelId(self.next_map))
+        });
+        PinnedApp { programs, verified: BTreeMap::new(), maps: maps.collect() }
     }
 
     /// At the `step`th step from now on, counted from 0, this happens.

@@ -65,7 +65,7 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
                 programs.for_each(|program| {
                     say("K3", format!("program `{}/{}` is not pinned", app.name, program.function))
                 });
-                let maps = app.maps.iter().filter(|map| !pinned.maps.contains(&map.name));
+                let maps = app.maps.iter().filter(|map| !pinned.maps.contains_key(&map.name));
                 maps.for_each(|map| say("K3", format!("map `{}` of `{}` is not pinned", map.name, app.name)));
             }
         }

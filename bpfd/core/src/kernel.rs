@@ -290,8 +290,10 @@ impl Step {
 pub struct PinnedApp {
     /// Programs by function.
     pub programs: BTreeMap<String, KernelId>,
+    /// How many instructions the verifier went through, by function; none where the kernel does not say (before Linux 5.16).
+    pub verified: BTreeMap<String, u32>,
     /// Maps by name.
-    pub maps: BTreeSet<String>,
+    pub maps: BTreeMap<String, KernelId>,
 }
 
 /// A pinned generation of some chain, with what its frozen map says of it.

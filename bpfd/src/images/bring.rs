@@ -30,13 +30,20 @@ pub(super) struct Ready {
     pub(super) judged: Judged,
     pub(super) opened: Opened,
     /// Why it may be old.
-    pub(super) warning: Option<String>,
+    pub(super) warning: Option<Warning>,
+}
+
+/// Something to know about an image that was given all the same.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Warning {
+    /// Its registry did not answer, so what the store has may be old: why, in a sentence.
+    Unreachable(String),
 }
 
 /// Where what the store has now came from.
 enum Brought {
     /// It was there; perhaps with a warning.
-    Stored(Option<String>),
+    Stored(Option<Warning>),
     /// The registry, now.
     Fetched,
 }
@@ -156,7 +163,9 @@ impl Shared {
         let heard = |step| report(progress(step));
         let ended = fetch::pull(&self.workers, ingest.as_fd(), request, policy, deadline, heard);
         match ended.map_err(worker_error)?.outcome? {
-            Pulled::Cached { digest: _, warning } => Ok(Brought::Stored(warning.map(|text| one_line(&text)))),
+            Pulled::Cached { digest: _, warning } => {
+                Ok(Brought::Stored(warning.map(|text| Warning::Unreachable(one_line(&text)))))
+            }
             Pulled::Fetched(fetched) => self.take_in(&reference, &fetched).map(|()| Brought::Fetched),
         }
     }

@@ -29,8 +29,8 @@ pub struct Stored {
     pub size: u64,
     /// When it came.
     pub pulled: Option<SystemTime>,
-    /// Whose signatures count by the policy of now.
-    pub signers: BTreeSet<String>,
+    /// Whose signatures count by the policy of now; `None` if it refuses the image.
+    pub signers: Option<BTreeSet<String>>,
 }
 
 /// An image that was looked into.
@@ -99,7 +99,7 @@ impl Shared {
             object,
             size: parts.unwrap_or_default(),
             pulled: self.written(image.digest),
-            signers: judged.map(|judged| judged.verified.signers().clone()).unwrap_or_default(),
+            signers: judged.map(|judged| judged.verified.signers().clone()),
         }
     }
 

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use bpfd_core::ident::{AppUid, KernelId};
 use bpfd_core::kernel::{PinnedApp, StepError};
-use bpfd_sys::bpf::prog_info;
+use bpfd_sys::bpf::{map_info, prog_info};
 use bpfd_sys::bpffs::Dir;
 
 use super::failed;
@@ -54,10 +54,15 @@ fn read(pins: &Pins, app: AppUid) -> io::Result<PinnedApp> {
     for file in dir.names()? {
         match AppPin::read(&file) {
             Some(AppPin::Map(name)) => {
-                pinned.maps.insert(name);
+                if let Ok(info) = map_info(dir.pinned(&file)?.as_fd()) {
+                    pinned.maps.insert(name, KernelId(info.id.0));
+                }
             }
             Some(AppPin::Program(function)) => {
                 if let Ok(info) = prog_info(dir.pinned(&file)?.as_fd()) {
+                    if info.verified_insns > 0 {
+                        pinned.verified.insert(function.clone(), info.verified_insns);
+                    }
                     pinned.programs.insert(function, KernelId(info.id.0));
                 }
             }

@@ -18,7 +18,7 @@ use super::{Context, principal, status, view};
 use crate::causes::chain;
 use crate::engine;
 use crate::objects::IncomingError;
-use crate::progress::Report;
+use crate::progress::in_order;
 
 /// Reports that wait for a slow reader; more are dropped.
 const REPORTS: usize = 64;
@@ -59,7 +59,7 @@ impl pb::app_service_server::AppService for Apps {
             let uid = ask.principal().uid;
             let doing = doing(ask.request());
             let reports = events.clone();
-            let report: Report = Arc::new(move |progress| {
+            let report = in_order(move |progress| {
                 let event = pb::load_response::Event::Progress(view::progress(progress));
                 // A full queue: the reader is slow, and misses a report.
                 reports.try_send(Ok(pb::LoadResponse { event: Some(event) })).unwrap_or_default();

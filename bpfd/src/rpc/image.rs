@@ -24,7 +24,7 @@ use super::{Context, bad_field, principal, view};
 use crate::causes::chain;
 use crate::engine::Snapshot;
 use crate::images::{self, ImageError, Inspected, Removed, Stored, Verdict};
-use crate::progress::Report;
+use crate::progress::in_order;
 use crate::trust::Apply;
 use crate::worker::fetch::{FailureKind, FetchFailure};
 use crate::worker::parse::ParseError;
@@ -58,23 +58,22 @@ impl pb::image_service_server::ImageService for ImageApi {
         let context = self.context.clone();
         tokio::spawn(async move {
             let reports = events.clone();
-            let report: Report = Arc::new(move |progress| {
+            let report = in_order(move |progress| {
                 let event = pb::pull_response::Event::Progress(view::progress(progress));
                 // A full queue: the reader is slow, and misses a report.
                 reports.try_send(Ok(pb::PullResponse { event: Some(event) })).unwrap_or_default();
             });
-            let answer = match context.images.pull(&ask, policy, &report).await {
-                Ok((stored, warnings)) => {
+            let (owner, name) = (ask.principal().owner(), ask.request().0.clone());
+            let images = context.images.clone();
+            let pull = async move { images.pull(&ask, policy, &report).await };
+            let answer = match context.recorded(owner, format!("pull `{name}`"), pull).await {
+                Ok(Ok((stored, warnings))) => {
                     let image = Some(image(&context.snapshot(), stored));
-                    let warnings = warnings.into_iter().map(|message| pb::Warning {
-                        reason: ErrorReason::RegistryUnreachable.word().to_owned(),
-                        message,
-                        hint: String::new(),
-                    });
-                    let result = pb::PullResult { image, warnings: warnings.collect() };
+                    let result = pb::PullResult { image, warnings: view::warnings(warnings) };
                     Ok(pb::PullResponse { event: Some(pb::pull_response::Event::Result(result)) })
                 }
-                Err(error) => Err(doing("pull", &ask.request().0, error)),
+                Ok(Err(error)) => Err(doing("pull", &name, error)),
+                Err(not_begun) => Err(not_begun),
             };
             if events.send(answer).await.is_err() {
                 tracing::info!("the caller left before the answer");
@@ -143,9 +142,15 @@ impl pb::image_service_server::ImageService for ImageApi {
         }
         let names: Vec<String> = images.iter().map(|image| printable(image)).collect();
         let names = names.join("`, `");
-        self.context.permit(principal, PullAsk(names.clone())).await?;
-        let apply = if validate_only { Apply::ValidateOnly } else { Apply::Write };
-        let removed = self.context.images.remove(&images, &self.context.snapshot().state, apply).await;
+        let (PullAsk(names), principal) = self.context.permit(principal, PullAsk(names)).await?.into_parts();
+        let (store, state) = (self.context.images.clone(), self.context.snapshot());
+        let remove = |apply| async move { store.remove(&images, &state.state, apply).await };
+        let removed = if validate_only {
+            remove(Apply::ValidateOnly).await
+        } else {
+            let plan = format!("remove `{names}` from the image store");
+            self.context.recorded(principal.owner(), plan, remove(Apply::Write)).await?
+        };
         let Removed { references, freed } = removed.map_err(|error| doing("remove", &names, error))?;
         let images = references.iter().map(ToString::to_string).collect();
         Ok(Response::new(pb::RemoveImagesResponse { images, freed_bytes: freed }))
@@ -163,7 +168,8 @@ fn image(snapshot: &Snapshot, stored: Stored) -> pb::Image {
         object_sha256: object.map(|object| object.hex()).unwrap_or_default(),
         size_bytes: size,
         pull_time: seconds.and_then(view::time),
-        signers: signers.into_iter().collect(),
+        trusted: signers.is_some(),
+        signers: signers.into_iter().flatten().collect(),
     }
 }
 

@@ -25,6 +25,7 @@ mod image;
 mod link;
 mod peer;
 mod policy;
+mod record;
 mod server;
 mod status;
 mod system;

@@ -8,6 +8,7 @@ use bpfd_core::wire::{self, BadField};
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::ErrorReason;
+use bytecode_image::key::VerifyingKey;
 use tonic::{Request, Response, Status};
 
 use super::{Context, bad_field, principal};
@@ -35,15 +36,15 @@ impl pb::policy_service_server::PolicyService for PolicyApi {
         let ask = self.context.permit(principal, TrustAsk((name, pem, scope))).await?;
         let apply = if validate_only { Apply::ValidateOnly } else { Apply::Write };
         let trust = self.context.trust.clone();
-        let by = ask.principal().to_string();
-        let message = format!("cannot trust `{}`", printable(&ask.request().0.0));
-        let adding = tokio::task::spawn_blocking(move || {
-            let TrustAsk((name, pem, scope)) = ask.request();
-            trust.add(name, pem, scope, apply)
-        });
-        let added = adding.await.map_err(|_panicked| Status::internal("the change was lost"))?;
+        let (TrustAsk((name, pem, scope)), principal) = ask.into_parts();
+        let message = format!("cannot trust `{}`", printable(&name));
+        let plan = format!("trust {} for `{}` by the name `{}`", key_words(&pem), printable(&scope), printable(&name));
+        let add = move |apply| tokio::task::block_in_place(|| trust.add(&name, &pem, &scope, apply));
+        let added = match apply {
+            Apply::ValidateOnly => add(apply),
+            Apply::Write => self.context.recorded(principal.owner(), plan, async move { add(apply) }).await?,
+        };
         let Added { path, key } = added.map_err(|error| refusal(message, &error))?;
-        tracing::info!(%by, file = %path.display(), %key, ?apply, "trust added");
         Ok(Response::new(pb::AddTrustResponse { path: path.display().to_string(), key_sha256: key.hex() }))
     }
 
@@ -53,10 +54,8 @@ impl pb::policy_service_server::PolicyService for PolicyApi {
     ) -> Result<Response<pb::ReloadPolicyResponse>, Status> {
         let principal = principal(&request)?;
         wire::request_id(&request.get_ref().request_id).map_err(bad_field)?;
-        self.context.permit(principal, TrustAsk(())).await?;
-        let trust = self.context.trust.clone();
-        let reloading = tokio::task::spawn_blocking(move || trust.reload());
-        let reloaded = reloading.await.map_err(|_panicked| Status::internal("the reload was lost"))?;
+        let (TrustAsk(()), principal) = self.context.permit(principal, TrustAsk(())).await?.into_parts();
+        let reloaded = self.context.reload_policy(principal.owner(), "read the policy again").await?;
         let reloaded = reloaded.map_err(|error| refusal("cannot reload the policy".to_owned(), &error))?;
         let InForce { policy, files, signers } = reloaded.as_ref();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
@@ -68,6 +67,12 @@ impl pb::policy_service_server::PolicyService for PolicyApi {
             rules: 0,
         }))
     }
+}
+
+/// A key in a record: by its fingerprint.
+fn key_words(pem: &str) -> String {
+    VerifyingKey::from_pem(pem)
+        .map_or_else(|_no_key| "what is no key".to_owned(), |key| format!("key {}", key.fingerprint()))
 }
 
 fn refusal(message: String, error: &TrustError) -> Refusal {

@@ -15,6 +15,7 @@ use bpfd_proto::v1::{ErrorReason, VerifierFailure};
 use ebpf::globals::GlobalError;
 use ebpf::select::SelectError;
 use ebpf::verifier_log::Rejection;
+use ebpf::verifier_words::explain;
 
 use crate::causes::chain;
 use crate::engine::EngineError;
@@ -98,18 +99,22 @@ fn verifier(program: String, log: &str, log_id: String, rejection: Rejection) ->
     let tail: Vec<&str> = log.lines().rev().filter(|line| !line.trim().is_empty()).take(2).collect();
     let why = message.clone().unwrap_or_else(|| tail.into_iter().rev().collect::<Vec<_>>().join("; "));
     let place = location.as_ref().map(|at| format!("{}:{}:{}: ", at.file, at.line, at.column)).unwrap_or_default();
-    Refusal::new(ErrorReason::VerifierRejected, format!("the kernel's verifier rejected `{program}`"))
-        .cause(format!("{place}{why}"))
-        .verifier(VerifierFailure {
-            program: function.unwrap_or(program),
-            instruction,
-            file: location.as_ref().map(|at| at.file.clone()),
-            line: location.as_ref().map(|at| at.line),
-            column: location.as_ref().map(|at| at.column),
-            source_line: location.map(|at| at.text),
-            message: why,
-            log_id,
-        })
+    let words = explain(&why);
+    let mut refusal =
+        Refusal::new(ErrorReason::VerifierRejected, format!("the kernel's verifier rejected `{program}`"))
+            .cause(format!("{place}{why}"));
+    refusal.hint = words.map(|words| words.advice.to_owned());
+    refusal.verifier(VerifierFailure {
+        program: function.unwrap_or(program),
+        instruction,
+        file: location.as_ref().map(|at| at.file.clone()),
+        line: location.as_ref().map(|at| at.line),
+        column: location.as_ref().map(|at| at.column),
+        source_line: location.map(|at| at.text),
+        message: why,
+        log_id,
+        explanation: words.map(|words| words.means.to_owned()).unwrap_or_default(),
+    })
 }
 
 /// What the engine refused, or failed at.
@@ -127,7 +132,7 @@ pub(super) fn engine(message: &str, error: EngineError) -> Refusal {
     }
 }
 
-fn execute(message: &str, error: &ExecuteError) -> Refusal {
+pub(super) fn execute(message: &str, error: &ExecuteError) -> Refusal {
     let exhausted = |reason| Refusal::new(reason, message).cause(chain(error));
     match error {
         ExecuteError::Step(error) => step(message.to_owned(), error),

@@ -9,8 +9,10 @@ use bpfd_core::order;
 use bpfd_core::plan::LinkStatus;
 use bpfd_core::state::{App, Link, Owner, ProgramType, Reach, Source};
 use bpfd_proto::v1 as pb;
+use bpfd_proto::v1::ErrorReason;
 
 use crate::engine::Snapshot;
+use crate::images::Warning;
 use crate::kernel::map_path;
 use crate::progress::{Phase, Progress};
 
@@ -24,18 +26,18 @@ pub(super) fn app(snapshot: &Snapshot, app: &App, pins: &Path) -> pb::App {
         r#type: program_type(program.kind).into(),
         kernel_id: pinned.and_then(|pinned| pinned.programs.get(&program.function)).map(|id| id.0),
         tag: program.tag.iter().map(|byte| format!("{byte:02x}")).collect(),
-        verified_instructions: None,
+        verified_instructions: pinned.and_then(|pinned| pinned.verified.get(&program.function)).copied(),
     });
     let maps = app.maps.iter().map(|map| {
-        let path =
-            pinned.filter(|pinned| pinned.maps.contains(&map.name)).and_then(|_| map_path(pins, app.uid, &map.name));
+        let id = pinned.and_then(|pinned| pinned.maps.get(&map.name));
+        let path = id.and_then(|_| map_path(pins, app.uid, &map.name));
         pb::Map {
             name: map.name.clone(),
             r#type: map.kind.clone(),
             key_size: map.key_size,
             value_size: map.value_size,
             max_entries: map.max_entries,
-            kernel_id: None,
+            kernel_id: id.map(|id| id.0),
             pin_path: path.map(|path| path.display().to_string()),
         }
     });
@@ -288,9 +290,14 @@ pub(super) fn plan(text: Option<String>) -> Vec<String> {
 }
 
 /// Warnings that came with a result.
-pub(super) fn warnings(texts: Vec<String>) -> Vec<pb::Warning> {
-    let warning = |message| pb::Warning { reason: String::new(), message, hint: String::new() };
-    texts.into_iter().map(warning).collect()
+pub(super) fn warnings(warnings: Vec<Warning>) -> Vec<pb::Warning> {
+    let warning = |warning| {
+        let (reason, message) = match warning {
+            Warning::Unreachable(why) => (ErrorReason::RegistryUnreachable, why),
+        };
+        pb::Warning { reason: reason.word().to_owned(), message, hint: String::new() }
+    };
+    warnings.into_iter().map(warning).collect()
 }
 
 pub(super) fn time(seconds: u64) -> Option<prost_types::Timestamp> {

@@ -1,6 +1,6 @@
 //! From a reference to bytes that may be loaded: what comes out, and what serves when the registry does not.
 
-use bpfd::images::ImageError;
+use bpfd::images::{ImageError, Warning};
 use bpfd::progress::Phase;
 use bpfd::worker::fetch::FailureKind;
 use bpfd_core::hook::ProceedOn;
@@ -62,9 +62,10 @@ fn with_the_registry_down_the_stored_image_serves_with_a_warning() {
     let (bytecode, warnings) = world.acquire("v1", PullPolicy::Newer).unwrap();
     assert_eq!(bytecode.bytes(), OBJECT);
     let host = &world.host;
-    assert_eq!(warnings, [format!("cannot reach `{host}`: using what was pulled before, which may be old")]);
+    let why = format!("cannot reach `{host}`: using what was pulled before, which may be old");
+    assert_eq!(warnings, [Warning::Unreachable(why)]);
     for silent in [PullPolicy::IfNotPresent, PullPolicy::Never] {
-        assert_eq!(world.acquire("v1", silent).unwrap().1, Vec::<String>::new());
+        assert_eq!(world.acquire("v1", silent).unwrap().1, []);
     }
     let error = world.acquire("v1", PullPolicy::Always).unwrap_err();
     assert!(matches!(&error, ImageError::Fetch(failure) if failure.kind == FailureKind::Unreachable), "{error:?}");

@@ -28,7 +28,7 @@ fn a_pull_says_what_came_and_the_list_says_the_same() {
     assert_eq!(stored.object, Some(Digest::of(OBJECT)));
     let size = built.manifest.len() + built.config.len() + built.layer.len();
     assert_eq!(stored.size, u64::try_from(size).unwrap());
-    assert_eq!(stored.signers, BTreeSet::from(["ci".to_owned()]));
+    assert_eq!(stored.signers, Some(BTreeSet::from(["ci".to_owned()])));
     assert!(stored.pulled.is_some());
     assert_eq!(world.run(world.images.list("", 10)).unwrap(), [stored]);
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bpfd::images::{ImageError, Images};
+use bpfd::images::{ImageError, Images, Warning};
 use bpfd::layout::Layout;
 use bpfd::objects::Objects;
 use bpfd::progress::{Phase, Progress, Report};
@@ -139,7 +139,7 @@ impl World {
         self.runtime.block_on(work)
     }
 
-    pub(crate) fn acquire(&self, tag: &str, pull: PullPolicy) -> Result<(Bytecode, Vec<String>), ImageError> {
+    pub(crate) fn acquire(&self, tag: &str, pull: PullPolicy) -> Result<(Bytecode, Vec<Warning>), ImageError> {
         self.acquire_reference(&self.reference(tag).to_string(), pull)
     }
 
@@ -147,7 +147,7 @@ impl World {
         &self,
         reference: &str,
         pull: PullPolicy,
-    ) -> Result<(Bytecode, Vec<String>), ImageError> {
+    ) -> Result<(Bytecode, Vec<Warning>), ImageError> {
         let report: Report = Arc::new(|_| {});
         self.run(self.images.acquire(&load(reference, pull), reference, pull, &report))
     }

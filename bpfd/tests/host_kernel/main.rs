@@ -8,4 +8,5 @@
 mod objects;
 mod shared_hooks;
 mod unshared_hooks;
+mod verifier_words;
 mod world;

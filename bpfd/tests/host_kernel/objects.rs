@@ -1,11 +1,14 @@
 //! Objects, honest and not: through the parse worker and the loader.
 
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use bpfd::worker::Workers;
 use bpfd::worker::parse::{self, ParseError};
+use bpfd_core::ident::KernelId;
 use bpfd_core::kernel::{Kernel, Recipe, Step, StepError};
 use bpfd_core::state::{ProgramType, Reach};
+use bpfd_sys::bpf::{self, MapId, ProgId};
 
 use crate::world::{Steps, World, app, workers};
 
@@ -35,8 +38,18 @@ fn a_loaded_app_says_what_the_kernel_made_of_it() {
     kernel.stage(app, staged);
     kernel.step(&Step::PinApp(app)).unwrap();
     let pinned = kernel.look(&[]).apps.remove(&app).unwrap();
-    assert_eq!(pinned.maps.into_iter().collect::<Vec<_>>(), [".rodata", "packets"]);
-    assert_eq!(pinned.programs.into_keys().collect::<Vec<_>>(), ["count"]);
+    // The kernel knows them by these numbers.
+    let named = |(name, id): (&String, &KernelId)| {
+        let map = bpf::map_by_id(MapId(id.0)).unwrap();
+        (name.clone(), bpf::map_info(map.as_fd()).unwrap().name)
+    };
+    let maps: Vec<(String, String)> = pinned.maps.iter().map(named).collect();
+    assert_eq!(maps, [".rodata", "packets"].map(|name| (name.to_owned(), name.to_owned())));
+    assert_eq!(pinned.programs.keys().collect::<Vec<_>>(), ["count"]);
+    let count = bpf::prog_by_id(ProgId(pinned.programs["count"].0)).unwrap();
+    let info = bpf::prog_info(count.as_fd()).unwrap();
+    assert_eq!((info.name.as_str(), info.verified_insns), ("count", pinned.verified["count"]));
+    assert!(info.verified_insns >= 2, "{info:?}");
 }
 
 #[test]
@@ -62,7 +75,7 @@ SEC("xdp") int all(struct xdp_md *ctx) {
 char L[] SEC("license") = "GPL";"#;
     let (app, _) = kernel.load(&world, world.recipe(world.source(source), &[("all", XDP)]));
     let pinned = kernel.look(&[]).apps.remove(&app).unwrap();
-    assert_eq!(pinned.maps.into_iter().collect::<Vec<_>>(), [".bss", ".data", "outer", "perf", "ring", "trie"]);
+    assert_eq!(pinned.maps.into_keys().collect::<Vec<_>>(), [".bss", ".data", "outer", "perf", "ring", "trie"]);
     assert_eq!(world.count(app, "-data"), 7);
 }
 

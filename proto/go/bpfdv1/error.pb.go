@@ -316,7 +316,10 @@ type VerifierFailure struct {
 	// What the verifier said, at most 300 bytes.
 	Message string `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"`
 	// For AppService.GetLoadLog.
-	LogId         string `protobuf:"bytes,8,opt,name=log_id,json=logId,proto3" json:"log_id,omitempty"`
+	LogId string `protobuf:"bytes,8,opt,name=log_id,json=logId,proto3" json:"log_id,omitempty"`
+	// What the verifier's words mean, in one sentence of at most 150 bytes; empty
+	// if they are none of those that bpfd knows. What to do is the status's hint.
+	Explanation   string `protobuf:"bytes,9,opt,name=explanation,proto3" json:"explanation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -407,11 +410,18 @@ func (x *VerifierFailure) GetLogId() string {
 	return ""
 }
 
+func (x *VerifierFailure) GetExplanation() string {
+	if x != nil {
+		return x.Explanation
+	}
+	return ""
+}
+
 var File_bpfd_v1_error_proto protoreflect.FileDescriptor
 
 const file_bpfd_v1_error_proto_rawDesc = "" +
 	"\n" +
-	"\x13bpfd/v1/error.proto\x12\abpfd.v1\"\xb5\x02\n" +
+	"\x13bpfd/v1/error.proto\x12\abpfd.v1\"\xd7\x02\n" +
 	"\x0fVerifierFailure\x12\x18\n" +
 	"\aprogram\x18\x01 \x01(\tR\aprogram\x12%\n" +
 	"\vinstruction\x18\x02 \x01(\rH\x00R\vinstruction\x88\x01\x01\x12\x17\n" +
@@ -421,7 +431,8 @@ const file_bpfd_v1_error_proto_rawDesc = "" +
 	"\vsource_line\x18\x06 \x01(\tH\x04R\n" +
 	"sourceLine\x88\x01\x01\x12\x18\n" +
 	"\amessage\x18\a \x01(\tR\amessage\x12\x15\n" +
-	"\x06log_id\x18\b \x01(\tR\x05logIdB\x0e\n" +
+	"\x06log_id\x18\b \x01(\tR\x05logId\x12 \n" +
+	"\vexplanation\x18\t \x01(\tR\vexplanationB\x0e\n" +
 	"\f_instructionB\a\n" +
 	"\x05_fileB\a\n" +
 	"\x05_lineB\t\n" +

@@ -1075,10 +1075,14 @@ type Image struct {
 	SizeBytes uint64 `protobuf:"varint,5,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	// When it was fetched.
 	PullTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=pull_time,json=pullTime,proto3" json:"pull_time,omitempty"`
-	// Signers whose signatures counted then.
+	// Signers whose signatures count by the policy of now, not of the day it was
+	// pulled: a key that is trusted no longer is not listed. Which counted when an
+	// app was loaded is in ImageOrigin.
 	Signers []string `protobuf:"bytes,7,rep,name=signers,proto3" json:"signers,omitempty"`
 	// Names of the apps that came from it.
-	Apps          []string `protobuf:"bytes,8,rep,name=apps,proto3" json:"apps,omitempty"`
+	Apps []string `protobuf:"bytes,8,rep,name=apps,proto3" json:"apps,omitempty"`
+	// Whether the policy of now lets it through; VerifyImage says why.
+	Trusted       bool `protobuf:"varint,9,opt,name=trusted,proto3" json:"trusted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1169,6 +1173,13 @@ func (x *Image) GetApps() []string {
 	return nil
 }
 
+func (x *Image) GetTrusted() bool {
+	if x != nil {
+		return x.Trusted
+	}
+	return false
+}
+
 var File_bpfd_v1_image_proto protoreflect.FileDescriptor
 
 const file_bpfd_v1_image_proto_rawDesc = "" +
@@ -1246,7 +1257,7 @@ const file_bpfd_v1_image_proto_rawDesc = "" +
 	"\x14RemoveImagesResponse\x12\x16\n" +
 	"\x06images\x18\x01 \x03(\tR\x06images\x12\x1f\n" +
 	"\vfreed_bytes\x18\x02 \x01(\x04R\n" +
-	"freedBytes\"\x91\x02\n" +
+	"freedBytes\"\xab\x02\n" +
 	"\x05Image\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12'\n" +
@@ -1256,7 +1267,8 @@ const file_bpfd_v1_image_proto_rawDesc = "" +
 	"size_bytes\x18\x05 \x01(\x04R\tsizeBytes\x127\n" +
 	"\tpull_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bpullTime\x12\x18\n" +
 	"\asigners\x18\a \x03(\tR\asigners\x12\x12\n" +
-	"\x04apps\x18\b \x03(\tR\x04apps*\x8f\x01\n" +
+	"\x04apps\x18\b \x03(\tR\x04apps\x12\x18\n" +
+	"\atrusted\x18\t \x01(\bR\atrusted*\x8f\x01\n" +
 	"\n" +
 	"PullPolicy\x12\x1b\n" +
 	"\x17PULL_POLICY_UNSPECIFIED\x10\x00\x12\x15\n" +

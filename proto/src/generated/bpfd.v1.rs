@@ -681,12 +681,17 @@ pub struct Image {
     /// When it was fetched.
     #[prost(message, optional, tag = "6")]
     pub pull_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Signers whose signatures counted then.
+    /// Signers whose signatures count by the policy of now, not of the day it was
+    /// pulled: a key that is trusted no longer is not listed. Which counted when an
+    /// app was loaded is in ImageOrigin.
     #[prost(string, repeated, tag = "7")]
     pub signers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Names of the apps that came from it.
     #[prost(string, repeated, tag = "8")]
     pub apps: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Whether the policy of now lets it through; VerifyImage says why.
+    #[prost(bool, tag = "9")]
+    pub trusted: bool,
 }
 impl ::prost::Name for Image {
     const NAME: &'static str = "Image";
@@ -3769,6 +3774,10 @@ pub struct VerifierFailure {
     /// For AppService.GetLoadLog.
     #[prost(string, tag = "8")]
     pub log_id: ::prost::alloc::string::String,
+    /// What the verifier's words mean, in one sentence of at most 150 bytes; empty
+    /// if they are none of those that bpfd knows. What to do is the status's hint.
+    #[prost(string, tag = "9")]
+    pub explanation: ::prost::alloc::string::String,
 }
 impl ::prost::Name for VerifierFailure {
     const NAME: &'static str = "VerifierFailure";

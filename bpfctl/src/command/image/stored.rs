@@ -16,6 +16,10 @@ use crate::progress::Progress;
 
 /// Have the daemon fetch an image into its store
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  bpfctl image pull registry/bpf/counter:1.2.0
+  bpfctl image pull --pull always registry/bpf/counter:latest")]
 pub(super) struct Pull {
     /// The image, with its registry's host
     reference: Reference,
@@ -45,7 +49,15 @@ impl Pull {
 
 /// List the images of the daemon's store
 #[derive(Debug, Args)]
-#[command(visible_alias = "list")]
+#[command(
+    visible_alias = "list",
+    after_help = "\
+TRUSTED and SIGNERS are by the policy of now.
+
+Examples:
+  bpfctl image ls
+  bpfctl image ls -o json | jq -r '.items[] | select(.trusted | not) | .reference'"
+)]
 pub(super) struct Ls {}
 
 impl Ls {
@@ -58,6 +70,10 @@ impl Ls {
 
 /// Remove images from the daemon's store
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  bpfctl image rm registry/bpf/counter:1.2.0
+  bpfctl image rm $(bpfctl image ls -q)")]
 pub(super) struct Rm {
     /// References or digests
     #[arg(value_parser = word, required = true, num_args = 1..=64)]
@@ -94,11 +110,12 @@ impl View for Images {
                 image.reference.clone(),
                 short_digest(&image.digest),
                 HumanBytes(image.size_bytes).to_string(),
+                if image.trusted { "yes" } else { "NO" }.to_owned(),
                 or_dash(&image.signers.join(",")),
                 or_dash(&image.apps.join(",")),
             ]
         });
-        vec![Block::Table(&["IMAGE", "DIGEST", "SIZE", "SIGNERS", "APPS"], rows.collect())]
+        vec![Block::Table(&["IMAGE", "DIGEST", "SIZE", "TRUSTED", "SIGNERS", "APPS"], rows.collect())]
     }
 
     fn nothing(&self) -> &'static str {
@@ -187,6 +204,7 @@ impl View for Details {
             facts.push(("image", image.reference.clone()));
             facts.push(("digest", image.digest.clone()));
             facts.push(("object", format!("sha256:{}", image.object_sha256)));
+            facts.push(("trusted", if image.trusted { "yes" } else { "NO" }.to_owned()));
             facts.push(("signers", or_dash(&image.signers.join(", "))));
         }
         facts.push(("name", or_dash(name)));

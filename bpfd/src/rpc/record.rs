@@ -1,0 +1,62 @@
+//! What changes no hook and is on record all the same: trust, the policy, the image store. It must never decide who may.
+
+use std::sync::Arc;
+
+use bpfd_core::ident::OpId;
+use bpfd_core::state::Owner;
+use tonic::Status;
+use uuid::Uuid;
+
+use super::{Context, status};
+use crate::audit::Record;
+use crate::causes::chain;
+use crate::engine::Engine;
+use crate::execute::ExecuteError;
+use crate::kernel::HostKernel;
+use crate::trust::{InForce, TrustError};
+
+impl Context {
+    /// Does `work` with a record before it of who asked and what it is, and one after it of how it ended. Once begun it goes to its end,
+    /// even if the caller leaves.
+    pub(super) async fn recorded<T, E>(
+        &self,
+        owner: Owner,
+        plan: String,
+        work: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<Result<T, E>, Status>
+    where
+        T: Send + 'static,
+        E: std::error::Error + Send + 'static,
+    {
+        let operation = OpId(Uuid::new_v4());
+        let begin = move |engine: &mut Engine<HostKernel>| {
+            engine.audit().write(&Record::Begin { operation, owner: &owner, plan })
+        };
+        let begun = self.engine.call(begin).await.map_err(|error| status::engine("cannot begin", error))?;
+        begun.map_err(|error| status::execute("cannot begin", &ExecuteError::Audit(error)))?;
+        let engine = self.engine.clone();
+        let working = tokio::spawn(async move {
+            let done = work.await;
+            let result = done.as_ref().map_or_else(|error| chain(error), |_| "done".to_owned());
+            let end = move |engine: &mut Engine<HostKernel>| {
+                let written = engine.audit().write(&Record::End { operation, result: &result });
+                written.unwrap_or_else(|error| tracing::error!(%error, "audit log: no end record"));
+            };
+            if !engine.post(end) {
+                tracing::error!("audit log: no end record, the engine has stopped");
+            }
+            done
+        });
+        working.await.map_err(|_panicked| Status::internal("the work was lost"))
+    }
+
+    /// Reads the policy again. If it cannot be read, what held before holds on.
+    ///
+    /// # Errors
+    /// The outer one: it is not on record, and so was not tried.
+    pub async fn reload_policy(&self, owner: Owner, plan: &str) -> Result<Result<Arc<InForce>, TrustError>, Status> {
+        let trust = self.trust.clone();
+        let reload = async move { tokio::task::block_in_place(|| trust.reload()) };
+        self.recorded(owner, plan.to_owned(), reload).await
+    }
+}
