@@ -5,8 +5,10 @@
 use std::os::fd::AsFd;
 use std::process::Output as Done;
 
+use bpfd_client::proto::v1::{self as pb, hook::Hook};
+use bpfd_client::request_id;
 use bpfd_sys::bpf::{Map, ProgId, map_by_id, prog_by_id, prog_info};
-use bpfd_tests::{Host, example};
+use bpfd_tests::{Host, eventually, example};
 
 const BPFFS: &str = "/run/case/sys/fs/bpf";
 
@@ -155,8 +157,14 @@ fn a_peer_comes_to_an_interface_of_ours_and_goes_again() {
 fn an_eleventh_program_is_refused_and_changes_nothing() {
     let host = Host::new();
     let first = theirs(&host, 500);
-    for index in 0..9 {
-        ours(&host, &format!("app{index}"), 10 + index);
+    ours(&host, "a", 10);
+    for priority in 11..19 {
+        let uplink = pb::XdpHook { netns: None, interface: "uplink".to_owned() };
+        let hook = Some(pb::Hook { hook: Some(Hook::Xdp(uplink)) });
+        let attachment = Some(pb::Attachment { hook, priority: Some(priority), ..Default::default() });
+        let (app, request_id) = ("a".to_owned(), request_id());
+        let request = pb::AttachRequest { request_id, app, attachment, validate_only: false };
+        host.ask(async |daemon| daemon.attach(request).await);
     }
     let full = agreed(&host);
     assert_eq!(full.len(), 10);
@@ -165,7 +173,7 @@ fn an_eleventh_program_is_refused_and_changes_nothing() {
     assert!(refused.code != 0 && refused.stderr.contains("10 slots"), "{refused}");
     assert_eq!(agreed(&host), full);
     host.ping(2);
-    assert_eq!((host.counted("app8"), counted(&first)), (2, 2));
+    assert_eq!((host.counted("a"), counted(&first)), (2 * 9, 2));
     empty(&host);
 }
 
@@ -211,12 +219,10 @@ fn a_clean_from_another_network_namespace_ends_the_peers_programs_and_none_of_ou
 /// The dispatcher that runs has references of bpfd's own: it heard of the peer's change.
 #[track_caller]
 fn eventually_held(host: &Host) {
-    let limit = std::time::Instant::now() + std::time::Duration::from_secs(30);
     // A generation that a peer made is named by `peer` in hexadecimal.
-    while !host.shell(&format!("ls {BPFFS}/bpfd/v1/top")).contains("70656572") {
-        assert!(std::time::Instant::now() < limit, "{}", host.log());
-        std::thread::yield_now();
-    }
+    let adopted = |held: &String| held.contains("70656572");
+    let held = eventually(|| host.shell(&format!("ls {BPFFS}/bpfd/v1/top")), adopted);
+    assert!(adopted(&held), "{held}{}", host.log());
 }
 
 #[test]
