@@ -57,7 +57,7 @@ fn a_program_waits_for_its_namespace() {
 #[test]
 fn the_first_name_ever_is_noticed() {
     let mut host = Host::without_daemon();
-    host.shell("umount --recursive --lazy /run/netns; rmdir /run/netns || rm -r /run/netns");
+    host.shell("umount --recursive --lazy /run/netns; rm -r /run/netns");
     host.start();
     waits(&host);
     host.shell("ip netns add blue; ip -n blue link add later type veth peer name other");
@@ -89,10 +89,13 @@ fn a_name_that_leads_elsewhere_is_followed_and_the_old_namespace_ends() {
 #[test]
 fn what_others_do_in_a_namespace_is_noticed() {
     let host = Host::new();
+    host.shell("ip netns add blue; ip -n blue link add later type veth peer name other");
+    // The kernel tells of programs only while an interface is up.
+    host.shell("ip -n blue link set later up");
     let object = example("xdp-counter");
-    host.bpfctl(&format!("load --path {object} --name a xdp -i far --netns far")).ok();
-    host.check();
-    host.shell("ip -n far link set far xdp off");
+    host.bpfctl(&format!("load --path {object} --name a xdp -i later --netns blue")).ok();
+    becomes(&host, "ATTACHED");
+    host.shell("ip -n blue link set later xdp off");
     host.await_output("list links", "DRIFTED").ok();
     host.bpfctl("unload a").ok();
 }
