@@ -14,18 +14,15 @@ use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, Uids};
 use bpfd_core::invariants::{self, Broken};
 use bpfd_core::journal::Operation;
 use bpfd_core::kernel::{Kernel, ObserveError, Observed, StepError};
+use bpfd_core::order;
 use bpfd_core::plan::{LinkStatus, PlanError, adoptions, plan, status};
 use bpfd_core::policy::{Denied, Policy, Principal, confirm};
 use bpfd_core::state::{Change, State};
 use tokio::sync::{oneshot, watch};
 
 use crate::audit::AuditSink;
-use crate::execute::{ExecuteError, Hands, RepairError, Repaired, execute, repair, settle};
+use crate::execute::{ExecuteError, Hands, RACES, RepairError, Repaired, execute, repair, settle};
 use crate::store::{Outcome, Store, StoreError};
-
-/// How often a change is planned anew when somebody else changed the hook in between: libxdp's own number
-/// (`MAX_RETRY` in xdp-tools lib/libxdp/libxdp.c).
-const RACES: u32 = 10;
 
 /// What readers see: the last whole state, and how the kernel stood then.
 #[derive(Clone, Debug, Default)]
@@ -143,12 +140,14 @@ impl<K: Kernel> Engine<K> {
     /// that went is swept; a peer's dispatcher with programs of ours is held. What somebody else took off an interface that stayed is DRIFTED, and left alone.
     pub fn settle(&mut self) -> Result<Repaired, RepairError> {
         let mut observed = self.kernel.observe(&self.state.chains())?;
-        let adoptions = adoptions(&observed);
         let before = self.published.borrow().clone();
-        observed.chains.retain(|chain, seen| {
+        let (came, stayed) = std::mem::take(&mut observed.chains).into_iter().partition(|(chain, seen)| {
             let known = before.observed.chains.get(chain).and_then(|chain| chain.interface);
             known.is_none() || known != seen.interface
         });
+        observed.chains = stayed;
+        let adoptions = adoptions(&observed);
+        observed.chains = came;
         let mut hands = Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
         let repaired = settle(&mut hands, &adoptions, &self.state, &observed, self.uids.as_mut())?;
         self.publish()?;
@@ -209,7 +208,7 @@ impl<K: Kernel> Engine<K> {
         let links = (0..context.new_links).map(|_| Ok((LinkUid(self.uids.fresh()), self.store.next_handle()?)));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let fresh = Fresh { app, links: links.collect::<Result<_, StoreError>>()?, now };
-        let changes = build(&self.state, &fresh)?;
+        let mut changes = build(&self.state, &fresh)?;
         if let Err(denied) = confirm(&self.policy, &context.principal, &self.state, &changes) {
             self.denied(&denied);
             return Err(denied.into());
@@ -220,6 +219,7 @@ impl<K: Kernel> Engine<K> {
                 Err(EngineError::Execute(ExecuteError::Step(StepError::Raced(chain)))) if races < RACES => {
                     races += 1;
                     tracing::info!(%chain, races, "planned anew: somebody else changed the hook");
+                    self.load_again(&mut changes)?;
                 }
                 Err(EngineError::Execute(stuck @ ExecuteError::Stuck { .. })) => {
                     tracing::error!(error = %stuck, "repairing");
@@ -234,6 +234,17 @@ impl<K: Kernel> Engine<K> {
                 other => return other,
             }
         }
+    }
+
+    /// What was staged was pinned, and unpinned when the attempt was undone: it is gone.
+    fn load_again(&mut self, changes: &mut [Change]) -> Result<(), ExecuteError> {
+        for change in changes {
+            if let Change::Load(app) = change {
+                let programs = self.kernel.prepare(app.uid, &order::recipe(app)).map_err(ExecuteError::Step)?;
+                app.loaded_again(&programs);
+            }
+        }
+        Ok(())
     }
 
     fn once(&mut self, context: &Context, changes: &[Change]) -> Result<Answer, EngineError> {

@@ -17,6 +17,10 @@ use crate::audit::{AuditSink, Record};
 use crate::fail_points::point;
 use crate::store::{Outcome, Store, StoreError};
 
+/// How often what was planned is planned anew when somebody else changed a hook in between: libxdp's own number
+/// (`MAX_RETRY` in xdp-tools lib/libxdp/libxdp.c).
+pub const RACES: u32 = 10;
+
 /// Why an operation did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecuteError {
@@ -199,34 +203,58 @@ pub fn repair<K: Kernel>(
     uids: &mut dyn Uids,
 ) -> Result<(State, Repaired), RepairError> {
     let mut repaired = Repaired::default();
-    let mut state = hands.store.state()?;
+    let state = hands.store.state()?;
     let open = hands.store.open_operation()?;
     let chains = state.chains().into_iter().chain(open.iter().flat_map(|(operation, _)| operation.chains())).collect();
-    let observed = hands.kernel.observe(&chains)?;
-    if let Some((operation, _)) = &open {
+    let mut observed = hands.kernel.observe(&chains)?;
+    let verdict = open.as_ref().map(|(operation, _)| recover(&state, &observed, operation)).transpose()?;
+    let target = match &verdict {
+        Some(Verdict::Forward(target)) => target.clone(),
+        Some(Verdict::Back) | None => state.clone(),
+    };
+    let mut gone = BTreeSet::new();
+    let reloaded = reload(hands, &target, &observed, &mut gone, &mut repaired)?;
+    let rows = with_apps_of(&state, &reloaded);
+    if rows != state {
+        hands.store.replace(boot, &state, &rows)?;
+    }
+    for races in 0..=RACES {
+        let raced = carry_out(hands, &converge(&reachable(&reloaded, &gone), &observed, uids), &mut repaired)?;
+        if raced.is_empty() {
+            break;
+        }
+        match races < RACES {
+            true => observed = hands.kernel.observe(&chains)?,
+            false => repaired.failures.extend(raced),
+        }
+    }
+    // Last: killed before, the next start finds the operation again, and with it every chain that it may have touched.
+    if let (Some((operation, _)), Some(verdict)) = (&open, &verdict) {
         point("repair-verdict-before");
-        state = match recover(&state, &observed, operation)? {
-            Verdict::Forward(target) => {
-                hands.store.commit(operation, &state, &target, &Outcome::default())?;
-                repaired.recovered = Some(Recovered::Forward);
-                target
+        repaired.recovered = Some(match verdict {
+            Verdict::Forward(_) => {
+                hands.store.commit(operation, &rows, &reloaded, &Outcome::default())?;
+                Recovered::Forward
             }
             Verdict::Back => {
                 hands.store.abandon(operation.id)?;
-                repaired.recovered = Some(Recovered::Back);
-                state
+                Recovered::Back
             }
-        };
+        });
         point("repair-verdict-after");
     }
-    let mut gone = BTreeSet::new();
-    let reloaded = reload(hands, &state, &observed, &mut gone, &mut repaired)?;
-    if reloaded != state {
-        hands.store.replace(boot, &state, &reloaded)?;
-    }
-    let plan = converge(&reachable(&reloaded, &gone), &observed, uids);
-    carry_out(hands, &plan, &mut repaired)?;
     Ok((reloaded, repaired))
+}
+
+/// The rows, with their apps as they were loaded again.
+fn with_apps_of(state: &State, reloaded: &State) -> State {
+    let mut rows = state.clone();
+    for (uid, app) in &mut rows.apps {
+        if let Some(again) = reloaded.apps.get(uid) {
+            app.clone_from(again);
+        }
+    }
+    rows
 }
 
 /// Takes the steps of `first`, makes the observed chains what `state` says, and sweeps. Not journalled: broken off, the next start does the rest.
@@ -238,8 +266,11 @@ pub fn settle<K: Kernel>(
     uids: &mut dyn Uids,
 ) -> Result<Repaired, RepairError> {
     let mut repaired = Repaired::default();
-    carry_out(hands, first, &mut repaired)?;
-    carry_out(hands, &converge(state, observed, uids), &mut repaired)?;
+    for plan in [first, &converge(state, observed, uids)] {
+        // Who changed the hook has the daemon hear of it once more.
+        let raced = carry_out(hands, plan, &mut repaired)?;
+        repaired.failures.extend(raced);
+    }
     Ok(repaired)
 }
 
@@ -254,14 +285,7 @@ fn reload<K: Kernel>(
     let mut reloaded = state.clone();
     for app in reloaded.apps.values_mut().filter(|app| !observed.apps.contains_key(&app.uid)) {
         match hands.kernel.prepare(app.uid, &order::recipe(app)) {
-            Ok(programs) => {
-                for program in &mut app.programs {
-                    if let Some(now) = programs.iter().find(|now| now.function == program.function) {
-                        program.tag = now.tag;
-                        program.load_time = now.load_time;
-                    }
-                }
-            }
+            Ok(programs) => app.loaded_again(&programs),
             Err(StepError::Died) => return Err(RepairError::Died),
             Err(error) => {
                 repaired.failures.push(format!("app `{}`: {error}", app.name));
@@ -280,9 +304,16 @@ fn reachable(state: &State, gone: &BTreeSet<AppUid>) -> State {
     reachable
 }
 
-/// Takes the steps of a repair. A step that fails takes those that need it along; the others go on.
-fn carry_out<K: Kernel>(hands: &mut Hands<'_, K>, plan: &Plan, repaired: &mut Repaired) -> Result<(), RepairError> {
+/// Takes the steps of a repair. A step that fails takes those that need it along; the others go on. Gives those that somebody else
+/// was faster than, in a sentence each.
+fn carry_out<K: Kernel>(
+    hands: &mut Hands<'_, K>,
+    plan: &Plan,
+    repaired: &mut Repaired,
+) -> Result<Vec<String>, RepairError> {
     let mut lost: BTreeSet<TopUid> = BTreeSet::new();
+    let mut unswapped = false;
+    let mut raced = Vec::new();
     for step in &plan.steps {
         let needs = match step {
             // Left attached by a swap that did not happen, a generation keeps its pins.
@@ -302,7 +333,10 @@ fn carry_out<K: Kernel>(hands: &mut Hands<'_, K>, plan: &Plan, repaired: &mut Re
             Step::Swap { from: Some(live), .. } => Some(live.top),
             _ => None,
         };
-        if needs.is_some_and(|top| lost.contains(&top)) {
+        // A copy whose pin went while it runs would be nobody's.
+        let may_run = unswapped && matches!(step, Step::UnpinExt(_));
+        if may_run || needs.is_some_and(|top| lost.contains(&top)) {
+            unswapped |= matches!(step, Step::Swap { .. });
             lost.extend(stays);
             continue;
         }
@@ -311,7 +345,12 @@ fn carry_out<K: Kernel>(hands: &mut Hands<'_, K>, plan: &Plan, repaired: &mut Re
             Ok(_) => repaired.steps.push(step.to_string()),
             Err(StepError::Died) => return Err(RepairError::Died),
             Err(error) => {
-                repaired.failures.push(format!("{step}: {error}"));
+                unswapped |= matches!(step, Step::Swap { .. });
+                let told = format!("{step}: {error}");
+                match error {
+                    StepError::Raced(_) => raced.push(told),
+                    _ => repaired.failures.push(told),
+                }
                 if let Step::BuildTop { top, .. } | Step::PinTop(top) = step {
                     lost.insert(*top);
                 }
@@ -320,5 +359,5 @@ fn carry_out<K: Kernel>(hands: &mut Hands<'_, K>, plan: &Plan, repaired: &mut Re
         }
         point(&format!("repair-{}-after", step.verb()));
     }
-    Ok(())
+    Ok(raced)
 }

@@ -1,5 +1,6 @@
 //! The engine on the in-memory kernel and a real database: every verb fails at each step, dies before it and dies after it. After
-//! repair the host is as before or as asked, never between, and every invariant holds.
+//! repair the host is as before or as asked, never between, and every invariant holds. In both chain modes, and beside peers that
+//! change the same interfaces by libxdp's protocol.
 //!
 //! Long because the script of one host and all its deaths are read together.
 #![expect(
@@ -8,21 +9,25 @@
     reason = "the lints exempt test functions, not what they share"
 )]
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::rc::Rc;
 
 use bpfd::audit::{AuditSink, Record};
 use bpfd::engine::{Context, Engine, EngineError};
 use bpfd::execute::{ExecuteError, Repaired};
 use bpfd::store::Store;
 use bpfd_core::changes::{self, Fresh, Loaded};
-use bpfd_core::fake::{FakeKernel, Fate};
+use bpfd_core::fake::{FakeKernel, Fate, PeerMove};
 use bpfd_core::hook::{ChainKey, Point, XdpMode};
-use bpfd_core::ident::{AppUid, BootId, RequestId};
+use bpfd_core::ident::{AppUid, BootId, KernelId, RequestId};
 use bpfd_core::invariants::Broken;
-use bpfd_core::kernel::{Kernel, PinnedApp, StepError};
+use bpfd_core::kernel::{
+    ChainMode, Kernel, Live, ObserveError, Observed, PinnedApp, Recipe, SLOTS, Slot, Step, StepError,
+};
 use bpfd_core::names::{Netns, Priority};
-use bpfd_core::plan::LinkStatus;
+use bpfd_core::plan::{LinkStatus, PlanError};
 use bpfd_core::policy::Principal;
 use bpfd_core::request::{
     AttachAsk, AttachRequest, DetachRequest, DetachWhich, HookAsk, UnloadRequest, UnloadWhich, UpdateRequest,
@@ -41,6 +46,33 @@ impl AuditSink for Counted {
     fn write(&mut self, _: &Record<'_>) -> std::io::Result<()> {
         self.0 += 1;
         Ok(())
+    }
+}
+
+/// A kernel that is there after the engine that had it did not even start.
+struct Mortal(Rc<RefCell<FakeKernel>>);
+
+impl Kernel for Mortal {
+    type Staged = PinnedApp;
+
+    fn observe(&mut self, chains: &BTreeSet<ChainKey>) -> Result<Observed, ObserveError> {
+        self.0.borrow_mut().observe(chains)
+    }
+
+    fn stage(&mut self, app: AppUid, staged: PinnedApp) {
+        self.0.borrow_mut().stage(app, staged);
+    }
+
+    fn discard(&mut self, app: AppUid) {
+        self.0.borrow_mut().discard(app);
+    }
+
+    fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<Program>, StepError> {
+        self.0.borrow_mut().prepare(app, recipe)
+    }
+
+    fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError> {
+        self.0.borrow_mut().step(step)
     }
 }
 
@@ -86,6 +118,42 @@ enum Ask {
     UnloadAll,
 }
 
+/// What a host's chains are like.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Chains {
+    /// One program each.
+    Fused,
+    /// Dispatchers, with programs of ours alone.
+    Libxdp,
+    /// Dispatchers, with programs of peers before, between, beside and after ours.
+    Shared,
+}
+
+const ALL: [Chains; 3] = [Chains::Fused, Chains::Libxdp, Chains::Shared];
+
+impl Chains {
+    fn mode(self) -> ChainMode {
+        match self {
+            Self::Fused => ChainMode::Fused { cause: "in memory".into() },
+            Self::Libxdp | Self::Shared => ChainMode::Libxdp,
+        }
+    }
+}
+
+/// A peer's program. At priority 50 `pass` is beside ours, of the same name.
+fn theirs(number: u8, priority: u32) -> PeerMove {
+    let name = if priority == 50 { "pass".to_owned() } else { format!("theirs_{priority}") };
+    PeerMove::Load { chain: eth(number), name, priority, version: 3 }
+}
+
+/// What a user can tell of the host: rows, and what each chain runs, by name and priority.
+type Sight = (State, BTreeMap<ChainKey, Vec<(String, u32)>>);
+
+/// A directory whose syncs cost nothing: what is killed here is a process, never the host.
+fn in_memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// One daemon after another over one kernel and one database.
 struct Host {
     engine: Option<Engine<FakeKernel>>,
@@ -96,9 +164,10 @@ struct Host {
 }
 
 impl Host {
-    fn new() -> Self {
-        let kernel = FakeKernel::with_interfaces([eth(0), eth(1)]);
-        let mut host = Self { engine: None, kernel, dir: tempfile::tempdir().unwrap(), uids: 1 << 64, loads: 0 };
+    fn new(chains: Chains) -> Self {
+        let mut kernel = FakeKernel::with_interfaces([eth(0), eth(1)]);
+        kernel.keep_chains(chains.mode());
+        let mut host = Self { engine: None, kernel, dir: in_memory(), uids: 1 << 64, loads: 0 };
         host.start();
         host
     }
@@ -117,6 +186,24 @@ impl Host {
         let (engine, repaired) = started;
         self.engine = Some(engine);
         repaired
+    }
+
+    /// A start that dies at a step of its repair; `false` if it has no such step.
+    fn start_and_die(&mut self, step: usize, fate: Fate) -> bool {
+        let store = Store::open(&self.dir.path().join("state.db")).unwrap();
+        self.uids += 1 << 32;
+        let mut next = self.uids;
+        let uids = Box::new(move || {
+            next += 1;
+            Uuid::from_u128(next)
+        });
+        self.kernel.restart();
+        self.kernel.at_step(step, fate);
+        let kernel = Mortal(Rc::new(RefCell::new(self.kernel.clone())));
+        let left = kernel.0.clone();
+        let died = Engine::start(kernel, store, Box::new(Counted::default()), BOOT, uids).is_err();
+        self.kernel = left.borrow().clone();
+        died
     }
 
     /// The process ends: what the kernel has stays.
@@ -184,22 +271,49 @@ impl Host {
         self.engine().change(context, None, build).map(drop)
     }
 
-    /// What a user can tell of the host: rows, and what each chain runs.
-    fn sight(&mut self) -> (State, BTreeMap<ChainKey, Vec<(String, u32)>>) {
+    fn sight(&mut self) -> Sight {
         let state = self.state();
         let observed = self.engine().kernel().observe(&[eth(0), eth(1)].into()).unwrap();
+        let name = |app: &AppUid| state.apps.get(app).map_or_else(|| app.to_string(), |app| app.name.to_string());
         let chains = [eth(0), eth(1)].into_iter().map(|chain| {
-            let members = observed.members(&chain).into_iter();
-            let members = members.map(|member| (state.apps[&member.app].name.to_string(), member.priority.into()));
-            let members = members.collect();
-            (chain, members)
+            let runs = match &observed.chains[&chain].live {
+                Live::Dispatcher(live) => live.slots.clone(),
+                Live::Empty | Live::Ours(_) | Live::Foreign(_) => {
+                    observed.members(&chain).into_iter().map(Slot::Ours).collect()
+                }
+            };
+            let runs = runs.iter().map(|slot| match slot {
+                Slot::Ours(member) => (name(&member.app), u32::from(member.priority)),
+                Slot::Foreign(slot) => (slot.name.clone(), slot.priority),
+            });
+            let runs = runs.collect();
+            (chain, runs)
         });
         let chains = chains.collect();
         (state, chains)
     }
 
+    /// A peer acts while the daemon runs, which hears of it.
+    fn peer(&mut self, act: &PeerMove) -> bool {
+        let done = self.engine().kernel().peer(act);
+        self.engine().settle().unwrap();
+        done
+    }
+
+    fn restart(&mut self) -> Repaired {
+        self.stop();
+        self.start()
+    }
+
     fn broken(&mut self) -> Vec<Broken> {
         self.engine().check().unwrap()
+    }
+
+    /// Every invariant that does not hold, K5 and what peers see included.
+    fn wrong(&mut self) -> Vec<String> {
+        let mut wrong: Vec<String> = self.broken().iter().map(ToString::to_string).collect();
+        wrong.extend(self.engine().kernel().wrong_for_peers());
+        wrong
     }
 }
 
@@ -208,7 +322,7 @@ fn loaded(uid: AppUid, name: &str, staged: &PinnedApp, attach: Option<(u8, u32)>
         function: function.clone(),
         section: "xdp".into(),
         kind: if name.starts_with("tp") { ProgramType::Tracepoint } else { ProgramType::Xdp },
-        tag: [7; 8],
+        tag: FakeKernel::tag(uid),
         load_time: id.0.into(),
     });
     Loaded {
@@ -233,8 +347,8 @@ fn map(name: &str) -> Map {
 }
 
 /// A host with two programs on eth0, one on eth1, and a tracepoint.
-fn busy() -> Host {
-    let mut host = Host::new();
+fn busy(chains: Chains) -> Host {
+    let mut host = Host::new(chains);
     for ask in [
         Ask::Load { name: "a", attach: Some((0, 50)) },
         Ask::Load { name: "b", attach: Some((0, 20)) },
@@ -243,8 +357,15 @@ fn busy() -> Host {
         Ask::Trace { app: "tp" },
     ] {
         host.ask(&ask, None).unwrap();
+        // b is put in by bpfd between what a peer made.
+        let beside: &[(u8, u32)] = match &ask {
+            Ask::Load { name: "a", .. } if chains == Chains::Shared => &[(0, 10), (0, 35), (0, 50), (0, 60)],
+            Ask::Load { name: "c", .. } if chains == Chains::Shared => &[(1, 5)],
+            _ => &[],
+        };
+        beside.iter().for_each(|(number, priority)| assert!(host.peer(&theirs(*number, *priority))));
     }
-    assert_eq!(host.broken(), []);
+    assert_eq!(host.wrong(), Vec::<String>::new());
     host
 }
 
@@ -266,115 +387,283 @@ fn verbs() -> Vec<Ask> {
     ]
 }
 
+const NOTHING: [String; 0] = [];
+
 #[test]
 fn a_verb_that_fails_at_any_step_changes_nothing() {
-    for verb in verbs() {
+    for (chains, verb) in ALL.into_iter().flat_map(|chains| verbs().into_iter().map(move |verb| (chains, verb))) {
         let mut failures = 0;
         for step in 0.. {
-            let mut host = busy();
+            let mut host = busy(chains);
             let before = host.sight();
             let programs = host.engine().kernel().programs();
             host.engine().kernel().at_step(step, Fate::Fail);
-            match host.ask(&verb, None) {
+            let result = host.ask(&verb, None);
+            let met = host.engine().kernel().met();
+            match result {
                 Err(EngineError::Execute(ExecuteError::Step(_))) => {
-                    assert_eq!(host.sight(), before, "{verb:?} failed at step {step}");
-                    assert_eq!(host.engine().kernel().programs(), programs, "{verb:?} leaked at step {step}");
-                    assert_eq!(host.broken(), [], "{verb:?} failed at step {step}");
+                    assert_eq!(host.sight(), before, "{chains:?} {verb:?} failed at step {step}");
+                    assert_eq!(
+                        host.engine().kernel().programs(),
+                        programs,
+                        "{chains:?} {verb:?} leaked at step {step}"
+                    );
+                    assert_eq!(host.wrong(), NOTHING, "{chains:?} {verb:?} failed at step {step}");
                     failures += 1;
                 }
-                Err(other) => panic!("{verb:?}: {other}"),
+                Err(other) => panic!("{chains:?} {verb:?}: {other}"),
                 // Past the commit point a failed step leaves pins for the next repair.
                 Ok(()) => {
-                    host.stop();
-                    host.start();
-                    assert_eq!(host.broken(), [], "{verb:?} after repair, step {step}");
-                    if step > 8 {
-                        break;
-                    }
+                    host.restart();
+                    assert_eq!(host.wrong(), NOTHING, "{chains:?} {verb:?} after repair, step {step}");
                 }
+            }
+            if !met {
+                break;
             }
         }
         let removes_one =
             matches!(&verb, Ask::Detach { link } if link == "tp") || matches!(verb, Ask::Unload { app: "tp" });
-        assert!(failures > 0 || removes_one, "{verb:?} never failed: the fate was not met");
+        assert!(failures > 0 || removes_one, "{chains:?} {verb:?} never failed: the fate was not met");
     }
+}
+
+const DEATHS: [Fate; 4] = [Fate::DieBefore, Fate::DieHalfway, Fate::DieSwapped, Fate::DieAfter];
+
+/// One death of `verb` at a step; `None` if the verb has no such step. Gives the host, stopped, with what it was before.
+fn killed(chains: Chains, verb: &Ask, fate: Fate, step: usize) -> Option<(Host, Sight)> {
+    let mut host = busy(chains);
+    let before = host.sight();
+    host.engine().kernel().at_step(step, fate);
+    let result = host.ask(verb, None);
+    match result {
+        Err(EngineError::Execute(ExecuteError::Step(StepError::Died))) | Ok(()) => {}
+        Err(other) => panic!("{chains:?} {verb:?}: {other}"),
+    }
+    let met = host.engine().kernel().met();
+    host.stop();
+    met.then_some((host, before))
 }
 
 #[test]
 fn a_death_at_any_step_ends_as_before_or_as_asked() {
     let mut deaths = 0;
-    for verb in verbs() {
-        let mut asked = busy();
+    for (chains, verb) in ALL.into_iter().flat_map(|chains| verbs().into_iter().map(move |verb| (chains, verb))) {
+        let mut asked = busy(chains);
         asked.ask(&verb, None).unwrap();
         let (_, asked) = asked.sight();
-        for fate in [Fate::DieBefore, Fate::DieHalfway, Fate::DieAfter] {
-            for step in 0..12 {
-                let mut host = busy();
-                let (rows, before) = host.sight();
-                host.engine().kernel().at_step(step, fate);
-                let died = match host.ask(&verb, None) {
-                    Err(EngineError::Execute(ExecuteError::Step(StepError::Died))) => true,
-                    Err(other) => panic!("{verb:?}: {other}"),
-                    Ok(()) => false,
-                };
-                deaths += usize::from(died);
-                host.stop();
+        for fate in DEATHS {
+            for step in 0.. {
+                let Some((mut host, (rows, before))) = killed(chains, &verb, fate, step) else { break };
+                deaths += 1;
                 host.start();
-                assert_eq!(host.broken(), [], "{verb:?} {fate:?} at step {step}");
+                let at = format!("{chains:?} {verb:?} {fate:?} at step {step}");
+                assert_eq!(host.wrong(), NOTHING, "{at}");
                 let (after_rows, after) = host.sight();
-                let whole = after == asked || (died && after == before);
-                assert!(whole, "{verb:?} {fate:?} at step {step}: {after:?} is neither {before:?} nor {asked:?}");
-                assert!(after == asked || after_rows == rows, "{verb:?} {fate:?} at step {step}: rows differ");
+                assert!(after == asked || after == before, "{at}: {after:?} is neither {before:?} nor {asked:?}");
+                assert!(after == asked || after_rows == rows, "{at}: rows differ");
             }
         }
     }
-    assert!(deaths >= 50, "only {deaths} deaths: the fates were not met");
+    assert!(deaths >= 500, "only {deaths} deaths: the fates were not met");
+}
+
+#[test]
+fn a_death_while_repairing_a_death_ends_alike() {
+    let mut deaths = 0;
+    for (chains, verb) in ALL.into_iter().flat_map(|chains| verbs().into_iter().map(move |verb| (chains, verb))) {
+        let mut asked = busy(chains);
+        asked.ask(&verb, None).unwrap();
+        let (_, asked) = asked.sight();
+        for (fate, step) in (0..).map(|step| (DEATHS[step % DEATHS.len()], step)) {
+            let Some(_) = killed(chains, &verb, fate, step) else { break };
+            for again in 0.. {
+                let (mut host, (_, before)) = killed(chains, &verb, fate, step).unwrap();
+                let died = host.start_and_die(again, DEATHS[again % DEATHS.len()]);
+                host.start();
+                let at = format!("{chains:?} {verb:?} {fate:?} at step {step}, again at {again}");
+                assert_eq!(host.wrong(), NOTHING, "{at}");
+                let (_, after) = host.sight();
+                assert!(after == asked || after == before, "{at}: {after:?} is neither {before:?} nor {asked:?}");
+                if !died {
+                    break;
+                }
+                deaths += 1;
+            }
+        }
+    }
+    assert!(deaths >= 100, "only {deaths} deaths: the fates were not met");
 }
 
 #[test]
 fn a_database_without_a_journal_breaks_an_invariant() {
-    // The control of the test above: the same death, and a database that never heard of the operation or its rows.
-    let mut host = busy();
-    host.engine().kernel().at_step(3, Fate::DieAfter);
-    let died = host.ask(&Ask::Load { name: "new", attach: Some((0, 30)) }, None);
-    assert!(matches!(died, Err(EngineError::Execute(ExecuteError::Step(StepError::Died)))));
+    // The control of the tests above: the same death, and a database that never heard of the operation or its rows.
+    for chains in ALL {
+        let mut host = busy(chains);
+        host.engine().kernel().at_step(3, Fate::DieAfter);
+        let died = host.ask(&Ask::Load { name: "new", attach: Some((0, 30)) }, None);
+        assert!(matches!(died, Err(EngineError::Execute(ExecuteError::Step(StepError::Died)))));
+        host.stop();
+        let observed = host.kernel.observe(&[eth(0), eth(1)].into()).unwrap();
+        let state = Store::open(&host.dir.path().join("state.db")).unwrap().state().unwrap();
+        assert_ne!(bpfd_core::invariants::check(&state, &observed), []);
+    }
+}
+
+/// What a peer does beside the busy host.
+fn moves() -> Vec<PeerMove> {
+    vec![
+        theirs(0, 15),
+        theirs(0, 50),
+        theirs(1, 95),
+        PeerMove::Unload(eth(0)),
+        PeerMove::UnloadAll(eth(0)),
+        PeerMove::Clean,
+    ]
+}
+
+#[test]
+fn a_peer_that_acts_between_any_two_steps_of_a_verb_loses_nothing_of_either_side() {
+    let mut acts = 0;
+    for (verb, act) in verbs().into_iter().flat_map(|verb| moves().into_iter().map(move |act| (verb.clone(), act))) {
+        for step in 0.. {
+            let mut host = busy(Chains::Shared);
+            host.engine().kernel().peer_at_step(step, act.clone());
+            let asked = host.ask(&verb, None);
+            let at = format!("{verb:?}, {act:?} at step {step}");
+            assert!(asked.is_ok(), "{at}: {asked:?}");
+            if !host.engine().kernel().met() {
+                break;
+            }
+            acts += 1;
+            host.engine().settle().unwrap();
+            assert_eq!(host.engine().kernel().wrong_for_peers(), NOTHING, "{at}");
+            host.restart();
+            assert_eq!(host.wrong(), NOTHING, "{at}, after a restart");
+        }
+    }
+    assert!(acts >= 200, "only {acts} acts: the steps were not met");
+}
+
+#[test]
+fn a_peer_that_acts_while_the_daemon_is_dead_loses_nothing_of_either_side() {
+    let mut deaths = 0;
+    for verb in verbs() {
+        for (index, act) in moves().into_iter().enumerate() {
+            for step in 0.. {
+                let fate = DEATHS[(step + index) % DEATHS.len()];
+                let Some((mut host, _)) = killed(Chains::Shared, &verb, fate, step) else { break };
+                host.kernel.restart();
+                host.kernel.peer(&act);
+                host.start();
+                assert_eq!(host.wrong(), NOTHING, "{verb:?} {fate:?} at step {step}, then {act:?}");
+                deaths += 1;
+            }
+        }
+    }
+    assert!(deaths >= 200, "only {deaths} deaths: the fates were not met");
+}
+
+#[test]
+fn peers_are_never_turned_over_or_rewritten() {
+    let mut host = Host::new(Chains::Libxdp);
+    let act = PeerMove::Load { chain: eth(0), name: "theirs".into(), priority: 4_000_000_000, version: 1 };
+    assert!(host.peer(&act), "a priority that bpfd has not");
+    for (ask, expected) in [
+        (Ask::Load { name: "a", attach: Some((0, 50)) }, vec!["a", "theirs"]),
+        (Ask::Load { name: "b", attach: Some((0, 1000)) }, vec!["a", "b", "theirs"]),
+        (Ask::Detach { link: "a".into() }, vec!["b", "theirs"]),
+        (Ask::UnloadAll, vec!["theirs"]),
+    ] {
+        host.ask(&ask, None).unwrap();
+        let (_, chains) = host.sight();
+        let names: Vec<_> = chains[&eth(0)].iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!((names, host.engine().kernel().version(&eth(0))), (expected, Some(1)), "{ask:?}");
+        assert_eq!(host.wrong(), NOTHING, "{ask:?}");
+    }
+    assert!(host.peer(&PeerMove::Unload(eth(0))));
+    host.ask(&Ask::Load { name: "a", attach: Some((0, 50)) }, None).unwrap();
+    assert_eq!(host.engine().kernel().version(&eth(0)), Some(2), "an interface without a dispatcher gets version 2");
+    assert_eq!(host.wrong(), NOTHING);
+}
+
+#[test]
+fn an_eleventh_program_is_refused_and_nothing_is_changed() {
+    for others in [0, 3, 9] {
+        let mut host = Host::new(Chains::Libxdp);
+        (0..others).for_each(|number| assert!(host.peer(&theirs(0, 100 + number))));
+        host.ask(&Ask::Load { name: "a", attach: Some((0, 0)) }, None).unwrap();
+        for priority in 1..10 - others {
+            host.ask(&Ask::Attach { app: "a", to: (0, priority) }, None).unwrap();
+        }
+        let before = host.sight();
+        assert_eq!(before.1[&eth(0)].len(), SLOTS);
+        let steps = host.engine().kernel().log.len();
+        for ask in [Ask::Attach { app: "a", to: (0, 1000) }, Ask::Load { name: "b", attach: Some((0, 1000)) }] {
+            let refused = host.ask(&ask, None);
+            let full = |error: &EngineError| matches!(error, EngineError::Plan(PlanError::ChainFull { chain, programs: 11 }) if *chain == eth(0));
+            assert!(refused.as_ref().is_err_and(full), "{others} {ask:?}: {refused:?}");
+            assert_eq!((host.sight(), host.engine().kernel().log.len()), (before.clone(), steps));
+            assert_eq!(host.wrong(), NOTHING);
+        }
+        assert!(!host.peer(&theirs(0, 999)), "nor is there room for a peer");
+        host.ask(&Ask::DetachAll { eth: 0 }, None).unwrap();
+        assert!(host.peer(&theirs(0, 999)), "there is now");
+        assert_eq!(host.wrong(), NOTHING);
+    }
+}
+
+#[test]
+fn slots_that_peers_took_while_ours_were_off_are_theirs() {
+    let mut host = Host::new(Chains::Libxdp);
+    host.ask(&Ask::Load { name: "a", attach: Some((0, 50)) }, None).unwrap();
     host.stop();
-    let observed = host.kernel.observe(&[eth(0), eth(1)].into()).unwrap();
-    let state = Store::open(&host.dir.path().join("state.db")).unwrap().state().unwrap();
-    assert_ne!(bpfd_core::invariants::check(&state, &observed), []);
+    assert!(host.kernel.peer(&PeerMove::UnloadAll(eth(0))));
+    (100..110).for_each(|priority| assert!(host.kernel.peer(&theirs(0, priority))));
+    host.start();
+    assert_eq!(host.engine().kernel().wrong_for_peers(), NOTHING);
+    let told: Vec<_> = host.broken().into_iter().map(|broken| broken.invariant).collect();
+    assert_eq!(told, ["K1"], "ours is reported, and nothing else is wrong");
+    host.peer(&PeerMove::Unload(eth(0)));
+    host.restart();
+    assert_eq!(host.wrong(), NOTHING);
+    assert_eq!(host.sight().1[&eth(0)][0], ("a".to_owned(), 50));
 }
 
 #[test]
 fn a_restart_changes_nothing() {
-    let mut host = busy();
-    let before = host.sight();
-    let steps = host.engine().kernel().log.len();
-    host.stop();
-    let repaired = host.start();
-    assert_eq!(repaired, Repaired::default());
-    assert_eq!(host.sight(), before);
-    assert_eq!(host.engine().kernel().log.len(), steps);
+    for chains in ALL {
+        let mut host = busy(chains);
+        let before = host.sight();
+        let steps = host.engine().kernel().log.len();
+        let repaired = host.restart();
+        assert_eq!(repaired, Repaired::default());
+        assert_eq!(host.sight(), before);
+        assert_eq!(host.engine().kernel().log.len(), steps);
+    }
 }
 
 #[test]
 fn a_reboot_brings_every_chain_back() {
-    let mut host = busy();
-    let (_, before) = host.sight();
-    host.stop();
-    host.kernel.reboot();
-    let repaired = host.start();
-    assert_eq!(repaired.failures, Vec::<String>::new());
-    assert_eq!(host.sight().1, before);
-    let state = host.state();
-    assert_eq!(state.links.len(), 4);
-    let unpinned_maps_only: Vec<_> =
-        host.broken().into_iter().filter(|broken| !broken.what.starts_with("map ")).collect();
-    assert_eq!(unpinned_maps_only, [], "the in-memory kernel makes programs again, not maps");
+    for chains in ALL {
+        let mut host = busy(chains);
+        let (_, mut before) = host.sight();
+        // What peers had is theirs to load again.
+        before.values_mut().for_each(|runs| runs.retain(|(name, _)| ["a", "b", "c"].contains(&name.as_str())));
+        host.stop();
+        host.kernel.reboot();
+        let repaired = host.start();
+        assert_eq!(repaired.failures, Vec::<String>::new());
+        assert_eq!(host.sight().1, before);
+        let state = host.state();
+        assert_eq!(state.links.len(), 4);
+        assert_eq!(host.wrong(), NOTHING);
+    }
 }
 
 #[test]
 fn the_same_request_twice_is_done_once() {
-    let mut host = busy();
+    let mut host = busy(Chains::Shared);
     let load = Ask::Load { name: "once", attach: Some((0, 60)) };
     host.ask(&load, Some(77)).unwrap();
     let after = host.sight();
@@ -386,18 +675,20 @@ fn the_same_request_twice_is_done_once() {
 
 #[test]
 fn a_foreign_program_is_never_replaced() {
-    let mut host = Host::new();
-    host.engine().kernel().attach_foreign(&eth(0), "theirs");
-    let refused = host.ask(&Ask::Load { name: "a", attach: Some((0, 50)) }, None);
-    assert!(matches!(refused, Err(EngineError::Plan(bpfd_core::plan::PlanError::Foreign { .. }))), "{refused:?}");
-    assert_eq!(host.state(), State::default());
-    assert_eq!(host.engine().kernel().log, Vec::<String>::new());
+    for chains in [Chains::Fused, Chains::Libxdp] {
+        let mut host = Host::new(chains);
+        host.engine().kernel().attach_foreign(&eth(0), "theirs");
+        let refused = host.ask(&Ask::Load { name: "a", attach: Some((0, 50)) }, None);
+        assert!(matches!(refused, Err(EngineError::Plan(PlanError::Foreign { .. }))), "{refused:?}");
+        assert_eq!(host.state(), State::default());
+        assert_eq!(host.engine().kernel().log, Vec::<String>::new());
+    }
 }
 
 #[test]
 fn a_full_disk_changes_nothing() {
     // A database that refuses to grow stands for ENOSPC at any write of the journal.
-    let mut host = busy();
+    let mut host = busy(Chains::Shared);
     let before = host.sight();
     let db = rusqlite::Connection::open(host.dir.path().join("state.db")).unwrap();
     db.execute_batch("CREATE TRIGGER full BEFORE INSERT ON steps BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
@@ -436,43 +727,116 @@ fn any_ask() -> impl Strategy<Value = Ask> {
     ]
 }
 
+fn any_move() -> impl Strategy<Value = PeerMove> {
+    let load = (0_u8..2, prop::sample::select(vec![0, 20, 50, 50, 1000, u32::MAX]));
+    prop_oneof![
+        4 => load.prop_map(|(number, priority)| theirs(number, priority)),
+        2 => (0_u8..2).prop_map(|number| PeerMove::Unload(eth(number))),
+        1 => (0_u8..2).prop_map(|number| PeerMove::UnloadAll(eth(number))),
+        1 => Just(PeerMove::Clean),
+    ]
+}
+
+/// What happens on a host.
+#[derive(Clone, Debug)]
+enum Event {
+    /// A request, and what a step of it meets.
+    Ask(Ask, Option<(usize, Fate)>),
+    /// A request, and a peer at a step of it.
+    Raced(Ask, usize, PeerMove),
+    /// A peer, while the daemon listens.
+    Heard(PeerMove),
+    /// A peer, while the daemon is dead.
+    Unheard(PeerMove),
+}
+
+fn any_event(peers: bool) -> impl Strategy<Value = Event> {
+    let fate =
+        prop::sample::select(vec![Fate::Fail, Fate::DieBefore, Fate::DieHalfway, Fate::DieSwapped, Fate::DieAfter]);
+    let ask =
+        (any_ask(), prop::option::weighted(0.3, (0_usize..12, fate))).prop_map(|(ask, fate)| Event::Ask(ask, fate));
+    let weight = u32::from(peers);
+    prop_oneof![
+        4 => ask,
+        2 * weight => (any_ask(), 0_usize..8, any_move()).prop_map(|(ask, step, act)| Event::Raced(ask, step, act)),
+        weight => any_move().prop_map(Event::Heard),
+        weight => any_move().prop_map(Event::Unheard),
+    ]
+}
+
+/// After each event and a start: every invariant holds, ours are all there once in their order, nothing of others is lost.
+fn history(chains: Chains, events: Vec<Event>) -> Result<(), TestCaseError> {
+    let mut host = Host::new(chains);
+    for event in events {
+        match &event {
+            Event::Ask(ask, fate) => {
+                if let Some((step, fate)) = fate {
+                    host.engine().kernel().at_step(*step, *fate);
+                }
+                // Refused, failed, dead or done: what is left must be whole.
+                host.ask(ask, None).ok();
+            }
+            Event::Raced(ask, step, act) => {
+                host.engine().kernel().peer_at_step(*step, act.clone());
+                host.ask(ask, None).ok();
+            }
+            Event::Heard(act) => {
+                host.peer(act);
+                prop_assert_eq!(host.engine().kernel().wrong_for_peers(), NOTHING, "after {:?}", event);
+            }
+            Event::Unheard(act) => {
+                host.stop();
+                host.kernel.peer(act);
+                host.start();
+            }
+        }
+        host.restart();
+        let (state, ran) = host.sight();
+        let full = |chain: &ChainKey| {
+            let ours = state.links.values().filter(|link| link.placement.chain() == Some(chain)).count();
+            ours + ran[chain].iter().filter(|(name, _)| state.app_named(&name.parse().unwrap()).is_none()).count()
+                > SLOTS
+        };
+        if chains != Chains::Fused && (full(&eth(0)) || full(&eth(1))) {
+            // Peers took slots that ours had: reported, and nothing is lost of theirs.
+            prop_assert_eq!(host.engine().kernel().wrong_for_peers(), NOTHING, "after {:?}", event);
+            continue;
+        }
+        prop_assert_eq!(host.wrong(), NOTHING, "after {:?}", event);
+        prop_assert_eq!(host.restart(), Repaired::default(), "a second repair after {:?}", event);
+        for (chain, runs) in ran {
+            let ran: Vec<u32> = runs.iter().map(|(_, priority)| *priority).collect();
+            prop_assert!(ran.is_sorted(), "order of {}", chain);
+        }
+        prop_assert!(state.links.values().all(|link| state.apps.contains_key(&link.app)));
+    }
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_history_keeps_every_invariant(asks in prop::collection::vec((any_ask(), 0_usize..40), 1..14)) {
-        let mut host = Host::new();
-        for (ask, fate) in asks {
-            if fate < 8 {
-                let kind = [Fate::Fail, Fate::DieBefore, Fate::DieHalfway, Fate::DieAfter][fate % 4];
-                host.engine().kernel().at_step(fate, kind);
-            }
-            match host.ask(&ask, None) {
-                Err(EngineError::Execute(ExecuteError::Step(StepError::Died))) => {
-                    host.stop();
-                    host.start();
-                }
-                Ok(()) | Err(_) => {
-                    host.stop();
-                    host.start();
-                }
-            }
-            prop_assert_eq!(host.broken(), vec![], "after {:?}", ask);
-            let (state, chains) = host.sight();
-            for (chain, members) in chains {
-                let mut wanted: Vec<u32> = members.iter().map(|(_, priority)| *priority).collect();
-                wanted.sort_unstable();
-                let ran: Vec<u32> = members.iter().map(|(_, priority)| *priority).collect();
-                prop_assert_eq!(ran, wanted, "order of {}", chain);
-            }
-            prop_assert!(state.links.values().all(|link| state.apps.contains_key(&link.app)));
-        }
+    fn any_history_keeps_every_invariant(events in prop::collection::vec(any_event(false), 1..14)) {
+        history(Chains::Fused, events.clone())?;
+        history(Chains::Libxdp, events)?;
+    }
+
+    #[test]
+    fn any_history_with_peers_keeps_every_invariant(events in prop::collection::vec(any_event(true), 1..14)) {
+        history(Chains::Shared, events)?;
     }
 }
 
 #[test]
 fn an_interface_that_comes_back_gets_its_chain_and_one_that_was_cleared_does_not() {
-    let mut host = busy();
+    for chains in [Chains::Fused, Chains::Libxdp] {
+        interface_comes_and_goes(chains);
+    }
+}
+
+fn interface_comes_and_goes(chains: Chains) {
+    let mut host = busy(chains);
     let (_, before) = host.sight();
     let gone = host.engine().kernel().remove_interface(&eth(0));
     host.engine().settle().unwrap();

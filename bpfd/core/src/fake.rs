@@ -1,16 +1,23 @@
 //! A kernel in memory: the same steps with the same effects, and a failure or a death at any of them. What tests of the engine
-//! run on; pure, so that it can be as strict as the real one is forgiving.
+//! run on; pure, and as strict as the real one: what nothing holds is gone, and what cannot be found by its pins is not found.
 //!
-//! Staged things are file descriptors of the process: a death loses them. Pins and attachments stay.
+//! Staged things are file descriptors of the process: a death loses them. Pins and attachments stay. Long because each step is here,
+//! in one match.
+
+mod dispatchers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::hook::{ChainKey, XdpMode};
+use dispatchers::{Dispatcher, Dispatchers, Holders};
+pub use dispatchers::{Filled, Loaded};
+
+use crate::hook::{ChainKey, ProceedOn, XdpMode};
 use crate::ident::{AppUid, KernelId, LinkUid, TopUid};
 use crate::kernel::{
     ChainMode, ForeignProgram, ForeignSlot, InterfaceId, Kernel, Live, LiveDispatcher, LiveTop, Member, ObserveError,
     Observed, ObservedChain, PinnedApp, PinnedExt, PinnedTop, Recipe, SLOTS, Slot, Step, StepError, TopContent,
 };
+use crate::names::Priority;
 use crate::state::Program;
 
 /// What happens at a step.
@@ -20,24 +27,54 @@ pub enum Fate {
     Fail,
     /// The process ends before the step.
     DieBefore,
-    /// The process ends in the midst of pinning an app: half a directory is left. At any other step as `DieBefore`.
+    /// The process ends in the midst of the step: half a directory of an app is left, or libxdp's directory of a dispatcher that
+    /// nothing runs yet. At any other step as `DieBefore`.
     DieHalfway,
+    /// The process ends after the swap itself: libxdp's directory of what ran before is left. At any other step as `DieAfter`.
+    DieSwapped,
     /// The process ends after the step, before anybody hears of it.
     DieAfter,
+}
+
+/// What another user of libxdp does. It does nothing where libxdp would refuse.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum PeerMove {
+    /// Loads a program of its own.
+    Load {
+        /// Onto this interface.
+        chain: ChainKey,
+        /// Its function.
+        name: String,
+        /// Its place.
+        priority: u32,
+        /// Of the dispatcher, if it makes the first.
+        version: u8,
+    },
+    /// Takes its first program off.
+    Unload(ChainKey),
+    /// Takes everything off an interface, ours too.
+    UnloadAll(ChainKey),
+    /// Cleans libxdp's directory up from another network namespace, where no interface runs any of it.
+    Clean,
+}
+
+/// How far a swap gets.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Until {
+    Shared,
+    Swapped,
+    Done,
 }
 
 #[derive(Clone, Debug)]
 struct Top {
     program: KernelId,
     members: Vec<Member>,
-    chain: ChainKey,
-    dispatcher: Option<Dispatcher>,
-}
-
-#[derive(Clone, Debug)]
-struct Dispatcher {
-    version: u8,
-    slots: Vec<Slot>,
+    /// Functions of all slots.
+    names: Vec<String>,
+    interface: InterfaceId,
+    /// The programs whose links it holds; `None` for a fused one.
+    links: Option<BTreeSet<KernelId>>,
 }
 
 /// See the module.
@@ -48,20 +85,25 @@ pub struct FakeKernel {
     attached: BTreeMap<ChainKey, (KernelId, XdpMode)>,
     foreign: BTreeMap<KernelId, String>,
     staged_apps: BTreeMap<AppUid, PinnedApp>,
+    /// Which maps an app's object has: it is made again with them.
+    maps: BTreeMap<AppUid, Vec<String>>,
+    /// Generations held by descriptors. Dispatchers among them are held with all that is in them, until the next look.
     staged_tops: BTreeMap<TopUid, Top>,
     apps: BTreeMap<AppUid, PinnedApp>,
     half_made: BTreeSet<AppUid>,
     tops: BTreeMap<TopUid, Top>,
     links: BTreeSet<LinkUid>,
-    exts: BTreeMap<LinkUid, PinnedExt>,
+    exts: BTreeMap<LinkUid, (PinnedExt, Member)>,
     mode: Option<ChainMode>,
-    /// Every dispatcher that is attached, ours and peers'.
-    dispatchers: BTreeMap<KernelId, Dispatcher>,
+    dispatchers: Dispatchers,
+    /// What peers put on interfaces and did not take off; `false` where a clean-up of theirs may have ended it.
+    theirs: BTreeMap<ChainKey, Vec<(Filled, bool)>>,
     next_id: u32,
     next_map: u32,
     next_index: u32,
     steps: usize,
     fate: Option<(usize, Fate)>,
+    peers: Vec<(usize, PeerMove)>,
     dead: bool,
     /// Every step that took effect, as text.
     pub log: Vec<String>,
@@ -82,43 +124,138 @@ impl FakeKernel {
         self.attached.insert(chain.clone(), (id, XdpMode::Native));
     }
 
-    /// The same kernel with chains in libxdp's protocol.
-    #[must_use]
-    pub fn in_libxdp_mode(self) -> Self {
-        Self { mode: Some(ChainMode::Libxdp), ..self }
+    /// From now on chains are kept in this way.
+    pub fn keep_chains(&mut self, mode: ChainMode) {
+        self.mode = Some(mode);
     }
 
-    /// A peer rebuilds the dispatcher of an interface, or makes the first: it adds and removes as `change` says, in any order of
-    /// its own.
-    pub fn peer_rebuilds(&mut self, chain: &ChainKey, change: impl FnOnce(&mut Vec<Slot>)) {
-        let before = self.attached.get(chain).and_then(|(program, _)| self.dispatchers.remove(program));
-        let mut dispatcher = before.unwrap_or(Dispatcher { version: 2, slots: Vec::new() });
-        change(&mut dispatcher.slots);
+    /// A peer acts; `false` if libxdp would have refused.
+    pub fn peer(&mut self, act: &PeerMove) -> bool {
         let id = self.fresh_id();
-        self.attached.insert(chain.clone(), (id, XdpMode::Native));
-        self.dispatchers.insert(id, dispatcher);
+        let runs = |chain: &ChainKey| self.attached.get(chain).map(|(program, _)| *program);
+        let done = match act {
+            PeerMove::Load { chain, name, priority, version } => {
+                let before = runs(chain);
+                let program = self.fresh_id();
+                let load_time = u64::from(program.0);
+                let loaded = Loaded { name: name.clone(), tag: [0x80; 8], load_time, program };
+                let slot = Filled { priority: *priority, actions: 1 << 2, flags: 0, loaded, linked: true };
+                let exists = self.interfaces.contains_key(chain);
+                let added = exists && self.dispatchers.peer_adds(id, before, *version, slot.clone());
+                if added {
+                    self.theirs.entry(chain.clone()).or_default().push((slot, true));
+                    self.attached.insert(chain.clone(), (id, XdpMode::Native));
+                }
+                added
+            }
+            PeerMove::Unload(chain) => {
+                let theirs = self.slots(chain).into_iter().find(|slot| self.ext_of(slot.loaded.program).is_none());
+                let removed = runs(chain).zip(theirs).and_then(|(before, slot)| {
+                    let left = self.dispatchers.peer_removes(id, before, slot.loaded.program)?;
+                    let theirs = self.theirs.entry(chain.clone()).or_default();
+                    theirs.retain(|(found, _)| found.loaded.program != slot.loaded.program);
+                    Some(left)
+                });
+                match removed {
+                    Some(true) => {
+                        self.attached.insert(chain.clone(), (id, XdpMode::Native));
+                    }
+                    Some(false) => {
+                        self.attached.remove(chain);
+                    }
+                    None => {}
+                }
+                removed.is_some()
+            }
+            PeerMove::UnloadAll(chain) => match self.attached.remove(chain) {
+                Some((program, _)) => {
+                    self.dispatchers.unshare(program);
+                    self.theirs.remove(chain);
+                    true
+                }
+                None => false,
+            },
+            PeerMove::Clean => {
+                self.dispatchers.clean();
+                self.theirs.values_mut().flatten().for_each(|(_, kept)| *kept = false);
+                true
+            }
+        };
+        self.collect();
+        done
     }
 
-    /// A peer's program, for `peer_rebuilds`.
-    pub fn peer_program(&mut self, name: &str, priority: u32) -> Slot {
-        let program = self.fresh_id();
-        let load_time = u64::from(program.0);
-        let actions = 1 << 2;
-        Slot::Foreign(ForeignSlot {
-            program,
-            name: name.to_owned(),
-            tag: [0; 8],
-            load_time,
-            priority,
-            actions,
-            flags: 0,
-        })
+    /// At the `step`th step from now on, counted from 0, a peer acts first.
+    pub fn peer_at_step(&mut self, step: usize, act: PeerMove) {
+        self.peers.push((self.steps + step, act));
+    }
+
+    /// What the dispatcher of an interface runs, in order, as a peer sees it.
+    pub fn slots(&self, chain: &ChainKey) -> Vec<Filled> {
+        let program = self.attached.get(chain).map(|(program, _)| program);
+        let dispatcher = program.and_then(|program| self.dispatchers.all.get(program));
+        dispatcher.iter().flat_map(|found| &found.slots).filter(|slot| slot.linked).cloned().collect()
+    }
+
+    /// The version of an interface's dispatcher.
+    pub fn version(&self, chain: &ChainKey) -> Option<u8> {
+        let (program, _) = self.attached.get(chain)?;
+        self.dispatchers.all.get(program).map(|dispatcher| dispatcher.version)
+    }
+
+    /// What is wrong with what peers see, in a sentence each: K5, the comparator's order, one place a program, no directory of
+    /// libxdp's for what nothing runs.
+    pub fn wrong_for_peers(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (chain, (attached, _)) in &self.attached {
+            let slots = self.slots(chain);
+            if !slots.is_sorted_by_key(Filled::place) {
+                wrong.push(format!("{chain}: not in libxdp's order: {slots:?}"));
+            }
+            if slots.iter().map(|slot| slot.loaded.program).collect::<BTreeSet<_>>().len() != slots.len() {
+                wrong.push(format!("{chain}: a program is there twice: {slots:?}"));
+            }
+            if self.dispatchers.all.contains_key(attached) && slots.len() > SLOTS {
+                wrong.push(format!("{chain}: more programs than slots"));
+            }
+            let known = self.theirs.get(chain).map(Vec::as_slice).unwrap_or_default();
+            let lost = known.iter().filter(|(slot, kept)| *kept && !slots.contains(slot));
+            wrong.extend(lost.map(|(slot, _)| format!("{chain}: lost or changed: {slot:?}")));
+            let others = slots.iter().filter(|slot| self.ext_of(slot.loaded.program).is_none());
+            let unknown = others.filter(|slot| !known.iter().any(|(found, _)| found == *slot));
+            wrong.extend(unknown.map(|slot| format!("{chain}: nobody's: {slot:?}")));
+        }
+        let absent = self.theirs.iter().filter(|(chain, _)| !self.attached.contains_key(chain));
+        let absent = absent.filter(|(_, slots)| slots.iter().any(|(_, kept)| *kept));
+        wrong.extend(absent.map(|(chain, slots)| format!("{chain}: lost with all: {slots:?}")));
+        let attached = self.attached.values().map(|(program, _)| *program).collect();
+        let left_over = self.dispatchers.left_over(&attached).into_iter();
+        wrong.extend(left_over.map(|id| format!("libxdp's directory of dispatcher {id}, which nothing runs")));
+        wrong
+    }
+
+    fn ext_of(&self, program: KernelId) -> Option<&Member> {
+        self.exts.values().find(|(ext, _)| ext.program == program).map(|(_, member)| member)
+    }
+
+    /// What nobody holds any more goes.
+    fn collect(&mut self) {
+        let links = |top: &Top| top.links.clone().map(|links| (top.program, links));
+        let holders = Holders {
+            attached: self.attached.values().map(|(program, _)| *program).collect(),
+            whole: self.staged_tops.values().filter(|top| top.links.is_some()).map(|top| top.program).collect(),
+            pinned: self.tops.values().filter_map(links).collect(),
+        };
+        self.dispatchers.collect(&holders);
     }
 
     /// An interface goes, and what it ran with it; `false` if there was none.
     pub fn remove_interface(&mut self, chain: &ChainKey) -> bool {
         self.attached.remove(chain);
-        self.interfaces.remove(chain).is_some()
+        self.theirs.remove(chain);
+        let was_there = self.interfaces.remove(chain).is_some();
+        self.collect();
+        was_there
     }
 
     /// An interface comes, with an index that none had before.
@@ -130,6 +267,13 @@ impl FakeKernel {
     /// Somebody takes off what an interface runs.
     pub fn clear(&mut self, chain: &ChainKey) {
         self.attached.remove(chain);
+        self.theirs.remove(chain);
+        self.collect();
+    }
+
+    /// The digest of an app's instructions, the same for every copy of them.
+    pub fn tag(app: AppUid) -> [u8; 8] {
+        app.bytes().last().map_or([0; 8], |last| [last.wrapping_mul(167); 8])
     }
 
     /// What loading does for real: an app's programs and maps as file descriptors.
@@ -148,12 +292,19 @@ impl FakeKernel {
         self.fate = Some((self.steps + step, fate));
     }
 
+    /// Whether the step of the last `at_step` or `peer_at_step` came.
+    pub fn met(&self) -> bool {
+        self.fate.is_none_or(|(at, _)| at < self.steps) && self.peers.is_empty()
+    }
+
     /// A new process: what was staged is gone, pins and attachments are not.
     pub fn restart(&mut self) {
         self.staged_apps.clear();
         self.staged_tops.clear();
         self.fate = None;
+        self.peers.clear();
         self.dead = false;
+        self.collect();
     }
 
     /// A new boot: only interfaces are left.
@@ -165,15 +316,17 @@ impl FakeKernel {
         self.tops.clear();
         self.links.clear();
         self.exts.clear();
-        self.dispatchers.clear();
+        self.dispatchers = Dispatchers::default();
+        self.theirs.clear();
     }
 
     /// Program ids that exist: K8 counts them.
     pub fn programs(&self) -> usize {
         let apps = self.apps.values().chain(self.staged_apps.values()).map(|app| app.programs.len()).sum::<usize>();
-        apps + self.exts.len()
-            + self.tops.len()
-            + self.staged_tops.iter().filter(|(top, _)| !self.tops.contains_key(top)).count()
+        let tops = self.tops.values().chain(self.staged_tops.values()).map(|top| top.program);
+        let tops: BTreeSet<KernelId> = tops.chain(self.dispatchers.all.keys().copied()).collect();
+        let exts = self.exts.values().map(|(ext, _)| ext.program).chain(self.dispatchers.programs());
+        apps + tops.len() + exts.collect::<BTreeSet<_>>().len()
     }
 
     fn fresh_id(&mut self) -> KernelId {
@@ -192,57 +345,35 @@ impl FakeKernel {
                 self.half_made.remove(app);
                 self.apps.insert(*app, staged);
             }
-            Step::BuildTop { top, chain, content: TopContent::Fused { members, recipes } } => {
-                for member in members {
-                    let app = self.apps.get(&member.app).ok_or_else(|| Self::refuse("build", "app is not pinned"))?;
-                    if !app.programs.contains_key(&member.function) || !recipes.contains_key(&member.app) {
-                        return Err(Self::refuse("build", "no such program"));
-                    }
-                }
-                let program = self.fresh_id();
-                let built = Top { program, members: members.clone(), chain: chain.clone(), dispatcher: None };
+            Step::BuildTop { top, chain, content } => {
+                let built = self.build(chain, content)?;
+                let program = built.program;
                 self.staged_tops.insert(*top, built);
                 return Ok(Some(program));
             }
-            Step::BuildTop { top, chain, content: content @ TopContent::Dispatcher { version, slots } } => {
-                let members: Vec<Member> = content.members().into_iter().cloned().collect();
-                if slots.len() > SLOTS || members.iter().any(|member| !self.exts.contains_key(&member.link)) {
-                    return Err(Self::refuse("build", "too many slots, or a program is not loaded"));
-                }
-                let program = self.fresh_id();
-                let dispatcher = Some(Dispatcher { version: *version, slots: slots.clone() });
-                self.staged_tops.insert(*top, Top { program, members, chain: chain.clone(), dispatcher });
-                return Ok(Some(program));
-            }
-            Step::LoadExt { member, recipe: _ } => {
+            Step::LoadExt { member, recipe } => {
                 let app = self.apps.get(&member.app).ok_or_else(|| Self::refuse("load", "app is not pinned"))?;
-                if !app.programs.contains_key(&member.function) {
+                if !app.programs.contains_key(&member.function) || !recipe.functions.contains_key(&member.function) {
                     return Err(Self::refuse("load", "no such program"));
                 }
                 let program = self.fresh_id();
-                let ext = PinnedExt { program, tag: [0; 8], load_time: u64::from(program.0) };
-                self.exts.insert(member.link, ext);
+                let ext = PinnedExt { program, tag: Self::tag(member.app), load_time: u64::from(program.0) };
+                self.exts.insert(member.link, (ext, member.clone()));
             }
             Step::UnpinExt(link) => {
                 self.exts.remove(link);
             }
             Step::Adopt { chain, live } => {
-                let dispatcher = self.dispatchers.get(&live.program).cloned();
-                if self.attached.get(chain).map(|(program, _)| *program) != Some(live.program) || dispatcher.is_none() {
+                if self.attached.get(chain).map(|(program, _)| *program) != Some(live.program) {
                     return Err(StepError::Raced(chain.clone()));
                 }
-                let members =
-                    dispatcher.iter().flat_map(|found| &found.slots).filter_map(Slot::ours).cloned().collect();
-                let adopted = Top { program: live.program, members, chain: chain.clone(), dispatcher };
-                self.tops.insert(live.top, adopted);
+                self.capture(chain, *live)?;
+                self.pin_top(live.top)?;
             }
             Step::DropTop(top) => {
                 self.staged_tops.remove(top);
             }
-            Step::PinTop(top) => {
-                let built = self.staged_tops.get(top).ok_or_else(|| Self::refuse("pin top", "not built"))?;
-                self.tops.insert(*top, built.clone());
-            }
+            Step::PinTop(top) => self.pin_top(*top)?,
             Step::AttachLink { link, app, function, tracepoint: _ } => {
                 let pinned = self.apps.get(app).ok_or_else(|| Self::refuse("attach", "app is not pinned"))?;
                 if !pinned.programs.contains_key(function) || !self.links.insert(*link) {
@@ -252,31 +383,14 @@ impl FakeKernel {
             Step::DetachLink(link) => {
                 self.links.remove(link);
             }
-            Step::Swap { chain, from, to, mode } => {
-                if !self.interfaces.contains_key(chain) {
-                    return Err(StepError::NoInterface(chain.clone()));
-                }
-                if self.attached.get(chain).map(|(program, _)| *program) != from.map(|live| live.program) {
-                    return Err(StepError::Raced(chain.clone()));
-                }
-                match to {
-                    None => {
-                        self.attached.remove(chain);
-                    }
-                    Some(top) => {
-                        let built = self.tops.get(top).ok_or_else(|| Self::refuse("swap", "not pinned"))?;
-                        self.dispatchers.extend(built.dispatcher.clone().map(|dispatcher| (built.program, dispatcher)));
-                        let driven = if *mode == XdpMode::Auto { XdpMode::Native } else { *mode };
-                        self.attached.insert(chain.clone(), (built.program, driven));
-                    }
-                }
-            }
+            Step::Swap { chain, from, to, mode } => self.swap(chain, *from, *to, *mode, Until::Done)?,
             Step::UnpinTop(top) => {
-                let attached = self.tops.get(top).is_some_and(|pinned| {
-                    self.attached.get(&pinned.chain).is_some_and(|(program, _)| *program == pinned.program)
-                });
-                if attached {
+                let pinned = self.tops.get(top).cloned();
+                if pinned.as_ref().is_some_and(|pinned| self.runs(pinned)) {
                     return Err(Self::refuse("unpin top", "it is attached"));
+                }
+                if let Some(Top { program, links: Some(_), .. }) = pinned {
+                    self.dispatchers.unshare(program);
                 }
                 self.tops.remove(top);
                 self.staged_tops.remove(top);
@@ -289,12 +403,174 @@ impl FakeKernel {
         self.log.push(step.to_string());
         Ok(None)
     }
+
+    fn interface(&self, chain: &ChainKey) -> Result<InterfaceId, StepError> {
+        self.interfaces.get(chain).copied().ok_or_else(|| StepError::NoInterface(chain.clone()))
+    }
+
+    fn build(&mut self, chain: &ChainKey, content: &TopContent) -> Result<Top, StepError> {
+        let interface = self.interface(chain)?;
+        match content {
+            TopContent::Fused { members, recipes } => {
+                for member in members {
+                    let app = self.apps.get(&member.app).ok_or_else(|| Self::refuse("build", "app is not pinned"))?;
+                    if !app.programs.contains_key(&member.function) || !recipes.contains_key(&member.app) {
+                        return Err(Self::refuse("build", "no such program"));
+                    }
+                }
+                let (program, members) = (self.fresh_id(), members.clone());
+                Ok(Top { program, members, names: Vec::new(), interface, links: None })
+            }
+            TopContent::Dispatcher { version, slots } => {
+                let filled = slots.iter().map(|slot| self.fill(slot).ok_or_else(|| StepError::Raced(chain.clone())));
+                let filled: Vec<Filled> = filled.collect::<Result<_, _>>()?;
+                let members: Vec<Member> = slots.iter().filter_map(Slot::ours).cloned().collect();
+                let ours = filled.iter().zip(slots).filter(|(_, slot)| slot.ours().is_some());
+                let links: BTreeSet<KernelId> = ours.map(|(filled, _)| filled.loaded.program).collect();
+                if filled.is_empty() || filled.len() > SLOTS || links.len() != members.len() {
+                    return Err(Self::refuse("build", "no program, too many, or one of ours twice"));
+                }
+                let program = self.fresh_id();
+                let names = filled.iter().map(|slot| slot.loaded.name.clone()).collect();
+                self.dispatchers.all.insert(program, Dispatcher { version: *version, slots: filled });
+                Ok(Top { program, members, names, interface, links: Some(links) })
+            }
+        }
+    }
+
+    /// A slot with its program; `None` if that is gone.
+    fn fill(&self, slot: &Slot) -> Option<Filled> {
+        match slot {
+            Slot::Ours(member) => {
+                let (PinnedExt { program, tag, load_time }, _) = *self.exts.get(&member.link)?;
+                let loaded = Loaded { name: member.function.clone(), tag, load_time, program };
+                let (priority, actions) = (u32::from(member.priority), member.proceed_on.bits());
+                Some(Filled { priority, actions, flags: 0, loaded, linked: true })
+            }
+            Slot::Foreign(ForeignSlot { program, priority, actions, flags, .. }) => {
+                let loaded = self.dispatchers.program(*program)?.clone();
+                Some(Filled { priority: *priority, actions: *actions, flags: *flags, loaded, linked: true })
+            }
+        }
+    }
+
+    fn pin_top(&mut self, top: TopUid) -> Result<(), StepError> {
+        let built = self.staged_tops.get(&top).cloned().ok_or_else(|| Self::refuse("pin top", "not built"))?;
+        match self.tops.contains_key(&top) {
+            true => Err(Self::refuse("pin top", "its directory is there")),
+            false => {
+                self.tops.insert(top, built);
+                Ok(())
+            }
+        }
+    }
+
+    /// Holds a dispatcher that runs, with what is left in it.
+    fn capture(&mut self, chain: &ChainKey, live: LiveTop) -> Result<(), StepError> {
+        if self.staged_tops.contains_key(&live.top) {
+            return Ok(());
+        }
+        let interface = self.interface(chain)?;
+        let found = self.dispatchers.all.get(&live.program).ok_or_else(|| StepError::Raced(chain.clone()))?;
+        let slots: Vec<Slot> = found.slots.iter().filter(|slot| slot.linked).map(|slot| self.slot(slot)).collect();
+        let members: Vec<Member> = slots.iter().filter_map(Slot::ours).cloned().collect();
+        let links = found.slots.iter().filter(|slot| slot.linked).map(|slot| slot.loaded.program);
+        let links = links.filter(|program| self.ext_of(*program).is_some()).collect();
+        let names = slots.iter().map(|slot| match slot {
+            Slot::Ours(member) => member.function.clone(),
+            Slot::Foreign(slot) => slot.name.clone(),
+        });
+        let names = names.collect();
+        self.staged_tops.insert(live.top, Top { program: live.program, members, names, interface, links: Some(links) });
+        Ok(())
+    }
+
+    /// What a slot is to bpfd: ours if its program is one of the pinned copies.
+    fn slot(&self, filled: &Filled) -> Slot {
+        let Filled { priority, actions, flags, loaded, linked: _ } = filled;
+        match self.ext_of(loaded.program) {
+            Some(member) => Slot::Ours(Member {
+                priority: Priority::try_from(*priority).unwrap_or(member.priority),
+                proceed_on: ProceedOn::from_bits(*actions).unwrap_or(member.proceed_on),
+                ..member.clone()
+            }),
+            None => Slot::Foreign(ForeignSlot {
+                program: loaded.program,
+                name: loaded.name.clone(),
+                tag: loaded.tag,
+                load_time: loaded.load_time,
+                priority: *priority,
+                actions: *actions,
+                flags: *flags,
+            }),
+        }
+    }
+
+    fn swap(
+        &mut self,
+        chain: &ChainKey,
+        from: Option<LiveTop>,
+        to: Option<TopUid>,
+        mode: XdpMode,
+        until: Until,
+    ) -> Result<(), StepError> {
+        let raced = || StepError::Raced(chain.clone());
+        let interface = self.interface(chain)?;
+        let known = |kernel: &Self, top| kernel.staged_tops.get(&top).or_else(|| kernel.tops.get(&top)).cloned();
+        if let Some(live) = from {
+            let by_number = live.top == TopUid::of_peer(live.program);
+            match known(self, live.top) {
+                Some(top) if top.program == live.program => {}
+                None if by_number && self.dispatchers.all.contains_key(&live.program) => {}
+                Some(_) | None => return Err(raced()),
+            }
+            if self.dispatchers.all.contains_key(&live.program) {
+                self.capture(chain, live)?;
+            }
+        }
+        let coming = to.map(|top| known(self, top).ok_or_else(|| Self::refuse("swap", "not built"))).transpose()?;
+        if coming.as_ref().is_some_and(|coming| coming.interface != interface) {
+            return Err(raced());
+        }
+        // Only a dispatcher that is held with all that is in it can be pinned for libxdp.
+        let shares = |top: &TopUid| self.staged_tops.get(top).filter(|top| top.links.is_some());
+        let shared = to.as_ref().and_then(shares).map(|top| top.program);
+        if shared.is_some_and(|program| !self.dispatchers.share(program)) {
+            return Err(Self::refuse("pin the slots", "libxdp's directory of the dispatcher is there"));
+        }
+        if until == Until::Shared {
+            return Ok(());
+        }
+        let runs = self.attached.get(chain).map(|(program, _)| *program);
+        if runs != from.map(|live| live.program) {
+            shared.into_iter().for_each(|program| self.dispatchers.unshare(program));
+            return Err(raced());
+        }
+        match coming {
+            None => self.attached.remove(chain),
+            Some(top) => {
+                let driven = if mode == XdpMode::Auto { XdpMode::Native } else { mode };
+                self.attached.insert(chain.clone(), (top.program, driven))
+            }
+        };
+        if let (Until::Done, Some(live)) = (until, from) {
+            self.dispatchers.unshare(live.program);
+        }
+        Ok(())
+    }
+
+    /// Whether the interface that a generation was made for runs it.
+    fn runs(&self, top: &Top) -> bool {
+        let chain = self.interfaces.iter().find(|(_, interface)| **interface == top.interface).map(|(chain, _)| chain);
+        chain.and_then(|chain| self.attached.get(chain)).is_some_and(|(program, _)| *program == top.program)
+    }
 }
 
 impl Kernel for FakeKernel {
     type Staged = PinnedApp;
 
     fn stage(&mut self, app: AppUid, staged: PinnedApp) {
+        self.maps.insert(app, staged.maps.keys().cloned().collect());
         self.staged_apps.insert(app, staged);
     }
 
@@ -304,12 +580,14 @@ impl Kernel for FakeKernel {
 
     fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<Program>, StepError> {
         let names: Vec<&str> = recipe.functions.keys().map(String::as_str).collect();
-        let staged = self.load(&names, &[]);
+        let maps = self.maps.get(&app).cloned().unwrap_or_default();
+        let maps: Vec<&str> = maps.iter().map(String::as_str).collect();
+        let staged = self.load(&names, &maps);
         let programs = recipe.functions.iter().zip(staged.programs.values()).map(|((function, kind), id)| Program {
             function: function.clone(),
             section: kind.to_string(),
             kind: *kind,
-            tag: [0; 8],
+            tag: Self::tag(app),
             load_time: u64::from(id.0),
         });
         let programs = programs.collect();
@@ -318,29 +596,30 @@ impl Kernel for FakeKernel {
     }
 
     fn observe(&mut self, chains: &BTreeSet<ChainKey>) -> Result<Observed, ObserveError> {
-        let tops = self
-            .tops
-            .iter()
-            .map(|(uid, top)| {
-                let live = self.attached.get(&top.chain).is_some_and(|(program, _)| *program == top.program);
-                let pinned = PinnedTop { program: top.program, members: Some(top.members.clone()), live: Some(live) };
-                (*uid, pinned)
-            })
-            .collect();
+        // No operation is under way: nothing has to be put back any more.
+        self.staged_tops.retain(|_, top| top.links.is_none());
+        self.collect();
+        let seen = |top: &Top| PinnedTop {
+            program: top.program,
+            members: Some(top.members.clone()),
+            live: Some(self.runs(top)),
+        };
+        let tops = self.tops.iter().map(|(uid, top)| (*uid, seen(top))).collect();
         let chains = chains
             .iter()
             .map(|chain| {
                 let attached = self.attached.get(chain);
-                let ours =
-                    |program: KernelId| self.tops.iter().find(|(_, top)| top.program == program).map(|(uid, _)| *uid);
+                let interface = self.interfaces.get(chain).copied();
+                let ours = |program: KernelId| {
+                    let mut tops = self.tops.iter();
+                    tops.find(|(_, top)| top.program == program && Some(top.interface) == interface)
+                        .map(|(uid, _)| *uid)
+                };
                 let live = match attached {
                     None => Live::Empty,
-                    Some((program, _)) if self.dispatchers.contains_key(program) => {
+                    Some((program, _)) if self.dispatchers.all.contains_key(program) => {
                         let top = ours(*program).unwrap_or_else(|| TopUid::of_peer(*program));
-                        let found = self.dispatchers.get(program).cloned();
-                        let Dispatcher { version, slots } = found.unwrap_or(Dispatcher { version: 2, slots: vec![] });
-                        let top = LiveTop { program: *program, top };
-                        Live::Dispatcher(LiveDispatcher { top, version, slots, lost: vec![] })
+                        Live::Dispatcher(self.dispatcher(LiveTop { program: *program, top }))
                     }
                     Some((program, _)) => match ours(*program) {
                         Some(top) => Live::Ours(LiveTop { program: *program, top }),
@@ -353,7 +632,7 @@ impl Kernel for FakeKernel {
                     },
                 };
                 let seen = ObservedChain {
-                    interface: self.interfaces.get(chain).copied(),
+                    interface,
                     live,
                     driven: attached.map(|(_, mode)| *mode),
                     mode: self.mode.clone().unwrap_or_else(|| ChainMode::Fused { cause: "in memory".to_owned() }),
@@ -366,12 +645,37 @@ impl Kernel for FakeKernel {
             half_made: self.half_made.clone(),
             tops,
             links: self.links.clone(),
-            exts: self.exts.clone(),
+            exts: self.exts.iter().map(|(link, (ext, _))| (*link, *ext)).collect(),
             chains,
         })
     }
 
     fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError> {
+        let (now, later) = self.peers.drain(..).partition::<Vec<_>, _>(|(at, _)| *at <= self.steps);
+        self.peers = later;
+        now.into_iter().for_each(|(_, act)| {
+            self.peer(&act);
+        });
+        let result = self.take(step);
+        self.collect();
+        result
+    }
+}
+
+impl FakeKernel {
+    fn dispatcher(&self, top: LiveTop) -> LiveDispatcher {
+        let names = self.tops.get(&top.top).map(|top| top.names.clone()).unwrap_or_default();
+        let (version, filled) = match self.dispatchers.all.get(&top.program) {
+            Some(Dispatcher { version, slots }) => (*version, slots.as_slice()),
+            None => (0, &[][..]),
+        };
+        let slots = filled.iter().filter(|slot| slot.linked).map(|slot| self.slot(slot)).collect();
+        let lost = filled.iter().enumerate().filter(|(_, slot)| !slot.linked);
+        let lost = lost.map(|(index, _)| names.get(index).cloned().unwrap_or_else(|| format!("slot {index}")));
+        LiveDispatcher { top, version, slots, lost: lost.collect() }
+    }
+
+    fn take(&mut self, step: &Step) -> Result<Option<KernelId>, StepError> {
         if self.dead {
             return Err(StepError::Died);
         }
@@ -381,13 +685,24 @@ impl Kernel for FakeKernel {
             None => self.apply(step),
             Some(Fate::Fail) => Err(Self::refuse(step.verb(), "told to fail")),
             Some(fate @ (Fate::DieBefore | Fate::DieHalfway)) => {
-                if let (Fate::DieHalfway, Step::PinApp(app)) = (fate, step) {
-                    self.half_made.insert(*app);
+                match (fate, step) {
+                    (Fate::DieHalfway, Step::PinApp(app)) => {
+                        self.half_made.insert(*app);
+                    }
+                    (Fate::DieHalfway, Step::Swap { chain, from, to, mode }) => {
+                        self.swap(chain, *from, *to, *mode, Until::Shared)?;
+                    }
+                    _ => {}
                 }
                 self.dead = true;
                 Err(StepError::Died)
             }
-            Some(Fate::DieAfter) => {
+            Some(Fate::DieSwapped) if let Step::Swap { chain, from, to, mode } = step => {
+                self.swap(chain, *from, *to, *mode, Until::Swapped)?;
+                self.dead = true;
+                Err(StepError::Died)
+            }
+            Some(Fate::DieAfter | Fate::DieSwapped) => {
                 self.apply(step)?;
                 self.dead = true;
                 Err(StepError::Died)

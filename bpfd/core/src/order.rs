@@ -5,7 +5,7 @@
 
 use crate::hook::{ChainKey, Placement};
 use crate::ident::AppUid;
-use crate::kernel::{ChainMode, ForeignSlot, Live, Member, Observed, PinnedExt, Recipe, Slot};
+use crate::kernel::{ForeignSlot, Live, Member, Observed, PinnedExt, Recipe, Slot};
 use crate::state::{App, Link, State};
 use std::collections::BTreeMap;
 
@@ -76,11 +76,11 @@ fn foreign<'a>(observed: &'a Observed, chain: &ChainKey) -> impl Iterator<Item =
     })
 }
 
-/// The members that a chain should have, in order, in the mode it is kept in.
+/// The members that a chain should have, in the order of what runs it: a dispatcher's is by what peers see of ours.
 pub fn wanted(state: &State, observed: &Observed, chain: &ChainKey) -> Vec<Member> {
-    match observed.chains.get(chain).map(|seen| &seen.mode) {
-        Some(ChainMode::Libxdp) => slots(state, observed, chain).iter().filter_map(Slot::ours).cloned().collect(),
-        Some(ChainMode::Fused { .. }) | None => members(state, chain),
+    match observed.chains.get(chain).map(|seen| &seen.live) {
+        Some(Live::Dispatcher(_)) => slots(state, observed, chain).iter().filter_map(Slot::ours).cloned().collect(),
+        Some(Live::Empty | Live::Ours(_) | Live::Foreign(_)) | None => members(state, chain),
     }
 }
 

@@ -335,30 +335,22 @@ fn chain_steps(
     seen: &ObservedChain,
     uids: &mut dyn Uids,
 ) -> ChainPlan {
-    let ObservedChain { interface, live, driven, mode } = seen;
+    let ObservedChain { interface, live, driven, mode: _ } = seen;
     if interface.is_none() {
         return ChainPlan::Keep(None);
     }
-    let wanted = match mode {
-        ChainMode::Fused { .. } => Wanted::Fused(order::members(target, chain)),
-        ChainMode::Libxdp => Wanted::Dispatcher(order::slots(target, observed, chain)),
-    };
+    let wanted = wanted(target, observed, chain, seen);
     let from = match live {
         Live::Foreign(_) => return ChainPlan::Keep(None),
-        Live::Empty if wanted.is_empty() => return ChainPlan::Keep(None),
+        Live::Empty if wanted.is_empty() || wanted.slots() > SLOTS => return ChainPlan::Keep(None),
         Live::Empty => None,
         Live::Ours(top) if wanted == Wanted::Fused(observed.members(chain)) => return ChainPlan::Keep(Some(top.top)),
         Live::Ours(top) => Some(*top),
-        Live::Dispatcher(live) => match (&wanted, keep(live, observed, &wanted)) {
-            (_, Some(plan)) => return plan,
-            // The programs of others cannot be fused.
-            (Wanted::Fused(_), None) if live.is_shared() => return ChainPlan::Keep(Some(live.top.top)),
-            (Wanted::Fused(_) | Wanted::Dispatcher(_), None) => Some(live.top),
+        Live::Dispatcher(live) => match keep(live, observed, &wanted) {
+            Some(plan) => return plan,
+            None => Some(live.top),
         },
     };
-    if wanted.slots() > SLOTS {
-        return ChainPlan::Keep(from.map(|live| live.top));
-    }
     let asked = modes(target, chain).into_iter().find(|mode| *mode != XdpMode::Auto);
     let mode = driven.or(asked).unwrap_or_default();
     let mut build = Vec::new();
@@ -394,6 +386,27 @@ fn chain_steps(
 enum Wanted {
     Fused(Vec<Member>),
     Dispatcher(Vec<Slot>),
+}
+
+/// A chain in the form that its mode and what runs there allow. Where not all of ours can be had, in a dispatcher that is full or
+/// that is shared although chains are to be fused, nothing is added, and what should go goes.
+fn wanted(target: &State, observed: &Observed, chain: &ChainKey, seen: &ObservedChain) -> Wanted {
+    let ObservedChain { live, mode, .. } = seen;
+    let slots = order::slots(target, observed, chain);
+    match (mode, live) {
+        (ChainMode::Libxdp, Live::Ours(_)) if slots.len() > SLOTS => Wanted::Fused(order::members(target, chain)),
+        (ChainMode::Libxdp, Live::Dispatcher(live)) if slots.len() > SLOTS => there(slots, live),
+        (ChainMode::Libxdp, _) => Wanted::Dispatcher(slots),
+        (ChainMode::Fused { .. }, Live::Dispatcher(live)) if live.is_shared() => there(slots, live),
+        (ChainMode::Fused { .. }, _) => Wanted::Fused(order::members(target, chain)),
+    }
+}
+
+/// The slots that are in a dispatcher already.
+fn there(slots: Vec<Slot>, live: &LiveDispatcher) -> Wanted {
+    let links: BTreeSet<LinkUid> = live.slots.iter().filter_map(Slot::ours).map(|member| member.link).collect();
+    let there = |slot: &Slot| slot.ours().is_none_or(|member| links.contains(&member.link));
+    Wanted::Dispatcher(slots.into_iter().filter(there).collect())
 }
 
 impl Wanted {
@@ -443,15 +456,15 @@ fn missing_exts<'a>(target: &'a State, observed: &'a Observed, slots: &[Slot]) -
     steps.collect()
 }
 
-/// A copy is kept while its link is wanted and its chain is, or may be, in a mode that has copies.
+/// A copy is kept while its link is wanted and its chain has copies, or may have: without it nobody would know whose program runs.
 fn keeps_ext(target: &State, observed: &Observed, link: &LinkUid) -> bool {
-    let chain = target.links.get(link).map(|link| link.placement.chain());
-    match chain {
-        Some(Some(chain)) => match observed.chains.get(chain).map(|seen| &seen.mode) {
-            Some(ChainMode::Libxdp) | None => true,
-            Some(ChainMode::Fused { .. }) => false,
-        },
-        Some(None) | None => false,
+    let Some(chain) = target.links.get(link).and_then(|link| link.placement.chain()) else { return false };
+    match observed.chains.get(chain) {
+        None | Some(ObservedChain { mode: ChainMode::Libxdp, .. }) => true,
+        Some(ObservedChain { mode: ChainMode::Fused { .. }, live: Live::Dispatcher(live), .. }) => {
+            live.is_shared() && live.slots.iter().filter_map(Slot::ours).any(|member| member.link == *link)
+        }
+        Some(ObservedChain { mode: ChainMode::Fused { .. }, .. }) => false,
     }
 }
 

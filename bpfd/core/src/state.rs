@@ -194,6 +194,16 @@ impl App {
     pub fn program(&self, function: &str) -> Option<&Program> {
         self.programs.iter().find(|program| program.function == function)
     }
+
+    /// The kernel's digests and load times are those of programs loaded again.
+    pub fn loaded_again(&mut self, programs: &[Program]) {
+        for program in &mut self.programs {
+            if let Some(now) = programs.iter().find(|now| now.function == program.function) {
+                program.tag = now.tag;
+                program.load_time = now.load_time;
+            }
+        }
+    }
 }
 
 /// One program on one hook.

@@ -5,6 +5,7 @@
     reason = "the lints exempt test functions, not what they share"
 )]
 
+mod dispatchers;
 mod objects;
 mod shared_hooks;
 mod unshared_hooks;

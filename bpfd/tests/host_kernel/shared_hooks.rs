@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bpfd::kernel::HostKernel;
 use bpfd_core::hook::{ProceedOn, XdpMode};
 use bpfd_core::kernel::{ChainMode, ForeignProgram, Kernel, Live, LiveTop, Step, StepError, TopContent};
+use bpfd_core::mode::Setting;
 use bpfd_core::state::ProgramType;
 use bpfd_sys::bpf::{link_create_xdp, link_info, obj_get};
 use bpfd_sys::netlink::{Expected, Route, XdpMode as Driven};
@@ -368,10 +369,14 @@ fn steps_on_what_is_not_there_fail_or_do_nothing_but_never_half() {
 }
 
 #[test]
-fn a_mode_that_this_kernel_imposes_has_a_cause() {
+fn the_kernel_decides_the_mode_and_a_mode_that_it_imposes_has_a_cause() {
     let world = World::new();
-    match world.kernel().mode() {
-        ChainMode::Fused { cause } => assert!(!cause.is_empty()),
-        ChainMode::Libxdp => {}
+    let allowed = world.open(Setting::Libxdp).is_ok();
+    let by_itself = world.open(Setting::Auto).unwrap();
+    match by_itself.mode() {
+        ChainMode::Fused { cause } => assert!(!allowed && !cause.is_empty()),
+        ChainMode::Libxdp => assert!(allowed),
     }
+    drop(by_itself);
+    assert!(matches!(world.kernel().mode(), ChainMode::Fused { .. }), "by a setting, everywhere");
 }

@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bpfd::kernel::{HostKernel, Paths};
+use bpfd::kernel::{HostKernel, OpenError, Paths};
 use bpfd::worker::{Workers, parse};
 use bpfd_core::hook::{ChainKey, Point, ProceedOn, XdpMode};
 use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{Kernel, LiveTop, Member, Observed, ObservedChain, Recipe, Step, StepError, TopContent};
+use bpfd_core::mode::{ModeError, Setting};
 use bpfd_core::state::{ObjectDigest, Program, ProgramType, Reach};
 use bpfd_sys::bpf::{Map, TestRun, prog_test_run};
 use bpfd_sys::bpffs;
@@ -92,13 +93,29 @@ impl World {
         self.bpffs().join("bpfd/v1")
     }
 
+    /// A kernel whose chains are one program each, whatever it allows.
     pub(crate) fn kernel(&self) -> HostKernel {
+        self.open(Setting::Fused).unwrap()
+    }
+
+    /// A kernel with chains in libxdp's form; `None`, told, where it does not allow that.
+    pub(crate) fn sharing(&self) -> Option<HostKernel> {
+        match self.open(Setting::Libxdp) {
+            Err(OpenError::Mode(ModeError::Impossible(cause))) => {
+                println!("skipped: no chains in libxdp's form: {cause}");
+                None
+            }
+            opened => Some(opened.unwrap()),
+        }
+    }
+
+    pub(crate) fn open(&self, setting: Setting) -> Result<HostKernel, OpenError> {
         let paths = Paths { bpffs: self.bpffs(), netns: self.dir.path().join("netns"), ..Paths::default() };
         let objects = self.objects.clone();
         let bytes = move |digest: &ObjectDigest| {
             objects.lock().unwrap().get(digest).cloned().ok_or_else(|| std::io::ErrorKind::NotFound.into())
         };
-        HostKernel::open(paths, workers(), Box::new(bytes)).unwrap()
+        HostKernel::open_in(setting, paths, workers(), Box::new(bytes))
     }
 
     pub(crate) fn chain(&self, interface: &str) -> ChainKey {

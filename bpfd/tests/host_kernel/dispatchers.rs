@@ -1,0 +1,224 @@
+//! Chains in libxdp's form: built, swapped, seen, adopted, taken apart; deaths between steps. On a kernel that does not let one
+//! program replace another's function there is nothing to test, and each says so. Debian's xdp-loader as the peer is in
+//! tests/tests/guest_libxdp.rs; here its part is played with the pins alone.
+
+use std::fs;
+use std::path::Path;
+
+use bpfd::kernel::HostKernel;
+use bpfd_core::hook::XdpMode;
+use bpfd_core::ident::TopUid;
+use bpfd_core::kernel::{
+    Kernel, Live, LiveDispatcher, LiveTop, Member, ObservedChain, Slot, Step, StepError, TopContent,
+};
+use bpfd_core::names::Priority;
+use uuid::Uuid;
+
+use crate::world::{Loaded, Steps, World, eventually, members};
+
+/// A dispatcher of these members, pinned; copies of their programs are loaded if they are not there.
+fn dispatcher(kernel: &mut HostKernel, world: &World, members: &[Member], apps: &[Loaded]) -> LiveTop {
+    let (top, chain) = (TopUid(Uuid::new_v4()), world.inside());
+    let there = kernel.look(&[]).exts;
+    for member in members.iter().filter(|member| !there.contains_key(&member.link)) {
+        let (_, recipe) = apps.iter().find(|(app, _)| *app == member.app).unwrap();
+        kernel.step(&Step::LoadExt { member: member.clone(), recipe: recipe.clone() }).unwrap();
+    }
+    let slots = members.iter().cloned().map(Slot::Ours).collect();
+    let content = TopContent::Dispatcher { version: 2, slots };
+    let program = kernel.step(&Step::BuildTop { top, chain, content }).unwrap().unwrap();
+    kernel.step(&Step::PinTop(top)).unwrap();
+    LiveTop { program, top }
+}
+
+fn swap(kernel: &mut HostKernel, world: &World, from: Option<LiveTop>, to: Option<LiveTop>) {
+    kernel.swap(&world.inside(), from, to.map(|live| live.top), XdpMode::Auto).unwrap();
+}
+
+fn runs(top: LiveTop, members: &[Member]) -> Live {
+    let slots = members.iter().cloned().map(Slot::Ours).collect();
+    Live::Dispatcher(LiveDispatcher { top, version: 2, slots, lost: vec![] })
+}
+
+/// What libxdp finds: directories, and the files in each.
+fn shared(world: &World) -> Vec<(String, Vec<String>)> {
+    let mut dirs: Vec<_> = names(&world.bpffs().join("xdp"))
+        .into_iter()
+        .map(|dir| (dir.clone(), names(&world.bpffs().join("xdp").join(dir))))
+        .collect();
+    dirs.sort();
+    dirs
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<_> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// The directory of a dispatcher with so many programs.
+fn directory(kernel: &mut HostKernel, world: &World, top: LiveTop, programs: usize) -> (String, Vec<String>) {
+    let index = kernel.see(&world.inside()).interface.unwrap().index;
+    let files = (0..programs).flat_map(|slot| [format!("prog{slot}-link"), format!("prog{slot}-prog")]);
+    (format!("dispatch-{index}-{}", top.program), files.collect())
+}
+
+/// What `xdp-loader clean` does from another network namespace, or what a crash of the daemon's own pins would be.
+fn remove(dir: &Path) {
+    names(dir).iter().for_each(|name| fs::remove_file(dir.join(name)).unwrap());
+    fs::remove_dir(dir).unwrap();
+}
+
+fn counts(world: &World, apps: &[Loaded]) -> Vec<u64> {
+    apps.iter().map(|(app, _)| world.count(*app, "packets")).collect()
+}
+
+#[test]
+fn a_dispatcher_gains_turns_over_and_loses_links_in_one_swap_each() {
+    let world = World::new();
+    let Some(mut kernel) = world.sharing() else { return };
+    let chain = world.inside();
+    let apps: Vec<Loaded> = [1, 10].map(|step| kernel.load(&world, world.counter(step))).into();
+    let wanted = members("count", &apps);
+
+    let alone = dispatcher(&mut kernel, &world, &wanted[..1], &apps);
+    assert_eq!(kernel.look(std::slice::from_ref(&chain)).tops[&alone.top].live, Some(false), "built, not attached");
+    let alone = dispatcher(&mut kernel, &world, &wanted[..1], &apps);
+    swap(&mut kernel, &world, None, Some(alone));
+    let ObservedChain { live, driven, .. } = kernel.see(&chain);
+    assert_eq!((live, driven), (runs(alone, &wanted[..1]), Some(XdpMode::Native)));
+    assert_eq!(shared(&world), [directory(&mut kernel, &world, alone, 1)]);
+    world.send(5);
+    assert_eq!(counts(&world, &apps), [5, 0]);
+
+    let both = dispatcher(&mut kernel, &world, &wanted, &apps);
+    swap(&mut kernel, &world, Some(alone), Some(both));
+    // As an undo does, in the same operation.
+    swap(&mut kernel, &world, Some(both), Some(alone));
+    assert_eq!(kernel.see(&chain).live, runs(alone, &wanted[..1]));
+    assert_eq!(shared(&world), [directory(&mut kernel, &world, alone, 1)], "put back for peers too");
+    let both = dispatcher(&mut kernel, &world, &wanted, &apps);
+    swap(&mut kernel, &world, Some(alone), Some(both));
+    kernel.step(&Step::UnpinTop(alone.top)).unwrap();
+    assert_eq!(kernel.see(&chain).live, runs(both, &wanted));
+    assert_eq!(shared(&world), [directory(&mut kernel, &world, both, 2)]);
+    world.send(5);
+    assert_eq!(counts(&world, &apps), [10, 50]);
+
+    let first = Member { priority: Priority::try_from(5).unwrap(), ..wanted[1].clone() };
+    let turned = [first.clone(), wanted[0].clone()];
+    let over = dispatcher(&mut kernel, &world, &turned, &apps);
+    let raced = kernel.swap(&chain, Some(alone), Some(over.top), XdpMode::Auto);
+    assert_eq!(raced, Err(StepError::Raced(chain.clone())), "another one runs by now");
+    let over = dispatcher(&mut kernel, &world, &turned, &apps);
+    swap(&mut kernel, &world, Some(both), Some(over));
+    kernel.step(&Step::UnpinTop(both.top)).unwrap();
+    assert_eq!(kernel.see(&chain).live, runs(over, &turned));
+
+    let last = dispatcher(&mut kernel, &world, std::slice::from_ref(&first), &apps);
+    swap(&mut kernel, &world, Some(over), Some(last));
+    kernel.step(&Step::UnpinTop(over.top)).unwrap();
+    world.send(2);
+    assert_eq!(counts(&world, &apps), [10, 70]);
+    swap(&mut kernel, &world, Some(last), None);
+    let tops = kernel.look(&[]).tops;
+    tops.into_keys().for_each(|top| assert_eq!(kernel.step(&Step::UnpinTop(top)), Ok(None)));
+    wanted.iter().for_each(|member| assert_eq!(kernel.step(&Step::UnpinExt(member.link)), Ok(None)));
+    let seen = kernel.look(std::slice::from_ref(&chain));
+    assert_eq!((&seen.chains[&chain].live, seen.tops.len(), seen.exts.len()), (&Live::Empty, 0, 0));
+    assert_eq!(shared(&world), []);
+}
+
+#[test]
+fn after_a_restart_a_dispatcher_that_a_peer_made_is_adopted_and_outlives_the_peers_clean_up() {
+    let world = World::new();
+    let Some(mut kernel) = world.sharing() else { return };
+    let chain = world.inside();
+    let apps: Vec<Loaded> = [1, 10].map(|step| kernel.load(&world, world.counter(step))).into();
+    let wanted = members("count", &apps);
+    let made = dispatcher(&mut kernel, &world, &wanted, &apps);
+    swap(&mut kernel, &world, None, Some(made));
+    let before = kernel.look(std::slice::from_ref(&chain));
+    drop(kernel);
+    let mut kernel = world.sharing().unwrap();
+    assert_eq!(kernel.look(std::slice::from_ref(&chain)), before, "a restart sees the same");
+    drop(kernel);
+
+    // Without pins of our own it is like one that a peer made around our programs.
+    let top_pins = |top: LiveTop| world.pins().join("top").join(top.top.to_string());
+    let libxdps = |world: &World| world.bpffs().join("xdp").join(&shared(world)[0].0);
+    remove(&top_pins(made));
+    let mut kernel = world.sharing().unwrap();
+    let theirs = LiveTop { top: TopUid::of_peer(made.program), ..made };
+    assert_eq!(kernel.see(&chain).live, runs(theirs, &wanted));
+    kernel.step(&Step::Adopt { chain: chain.clone(), live: theirs }).unwrap();
+    let seen = kernel.look(std::slice::from_ref(&chain));
+    assert_eq!((seen.tops[&theirs.top].live, seen.members(&chain)), (Some(true), wanted.clone()));
+    remove(&libxdps(&world));
+    assert_eq!(kernel.see(&chain).live, runs(theirs, &wanted));
+    world.send(3);
+    assert_eq!(counts(&world, &apps), [3, 30]);
+
+    let next = dispatcher(&mut kernel, &world, &wanted, &apps);
+    swap(&mut kernel, &world, Some(theirs), Some(next));
+    kernel.step(&Step::UnpinTop(theirs.top)).unwrap();
+    assert_eq!(kernel.see(&chain).live, runs(next, &wanted));
+
+    // The control: what nobody holds is lost to the same clean-up.
+    remove(&top_pins(next));
+    remove(&libxdps(&world));
+    eventually(
+        || matches!(kernel.see(&chain).live, Live::Dispatcher(live) if live.slots.is_empty() && live.lost.len() == 2),
+    );
+    world.send(3);
+    assert_eq!(counts(&world, &apps), [3, 30]);
+}
+
+#[test]
+fn what_a_death_between_two_steps_leaves_is_found_and_taken_away() {
+    let world = World::new();
+    let Some(mut kernel) = world.sharing() else { return };
+    let chain = world.inside();
+    let apps = [kernel.load(&world, world.counter(1))];
+    let wanted = members("count", &apps);
+    let link = wanted[0].link;
+
+    kernel.step(&Step::LoadExt { member: wanted[0].clone(), recipe: apps[0].1.clone() }).unwrap();
+    drop(kernel);
+    fs::create_dir(world.pins().join(format!("ext/{}_tmp", Uuid::new_v4().simple()))).unwrap();
+    let mut kernel = world.sharing().unwrap();
+    assert_eq!(kernel.look(&[]).exts.into_keys().collect::<Vec<_>>(), [link], "load-ext: a whole copy");
+    assert_eq!(names(&world.pins().join("ext")), [link.to_string()], "and no half one");
+
+    let content = TopContent::Dispatcher { version: 2, slots: vec![Slot::Ours(wanted[0].clone())] };
+    let built = TopUid(Uuid::new_v4());
+    kernel.step(&Step::BuildTop { top: built, chain: chain.clone(), content }).unwrap();
+    drop(kernel);
+    let mut kernel = world.sharing().unwrap();
+    assert!(kernel.look(&[]).tops.is_empty(), "build-top: nothing");
+
+    let pinned = dispatcher(&mut kernel, &world, &wanted, &apps);
+    let (half, _) = directory(&mut kernel, &world, pinned, 1);
+    drop(kernel);
+    fs::create_dir_all(world.bpffs().join("xdp").join(&half)).unwrap();
+    let mut kernel = world.sharing().unwrap();
+    assert_eq!(kernel.look(&[]).tops[&pinned.top].live, Some(false), "pin-top: a generation that nothing runs");
+    kernel.step(&Step::UnpinTop(pinned.top)).unwrap();
+    assert_eq!((shared(&world), kernel.look(&[]).tops.len()), (vec![], 0), "with what libxdp would have found of it");
+
+    let first = dispatcher(&mut kernel, &world, &wanted, &apps);
+    swap(&mut kernel, &world, None, Some(first));
+    let second = dispatcher(&mut kernel, &world, &wanted, &apps);
+    swap(&mut kernel, &world, Some(first), Some(second));
+    drop(kernel);
+    let mut kernel = world.sharing().unwrap();
+    let seen = kernel.look(std::slice::from_ref(&chain));
+    assert_eq!((seen.tops[&first.top].live, seen.tops[&second.top].live), (Some(false), Some(true)), "swap");
+    kernel.step(&Step::UnpinTop(first.top)).unwrap();
+    assert_eq!(kernel.see(&chain).live, runs(second, &wanted));
+    assert_eq!(shared(&world), [directory(&mut kernel, &world, second, 1)]);
+    world.send(2);
+    assert_eq!(counts(&world, &apps), [2]);
+    swap(&mut kernel, &world, Some(second), None);
+}
