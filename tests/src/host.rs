@@ -1,4 +1,6 @@
 //! One case's host: its daemon, its command line, and what must hold when the case ends.
+//!
+//! Long because each case is written in these words, and they are read together.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
