@@ -9,6 +9,7 @@ use bpfd_client::proto::v1::{self as pb, hook::Hook};
 use bpfd_client::request_id;
 use bpfd_sys::bpf::{Map, ProgId, map_by_id, prog_by_id, prog_info};
 use bpfd_tests::{Host, eventually, example};
+use insta::assert_snapshot;
 
 const BPFFS: &str = "/run/case/sys/fs/bpf";
 
@@ -169,8 +170,15 @@ fn an_eleventh_program_is_refused_and_changes_nothing() {
     let full = agreed(&host);
     assert_eq!(full.len(), 10);
     let object = example("xdp-counter");
-    let refused = host.bpfctl(&format!("load --path {object} --name more xdp -i uplink --priority 5"));
-    assert!(refused.code != 0 && refused.stderr.contains("10 slots"), "{refused}");
+    let more = format!("load --path {object} --name more xdp -i uplink --priority 5");
+    assert_snapshot!(host.refuses(8, &more), @"
+    reading the object
+    loading programs
+    attaching
+    error: cannot load `more`
+    cause: `uplink` would have 11 XDP programs, and a dispatcher has 10 slots
+    hint: `bpfctl chain show uplink` shows who has the slots; detach one first
+    ");
     assert_eq!(agreed(&host), full);
     host.ping(2);
     assert_eq!((host.counted("a"), counted(&first)), (2 * 9, 2));
