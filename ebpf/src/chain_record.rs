@@ -289,15 +289,15 @@ mod tests {
     }
 
     fn any_entry() -> impl Strategy<Value = ChainEntry> {
-        (any::<[u8; 16]>(), any::<[u8; 16]>(), any::<u32>(), any::<u32>(), "[a-zA-Z0-9_.é]{1,60}").prop_map(
-            |(link, app, priority, actions, function)| ChainEntry {
+        (any::<[u8; 16]>(), any::<[u8; 16]>(), any::<u32>(), any::<u32>(), any::<u32>(), "[a-zA-Z0-9_.é]{1,60}")
+            .prop_map(|(link, app, priority, actions, flags, function)| ChainEntry {
                 link,
                 app,
                 priority,
                 actions: ActionMask::from_bits(actions),
+                flags,
                 function,
-            },
-        )
+            })
     }
 
     proptest! {
