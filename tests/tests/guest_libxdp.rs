@@ -72,13 +72,7 @@ fn chain(host: &Host) -> Vec<Row> {
     let rows = chain["members"].as_array().cloned().unwrap_or_default();
     rows.iter()
         .map(|row| {
-            (
-                row["priority"].as_u64().unwrap_or(0),
-                row["kernel_program_id"]
-                    .as_u64()
-                    .or(row["kernelProgramId"].as_u64())
-                    .unwrap_or_else(|| panic!("{row}")),
-            )
+            (row["priority"].as_u64().unwrap_or(0), row["kernelProgramId"].as_u64().unwrap_or_else(|| panic!("{row}")))
         })
         .collect()
 }

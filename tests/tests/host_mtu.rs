@@ -19,7 +19,8 @@ fn several(host: &Host, name: &str) -> bpfd_tests::Output {
 
 fn states(host: &Host) -> Vec<String> {
     let links = host.items("list links");
-    links.iter().map(|link| link["status"]["state"].as_str().or(link["state"].as_str()).unwrap().to_owned()).collect()
+    let state = |link: &serde_json::Value| link.get("state").and_then(|state| state.as_str()).unwrap().to_owned();
+    links.iter().map(state).collect()
 }
 
 #[test]

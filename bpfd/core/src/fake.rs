@@ -1,8 +1,9 @@
 //! A kernel in memory: the same steps with the same effects, and a failure or a death at any of them. What tests of the engine
 //! run on; pure, and as strict as the real one: what nothing holds is gone, and what cannot be found by its pins is not found.
 //!
-//! Staged things are file descriptors of the process: a death loses them. Pins and attachments stay. Long because each step is here,
-//! in one match.
+//! Staged things are file descriptors of the process: a death loses them. Pins and attachments stay.
+//!
+//! Long because each step is here, in one match.
 
 mod dispatchers;
 

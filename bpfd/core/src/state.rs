@@ -2,6 +2,8 @@
 //! database; the kernel's half is `kernel::Observed`.
 //!
 //! This file must never decide who may ask, nor what the kernel has.
+//!
+//! Long because a state and every change to it are read together, with their tests.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -102,7 +102,10 @@ impl World {
     pub(crate) fn sharing(&self) -> Option<HostKernel> {
         match self.open(Setting::Libxdp) {
             Err(OpenError::Mode(ModeError::Impossible(cause))) => {
-                println!("skipped: no chains in libxdp's form: {cause}");
+                #[expect(clippy::print_stdout, reason = "the runner counts these words as a skip")]
+                {
+                    println!("skipped: no chains in libxdp's form: {cause}");
+                }
                 None
             }
             opened => Some(opened.unwrap()),

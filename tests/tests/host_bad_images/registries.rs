@@ -93,8 +93,11 @@ fn a_short_or_malformed_reference_is_refused() {
 #[track_caller]
 fn tampered(mode: Mode, tag: &str) -> String {
     let images = Images::new();
+    let platform = json!({"os": "linux", "architecture": Platform::host(None).architecture});
     let mut entry = json!(image().descriptor());
-    entry["platform"] = json!({"os": "linux", "architecture": Platform::host(None).architecture});
+    if let Some(entry) = entry.as_object_mut() {
+        entry.insert("platform".to_owned(), platform);
+    }
     let index = json!({"schemaVersion": 2, "mediaType": media::INDEX, "manifests": [entry]}).to_string();
     images.registry.put_manifest("open/app", "index", media::INDEX, index.as_bytes());
     images.publish("open/app", &image());
