@@ -2,7 +2,6 @@
 #![expect(clippy::unwrap_used, reason = "a case's own set-up may fail the case")]
 
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
@@ -13,12 +12,13 @@ use bpfd_client::proto::v1::{self as pb, load_request, unload_request};
 use bpfd_client::{Client, ClientError, request_id};
 use bpfd_tests::{Host, broken, example};
 use serde_json::Value;
+use tokio::runtime::Runtime;
 
 /// Below the daemon's root.
 const SOCKET: &str = "/run/case/run/bpfd/bpfd.sock";
 
-fn run<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 async fn connect(host: &Host) -> Client {
@@ -53,15 +53,16 @@ async fn load(
 #[test]
 fn a_rust_client_uploads_loads_lists_and_unloads() {
     let host = Host::new();
-    run(async {
-        let mut client = connect(&host).await;
-        let loaded = load(&mut client, &example("xdp-counter"), "counter", Some(7)).await.unwrap();
-        let app = loaded.app.unwrap();
-        let [link] = loaded.links.as_slice() else { panic!("{:?}", loaded.links) };
-        assert_eq!((link.name.as_str(), link.priority, link.position), ("counter/count@uplink:xdp", Some(7), Some(1)));
-        host.ping(5);
-        assert_eq!(host.counted("counter"), 5);
+    let runtime = runtime();
+    let mut client = runtime.block_on(connect(&host));
+    let loaded = runtime.block_on(load(&mut client, &example("xdp-counter"), "counter", Some(7))).unwrap();
+    let app = loaded.app.unwrap();
+    let [link] = loaded.links.as_slice() else { panic!("{:?}", loaded.links) };
+    assert_eq!((link.name.as_str(), link.priority, link.position), ("counter/count@uplink:xdp", Some(7), Some(1)));
+    host.ping(5);
+    assert_eq!(host.counted("counter"), 5);
 
+    runtime.block_on(async {
         let apps = client.apps(pb::ListAppsRequest::default()).await.unwrap();
         assert_eq!(apps, [client.app(pb::GetAppRequest { app: app.uid.clone() }).await.unwrap()]);
         assert_eq!((apps[0].uid.as_str(), apps[0].state()), (app.uid.as_str(), pb::AppState::Loaded));
@@ -83,7 +84,7 @@ fn a_rust_client_uploads_loads_lists_and_unloads() {
 #[test]
 fn a_refused_load_tells_a_rust_client_why_and_what_to_do() {
     let host = Host::new();
-    run(async {
+    runtime().block_on(async {
         let mut client = connect(&host).await;
         let object = example("xdp-counter");
         load(&mut client, &object, "taken", None).await.unwrap();

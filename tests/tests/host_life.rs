@@ -56,7 +56,7 @@ fn what_a_restart_finds_missing_is_loaded_and_built_anew() {
     let mut host = three();
     host.kill();
     // What a boot leaves: rows, and a kernel that knows nothing of them.
-    host.shell("ip link set uplink xdp off; rm -r /run/case/sys/fs/bpf/bpfd");
+    host.shell("ip link set uplink xdp off; rm -rf /run/case/sys/fs/bpf/bpfd /run/case/sys/fs/bpf/xdp");
     host.start();
     host.ping(10);
     assert_eq!(counted(&host), [10; 3]);

@@ -142,7 +142,6 @@ fn an_image_with_bpfmans_labels_alone_loads() {
     resolving the reference
     verifying signatures
     fetching 1.04 KiB
-    verifying signatures
     reading the object
     loading programs
     attaching

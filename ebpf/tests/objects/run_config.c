@@ -13,8 +13,13 @@ struct {
 	__uint(XDP_PASS, 0);
 } _last SEC(".xdp_run_config");
 
+struct {
+	__uint(XDP_DROP, 1);
+} _also SEC(".xdp_run_config");
+
 SEC("xdp") int chained(struct xdp_md *ctx) { return XDP_PASS; }
 SEC("xdp") int last(struct xdp_md *ctx) { return XDP_PASS; }
+SEC("xdp") int also(struct xdp_md *ctx) { return XDP_PASS; }
 SEC("xdp") int silent(struct xdp_md *ctx) { return XDP_PASS; }
 
 char LICENSE[] SEC("license") = "GPL";
