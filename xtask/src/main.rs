@@ -32,7 +32,7 @@ enum Verb {
     Test(test::Args),
     /// Check the rules of the tree that no compiler checks
     Tidy,
-    /// Run a command in a virtual machine with another kernel
+    /// Run tests, or a command, in a virtual machine with another kernel
     Vm(vm::Args),
     /// Make the generated code, or check that it is what would be made
     Codegen(codegen::Codegen),
@@ -56,7 +56,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Demo(args) => return demo::run(&root, &args),
         Verb::Test(args) => return test::run(&root, &args),
         Verb::Tidy => tidy::run(&root)?,
-        Verb::Vm(args) => return vm::run(&args),
+        Verb::Vm(args) => return vm::run(&root, &args),
         Verb::Codegen(args) => args.run(&root)?,
         Verb::Examples => {
             for object in examples::build(&root, &root.join("target/bpf"))? {

@@ -53,7 +53,19 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<ExitCode> {
             rounds.push(round)?;
         }
     }
-    Ok(report(&rounds))
+    Ok(report(&rounds.total(), rounds.done()))
+}
+
+/// The test programs in one guest: all, or those that `case` names. For `cargo xtask vm`.
+pub(crate) fn in_guest(root: &Path, kernel: &str, icount: bool, case: Option<&str>) -> Result<ExitCode> {
+    let mut total = Tally::default();
+    let binaries = build(root, &mut total)?;
+    let steps = parts::in_guest(root, &binaries, kernel, icount, case);
+    if let (true, Some(case)) = (steps.is_empty(), case) {
+        bail!("`{case}` is no program here, no test program and no case of one");
+    }
+    step::run_lanes(root, vec![steps]).into_iter().for_each(|(_, tally)| total.add(tally));
+    Ok(report(&total, 1))
 }
 
 /// The test programs: of the last run, or built now. A tree that does not build is a failure to report, not an
@@ -69,6 +81,10 @@ fn binaries(root: &Path, args: &Args, wanted: &BTreeSet<Part>, tally: &mut Tally
         }
         return Ok(binaries);
     }
+    build(root, tally)
+}
+
+fn build(root: &Path, tally: &mut Tally) -> Result<Binaries> {
     println!("=== build");
     let start = Instant::now();
     let commit = commit(root).unwrap_or_else(|_| "unknown".to_owned());
@@ -101,8 +117,7 @@ fn round(root: &Path, wanted: &BTreeSet<Part>, binaries: &Binaries) -> Round {
 }
 
 /// Prints what failed and what was skipped, then the last line.
-fn report(rounds: &Rounds) -> ExitCode {
-    let total = rounds.total();
+fn report(total: &Tally, rounds: u32) -> ExitCode {
     println!();
     for (case, reason) in &total.skipped {
         println!("skipped: {case}: {reason}");
@@ -110,8 +125,8 @@ fn report(rounds: &Rounds) -> ExitCode {
     for (case, reason) in &total.failed {
         println!("failed: {case}: {reason}");
     }
-    if rounds.done() > 1 {
-        println!("{} rounds, each with every case", rounds.done());
+    if rounds > 1 {
+        println!("{rounds} rounds, each with every case");
     }
     println!("{total}");
     if total.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

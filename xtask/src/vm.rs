@@ -1,4 +1,4 @@
-//! `cargo xtask vm`: one command, as root, on another kernel, in an emulated machine.
+//! `cargo xtask vm`: tests, or one command, as root, on another kernel, in an emulated machine.
 //!
 //! The guest sees this host's root read-only below a tmpfs: every path works, nothing it does is kept. Emulated
 //! even where the host could do better, so that a run means the same everywhere. Owns the exit status rule; must
@@ -9,6 +9,7 @@ mod initrd;
 mod kernel;
 mod modules;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -36,9 +37,19 @@ pub(crate) struct Args {
     /// End the guest after this many seconds, with status 124
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     timeout: u64,
-    /// The command; one word alone is a line for the shell
-    #[arg(last = true, required = true, value_name = "COMMAND")]
-    command: Vec<String>,
+    /// A test program or part of a case's name; or a command, of which one word alone is a line for the shell. Without one: all
+    /// tests that guests run
+    #[arg(last = true, value_name = "CASE|COMMAND")]
+    words: Vec<String>,
+}
+
+impl Args {
+    /// The case that is asked for: one word that could be the name of one, and is no program.
+    fn case(&self) -> Option<&str> {
+        let [word] = self.words.as_slice() else { return None };
+        let named = word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == ':');
+        (named && tools::on_path(word).is_none()).then_some(word)
+    }
 }
 
 /// A series of kernels.
@@ -50,16 +61,20 @@ pub(crate) enum Series {
     V6_12,
 }
 
-pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let Args { kernel, icount, timeout, command } = args;
+pub(crate) fn run(root: &Path, args: &Args) -> Result<ExitCode> {
+    let Args { kernel, icount, timeout, words } = args;
     if !tools::is_root() {
         bail!("needs root: the guest's root is this host's, mounted read-only");
+    }
+    let case = args.case();
+    if words.is_empty() || case.is_some() {
+        return crate::test::in_guest(root, kernel.name(), *icount, case);
     }
     tools::ensure(&[tools::QEMU, tools::VIRTIOFSD, tools::BUSYBOX, tools::XZ])?;
     let kernel = kernel::fetch(*kernel)?;
     // Snapshot tests ask cargo for it, which is in somebody's home and not on the guest's PATH.
-    let insta = ("INSTA_WORKSPACE_ROOT".to_owned(), crate::root()?.display().to_string());
-    let script = initrd::script(&std::env::current_dir()?, std::env::vars().chain([insta]), command);
+    let insta = ("INSTA_WORKSPACE_ROOT".to_owned(), root.display().to_string());
+    let script = initrd::script(&std::env::current_dir()?, std::env::vars().chain([insta]), words);
     let clock = if *icount { Clock::Instructions } else { Clock::Host };
     let guest = Guest { kernel: &kernel, script: &script, clock, limit: Duration::from_secs(*timeout) };
     Ok(conclude(guest.run()?))

@@ -33,10 +33,8 @@ pub(super) enum Part {
 /// The kernels of the guests. Each is one lane: two guests run side by side.
 const KERNELS: [&str; 2] = ["6.1", "6.12"];
 
-/// What runs in a guest: the kernels, the package, the test programs (`*` is all but those of `NOT_IN_GUESTS`),
-/// and libtest's filter.
-const GUESTS: [(&[&str], &str, &str, &str); 3] =
-    [(&KERNELS, "bpfd-sys", "*", ""), (&KERNELS, "bpfd", "*", ""), (&KERNELS, "bpfd-tests", "*", "")];
+/// The packages whose tests run in guests, in this order: all but the programs of `NOT_IN_GUESTS`.
+const GUESTS: [&str; 3] = ["bpfd-sys", "bpfd", "bpfd-tests"];
 
 /// Needs the tree's own build, or hosts' tools that write where a guest cannot (Go's compiler, buildah); or is about what no
 /// kernel changes, and starts so many processes that an emulated processor takes minutes for it.
@@ -225,48 +223,67 @@ fn installed(needed: &[tools::Tool]) -> Result<(), String> {
 }
 
 fn in_guests(root: &Path, binaries: &Binaries) -> Vec<Vec<Step>> {
-    let mut ready = fixtures(root).and_then(|()| tools_ready(&GUEST_TOOLS));
-    if ready.is_ok() {
-        ready = KERNELS.iter().try_for_each(|k| crate::vm::fetch_kernel(k)).map_err(|e| format!("{e:#}"));
-    }
-    let lane = |kernel: &&'static str| {
-        let rows = GUESTS.iter().filter(|(kernels, ..)| kernels.contains(kernel));
-        rows.flat_map(|row| guest_steps(kernel, row, binaries, &ready)).collect()
-    };
-    KERNELS.iter().map(lane).collect()
+    let ready = guests_ready(root, &KERNELS);
+    KERNELS.iter().map(|kernel| Guest { kernel, icount: false, ready: &ready }.steps(binaries, None)).collect()
 }
 
-fn guest_steps(
-    kernel: &str,
-    (_, package, program, filter): &(&[&str], &str, &str, &str),
-    binaries: &Binaries,
-    ready: &Result<(), String>,
-) -> Vec<Step> {
-    let wanted = |b: &&Binary| {
-        let in_guest = match b.lane {
-            Lane::Host | Lane::Guest => true,
-            Lane::Unit | Lane::Corpora => false,
-        };
-        let named = *program == b.name || (*program == "*" && !NOT_IN_GUESTS.contains(&b.name.as_str()));
-        in_guest && b.package == *package && named
-    };
-    let step = |b: &Binary| {
-        let suffix = format!(" on {kernel}");
-        if let Err(reason) = ready {
-            return skip(b, &suffix, reason);
+/// The steps of one guest: all of them, or those of a test program or of cases whose names have `case` in them.
+pub(super) fn in_guest(root: &Path, binaries: &Binaries, kernel: &str, icount: bool, case: Option<&str>) -> Vec<Step> {
+    let ready = guests_ready(root, &[kernel]);
+    Guest { kernel, icount, ready: &ready }.steps(binaries, case)
+}
+
+fn guests_ready(root: &Path, kernels: &[&str]) -> Result<(), String> {
+    fixtures(root).and_then(|()| tools_ready(&GUEST_TOOLS))?;
+    kernels.iter().try_for_each(|k| crate::vm::fetch_kernel(k)).map_err(|e| format!("{e:#}"))
+}
+
+/// What test programs run in.
+struct Guest<'a> {
+    kernel: &'a str,
+    icount: bool,
+    ready: &'a Result<(), String>,
+}
+
+impl Guest<'_> {
+    fn steps(&self, binaries: &Binaries, case: Option<&str>) -> Vec<Step> {
+        let of = |package: &'static str| binaries.all.iter().filter(move |b| b.package == package && needs_root(b));
+        let all = GUESTS.into_iter().flat_map(of);
+        match case {
+            None => all.filter(|b| !NOT_IN_GUESTS.contains(&b.name.as_str())).map(|b| self.step(b, None)).collect(),
+            Some(case) => all
+                .filter_map(|b| match b.name == case {
+                    true => Some(self.step(b, None)),
+                    false => b.cases().iter().any(|c| c.contains(case)).then(|| self.step(b, Some(case))),
+                })
+                .collect(),
         }
-        let file = b.file.display().to_string();
-        let mut args = vec!["vm", "--kernel", kernel, "--timeout", GUEST_TIMEOUT, "--", &file];
+    }
+
+    fn step(&self, binary: &Binary, filter: Option<&str>) -> Step {
+        let suffix = format!(" on {}", self.kernel);
+        if let Err(reason) = self.ready {
+            return skip(binary, &suffix, reason);
+        }
+        let file = binary.file.display().to_string();
+        let mut args = vec!["vm", "--kernel", self.kernel, "--timeout", GUEST_TIMEOUT];
+        args.extend(self.icount.then_some("--icount"));
+        args.extend(["--", &file]);
         args.extend(LIBTEST);
-        if !filter.is_empty() {
-            args.push(filter);
+        args.extend(filter);
+        let in_its_directory = Spec { dir: Some(binary.dir.clone()), ..xtask(&args) };
+        match run(binary, in_its_directory) {
+            Step::Run { label, command, count } => Step::Run { label: format!("{label}{suffix}"), command, count },
+            skipped @ Step::Skip { .. } => skipped,
         }
-        let Step::Run { label, command, count } = run(b, Spec { dir: Some(b.dir.clone()), ..xtask(&args) }) else {
-            return skip(b, &suffix, "not a command");
-        };
-        Step::Run { label: format!("{label}{suffix}"), command, count }
-    };
-    binaries.all.iter().filter(wanted).map(step).collect()
+    }
+}
+
+fn needs_root(binary: &Binary) -> bool {
+    match binary.lane {
+        Lane::Host | Lane::Guest => true,
+        Lane::Unit | Lane::Corpora => false,
+    }
 }
 
 /// The demo is one case: it passes if every counter and every refusal is as it must be, and nothing is left behind.
@@ -335,10 +352,12 @@ mod tests {
             binary("bpfd-core", "bpfd_core", Lane::Unit),
         ];
         let binaries = Binaries { commit: String::new(), all };
-        let steps: Vec<Step> = GUESTS.iter().flat_map(|row| guest_steps("6.1", row, &binaries, &Ok(()))).collect();
+        let guest = |ready| Guest { kernel: "6.1", icount: false, ready };
+        let steps = guest(&Ok(())).steps(&binaries, None);
         assert_eq!(labels(&steps), ["bpfd-tests::guest_peers on 6.1", "bpfd-tests::load on 6.1"]);
-        let steps: Vec<Step> =
-            GUESTS.iter().flat_map(|row| guest_steps("6.1", row, &binaries, &Err("no qemu".to_owned()))).collect();
+        assert_eq!(labels(&guest(&Ok(())).steps(&binaries, Some("load"))), ["bpfd-tests::load on 6.1"]);
+        assert_eq!(labels(&guest(&Ok(())).steps(&binaries, Some("no such case"))), [""; 0]);
+        let steps = guest(&Err("no qemu".to_owned())).steps(&binaries, None);
         assert!(steps.iter().all(|s| matches!(s, Step::Skip { reason, .. } if reason == "no qemu")));
     }
 

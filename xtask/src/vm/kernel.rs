@@ -23,7 +23,8 @@ pub(super) struct Kernel {
 }
 
 impl Series {
-    fn name(self) -> &'static str {
+    /// As the command line and Debian name it.
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::V6_1 => "6.1",
             Self::V6_12 => "6.12",
