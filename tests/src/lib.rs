@@ -16,6 +16,7 @@ mod host;
 mod namespaces;
 mod objects;
 mod output;
+pub mod points;
 mod traffic;
 
 pub use census::Census;

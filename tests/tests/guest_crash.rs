@@ -11,16 +11,13 @@ use std::os::unix::process::ExitStatusExt;
 
 use bpfd_client::proto::v1::{self as pb, hook::Hook, load_request, unload_request};
 use bpfd_client::{ClientError, request_id};
+use bpfd_tests::points::{
+    Became::{Done, Nothing},
+    Point,
+    Verb::{Adds, Removes},
+    points,
+};
 use bpfd_tests::{Host, example};
-
-/// What a verb became after a crash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Became {
-    Nothing,
-    Done,
-}
-
-use Became::{Done, Nothing};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verb {
@@ -29,88 +26,20 @@ enum Verb {
     Unload,
 }
 
-/// A point that a verb comes to, how often it passes there unharmed, and what becomes of the verb if the daemon dies there.
-type Point = (&'static str, usize, Became);
-
-/// Goes back until the kernel has all of it.
-const LOADING: [Point; 21] = [
-    ("journal-begin-before", 0, Nothing),
-    ("journal-begin-after", 0, Nothing),
-    ("step-pin-app-before", 0, Nothing),
-    ("step-pin-app-after", 0, Nothing),
-    ("journal-step-after", 0, Nothing),
-    ("step-load-ext-before", 0, Nothing),
-    ("step-load-ext-after", 0, Nothing),
-    ("journal-step-after", 1, Nothing),
-    ("step-build-top-before", 0, Nothing),
-    ("step-build-top-after", 0, Nothing),
-    ("journal-step-after", 2, Nothing),
-    ("step-pin-top-before", 0, Nothing),
-    ("step-pin-top-after", 0, Nothing),
-    ("journal-step-after", 3, Nothing),
-    ("step-swap-before", 0, Nothing),
-    ("step-swap-after", 0, Done),
-    ("journal-step-after", 4, Done),
-    ("journal-commit-before", 0, Done),
-    ("journal-commit-after", 0, Done),
-    ("step-unpin-top-before", 0, Done),
-    ("step-unpin-top-after", 0, Done),
-];
-
-/// The copy of the program moves as it is.
-const UPDATING: [Point; 15] = [
-    ("journal-begin-before", 0, Nothing),
-    ("journal-begin-after", 0, Nothing),
-    ("step-build-top-before", 0, Nothing),
-    ("step-build-top-after", 0, Nothing),
-    ("journal-step-after", 0, Nothing),
-    ("step-pin-top-before", 0, Nothing),
-    ("step-pin-top-after", 0, Nothing),
-    ("journal-step-after", 1, Nothing),
-    ("step-swap-before", 0, Nothing),
-    ("step-swap-after", 0, Done),
-    ("journal-step-after", 2, Done),
-    ("journal-commit-before", 0, Done),
-    ("journal-commit-after", 0, Done),
-    ("step-unpin-top-before", 0, Done),
-    ("step-unpin-top-after", 0, Done),
-];
-
-/// Goes forward once it is in the journal.
-const UNLOADING: [Point; 19] = [
-    ("journal-begin-before", 0, Nothing),
-    ("journal-begin-after", 0, Done),
-    ("step-build-top-before", 0, Done),
-    ("step-build-top-after", 0, Done),
-    ("journal-step-after", 0, Done),
-    ("step-pin-top-before", 0, Done),
-    ("step-pin-top-after", 0, Done),
-    ("journal-step-after", 1, Done),
-    ("step-swap-before", 0, Done),
-    ("step-swap-after", 0, Done),
-    ("journal-step-after", 2, Done),
-    ("journal-commit-before", 0, Done),
-    ("journal-commit-after", 0, Done),
-    ("step-unpin-top-before", 0, Done),
-    ("step-unpin-top-after", 0, Done),
-    ("step-unpin-ext-before", 0, Done),
-    ("step-unpin-ext-after", 0, Done),
-    ("step-unpin-app-before", 0, Done),
-    ("step-unpin-app-after", 0, Done),
-];
-
 impl Verb {
-    fn points(self) -> &'static [Point] {
+    fn points(self) -> Vec<Point> {
+        let chain = ["build-top", "pin-top", "swap"];
         match self {
-            Self::Load => &LOADING,
-            Self::Update => &UPDATING,
-            Self::Unload => &UNLOADING,
+            Self::Load => points(Adds, &["pin-app", "load-ext", "build-top", "pin-top", "swap"], &["unpin-top"]),
+            // The copy of the program moves as it is.
+            Self::Update => points(Adds, &chain, &["unpin-top"]),
+            Self::Unload => points(Removes, &chain, &["unpin-top", "unpin-ext", "unpin-app"]),
         }
     }
 
     /// How often it comes by a point.
     fn passes(self, point: &str) -> usize {
-        self.points().iter().filter(|(name, ..)| *name == point).count()
+        self.points().iter().filter(|passed| passed.name == point).count()
     }
 
     /// Asks for it: the app `x`, at this priority.
@@ -164,13 +93,13 @@ fn a_load_an_update_and_an_unload_in_a_dispatcher_happen_wholly_or_not_at_all() 
     host.bpfctl(&format!("load --path {} --name a xdp -i uplink --priority 50", example("xdp-counter"))).ok();
     host.kill();
 
-    let mut left = [Verb::Load, Verb::Update, Verb::Unload].map(|verb| (verb, VecDeque::from(verb.points().to_vec())));
+    let mut left = [Verb::Load, Verb::Update, Verb::Unload].map(|verb| (verb, VecDeque::from(verb.points())));
     let (mut packets, mut x) = (0, None);
-    while let Some((verb, (point, passed, became))) = next(x.is_some(), &mut left) {
+    while let Some((verb, Point { name: point, passed, became })) = next(x.is_some(), &mut left) {
         let killed = format!("killed at {point} {passed} of {verb:?}");
         let first =
             (x.is_some() == (verb == Verb::Load)).then_some(if x.is_some() { Verb::Unload } else { Verb::Load });
-        let passed = passed + first.map_or(0, |first| first.passes(point));
+        let passed = passed + first.map_or(0, |first| first.passes(&point));
         host.start_with(&[("FAILPOINTS", &format!("{point}={passed}*off->return"))]);
         // What the last one left is repaired.
         holds(&host, x, packets);

@@ -7,16 +7,12 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 
+use bpfd_tests::points::{
+    Became, Point,
+    Verb::{Adds, Removes},
+    points,
+};
 use bpfd_tests::{Host, example};
-
-/// What a verb became after a crash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Became {
-    Nothing,
-    Done,
-}
-
-use Became::{Done, Nothing};
 
 /// One verb on a host where the counter `a` is attached, and how to take it back.
 struct Verb {
@@ -25,69 +21,13 @@ struct Verb {
     back: &'static str,
 }
 
-/// Points in the order in which a verb comes to them, how often it passes each unharmed, and what becomes of the verb if the
-/// daemon dies there.
-type Points = &'static [(&'static str, u32, Became)];
+/// The steps of a change of a chain, before its commit and after it.
+const CHAIN: [&str; 3] = ["build-top", "pin-top", "swap"];
+const OLD: &str = "unpin-top";
 
-/// A verb that adds or moves goes back until the kernel has all of it.
-const ADDING: Points = &[
-    ("journal-begin-before", 0, Nothing),
-    ("journal-begin-after", 0, Nothing),
-    ("step-build-top-before", 0, Nothing),
-    ("step-build-top-after", 0, Nothing),
-    ("journal-step-after", 0, Nothing),
-    ("step-pin-top-before", 0, Nothing),
-    ("step-pin-top-after", 0, Nothing),
-    ("journal-step-after", 1, Nothing),
-    ("step-swap-before", 0, Nothing),
-    ("step-swap-after", 0, Done),
-    ("journal-step-after", 2, Done),
-    ("journal-commit-before", 0, Done),
-    ("journal-commit-after", 0, Done),
-    ("step-unpin-top-before", 0, Done),
-    ("step-unpin-top-after", 0, Done),
-];
-
-/// `ADDING` of a verb that pins an app first.
-const LOADING: Points = &[
-    ("journal-begin-before", 0, Nothing),
-    ("journal-begin-after", 0, Nothing),
-    ("step-pin-app-before", 0, Nothing),
-    ("step-pin-app-after", 0, Nothing),
-    ("journal-step-after", 0, Nothing),
-    ("step-build-top-before", 0, Nothing),
-    ("step-build-top-after", 0, Nothing),
-    ("journal-step-after", 1, Nothing),
-    ("step-pin-top-before", 0, Nothing),
-    ("step-pin-top-after", 0, Nothing),
-    ("journal-step-after", 2, Nothing),
-    ("step-swap-before", 0, Nothing),
-    ("step-swap-after", 0, Done),
-    ("journal-step-after", 3, Done),
-    ("journal-commit-before", 0, Done),
-    ("journal-commit-after", 0, Done),
-    ("step-unpin-top-before", 0, Done),
-    ("step-unpin-top-after", 0, Done),
-];
-
-/// A verb that only removes goes forward once it is in the journal.
-const REMOVING: Points = &[
-    ("journal-begin-before", 0, Nothing),
-    ("journal-begin-after", 0, Done),
-    ("step-build-top-before", 0, Done),
-    ("step-build-top-after", 0, Done),
-    ("journal-step-after", 0, Done),
-    ("step-pin-top-before", 0, Done),
-    ("step-pin-top-after", 0, Done),
-    ("journal-step-after", 1, Done),
-    ("step-swap-before", 0, Done),
-    ("step-swap-after", 0, Done),
-    ("journal-step-after", 2, Done),
-    ("journal-commit-before", 0, Done),
-    ("journal-commit-after", 0, Done),
-    ("step-unpin-top-before", 0, Done),
-    ("step-unpin-top-after", 0, Done),
-];
+fn adding() -> Vec<Point> {
+    points(Adds, &CHAIN, &[OLD])
+}
 
 const LOAD: &str = "load --path COUNTER --name x xdp -i uplink --priority 20";
 const LOAD_ALONE: &str = "load --path COUNTER --name x";
@@ -122,7 +62,7 @@ fn dies(host: &mut Host, point: &str, verb: &Verb) -> bool {
 }
 
 /// Kills the daemon at each point in turn; the host is put back in between.
-fn at_each(points: Points, verb: &Verb) {
+fn at_each(points: &[Point], verb: &Verb) {
     let mut host = host(verb);
     let before = shown(&host);
     host.bpfctl(&line(verb.line)).ok();
@@ -130,16 +70,16 @@ fn at_each(points: Points, verb: &Verb) {
     assert_ne!(before, after);
     host.bpfctl(&line(verb.back)).ok();
     let mut packets = 0;
-    for (point, passed, became) in points {
-        let point = &format!("{point}={passed}*off->return");
+    for Point { name, passed, became } in points {
+        let point = &format!("{name}={passed}*off->return");
         assert!(dies(&mut host, point, verb), "`{}` never came to {point}", verb.line);
         // What was attached goes on without a daemon.
         host.ping(5);
         host.start();
         let now = shown(&host);
         let wanted = match became {
-            Nothing => &before,
-            Done => &after,
+            Became::Nothing => &before,
+            Became::Done => &after,
         };
         assert_eq!(now, *wanted, "killed at {point}{}", host.log());
         host.check();
@@ -149,7 +89,7 @@ fn at_each(points: Points, verb: &Verb) {
         assert_eq!(counts(&host), first.map(|first| first + 5), "killed at {point}");
         packets += 10;
         assert_eq!(host.counted("a"), packets, "killed at {point}");
-        if *became == Done {
+        if *became == Became::Done {
             host.bpfctl(&line(verb.back)).ok();
         }
         assert_eq!(shown(&host), before, "put back after {point}");
@@ -159,27 +99,19 @@ fn at_each(points: Points, verb: &Verb) {
 #[test]
 fn a_load_with_an_attachment_happens_wholly_or_not_at_all() {
     let verb = Verb { before: &[], line: LOAD, back: "unload x" };
-    at_each(LOADING, &verb);
+    at_each(&points(Adds, &["pin-app", "build-top", "pin-top", "swap"], &[OLD]), &verb);
 }
 
 #[test]
 fn a_load_without_an_attachment_happens_wholly_or_not_at_all() {
-    let points: Points = &[
-        ("journal-begin-after", 0, Nothing),
-        ("step-pin-app-before", 0, Nothing),
-        ("step-pin-app-after", 0, Done),
-        ("journal-step-after", 0, Done),
-        ("journal-commit-before", 0, Done),
-        ("journal-commit-after", 0, Done),
-    ];
-    at_each(points, &Verb { before: &[], line: LOAD_ALONE, back: "unload x" });
+    at_each(&points(Adds, &["pin-app"], &[]), &Verb { before: &[], line: LOAD_ALONE, back: "unload x" });
 }
 
 #[test]
 fn an_attach_happens_wholly_or_not_at_all() {
     let verb =
         Verb { before: &[LOAD_ALONE], line: "attach x xdp -i uplink --priority 20", back: "detach x/count@uplink:xdp" };
-    at_each(ADDING, &verb);
+    at_each(&adding(), &verb);
 }
 
 #[test]
@@ -189,43 +121,31 @@ fn an_update_happens_wholly_or_not_at_all() {
         line: "update x/count@uplink:xdp --priority 90",
         back: "update x/count@uplink:xdp --priority 20",
     };
-    at_each(ADDING, &verb);
+    at_each(&adding(), &verb);
 }
 
 #[test]
 fn a_detach_that_was_begun_is_ended() {
     let verb =
         Verb { before: &[LOAD], line: "detach x/count@uplink:xdp", back: "attach x xdp -i uplink --priority 20" };
-    at_each(REMOVING, &verb);
+    at_each(&points(Removes, &CHAIN, &[OLD]), &verb);
 }
 
 #[test]
 fn an_unload_that_was_begun_is_ended() {
     let verb = Verb { before: &[LOAD], line: "unload x", back: LOAD };
-    at_each(REMOVING, &verb);
-    at_each(&[("step-unpin-app-before", 0, Done), ("step-unpin-app-after", 0, Done)], &verb);
+    at_each(&points(Removes, &CHAIN, &[OLD, "unpin-app"]), &verb);
 }
 
 #[test]
 fn a_tracepoint_is_attached_and_detached_wholly_or_not_at_all() {
     const TRACE: &str = "load --path TRACER --name t tracepoint sched/sched_switch";
-    let points: Points = &[
-        ("step-pin-app-after", 0, Nothing),
-        ("step-attach-link-before", 0, Nothing),
-        ("step-attach-link-after", 0, Done),
-        ("journal-step-after", 1, Done),
-        ("journal-commit-before", 0, Done),
-        ("journal-commit-after", 0, Done),
-    ];
-    at_each(points, &Verb { before: &[], line: TRACE, back: "unload t" });
-    let points: Points = &[
-        ("journal-begin-after", 0, Done),
-        ("journal-commit-before", 0, Done),
-        ("step-detach-link-before", 0, Done),
-        ("step-detach-link-after", 0, Done),
-    ];
+    at_each(&points(Adds, &["pin-app", "attach-link"], &[]), &Verb { before: &[], line: TRACE, back: "unload t" });
     let link = "detach t/on_switch@tracepoint:sched/sched_switch";
-    at_each(points, &Verb { before: &[TRACE], line: link, back: "attach t tracepoint" });
+    at_each(
+        &points(Removes, &[], &["detach-link"]),
+        &Verb { before: &[TRACE], line: link, back: "attach t tracepoint" },
+    );
 }
 
 /// A start that dies while it repairs leaves no more than the first crash did.
