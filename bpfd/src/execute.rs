@@ -10,7 +10,7 @@ use bpfd_core::ident::{AppUid, BootId, KernelId, TopUid, Uids};
 use bpfd_core::journal::{Operation, Verdict, recover};
 use bpfd_core::kernel::{Kernel, ObserveError, Observed, Step, StepError};
 use bpfd_core::order;
-use bpfd_core::plan::{Plan, converge};
+use bpfd_core::plan::{Plan, converge, reached};
 use bpfd_core::state::{ChangeError, State};
 
 use crate::audit::{AuditSink, Record};
@@ -203,37 +203,50 @@ pub fn repair<K: Kernel>(
     uids: &mut dyn Uids,
 ) -> Result<(State, Repaired), RepairError> {
     let mut repaired = Repaired::default();
-    let state = hands.store.state()?;
+    let mut state = hands.store.state()?;
     let open = hands.store.open_operation()?;
     let chains = state.chains().into_iter().chain(open.iter().flat_map(|(operation, _)| operation.chains())).collect();
     let mut observed = hands.kernel.observe(&chains)?;
-    let verdict = open.as_ref().map(|(operation, _)| recover(&state, &observed, operation)).transpose()?;
-    let target = match &verdict {
-        Some(Verdict::Forward(target)) => target.clone(),
-        Some(Verdict::Back) | None => state.clone(),
+    let mut verdict = open.as_ref().map(|(operation, _)| recover(&state, &observed, operation)).transpose()?;
+    let reloaded = loop {
+        let target = match &verdict {
+            Some(Verdict::Forward(target)) => target.clone(),
+            Some(Verdict::Back) | None => state.clone(),
+        };
+        let mut gone = BTreeSet::new();
+        let reloaded = reload(hands, &target, &observed, &mut gone, &mut repaired)?;
+        let rows = with_apps_of(&state, &reloaded);
+        if rows != state {
+            hands.store.replace(boot, &state, &rows)?;
+            state = rows;
+        }
+        let wanted = reachable(&reloaded, &gone);
+        for races in 0..=RACES {
+            let raced = carry_out(hands, &converge(&wanted, &observed, uids), &mut repaired)?;
+            if raced.is_empty() {
+                break;
+            }
+            match races < RACES {
+                true => observed = hands.kernel.observe(&chains)?,
+                false => repaired.failures.extend(raced),
+            }
+        }
+        if !matches!(verdict, Some(Verdict::Forward(_))) {
+            break reloaded;
+        }
+        observed = hands.kernel.observe(&chains)?;
+        if reached(&wanted, &observed) {
+            break reloaded;
+        }
+        // What the kernel would not let go keeps its rows: without them nobody would look at its chain again.
+        verdict = Some(Verdict::Back);
     };
-    let mut gone = BTreeSet::new();
-    let reloaded = reload(hands, &target, &observed, &mut gone, &mut repaired)?;
-    let rows = with_apps_of(&state, &reloaded);
-    if rows != state {
-        hands.store.replace(boot, &state, &rows)?;
-    }
-    for races in 0..=RACES {
-        let raced = carry_out(hands, &converge(&reachable(&reloaded, &gone), &observed, uids), &mut repaired)?;
-        if raced.is_empty() {
-            break;
-        }
-        match races < RACES {
-            true => observed = hands.kernel.observe(&chains)?,
-            false => repaired.failures.extend(raced),
-        }
-    }
     // Last: killed before, the next start finds the operation again, and with it every chain that it may have touched.
     if let (Some((operation, _)), Some(verdict)) = (&open, &verdict) {
         point("repair-verdict-before");
         repaired.recovered = Some(match verdict {
             Verdict::Forward(_) => {
-                hands.store.commit(operation, &rows, &reloaded, &Outcome::default())?;
+                hands.store.commit(operation, &state, &reloaded, &Outcome::default())?;
                 Recovered::Forward
             }
             Verdict::Back => {

@@ -174,6 +174,11 @@ impl Host {
     }
 
     fn start(&mut self) -> Repaired {
+        self.start_with(|_| ())
+    }
+
+    /// A start, and what its repair will meet.
+    fn start_with(&mut self, prepare: impl FnOnce(&mut FakeKernel)) -> Repaired {
         let store = Store::open(&self.dir.path().join("state.db")).unwrap();
         self.uids += 1 << 32;
         let mut next = self.uids;
@@ -182,6 +187,7 @@ impl Host {
             Uuid::from_u128(next)
         };
         self.kernel.restart();
+        prepare(&mut self.kernel);
         let started =
             Engine::start(self.kernel.clone(), store, Box::new(Counted::default()), BOOT, Box::new(uids)).unwrap();
         let (engine, repaired) = started;
@@ -453,6 +459,8 @@ fn a_death_at_any_step_ends_as_before_or_as_asked() {
         let mut asked = busy(chains);
         asked.ask(&verb, None).unwrap();
         let (_, asked) = asked.sight();
+        let in_order = |runs: &Vec<(String, u32)>| runs.is_sorted_by_key(|(_, priority)| *priority);
+        assert!(asked.values().all(in_order), "{chains:?} {verb:?}: {asked:?}");
         for fate in DEATHS {
             for step in 0.. {
                 let Some((mut host, (rows, before))) = killed(chains, &verb, fate, step) else { break };
@@ -494,6 +502,32 @@ fn a_death_while_repairing_a_death_ends_alike() {
         }
     }
     assert!(deaths >= 100, "only {deaths} deaths: the fates were not met");
+}
+
+#[test]
+fn a_repair_that_fails_at_any_step_leaves_the_rest_to_the_next_one() {
+    let mut failures = 0;
+    for (chains, verb) in ALL.into_iter().flat_map(|chains| verbs().into_iter().map(move |verb| (chains, verb))) {
+        for (death, fate) in DEATHS.into_iter().enumerate().map(|(index, fate)| (2 * index, fate)) {
+            let Some((mut host, _)) = killed(chains, &verb, fate, death) else { break };
+            for step in 0.. {
+                let repaired = host.start_with(|kernel| kernel.at_step(step, Fate::Fail));
+                let at = format!("{chains:?} {verb:?} {fate:?} at step {death}, then at step {step} of the repair");
+                if !host.engine().kernel().met() {
+                    break;
+                }
+                failures += 1;
+                // Without its swap a chain runs what it ran, which keeps its pins.
+                if repaired.failures.first().is_some_and(|told| told.starts_with("swap")) {
+                    assert_eq!(repaired.failures.len(), 1, "{at}: {:?}", repaired.failures);
+                }
+                host.restart();
+                assert_eq!(host.wrong(), NOTHING, "{at}, after a restart");
+                (host, _) = killed(chains, &verb, fate, death).unwrap();
+            }
+        }
+    }
+    assert!(failures >= 100, "only {failures} failures: the fates were not met");
 }
 
 #[test]
@@ -566,6 +600,34 @@ fn a_peer_that_acts_while_the_daemon_is_dead_loses_nothing_of_either_side() {
 }
 
 #[test]
+fn a_peer_that_acts_between_any_two_steps_of_a_repair_loses_nothing_of_either_side() {
+    let mut acts = 0;
+    for verb in verbs() {
+        for (index, act) in moves().into_iter().enumerate() {
+            // Every third death: between them the moves meet each one twice.
+            for death in (index % 3..).step_by(3) {
+                let fate = DEATHS[(death + index) % DEATHS.len()];
+                let Some((mut host, _)) = killed(Chains::Shared, &verb, fate, death) else { break };
+                for step in 0.. {
+                    let repaired = host.start_with(|kernel| kernel.peer_at_step(step, act.clone()));
+                    let at = format!("{verb:?} {fate:?} at step {death}, {act:?} at step {step} of the repair");
+                    assert_eq!(repaired.failures, NOTHING, "{at}");
+                    assert_eq!(host.engine().kernel().wrong_for_peers(), NOTHING, "{at}");
+                    if !host.engine().kernel().met() {
+                        break;
+                    }
+                    acts += 1;
+                    host.restart();
+                    assert_eq!(host.wrong(), NOTHING, "{at}, after a restart");
+                    (host, _) = killed(Chains::Shared, &verb, fate, death).unwrap();
+                }
+            }
+        }
+    }
+    assert!(acts >= 200, "only {acts} acts: the steps were not met");
+}
+
+#[test]
 fn peers_are_never_turned_over_or_rewritten() {
     let mut host = Host::new(Chains::Libxdp);
     let act = PeerMove::Load { chain: eth(0), name: "theirs".into(), priority: 4_000_000_000, version: 1 };
@@ -629,6 +691,44 @@ fn slots_that_peers_took_while_ours_were_off_are_theirs() {
     host.restart();
     assert_eq!(host.wrong(), NOTHING);
     assert_eq!(host.sight().1[&eth(0)][0], ("a".to_owned(), 50));
+}
+
+#[test]
+fn a_dispatcher_that_peers_share_is_left_to_them_where_chains_are_fused_from_now_on() {
+    let mut host = busy(Chains::Shared);
+    let (_, before) = host.sight();
+    host.stop();
+    host.kernel.keep_chains(Chains::Fused.mode());
+    host.start();
+    assert_eq!((host.sight().1, host.wrong()), (before.clone(), NOTHING.to_vec()));
+    for ask in [Ask::Attach { app: "c", to: (0, 30) }, Ask::Load { name: "new", attach: Some((0, 30)) }] {
+        let refused = host.ask(&ask, None);
+        assert!(matches!(refused, Err(EngineError::Plan(PlanError::Foreign { .. }))), "{ask:?}: {refused:?}");
+        assert_eq!((host.sight().1, host.wrong()), (before.clone(), NOTHING.to_vec()), "{ask:?}");
+    }
+    // What is to go goes, and leaves theirs.
+    host.ask(&Ask::Unload { app: "a" }, None).unwrap();
+    assert_eq!(host.wrong(), NOTHING);
+    let (_, chains) = host.sight();
+    let names: Vec<_> = chains[&eth(0)].iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["theirs_10", "b", "theirs_35", "pass", "theirs_60"]);
+    host.ask(&Ask::DetachAll { eth: 0 }, None).unwrap();
+    assert_eq!(host.wrong(), NOTHING);
+    // Once they have gone it is bpfd's.
+    assert!(host.peer(&PeerMove::UnloadAll(eth(0))));
+    host.ask(&Ask::Attach { app: "c", to: (0, 30) }, None).unwrap();
+    assert_eq!((host.sight().1[&eth(0)].as_slice(), host.wrong()), (&[("c".to_owned(), 30)][..], NOTHING.to_vec()));
+}
+
+#[test]
+fn what_a_peer_built_around_ours_keeps_ours_through_a_clean_up_without_a_restart() {
+    let mut host = Host::new(Chains::Libxdp);
+    host.ask(&Ask::Load { name: "a", attach: Some((0, 50)) }, None).unwrap();
+    assert!(host.peer(&theirs(0, 60)));
+    assert_eq!(host.sight().1[&eth(0)], [("a".to_owned(), 50), ("theirs_60".to_owned(), 60)]);
+    assert!(host.peer(&PeerMove::Clean));
+    assert_eq!(host.sight().1[&eth(0)], [("a".to_owned(), 50)], "theirs was held by what they cleaned up");
+    assert_eq!(host.wrong(), NOTHING);
 }
 
 #[test]
