@@ -1,6 +1,8 @@
 //! The audit log: who asked for what, before it happens, and how it ended; refusals, but not without end.
 #![expect(clippy::unwrap_used, reason = "the lints exempt test functions, not what they share")]
 
+use std::os::unix::process::ExitStatusExt;
+
 use bpfd_tests::{Host, eventually, example};
 use insta::assert_snapshot;
 use serde_json::Value;
@@ -48,6 +50,44 @@ fn trust_and_policy_are_on_record() {
     root: read the policy again, by a signal
     done
     ");
+}
+
+/// The steps of the one operation that began, by its plan and by the records before each of them.
+fn steps(records: &[Value]) -> (Vec<&str>, Vec<&str>) {
+    let text = |record: &'static str, key: &'static str| {
+        let of = records.iter().filter(move |found| found["record"] == record);
+        of.flat_map(move |found| found[key].as_str().unwrap().lines())
+    };
+    (text("begin", "plan").filter(|line| *line != "-- committed").collect(), text("intent", "step").collect())
+}
+
+#[test]
+fn each_step_is_on_record_before_it_is_taken() {
+    let mut host = Host::without_daemon();
+    host.start_with(&[("FAILPOINTS", "step-swap-before=return")]);
+    let before = records(&host).len();
+    let load = format!("load --path {} --name a xdp -i uplink", example("xdp-pass"));
+    assert_ne!(host.bpfctl(&load).code, 0, "the daemon dies");
+    assert_eq!(host.wait().signal(), Some(9));
+    assert!(!host.shell("ip link show uplink").contains("xdp"), "the interface is not changed yet");
+    let died = records(&host).split_off(before);
+    let (planned, recorded) = steps(&died);
+    assert!(!recorded.is_empty() && planned.starts_with(&recorded), "{died:?}");
+    assert!(recorded.last().unwrap().starts_with("swap"), "{died:?}");
+    assert!(died.iter().all(|record| record["record"] != "end"), "{died:?}");
+
+    host.start();
+    // What is cleaned up past the commit point too.
+    for line in [load.as_str(), "detach a/pass@uplink:xdp", "unload a"] {
+        let before = records(&host).len();
+        host.bpfctl(line).ok();
+        let done = records(&host).split_off(before);
+        let (planned, recorded) = steps(&done);
+        assert_eq!(planned, recorded, "{line}");
+        let (first, last) = (done.first().unwrap(), done.last().unwrap());
+        assert_eq!((&first["record"], &first["owner"]["user"]), (&"begin".into(), &"root".into()), "{line}");
+        assert_eq!((&last["record"], &last["result"]), (&"end".into(), &"done".into()), "{line}");
+    }
 }
 
 #[test]

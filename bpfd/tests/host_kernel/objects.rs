@@ -8,7 +8,7 @@ use bpfd::worker::parse::{self, ParseError};
 use bpfd_core::ident::KernelId;
 use bpfd_core::kernel::{Kernel, Recipe, Step, StepError};
 use bpfd_core::state::{ProgramType, Reach};
-use bpfd_sys::bpf::{self, MapId, ProgId};
+use bpfd_sys::bpf::{self, Map, MapId, ProgId, Update};
 
 use crate::world::{Steps, World, app, workers};
 
@@ -45,6 +45,13 @@ fn a_loaded_app_says_what_the_kernel_made_of_it() {
     };
     let maps: Vec<(String, String)> = pinned.maps.iter().map(named).collect();
     assert_eq!(maps, [".rodata", "packets"].map(|name| (name.to_owned(), name.to_owned())));
+    // What the verifier took for constant stays so; the other one may be written.
+    let [rodata, packets] = [".rodata", "packets"].map(|name| {
+        let map = Map::from_fd(bpf::map_by_id(MapId(pinned.maps[name].0)).unwrap()).unwrap();
+        map.update(&[0; 4], &map.lookup(&[0; 4]).unwrap().unwrap(), Update::Any)
+    });
+    assert_eq!(rodata.unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+    packets.unwrap();
     assert_eq!(pinned.programs.keys().collect::<Vec<_>>(), ["count"]);
     let count = bpf::prog_by_id(ProgId(pinned.programs["count"].0)).unwrap();
     let info = bpf::prog_info(count.as_fd()).unwrap();

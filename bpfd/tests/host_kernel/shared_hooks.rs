@@ -305,6 +305,11 @@ fn what_ran_in_a_deleted_namespace_runs_nowhere() {
     let apps = counters(&world, &mut kernel, &[1]);
     let top = run(&world, &mut kernel, &apps);
     world.delete_netns();
+    // A name that cannot be looked behind may lead to where it runs.
+    let strange = world.bpffs().with_file_name("netns").join("strange");
+    std::fs::write(&strange, "").unwrap();
+    assert_eq!(kernel.look(&[]).tops[&top.top].live, None);
+    std::fs::remove_file(&strange).unwrap();
     let seen = kernel.look(std::slice::from_ref(&chain));
     assert_eq!((seen.chains[&chain].interface, seen.tops[&top.top].live), (None, Some(false)));
     kernel.swap(&chain, Some(top), None, XdpMode::Auto).unwrap_err();

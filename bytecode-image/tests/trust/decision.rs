@@ -38,9 +38,9 @@ fn nothing_passes_without_a_scope() {
 #[test]
 fn only_the_most_specific_scope_counts() {
     let policy = policy(
-        "[[image]]\nscope = \"reg.acme\"\nunsigned = \"allow\"\n\
-         [[image]]\nscope = \"reg.acme/bpf/xdp\"\nrequire = [{ signed_by = [\"ci\"] }]\n\
-         [[image]]\nscope = \"reg.acme/bpf/xdp:dev\"\nunsigned = \"allow\"\n",
+        "[[image]]\nscope = \"reg.acme/bpf/xdp\"\nrequire = [{ signed_by = [\"ci\"] }]\n\
+         [[image]]\nscope = \"reg.acme/bpf/xdp:dev\"\nunsigned = \"allow\"\n\
+         [[image]]\nscope = \"reg.acme\"\nunsigned = \"allow\"\n",
     );
     let at = |text: &str| ask_for(&policy, &text.parse().unwrap(), &[]);
     assert_eq!(at("reg.acme/bpf/tc:v1").unwrap().scope().to_string(), "reg.acme");
