@@ -1,12 +1,13 @@
-//! What the kernel has: pins, generations, links, and what the interfaces of the asked chains run. It changes nothing, and says so
-//! when something could not be seen, because nothing may be removed on the strength of that.
+//! What the kernel has: pins, generations, links, and what the interfaces of the asked chains run, and those that run a generation of
+//! ours under another name. It changes nothing, and says so when something could not be seen, because nothing may be removed on the
+//! strength of that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use bpfd_core::hook::ChainKey;
+use bpfd_core::hook::{ChainKey, Point};
 use bpfd_core::ident::{KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{
     ChainMode, ForeignProgram, InterfaceId, Live, LiveDispatcher, LiveTop, ObserveError, Observed, ObservedChain,
@@ -39,18 +40,33 @@ pub(crate) fn observe(
     let links = tracepoint::observe(pins).map_err(unseen("the pinned links"))?;
     let exts = ext::observe(pins).map_err(unseen("the pinned programs of slots"))?;
     let mut sight = Sight { namespaces, seen: BTreeMap::new(), all: None };
-    let chains = chains
+    let mut look = |sight: &mut Sight<'_>, key: &ChainKey| {
+        observe_chain(sight, ids, mode, key, (&seen, &exts)).map_err(unseen(key))
+    };
+    let mut chains = chains
         .iter()
-        .map(|key| Ok((key.clone(), observe_chain(&mut sight, ids, mode, key, (&seen, &exts)).map_err(unseen(key))?)))
-        .collect::<Result<_, ObserveError>>()?;
-    let mut tops = BTreeMap::new();
-    for (uid, top) in seen {
-        let live = match &top.record {
-            Some(record) => sight.runs(record.interface, top.id).map_err(unseen(format!("generation {uid}")))?,
-            None => None,
-        };
-        tops.insert(uid, PinnedTop { program: top.id, members: top.record.map(|record| record.members), live });
+        .map(|key| Ok((key.clone(), look(&mut sight, key)?)))
+        .collect::<Result<BTreeMap<_, _>, ObserveError>>()?;
+    let mut lives = BTreeMap::new();
+    for (uid, top) in &seen {
+        let Some(record) = &top.record else { continue };
+        let unseen = || unseen(format!("generation {uid}"));
+        let live = sight.runs(record.interface, top.id).map_err(unseen())?;
+        lives.insert(*uid, live);
+        let looked_at = chains.values().any(|chain| chain.interface == Some(record.interface));
+        if live == Some(true) && !looked_at {
+            // An interface keeps what it runs when it gets another name: it is the chain of that name now, asked for or not.
+            if let Some(key) = sight.name(record.interface).map_err(unseen())? {
+                let chain = look(&mut sight, &key)?;
+                chains.insert(key, chain);
+            }
+        }
     }
+    let pinned = |(uid, top): (TopUid, SeenTop)| {
+        let live = lives.get(&uid).copied().flatten();
+        (uid, PinnedTop { program: top.id, members: top.record.map(|record| record.members), live })
+    };
+    let tops = seen.into_iter().map(pinned).collect();
     let exts = exts.into_iter().map(|(link, ext)| (link, ext.pinned)).collect();
     Ok(Observed { apps, half_made, tops, links, exts, chains })
 }
@@ -167,6 +183,17 @@ impl Sight<'_> {
             (None, Some(Whole::Yes)) => Ok(Some(false)),
             (None, Some(Whole::No) | None) => Ok(None),
         }
+    }
+
+    /// The chain of an interface by the name that it has now, in a namespace that was looked at.
+    fn name(&self, interface: InterfaceId) -> io::Result<Option<ChainKey>> {
+        let of = |(netns, namespace): (&Netns, &Option<Namespace>)| {
+            let namespace = namespace.as_ref().filter(|namespace| namespace.cookie == interface.netns_cookie)?;
+            Some((netns.clone(), namespace.route.link(interface.index)))
+        };
+        let Some((netns, row)) = self.seen.iter().find_map(of) else { return Ok(None) };
+        let interface = row?.and_then(|row| row.name.parse().ok());
+        Ok(interface.map(|interface| ChainKey { netns, interface, point: Point::Xdp }))
     }
 
     fn by_cookie(&self, cookie: u64) -> Option<&Namespace> {
