@@ -96,9 +96,10 @@ fn a_member_who_is_refused_without_end_is_counted() {
     host.make_group();
     host.start();
     let before = records(&host).len();
-    let object = example("xdp-pass");
+    // The tree may be in a directory that is its owner's alone.
+    std::fs::copy(example("xdp-pass"), host.path("/run/pass.o")).unwrap();
     for _ in 0..15 {
-        host.bpfctl_as_member(&format!("load --path {object}")).refused(4);
+        host.bpfctl_as_member("load --path /run/pass.o").refused(4);
     }
     assert_eq!(told(&records(&host).split_off(before)), "member may not load\n".repeat(10));
 }
