@@ -7,10 +7,10 @@
 //! thread as the parent), so a worker that serves many calls is spawned from a thread that lasts.
 use crate::channel::{Channel, ChannelError, Message};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
 use std::io::{self, PipeReader, Read};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -113,12 +113,13 @@ impl Worker {
         Self::spawn_program(Path::new("/proc/self/exe"), spec)
     }
 
-    /// Runs another binary.
+    /// Runs another binary. It is opened before the worker becomes nobody, who may not pass the directories above it.
     pub fn spawn_program(program: &Path, spec: &Spec) -> io::Result<Self> {
         let Spec { kind, limits, identity, stderr } = spec;
         let (channel, far_end) = Channel::pair()?;
-        let mut command = Command::new(program);
-        command.arg("--worker").arg(kind).env_clear().current_dir("/");
+        let binary = open(program, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        let mut command = Command::new(format!("/proc/self/fd/{}", binary.as_raw_fd()));
+        command.arg0("bpfd").arg("--worker").arg(kind).env_clear().current_dir("/");
         command.stdin(Stdio::from(far_end.into_fd())).stdout(Stdio::null());
         let stderr = match stderr {
             Stderr::Inherit => None,
@@ -171,6 +172,11 @@ impl Worker {
         self.channel.receive(deadline).map_err(|error| self.cause(error))
     }
 
+    /// A way to end it from another thread, while this one waits for an answer.
+    pub fn ender(&self) -> io::Result<Ender> {
+        Ok(Ender(self.pidfd.try_clone()?))
+    }
+
     /// Closes the channel and waits for the worker to end; kills it at `deadline`.
     pub fn finish(mut self, deadline: Instant) -> io::Result<ExitStatus> {
         rustix::net::shutdown(self.channel.as_fd(), rustix::net::Shutdown::Both)?;
@@ -220,6 +226,18 @@ impl Worker {
             let _end = stderr.take(STDERR_LIMIT).read_to_end(&mut words);
         }
         String::from_utf8_lossy(&words).into_owned()
+    }
+}
+
+/// Ends one worker, and never another process: it holds the process itself, not its number.
+#[derive(Debug)]
+pub struct Ender(OwnedFd);
+
+impl Ender {
+    /// Kills it: who waits for its answer hears that it died. One that is gone stays gone.
+    pub fn end(&self) {
+        // Fails for a process that was reaped, and for nothing else: it is our child.
+        let _gone = rustix::process::pidfd_send_signal(&self.0, Signal::KILL);
     }
 }
 

@@ -16,6 +16,7 @@ use bpfd_sys::worker::{CallError, Identity, Limits, Spec, Stderr, Worker, channe
 use bpfd_sys::{caps, seal};
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -46,6 +47,10 @@ const TESTS: &[(&str, fn())] = &[
     ("a_fetcher_cuts_no_file_that_it_was_not_given", a_fetcher_cuts_no_file_that_it_was_not_given),
     ("an_idlookup_gives_descriptors_and_makes_no_map", an_idlookup_gives_descriptors_and_makes_no_map),
     ("a_worker_is_nobody_and_has_an_empty_environment", a_worker_is_nobody_and_has_an_empty_environment),
+    (
+        "a_binary_below_a_directory_of_root_alone_runs_as_nobody",
+        a_binary_below_a_directory_of_root_alone_runs_as_nobody,
+    ),
     ("a_worker_that_panics_leaves_its_last_words", a_worker_that_panics_leaves_its_last_words),
     ("a_worker_that_hangs_is_killed_at_the_deadline", a_worker_that_hangs_is_killed_at_the_deadline),
     ("a_worker_that_takes_too_much_is_killed_by_its_limits", a_worker_that_takes_too_much_is_killed_by_its_limits),
@@ -235,6 +240,17 @@ fn an_idlookup_gives_descriptors_and_makes_no_map() {
 fn a_worker_is_nobody_and_has_an_empty_environment() {
     let text = call("unconfined", "whoami").unwrap();
     assert_eq!(text, "uid 65534, gid 65534, groups [], environment 0, no_new_privs true, in /");
+}
+
+fn a_binary_below_a_directory_of_root_alone_runs_as_nobody() {
+    let closed = std::env::temp_dir().join(format!("bpfd-sys-closed-{}", std::process::id()));
+    std::fs::DirBuilder::new().mode(0o700).create(&closed).unwrap();
+    let copied = std::fs::copy("/proc/self/exe", closed.join("bpfd"));
+    let [there, absent] = ["bpfd", "absent"].map(|name| Worker::spawn_program(&closed.join(name), &spec("unconfined")));
+    std::fs::remove_dir_all(&closed).unwrap();
+    copied.unwrap();
+    assert!(there.unwrap().call(b"whoami", &[], soon()).unwrap().bytes.starts_with(b"uid 65534"));
+    assert_eq!(absent.unwrap_err().kind(), std::io::ErrorKind::NotFound);
 }
 
 fn a_worker_that_panics_leaves_its_last_words() {
