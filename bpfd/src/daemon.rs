@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bpfd_core::config::{Config, ConfigError};
 use bpfd_core::ident::BootId;
 use bpfd_core::kernel::ChainMode;
-use bpfd_core::policy::{GROUP, Policy, Principal};
+use bpfd_core::policy::{GROUP, Policy, Principal, VIEW_GROUP};
 use bpfd_sys::bpffs;
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
@@ -149,17 +149,18 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
             mode_cause,
         },
     };
-    let listener = listen(layout)?;
+    let listeners = listen(layout)?;
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(DaemonError::Runtime)?
-        .block_on(serve(Arc::new(context), listener))
+        .block_on(serve(Arc::new(context), listeners))
 }
 
-async fn serve(context: Arc<rpc::Context>, listener: UnixListener) -> Result<(), DaemonError> {
-    let listener = tokio::net::UnixListener::from_std(listener).map_err(DaemonError::Runtime)?;
+async fn serve(context: Arc<rpc::Context>, listeners: Vec<UnixListener>) -> Result<(), DaemonError> {
+    let listeners = listeners.into_iter().map(tokio::net::UnixListener::from_std).collect::<Result<_, _>>();
+    let listeners = listeners.map_err(DaemonError::Runtime)?;
     let listen = |kind| signal(kind).map_err(DaemonError::Runtime);
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
@@ -186,7 +187,7 @@ async fn serve(context: Arc<rpc::Context>, listener: UnixListener) -> Result<(),
         tell_systemd(&[sd_notify::NotifyState::Stopping]);
         tracing::info!("stopping; what is attached stays attached");
     };
-    Ok(rpc::serve(context, listener, stop).await?)
+    Ok(rpc::serve(context, listeners, stop).await?)
 }
 
 fn tell_systemd(states: &[sd_notify::NotifyState<'_>]) {
@@ -233,33 +234,59 @@ fn boot_id() -> Result<BootId, DaemonError> {
     Ok(BootId(Uuid::parse_str(text.trim())?))
 }
 
-/// The socket that systemd passed, else our own. Without a group `bpfd` only root may connect.
-fn listen(layout: &Layout) -> Result<UnixListener, DaemonError> {
+/// The sockets that systemd passed, else our own. Without a group `bpfd` only root may open the first, and without a group `bpfd-view`
+/// there is no second. Which one a caller came by says nothing: who it is does.
+fn listen(layout: &Layout) -> Result<Vec<UnixListener>, DaemonError> {
     let mut passed = listenfd::ListenFd::from_env();
-    if let Some(listener) = passed.take_unix_listener(0).map_err(DaemonError::Runtime)? {
+    let mut listeners = Vec::new();
+    for place in 0..passed.len() {
+        listeners.extend(passed.take_unix_listener(place).map_err(DaemonError::Runtime)?);
+    }
+    if listeners.is_empty() {
+        let path = layout.socket();
+        make_way(&path)?;
+        let group = group_id(GROUP)?;
+        if group.is_none() {
+            tracing::info!("no group `{GROUP}`: the socket is root's alone");
+        }
+        listeners.push(bind(&path, group)?);
+        let path = layout.view_socket();
+        make_way(&path)?;
+        if let group @ Some(_) = group_id(VIEW_GROUP)? {
+            listeners.push(bind(&path, group)?);
+        }
+    }
+    for listener in &listeners {
         listener.set_nonblocking(true).map_err(DaemonError::Runtime)?;
-        return Ok(listener);
     }
-    let path = layout.socket();
-    match fs::symlink_metadata(&path) {
-        Ok(found) if !found.file_type().is_socket() => return Err(DaemonError::InTheWay(path)),
-        Ok(_) if UnixStream::connect(&path).is_ok() => return Err(DaemonError::Served(path)),
-        Ok(_) => fs::remove_file(&path).map_err(at("remove the old socket", &path))?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(at("look at", &path)(error)),
+    Ok(listeners)
+}
+
+fn group_id(group: &str) -> Result<Option<u32>, DaemonError> {
+    rpc::group_id(group).map_err(at("read", Path::new("/etc/group")))
+}
+
+/// Takes away the socket that a daemon left which is no more.
+fn make_way(path: &Path) -> Result<(), DaemonError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => Err(DaemonError::InTheWay(path.to_owned())),
+        Ok(_) if UnixStream::connect(path).is_ok() => Err(DaemonError::Served(path.to_owned())),
+        Ok(_) => fs::remove_file(path).map_err(at("remove the old socket", path)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(at("look at", path)(error)),
     }
+}
+
+/// A socket of root's, and of a group's if there is one.
+fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, DaemonError> {
     // Between bind and chmod nobody but root gets in: the mask says so from the start.
     let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let bound = UnixListener::bind(&path);
+    let bound = UnixListener::bind(path);
     rustix::process::umask(mask);
-    let listener = bound.map_err(at("listen on", &path))?;
-    listener.set_nonblocking(true).map_err(DaemonError::Runtime)?;
-    match rpc::group_id(GROUP).map_err(at("read", Path::new("/etc/group")))? {
-        Some(gid) => {
-            std::os::unix::fs::chown(&path, None, Some(gid)).map_err(at("give to the group", &path))?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).map_err(at("open to the group", &path))?;
-        }
-        None => tracing::info!("no group `{GROUP}`: the socket is root's alone"),
+    let listener = bound.map_err(at("listen on", path))?;
+    if let Some(gid) = group {
+        std::os::unix::fs::chown(path, None, Some(gid)).map_err(at("give to the group", path))?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(at("open to the group", path))?;
     }
     Ok(listener)
 }

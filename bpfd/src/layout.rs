@@ -38,6 +38,11 @@ impl Layout {
         self.run.join("bpfd.sock")
     }
 
+    /// The socket of those who may look: the whole API too, and the same decisions.
+    pub fn view_socket(&self) -> PathBuf {
+        self.run.join("bpfd-ro.sock")
+    }
+
     /// The database.
     pub fn database(&self) -> PathBuf {
         self.lib.join("state.db")

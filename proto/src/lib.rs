@@ -34,3 +34,7 @@ pub const UPLOAD_CHUNK: usize = 256 * 1024;
 
 /// Where the daemon listens unless `--socket` or `BPFD_SOCKET` says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/bpfd/bpfd.sock";
+/// The file name of the socket whose place a caller names.
+pub const SOCKET_NAME: &str = "bpfd.sock";
+/// The file name of the socket beside it for the group that may look; the daemon makes it where there is such a group.
+pub const VIEW_SOCKET_NAME: &str = "bpfd-ro.sock";

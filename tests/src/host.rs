@@ -252,21 +252,26 @@ impl Host {
         self.namespaces.network().within(work).unwrap()
     }
 
-    /// Makes a group `bpfd` and its member, for a daemon that starts later. The host's own files are left alone.
+    /// Makes the groups `bpfd` and `bpfd-view` and a member of each, for a daemon that starts later. The host's own files are left alone.
     pub fn make_group(&self) {
         self.shell(
             "for file in group passwd; do
                cp /etc/$file /run/$file
                mount --bind /run/$file /etc/$file
              done
-             echo bpfd:x:815:member >>/etc/group
-             echo member:x:4711:4711::/:/bin/sh >>/etc/passwd",
+             printf '%s\\n' bpfd:x:815:member bpfd-view:x:816:viewer >>/etc/group
+             printf '%s\\n' member:x:4711:4711::/:/bin/sh viewer:x:4712:4712::/:/bin/sh >>/etc/passwd",
         );
     }
 
     /// `bpfctl` as the member that `make_group` made.
     pub fn bpfctl_as_member(&self, line: &str) -> Output {
         self.bpfctl_as(4711, 4711, &[815], line)
+    }
+
+    /// `bpfctl` as the member of `bpfd-view` that `make_group` made.
+    pub fn bpfctl_as_viewer(&self, line: &str) -> Output {
+        self.bpfctl_as(4712, 4712, &[816], line)
     }
 
     /// A command in the case's namespaces.

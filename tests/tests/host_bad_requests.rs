@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use bpfd_client::proto::v1 as pb;
 use bpfd_sys::bpf::{ProgLoad, ProgramType, link_create_xdp, link_info, prog_load};
 use bpfd_sys::netns::Netns;
 use bpfd_tests::{Host, example};
@@ -188,6 +189,9 @@ fn an_interface_that_another_program_holds_is_refused_and_left_alone() {
     hint: see it with `bpftool prog show id ID`; `ip link set uplink xdpgeneric off` takes it away
     ");
     host.ping(1);
+    let request = pb::GetChainRequest { interface: "uplink".to_owned(), ..Default::default() };
+    let shown = host.ask(async |daemon| daemon.chain(request.clone()).await);
+    assert_eq!((shown.mode(), shown.mode_cause.as_str()), (pb::ChainMode::Foreign, "neither bpfd's nor libxdp's"));
     // The hint is true.
     host.shell("ip link set uplink xdpgeneric off");
     host.bpfctl(&format!("load --path {pass} xdp -i uplink")).ok();
@@ -249,12 +253,12 @@ fn a_caller_without_rights_is_refused_at_the_socket() {
     assert_snapshot!(as_nobody("list"), @"
     error: cannot reach bpfd at `/run/case/run/bpfd/bpfd.sock`
     cause: you may not open the socket
-    hint: run as root, or as a member of the group `bpfd`
+    hint: run as root, or as a member of the group `bpfd`; members of `bpfd-view` may look
     ");
     assert_snapshot!(as_nobody("unload a"), @"
     error: cannot reach bpfd at `/run/case/run/bpfd/bpfd.sock`
     cause: you may not open the socket
-    hint: run as root, or as a member of the group `bpfd`
+    hint: run as root, or as a member of the group `bpfd`; members of `bpfd-view` may look
     ");
 }
 
@@ -264,7 +268,7 @@ fn a_stranger_is_refused_where_there_is_a_group_too() {
     assert_snapshot!(host.unchanged(|| host.bpfctl_as(STRANGER, STRANGER, &[], "list")).refused(4), @"
     error: cannot reach bpfd at `/run/case/run/bpfd/bpfd.sock`
     cause: you may not open the socket
-    hint: run as root, or as a member of the group `bpfd`
+    hint: run as root, or as a member of the group `bpfd`; members of `bpfd-view` may look
     ");
 }
 
@@ -295,30 +299,106 @@ fn a_member_of_the_group_loads_no_file() {
 #[test]
 fn a_member_of_the_group_removes_nothing_of_roots() {
     let host = with_group();
-    let refused = |line: &str| host.unchanged(|| host.bpfctl_as_member(line)).refused(4);
+    let member = |line: &str| host.unchanged(|| host.bpfctl_as_member(line));
+    let refused = |line: &str| member(line).refused(4);
     assert_snapshot!(refused("detach a/count@uplink:xdp"), @"
     error: member may not detach
-    cause: it belongs to root
-    hint: ask its owner, or root
-    ");
-    assert_snapshot!(refused("detach --all -i uplink"), @"
-    error: member may not detach
-    cause: it belongs to root
+    cause: link `a/count@uplink:xdp` belongs to root
     hint: ask its owner, or root
     ");
     assert_snapshot!(refused("unload a"), @"
     error: member may not unload
-    cause: it belongs to root
+    cause: app `a` belongs to root
     hint: ask its owner, or root
     ");
-    assert_snapshot!(refused("unload --all"), @"
-    error: member may not unload
-    cause: it belongs to root
+    // All that it may take away is nothing.
+    assert_snapshot!(member("detach --all -i uplink").to_string(), @"
+    $ bpfctl detach --all -i uplink
+    --- stderr
+    warning: link `a/count@uplink:xdp` stays: it belongs to root
     hint: ask its owner, or root
+    no links that you may detach
+    ");
+    assert_snapshot!(member("unload --all").to_string(), @"
+    $ bpfctl unload --all
+    --- stderr
+    no apps that you may unload
     ");
     // The control: root may, the same words.
     host.bpfctl("detach a/count@uplink:xdp").ok();
     host.bpfctl("unload a").ok();
+}
+
+#[test]
+fn a_member_of_the_group_is_told_that_there_is_no_such_app_or_link() {
+    let host = with_group();
+    let refused = |line: &str| host.unchanged(|| host.bpfctl_as_member(line)).refused(3);
+    assert_snapshot!(refused("unload nosuch"), @"
+    error: cannot unload `nosuch`
+    cause: no app `nosuch`
+    hint: `bpfctl list` shows apps
+    ");
+    assert_snapshot!(refused("detach nosuch"), @"
+    error: cannot detach `nosuch`
+    cause: no link `nosuch`
+    hint: `bpfctl list` shows links
+    ");
+    assert_snapshot!(refused("update nosuch --priority 100"), @"
+    error: cannot update `nosuch`
+    cause: no link `nosuch`
+    hint: `bpfctl list` shows links
+    ");
+}
+
+#[test]
+fn a_member_of_the_group_that_views_lists_and_loads_nothing() {
+    let host = with_group();
+    let viewer = |line: &str| host.unchanged(|| host.bpfctl_as_viewer(line));
+    assert_snapshot!(host.bpfctl_as_viewer("list").ok(), @"
+    PROGRAM  TYPE  HOOK        PRIO  POS  STATE
+    a/count  xdp   uplink:xdp  50    1    ATTACHED
+    ");
+    viewer("chain show uplink").ok();
+    std::fs::copy(example("xdp-pass"), host.path("/run/pass.o")).unwrap();
+    assert_snapshot!(viewer("load --path /run/pass.o xdp -i uplink --priority 500").refused(4), @"
+    error: viewer may not load
+    cause: not root and not in group `bpfd`
+    hint: ask as root, or have root add you to the group: `usermod -aG bpfd USER`
+    ");
+    assert_snapshot!(viewer("unload --all").refused(4), @"
+    error: viewer may not unload
+    cause: not root and not in group `bpfd`
+    hint: ask as root, or have root add you to the group: `usermod -aG bpfd USER`
+    ");
+    assert_snapshot!(viewer("unload nosuch").refused(4), @"
+    error: viewer may not unload
+    cause: not root and not in group `bpfd`
+    hint: ask as root, or have root add you to the group: `usermod -aG bpfd USER`
+    ");
+    // A stranger gets in by neither socket.
+    let sockets = host.shell("stat -c '%a %u %g' /run/case/run/bpfd/*.sock");
+    assert_eq!(sockets, "660 0 816\n660 0 815\n");
+    host.unchanged(|| host.bpfctl_as(STRANGER, STRANGER, &[], "list")).refused(4);
+}
+
+#[test]
+fn what_is_on_an_interface_that_is_not_there_is_nothing_only_if_a_link_waits_for_it() {
+    let host = host();
+    assert_snapshot!(host.refuses(3, "list -i nosuch"), @"
+    error: no interface `nosuch` in `host`
+    hint: `ip link` shows interfaces
+    ");
+    assert_snapshot!(host.refuses(3, "list links -i nosuch"), @"
+    error: no interface `nosuch` in `host`
+    hint: `ip link` shows interfaces
+    ");
+    assert_snapshot!(host.refuses(3, "detach --all -i nosuch"), @"
+    error: no interface `nosuch` in `host`
+    hint: `ip link` shows interfaces
+    ");
+    host.bpfctl("attach a xdp -i nosuch --when-present").ok();
+    host.bpfctl("list -i nosuch").ok();
+    host.bpfctl("detach --all -i nosuch").ok();
 }
 
 #[test]
@@ -327,17 +407,17 @@ fn a_member_of_the_group_moves_and_attaches_nothing_of_roots() {
     let refused = |line: &str| host.unchanged(|| host.bpfctl_as_member(line)).refused(4);
     assert_snapshot!(refused("update a/count@uplink:xdp --priority 900"), @"
     error: member may not update
-    cause: it belongs to root
+    cause: link `a/count@uplink:xdp` belongs to root
     hint: ask its owner, or root
     ");
     assert_snapshot!(refused("attach a xdp -i uplink --priority 500"), @"
     error: member may not attach
-    cause: the app belongs to root
+    cause: app `a` belongs to root
     hint: load the image under a name of your own
     ");
     assert_snapshot!(refused("attach a xdp -i uplink --priority 10"), @"
     error: member may not attach
-    cause: the app belongs to root
+    cause: app `a` belongs to root
     hint: load the image under a name of your own
     ");
     // The control: root may, the same words.

@@ -77,6 +77,6 @@ impl View for Detached {
     }
 
     fn nothing(&self) -> &'static str {
-        "no links"
+        "no links that you may detach"
     }
 }

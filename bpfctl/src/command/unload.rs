@@ -70,6 +70,6 @@ impl View for Unloaded {
     }
 
     fn nothing(&self) -> &'static str {
-        "no apps"
+        "no apps that you may unload"
     }
 }

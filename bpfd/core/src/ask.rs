@@ -5,9 +5,9 @@
 use crate::policy::{Ask, Asked, SourceKind, Verb};
 use crate::request::{
     AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, HookAsk, LoadRequest, UnloadRequest, UnloadWhich,
-    UpdateRequest,
+    UpdateRequest, Whose,
 };
-use crate::state::{Owner, State};
+use crate::state::{App, State};
 
 /// Requests that only look.
 #[derive(Clone, Copy, Debug)]
@@ -49,12 +49,12 @@ impl Ask for UploadAsk {
     }
 }
 
-fn attach_asked(attach: &AttachAsk, owner: Option<Owner>) -> Asked {
+fn attach_asked(attach: &AttachAsk, app: Option<&App>) -> Asked {
     let priority = match &attach.hook {
         HookAsk::Xdp { priority, .. } => *priority,
         HookAsk::Tracepoint(_) => None,
     };
-    Asked { priority, owner, ..Asked::verb(Verb::Attach) }
+    Asked { priority, ..Asked::app(Verb::Attach, app) }
 }
 
 impl Ask for LoadRequest {
@@ -70,41 +70,43 @@ impl Ask for LoadRequest {
 
 impl Ask for AttachRequest {
     fn asked(&self, state: &State) -> Vec<Asked> {
-        let owner = self.app.resolve(state).ok().map(|app| app.owner.clone());
-        vec![attach_asked(&self.attach, owner)]
+        vec![attach_asked(&self.attach, self.app.resolve(state).ok())]
     }
 }
 
 impl Ask for UpdateRequest {
     fn asked(&self, state: &State) -> Vec<Asked> {
-        let owner = self.link.resolve(state).ok().map(|link| link.owner.clone());
-        vec![Asked { priority: self.priority, owner, ..Asked::verb(Verb::Update) }]
+        let link = Asked::link(Verb::Update, state, self.link.resolve(state).ok());
+        vec![Asked { priority: self.priority, ..link }]
     }
 }
 
 impl Ask for DetachRequest {
     fn asked(&self, state: &State) -> Vec<Asked> {
-        let owners: Vec<Option<Owner>> = match &self.which {
+        match &self.which {
             DetachWhich::Links(links) => {
-                links.iter().map(|link| link.resolve(state).ok().map(|link| link.owner.clone())).collect()
+                links.iter().map(|link| Asked::link(Verb::Detach, state, link.resolve(state).ok())).collect()
             }
-            DetachWhich::All(chain) => {
-                let of_chain = state.links.values().filter(|link| link.placement.chain() == Some(chain));
-                of_chain.map(|link| Some(link.owner.clone())).collect()
-            }
-        };
-        owners.into_iter().map(|owner| Asked { owner, ..Asked::verb(Verb::Detach) }).collect()
+            DetachWhich::All(_) => vec![Asked::verb(Verb::Detach)],
+        }
+    }
+
+    fn narrow(&mut self, whose: Whose) {
+        self.whose = whose;
     }
 }
 
 impl Ask for UnloadRequest {
     fn asked(&self, state: &State) -> Vec<Asked> {
-        let owners: Vec<Option<Owner>> = match &self.which {
+        match &self.which {
             UnloadWhich::Apps(apps) => {
-                apps.iter().map(|app| app.resolve(state).ok().map(|app| app.owner.clone())).collect()
+                apps.iter().map(|app| Asked::app(Verb::Unload, app.resolve(state).ok())).collect()
             }
-            UnloadWhich::All => state.apps.values().map(|app| Some(app.owner.clone())).collect(),
-        };
-        owners.into_iter().map(|owner| Asked { owner, ..Asked::verb(Verb::Unload) }).collect()
+            UnloadWhich::All => vec![Asked::verb(Verb::Unload)],
+        }
+    }
+
+    fn narrow(&mut self, whose: Whose) {
+        self.whose = whose;
     }
 }

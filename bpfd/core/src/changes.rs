@@ -182,25 +182,38 @@ pub fn update(state: &State, ask: &UpdateRequest) -> Result<Vec<Change>, Request
     Ok(vec![Change::Update { link: row.uid, priority: *priority, proceed_on: *proceed_on }])
 }
 
-/// The changes of a detach. A link named twice goes once.
+/// The changes of a detach. A link named twice goes once; of a chain go those that `whose` reaches.
 pub fn detach(state: &State, ask: &DetachRequest) -> Result<Vec<Change>, RequestError> {
     let links: Vec<LinkUid> = match &ask.which {
         DetachWhich::Links(links) => {
             links.iter().map(|link| link.resolve(state).map(|link| link.uid)).collect::<Result<_, _>>()?
         }
-        DetachWhich::All(chain) => ordered(state, chain).into_iter().map(|link| link.uid).collect(),
+        DetachWhich::All(chain) => {
+            let reached = ordered(state, chain).into_iter().filter(|link| ask.whose.reaches(&link.owner));
+            reached.map(|link| link.uid).collect()
+        }
     };
     Ok(once(links).map(Change::Detach).collect())
 }
 
-/// The changes of an unload. An app named twice goes once.
+/// The links of a chain that a detach of all of it leaves, in their order: they are not the caller's.
+pub fn left<'a>(state: &'a State, ask: &DetachRequest) -> Vec<&'a Link> {
+    match &ask.which {
+        DetachWhich::Links(_) => vec![],
+        DetachWhich::All(chain) => {
+            ordered(state, chain).into_iter().filter(|link| !ask.whose.reaches(&link.owner)).collect()
+        }
+    }
+}
+
+/// The changes of an unload. An app named twice goes once; of all go those that `whose` reaches.
 pub fn unload(state: &State, ask: &UnloadRequest) -> Result<Vec<Change>, RequestError> {
     let apps: Vec<AppUid> = match &ask.which {
         UnloadWhich::Apps(apps) => {
             apps.iter().map(|app| app.resolve(state).map(|app| app.uid)).collect::<Result<_, _>>()?
         }
         UnloadWhich::All => {
-            let mut apps: Vec<&App> = state.apps.values().collect();
+            let mut apps: Vec<&App> = state.apps.values().filter(|app| ask.whose.reaches(&app.owner)).collect();
             apps.sort_by_key(|app| app.handle);
             apps.into_iter().map(|app| app.uid).collect()
         }

@@ -124,10 +124,10 @@ pub fn decide(attempt: Attempt, missing: &[Capability]) -> Result<ChainMode, Mod
         Attempt::Refused { at, errno } => {
             // Up to the colon it is short enough for a line of a table.
             fused(match errno {
-                EPERM => format!("this kernel forbids it: {at} is refused, with every capability that it needs"),
-                E2BIG => format!("this kernel is too old: {at} is refused"),
+                EPERM => format!("this kernel forbids sharing: {at} is refused, with every capability that it needs"),
+                E2BIG => format!("this kernel is too old to share: {at} is refused"),
                 ENOTSUPP => format!("this kernel has no BPF trampolines: {at} is refused"),
-                other => format!("errno {other}: {at} is refused"),
+                other => format!("this kernel cannot share: {at} is refused, errno {other}"),
             })
         }
     }
@@ -156,12 +156,16 @@ mod tests {
             (
                 EPERM,
                 Stage::Replacement,
-                format!("this kernel forbids it: {replacement}, with every capability that it needs"),
+                format!("this kernel forbids sharing: {replacement}, with every capability that it needs"),
             ),
-            (EPERM, Stage::Attach, format!("this kernel forbids it: {attach}, with every capability that it needs")),
-            (E2BIG, Stage::Replacement, format!("this kernel is too old: {replacement}")),
+            (
+                EPERM,
+                Stage::Attach,
+                format!("this kernel forbids sharing: {attach}, with every capability that it needs"),
+            ),
+            (E2BIG, Stage::Replacement, format!("this kernel is too old to share: {replacement}")),
             (ENOTSUPP, Stage::Attach, format!("this kernel has no BPF trampolines: {attach}")),
-            (22, Stage::Attach, format!("errno 22: {attach}")),
+            (22, Stage::Attach, format!("this kernel cannot share: {attach}, errno 22")),
         ] {
             assert_eq!(cause(errno, at), expected);
         }

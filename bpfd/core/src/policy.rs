@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::hook::Placement;
 use crate::names::Priority;
-use crate::state::{Change, Owner, Reach, State};
+use crate::request::Whose;
+use crate::state::{App, Change, Link, Owner, Reach, State};
 
 /// Who asks, as the kernel told when the connection was made.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -97,14 +98,28 @@ pub struct Asked {
     pub source: Option<SourceKind>,
     /// The place in a chain, for `Attach` and `Update`, where it is known.
     pub priority: Option<Priority>,
-    /// Who owns what it touches.
+    /// Who owns what it touches; `None` where it means nothing, or is the caller's to be.
     pub owner: Option<Owner>,
+    /// What it touches, as people name it, as in ``app `a` ``.
+    pub thing: Option<String>,
 }
 
 impl Asked {
     /// Only a verb.
     pub fn verb(verb: Verb) -> Self {
-        Self { verb, source: None, priority: None, owner: None }
+        Self { verb, source: None, priority: None, owner: None, thing: None }
+    }
+
+    /// A verb on an app, where there is one.
+    pub fn app(verb: Verb, app: Option<&App>) -> Self {
+        let thing = app.map(|app| format!("app `{}`", app.name));
+        Self { owner: app.map(|app| app.owner.clone()), thing, ..Self::verb(verb) }
+    }
+
+    /// A verb on a link, where there is one.
+    pub fn link(verb: Verb, state: &State, link: Option<&Link>) -> Self {
+        let thing = link.map(|link| format!("link `{}`", state.link_name(link)));
+        Self { owner: link.map(|link| link.owner.clone()), thing, ..Self::verb(verb) }
     }
 }
 
@@ -152,6 +167,7 @@ pub fn decide(_policy: &Policy, principal: &Principal, asked: &Asked) -> Result<
             ),
         };
     }
+    let thing = asked.thing.as_deref().unwrap_or("it");
     match asked.verb {
         Verb::List | Verb::Pull => Ok(()),
         Verb::Trust => deny("only root changes who is trusted".to_owned(), "ask as root"),
@@ -164,14 +180,16 @@ pub fn decide(_policy: &Policy, principal: &Principal, asked: &Asked) -> Result<
         },
         Verb::Attach => match &asked.owner {
             Some(owner) if owner.uid != principal.uid => {
-                deny(format!("the app belongs to {owner}"), "load the image under a name of your own")
+                deny(format!("{thing} belongs to {owner}"), "load the image under a name of your own")
             }
             _ => in_band(asked, deny),
         },
         Verb::Update | Verb::Detach | Verb::Unload => match &asked.owner {
-            Some(owner) if owner.uid == principal.uid => in_band(asked, deny),
-            Some(owner) => deny(format!("it belongs to {owner}"), "ask its owner, or root"),
-            None => deny("it belongs to nobody".to_owned(), "ask as root"),
+            Some(owner) if owner.uid != principal.uid => {
+                deny(format!("{thing} belongs to {owner}"), "ask its owner, or root")
+            }
+            // What means nothing is not there, as anybody who may list can see: carrying out the request says so.
+            Some(_) | None => in_band(asked, deny),
         },
     }
 }
@@ -220,24 +238,33 @@ impl<R> Authorized<R> {
 pub trait Ask {
     /// Each thing asked. Names that mean nothing in `state` ask for nothing here: carrying out the request reports them.
     fn asked(&self, state: &State) -> Vec<Asked>;
+
+    /// Told how far `all` goes, where it says `all`.
+    fn narrow(&mut self, _: Whose) {}
 }
 
-/// The decision over every part of a request; owners are read from `state`.
+/// How far `all` goes, said by this caller: as far as the rules let it take anything away.
+fn whose(_policy: &Policy, principal: &Principal) -> Whose {
+    if principal.uid == 0 { Whose::Anybodys } else { Whose::Of(principal.uid) }
+}
+
+/// The decision over every part of a request; owners are read from `state`. What says `all` is narrowed to what the caller may.
 pub fn authorize<R: Ask>(
     policy: &Policy,
     principal: Principal,
     state: &State,
-    request: R,
+    mut request: R,
 ) -> Result<Authorized<R>, Denied> {
     request.asked(state).iter().try_for_each(|asked| decide(policy, &principal, asked))?;
+    request.narrow(whose(policy, &principal));
     Ok(Authorized { request, principal })
 }
 
 /// The decision again, on what a request turned out to mean: names were resolved and priorities filled from labels since it was
 /// authorised, and a name may have changed hands.
 pub fn confirm(policy: &Policy, principal: &Principal, state: &State, changes: &[Change]) -> Result<(), Denied> {
-    let owner_of_link = |link| state.links.get(link).map(|link| link.owner.clone());
-    let owner_of_app = |app| state.apps.get(app).map(|app| app.owner.clone());
+    let of_link = |verb, link| Asked::link(verb, state, state.links.get(link));
+    let of_app = |verb, app| Asked::app(verb, state.apps.get(app));
     let asked = changes.iter().filter_map(|change| match change {
         // What is loaded is the caller's own; its source was decided on before a byte was fetched.
         Change::Load(_) => None,
@@ -246,13 +273,13 @@ pub fn confirm(policy: &Policy, principal: &Principal, state: &State, changes: &
                 Placement::Chain { priority, .. } => Some(*priority),
                 Placement::Tracepoint(_) => None,
             };
-            Some(Asked { priority, owner: owner_of_app(&link.app), ..Asked::verb(Verb::Attach) })
+            Some(Asked { priority, ..of_app(Verb::Attach, &link.app) })
         }
         Change::Update { link, priority, proceed_on: _ } => {
-            Some(Asked { priority: *priority, owner: owner_of_link(link), ..Asked::verb(Verb::Update) })
+            Some(Asked { priority: *priority, ..of_link(Verb::Update, link) })
         }
-        Change::Detach(link) => Some(Asked { owner: owner_of_link(link), ..Asked::verb(Verb::Detach) }),
-        Change::Unload(app) => Some(Asked { owner: owner_of_app(app), ..Asked::verb(Verb::Unload) }),
+        Change::Detach(link) => Some(of_link(Verb::Detach, link)),
+        Change::Unload(app) => Some(of_app(Verb::Unload, app)),
     });
     asked.into_iter().try_for_each(|asked| decide(policy, principal, &asked))
 }
@@ -260,6 +287,7 @@ pub fn confirm(policy: &Policy, principal: &Principal, state: &State, changes: &
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::request::{UnloadRequest, UnloadWhich};
 
     fn principal(uid: u32, groups: &[&str]) -> Principal {
         Principal {
@@ -275,7 +303,8 @@ mod tests {
     }
 
     fn asked(verb: Verb, source: Option<SourceKind>, priority: Option<u32>, owner: Option<Owner>) -> Asked {
-        Asked { verb, source, priority: priority.map(|priority| Priority::try_from(priority).unwrap()), owner }
+        let priority = priority.map(|priority| Priority::try_from(priority).unwrap());
+        Asked { source, priority, owner, ..Asked::verb(verb) }
     }
 
     #[test]
@@ -303,13 +332,36 @@ mod tests {
             (asked(Verb::Update, None, Some(1000), owner(0)), [true, false, false, false]),
             (asked(Verb::Detach, None, None, owner(0)), [true, false, false, false]),
             (asked(Verb::Detach, None, None, owner(1000)), [true, true, false, false]),
-            (asked(Verb::Detach, None, None, None), [true, false, false, false]),
+            (asked(Verb::Detach, None, None, None), [true, true, false, false]),
+            (asked(Verb::Unload, None, None, None), [true, true, false, false]),
+            (asked(Verb::Update, None, Some(99), None), [true, false, false, false]),
             (asked(Verb::Unload, None, None, owner(1001)), [true, false, false, false]),
             (asked(Verb::Trust, None, None, None), [true, false, false, false]),
         ] {
             let found = [&root, &member, &viewer, &other].map(|who| decide(&Policy, who, &asked).is_ok());
             assert_eq!(found, may, "{asked:?}");
         }
+    }
+
+    #[test]
+    fn all_is_what_the_caller_may_take_away() {
+        let unload = || UnloadRequest { which: UnloadWhich::All, whose: Whose::default(), request: None };
+        let reached = |who: Principal| {
+            let authorized = authorize(&Policy, who, &State::default(), unload()).ok()?;
+            let whose = authorized.request().whose;
+            Some([0, 1000, 1001].map(|uid| whose.reaches(&Owner { uid, user: None })))
+        };
+        assert_eq!(reached(principal(0, &[])), Some([true, true, true]));
+        assert_eq!(reached(principal(1000, &["bpfd"])), Some([false, true, false]));
+        assert_eq!(reached(principal(1001, &["bpfd-view"])), None);
+        assert_eq!(reached(principal(1002, &["wheel"])), None);
+    }
+
+    #[test]
+    fn a_refusal_names_what_belongs_to_another_one() {
+        let asked = Asked { thing: Some("app `a`".to_owned()), owner: owner(0), ..Asked::verb(Verb::Unload) };
+        let denied = decide(&Policy, &principal(1000, &["bpfd"]), &asked).unwrap_err();
+        assert_eq!(denied.why, "app `a` belongs to uid 0");
     }
 
     #[test]

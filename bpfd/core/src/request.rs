@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::hook::{ChainKey, ProceedOn, Tracepoint, XdpMode};
 use crate::ident::{AppUid, Handle, LinkUid, RequestId};
 use crate::names::{AppName, Priority, printable};
-use crate::state::{App, ChangeError, Link, ObjectDigest, State, WhenAbsent};
+use crate::state::{App, ChangeError, Link, ObjectDigest, Owner, State, WhenAbsent};
 
 /// Where the bytes of a load come from.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -138,6 +138,8 @@ pub struct UpdateRequest {
 pub struct DetachRequest {
     /// Which.
     pub which: DetachWhich,
+    /// How far `All` goes; authorising says it.
+    pub whose: Whose,
     /// Idempotency key.
     pub request: Option<RequestId>,
 }
@@ -147,8 +149,28 @@ pub struct DetachRequest {
 pub enum DetachWhich {
     /// These.
     Links(Vec<LinkRef>),
-    /// All of a chain.
+    /// All of a chain, as far as `whose` goes.
     All(ChainKey),
+}
+
+/// How far `--all` goes. It narrows a request, and permits nothing: what it leaves over is decided on like any other.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Whose {
+    /// Whoever owns it.
+    #[default]
+    Anybodys,
+    /// What this user owns.
+    Of(u32),
+}
+
+impl Whose {
+    /// Whether it reaches what `owner` owns.
+    pub fn reaches(self, owner: &Owner) -> bool {
+        match self {
+            Self::Anybodys => true,
+            Self::Of(uid) => owner.uid == uid,
+        }
+    }
 }
 
 /// Apps that go, their links with them.
@@ -156,6 +178,8 @@ pub enum DetachWhich {
 pub struct UnloadRequest {
     /// Which.
     pub which: UnloadWhich,
+    /// How far `All` goes; authorising says it.
+    pub whose: Whose,
     /// Idempotency key.
     pub request: Option<RequestId>,
 }
@@ -165,7 +189,7 @@ pub struct UnloadRequest {
 pub enum UnloadWhich {
     /// These.
     Apps(Vec<AppRef>),
-    /// All.
+    /// All, as far as `whose` goes.
     All,
 }
 

@@ -8,7 +8,7 @@ use crate::ident::RequestId;
 use crate::names::{IfName, Netns, Priority};
 use crate::request::{
     ATTACH_MAX, AppRef, AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, HookAsk, LIST_MAX, LinkRef,
-    LoadRequest, PullPolicy, Select, UnloadRequest, UnloadWhich, UpdateRequest,
+    LoadRequest, PullPolicy, Select, UnloadRequest, UnloadWhich, UpdateRequest, Whose,
 };
 use crate::state::WhenAbsent;
 
@@ -193,7 +193,7 @@ impl TryFrom<&pb::DetachRequest> for DetachRequest {
                 DetachWhich::All(xdp_chain(netns.as_deref(), interface)?)
             }
         };
-        Ok(Self { which, request: request_id(key)? })
+        Ok(Self { which, whose: Whose::default(), request: request_id(key)? })
     }
 }
 
@@ -211,7 +211,7 @@ impl TryFrom<&pb::UnloadRequest> for UnloadRequest {
             }
             Some(pb::unload_request::Target::All(pb::AllApps {})) => UnloadWhich::All,
         };
-        Ok(Self { which, request: request_id(key)? })
+        Ok(Self { which, whose: Whose::default(), request: request_id(key)? })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bpfd_core::ask::Look;
+use bpfd_core::hook::ChainKey;
 use bpfd_core::wire;
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
@@ -13,22 +14,27 @@ use super::{Context, principal, status, view};
 
 pub(super) struct Chains(pub(super) Arc<Context>);
 
+/// The chain of an interface that is there.
+pub(super) async fn look(context: &Context, key: ChainKey) -> Result<pb::Chain, Status> {
+    let asked = key.clone();
+    let looked = context.engine.call(move |engine| engine.look(&asked)).await;
+    let snapshot = looked.map_err(|error| status::engine("cannot read the chain", error))?;
+    let snapshot = snapshot.map_err(|error| status::observe(&error))?;
+    let chain = view::chain(&snapshot, &key, &context.layout.bpffs);
+    chain.ok_or_else(|| {
+        Refusal::new(ErrorReason::NoSuchInterface, format!("no interface `{}` in `{}`", key.interface, key.netns))
+            .hint("`ip link` shows interfaces")
+            .into()
+    })
+}
+
 #[tonic::async_trait]
 impl pb::chain_service_server::ChainService for Chains {
     async fn get_chain(&self, request: Request<pb::GetChainRequest>) -> Result<Response<pb::Chain>, Status> {
         self.0.permit(principal(&request)?, Look).await?;
         let pb::GetChainRequest { netns, interface, hook: _ } = request.get_ref();
         let key = wire::xdp_chain(netns.as_deref(), interface).map_err(super::bad_field)?;
-        let asked = key.clone();
-        let looked = self.0.engine.call(move |engine| engine.look(&asked)).await;
-        let message = "cannot read the chain";
-        let snapshot = looked.map_err(|error| status::engine(message, error))?;
-        let snapshot = snapshot.map_err(|error| status::observe(&error))?;
-        let chain = view::chain(&snapshot, &key, &self.0.layout.bpffs).ok_or_else(|| {
-            Refusal::new(ErrorReason::NoSuchInterface, format!("no interface `{}` in `{}`", key.interface, key.netns))
-                .hint("`ip link` shows interfaces")
-        })?;
-        Ok(Response::new(chain))
+        Ok(Response::new(look(&self.0, key).await?))
     }
 
     async fn list_chains(

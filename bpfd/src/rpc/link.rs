@@ -12,6 +12,7 @@ use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::ErrorReason;
 use tonic::{Request, Response, Status};
 
+use super::chain::look;
 use super::{Context, principal, status, view};
 use crate::engine::{self, Engine};
 
@@ -80,12 +81,26 @@ impl pb::link_service_server::LinkService for Links {
         };
         let change = engine::Context { principal, request: ask.request, validate_only, new_links: 0 };
         let before = self.0.snapshot();
+        let all_of = match &ask.which {
+            DetachWhich::All(chain) => Some(chain.clone()),
+            DetachWhich::Links(_) => None,
+        };
+        let left = changes::left(&before.state, &ask);
+        let stays = |link: &Link| pb::Warning {
+            reason: ErrorReason::PolicyDenied.word().to_owned(),
+            message: format!("link `{}` stays: it belongs to {}", before.state.link_name(link), link.owner),
+            hint: "ask its owner, or root".to_owned(),
+        };
+        let warnings = left.into_iter().map(stays).collect();
         let job = move |engine: &mut Engine<_>| engine.change(&change, None, |state, _| changes::detach(state, &ask));
         let answer = self.0.engine.call(job).await.and_then(|result| result);
         let engine::Answer { outcome, plan } = answer.map_err(|error| status::engine(&message, error))?;
+        if let Some(chain) = all_of.filter(|chain| outcome.links.is_empty() && !before.state.chains().contains(chain)) {
+            look(&self.0, chain).await?;
+        }
         Ok(Response::new(pb::DetachResponse {
             links: outcome.links.iter().map(|link| before.state.link_name(link)).collect(),
-            warnings: vec![],
+            warnings,
             plan: view::plan(plan),
         }))
     }
@@ -111,6 +126,10 @@ impl pb::link_service_server::LinkService for Links {
         let chain = interface.map(|interface| wire::xdp_chain(netns.as_deref(), &interface));
         let chain = chain.transpose().map_err(super::bad_field)?;
         let snapshot = self.0.snapshot();
+        // A link may wait for its interface; a name that no link has either is a slip.
+        if let Some(chain) = chain.as_ref().filter(|chain| !snapshot.state.chains().contains(*chain)) {
+            look(&self.0, chain.clone()).await?;
+        }
         let app = app
             .map(|app| app.parse::<AppRef>().ok().and_then(|app| app.resolve(&snapshot.state).ok()).map(|app| app.uid));
         let wanted = |link: &&Link| {

@@ -1,4 +1,4 @@
-//! The socket: accepts, asks the kernel who it is, serves all services with their limits.
+//! The sockets: accepts, asks the kernel who it is, serves all services with their limits.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,6 +17,7 @@ use bpfd_proto::{FILE_DESCRIPTOR_SET, MESSAGE_LIMIT};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
@@ -38,10 +39,10 @@ const QUIET: Duration = Duration::from_secs(10);
 /// A dead client is noticed by its pings, so that its slot comes free.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
-/// Serves until `stop` is ready; calls under way are finished first.
+/// Serves all alike until `stop` is ready; calls under way are finished first.
 pub async fn serve(
     context: Arc<Context>,
-    listener: UnixListener,
+    listeners: Vec<UnixListener>,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
     let (health, healthy) = tonic_health::server::health_reporter();
@@ -56,7 +57,12 @@ pub async fn serve(
         };
     }
     let (incoming, connections) = mpsc::channel(16);
-    let accepting = tokio::spawn(accept(listener, incoming));
+    let open = OpenByUid::default();
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        accepting.spawn(accept(listener, open.clone(), incoming.clone()));
+    }
+    drop(incoming);
     let served = Server::builder()
         .max_concurrent_streams(STREAMS)
         .concurrency_limit_per_connection(usize::try_from(STREAMS).unwrap_or(usize::MAX))
@@ -71,7 +77,7 @@ pub async fn serve(
         .add_service(limited!(SystemServiceServer, System(context)))
         .serve_with_incoming_shutdown(ReceiverStream::new(connections), stop)
         .await;
-    accepting.abort();
+    accepting.abort_all();
     Ok(served?)
 }
 
@@ -87,8 +93,7 @@ pub enum ServeError {
 }
 
 /// Accepts for ever. A connection whose peer cannot be told, or one too many of a user, is closed.
-async fn accept(listener: UnixListener, connections: mpsc::Sender<io::Result<Counted>>) {
-    let open = Arc::new(Mutex::new(BTreeMap::new()));
+async fn accept(listener: UnixListener, open: OpenByUid, connections: mpsc::Sender<io::Result<Counted>>) {
     let mut refused = Refused::default();
     loop {
         let stream = match listener.accept().await {

@@ -178,9 +178,16 @@ pub(super) fn chain(snapshot: &Snapshot, key: &ChainKey, bpffs: &Path) -> Option
     };
     let mut slots = None;
     let mut findings = Vec::new();
-    let (mode, program, members) = match &seen.live {
-        Live::Empty => (mode, None, vec![]),
-        Live::Ours(LiveTop { program, .. }) => (mode, Some(program.0), members(snapshot, observed, key)),
+    let (mode, cause) = match (&seen.live, mode) {
+        (Live::Foreign(_), _) => (pb::ChainMode::Foreign, "neither bpfd's nor libxdp's".to_owned()),
+        (Live::Dispatcher(_), pb::ChainMode::Fused) => {
+            (pb::ChainMode::Libxdp, "the dispatcher that is there is kept".to_owned())
+        }
+        _ => (mode, cause),
+    };
+    let (program, members) = match &seen.live {
+        Live::Empty => (None, vec![]),
+        Live::Ours(LiveTop { program, .. }) => (Some(program.0), members(snapshot, observed, key)),
         Live::Dispatcher(live) => {
             let lost = |name: &String| format!("`{name}` is no longer in its slot: somebody removed its pins");
             findings.extend(live.lost.iter().map(lost));
@@ -190,7 +197,7 @@ pub(super) fn chain(snapshot: &Snapshot, key: &ChainKey, bpffs: &Path) -> Option
                 Slot::Ours(found) => pb::ChainMember { slot: Some(slot), ..member(snapshot, slot + 1, found) },
                 Slot::Foreign(found) => foreign_member(found, slot, &directory),
             });
-            (pb::ChainMode::Libxdp, Some(live.top.program.0), members.collect())
+            (Some(live.top.program.0), members.collect())
         }
         Live::Foreign(foreign) => {
             let holder = foreign.holders.join(", ");
@@ -201,7 +208,7 @@ pub(super) fn chain(snapshot: &Snapshot, key: &ChainKey, bpffs: &Path) -> Option
                 kernel_program_id: Some(foreign.program.0),
                 ..Default::default()
             };
-            (pb::ChainMode::Foreign, Some(foreign.program.0), vec![member])
+            (Some(foreign.program.0), vec![member])
         }
     };
     for row in order::ordered(state, key) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1::ErrorReason;
+use bpfd_proto::{SOCKET_NAME, VIEW_SOCKET_NAME};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
@@ -17,10 +18,9 @@ use crate::ClientError;
 const AGAIN: Duration = Duration::from_millis(20);
 
 pub(crate) async fn channel(path: &Path, wait: Duration) -> Result<Channel, ClientError> {
-    let first = first_stream(path, wait).await.map_err(|error| refusal(path, &error))?;
+    let (first, path) = open(path, wait).await.map_err(|error| refusal(path, &error))?;
     // The stream that proved that somebody listens is the first connection; later ones are made anew.
     let mut first = Some(first);
-    let path = path.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let first = first.take();
         let path = path.clone();
@@ -35,6 +35,19 @@ async fn stream(first: Option<UnixStream>, path: PathBuf) -> io::Result<UnixStre
     match first {
         Some(stream) => Ok(stream),
         None => UnixStream::connect(path).await,
+    }
+}
+
+/// Opens the socket; the one beside it for those who may look, if the caller may not open this one.
+async fn open(path: &Path, wait: Duration) -> io::Result<(UnixStream, PathBuf)> {
+    match first_stream(path, wait).await {
+        Ok(stream) => Ok((stream, path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && path.ends_with(SOCKET_NAME) => {
+            let beside = path.with_file_name(VIEW_SOCKET_NAME);
+            // Without that one, what is wrong with the first is what the caller must know.
+            UnixStream::connect(&beside).await.map(|stream| (stream, beside)).map_err(|_| error)
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -64,7 +77,7 @@ fn refusal(path: &Path, error: &io::Error) -> ClientError {
             .hint("start the daemon with `systemctl start bpfd` or `sudo bpfd`"),
         io::ErrorKind::PermissionDenied => Refusal::new(ErrorReason::SocketDenied, what)
             .cause("you may not open the socket")
-            .hint("run as root, or as a member of the group `bpfd`"),
+            .hint("run as root, or as a member of the group `bpfd`; members of `bpfd-view` may look"),
         _ => Refusal::new(ErrorReason::DaemonUnreachable, what).cause(error.to_string()),
     };
     ClientError::from(refusal)

@@ -142,3 +142,34 @@ fn a_member_of_the_group_loads_signed_images_behind_roots_programs() {
     move_it(200).ok();
     member("unload app").ok();
 }
+
+#[test]
+fn all_that_a_member_of_the_group_takes_away_is_its_own() {
+    let images = Images::signed();
+    let member = |line: &str| images.host.bpfctl_as_member(line);
+    let load = "load -q --image registry/team/app:1";
+    images.host.bpfctl(&format!("{load} --name roots xdp -i uplink")).ok();
+    member(&format!("{load} --name mine xdp -i uplink --priority 100")).ok();
+    assert_snapshot!(member("detach --all -i uplink").to_string(), @"
+    $ bpfctl detach --all -i uplink
+    detached mine/count@uplink:xdp
+    --- stderr
+    warning: link `roots/count@uplink:xdp` stays: it belongs to root
+    hint: ask its owner, or root
+    ");
+    assert_snapshot!(images.host.bpfctl("list").ok(), @"
+    PROGRAM      TYPE  HOOK        PRIO  POS  STATE
+    mine/count   xdp   -           -     -    LOADED
+    roots/count  xdp   uplink:xdp  50    1    ATTACHED
+    ");
+    assert_snapshot!(member("unload --all").ok(), @"unloaded mine");
+    assert_snapshot!(images.host.bpfctl("list").ok(), @"
+    PROGRAM      TYPE  HOOK        PRIO  POS  STATE
+    roots/count  xdp   uplink:xdp  50    1    ATTACHED
+    ");
+    // The control: root takes all.
+    assert_snapshot!(images.host.bpfctl("unload --all").ok(), @"
+    detached roots/count@uplink:xdp
+    unloaded roots
+    ");
+}
