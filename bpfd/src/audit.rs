@@ -63,6 +63,9 @@ pub enum Record<'a> {
         verb: String,
         /// Why.
         why: &'a str,
+        /// The image that was refused, if it is one.
+        #[serde(flatten)]
+        image: Option<&'a DeniedImage>,
     },
     /// Somebody was refused more often than is written, in the minute before.
     DeniedMore {
@@ -71,6 +74,16 @@ pub enum Record<'a> {
         /// How many refusals have no record of their own.
         count: u64,
     },
+}
+
+/// An image that the policy refused.
+#[derive(Debug, Serialize)]
+pub struct DeniedImage {
+    /// As it was asked for.
+    #[serde(rename = "image")]
+    pub reference: String,
+    /// What it was resolved to.
+    pub digest: String,
 }
 
 /// Where records go. The engine writes one before each effect and does nothing if it cannot.
@@ -85,9 +98,18 @@ pub trait AuditSink {
 
     /// The record of a refusal.
     fn denied(&mut self, denied: &Denied) -> io::Result<()> {
-        let Denied { principal, verb, why, hint: _ } = denied;
-        self.write(&Record::Denied { principal, verb: verb.to_string(), why })
+        self.write(&record(denied, None))
     }
+
+    /// The record of a refused image.
+    fn denied_image(&mut self, denied: &Denied, image: &DeniedImage) -> io::Result<()> {
+        self.write(&record(denied, Some(image)))
+    }
+}
+
+fn record<'a>(denied: &'a Denied, image: Option<&'a DeniedImage>) -> Record<'a> {
+    let Denied { principal, verb, why, hint: _ } = denied;
+    Record::Denied { principal, verb: verb.to_string(), why, image }
 }
 
 /// `audit.jsonl`, appended to; `audit.jsonl.1` is the one before it.
@@ -136,6 +158,14 @@ impl AuditFile {
         }
     }
 
+    fn append_denial(&mut self, denied: &Denied, image: Option<&DeniedImage>) -> io::Result<()> {
+        self.append_counts(Instant::now());
+        match self.denials.admits(&denied.principal) {
+            true => self.append(&record(denied, image)),
+            false => Ok(()),
+        }
+    }
+
     fn put_aside(&mut self) -> io::Result<()> {
         let aside = |number: u32| self.path.with_added_extension(number.to_string());
         for number in (1..KEPT).rev() {
@@ -177,13 +207,11 @@ impl AuditSink for AuditFile {
     }
 
     fn denied(&mut self, denied: &Denied) -> io::Result<()> {
-        let Denied { principal, verb, why, hint: _ } = denied;
-        let now = Instant::now();
-        self.append_counts(now);
-        match self.denials.admits(principal) {
-            true => self.append(&Record::Denied { principal, verb: verb.to_string(), why }),
-            false => Ok(()),
-        }
+        self.append_denial(denied, None)
+    }
+
+    fn denied_image(&mut self, denied: &Denied, image: &DeniedImage) -> io::Result<()> {
+        self.append_denial(denied, Some(image))
     }
 }
 

@@ -45,6 +45,7 @@ use crate::progress::Report;
 use crate::registries::RegistryFiles;
 use crate::source::Bytecode;
 use crate::trust::{Apply, Trust};
+use crate::waiter::Waiter;
 use crate::worker::Workers;
 
 /// Pulls that run at the same time: each is a process.
@@ -137,17 +138,18 @@ impl Images {
         reference: &str,
         pull: PullPolicy,
         report: &Report,
+        waiter: &Waiter,
     ) -> Result<(Bytecode, Vec<Warning>), ImageError> {
         let reference: Reference = reference.parse()?;
-        let (ask, told) = (ask.clone(), report.clone());
+        let (ask, told, waits) = (ask.clone(), report.clone(), waiter.clone());
         let work = move |shared: &Shared, reference: &Reference, deadline| {
-            let Ready { judged, opened, warning } = shared.ready(reference, pull, deadline, &told)?;
+            let Ready { judged, opened, warning } = shared.ready(reference, pull, deadline, &told, &waits)?;
             let object = shared.objects.put(&opened.object)?;
             let words = words::words(reference, &opened);
             let bytecode = Bytecode::verified(&ask, &judged.verified, object, opened.object, words);
             Ok((bytecode, warning.into_iter().collect()))
         };
-        self.alone(reference, work).await
+        self.alone(reference, waiter, work).await
     }
 
     /// Brings an image into the store, if the policy lets it through, and looks whether it can be used.
@@ -159,17 +161,18 @@ impl Images {
         ask: &Authorized<PullAsk>,
         pull: PullPolicy,
         report: &Report,
+        waiter: &Waiter,
     ) -> Result<(Stored, Vec<Warning>), ImageError> {
         let PullAsk(reference) = ask.request();
-        let told = report.clone();
+        let (told, waits) = (report.clone(), waiter.clone());
         let work = move |shared: &Shared, reference: &Reference, deadline| {
-            let Ready { judged: _, opened: _, warning } = shared.ready(reference, pull, deadline, &told)?;
+            let Ready { judged: _, opened: _, warning } = shared.ready(reference, pull, deadline, &told, &waits)?;
             let named = shared.named(&reference.to_string())?;
             let stored = named.first().map(|named| shared.stored(named));
             let stored = stored.ok_or_else(|| ImageError::NotStored(reference.to_string()))?;
             Ok((stored, warning.into_iter().collect()))
         };
-        self.alone(reference.parse()?, work).await
+        self.alone(reference.parse()?, waiter, work).await
     }
 
     /// Images of the store by name: at most `limit` of those whose names come after `after`.
@@ -230,10 +233,11 @@ impl Images {
         self.blocking(move |shared| shared.remove(&images, &state, apply)).await
     }
 
-    /// Work on a reference that nobody else pulls meanwhile, within the whole time.
+    /// Work on a reference that nobody else pulls meanwhile, within the whole time, and while somebody waits for it.
     async fn alone<T: Send + 'static>(
         &self,
         reference: Reference,
+        waiter: &Waiter,
         work: impl FnOnce(&Shared, &Reference, Instant) -> Result<T, ImageError> + Send + 'static,
     ) -> Result<T, ImageError> {
         let deadline = Instant::now() + WHOLE;
@@ -242,7 +246,8 @@ impl Images {
         let whole = async move {
             let held = lock.lock_owned().await;
             let permit = permits.acquire_owned().await.map_err(|_closed| ImageError::Lost)?;
-            // What is given up goes on in its thread until its own deadline, and keeps the lock until then.
+            // What took too long goes on in its thread until its own deadline, and keeps the lock until then. What nobody waits for ends
+            // with its worker.
             let working = tokio::task::spawn_blocking(move || {
                 let done = work(&shared, &reference, deadline - AFTERWARDS);
                 drop((held, permit));
@@ -250,7 +255,10 @@ impl Images {
             });
             working.await.map_err(|_panicked| ImageError::Lost)?
         };
-        tokio::time::timeout_at(deadline.into(), whole).await.unwrap_or(Err(ImageError::Timeout))
+        tokio::select! {
+            done = tokio::time::timeout_at(deadline.into(), whole) => done.unwrap_or(Err(ImageError::Timeout)),
+            why = waiter.given_up() => Err(why.into()),
+        }
     }
 
     async fn blocking<T: Send + 'static>(

@@ -21,5 +21,6 @@ pub mod rpc;
 pub mod source;
 pub mod store;
 pub mod trust;
+pub mod waiter;
 pub mod watch;
 pub mod worker;

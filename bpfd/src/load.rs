@@ -6,13 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use bpfd_core::changes::{self, Loaded};
 use bpfd_core::ident::AppUid;
 use bpfd_core::kernel::{Recipe, StepError};
-use bpfd_core::names::AppName;
-use bpfd_core::policy::Authorized;
+use bpfd_core::names::{AppName, printable};
+use bpfd_core::policy::{Authorized, Denied, Verb};
 use bpfd_core::request::{Bytes, LoadRequest};
 use bpfd_core::selection::{self, Selection, SelectionError};
 use bpfd_core::state::{Advice, Map, ProgramType, Setting};
@@ -20,15 +21,17 @@ use ebpf::globals::GlobalError;
 use ebpf::inspect::{NotLoadable, Object};
 use ebpf::line_info::LineTable;
 use ebpf::verifier_log::{self, LinkedFunction, Rejection};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
 
+use crate::audit::DeniedImage;
 use crate::engine::{Answer, Context, EngineError, EngineHandle};
 use crate::images::{ImageError, Images, Warning};
 use crate::kernel::{HostKernel, Loader, StagedApp};
 use crate::objects::Objects;
 use crate::progress::{Phase, Progress, Report};
 use crate::source::{Bytecode, UploadError};
+use crate::waiter::{GivenUp, Waiter};
 use crate::worker::Workers;
 use crate::worker::parse::{self, ParseError};
 
@@ -79,6 +82,9 @@ pub enum LoadError {
     /// The kernel took too long.
     #[error("the kernel did not verify the programs within {} seconds", VERIFICATION.as_secs())]
     TooSlow,
+    /// Nobody waits for it any more.
+    #[error(transparent)]
+    GivenUp(#[from] GivenUp),
     /// The engine refused or failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -110,16 +116,20 @@ impl Loads {
         Self { engine, images, objects, workers, loader, permits: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
-    /// The whole way. `Answer::outcome` has the app and its links.
+    /// The whole way. `Answer::outcome` has the app and its links. Given up, it ends before the engine begins, or not at all.
     pub async fn load(
         &self,
         ask: Authorized<LoadRequest>,
         validate_only: bool,
         report: Report,
+        waiter: &Waiter,
     ) -> Result<(Answer, Vec<Warning>), LoadError> {
-        let (bytecode, warnings) = self.bytes(&ask, &report).await?;
+        let (bytecode, warnings) = self.bytes(&ask, &report, waiter).await?;
         report(Progress::begin(Phase::Inspect));
-        let made = self.make(&ask, bytecode, &report).await?;
+        let made = tokio::select! {
+            made = self.make(&ask, bytecode, &report) => made?,
+            why = waiter.given_up() => return Err(why.into()),
+        };
         let Made { uid, staged, loaded } = made;
         let (request, principal) = ask.into_parts();
         let owner = principal.owner();
@@ -127,9 +137,12 @@ impl Loads {
         if !request.attach.is_empty() {
             report(Progress::begin(Phase::Attach));
         }
+        let waits = waiter.clone();
         let job = move |engine: &mut crate::engine::Engine<HostKernel>| {
+            // The last time to turn back: others may have been before it in the engine's queue.
+            waits.wanted()?;
             let build = |state: &_, fresh: &_| changes::load(state, loaded.clone(), &owner, fresh);
-            engine.change(&context, Some((uid, staged)), build)
+            engine.change(&context, Some((uid, staged)), build).map_err(LoadError::from)
         };
         let answer = self.engine.call(job).await??;
         Ok((answer, warnings))
@@ -139,10 +152,31 @@ impl Loads {
         &self,
         ask: &Authorized<LoadRequest>,
         report: &Report,
+        waiter: &Waiter,
     ) -> Result<(Bytecode, Vec<Warning>), LoadError> {
         match &ask.request().bytes {
             Bytes::Uploaded { object, stem: _ } => Ok((Bytecode::permitted(ask, *object, &self.objects)?, vec![])),
-            Bytes::Image { reference, pull } => Ok(self.images.acquire(ask, reference, *pull, report).await?),
+            Bytes::Image { reference, pull } => {
+                let acquired = self.images.acquire(ask, reference, *pull, report, waiter).await;
+                if let Err(error) = &acquired {
+                    self.record(ask, reference, error).await;
+                }
+                Ok(acquired?)
+            }
+        }
+    }
+
+    /// Puts it on record that the image policy refused a load.
+    async fn record(&self, ask: &Authorized<LoadRequest>, reference: &str, error: &ImageError) {
+        let Some((digest, why)) = error.refused() else { return };
+        let image = DeniedImage { reference: printable(reference), digest: digest.to_string() };
+        let principal = ask.principal().to_string();
+        let denied = Denied { principal, verb: Verb::Load, why, hint: String::new() };
+        let job = move |engine: &mut crate::engine::Engine<HostKernel>| engine.audit().denied_image(&denied, &image);
+        match self.engine.call(job).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "audit log: a refused image is not on record"),
+            Err(error) => tracing::error!(%error, "audit log: a refused image is not on record"),
         }
     }
 
@@ -155,11 +189,16 @@ impl Loads {
         let request = ask.request().clone();
         let permit = self.permits.clone().acquire_owned().await.map_err(|_| LoadError::Lost)?;
         let (workers, loader, report) = (self.workers.clone(), self.loader.clone(), report.clone());
-        let making = tokio::task::spawn_blocking(move || {
-            let made = make(&workers, &loader, &request, &bytecode, &report);
+        let (made, making) = oneshot::channel();
+        // A thread of its own, which the end of the daemon need not wait for.
+        let load = move || {
+            let done = make(&workers, &loader, &request, &bytecode, &report);
             drop(permit);
-            made
-        });
+            if made.send(done).is_err() {
+                tracing::info!("a load was given up; what it made is dropped");
+            }
+        };
+        thread::Builder::new().name("load".to_owned()).spawn(load).map_err(|_| LoadError::Lost)?;
         // A verification that is given up goes on in its thread until the verifier ends; what it makes is dropped.
         match tokio::time::timeout(VERIFICATION, making).await {
             Err(_) => Err(LoadError::TooSlow),
@@ -217,7 +256,7 @@ fn make(
 fn settings(object: &Object, wanted: &[(String, String)]) -> Result<BTreeMap<String, Setting>, LoadError> {
     let encode = |(name, text): &(String, String)| {
         let bytes = object.global(name).and_then(|global| ebpf::globals::encode(global, text));
-        let bytes = bytes.map_err(|source| LoadError::Global { name: bpfd_core::names::printable(name), source })?;
+        let bytes = bytes.map_err(|source| LoadError::Global { name: printable(name), source })?;
         Ok((name.clone(), Setting { text: text.clone(), bytes }))
     };
     wanted.iter().map(encode).collect()

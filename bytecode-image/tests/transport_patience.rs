@@ -79,6 +79,7 @@ fn the_deadline_ends_everything() {
         .unwrap_err();
     assert!(error.is_unreachable(), "{error:?}");
     assert!(matches!(error, TransportError::Deadline { limit, .. } if limit == deadline), "{error:?}");
+    assert!(error.to_string().ends_with(" did not finish within 1 s"), "in whole seconds: {error}");
     // Far from the 15 seconds that one silent body may take.
     assert!(begun.elapsed() < limits::IDLE, "{:?}", begun.elapsed());
 }

@@ -21,6 +21,7 @@ use bytecode_image::verify::Refusal;
 use super::judge::{Judged, Opened, open};
 use super::{ImageError, Shared};
 use crate::progress::{Phase, Progress, Report};
+use crate::waiter::Waiter;
 use crate::worker::WorkerError;
 use crate::worker::fetch::{self, FailureKind, Step};
 use crate::worker::parse::ParseError;
@@ -66,8 +67,10 @@ impl Shared {
         pull: PullPolicy,
         deadline: Instant,
         report: &Report,
+        waiter: &Waiter,
     ) -> Result<Ready, ImageError> {
-        let brought = self.bring(reference, pull, deadline, report)?;
+        let brought = self.bring(reference, pull, deadline, report, waiter)?;
+        waiter.wanted()?;
         report(Progress::begin(Phase::Verify));
         let judged = self.judge(reference)?;
         report(Progress::begin(Phase::Inspect));
@@ -96,6 +99,7 @@ impl Shared {
         pull: PullPolicy,
         deadline: Instant,
         report: &Report,
+        waiter: &Waiter,
     ) -> Result<Brought, ImageError> {
         let have = match pull {
             PullPolicy::Never => return Ok(Brought::Stored(None)),
@@ -111,7 +115,7 @@ impl Shared {
             (Have::Good(_) | Have::Refused(_) | Have::Nothing, _, _) => None,
         };
         report(Progress::begin(Phase::Resolve));
-        match (self.fetch(reference, pull, cached, deadline, report), have) {
+        match (self.fetch(reference, pull, cached, deadline, report, waiter), have) {
             (Err(ImageError::Fetch(failure)), Have::Refused(refusal)) if gone(failure.kind) => {
                 tracing::info!(%reference, %failure, "the stored image is refused, and no other can be had");
                 Err(ImageError::Refused(refusal))
@@ -136,6 +140,7 @@ impl Shared {
         cached: Option<Digest>,
         deadline: Instant,
         report: &Report,
+        waiter: &Waiter,
     ) -> Result<Brought, ImageError> {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeouts = Timeouts { deadline: self.timeouts.deadline.min(left), ..self.timeouts.clone() };
@@ -148,7 +153,7 @@ impl Shared {
         };
         let brought = {
             let _pulling = self.ingest.read().unwrap_or_else(PoisonError::into_inner);
-            self.ask_worker(request, deadline, report)
+            self.ask_worker(request, deadline, report, waiter)
         };
         if brought.is_err() {
             self.clear_ingest();
@@ -156,12 +161,21 @@ impl Shared {
         brought
     }
 
-    fn ask_worker(&self, request: PullRequest, deadline: Instant, report: &Report) -> Result<Brought, ImageError> {
+    fn ask_worker(
+        &self,
+        request: PullRequest,
+        deadline: Instant,
+        report: &Report,
+        waiter: &Waiter,
+    ) -> Result<Brought, ImageError> {
+        waiter.wanted()?;
         let ingest = self.store.ingest()?;
         let reference = request.reference.clone();
         let policy = applicable(&self.trust.policy().policy, &reference);
         let heard = |step| report(progress(step));
-        let ended = fetch::pull(&self.workers, ingest.as_fd(), request, policy, deadline, heard);
+        let ended = fetch::pull(&self.workers, ingest.as_fd(), request, policy, deadline, heard, waiter);
+        // A worker that was ended, for that reason.
+        waiter.wanted()?;
         match ended.map_err(worker_error)?.outcome? {
             Pulled::Cached { digest: _, warning } => {
                 Ok(Brought::Stored(warning.map(|text| Warning::Unreachable(one_line(&text)))))
@@ -210,6 +224,7 @@ fn unusable(error: &ImageError) -> bool {
         | ImageError::Worker(_)
         | ImageError::OtherName { .. }
         | ImageError::Timeout
+        | ImageError::GivenUp(_)
         | ImageError::Ingest(_)
         | ImageError::Store(_)
         | ImageError::NotStored(_)

@@ -3,6 +3,7 @@
 use std::io;
 
 use bytecode_image::config::ConfigError;
+use bytecode_image::digest::Digest;
 use bytecode_image::label::{LabelError, LabelMismatch};
 use bytecode_image::limits;
 use bytecode_image::reference::{Reference, ReferenceError};
@@ -10,8 +11,10 @@ use bytecode_image::store::StoreError;
 use bytecode_image::unpack::UnpackError;
 use bytecode_image::verify::Refusal;
 
+use crate::causes::chain;
 use crate::objects::IncomingError;
 use crate::registries::RegistryFilesError;
+use crate::waiter::GivenUp;
 use crate::worker::WorkerError;
 use crate::worker::fetch::FetchFailure;
 use crate::worker::parse::ParseError;
@@ -42,6 +45,9 @@ pub enum ImageError {
     /// All of it took too long.
     #[error("it took more than {} s", limits::DEADLINE.as_secs())]
     Timeout,
+    /// Nobody waits for it any more.
+    #[error(transparent)]
+    GivenUp(#[from] GivenUp),
     /// The directory for new parts cannot be given to the worker.
     #[error("cannot prepare the image store for pulls")]
     Ingest(#[source] io::Error),
@@ -83,4 +89,15 @@ pub enum ImageError {
     /// A thread ended without an answer: it panicked, and said so on stderr.
     #[error("the work on the image was lost")]
     Lost,
+}
+
+impl ImageError {
+    /// If it is the image policy that refused: the digest that it decided on, and why.
+    pub fn refused(&self) -> Option<(Digest, String)> {
+        match self {
+            Self::Fetch(failure) => failure.refused.map(|digest| (digest, failure.cause.clone())),
+            Self::Refused(refusal) => Some((refusal.digest, chain(&refusal.reason))),
+            _ => None,
+        }
+    }
 }

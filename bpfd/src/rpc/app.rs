@@ -19,6 +19,7 @@ use crate::causes::chain;
 use crate::engine;
 use crate::objects::IncomingError;
 use crate::progress::in_order;
+use crate::waiter::{Stopping, Waiter};
 
 /// Reports that wait for a slow reader; more are dropped.
 const REPORTS: usize = 64;
@@ -27,7 +28,7 @@ const LOG_PIECE: usize = 256 << 10;
 /// Apps in one page unless the caller asks for fewer.
 const PAGE: usize = 200;
 
-pub(super) struct Apps(pub(super) Arc<Context>);
+pub(super) struct Apps(pub(super) Arc<Context>, pub(super) Stopping);
 
 #[tonic::async_trait]
 impl pb::app_service_server::AppService for Apps {
@@ -54,7 +55,7 @@ impl pb::app_service_server::AppService for Apps {
         let validate_only = request.get_ref().validate_only;
         let ask = self.0.authorize(&request, |message| LoadRequest::try_from(message)).await?;
         let (events, stream) = mpsc::channel(REPORTS);
-        let context = self.0.clone();
+        let (context, stopping) = (self.0.clone(), self.1.clone());
         tokio::spawn(async move {
             let uid = ask.principal().uid;
             let doing = doing(ask.request());
@@ -64,7 +65,9 @@ impl pb::app_service_server::AppService for Apps {
                 // A full queue: the reader is slow, and misses a report.
                 reports.try_send(Ok(pb::LoadResponse { event: Some(event) })).unwrap_or_default();
             });
-            let loaded = context.loads.load(ask, validate_only, report).await;
+            let waiter = Waiter::default();
+            let load = context.loads.load(ask, validate_only, report, &waiter);
+            let loaded = stopping.while_wanted(&waiter, &events, load).await;
             let answer = match loaded {
                 Ok((answer, warnings)) => {
                     let snapshot = context.snapshot();

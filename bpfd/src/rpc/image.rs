@@ -26,6 +26,7 @@ use crate::engine::Snapshot;
 use crate::images::{self, ImageError, Inspected, Removed, Stored, Verdict};
 use crate::progress::in_order;
 use crate::trust::Apply;
+use crate::waiter::{GivenUp, Stopping, Waiter};
 use crate::worker::fetch::{FailureKind, FetchFailure};
 use crate::worker::parse::ParseError;
 
@@ -40,6 +41,7 @@ const GLOBALS: usize = 1024;
 
 pub(super) struct ImageApi {
     pub(super) context: Arc<Context>,
+    pub(super) stopping: Stopping,
 }
 
 #[tonic::async_trait]
@@ -55,7 +57,7 @@ impl pb::image_service_server::ImageService for ImageApi {
             reference.parse().map_err(|error| doing("pull", &reference, ImageError::from(error)))?;
         let ask = self.context.permit(principal, PullAsk(parsed.to_string())).await?;
         let (events, stream) = mpsc::channel(REPORTS);
-        let context = self.context.clone();
+        let (context, stopping) = (self.context.clone(), self.stopping.clone());
         tokio::spawn(async move {
             let reports = events.clone();
             let report = in_order(move |progress| {
@@ -65,8 +67,11 @@ impl pb::image_service_server::ImageService for ImageApi {
             });
             let (owner, name) = (ask.principal().owner(), ask.request().0.clone());
             let images = context.images.clone();
-            let pull = async move { images.pull(&ask, policy, &report).await };
-            let answer = match context.recorded(owner, format!("pull `{name}`"), pull).await {
+            let waiter = Waiter::default();
+            let waits = waiter.clone();
+            let pull = async move { images.pull(&ask, policy, &report, &waits).await };
+            let pull = context.recorded(owner, format!("pull `{name}`"), pull);
+            let answer = match stopping.while_wanted(&waiter, &events, pull).await {
                 Ok(Ok((stored, warnings))) => {
                     let image = Some(image(&context.snapshot(), stored));
                     let result = pb::PullResult { image, warnings: view::warnings(warnings) };
@@ -250,6 +255,7 @@ impl From<ImageError> for Refusal {
                 refusal(ErrorReason::Internal)
             }
             ImageError::Timeout => refusal(ErrorReason::Timeout),
+            ImageError::GivenUp(why) => refusal(given_up(*why)),
             ImageError::Store(store) => self::store(store, refusal),
             ImageError::NotStored(_) => refusal(ErrorReason::NotFoundImage)
                 .hint("`bpfctl image ls` shows what is there; `bpfctl image pull REFERENCE` brings more"),
@@ -274,8 +280,15 @@ impl From<ImageError> for Refusal {
     }
 }
 
+pub(super) fn given_up(why: GivenUp) -> ErrorReason {
+    match why {
+        GivenUp::Left => ErrorReason::Cancelled,
+        GivenUp::Stopping => ErrorReason::DaemonNotReady,
+    }
+}
+
 fn fetch(failure: &FetchFailure) -> Refusal {
-    let FetchFailure { kind, what, cause, hint } = failure;
+    let FetchFailure { kind, what, cause, hint, refused: _ } = failure;
     let mut refusal = Refusal::new(reason(*kind), what);
     refusal.cause = (!cause.is_empty()).then(|| cause.clone());
     refusal.hint = hint.clone();
@@ -332,7 +345,8 @@ mod tests {
 
     fn refused(kind: FailureKind) -> Refusal {
         let (what, cause) = ("cannot resolve `r.example/a:b`".to_owned(), "cannot reach `r.example:443`".to_owned());
-        Refusal::from(ImageError::from(FetchFailure { kind, what, cause, hint: Some("do this".to_owned()) }))
+        let hint = Some("do this".to_owned());
+        Refusal::from(ImageError::from(FetchFailure { kind, what, cause, hint, refused: None }))
     }
 
     #[test]

@@ -29,6 +29,7 @@ use super::link::Links;
 use super::policy::PolicyApi;
 use super::system::System;
 use super::{Context, PeerStream};
+use crate::waiter::Stopping;
 
 /// Calls under way on one connection; the others wait.
 const STREAMS: u32 = 32;
@@ -38,8 +39,11 @@ const CONNECTIONS: usize = 64;
 const QUIET: Duration = Duration::from_secs(10);
 /// A dead client is noticed by its pings, so that its slot comes free.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How long callers may take to read their last answers and to leave, once the daemon is asked to stop and nothing is left to do.
+const ANSWERS: Duration = Duration::from_secs(2);
 
-/// Serves all alike until `stop` is ready; calls under way are finished first.
+/// Serves all alike until `stop` is ready. Then what the engine was asked for is done and answered; pulls and loads that did not get so
+/// far end.
 pub async fn serve(
     context: Arc<Context>,
     listeners: Vec<UnixListener>,
@@ -56,6 +60,12 @@ pub async fn serve(
             $server::new($service).max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT)
         };
     }
+    let (begin, stopping) = Stopping::new();
+    let engine = context.engine.clone();
+    let stop = async move {
+        stop.await;
+        begin.send_replace(true);
+    };
     let (incoming, connections) = mpsc::channel(16);
     let open = OpenByUid::default();
     let mut accepting = JoinSet::new();
@@ -63,20 +73,37 @@ pub async fn serve(
         accepting.spawn(accept(listener, open.clone(), incoming.clone()));
     }
     drop(incoming);
-    let served = Server::builder()
+    let serving = Server::builder()
         .max_concurrent_streams(STREAMS)
         .concurrency_limit_per_connection(usize::try_from(STREAMS).unwrap_or(usize::MAX))
         .http2_keepalive_interval(Some(KEEPALIVE))
         .add_service(healthy)
         .add_service(reflection)
-        .add_service(limited!(AppServiceServer, Apps(context.clone())))
+        .add_service(limited!(AppServiceServer, Apps(context.clone(), stopping.clone())))
         .add_service(limited!(LinkServiceServer, Links(context.clone())))
         .add_service(limited!(ChainServiceServer, Chains(context.clone())))
-        .add_service(limited!(ImageServiceServer, ImageApi { context: context.clone() }))
+        .add_service(limited!(ImageServiceServer, ImageApi { context: context.clone(), stopping: stopping.clone() }))
         .add_service(limited!(PolicyServiceServer, PolicyApi { context: context.clone() }))
         .add_service(limited!(SystemServiceServer, System(context)))
-        .serve_with_incoming_shutdown(ReceiverStream::new(connections), stop)
-        .await;
+        .serve_with_incoming_shutdown(ReceiverStream::new(connections), stop);
+    let overdue = async {
+        stopping.begun().await;
+        // Jobs are done in their order: this one comes after all that was asked for.
+        let idle = engine.call(|_| ()).await;
+        tokio::time::sleep(ANSWERS).await;
+        idle
+    };
+    let served = tokio::select! {
+        served = serving => served,
+        idle = overdue => {
+            tracing::warn!(idle = idle.is_ok(), "callers that do not read their answers, or do not leave, are left");
+            Ok(())
+        }
+    };
+    // What callers asked for that have left.
+    if engine.call(|_| ()).await.is_err() {
+        tracing::warn!("the engine stopped before the daemon");
+    }
     accepting.abort_all();
     Ok(served?)
 }

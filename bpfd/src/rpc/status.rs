@@ -17,6 +17,7 @@ use ebpf::select::SelectError;
 use ebpf::verifier_log::Rejection;
 use ebpf::verifier_words::explain;
 
+use super::image;
 use crate::causes::chain;
 use crate::engine::EngineError;
 use crate::execute::ExecuteError;
@@ -48,6 +49,7 @@ pub(super) fn load(doing: &str, error: LoadError, uid: u32, logs: &LoadLogs) -> 
         }
         LoadError::Kernel(error) => step(message, &error),
         LoadError::TooSlow => Refusal::new(ErrorReason::Timeout, message).cause(error.to_string()),
+        LoadError::GivenUp(why) => Refusal::new(image::given_up(why), message).cause(why.to_string()),
         LoadError::Engine(error) => engine(&message, error),
         LoadError::Lost => Refusal::new(ErrorReason::Internal, message).cause(error.to_string()),
     }

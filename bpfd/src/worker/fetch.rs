@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{TURN, WorkerError, Workers};
 use crate::causes::chain;
+use crate::waiter::Waiter;
 
 pub use self::failure::{FailureKind, FetchFailure};
 
@@ -88,8 +89,8 @@ enum Told {
     Ended(Box<Ended>),
 }
 
-/// Has a worker pull into a store's `ingest` directory. The worker is gone when this returns. Blocks; call it from a thread that
-/// outlives it.
+/// Has a worker pull into a store's `ingest` directory. The worker is gone when this returns; given up, it is ended. Blocks; call it from a
+/// thread that outlives it.
 pub fn pull(
     workers: &Workers,
     ingest: BorrowedFd<'_>,
@@ -97,6 +98,7 @@ pub fn pull(
     policy: ImagePolicy,
     deadline: Instant,
     heard: impl Fn(Step),
+    waiter: &Waiter,
 ) -> Result<Ended, WorkerError> {
     let wall = deadline.saturating_duration_since(Instant::now()) + GRACE;
     // Address space is far above what is used: allocators and thread stacks reserve much that they never touch.
@@ -104,6 +106,7 @@ pub fn pull(
         Limits { address_space: 1 << 30, cpu_seconds: 60, open_files: 64, file_size: limits::LAYER, wall: Some(wall) };
     let spec = Spec { kind: KIND.to_owned(), limits, identity: Identity::Nobody, stderr: Stderr::Keep };
     let mut worker = workers.spawn(&spec).map_err(WorkerError::Start)?;
+    let _running = waiter.runs(worker.ender().map_err(WorkerError::Start)?);
     let request = serde_json::to_vec(&Request { pull: request, policy }).map_err(WorkerError::Request)?;
     let ended = listen(&mut worker, &request, ingest, deadline + GRACE, heard)?;
     // It may have the files open that it wrote: they are taken in when nobody can change them any more.

@@ -2,6 +2,7 @@
 
 use bpfd::images::{ImageError, Warning};
 use bpfd::progress::Phase;
+use bpfd::waiter::Waiter;
 use bpfd::worker::fetch::FailureKind;
 use bpfd_core::hook::ProceedOn;
 use bpfd_core::names::Priority;
@@ -202,7 +203,8 @@ fn two_callers_of_one_reference_are_served_one_after_the_other() {
     let reference = world.reference("v1").to_string();
     let ask = crate::world::load(&reference, PullPolicy::Newer);
     let report: bpfd::progress::Report = std::sync::Arc::new(|_| {});
-    let one = || world.images.acquire(&ask, &reference, PullPolicy::Newer, &report);
+    let waiter = Waiter::default();
+    let one = || world.images.acquire(&ask, &reference, PullPolicy::Newer, &report, &waiter);
     let (first, second, third) = world.run(async { tokio::join!(one(), one(), one()) });
     for acquired in [first, second, third] {
         assert_eq!(acquired.unwrap().0.bytes(), OBJECT);

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use bpfd::images::ImageError;
+use bpfd::waiter::Waiter;
 use bpfd::worker::fetch::{self, FailureKind};
 use bpfd_core::request::PullPolicy;
 use bytecode_image::fetch::{self as transfer, PullRequest};
@@ -152,7 +153,16 @@ fn a_manifest_of_a_gibibyte_costs_the_worker_less_than_64_mib() {
         };
         let ingest = store.ingest().unwrap();
         let deadline = Instant::now() + Duration::from_secs(30);
-        let ended = fetch::pull(&workers(), ingest.as_fd(), request, ImagePolicy::default(), deadline, |_| {}).unwrap();
+        let ended = fetch::pull(
+            &workers(),
+            ingest.as_fd(),
+            request,
+            ImagePolicy::default(),
+            deadline,
+            |_| {},
+            &Waiter::default(),
+        )
+        .unwrap();
         assert!(ended.outcome.is_err(), "{mode:?}");
         assert!((1 << 10..64 << 10).contains(&ended.peak_kib), "{} KiB at the peak, {mode:?}", ended.peak_kib);
     }

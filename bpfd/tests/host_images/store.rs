@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use bpfd::images::{ImageError, Removed};
 use bpfd::progress::Report;
 use bpfd::trust::Apply;
+use bpfd::waiter::Waiter;
 use bpfd_core::ident::AppUid;
 use bpfd_core::request::PullPolicy;
 use bpfd_core::state::{App, Owner, Reach, Source, State};
@@ -15,7 +16,7 @@ use crate::world::{OBJECT, World, image, image_with_label, pull};
 fn pulled(world: &World, tag: &str) -> bpfd::images::Stored {
     let report: Report = std::sync::Arc::new(|_| {});
     let reference = world.reference(tag);
-    world.run(world.images.pull(&pull(&reference), PullPolicy::Newer, &report)).unwrap().0
+    world.run(world.images.pull(&pull(&reference), PullPolicy::Newer, &report, &Waiter::default())).unwrap().0
 }
 
 #[test]

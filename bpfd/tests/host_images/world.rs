@@ -12,6 +12,7 @@ use bpfd::progress::{Phase, Progress, Report};
 use bpfd::registries::RegistryFiles;
 use bpfd::source::Bytecode;
 use bpfd::trust::{Apply, Trust};
+use bpfd::waiter::Waiter;
 use bpfd::worker::Workers;
 use bpfd_core::ask::PullAsk;
 use bpfd_core::policy::{Ask, Authorized, Policy, Principal, authorize};
@@ -149,7 +150,7 @@ impl World {
         pull: PullPolicy,
     ) -> Result<(Bytecode, Vec<Warning>), ImageError> {
         let report: Report = Arc::new(|_| {});
-        self.run(self.images.acquire(&load(reference, pull), reference, pull, &report))
+        self.run(self.images.acquire(&load(reference, pull), reference, pull, &report, &Waiter::default()))
     }
 
     /// The phases that a caller hears of an acquisition, each once.
@@ -158,7 +159,7 @@ impl World {
         let ears = heard.clone();
         let report: Report = Arc::new(move |progress| ears.lock().unwrap().push(progress));
         let (reference, pull) = (self.reference(tag).to_string(), PullPolicy::Newer);
-        self.run(self.images.acquire(&load(&reference, pull), &reference, pull, &report)).unwrap();
+        self.run(self.images.acquire(&load(&reference, pull), &reference, pull, &report, &Waiter::default())).unwrap();
         let mut phases: Vec<Phase> = heard.lock().unwrap().iter().map(|progress| progress.phase).collect();
         phases.dedup();
         phases

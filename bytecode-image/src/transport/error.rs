@@ -39,7 +39,7 @@ pub enum TransportError {
         said: Said,
     },
     /// All of it took too long.
-    #[error("`{host}` did not finish within {} s", .limit.as_secs_f32())]
+    #[error("`{host}` did not finish within {} s", .limit.as_secs_f64().ceil())]
     Deadline {
         /// The registry.
         host: Authority,

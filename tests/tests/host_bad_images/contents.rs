@@ -2,11 +2,12 @@
 
 use std::fs;
 
-use bpfd_tests::{Host, example};
+use bpfd_tests::{Host, eventually, example};
 use bytecode_image::build::BuiltImage;
 use bytecode_image::key::{Scheme, SigningKey};
 use bytecode_image::media;
 use insta::assert_snapshot;
+use serde_json::Value;
 
 use crate::world::{Images, altered, image};
 
@@ -171,5 +172,41 @@ fn all_that_a_member_of_the_group_takes_away_is_its_own() {
     assert_snapshot!(images.host.bpfctl("unload --all").ok(), @"
     detached roots/count@uplink:xdp
     unloaded roots
+    ");
+}
+
+#[test]
+fn an_image_that_the_policy_refuses_is_on_record() {
+    let images = Images::new();
+    let digest = images.publish("team/app", &image());
+    let reference = "registry/team/app:1";
+    let ask = || images.host.bpfctl_as_member(&format!("load -q --image {reference} xdp -i uplink"));
+    images.refused(6, ask);
+    images.sign("team/app", &images.key);
+    // The control: what is let through is no refusal.
+    images.host.bpfctl(&format!("load -q --image {reference} xdp -i uplink")).ok();
+    images.host.bpfctl("unload app").ok();
+    // From the store, where nobody is asked.
+    fs::write(images.host.path("/run/case/etc/bpfd/policy.toml"), "version = 1\n").unwrap();
+    images.host.shell(&format!("kill -HUP {}", images.host.pid()));
+    let reloads = |records: &Vec<Value>| {
+        let begun = records.iter().any(|record| record["plan"] == "read the policy again, by a signal");
+        begun && records.last().is_some_and(|last| last["record"] == "end")
+    };
+    assert!(reloads(&eventually(|| images.records(), reloads)));
+    images.refused(6, || images.host.bpfctl(&format!("load -q --image {reference} --pull never")));
+    let records = images.records();
+    let denied: Vec<_> = records.iter().filter(|record| record["record"] == "denied").collect();
+    let text = |record: &Value, key: &str| record[key].as_str().unwrap().to_owned();
+    let told: Vec<String> = denied
+        .iter()
+        .map(|record| {
+            let parts = ["principal", "verb", "image", "digest", "why"].map(|key| text(record, key));
+            parts.join(" | ").replace(&digest.to_string(), "DIGEST")
+        })
+        .collect();
+    assert_snapshot!(told.join("\n"), @"
+    member | load | registry/team/app:1 | DIGEST | it is not signed, and scope `registry/team/**` requires 1 of the signers `ci`
+    root | load | registry/team/app:1 | DIGEST | no `[[image]]` section of the policy has a scope for it
     ");
 }

@@ -2,6 +2,7 @@
 //! image store included.
 #![expect(clippy::unwrap_used, reason = "the lint exempts test functions, not what they share")]
 
+mod callers;
 mod contents;
 mod registries;
 mod world;

@@ -208,7 +208,7 @@ fn watching_workers<T>(daemon: u32, work: impl FnOnce() -> T) -> (T, BTreeMap<St
 }
 
 /// The kinds of the daemon's workers that run now, with their peaks.
-fn workers(daemon: u32) -> Vec<(String, u64)> {
+pub(crate) fn workers(daemon: u32) -> Vec<(String, u64)> {
     let threads = fs::read_dir(format!("/proc/{daemon}/task")).unwrap();
     let children = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
     let children: String = children.collect();

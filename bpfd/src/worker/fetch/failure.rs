@@ -5,6 +5,7 @@
 use std::error::Error;
 use std::fmt;
 
+use bytecode_image::digest::Digest;
 use bytecode_image::document::DocumentError;
 use bytecode_image::fetch::{FetchError, PullError};
 use bytecode_image::resolve::ResolveError;
@@ -68,6 +69,8 @@ pub struct FetchFailure {
     pub cause: String,
     /// What to do.
     pub hint: Option<String>,
+    /// What the reference was resolved to, if it was the policy that refused it.
+    pub refused: Option<Digest>,
 }
 
 impl fmt::Display for FetchFailure {
@@ -89,19 +92,21 @@ impl FetchFailure {
                 what: refusal.to_string(),
                 cause: causes(refusal.source()),
                 hint: Some(refusal.hint()),
+                refused: Some(refusal.digest),
             },
             PullError::Fetch(error) => {
                 let kind = FailureKind::from(error);
-                Self { kind, what: error.to_string(), cause: causes(error.source()), hint: hint(kind) }
+                let (what, cause) = (error.to_string(), causes(error.source()));
+                Self { kind, what, cause, hint: hint(kind), refused: None }
             }
         }
     }
 
     /// A worker's words, short and without control characters.
     pub(super) fn bounded(self) -> Self {
-        let Self { kind, what, cause, hint } = self;
+        let Self { kind, what, cause, hint, refused } = self;
         let clean = |text: String| text.chars().filter(|c| !c.is_control()).take(TEXT).collect();
-        Self { kind, what: clean(what), cause: clean(cause), hint: hint.map(clean) }
+        Self { kind, what: clean(what), cause: clean(cause), hint: hint.map(clean), refused }
     }
 }
 
