@@ -1,4 +1,6 @@
 //! Requests that mean nothing here, or that this caller may not make: each refused with a clear error, and nothing changed.
+//!
+//! Long because the words of each refusal stand whole beside what was asked.
 
 use std::os::fd::AsFd;
 
