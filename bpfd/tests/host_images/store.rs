@@ -57,7 +57,7 @@ fn an_inspection_tells_programs_and_advice() {
     for name in [world.reference("v1").to_string(), digest.to_string()] {
         let inspected = world.run(world.images.inspect(&name)).unwrap();
         let programs: Vec<_> = inspected.summary.programs.iter().map(|program| program.name.as_str()).collect();
-        assert_eq!(programs, ["chained", "last", "silent"]);
+        assert_eq!(programs, ["chained", "last", "also", "silent"]);
         assert_eq!(inspected.summary.version.as_deref(), Some("1.2.3"));
         // `last` by the label, `chained` by the object's run config.
         let priority = |function: &str| inspected.advice[function].priority.map(u32::from);

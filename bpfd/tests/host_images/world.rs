@@ -30,7 +30,7 @@ use bytecode_image::testing::registry::{Mode, Options, TestRegistry};
 use bytecode_image::transport::Timeouts;
 use serde_json::json;
 
-/// Three XDP programs: `chained`, `last` and `silent`.
+/// Four XDP programs: `chained`, `last`, `also` and `silent`.
 pub(crate) const OBJECT: &[u8] = include_bytes!("../../../ebpf/tests/objects/run_config.o");
 pub(crate) const REPO: &str = "team/app";
 
