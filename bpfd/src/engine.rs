@@ -14,7 +14,7 @@ use bpfd_core::hook::ChainKey;
 use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, Uids};
 use bpfd_core::invariants::{self, Broken};
 use bpfd_core::journal::Operation;
-use bpfd_core::kernel::{Kernel, ObserveError, Observed, StepError};
+use bpfd_core::kernel::{InterfaceId, Kernel, ObserveError, Observed, StepError};
 use bpfd_core::order;
 use bpfd_core::plan::{LinkStatus, PlanError, adoptions, plan, status};
 use bpfd_core::policy::{Denied, Policy, Principal, confirm};
@@ -95,6 +95,9 @@ pub struct Engine<K: Kernel> {
     boot: BootId,
     uids: Box<dyn Uids + Send>,
     state: State,
+    /// The interface of each chain when the chains were last made what they should be. A look alone does not count: one that comes
+    /// between a look and the news of it is still to be dealt with.
+    settled: BTreeMap<ChainKey, Option<InterfaceId>>,
     published: watch::Sender<Arc<Snapshot>>,
 }
 
@@ -110,8 +113,10 @@ impl<K: Kernel> Engine<K> {
         let mut hands = Hands { kernel: &mut kernel, store: &mut store, audit: audit.as_mut() };
         let (state, repaired) = repair(&mut hands, boot, uids.as_mut())?;
         let (published, _) = watch::channel(Arc::new(Snapshot::default()));
-        let mut engine = Self { kernel, store, audit, policy: Policy, boot, uids, state, published };
+        let settled = BTreeMap::new();
+        let mut engine = Self { kernel, store, audit, policy: Policy, boot, uids, state, settled, published };
         engine.publish()?;
+        engine.settled = interfaces(&engine.published.borrow().observed);
         Ok((engine, repaired))
     }
 
@@ -143,9 +148,9 @@ impl<K: Kernel> Engine<K> {
     /// that went is swept; a peer's dispatcher with programs of ours is held. What somebody else took off an interface that stayed is DRIFTED, and left alone.
     pub fn settle(&mut self) -> Result<Repaired, RepairError> {
         let mut observed = self.kernel.observe(&self.state.chains())?;
-        let before = self.published.borrow().clone();
+        let now = interfaces(&observed);
         let (came, stayed) = std::mem::take(&mut observed.chains).into_iter().partition(|(chain, seen)| {
-            let known = before.observed.chains.get(chain).and_then(|chain| chain.interface);
+            let known = self.settled.get(chain).copied().flatten();
             known.is_none() || known != seen.interface
         });
         observed.chains = stayed;
@@ -153,6 +158,7 @@ impl<K: Kernel> Engine<K> {
         observed.chains = came;
         let mut hands = Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
         let repaired = settle(&mut hands, &adoptions, &self.state, &observed, self.uids.as_mut())?;
+        self.settled = now;
         self.publish()?;
         Ok(repaired)
     }
@@ -270,6 +276,7 @@ impl<K: Kernel> Engine<K> {
         let mut hands = Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
         execute(&mut hands, &operation, &self.state, &after, &outcome)?;
         self.state = after;
+        self.settled = interfaces(&observed);
         Ok(Answer { outcome, plan: None })
     }
 
@@ -279,6 +286,10 @@ impl<K: Kernel> Engine<K> {
         self.published.send_replace(Arc::new(Snapshot { state: self.state.clone(), observed, statuses }));
         Ok(())
     }
+}
+
+fn interfaces(observed: &Observed) -> BTreeMap<ChainKey, Option<InterfaceId>> {
+    observed.chains.iter().map(|(chain, seen)| (chain.clone(), seen.interface)).collect()
 }
 
 /// The rows that changes made or moved, as they are afterwards; what they took away, as it was.
