@@ -1,5 +1,6 @@
 //! Callers who do not wait for a registry that hangs: what they asked for ends with them. The daemon is one of them when it stops.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,11 @@ impl Images {
     fn hanging(&self, line: &str) -> Child {
         let mut command = self.host.command("/run/bin/bpfctl");
         command.args(line.split(' ')).env("BPFD_SOCKET", "/run/case/run/bpfd/bpfd.sock");
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        // It has heard from the daemon.
+        let mut heard = String::new();
+        BufReader::new(child.stderr.take().unwrap()).read_line(&mut heard).unwrap();
+        assert!(heard.contains("resolving"), "{line}: {heard}");
         assert!(eventually(|| self.fetches(), |fetches| *fetches), "{line}: nothing is fetched");
         child
     }
@@ -57,7 +62,7 @@ impl Images {
 fn what_its_caller_gave_up_is_not_done() {
     let images = Images::signed();
     images.registry.behave("team/app", Mode::Stall);
-    for line in ["load -q --image registry/team/app:1 xdp -i uplink", "image pull registry/team/app:1"] {
+    for line in ["load --image registry/team/app:1 xdp -i uplink", "image pull registry/team/app:1"] {
         // A caller with a limit of its own, and one who is killed.
         images.refused(10, || images.host.bpfctl(&format!("{line} --timeout 2")));
         images.ended(Instant::now());
@@ -75,7 +80,7 @@ fn what_its_caller_gave_up_is_not_done() {
 
 #[test]
 fn a_daemon_that_is_asked_to_stop_does_not_wait_for_a_registry() {
-    for line in ["load -q --image registry/team/app:1 xdp -i uplink", "image pull registry/team/app:1"] {
+    for line in ["load --image registry/team/app:1 xdp -i uplink", "image pull registry/team/app:1"] {
         let mut images = Images::signed();
         images.registry.behave("team/app", Mode::Stall);
         let mut caller = images.hanging(line);
