@@ -931,6 +931,22 @@ proptest! {
 }
 
 #[test]
+fn an_interface_that_comes_between_a_look_and_its_news_gets_its_chain() {
+    for chains in [Chains::Fused, Chains::Libxdp] {
+        let mut host = busy(chains);
+        let (_, before) = host.sight();
+        host.engine().kernel().remove_interface(&eth(0));
+        host.engine().settle().unwrap();
+        host.engine().kernel().add_interface(eth(0));
+        // Somebody asks how things are: to have seen it is not to have dealt with it.
+        assert_ne!(host.broken(), []);
+        host.engine().settle().unwrap();
+        assert_eq!(host.sight().1, before, "{chains:?}");
+        assert_eq!(host.broken(), [], "{chains:?}");
+    }
+}
+
+#[test]
 fn an_interface_that_comes_back_gets_its_chain_and_one_that_was_cleared_does_not() {
     for chains in [Chains::Fused, Chains::Libxdp] {
         interface_comes_and_goes(chains);
