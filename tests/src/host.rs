@@ -19,6 +19,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::census::{Census, Pins, Rows};
 use crate::namespaces::Namespaces;
+use crate::objects::example;
 use crate::output::Output;
 
 /// How long anything may take before the case fails. A guest's emulated processor is slow.
@@ -87,6 +88,24 @@ impl Host {
     #[track_caller]
     pub fn shares(&self) -> bool {
         self.ask(async |daemon| daemon.info(pb::GetInfoRequest {}).await).xdp_chain_mode == "libxdp"
+    }
+
+    /// A host with three counters on `uplink`, in the order c, b, a: they count 100, 10 and 1 a packet.
+    #[track_caller]
+    pub fn with_counters() -> Self {
+        let host = Self::new();
+        host.counter("a", 90, 1);
+        host.counter("b", 50, 10);
+        host.counter("c", 20, 100);
+        host
+    }
+
+    /// Loads `xdp-counter` on `uplink`: it counts `step` a packet.
+    #[track_caller]
+    pub fn counter(&self, name: &str, priority: u32, step: u32) {
+        let object = example("xdp-counter");
+        let load = format!("load --path {object} --name {name} --set step={step}");
+        self.bpfctl(&format!("{load} xdp -i uplink --priority {priority}")).ok();
     }
 
     /// A host on which nothing runs yet.

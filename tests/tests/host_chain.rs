@@ -4,26 +4,9 @@
 use bpfd_tests::{Host, example};
 use insta::assert_snapshot;
 
-/// Loads `xdp-counter` on `uplink`: it counts `step` a packet.
-#[track_caller]
-fn counter(host: &Host, name: &str, priority: u32, step: u32) {
-    let object = example("xdp-counter");
-    host.bpfctl(&format!("load --path {object} --name {name} --set step={step} xdp -i uplink --priority {priority}"))
-        .ok();
-}
-
-/// Three counters in the order c, b, a.
-fn three() -> Host {
-    let host = Host::new();
-    counter(&host, "a", 90, 1);
-    counter(&host, "b", 50, 10);
-    counter(&host, "c", 20, 100);
-    host
-}
-
 #[test]
 fn programs_run_by_priority_and_each_counts_every_packet() {
-    let host = three();
+    let host = Host::with_counters();
     host.ping(100);
     assert_eq!(["a", "b", "c"].map(|app| host.counted(app)), [100, 1_000, 10_000]);
     assert_snapshot!(host.bpfctl("list").ok(), @"
@@ -55,10 +38,10 @@ fn programs_run_by_priority_and_each_counts_every_packet() {
 #[test]
 fn a_verdict_ends_the_chain_where_it_stands_unless_told_to_proceed() {
     let host = Host::new();
-    counter(&host, "before", 10, 1);
+    host.counter("before", 10, 1);
     let drop = example("xdp-drop-port");
     host.bpfctl(&format!("load --path {drop} --name drop --set port=9 xdp -i uplink --priority 20")).ok();
-    counter(&host, "after", 30, 1);
+    host.counter("after", 30, 1);
     let counted = || ["before", "after"].map(|app| host.counted(app));
     host.send_datagrams(9, 50);
     assert_eq!((counted(), host.sum("drop", "dropped")), ([50, 0], 50));
@@ -74,7 +57,7 @@ fn a_verdict_ends_the_chain_where_it_stands_unless_told_to_proceed() {
 
 #[test]
 fn moving_programs_loses_no_packet_and_counts_none_twice() {
-    let host = three();
+    let host = Host::with_counters();
     let flood = host.flood();
     for priority in [95, 5].repeat(5) {
         host.bpfctl(&format!("update b/count@uplink:xdp --priority {priority}")).ok();
@@ -87,7 +70,7 @@ fn moving_programs_loses_no_packet_and_counts_none_twice() {
 
 #[test]
 fn detaching_and_attaching_again_misses_packets() {
-    let host = three();
+    let host = Host::with_counters();
     let flood = host.flood();
     for _ in 0..5 {
         host.bpfctl("detach b/count@uplink:xdp").ok();

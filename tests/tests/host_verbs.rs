@@ -3,23 +3,6 @@
 use bpfd_tests::{Host, example};
 use insta::assert_snapshot;
 
-/// Loads `xdp-counter` on `uplink`: it counts `step` a packet.
-#[track_caller]
-fn counter(host: &Host, name: &str, priority: u32, step: u32) {
-    let object = example("xdp-counter");
-    host.bpfctl(&format!("load --path {object} --name {name} --set step={step} xdp -i uplink --priority {priority}"))
-        .ok();
-}
-
-/// Three counters in the order c, b, a.
-fn three() -> Host {
-    let host = Host::new();
-    counter(&host, "a", 90, 1);
-    counter(&host, "b", 50, 10);
-    counter(&host, "c", 20, 100);
-    host
-}
-
 #[test]
 fn options_may_stand_before_or_after_the_hook() {
     let host = Host::new();
@@ -37,7 +20,7 @@ fn options_may_stand_before_or_after_the_hook() {
 
 #[test]
 fn what_is_detached_stays_loaded_and_counts_no_more() {
-    let host = three();
+    let host = Host::with_counters();
     assert_snapshot!(host.bpfctl("detach b/count@uplink:xdp").ok(), @"detached b/count@uplink:xdp");
     host.ping(10);
     assert_eq!(["a", "b", "c"].map(|app| host.counted(app)), [10, 0, 1_000]);
@@ -70,7 +53,7 @@ fn what_is_detached_stays_loaded_and_counts_no_more() {
 
 #[test]
 fn what_is_unloaded_is_gone_with_its_links() {
-    let host = three();
+    let host = Host::with_counters();
     assert_snapshot!(host.bpfctl("unload a b").ok(), @"
     detached a/count@uplink:xdp
     detached b/count@uplink:xdp
@@ -96,7 +79,7 @@ fn what_is_unloaded_is_gone_with_its_links() {
 #[test]
 fn an_app_may_be_attached_twice_with_one_counter() {
     let host = Host::new();
-    counter(&host, "a", 10, 1);
+    host.counter("a", 10, 1);
     assert_snapshot!(host.bpfctl("attach a xdp -i uplink --priority 20").ok(), @"
     PROGRAM  TYPE  HOOK        PRIO  POS  STATE
     a/count  xdp   uplink:xdp  20    2    ATTACHED
