@@ -89,7 +89,7 @@ pub(crate) enum Format {
     /// For people
     #[default]
     Table,
-    /// For programs: {"apiVersion", "kind", "items"} with the API's messages in proto3 JSON
+    /// For programs: {"apiVersion", "kind", "items"}; messages of the API are in proto3 JSON
     Json,
 }
 
@@ -145,8 +145,16 @@ impl FromStr for Limit {
 #[derive(Debug, Subcommand)]
 pub(crate) enum AttachHook {
     /// Attach to XDP on an interface
+    #[command(after_help = "\
+Examples:
+  bpfctl attach counter xdp -i eth0
+  bpfctl attach counter/pass xdp -i eth1 --netns blue --priority 20 --proceed-on pass,drop")]
     Xdp(XdpArgs),
     /// Attach to a kernel tracepoint
+    #[command(after_help = "\
+Examples:
+  bpfctl attach tracer tracepoint
+  bpfctl attach tracer/count tracepoint sched/sched_switch")]
     Tracepoint(TracepointArgs),
 }
 
@@ -170,7 +178,7 @@ pub(crate) struct XdpArgs {
 #[derive(Debug, Args)]
 pub(crate) struct Place {
     /// 0 to 1000, lower runs first [default: the image's, else the object's, else 50]
-    #[arg(short, long, value_name = "N", value_parser = priority)]
+    #[arg(short, long, value_name = "N", value_parser = priority, allow_negative_numbers = true)]
     pub(crate) priority: Option<Priority>,
     /// Results after which the next program runs too, such as pass,drop, or `none` [default: as --priority, else pass]
     #[arg(long, value_name = "ACTIONS", value_parser = proceed_on)]
@@ -258,8 +266,11 @@ fn action(name: &str) -> Option<pb::XdpAction> {
 }
 
 fn priority(text: &str) -> Result<Priority, String> {
-    let number: u32 = text.parse().map_err(|error| format!("{error}"))?;
-    Priority::try_from(number).map_err(|error| error.to_string())
+    let number: i64 = text.parse().map_err(|error| format!("{error}"))?;
+    // What no `u32` holds is as wrong as 1001, and is told so in the same words.
+    let small = u32::try_from(number)
+        .map_err(|_too_far| format!("priority {number} is out of range: 0 to {}", Priority::MAX))?;
+    Priority::try_from(small).map_err(|error| error.to_string())
 }
 
 fn proceed_on(text: &str) -> Result<ProceedOn, String> {
@@ -289,15 +300,24 @@ mod tests {
     #[test]
     fn every_verb_has_examples() {
         let root = Cli::command();
-        let verbs = root.get_subcommands().flat_map(|verb| match verb.get_name() {
-            "image" => verb.get_subcommands().collect(),
-            _ => vec![verb],
-        });
         let without = |verb: &&clap::Command| {
-            !verb.get_after_help().is_some_and(|help| help.to_string().contains("Examples:\n  bpfctl "))
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let examples = help.split_once("Examples:\n  bpfctl ").map(|(_, examples)| examples).unwrap_or_default();
+            !examples.split_whitespace().any(|word| word == verb.get_name())
         };
+        let verbs = root.get_subcommands().flat_map(all);
         let without: Vec<&str> = verbs.filter(without).map(clap::Command::get_name).collect();
         assert_eq!(without, Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_priority_is_0_to_1000() {
+        let refused = |text| priority(text).unwrap_err();
+        assert_eq!([priority("0"), priority("1000")].map(|it| it.map(u32::from)), [Ok(0), Ok(1000)]);
+        assert_eq!(refused("1001"), "priority 1001 is out of range: 0 to 1000");
+        assert_eq!(refused("-1"), "priority -1 is out of range: 0 to 1000");
+        assert_eq!(refused("4294967296"), "priority 4294967296 is out of range: 0 to 1000");
+        assert_eq!(refused("high"), "invalid digit found in string");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::error::{Exit, Failure, Local, note};
 pub(crate) struct Printer {
     form: Form,
     headers: Headers,
+    remarks: Remarks,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,13 @@ enum Form {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Headers {
+    Shown,
+    Hidden,
+}
+
+/// What standard error says that is neither error nor warning: progress, and that there is nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Remarks {
     Shown,
     Hidden,
 }
@@ -65,12 +73,16 @@ impl Printer {
             Format::Table if quiet => Form::Names,
             Format::Table => Form::Table,
         };
-        Self { form, headers: if no_headers { Headers::Hidden } else { Headers::Shown } }
+        Self {
+            form,
+            headers: if no_headers { Headers::Hidden } else { Headers::Shown },
+            remarks: if quiet { Remarks::Hidden } else { Remarks::Shown },
+        }
     }
 
-    /// Whether progress is wanted on standard error.
+    /// Whether nobody wants progress on standard error, in whatever form the result is.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.form == Form::Names
+        self.remarks == Remarks::Hidden
     }
 
     /// Prints a result.

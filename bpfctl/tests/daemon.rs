@@ -104,7 +104,9 @@ fn changes_say_what_changed() {
             &["update", "counter/pass@eth0:xdp", "--priority", "0"],
             &["detach", "counter/pass@eth0:xdp"],
             &["detach", "--all", "-i", "eth0"],
+            &["detach", "--all", "-i", "eth1"],
             &["unload", "counter"],
+            &["unload", "--all"],
             &["unload", "counter", "-o", "json"],
             &["image", "pull", "registry/foo:tag"],
             &["image", "ls"],
@@ -112,6 +114,23 @@ fn changes_say_what_changed() {
             &["image", "rm", "registry/foo:tag"],
         ],
     );
+}
+
+#[test]
+fn quiet_means_no_progress_in_any_form() {
+    let daemon = Daemon::start();
+    fs::write(daemon.directory().join("pass.o"), b"not read by a fake").unwrap();
+    for line in ["load --path pass.o", "image pull registry/foo:tag"] {
+        let said = |options: &str| {
+            let output = bpfctl(&daemon, &format!("{line} {options}").split_whitespace().collect::<Vec<_>>());
+            assert!(output.status.success() && !output.stdout.is_empty(), "{line} {options}");
+            String::from_utf8(output.stderr).unwrap()
+        };
+        assert_ne!(said(""), "", "{line}");
+        assert_ne!(said("-o json"), "", "{line}");
+        assert_eq!(said("-q"), "", "{line}");
+        assert_eq!(said("-q -o json"), "", "{line}");
+    }
 }
 
 #[test]
@@ -275,4 +294,32 @@ fn keygen_writes_a_private_key_for_its_owner_and_never_twice() {
         String::from_utf8_lossy(&public.stdout),
         format!("trusted ci (sha256:{}) in /etc/bpfd/policy.d/ci.toml\n", fake::OBJECT)
     );
+}
+
+#[test]
+fn keygen_leaves_no_half_of_a_pair() {
+    let daemon = Daemon::start();
+    let at = |name: &str| daemon.directory().join(name);
+    let refused = |key: &str, exit: i32| {
+        let output = bpfctl(&daemon, &["keygen", key]);
+        assert_eq!(output.status.code(), Some(exit), "{key}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let exists =
+        "cause: the file exists, and a key is never overwritten\nhint: give another name, or move the file away\n";
+
+    fs::write(at("a.key.pub"), "of somebody").unwrap();
+    assert_eq!(refused("a.key", 8), format!("error: cannot write the key `a.key.pub`\n{exists}"));
+    assert!(!at("a.key").exists());
+    assert_eq!(fs::read_to_string(at("a.key.pub")).unwrap(), "of somebody");
+
+    fs::write(at("b.key"), "of somebody").unwrap();
+    assert_eq!(refused("b.key", 8), format!("error: cannot write the key `b.key`\n{exists}"));
+    assert!(!at("b.key.pub").exists());
+    assert_eq!(fs::read_to_string(at("b.key")).unwrap(), "of somebody");
+
+    // 255 bytes are a name, and 259 are none.
+    let long = "k".repeat(255);
+    refused(&long, 1);
+    assert!(!at(&long).exists());
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use bytecode_image::testing::registry::{Options, TestRegistry};
+use bytecode_image::testing::registry::{Mode, Options, TestRegistry};
 
 const OBJECT: &[u8] = include_bytes!("../../bytecode-image/tests/objects/counter.o");
 
@@ -68,7 +68,10 @@ fn cut_digests(text: &str) -> String {
 }
 
 fn check(name: &str, lines: &[&str]) {
-    let home = Home::new();
+    check_in(&Home::new(), name, lines);
+}
+
+fn check_in(home: &Home, name: &str, lines: &[&str]) {
     let all: Vec<String> = lines.iter().map(|line| home.run(line)).collect();
     insta::assert_snapshot!(name, all.join("\n"));
 }
@@ -123,7 +126,10 @@ fn several_objects_make_an_index() {
 
 #[test]
 fn what_cannot_be_built_or_reached_says_why() {
-    check(
+    let home = Home::new();
+    home.registry.behave("bpf/elsewhere", Mode::RedirectForever);
+    check_in(
+        &home,
         "image_refusals",
         &[
             "image build text.o --tag registry/bpf/counter:1",
@@ -132,6 +138,12 @@ fn what_cannot_be_built_or_reached_says_why() {
             "image push registry/bpf/never-built:1",
             "image inspect registry/bpf/unknown:1",
             "image inspect 127.0.0.1:1/bpf/counter:1",
+            "image inspect registry/bpf/elsewhere:1",
+            "keygen ci.key -q",
+            "image sign registry/bpf/unknown:1 --key ci.key",
+            "image verify registry/bpf/unknown:1 --key ci.key.pub",
+            "image build counter.o --tag 127.0.0.1:1/bpf/counter:1 --metadata full.toml",
+            "image push 127.0.0.1:1/bpf/counter:1",
             "image inspect counter",
             "image verify registry/bpf/unknown:1 --key none.pub",
         ],

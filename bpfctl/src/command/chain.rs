@@ -25,6 +25,10 @@ pub(crate) struct Chain {
 #[derive(Debug, Subcommand)]
 enum ChainVerb {
     /// Show the chain of an interface
+    #[command(after_help = "\
+Examples:
+  bpfctl chain show eth0
+  bpfctl chain show eth0 --netns blue -o json")]
     Show {
         /// The interface
         interface: IfName,
@@ -33,7 +37,13 @@ enum ChainVerb {
         netns: Option<Netns>,
     },
     /// Show all chains
-    #[command(visible_alias = "ls")]
+    #[command(
+        visible_alias = "ls",
+        after_help = "\
+Examples:
+  bpfctl chain list
+  bpfctl chain list -o json | jq -r '.items[].interface'"
+    )]
     List,
 }
 

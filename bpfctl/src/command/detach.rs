@@ -77,6 +77,7 @@ impl View for Detached {
     }
 
     fn nothing(&self) -> &'static str {
-        "no links that you may detach"
+        // A warning names each that stays.
+        if self.0.warnings.is_empty() { "no links" } else { "no links that you may detach" }
     }
 }

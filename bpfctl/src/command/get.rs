@@ -27,24 +27,40 @@ pub(crate) struct Get {
 #[derive(Debug, Subcommand)]
 enum What {
     /// An app: its source, programs, maps and links
+    #[command(after_help = "\
+Examples:
+  bpfctl get app counter
+  bpfctl get app counter -o json | jq -r '.items[0].maps[].pinPath'")]
     App {
         /// Its name or uid
         #[arg(value_parser = word)]
         name: String,
     },
     /// A link: its hook, place and state
+    #[command(after_help = "\
+Examples:
+  bpfctl get link counter/pass@eth0:xdp
+  bpfctl get link counter/pass@eth0:xdp -o json | jq -r '.items[0].state'")]
     Link {
         /// Its name or uid
         #[arg(value_parser = word)]
         name: String,
     },
     /// An image of the daemon's store: its programs, maps and globals
+    #[command(after_help = "\
+Examples:
+  bpfctl get image registry/foo:tag
+  bpfctl get image registry/foo:tag -o json | jq -r '.items[0].globals[].name'")]
     Image {
         /// Its reference or digest
         #[arg(value_parser = word)]
         name: String,
     },
     /// The verifier's log of a failed load
+    #[command(after_help = "\
+Examples:
+  bpfctl get log 7f3a
+  bpfctl get log 7f3a > verifier.log")]
     Log {
         /// As the error named it
         #[arg(value_parser = word)]

@@ -1,6 +1,6 @@
 //! `bpfctl keygen`: a pair of keys to sign images with. The private key never leaves this machine: nothing sends it.
 
-use std::fs::OpenOptions;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -10,14 +10,14 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use crate::client::Session;
-use crate::error::{Exit, Failure, Local};
+use crate::error::{Exit, Failure, Local, warn};
 use crate::output::{Block, View};
 
 /// Make a pair of keys to sign images with
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Writes the private key, readable by you alone, and the public key beside it with `.pub` at its end. An existing file is never \
-overwritten.
+overwritten, and a pair is written whole or not at all.
 
 Examples:
   bpfctl keygen ci.key
@@ -55,8 +55,13 @@ impl Keygen {
         .map_err(|error| failed(error.to_string()))?;
         let private = key.to_pem().map_err(|error| failed(error.to_string()))?;
         let public = key.public();
-        write_new(&file, private.reveal(), 0o600)?;
-        write_new(&public_file, &public.to_pem(), 0o644)?;
+        // Both files are there before one is written: half a pair is of no use.
+        let mut private_half = NewFile::create(&file, 0o600)?;
+        let mut public_half = NewFile::create(&public_file, 0o644)?;
+        private_half.write(private.reveal())?;
+        public_half.write(&public.to_pem())?;
+        private_half.keep();
+        public_half.keep();
         session.printer.show(&Keys {
             private: file,
             public: public_file,
@@ -66,23 +71,53 @@ impl Keygen {
     }
 }
 
-fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), Failure> {
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-    written.map_err(|error| {
-        let failure = |exit| Local::new(exit, format!("cannot write the key `{}`", path.display()));
-        match error.kind() {
-            io::ErrorKind::AlreadyExists => failure(Exit::Conflict)
+/// A file that was not there before. Unless it is kept it is taken away again.
+struct NewFile<'a> {
+    path: &'a Path,
+    file: File,
+    fate: Fate,
+}
+
+#[derive(PartialEq, Eq)]
+enum Fate {
+    Goes,
+    Stays,
+}
+
+impl<'a> NewFile<'a> {
+    fn create(path: &'a Path, mode: u32) -> Result<Self, Failure> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+        let file = file.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => refused(path, Exit::Conflict)
                 .cause("the file exists, and a key is never overwritten")
-                .hint("give another name, or move the file away")
-                .into(),
-            _ => failure(Exit::Other).cause(error.to_string()).into(),
+                .hint("give another name, or move the file away"),
+            _ => refused(path, Exit::Other).cause(error.to_string()),
+        })?;
+        Ok(Self { path, file, fate: Fate::Goes })
+    }
+
+    fn write(&mut self, text: &str) -> Result<(), Failure> {
+        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_all());
+        written.map_err(|error| refused(self.path, Exit::Other).cause(error.to_string()).into())
+    }
+
+    fn keep(mut self) {
+        self.fate = Fate::Stays;
+    }
+}
+
+impl Drop for NewFile<'_> {
+    fn drop(&mut self) {
+        if self.fate == Fate::Goes
+            && let Err(error) = fs::remove_file(self.path)
+        {
+            warn(&format!("cannot take `{}` away again: {error}", self.path.display()), "");
         }
-    })
+    }
+}
+
+fn refused(path: &Path, exit: Exit) -> Local {
+    Local::new(exit, format!("cannot write the key `{}`", path.display()))
 }
 
 struct Keys {

@@ -75,6 +75,10 @@ struct What {
 #[derive(Debug, Subcommand)]
 enum LoadHook {
     /// Attach to XDP on an interface
+    #[command(after_help = "\
+Examples:
+  bpfctl load --path pass.o --section-name pass xdp -i eth0 --priority 50
+  bpfctl load --image registry/foo:tag xdp -i eth1 --netns blue --mode generic")]
     Xdp {
         #[command(flatten)]
         xdp: XdpArgs,
@@ -82,6 +86,10 @@ enum LoadHook {
         what: What,
     },
     /// Attach to a kernel tracepoint
+    #[command(after_help = "\
+Examples:
+  bpfctl load --path trace.o tracepoint
+  bpfctl load --image registry/trace:tag tracepoint sched/sched_switch")]
     Tracepoint {
         #[command(flatten)]
         tracepoint: TracepointArgs,

@@ -27,6 +27,10 @@ pub(crate) struct Trust {
 #[derive(Debug, Subcommand)]
 enum TrustVerb {
     /// Accept images of a scope if this key signed them; root only
+    #[command(after_help = "\
+Examples:
+  bpfctl trust add ci --key ci.pub --scope 'registry/bpf/**'
+  bpfctl trust add counter --key counter.pub --scope registry/bpf/counter")]
     Add {
         /// What to call the signer
         #[arg(value_parser = word)]

@@ -70,6 +70,17 @@ impl View for Unloaded {
     }
 
     fn nothing(&self) -> &'static str {
-        "no apps that you may unload"
+        // A warning names each that stays.
+        if self.0.warnings.is_empty() { "no apps" } else { "no apps that you may unload" }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_nothing_is_loaded_nothing_stays() {
+        assert_eq!(Unloaded(pb::UnloadResponse::default()).nothing(), "no apps");
     }
 }

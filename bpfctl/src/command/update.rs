@@ -13,6 +13,10 @@ use crate::output::warnings;
 #[derive(Debug, Args)]
 #[command(
     group = clap::ArgGroup::new("change").args(["priority", "proceed_on"]).required(true).multiple(true),
+    mut_arg("priority", |arg| arg.help("0 to 1000, lower runs first [default: stays as it is]")),
+    mut_arg("proceed_on", |arg| arg.help(
+        "Results after which the next program runs too, such as pass,drop, or `none` [default: stays as it is]"
+    )),
     after_help = "\
 Examples:
   bpfctl update counter/pass@eth0:xdp --priority 10

@@ -223,6 +223,12 @@ fn plan(validate_only: bool, verb: &str) -> Vec<String> {
     if validate_only { vec![format!("first step of {verb}"), format!("second step of {verb}")] } else { vec![] }
 }
 
+/// What `--all` leaves.
+fn stays(what: &str) -> pb::Warning {
+    let (message, hint) = (format!("{what} stays: it belongs to root"), "ask its owner, or root".into());
+    pb::Warning { reason: "PERMISSION_DENIED".into(), message, hint }
+}
+
 fn warning() -> pb::Warning {
     pb::Warning {
         reason: "REGISTRY_UNREACHABLE".into(),
@@ -285,6 +291,9 @@ impl AppService for Fake {
     }
 
     async fn unload(&self, request: Request<pb::UnloadRequest>) -> Answer<pb::UnloadResponse> {
+        if let Some(pb::unload_request::Target::All(_)) = request.get_ref().target {
+            return answer(pb::UnloadResponse { warnings: vec![stays("app `counter`")], ..Default::default() });
+        }
         answer(pb::UnloadResponse {
             plan: plan(request.get_ref().validate_only, "unload"),
             apps: vec!["counter".into()],
@@ -319,11 +328,14 @@ impl LinkService for Fake {
 
     async fn detach(&self, request: Request<pb::DetachRequest>) -> Answer<pb::DetachResponse> {
         let request = request.into_inner();
-        let links = match request.target {
-            Some(pb::detach_request::Target::Links(links)) => links.names,
-            _ => vec![],
+        let (links, warnings) = match request.target {
+            Some(pb::detach_request::Target::Links(links)) => (links.names, vec![]),
+            Some(pb::detach_request::Target::AllOn(on)) if on.interface == "eth1" => {
+                (vec![], vec![stays("link `counter/pass@eth1:xdp`")])
+            }
+            _ => (vec![], vec![]),
         };
-        answer(pb::DetachResponse { links, plan: plan(request.validate_only, "detach"), ..Default::default() })
+        answer(pb::DetachResponse { links, warnings, plan: plan(request.validate_only, "detach") })
     }
 
     async fn get_link(&self, _: Request<pb::GetLinkRequest>) -> Answer<pb::Link> {

@@ -11,12 +11,15 @@ use bytecode_image::document::{Document, DocumentError};
 use bytecode_image::fetch::FetchError;
 use bytecode_image::reference::Reference;
 use bytecode_image::registries::Registries;
+use bytecode_image::resolve::ResolveError;
 use bytecode_image::transport::{Remote, TransportConfig, TransportError};
 use clap::Args;
 
 use crate::error::{Exit, Failure, Local};
 
 const SYSTEM_REGISTRIES: &str = "/etc/bpfd/registries.toml";
+
+const NO_SUCH_IMAGE: &str = "is the tag right, and does the image exist? `skopeo list-tags docker://HOST/REPOSITORY`";
 
 /// Where registries are and what they are told.
 #[derive(Debug, Args)]
@@ -54,7 +57,10 @@ pub(super) async fn top(remote: &Remote) -> Result<Document, Failure> {
         Some(digest) => remote.manifest(digest).await,
         None => remote.tagged(reference.tag().unwrap_or("latest")).await,
     };
-    document.map_err(|error| failed(&format!("cannot read `{reference}`"), &error))
+    document.map_err(|error| {
+        let hint = if error.is_not_found() { Some(NO_SUCH_IMAGE) } else { hint(&error) };
+        explained(&format!("cannot read `{reference}`"), &error, exit(&error), hint)
+    })
 }
 
 fn read_registries(path: &Path) -> Result<Registries, Failure> {
@@ -91,32 +97,85 @@ pub(super) fn directory(variable: &str, below_home: &str) -> Option<PathBuf> {
 
 /// A registry's failure.
 pub(super) fn failed(message: &str, error: &TransportError) -> Failure {
-    let local = Local::new(exit(error), message).cause(chain(error));
+    explained(message, error, exit(error), hint(error))
+}
+
+fn explained(message: &str, error: &(dyn Error + 'static), exit: Exit, hint: Option<&str>) -> Failure {
+    let local = Local::new(exit, message).cause(chain(error));
+    match hint {
+        Some(hint) => local.hint(hint).into(),
+        None => local.into(),
+    }
+}
+
+/// What to do about a registry's failure: the daemon's words, with the caller's own files (bpfd's `worker/fetch/failure.rs`).
+fn hint(error: &TransportError) -> Option<&'static str> {
     match error {
-        TransportError::Insecure { .. } => local
-            .hint("add the registry to ~/.config/bpfd/registries.toml with `http = true`, if plain HTTP is right")
-            .into(),
-        TransportError::NoCredentials(_) => local.hint("log in with podman or docker, or give --authfile").into(),
-        _ => local.into(),
+        TransportError::Unreachable { .. } | TransportError::Unavailable { .. } => Some(
+            "is the host's name right? a registry without TLS, or at another address, needs an entry in \
+             ~/.config/bpfd/registries.toml",
+        ),
+        TransportError::Insecure { .. } => {
+            Some("add the registry to ~/.config/bpfd/registries.toml with `http = true`, if plain HTTP is right")
+        }
+        TransportError::Redirects(_) | TransportError::Location(_) | TransportError::PrivateAddress { .. } => Some(
+            "if that is right, name host and port in the registry's entry in ~/.config/bpfd/registries.toml, as \
+             `redirects` or as `endpoint`",
+        ),
+        TransportError::Denied { .. } | TransportError::NoCredentials(_) => {
+            Some("log in with podman or docker, or give --authfile")
+        }
+        TransportError::WrongLength { .. }
+        | TransportError::WrongDigest { .. }
+        | TransportError::Announced { .. }
+        | TransportError::Stored { .. }
+        | TransportError::Document(DocumentError::Digest { .. } | DocumentError::Size { .. }) => {
+            Some("the registry, or something before it, changes what it serves: do not use the image")
+        }
+        TransportError::BrokenOff { .. } | TransportError::Deadline { .. } => {
+            Some("try again; a mirror nearer by can be named in ~/.config/bpfd/registries.toml")
+        }
+        TransportError::TooLarge { .. } => Some("no image of bytecode is that large: is the reference right?"),
+        // The text itself says what to write, or there is nothing to do here.
+        TransportError::ForeignRealm { .. }
+        | TransportError::Document(
+            DocumentError::MediaType(_)
+            | DocumentError::MediaTypeDiffers { .. }
+            | DocumentError::Ambiguous
+            | DocumentError::Schema(_)
+            | DocumentError::Json(_),
+        )
+        // Of a part that a manifest names: the image itself is there, see `top`.
+        | TransportError::NotFound { .. }
+        | TransportError::Status { .. }
+        | TransportError::Challenge(_)
+        | TransportError::Token(_)
+        | TransportError::Sink(_)
+        | TransportError::Client { .. }
+        | TransportError::Url(_) => None,
     }
 }
 
 /// A failure on the way to an image.
 pub(super) fn fetch_failed(message: &str, error: &FetchError) -> Failure {
-    let exit = match error {
-        FetchError::NoSuchImage(_, source)
-        | FetchError::Resolve(_, source)
+    let (exit, hint) = match error {
+        FetchError::NoSuchImage(_, source) => (exit(source), Some(NO_SUCH_IMAGE)),
+        FetchError::Resolve(_, source)
         | FetchError::Manifest(_, source)
         | FetchError::Signatures(_, source)
         | FetchError::Config(_, source)
-        | FetchError::Layer(_, source) => exit(source),
-        FetchError::Unusable(..) | FetchError::NotCached(_) => Exit::NotFound,
+        | FetchError::Layer(_, source) => (exit(source), hint(source)),
+        FetchError::Unusable(_, ResolveError::Nested | ResolveError::Layers(_)) => {
+            (Exit::NotFound, Some("build it with `bpfctl image build`"))
+        }
+        FetchError::Unusable(_, ResolveError::NoPlatform { .. } | ResolveError::Document(_))
+        | FetchError::NotCached(_) => (Exit::NotFound, None),
         FetchError::SignatureManifest(..)
         | FetchError::TooManySignatures { .. }
-        | FetchError::NotWhatWasVerified { .. } => Exit::Signature,
-        FetchError::Ingest(_) => Exit::Other,
+        | FetchError::NotWhatWasVerified { .. } => (Exit::Signature, None),
+        FetchError::Ingest(_) => (Exit::Other, None),
     };
-    Local::new(exit, message).cause(chain(error)).into()
+    explained(message, error, exit, hint)
 }
 
 fn exit(error: &TransportError) -> Exit {

@@ -23,14 +23,19 @@ use crate::files;
 
 /// Judge the signatures of an image, by the daemon's policy or by your own key or policy
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    group = clap::ArgGroup::new("judge").args(["key", "policy"]),
+    mut_arg("registries", |arg| arg.requires("judge")),
+    mut_arg("authfile", |arg| arg.requires("judge")),
+    after_help = "\
 Without --key and --policy the daemon judges an image of its store. With one of them the image is judged where it is, in its \
 registry: no daemon and no privilege is needed. Exits with 6 if the image is not trusted.
 
 Examples:
   bpfctl image verify registry/bpf/counter:1.2.0
   bpfctl image verify registry/bpf/counter:1.2.0 --key ci.key.pub
-  bpfctl image verify registry/bpf/counter:1.2.0 --policy policy.toml")]
+  bpfctl image verify registry/bpf/counter:1.2.0 --policy policy.toml"
+)]
 pub(super) struct Verify {
     /// The image; in the daemon's store a digest will do
     #[arg(value_parser = word)]
@@ -39,7 +44,7 @@ pub(super) struct Verify {
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
     /// It must pass this policy
-    #[arg(long, value_name = "FILE", conflicts_with = "key")]
+    #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     #[command(flatten)]
     registry: Registry,

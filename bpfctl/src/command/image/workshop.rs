@@ -40,5 +40,11 @@ pub(super) fn failed(message: &str, error: &StoreError) -> Failure {
         StoreError::Corrupt(_) => Exit::Signature,
         _ => Exit::Other,
     };
-    Local::new(exit, message).cause(chain(error)).into()
+    let local = Local::new(exit, message).cause(chain(error));
+    match error {
+        StoreError::NotFound(reference) => {
+            local.hint(format!("`bpfctl image build … --tag {reference}` makes it")).into()
+        }
+        _ => local.into(),
+    }
 }
