@@ -3,12 +3,13 @@
 //! Nobody can fill the disk with it: refusals beyond a number a minute are counted, not written, and the file is put aside when it is
 //! full, the oldest going first. It must never carry a secret: records are made of names, hashes and numbers only.
 
-use std::collections::BTreeMap;
+mod denials;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use bpfd_core::ident::OpId;
 use bpfd_core::kernel::Step;
@@ -16,17 +17,12 @@ use bpfd_core::policy::Denied;
 use bpfd_core::state::Owner;
 use serde::Serialize;
 
+use self::denials::Denials;
+
 /// Bytes of the file before it is put aside, and how many are kept aside: 256 MiB with the one that is written. A load of one program
 /// is some 2 KiB.
 const FULL: u64 = 32 << 20;
 const KEPT: u32 = 7;
-/// For how long refusals are counted together, and how many of them are written: of one caller, and of all. A whole day of them is less than
-/// one file.
-const WINDOW: Duration = Duration::from_secs(60);
-const WRITTEN_OF_ONE: u64 = 10;
-const WRITTEN_OF_ALL: u64 = 60;
-/// Callers that are told apart in one window; the others are counted as one.
-const CALLERS: usize = 256;
 
 /// One line, beside the time of its writing.
 #[derive(Debug, Serialize)]
@@ -119,6 +115,8 @@ pub struct AuditFile {
     file: File,
     size: u64,
     full: u64,
+    /// Whether part of a line may stand behind `size`.
+    torn: bool,
     denials: Denials,
 }
 
@@ -133,21 +131,37 @@ impl AuditFile {
     /// Opens or makes it, readable by root alone.
     pub fn open(path: &Path) -> io::Result<Self> {
         let (file, size) = open(path)?;
-        Ok(Self { path: path.to_path_buf(), file, size, full: FULL, denials: Denials::new(Instant::now()) })
+        let (path, denials) = (path.to_path_buf(), Denials::new(Instant::now()));
+        Ok(Self { path, file, size, full: FULL, torn: false, denials })
     }
 
     fn append(&mut self, record: &Record<'_>) -> io::Result<()> {
         let time = prost_types::Timestamp::from(SystemTime::now()).to_string();
         let mut line = serde_json::to_vec(&Line { time, record })?;
         line.push(b'\n');
+        self.mend()?;
         if self.size >= self.full {
             // A full file that cannot be put aside grows on: better than a record that is lost.
             self.put_aside()
                 .unwrap_or_else(|error| tracing::error!(%error, "audit log: it is full and cannot be put aside"));
         }
-        self.file.write_all(&line)?;
+        if let Err(error) = self.file.write_all(&line) {
+            self.torn = true;
+            self.mend().unwrap_or_else(|error| tracing::error!(%error, "audit log: half a record is left for now"));
+            return Err(error);
+        }
         self.size += u64::try_from(line.len()).unwrap_or(u64::MAX);
         self.file.sync_data()
+    }
+
+    /// Takes away what a write that failed has left of its line: the next record would be glued to it.
+    fn mend(&mut self) -> io::Result<()> {
+        // If somebody else has made the file shorter, there is nothing of ours to take away.
+        if self.torn && self.file.metadata()?.len() > self.size {
+            self.file.set_len(self.size)?;
+        }
+        self.torn = false;
+        Ok(())
     }
 
     /// The counts of a window that is over. A count that cannot be written is no reason to refuse what the caller of now asks.
@@ -166,17 +180,26 @@ impl AuditFile {
         }
     }
 
+    /// Each step is one that a next try, after it failed, does not take again: else each record would push out an old file.
     fn put_aside(&mut self) -> io::Result<()> {
         let aside = |number: u32| self.path.with_added_extension(number.to_string());
-        for number in (1..KEPT).rev() {
-            match fs::rename(aside(number), aside(number + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
+        // Whatever a new file needs is there before a name is moved.
+        let new = self.path.with_added_extension("new");
+        let opened = open(&new)?;
+        if self.path.try_exists()? {
+            // A gap is what a failed try has left: those behind it have made room already.
+            let mut gap = 1;
+            while gap < KEPT && aside(gap).try_exists()? {
+                gap += 1;
             }
+            for number in (1..gap).rev() {
+                fs::rename(aside(number), aside(number + 1))?;
+            }
+            fs::rename(&self.path, aside(1))?;
         }
-        fs::rename(&self.path, aside(1))?;
-        (self.file, self.size) = open(&self.path)?;
-        Ok(())
+        fs::rename(&new, &self.path)?;
+        (self.file, self.size) = opened;
+        sync_directory(&self.path)
     }
 }
 
@@ -194,10 +217,12 @@ fn open(path: &Path) -> io::Result<(File, u64)> {
         size += 1;
     }
     // The name is on disk before the first record counts as written.
-    if let Some(directory) = path.parent() {
-        File::open(directory)?.sync_all()?;
-    }
+    sync_directory(path)?;
     Ok((file, size))
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |directory| File::open(directory)?.sync_all())
 }
 
 impl AuditSink for AuditFile {
@@ -212,44 +237,6 @@ impl AuditSink for AuditFile {
 
     fn denied_image(&mut self, denied: &Denied, image: &DeniedImage) -> io::Result<()> {
         self.append_denial(denied, Some(image))
-    }
-}
-
-/// Refusals of this minute.
-#[derive(Debug)]
-struct Denials {
-    since: Instant,
-    written: u64,
-    /// By caller: how many were written, and how many were not.
-    of: BTreeMap<String, (u64, u64)>,
-}
-
-impl Denials {
-    fn new(now: Instant) -> Self {
-        Self { since: now, written: 0, of: BTreeMap::new() }
-    }
-
-    /// Whether a refusal of now is to be written; else it is counted.
-    fn admits(&mut self, principal: &str) -> bool {
-        let known = self.of.contains_key(principal) || self.of.len() < CALLERS;
-        let (written, counted) = self.of.entry(if known { principal } else { "others" }.to_owned()).or_default();
-        let admitted = *written < WRITTEN_OF_ONE && self.written < WRITTEN_OF_ALL;
-        if admitted {
-            *written += 1;
-            self.written += 1;
-        } else {
-            *counted += 1;
-        }
-        admitted
-    }
-
-    /// Who was refused more often than was written, if the minute is over; then a new one begins.
-    fn over(&mut self, now: Instant) -> Vec<(String, u64)> {
-        if now.duration_since(self.since) < WINDOW {
-            return vec![];
-        }
-        let Self { of, .. } = std::mem::replace(self, Self::new(now));
-        of.into_iter().filter(|(_, (_, counted))| *counted > 0).map(|(who, (_, counted))| (who, counted)).collect()
     }
 }
 
@@ -299,26 +286,12 @@ mod tests {
         log.denied(&denied("eve (uid 8)")).unwrap();
         assert_eq!(lines(&path).len(), 11);
         // The minute is over: what was not written is counted, before the next record.
-        log.denials.since -= WINDOW;
+        log.denials.age();
         log.write(&end(1)).unwrap();
         let lines = lines(&path);
         assert_eq!((lines.len(), &lines[11]["record"]), (13, &"denied-more".into()));
         assert_eq!((&lines[11]["principal"], &lines[11]["count"]), (&"mallory (uid 7)".into(), &990.into()));
         assert_eq!(lines[12]["record"], "end");
-    }
-
-    #[test]
-    fn strangers_of_many_names_write_few_lines_together() {
-        let now = Instant::now();
-        let mut denials = Denials::new(now);
-        let written = (0..100_000).filter(|number| denials.admits(&format!("uid {number}"))).count();
-        assert_eq!(written, 60);
-        assert_eq!(denials.over(now + WINDOW / 2), []);
-        let counted = denials.over(now + WINDOW);
-        assert_eq!(counted.len(), CALLERS - 60 + 1);
-        assert_eq!(counted.iter().map(|(_, count)| count).sum::<u64>(), 100_000 - 60);
-        // In the next minute there is room again.
-        assert!(denials.admits("uid 1"));
     }
 
     #[test]
@@ -339,6 +312,65 @@ mod tests {
         let number = |number| serde_json::to_value(OpId(Uuid::from_u128(number))).unwrap();
         assert_eq!(first(path.clone()), number(19));
         assert_eq!(first(path.with_added_extension("7")), number(12));
+    }
+
+    #[test]
+    fn what_a_failed_try_to_put_it_aside_left_costs_no_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        let mut log = AuditFile::open(&path).unwrap();
+        log.full = 1;
+        for number in 0..20 {
+            log.write(&end(number)).unwrap();
+        }
+        let operation = |path: PathBuf| lines(&path).remove(0)["operation"].clone();
+        let number = |number| serde_json::to_value(OpId(Uuid::from_u128(number))).unwrap();
+        let aside = |number: u32| path.with_added_extension(number.to_string());
+        // It was moved, and the new one did not get its name.
+        fs::rename(&path, dir.path().join("moved")).unwrap();
+        log.write(&end(20)).unwrap();
+        assert_eq!(
+            (operation(path.clone()), operation(aside(1)), operation(aside(7))),
+            (number(20), number(18), number(12))
+        );
+        // The others were moved, and it was not.
+        fs::remove_file(aside(1)).unwrap();
+        log.write(&end(21)).unwrap();
+        assert_eq!(
+            (operation(path.clone()), operation(aside(1)), operation(aside(7))),
+            (number(21), number(20), number(12))
+        );
+        // No new file can be made: it grows on, and nothing is moved.
+        fs::create_dir(path.with_added_extension("new")).unwrap();
+        for number in 22..25 {
+            log.write(&end(number)).unwrap();
+        }
+        assert_eq!((lines(&path).len(), operation(aside(1)), operation(aside(7))), (4, number(20), number(12)));
+    }
+
+    /// Runs itself again under a limit of a file's size, where a write fails halfway as on a full disk.
+    #[test]
+    fn a_write_that_fails_halfway_leaves_whole_lines() {
+        const LIMITED: &str = "TEST_AUDIT_UNDER_A_LIMIT";
+        const NAME: &str = "audit::tests::a_write_that_fails_halfway_leaves_whole_lines";
+        if let Some(path) = std::env::var_os(LIMITED) {
+            let path = Path::new(&path);
+            let mut log = AuditFile::open(path).unwrap();
+            let failed = (0..1000).map(|number| log.write(&end(number))).take_while(Result::is_ok).count();
+            assert!(failed < 1000);
+            assert_eq!((lines(path).len(), fs::metadata(path).unwrap().len()), (failed, log.size));
+            assert!(lines(path).iter().all(Value::is_object));
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let output = std::process::Command::new("sh")
+            .args(["-c", &format!("trap '' XFSZ; ulimit -f 3; exec \"$0\" --exact {NAME}")])
+            .arg(std::env::current_exe().unwrap())
+            .env(LIMITED, dir.path().join("audit.jsonl"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
     }
 
     #[test]

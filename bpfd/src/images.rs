@@ -4,10 +4,12 @@
 //! acquire ─ bring    does the store serve? else the worker pulls into ingest/, and what it wrote is taken in     bring.rs
 //!         ─ judge    always, from the store alone: selected image + kept signatures + policy → Verified          judge.rs
 //!         ─ open     layer hashed, unpacked; the parse worker reads the object; the label agrees with it         judge.rs
-//!         ─ Bytecode with what the label says                                                                    words.rs
+//!         ─ Acquired: the proof, the object's digest, what the label says                                        words.rs
+//!         ─ Bytecode, made by `source` once there is room for its bytes                                          acquired.rs
 //! ```
 //! One pull of a reference at a time. Must never give out bytes of an image that the policy of now refuses.
 
+mod acquired;
 mod bring;
 mod error;
 mod judge;
@@ -21,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use bpfd_core::ask::PullAsk;
 use bpfd_core::policy::Authorized;
-use bpfd_core::request::{LoadRequest, PullPolicy};
+use bpfd_core::request::PullPolicy;
 use bpfd_core::state::State;
 use bpfd_sys::worker::NOBODY;
 use bytecode_image::digest::Digest;
@@ -34,6 +36,7 @@ use bytecode_image::transport::Timeouts;
 use rustix::fs::{Gid, Uid};
 use tokio::sync::Semaphore;
 
+pub use self::acquired::Acquired;
 use self::bring::Ready;
 pub use self::bring::Warning;
 pub use self::error::ImageError;
@@ -43,13 +46,14 @@ use crate::layout::Layout;
 use crate::objects::Objects;
 use crate::progress::Report;
 use crate::registries::RegistryFiles;
-use crate::source::Bytecode;
 use crate::trust::{Apply, Trust};
 use crate::waiter::Waiter;
 use crate::worker::Workers;
 
 /// Pulls that run at the same time: each is a process.
 const AT_ONCE: usize = 4;
+/// Looks into the store that run at the same time: each may hold an object and its layer, 32 MiB, and a process that reads it.
+const LOOKS: usize = 2;
 /// The whole of a pull or an acquisition: somebody waits for it.
 const WHOLE: Duration = limits::DEADLINE;
 /// What judging and unpacking may need after the registry has answered.
@@ -60,6 +64,7 @@ const AFTERWARDS: Duration = Duration::from_secs(5);
 pub struct Images {
     shared: Arc<Shared>,
     permits: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
     /// Held while a reference is pulled and judged.
     pulling: Mutex<BTreeMap<Reference, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -76,6 +81,8 @@ struct Shared {
     timeouts: Timeouts,
     /// Read by pulls, written by whoever clears away what a worker left.
     ingest: RwLock<()>,
+    /// What names led to that a pull is moving: no collection takes it before the new image is known to be good.
+    held: Mutex<BTreeMap<Reference, BTreeSet<Digest>>>,
     /// What was found in images, by the digest of their manifest: a list need not unpack them each time.
     known: Mutex<BTreeMap<Digest, Digest>>,
 }
@@ -113,9 +120,12 @@ impl Images {
             platform: platform(),
             timeouts: Timeouts { deadline: WHOLE - AFTERWARDS, ..Timeouts::default() },
             ingest: RwLock::default(),
+            held: Mutex::default(),
             known: Mutex::default(),
         };
-        Ok(Self { shared: Arc::new(shared), permits: Arc::new(Semaphore::new(AT_ONCE)), pulling: Mutex::default() })
+        let permits = |number| Arc::new(Semaphore::new(number));
+        let (shared, pulling) = (Arc::new(shared), Mutex::default());
+        Ok(Self { shared, permits: permits(AT_ONCE), looks: permits(LOOKS), pulling })
     }
 
     /// With other patience towards registries; the whole never takes longer than its own limit.
@@ -128,26 +138,24 @@ impl Images {
         self
     }
 
-    /// The object of an image, with the proof that it may be loaded, and warnings.
+    /// The proof that an image may be loaded, its object among the objects, and warnings.
     ///
     /// # Errors
     /// [`ImageError`].
     pub async fn acquire(
         &self,
-        ask: &Authorized<LoadRequest>,
         reference: &str,
         pull: PullPolicy,
         report: &Report,
         waiter: &Waiter,
-    ) -> Result<(Bytecode, Vec<Warning>), ImageError> {
+    ) -> Result<(Acquired, Vec<Warning>), ImageError> {
         let reference: Reference = reference.parse()?;
-        let (ask, told, waits) = (ask.clone(), report.clone(), waiter.clone());
+        let (told, waits) = (report.clone(), waiter.clone());
         let work = move |shared: &Shared, reference: &Reference, deadline| {
             let Ready { judged, opened, warning } = shared.ready(reference, pull, deadline, &told, &waits)?;
             let object = shared.objects.put(&opened.object)?;
             let words = words::words(reference, &opened);
-            let bytecode = Bytecode::verified(&ask, &judged.verified, object, opened.object, words);
-            Ok((bytecode, warning.into_iter().collect()))
+            Ok((Acquired::new(judged, object, words), warning.into_iter().collect()))
         };
         self.alone(reference, waiter, work).await
     }
@@ -266,7 +274,7 @@ impl Images {
         work: impl FnOnce(&Shared) -> Result<T, ImageError> + Send + 'static,
     ) -> Result<T, ImageError> {
         let shared = self.shared.clone();
-        tokio::task::spawn_blocking(move || work(&shared)).await.map_err(|_panicked| ImageError::Lost)?
+        permitted(self.looks.clone(), move || work(&shared)).await
     }
 
     fn lock_of(&self, reference: &Reference) -> Arc<tokio::sync::Mutex<()>> {
@@ -278,5 +286,63 @@ impl Images {
             pulling.insert(reference.clone(), Arc::downgrade(&lock));
             lock
         })
+    }
+}
+
+/// Work in a thread, as soon as there is a permit for it. A caller that leaves does not end it: it has its permit until it is done.
+async fn permitted<T: Send + 'static>(
+    permits: Arc<Semaphore>,
+    work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
+) -> Result<T, ImageError> {
+    let permit = permits.acquire_owned().await.map_err(|_closed| ImageError::Lost)?;
+    let working = tokio::task::spawn_blocking(move || {
+        let done = work();
+        drop(permit);
+        done
+    });
+    working.await.map_err(|_panicked| ImageError::Lost)?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_look_waits_for_its_permit_and_a_caller_that_left_gives_none_back() {
+        let permits = Arc::new(Semaphore::new(LOOKS));
+        let (begun, beginning) = mpsc::channel();
+        let (end, ended): (Vec<_>, Vec<_>) = (0..LOOKS).map(|_| mpsc::channel::<()>()).unzip();
+        let mut looks = Vec::new();
+        for ended in ended {
+            let begun = begun.clone();
+            let look = move || {
+                begun.send(()).unwrap();
+                ended.recv().unwrap_or_default();
+                Ok(())
+            };
+            looks.push(tokio::spawn(permitted(permits.clone(), look)));
+        }
+        // One caller leaves; its look goes on.
+        tokio::task::yield_now().await;
+        (0..LOOKS).for_each(|_| beginning.recv().unwrap());
+        looks.remove(0).abort();
+        let ran: Arc<AtomicBool> = Arc::default();
+        let runs = ran.clone();
+        let more = tokio::spawn(permitted(permits.clone(), move || {
+            runs.store(true, Ordering::SeqCst);
+            Ok(())
+        }));
+        // Blocking threads begin in the order of asking: had it been let in, it would have begun before these.
+        for _ in 0..4 {
+            tokio::task::yield_now().await;
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+        }
+        assert!(!ran.load(Ordering::SeqCst));
+        drop(end);
+        more.await.unwrap().unwrap();
+        assert!(ran.load(Ordering::SeqCst));
     }
 }

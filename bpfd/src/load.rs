@@ -1,8 +1,8 @@
 //! From a load request to programs that wait as file descriptors, and then to the engine: everything slow and everything that
 //! reads untrusted bytes happens here, before any state changes.
 //!
-//! Order: bytes with their proof, inspection in the parse worker, selection, globals, a rehearsal of relocation in the parse worker,
-//! then maps and programs. It must never pin or attach.
+//! Order: the proof that an object may be loaded, a permit to make programs, its bytes, inspection in the parse worker, selection,
+//! globals, a rehearsal of relocation in the parse worker, then maps and programs. It must never pin or attach.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use bpfd_core::names::{AppName, printable};
 use bpfd_core::policy::{Authorized, Denied, Verb};
 use bpfd_core::request::{Bytes, LoadRequest};
 use bpfd_core::selection::{self, Selection, SelectionError};
-use bpfd_core::state::{Advice, Map, ProgramType, Setting};
+use bpfd_core::state::{Advice, Map, ObjectDigest, ProgramType, Setting};
 use ebpf::globals::GlobalError;
 use ebpf::inspect::{NotLoadable, Object};
 use ebpf::line_info::LineTable;
@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use crate::audit::DeniedImage;
 use crate::engine::{Answer, Context, EngineError, EngineHandle};
-use crate::images::{ImageError, Images, Warning};
+use crate::images::{Acquired, ImageError, Images, Warning};
 use crate::kernel::{HostKernel, Loader, StagedApp};
 use crate::objects::Objects;
 use crate::progress::{Phase, Progress, Report};
@@ -124,10 +124,10 @@ impl Loads {
         report: Report,
         waiter: &Waiter,
     ) -> Result<(Answer, Vec<Warning>), LoadError> {
-        let (bytecode, warnings) = self.bytes(&ask, &report, waiter).await?;
+        let (admitted, warnings) = self.admit(&ask, &report, waiter).await?;
         report(Progress::begin(Phase::Inspect));
         let made = tokio::select! {
-            made = self.make(&ask, bytecode, &report) => made?,
+            made = self.make(&ask, admitted, &report) => made?,
             why = waiter.given_up() => return Err(why.into()),
         };
         let Made { uid, staged, loaded } = made;
@@ -148,20 +148,21 @@ impl Loads {
         Ok((answer, warnings))
     }
 
-    async fn bytes(
+    async fn admit(
         &self,
         ask: &Authorized<LoadRequest>,
         report: &Report,
         waiter: &Waiter,
-    ) -> Result<(Bytecode, Vec<Warning>), LoadError> {
+    ) -> Result<(Admitted, Vec<Warning>), LoadError> {
         match &ask.request().bytes {
-            Bytes::Uploaded { object, stem: _ } => Ok((Bytecode::permitted(ask, *object, &self.objects)?, vec![])),
+            Bytes::Uploaded { object, stem: _ } => Ok((Admitted::Upload(*object), vec![])),
             Bytes::Image { reference, pull } => {
-                let acquired = self.images.acquire(ask, reference, *pull, report, waiter).await;
+                let acquired = self.images.acquire(reference, *pull, report, waiter).await;
                 if let Err(error) = &acquired {
                     self.record(ask, reference, error).await;
                 }
-                Ok(acquired?)
+                let (acquired, warnings) = acquired?;
+                Ok((Admitted::Image(Box::new(acquired)), warnings))
             }
         }
     }
@@ -183,16 +184,17 @@ impl Loads {
     async fn make(
         &self,
         ask: &Authorized<LoadRequest>,
-        bytecode: Bytecode,
+        admitted: Admitted,
         report: &Report,
     ) -> Result<Made, LoadError> {
-        let request = ask.request().clone();
+        let (ask, objects) = (ask.clone(), self.objects.clone());
         let permit = self.permits.clone().acquire_owned().await.map_err(|_| LoadError::Lost)?;
         let (workers, loader, report) = (self.workers.clone(), self.loader.clone(), report.clone());
         let (made, making) = oneshot::channel();
         // A thread of its own, which the end of the daemon need not wait for.
         let load = move || {
-            let done = make(&workers, &loader, &request, &bytecode, &report);
+            let bytecode = admitted.bytecode(&ask, &objects).map_err(LoadError::from);
+            let done = bytecode.and_then(|bytecode| make(&workers, &loader, ask.request(), &bytecode, &report));
             drop(permit);
             if made.send(done).is_err() {
                 tracing::info!("a load was given up; what it made is dropped");
@@ -203,6 +205,22 @@ impl Loads {
         match tokio::time::timeout(VERIFICATION, making).await {
             Err(_) => Err(LoadError::TooSlow),
             Ok(joined) => joined.map_err(|_| LoadError::Lost)?,
+        }
+    }
+}
+
+/// What may be loaded, without its bytes: any number of loads wait for a permit, and an object has up to 16 MiB.
+enum Admitted {
+    Upload(ObjectDigest),
+    Image(Box<Acquired>),
+}
+
+impl Admitted {
+    /// With its bytes, hashed again. Only for a load that has its permit.
+    fn bytecode(self, ask: &Authorized<LoadRequest>, objects: &Objects) -> Result<Bytecode, UploadError> {
+        match self {
+            Self::Upload(object) => Bytecode::permitted(ask, object, objects),
+            Self::Image(acquired) => acquired.bytecode(ask, objects),
         }
     }
 }

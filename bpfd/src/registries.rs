@@ -54,7 +54,7 @@ impl RegistryFiles {
     /// What a transport must know to ask one registry, and nothing of the others' credentials.
     pub fn transport(&self, reference: &Reference, timeouts: Timeouts) -> Result<TransportConfig, RegistryFilesError> {
         let registries = self.registries()?;
-        let endpoints = registries.endpoints(reference).into_iter().map(|endpoint| endpoint.authority.to_string());
+        let endpoints = registries.endpoints(reference).into_iter().flat_map(|endpoint| endpoint.names());
         let names: Vec<String> = endpoints.chain([reference.registry().to_string()]).collect();
         Ok(TransportConfig { registries, auth: self.auth()?.only_for(&names), timeouts })
     }
@@ -100,6 +100,18 @@ mod tests {
         let config = files.unwrap().transport(&reference, Timeouts::default()).unwrap();
         let has = |registry: &str| config.auth.lookup(registry, "a").is_some();
         assert!(has("r.example") && has("10.0.0.9:5000") && !has("other.example"));
+    }
+
+    #[test]
+    fn credentials_without_a_port_leave_for_a_mirror_at_the_usual_port() {
+        // `me:one`
+        let auth = r#"{"auths": {"m.example": {"auth": "bWU6b25l"}, "n.example": {"auth": "bWU6b25l"}}}"#;
+        let registries = "[[registry]]\nname = \"r.example\"\n\
+                          mirrors = [{ endpoint = \"m.example\" }, { endpoint = \"n.example:5000\" }]\n";
+        let (_dir, files) = files(registries, auth);
+        let config = files.unwrap().transport(&"r.example/a:b".parse().unwrap(), Timeouts::default()).unwrap();
+        let has = |registry: &str| config.auth.lookup(registry, "a").is_some();
+        assert!(has("m.example") && !has("n.example"));
     }
 
     #[test]

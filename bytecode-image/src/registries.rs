@@ -3,7 +3,7 @@
 //! ```toml
 //! [[registry]]
 //! name = "registry"                    # as references write it: HOST or HOST:PORT
-//! endpoint = "127.0.0.1:5000"          # where it is; the name itself if left out
+//! endpoint = "127.0.0.1:5000"          # where it is; if left out, where it is without an entry
 //! http = true                          # without TLS; never guessed
 //! ca = "/etc/bpfd/ca.pem"              # a private certificate authority, for this endpoint beside the system's
 //! mirrors = [{ endpoint = "mirror.example:5000", http = false }]      # asked first, in this order
@@ -24,7 +24,7 @@ use crate::reference::{Reference, Registry};
 
 /// Docker's registry answers at another name than the one in references, and its tokens come from a third
 /// (docs.docker.com, "Docker Registry token authentication").
-const DOCKER: (&str, &str, &str) = ("docker.io", "registry-1.docker.io:443", "auth.docker.io:443");
+const DOCKER: (&str, &str, &str) = ("docker.io", "registry-1.docker.io", "auth.docker.io:443");
 
 /// All that `registries.toml` says. The default knows no registry but those that references name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,12 +141,7 @@ impl Registries {
         let registry = reference.registry();
         match self.entry(registry) {
             Some(entry) => entry.mirrors.iter().chain([&entry.endpoint]).cloned().collect(),
-            None => {
-                let (name, endpoint, _realm) = DOCKER;
-                let here = Authority::of(registry, Scheme::Https);
-                let authority = if registry.to_string() == name { authority(endpoint).unwrap_or(here) } else { here };
-                vec![Endpoint { authority, scheme: Scheme::Https, ca: None }]
-            }
+            None => vec![Endpoint { authority: usual(registry, Scheme::Https), scheme: Scheme::Https, ca: None }],
         }
     }
 
@@ -190,7 +185,10 @@ impl Entry {
         let registry = registry(&name)?;
         let endpoint = match &endpoint {
             Some(endpoint) => Endpoint::of(endpoint, http, ca)?,
-            None => Endpoint::of(&name, http, ca)?,
+            None => {
+                let Endpoint { authority: _, scheme, ca } = Endpoint::of(&name, http, ca)?;
+                Endpoint { authority: usual(&registry, scheme), scheme, ca }
+            }
         };
         let mirrors = mirrors.into_iter().map(|RawMirror { endpoint, http, ca }| Endpoint::of(&endpoint, http, ca));
         Ok(Self {
@@ -218,6 +216,13 @@ impl Endpoint {
         };
         Ok(Self { authority: Authority::of(&registry(text)?, scheme), scheme, ca })
     }
+}
+
+/// Where a registry is if nobody says it: at its name, but for one.
+fn usual(registry: &Registry, scheme: Scheme) -> Authority {
+    let (name, endpoint, _realm) = DOCKER;
+    let docker = (registry.to_string() == name).then(|| endpoint.parse().ok()).flatten();
+    Authority::of(docker.as_ref().unwrap_or(registry), scheme)
 }
 
 fn registry(text: &Spanned<String>) -> Result<Registry, Wrong> {
@@ -275,6 +280,15 @@ mod tests {
         assert_eq!(origins(&registries, "127.0.0.1:5000/a"), ["https://127.0.0.1:5000"]);
         assert_eq!(origins(&registries, "r.example/a"), ["https://r.example:443"]);
         assert_eq!(origins(&registries, "docker.io/library/a"), ["https://registry-1.docker.io:443"]);
+    }
+
+    #[test]
+    fn an_entry_without_an_endpoint_leads_where_no_entry_would() {
+        let text = "[[registry]]\nname = 'docker.io'\nmirrors = [{ endpoint = 'm.example' }]\n[[registry]]\nname = 'r.example'";
+        let registries = Registries::parse(text, "x").unwrap();
+        let expected = ["https://m.example:443", "https://registry-1.docker.io:443"];
+        assert_eq!(origins(&registries, "docker.io/library/a"), expected);
+        assert_eq!(origins(&registries, "r.example/a"), ["https://r.example:443"]);
     }
 
     #[test]

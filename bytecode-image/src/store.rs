@@ -20,6 +20,7 @@
 //!
 //! Must never make a path of anything but a [`Digest`], follow a symbolic link, or say anything about trust.
 
+mod before;
 mod collect;
 mod dir;
 mod index;
@@ -35,6 +36,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    before::Before,
     collect::{Sweep, Swept},
     index::Named,
     ingest::{Ingest, IngestFile, IngestName, Landed},
@@ -132,6 +134,11 @@ pub enum StoreError {
     },
 }
 
+/// Why no name more is written.
+#[derive(Debug, thiserror::Error)]
+#[error("it would have more than {INDEX_LIMIT} bytes, and nobody could read it: `bpfctl image rm` makes room")]
+struct IndexFull;
+
 /// Holds the store's lock until it is dropped.
 #[derive(Debug)]
 struct Lock(#[expect(dead_code, reason = "closing it unlocks")] OwnedFd);
@@ -196,6 +203,8 @@ impl Store {
             self.check_whole(manifest)?;
             names.set_signatures(&reference.signatures(*over), *over, manifest);
         }
+        // Each image that a tag led to before has left its own.
+        self.drop_signatures(&mut names);
         self.write_names(&names)
     }
 
@@ -250,9 +259,17 @@ impl Store {
             return Err(StoreError::NotFound(reference.clone()));
         }
         // Signatures go with the last image that they are over.
-        let reached = self.reached(names.list().iter().map(|named| named.image.digest))?;
-        names.keep_signatures(&reached);
+        self.drop_signatures(&mut names);
         self.write_names(&names)
+    }
+
+    /// Drops signatures over what no name reaches. On a doubt all stay: a damaged manifest may be what reaches them, and
+    /// must not stand in the way of the pull that mends it, or of its own removal.
+    fn drop_signatures(&self, names: &mut Names) {
+        match self.reached(names.list().iter().map(|named| named.image.digest)) {
+            Ok(reached) => names.keep_signatures(&reached),
+            Err(_doubt) => {}
+        }
     }
 
     /// Moves one part from `ingest/` to `blobs/`, if it is what it says.
@@ -282,8 +299,13 @@ impl Store {
         }
     }
 
+    /// Never more than is read: what cannot be read any more cannot be mended either.
     fn write_names(&self, names: &Names) -> Result<(), StoreError> {
         let bytes = serde_json::to_vec(names).map_err(StoreError::Index)?;
+        if u64::try_from(bytes.len()).is_ok_and(|length| length > INDEX_LIMIT) {
+            let full = io::Error::new(io::ErrorKind::FileTooLarge, IndexFull);
+            return Err(self.failed("write `index.json`", full));
+        }
         self.replace("index.json", &bytes)
     }
 
@@ -307,7 +329,7 @@ impl Store {
 
 /// image-layout.md: the one version there is.
 const LAYOUT_VERSION: &str = "1.0.0";
-/// Bytes of `index.json`: ten thousand names.
+/// Bytes of `index.json`, read and written: ten thousand names.
 const INDEX_LIMIT: u64 = 8 << 20;
 
 struct HashedSink(Hasher);

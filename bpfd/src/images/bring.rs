@@ -1,9 +1,8 @@
 //! An image brought into the store, judged and opened: from the registry if the store does not serve, by the fetch worker.
 //!
 //! What the worker says is not believed: not the name, not the digests, not the verdict. Must never keep the name of an image that
-//! was fetched now and turned out to be unusable.
+//! was fetched now and turned out to be unusable, and never lose for it what the name led to before.
 
-use std::collections::BTreeSet;
 use std::sync::{PoisonError, TryLockError};
 use std::time::Instant;
 
@@ -14,7 +13,7 @@ use bytecode_image::fetch::{self as transfer, PullRequest, Pulled};
 use bytecode_image::policy::ImagePolicy;
 use bytecode_image::reference::Reference;
 use bytecode_image::scope::most_specific;
-use bytecode_image::store::{Fetched, Sweep};
+use bytecode_image::store::{Before, Fetched, StoreError, Sweep, Swept};
 use bytecode_image::transport::Timeouts;
 use bytecode_image::verify::Refusal;
 
@@ -69,27 +68,34 @@ impl Shared {
         report: &Report,
         waiter: &Waiter,
     ) -> Result<Ready, ImageError> {
-        let brought = self.bring(reference, pull, deadline, report, waiter)?;
+        let before = self.hold(reference)?;
+        let ready = self.bring(reference, pull, deadline, report, waiter).and_then(|brought| {
+            let warning = match brought {
+                Brought::Stored(warning) => return self.usable(reference, warning, report, waiter),
+                Brought::Fetched => None,
+            };
+            let usable = self.usable(reference, warning, report, waiter);
+            usable.inspect_err(|error| self.take_back(reference, before.as_ref(), error))
+        });
+        self.let_go(reference);
+        ready
+    }
+
+    /// What the store has for a reference, judged and opened.
+    fn usable(
+        &self,
+        reference: &Reference,
+        warning: Option<Warning>,
+        report: &Report,
+        waiter: &Waiter,
+    ) -> Result<Ready, ImageError> {
         waiter.wanted()?;
         report(Progress::begin(Phase::Verify));
         let judged = self.judge(reference)?;
         report(Progress::begin(Phase::Inspect));
-        let opened = open(&self.store, &self.workers, &judged.selected);
-        match (opened, brought) {
-            (Ok(opened), brought) => {
-                self.remember(judged.selected.manifest().digest(), opened.digest());
-                let warning = match brought {
-                    Brought::Stored(warning) => warning,
-                    Brought::Fetched => None,
-                };
-                Ok(Ready { judged, opened, warning })
-            }
-            (Err(error), Brought::Fetched) if unusable(&error) => {
-                self.forget(reference);
-                Err(error)
-            }
-            (Err(error), Brought::Stored(_) | Brought::Fetched) => Err(error),
-        }
+        let opened = open(&self.store, &self.workers, &judged.selected)?;
+        self.remember(judged.selected.manifest().digest(), opened.digest());
+        Ok(Ready { judged, opened, warning })
     }
 
     /// Sees to it that the store has the image, or says why not.
@@ -189,7 +195,8 @@ impl Shared {
         if fetched.reference != *reference {
             return Err(ImageError::OtherName { asked: reference.clone(), brought: fetched.reference.clone() });
         }
-        Ok(self.store.commit(fetched)?)
+        // What it moved in before it failed has no name.
+        Ok(self.store.commit(fetched).inspect_err(|_failed| self.sweep())?)
     }
 
     /// Removes what a failed pull may have left, if no other pull is at it; the next start does it else.
@@ -201,22 +208,58 @@ impl Shared {
         cleared.unwrap_or_else(|error| tracing::warn!(%error, "parts of a failed pull are left"));
     }
 
-    /// Takes back a name that leads to nothing usable, and its blobs.
-    fn forget(&self, reference: &Reference) {
-        let swept = self.store.remove(reference).and_then(|()| self.store.collect(&BTreeSet::new(), Sweep::Delete));
-        if let Err(error) = swept {
-            tracing::warn!(%error, %reference, "an image that cannot be used is left in the store");
+    /// What a name leads to now, kept until it is let go: no collection takes it while another image is tried.
+    fn hold(&self, reference: &Reference) -> Result<Option<Before>, ImageError> {
+        // Nothing is collected between the look and the lease.
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.store.before(reference)?;
+        held.extend(before.as_ref().map(|before| (reference.clone(), before.leases())));
+        Ok(before)
+    }
+
+    fn let_go(&self, reference: &Reference) {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(reference);
+    }
+
+    /// Takes back the name of an image that was fetched now. Whatever went wrong, what the name led to before is better; without that
+    /// it goes if the image is at fault, and else stays for the next try.
+    fn take_back(&self, reference: &Reference, before: Option<&Before>, error: &ImageError) {
+        let back = match before {
+            Some(before) => self.store.put_back(reference, before),
+            None if at_fault(error) => self.store.remove(reference),
+            None => return,
+        };
+        if let Err(error) = back {
+            tracing::warn!(%error, %reference, "the name of an image that cannot be used is left in the store");
         }
+        self.sweep();
+    }
+
+    fn sweep(&self) {
+        if let Err(error) = self.collect() {
+            tracing::warn!(%error, "blobs that nothing names are left in the image store");
+        }
+    }
+
+    /// Removes blobs that nothing names and nobody holds.
+    pub(super) fn collect(&self) -> Result<Swept, StoreError> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        self.store.collect(&held.values().flatten().copied().collect(), Sweep::Delete)
     }
 }
 
 /// Whether an image is at fault, and not this host.
-fn unusable(error: &ImageError) -> bool {
+fn at_fault(error: &ImageError) -> bool {
     match error {
-        ImageError::Unpack(_) | ImageError::Config(_) | ImageError::Label(_) | ImageError::Mismatch(_) => true,
+        ImageError::Refused(_)
+        | ImageError::Unpack(_)
+        | ImageError::Config(_)
+        | ImageError::Label(_)
+        | ImageError::Mismatch(_) => true,
         ImageError::Parse(error) => match error {
-            ParseError::Refused(_) | ParseError::TooSlow(_) | ParseError::Died { .. } => true,
-            ParseError::Worker(_) => false,
+            ParseError::Refused(_) => true,
+            // On a host that is short of time or memory an honest object ends so, too.
+            ParseError::TooSlow(_) | ParseError::Died { .. } | ParseError::Worker(_) => false,
         },
         ImageError::Reference(_)
         | ImageError::Registries(_)
@@ -228,7 +271,6 @@ fn unusable(error: &ImageError) -> bool {
         | ImageError::Ingest(_)
         | ImageError::Store(_)
         | ImageError::NotStored(_)
-        | ImageError::Refused(_)
         | ImageError::Object(_)
         | ImageError::InUse { .. }
         | ImageError::Lost => false,
@@ -274,5 +316,24 @@ fn worker_error(error: WorkerError) -> ImageError {
     match error {
         WorkerError::Call(CallError::Deadline) => ImageError::Timeout,
         other => ImageError::Worker(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytecode_image::config::ImageConfig;
+
+    use super::*;
+
+    #[test]
+    fn a_reader_that_ran_out_of_time_or_memory_is_not_the_images_fault() {
+        let died = ParseError::Died { status: "signal 9".to_owned(), stderr: String::new() };
+        for trouble in [died, ParseError::TooSlow(Duration::from_secs(20)), ParseError::Worker(String::new())] {
+            assert!(!at_fault(&trouble.into()));
+        }
+        assert!(at_fault(&ParseError::Refused("no ELF file".to_owned()).into()));
+        assert!(at_fault(&ImageConfig::parse(b"[").unwrap_err().into()));
     }
 }

@@ -8,7 +8,7 @@ use bpfd_core::names::printable;
 use bpfd_core::state::{Advice, Source, State};
 use bytecode_image::digest::Digest;
 use bytecode_image::reference::Reference;
-use bytecode_image::store::{Named, Sweep};
+use bytecode_image::store::Named;
 use bytecode_image::summary::Summary;
 
 use super::{ImageError, Shared, judge};
@@ -148,7 +148,7 @@ impl Shared {
                 for Named { reference, image: _ } in &going {
                     self.store.remove(reference)?;
                 }
-                let swept = self.store.collect(&BTreeSet::new(), Sweep::Delete);
+                let swept = self.collect();
                 // The names are gone; a blob that is not is no reason to say that nothing happened.
                 swept.map(|swept| swept.bytes).unwrap_or_else(|error| {
                     tracing::warn!(%error, "blobs of removed images are left");

@@ -316,6 +316,9 @@ fn store(error: &StoreError, refusal: impl Fn(ErrorReason) -> Refusal) -> Refusa
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             refusal(ErrorReason::ResourceExhausted).hint("the disk of /var/lib/bpfd is full: `df /var/lib/bpfd`")
         }
+        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::FileTooLarge => {
+            refusal(ErrorReason::ResourceExhausted).hint("`bpfctl image ls` shows images, `bpfctl image rm` makes room")
+        }
         StoreError::Io { .. } | StoreError::NotALayout(_) | StoreError::Index(_) => refusal(ErrorReason::Internal),
     }
 }

@@ -50,14 +50,15 @@ pub fn group_id(name: &str) -> io::Result<Option<u32>> {
     Ok(line.and_then(|line| line.split(':').nth(2)?.parse().ok()))
 }
 
+/// Its text. What is not UTF-8, such as a name of somebody in Latin-1, is one line's matter and keeps nobody else out.
 fn database(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     match File::open(path) {
-        Ok(file) => file.take(DATABASE_MAX).read_to_string(&mut text)?,
+        Ok(file) => file.take(DATABASE_MAX).read_to_end(&mut bytes)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
         Err(error) => return Err(error),
     };
-    Ok(text)
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Names of these ids in a file of `name:password:id:…` lines (passwd(5), group(5)).
@@ -115,5 +116,20 @@ mod tests {
         std::fs::write(file.path(), "root:x:0:\nbpfd:x:990:a,b\nbroken\n:x:1:\nview:x:991:\n").unwrap();
         assert_eq!(names(file.path(), &[0, 990, 5].into()).unwrap(), ["root", "bpfd"]);
         assert_eq!(names(Path::new("/nowhere"), &[0].into()).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf_8_keep_nobody_out() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let latin = b"root:x:0:0:root:/root:/bin/sh\njose:x:7:7:Jos\xe9:/:/bin/sh\nbob:x:8:8::/:/bin/sh\n";
+        std::fs::write(file.path(), latin).unwrap();
+        assert_eq!(names(file.path(), &[0, 7, 8].into()).unwrap(), ["root", "jose", "bob"]);
+        // Cut at the limit, in the middle of a character.
+        let max = usize::try_from(DATABASE_MAX).unwrap();
+        let mut long = b"root:x:0:0:".to_vec();
+        long.resize(max - 1, b'.');
+        long.extend("é:/:/bin/sh\n".bytes());
+        std::fs::write(file.path(), &long).unwrap();
+        assert_eq!(names(file.path(), &[0].into()).unwrap(), ["root"]);
     }
 }

@@ -1,7 +1,10 @@
 //! From a reference to bytes that may be loaded: what comes out, and what serves when the registry does not.
 
+use std::io::ErrorKind;
+
 use bpfd::images::{ImageError, Warning};
 use bpfd::progress::Phase;
+use bpfd::source::UploadError;
 use bpfd::waiter::Waiter;
 use bpfd::worker::fetch::FailureKind;
 use bpfd_core::hook::ProceedOn;
@@ -12,7 +15,7 @@ use bytecode_image::digest::Digest;
 use bytecode_image::key::{Scheme, SigningKey};
 use bytecode_image::testing::registry::{Access, Options};
 
-use crate::world::{OBJECT, World, flip, image, image_with_label};
+use crate::world::{OBJECT, World, flip, image, image_with_label, load};
 
 #[test]
 fn a_signed_image_becomes_bytes_that_may_be_loaded() {
@@ -103,6 +106,49 @@ fn a_moved_tag_brings_the_new_image() {
     let (new, _) = world.acquire("v1", PullPolicy::Newer).unwrap();
     assert_eq!(cached.source(), old.source());
     assert_eq!(new.labels()["org.opencontainers.image.version"], "2.0.0");
+}
+
+#[test]
+fn a_bad_push_of_a_tag_leaves_the_last_good_image_in_the_store() {
+    let mut world = World::new();
+    let (old, _) = world.acquire("v1", PullPolicy::Newer).unwrap();
+    let blobs = |world: &World| std::fs::read_dir(world.layout.images().join("blobs/sha256")).unwrap().count();
+    let before = blobs(&world);
+    let bad = world.publish("v1", &image_with_label(r#"\"name\":\"last\""#, r#"\"name\":\"first\""#));
+    world.sign("v1", bad, &world.key);
+    for pull in [PullPolicy::Newer, PullPolicy::Always] {
+        let error = world.acquire("v1", pull).unwrap_err();
+        assert!(matches!(error, ImageError::Mismatch(_)), "{error:?}");
+        assert_eq!(blobs(&world), before, "what was bad is gone, and nothing else");
+    }
+    // Signed, offline and by the policy of now.
+    assert_eq!(world.acquire("v1", PullPolicy::Never).unwrap().0.source(), old.source());
+    world.registry = None;
+    let (served, warnings) = world.acquire("v1", PullPolicy::Newer).unwrap();
+    assert_eq!((served.source(), warnings.len()), (old.source(), 1));
+}
+
+#[test]
+fn an_image_that_waits_for_its_load_holds_no_bytes_and_they_are_hashed_again() {
+    let world = World::new();
+    let reference = world.reference("v1").to_string();
+    let ask = load(&reference, PullPolicy::Newer);
+    let report: bpfd::progress::Report = std::sync::Arc::new(|_| {});
+    let acquire =
+        || world.run(world.images.acquire(&reference, PullPolicy::Newer, &report, &Waiter::default())).unwrap().0;
+    let object = ObjectDigest(*Digest::of(OBJECT).bytes());
+    let path = world.layout.objects().join(object.to_string());
+    let kind = |error| match error {
+        UploadError::Read { object: lost, source } if lost == object => source.kind(),
+        other => panic!("{other:?}"),
+    };
+    let waiting = acquire();
+    flip(&path);
+    assert_eq!(kind(waiting.bytecode(&ask, &world.objects).unwrap_err()), ErrorKind::InvalidData);
+    let waiting = acquire();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(kind(waiting.bytecode(&ask, &world.objects).unwrap_err()), ErrorKind::NotFound);
+    assert_eq!(acquire().bytecode(&ask, &world.objects).unwrap().bytes(), OBJECT);
 }
 
 #[test]
@@ -201,13 +247,13 @@ fn the_confined_worker_reads_the_systems_certificates() {
 fn two_callers_of_one_reference_are_served_one_after_the_other() {
     let world = World::new();
     let reference = world.reference("v1").to_string();
-    let ask = crate::world::load(&reference, PullPolicy::Newer);
     let report: bpfd::progress::Report = std::sync::Arc::new(|_| {});
     let waiter = Waiter::default();
-    let one = || world.images.acquire(&ask, &reference, PullPolicy::Newer, &report, &waiter);
+    let one = || world.images.acquire(&reference, PullPolicy::Newer, &report, &waiter);
     let (first, second, third) = world.run(async { tokio::join!(one(), one(), one()) });
     for acquired in [first, second, third] {
-        assert_eq!(acquired.unwrap().0.bytes(), OBJECT);
+        let ask = load(&reference, PullPolicy::Newer);
+        assert_eq!(acquired.unwrap().0.bytecode(&ask, &world.objects).unwrap().bytes(), OBJECT);
     }
     // The second and the third found it stored, and asked for nothing but the tag.
     let fetched =

@@ -55,17 +55,31 @@ impl Endpoint {
             Scheme::Http => format!("http://{host}:{port}"),
         }
     }
+
+    /// Its names in an auth file, the exact one first: the port that its scheme has anyway is often left out there.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let Authority { host, port } = &self.authority;
+        let short = (*port == self.scheme.port()).then(|| host.clone());
+        [self.authority.to_string()].into_iter().chain(short).collect()
+    }
+}
+
+impl Scheme {
+    /// The port if none is written (RFC 9110, 4.2.1 and 4.2.2).
+    fn port(self) -> u16 {
+        match self {
+            Self::Https => 443,
+            Self::Http => 80,
+        }
+    }
 }
 
 impl Authority {
     /// A registry's host, and its port or the scheme's.
     #[must_use]
     pub fn of(registry: &Registry, scheme: Scheme) -> Self {
-        let usual = match scheme {
-            Scheme::Https => 443,
-            Scheme::Http => 80,
-        };
-        Self { host: registry.host().to_owned(), port: registry.port().unwrap_or(usual) }
+        Self { host: registry.host().to_owned(), port: registry.port().unwrap_or(scheme.port()) }
     }
 }
 

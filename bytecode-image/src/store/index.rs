@@ -71,6 +71,11 @@ impl Names {
         self.manifests.len() != before
     }
 
+    /// By the whole name and nothing else.
+    pub(super) fn exact(&self, name: &str) -> Option<Descriptor> {
+        self.images().find(|(known, _)| *known == name).map(|(_, entry)| entry.descriptor.clone())
+    }
+
     /// By the whole name; a reference with a digest is also found under any other name of its repository.
     pub(super) fn find(&self, reference: &Reference) -> Option<Descriptor> {
         let name = reference.to_string();

@@ -51,7 +51,7 @@ impl Remote {
         let repository = self.reference.repository();
         let by_name = || self.auth.lookup(&self.reference.registry().to_string(), repository);
         let own = self.is_own(at).then(by_name).flatten();
-        own.or_else(|| self.auth.lookup(&at.authority.to_string(), repository))
+        own.or_else(|| at.names().iter().find_map(|name| self.auth.lookup(name, repository)))
     }
 
     pub(super) fn use_basic(&self, at: &Endpoint, access: Access) -> Result<(), TransportError> {
@@ -141,4 +141,46 @@ fn secret_header(text: &str) -> Option<HeaderValue> {
     let mut header = HeaderValue::from_str(text).ok()?;
     header.set_sensitive(true);
     Some(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+
+    use super::*;
+    use crate::{auth::AuthFile, registries::Registries, transport::TransportConfig};
+
+    /// Whose credentials each endpoint of `r.example/a` gets: the users' names are the keys in the auth file.
+    fn users(endpoint: &str, keys: &[&str]) -> Vec<Option<String>> {
+        let text = format!("[[registry]]\nname = 'r.example'\nmirrors = [{{ {endpoint} }}]");
+        let auths: serde_json::Map<_, _> = keys
+            .iter()
+            .map(|key| {
+                (
+                    (*key).to_owned(),
+                    serde_json::json!({"auth": STANDARD.encode(format!("{}:x", key.replace(':', "+")))}),
+                )
+            })
+            .collect();
+        let config = TransportConfig {
+            registries: Registries::parse(&text, "x").unwrap(),
+            auth: AuthFile::parse(serde_json::json!({ "auths": auths }).to_string().as_bytes()).unwrap(),
+            ..TransportConfig::default()
+        };
+        let remote = Remote::new(&config, &"r.example/a".parse().unwrap());
+        let user = |at| remote.credentials(at).map(|credentials| credentials.user.replace('+', ":"));
+        remote.endpoints.iter().map(user).collect()
+    }
+
+    #[test]
+    fn credentials_without_a_port_are_for_the_port_of_the_scheme_and_no_other() {
+        let https = "endpoint = 'm.example'";
+        let some = |user: &str| Some(user.to_owned());
+        assert_eq!(users(https, &["m.example"]), [some("m.example"), None]);
+        assert_eq!(users(https, &["m.example", "m.example:443"]), [some("m.example:443"), None]);
+        assert_eq!(users("endpoint = 'm.example', http = true", &["m.example"]), [some("m.example"), None]);
+        assert_eq!(users("endpoint = 'm.example:80'", &["m.example"]), [None, None]);
+        assert_eq!(users("endpoint = 'm.example:5000'", &["m.example"]), [None, None]);
+        assert_eq!(users(https, &["r.example"]), [None, some("r.example")]);
+    }
 }

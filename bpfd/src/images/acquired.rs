@@ -1,0 +1,38 @@
+//! An image that may be loaded, without its bytes: what a load keeps while others are before it.
+//!
+//! The bytes lie among the objects. They are read again, and hashed again, when there is room for them; the proof is here all the
+//! time. Must never be made of anything but a judged image, or give out bytes that do not hash to what was in it.
+
+use bpfd_core::policy::Authorized;
+use bpfd_core::request::LoadRequest;
+use bpfd_core::state::ObjectDigest;
+use bytecode_image::verify::Verified;
+
+use super::judge::Judged;
+use crate::objects::Objects;
+use crate::source::{Bytecode, ImageWords, UploadError};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Acquired {
+    verified: Verified,
+    object: ObjectDigest,
+    words: ImageWords,
+}
+
+impl Acquired {
+    /// The object is among the objects already.
+    pub(super) fn new(judged: Judged, object: ObjectDigest, words: ImageWords) -> Self {
+        Self { verified: judged.verified, object, words }
+    }
+
+    /// With its bytes.
+    ///
+    /// # Errors
+    /// [`UploadError::Read`]: nobody uploaded it, so it is not absent but lost.
+    pub fn bytecode(self, ask: &Authorized<LoadRequest>, objects: &Objects) -> Result<Bytecode, UploadError> {
+        let Self { verified, object, words } = self;
+        let bytes = objects.read(&object).map_err(|source| UploadError::Read { object, source })?;
+        Ok(Bytecode::verified(ask, &verified, object, bytes, words))
+    }
+}
