@@ -14,13 +14,14 @@ use bpfd_core::ident::BootId;
 use bpfd_core::kernel::ChainMode;
 use bpfd_core::policy::{GROUP, Policy, Principal, VIEW_GROUP};
 use bpfd_sys::bpffs;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
 use crate::audit::AuditFile;
 use crate::engine::{Engine, EngineHandle, StartError};
 use crate::etc::{self, EtcError};
-use crate::execute::Repaired;
+use crate::execute::{Recovered, Repaired};
 use crate::images::{ImageError, Images};
 use crate::kernel::{HostKernel, OpenError, Paths};
 use crate::layout::Layout;
@@ -97,6 +98,7 @@ fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DaemonError
 /// The whole life of the daemon.
 pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     directories(layout)?;
+    open_files();
     let mut causes = mount_bpffs(layout)?;
     let objects = Objects::open(&layout.objects()).map_err(at("open the object store", &layout.objects()))?;
     let workers = Workers::default();
@@ -118,9 +120,11 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let make = move || Engine::start(kernel, store, Box::new(audit), boot, Box::new(Uuid::new_v4));
     let (engine, repaired) = EngineHandle::spawn(make)?;
     let Repaired { recovered, steps, failures } = repaired;
-    if let Some(recovered) = recovered {
-        tracing::info!(?recovered, "a broken-off operation was ended");
-    }
+    let recovered = recovered.map(|how| match how {
+        Recovered::Forward => "a change that a crash broke off was carried out",
+        Recovered::Back => "a change that a crash broke off was undone",
+    });
+    recovered.iter().for_each(|how| tracing::info!("{how}"));
     steps.iter().for_each(|step| tracing::info!(%step, "repaired"));
     failures.iter().for_each(|failure| tracing::warn!(%failure, "not repaired"));
     causes.extend(failures);
@@ -145,6 +149,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
         start: Start {
             time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             causes,
+            recovered,
             mode,
             mode_cause,
         },
@@ -201,6 +206,14 @@ fn settings(layout: &Layout) -> Result<Config, DaemonError> {
     let path = layout.etc.join("bpfd.toml");
     let text = etc::read(&path)?.unwrap_or_default();
     Ok(Config::parse(&text, &path.display().to_string())?)
+}
+
+/// As many descriptors as the host allows: each loaded app has one for each of its maps, and services start with 1024.
+fn open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "no more descriptors than now");
+    }
 }
 
 /// Makes what is missing. The state is root's alone; the socket's directory lets members of the group in.

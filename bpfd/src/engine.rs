@@ -16,7 +16,7 @@ use bpfd_core::invariants::{self, Broken};
 use bpfd_core::journal::Operation;
 use bpfd_core::kernel::{InterfaceId, Kernel, ObserveError, Observed, StepError};
 use bpfd_core::order;
-use bpfd_core::plan::{LinkStatus, PlanError, adoptions, plan, status};
+use bpfd_core::plan::{LinkStatus, PlanError, adoptions, plan, status, touched};
 use bpfd_core::policy::{Denied, Policy, Principal, confirm};
 use bpfd_core::state::{Change, State};
 use tokio::sync::watch;
@@ -81,6 +81,9 @@ pub enum EngineError {
     /// The database could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What an earlier change left is in the way.
+    #[error("an earlier change was broken off, and cannot be mended")]
+    Repair(#[from] RepairError),
     /// The engine's thread is gone.
     #[error("the engine has stopped")]
     Stopped,
@@ -98,6 +101,8 @@ pub struct Engine<K: Kernel> {
     /// The interface of each chain when the chains were last made what they should be. A look alone does not count: one that comes
     /// between a look and the news of it is still to be dealt with.
     settled: BTreeMap<ChainKey, Option<InterfaceId>>,
+    /// A change was broken off, and what it left could not be mended.
+    unrepaired: bool,
     published: watch::Sender<Arc<Snapshot>>,
 }
 
@@ -111,12 +116,12 @@ impl<K: Kernel> Engine<K> {
         mut uids: Box<dyn Uids + Send>,
     ) -> Result<(Self, Repaired), RepairError> {
         let mut hands = Hands { kernel: &mut kernel, store: &mut store, audit: audit.as_mut() };
-        let (state, repaired) = repair(&mut hands, boot, uids.as_mut())?;
+        let (state, seen, repaired) = repair(&mut hands, boot, uids.as_mut())?;
         let (published, _) = watch::channel(Arc::new(Snapshot::default()));
-        let settled = BTreeMap::new();
-        let mut engine = Self { kernel, store, audit, policy: Policy, boot, uids, state, settled, published };
+        let (settled, unrepaired) = (interfaces(&seen), false);
+        let mut engine =
+            Self { kernel, store, audit, policy: Policy, boot, uids, state, settled, unrepaired, published };
         engine.publish()?;
-        engine.settled = interfaces(&engine.published.borrow().observed);
         Ok((engine, repaired))
     }
 
@@ -129,6 +134,9 @@ impl<K: Kernel> Engine<K> {
     ) -> Result<Answer, EngineError> {
         if let Some(outcome) = self.answered(context)? {
             return Ok(Answer { outcome, plan: None });
+        }
+        if self.unrepaired {
+            self.repair()?;
         }
         let app = staged.map(|(app, staged)| {
             self.kernel.stage(app, staged);
@@ -147,6 +155,23 @@ impl<K: Kernel> Engine<K> {
     /// Something changed in the kernel: links whose interface came, or came back as another one, are attached; what ran on one
     /// that went is swept; a peer's dispatcher with programs of ours is held. What somebody else took off an interface that stayed is DRIFTED, and left alone.
     pub fn settle(&mut self) -> Result<Repaired, RepairError> {
+        let mut repaired = Repaired::default();
+        for races in 0..=RACES {
+            let raced = self.settle_once(&mut repaired)?;
+            if raced.is_empty() {
+                break;
+            }
+            tracing::info!(races, "planned anew: somebody else changed a hook");
+            if races == RACES {
+                repaired.failures.extend(raced);
+            }
+        }
+        self.publish()?;
+        Ok(repaired)
+    }
+
+    /// One look, and what it asks for; a sentence for each swap that somebody else was faster than.
+    fn settle_once(&mut self, repaired: &mut Repaired) -> Result<Vec<String>, RepairError> {
         let mut observed = self.kernel.observe(&self.state.chains())?;
         let now = interfaces(&observed);
         let (came, stayed) = std::mem::take(&mut observed.chains).into_iter().partition(|(chain, seen)| {
@@ -157,10 +182,12 @@ impl<K: Kernel> Engine<K> {
         let adoptions = adoptions(&observed);
         observed.chains = came;
         let mut hands = Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
-        let repaired = settle(&mut hands, &adoptions, &self.state, &observed, self.uids.as_mut())?;
-        self.settled = now;
-        self.publish()?;
-        Ok(repaired)
+        let raced = settle(&mut hands, &adoptions, &self.state, &observed, self.uids.as_mut(), repaired)?;
+        // What came is to be dealt with until it was.
+        if raced.is_empty() {
+            self.settled = now;
+        }
+        Ok(raced)
     }
 
     /// The state beside the kernel as it is now, with one more chain than the state has.
@@ -232,17 +259,25 @@ impl<K: Kernel> Engine<K> {
                 }
                 Err(EngineError::Execute(stuck @ ExecuteError::Stuck { .. })) => {
                     tracing::error!(error = %stuck, "repairing");
-                    let mut hands =
-                        Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
-                    match repair(&mut hands, self.boot, self.uids.as_mut()) {
-                        Ok((state, _)) => self.state = state,
-                        Err(error) => tracing::error!(%error, "repair failed; the next start tries again"),
+                    if let Err(error) = self.repair() {
+                        tracing::error!(%error, "repair failed; the next change or start tries again");
                     }
                     return Err(stuck.into());
                 }
                 other => return other,
             }
         }
+    }
+
+    /// Ends what was broken off, and makes the kernel what the state says.
+    fn repair(&mut self) -> Result<(), RepairError> {
+        self.unrepaired = true;
+        let mut hands = Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
+        let (state, seen, _) = repair(&mut hands, self.boot, self.uids.as_mut())?;
+        self.state = state;
+        self.settled = interfaces(&seen);
+        self.unrepaired = false;
+        Ok(())
     }
 
     /// What was staged was pinned, and unpinned when the attempt was undone: it is gone.
@@ -261,7 +296,8 @@ impl<K: Kernel> Engine<K> {
         let chains = self.state.chains().into_iter().chain(after.chains()).collect();
         let observed = self.kernel.observe(&chains)?;
         let (after, plan) = plan(&self.state, &observed, changes, self.uids.as_mut())?;
-        let outcome = outcome(&self.state, &after, changes);
+        let touched = touched(&self.state, &after, changes);
+        let outcome = Outcome::of(&self.state, &after, changes);
         if context.validate_only {
             return Ok(Answer { outcome, plan: Some(plan.to_string()) });
         }
@@ -276,7 +312,9 @@ impl<K: Kernel> Engine<K> {
         let mut hands = Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
         execute(&mut hands, &operation, &self.state, &after, &outcome)?;
         self.state = after;
-        self.settled = interfaces(&observed);
+        // An interface that came elsewhere meanwhile is still to be dealt with.
+        let near = interfaces(&observed).into_iter().filter(|(chain, _)| touched.contains(chain));
+        self.settled.extend(near);
         Ok(Answer { outcome, plan: None })
     }
 
@@ -290,24 +328,4 @@ impl<K: Kernel> Engine<K> {
 
 fn interfaces(observed: &Observed) -> BTreeMap<ChainKey, Option<InterfaceId>> {
     observed.chains.iter().map(|(chain, seen)| (chain.clone(), seen.interface)).collect()
-}
-
-/// The rows that changes made or moved, as they are afterwards; what they took away, as it was.
-fn outcome(before: &State, after: &State, changes: &[Change]) -> Outcome {
-    let mut outcome = Outcome::default();
-    for change in changes {
-        match change {
-            Change::Load(app) => outcome.apps.extend(after.apps.get(&app.uid).cloned()),
-            Change::Attach(link) => outcome.links.extend(after.links.get(&link.uid).cloned()),
-            Change::Update { link, .. } => outcome.links.extend(after.links.get(link).cloned()),
-            Change::Detach(link) => outcome.links.extend(before.links.get(link).cloned()),
-            Change::Unload(app) => {
-                let mut links: Vec<_> = before.links_of(*app).cloned().collect();
-                links.sort_by_key(|link| link.handle);
-                outcome.links.extend(links);
-                outcome.apps.extend(before.apps.get(app).cloned());
-            }
-        }
-    }
-    outcome
 }

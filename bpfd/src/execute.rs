@@ -10,8 +10,8 @@ use bpfd_core::ident::{AppUid, BootId, KernelId, TopUid, Uids};
 use bpfd_core::journal::{Operation, Verdict, recover};
 use bpfd_core::kernel::{Kernel, ObserveError, Observed, Step, StepError};
 use bpfd_core::order;
-use bpfd_core::plan::{Plan, converge, reached};
-use bpfd_core::state::{ChangeError, State};
+use bpfd_core::plan::{Plan, converge, converge_chains, reached};
+use bpfd_core::state::State;
 
 use crate::audit::{AuditSink, Record};
 use crate::fail_points::point;
@@ -129,14 +129,18 @@ fn undo<K: Kernel>(
     for step in taken.iter().rev() {
         let Some(back) = Plan::undo(step, built) else { continue };
         point(&format!("undo-{}-before", step.verb()));
-        if let Err(source) = hands.kernel.step(&back) {
+        let undone = hands.kernel.step(&back);
+        point(&format!("undo-{}-after", step.verb()));
+        if let Err(source) = undone {
             return ExecuteError::Stuck { failed: failed.to_string(), step: step.to_string(), source };
         }
     }
     let ended = Record::End { operation: operation.id, result: &failed.to_string() };
     hands.audit.write(&ended).unwrap_or_else(|error| tracing::error!(%error, "audit log: no end record"));
     point("journal-abandon-before");
-    match hands.store.abandon(operation.id) {
+    let abandoned = hands.store.abandon(operation.id);
+    point("journal-abandon-after");
+    match abandoned {
         Ok(()) => failed,
         Err(error) => {
             tracing::error!(%error, "an undone operation stays in the journal until the next start");
@@ -187,27 +191,31 @@ pub enum RepairError {
     /// The kernel could not be read.
     #[error(transparent)]
     Observe(#[from] ObserveError),
-    /// The journal does not fit the state.
-    #[error("the journal's operation does not fit the state")]
-    Journal(#[from] ChangeError),
     /// The in-memory kernel died.
     #[error("the process died")]
     Died,
 }
 
 /// Makes the kernel what the database says, after whatever happened: ends a broken-off operation, loads apps whose pins are gone,
-/// rebuilds chains, sweeps what no row knows. Taken twice, the second finds nothing to do.
+/// rebuilds chains, sweeps what no row knows. Taken twice, the second finds nothing to do. Gives what it saw last, too: what comes
+/// after that is news.
 pub fn repair<K: Kernel>(
     hands: &mut Hands<'_, K>,
     boot: BootId,
     uids: &mut dyn Uids,
-) -> Result<(State, Repaired), RepairError> {
+) -> Result<(State, Observed, Repaired), RepairError> {
     let mut repaired = Repaired::default();
     let mut state = hands.store.state()?;
     let open = hands.store.open_operation()?;
     let chains = state.chains().into_iter().chain(open.iter().flat_map(|(operation, _)| operation.chains())).collect();
     let mut observed = hands.kernel.observe(&chains)?;
-    let mut verdict = open.as_ref().map(|(operation, _)| recover(&state, &observed, operation)).transpose()?;
+    let mut verdict = open.as_ref().map(|(operation, _)| {
+        recover(&state, &observed, operation).unwrap_or_else(|error| {
+            // Undone before, and nobody could write that down; the state went on without it.
+            repaired.failures.push(format!("an operation of the journal was let go: {error}"));
+            Verdict::Back
+        })
+    });
     let reloaded = loop {
         let target = match &verdict {
             Some(Verdict::Forward(target)) => target.clone(),
@@ -246,7 +254,8 @@ pub fn repair<K: Kernel>(
         point("repair-verdict-before");
         repaired.recovered = Some(match verdict {
             Verdict::Forward(_) => {
-                hands.store.commit(operation, &state, &reloaded, &Outcome::default())?;
+                let outcome = Outcome::of(&state, &reloaded, &operation.changes);
+                hands.store.commit(operation, &state, &reloaded, &outcome)?;
                 Recovered::Forward
             }
             Verdict::Back => {
@@ -256,7 +265,7 @@ pub fn repair<K: Kernel>(
         });
         point("repair-verdict-after");
     }
-    Ok((reloaded, repaired))
+    Ok((reloaded, observed, repaired))
 }
 
 /// The rows, with their apps as they were loaded again.
@@ -270,21 +279,19 @@ fn with_apps_of(state: &State, reloaded: &State) -> State {
     rows
 }
 
-/// Takes the steps of `first`, makes the observed chains what `state` says, and sweeps. Not journalled: broken off, the next start does the rest.
+/// Takes the steps of `first`, makes the observed chains what `state` says, and sweeps. Not journalled: broken off, the next start does
+/// the rest. Gives those that somebody else was faster than, in a sentence each.
 pub fn settle<K: Kernel>(
     hands: &mut Hands<'_, K>,
     first: &Plan,
     state: &State,
     observed: &Observed,
     uids: &mut dyn Uids,
-) -> Result<Repaired, RepairError> {
-    let mut repaired = Repaired::default();
-    for plan in [first, &converge(state, observed, uids)] {
-        // Who changed the hook has the daemon hear of it once more.
-        let raced = carry_out(hands, plan, &mut repaired)?;
-        repaired.failures.extend(raced);
-    }
-    Ok(repaired)
+    repaired: &mut Repaired,
+) -> Result<Vec<String>, RepairError> {
+    let mut raced = carry_out(hands, first, repaired)?;
+    raced.extend(carry_out(hands, &converge_chains(state, observed, &[], uids), repaired)?);
+    Ok(raced)
 }
 
 /// Stages every app that the kernel has no longer; their programs have new tags and load times.

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bpfd_core::ident::{BootId, Handle, KernelId, OpId, RequestId, TopUid};
 use bpfd_core::journal::{Operation, Progress};
-use bpfd_core::state::{App, Link, Owner, State};
+use bpfd_core::state::{App, Change, Link, Owner, State};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +49,8 @@ pub enum StoreError {
 #[derive(Debug)]
 pub struct Store {
     db: Connection,
+    /// An operation that did not happen, and that is in the journal all the same.
+    undone: Option<OpId>,
 }
 
 impl Store {
@@ -63,7 +65,7 @@ impl Store {
         if check != "ok" {
             return Err(StoreError::Damaged(check));
         }
-        let mut store = Self { db };
+        let mut store = Self { db, undone: None };
         store.migrate()?;
         Ok(store)
     }
@@ -122,7 +124,11 @@ impl Store {
 
     /// Before the first effect.
     pub fn begin(&mut self, operation: &Operation) -> Result<(), StoreError> {
-        self.db.execute(
+        let tx = self.db.transaction()?;
+        if let Some(undone) = self.undone {
+            forget(&tx, undone)?;
+        }
+        tx.execute(
             "INSERT INTO operations (id, boot_id, request_id, owner, body) VALUES (?1, ?2, ?3, ?4, ?5)",
             params![
                 operation.id.to_string(),
@@ -132,6 +138,8 @@ impl Store {
                 text(operation),
             ],
         )?;
+        tx.commit()?;
+        self.undone = None;
         Ok(())
     }
 
@@ -175,11 +183,14 @@ impl Store {
         Ok(tx.commit()?)
     }
 
-    /// The operation did not happen.
+    /// The operation did not happen. Where that cannot be written, for want of room, the next one that begins writes it.
     pub fn abandon(&mut self, operation: OpId) -> Result<(), StoreError> {
+        self.undone = Some(operation);
         let tx = self.db.transaction()?;
         forget(&tx, operation)?;
-        Ok(tx.commit()?)
+        tx.commit()?;
+        self.undone = None;
+        Ok(())
     }
 
     /// A state that repair changed: programs loaded again have other tags and load times.
@@ -221,6 +232,28 @@ pub struct Outcome {
     pub apps: Vec<App>,
     /// Links made, moved or taken away.
     pub links: Vec<Link>,
+}
+
+impl Outcome {
+    /// The rows that changes made or moved, as they are afterwards; what they took away, as it was.
+    pub fn of(before: &State, after: &State, changes: &[Change]) -> Self {
+        let mut outcome = Self::default();
+        for change in changes {
+            match change {
+                Change::Load(app) => outcome.apps.extend(after.apps.get(&app.uid).cloned()),
+                Change::Attach(link) => outcome.links.extend(after.links.get(&link.uid).cloned()),
+                Change::Update { link, .. } => outcome.links.extend(after.links.get(link).cloned()),
+                Change::Detach(link) => outcome.links.extend(before.links.get(link).cloned()),
+                Change::Unload(app) => {
+                    let mut links: Vec<_> = before.links_of(*app).cloned().collect();
+                    links.sort_by_key(|link| link.handle);
+                    outcome.links.extend(links);
+                    outcome.apps.extend(before.apps.get(app).cloned());
+                }
+            }
+        }
+        outcome
+    }
 }
 
 fn write_difference(tx: &Transaction<'_>, boot: BootId, before: &State, after: &State) -> Result<(), StoreError> {

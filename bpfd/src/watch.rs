@@ -67,8 +67,10 @@ fn listen(
     let waker = Waker::from(alarm.clone());
     let mut snapshots = engine.snapshots();
     let asked = Arc::new(AtomicBool::new(false));
+    // What came while the daemon started, nobody tells again.
+    let mut first = true;
     loop {
-        let mut news = heard(&mut own)?;
+        let mut news = heard(&mut own)? | std::mem::take(&mut first);
         news |= named.heard();
         let wanted = names(&snapshots.borrow_and_update().state);
         news |= named.follow(wanted);

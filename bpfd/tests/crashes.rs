@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 use bpfd::audit::{AuditSink, Record};
 use bpfd::engine::{Context, Engine, EngineError};
-use bpfd::execute::{ExecuteError, Repaired};
+use bpfd::execute::{ExecuteError, Recovered, Repaired};
 use bpfd::store::Store;
 use bpfd_core::changes::{self, Fresh, Loaded};
 use bpfd_core::fake::{FakeKernel, Fate, PeerMove};
@@ -102,8 +102,8 @@ fn on(chain: ChainKey, priority: u32) -> AttachAsk {
     }
 }
 
-fn tracing() -> AttachAsk {
-    AttachAsk { hook: HookAsk::Tracepoint(Some("sched/sched_switch".parse().unwrap())), when_absent: WhenAbsent::Fail }
+fn tracing(event: &str) -> AttachAsk {
+    AttachAsk { hook: HookAsk::Tracepoint(Some(event.parse().unwrap())), when_absent: WhenAbsent::Fail }
 }
 
 /// One request of a script.
@@ -111,7 +111,7 @@ fn tracing() -> AttachAsk {
 enum Ask {
     Load { name: &'static str, attach: Option<(u8, u32)> },
     Attach { app: &'static str, to: (u8, u32) },
-    Trace { app: &'static str },
+    Trace { app: &'static str, event: &'static str },
     Update { link: String, priority: u32 },
     Detach { link: String },
     DetachAll { eth: u8 },
@@ -239,7 +239,7 @@ impl Host {
                 self.engine().change(&context, Some((uid, staged)), build).map(drop)
             }
             Ask::Attach { app, to: (number, priority) } => self.attach(&context, app, on(eth(*number), *priority)),
-            Ask::Trace { app } => self.attach(&context, app, tracing()),
+            Ask::Trace { app, event } => self.attach(&context, app, tracing(event)),
             Ask::Update { link, priority } => {
                 let ask = UpdateRequest {
                     link: link.parse().unwrap(),
@@ -362,7 +362,7 @@ fn busy(chains: Chains) -> Host {
         Ask::Load { name: "b", attach: Some((0, 20)) },
         Ask::Load { name: "c", attach: Some((1, 90)) },
         Ask::Load { name: "tp", attach: None },
-        Ask::Trace { app: "tp" },
+        Ask::Trace { app: "tp", event: "sched/sched_switch" },
     ] {
         host.ask(&ask, None).unwrap();
         // b is put in by bpfd between what a peer made.
@@ -383,7 +383,7 @@ fn verbs() -> Vec<Ask> {
         Ask::Load { name: "new", attach: Some((0, 30)) },
         Ask::Load { name: "new", attach: Some((1, 1000)) },
         Ask::Attach { app: "c", to: (0, 0) },
-        Ask::Trace { app: "tp" },
+        Ask::Trace { app: "tp", event: "sched/sched_wakeup" },
         Ask::Update { link: "a".into(), priority: 10 },
         Ask::Detach { link: "a".into() },
         Ask::Detach { link: "c".into() },
@@ -801,6 +801,186 @@ fn a_full_disk_changes_nothing() {
     db.execute_batch("DROP TRIGGER full").unwrap();
     host.ask(&Ask::Update { link: "a".into(), priority: 1 }, None).unwrap();
     assert_eq!(host.broken(), []);
+}
+
+/// Where nothing can be written at all, what was undone cannot be written down either.
+#[test]
+fn what_was_undone_on_a_full_disk_is_not_done_later() {
+    let lost_room = |host: &Host| {
+        let db = rusqlite::Connection::open(host.dir.path().join("state.db")).unwrap();
+        db.execute_batch(
+            "CREATE TRIGGER full BEFORE INSERT ON steps BEGIN SELECT RAISE(FAIL, 'disk is full'); END;
+             CREATE TRIGGER full_too BEFORE DELETE ON operations BEGIN SELECT RAISE(FAIL, 'disk is full'); END",
+        )
+        .unwrap();
+        db
+    };
+    let operations = |db: &rusqlite::Connection| -> u32 {
+        db.query_row("SELECT count(*) FROM operations", [], |row| row.get(0)).unwrap()
+    };
+    for chains in ALL {
+        for (ask, is_asked_again) in [
+            (Ask::Load { name: "new", attach: Some((0, 60)) }, true),
+            (Ask::Detach { link: "a/pass@eth0:xdp".into() }, true),
+            (Ask::Update { link: "a/pass@eth0:xdp".into(), priority: 1 }, false),
+        ] {
+            let mut host = busy(chains);
+            let before = host.sight();
+            let db = lost_room(&host);
+            let refused = host.ask(&ask, None);
+            assert!(matches!(refused, Err(EngineError::Execute(ExecuteError::Store(_)))), "{refused:?}");
+            assert_eq!((host.sight(), operations(&db)), (before.clone(), 1));
+            db.execute_batch("DROP TRIGGER full; DROP TRIGGER full_too").unwrap();
+            let again = if is_asked_again { ask } else { Ask::Update { link: "c/pass@eth1:xdp".into(), priority: 3 } };
+            host.ask(&again, None).unwrap();
+            let after = host.sight();
+            assert_eq!(operations(&db), 0);
+            host.restart();
+            assert_eq!(host.sight(), after);
+            assert_eq!(host.wrong(), NOTHING);
+        }
+    }
+}
+
+/// A journal that the state went on without: written by a daemon that could not take its last words back.
+#[test]
+fn an_operation_that_fits_the_state_no_more_is_let_go() {
+    let mut host = busy(Chains::Fused);
+    let db = lost_words(&host);
+    host.ask(&Ask::Load { name: "twice", attach: None }, None).unwrap();
+    let after = host.sight();
+    host.stop();
+    db.execute_batch("INSERT INTO operations SELECT * FROM kept").unwrap();
+    let repaired = host.start();
+    assert_eq!(repaired.failures, ["an operation of the journal was let go: an app named `twice` exists"]);
+    assert_eq!(host.sight(), after);
+    assert_eq!(host.wrong(), NOTHING);
+    assert_eq!(host.restart(), Repaired::default());
+}
+
+/// Keeps each row of the journal.
+fn lost_words(host: &Host) -> rusqlite::Connection {
+    let db = rusqlite::Connection::open(host.dir.path().join("state.db")).unwrap();
+    db.execute_batch(
+        "CREATE TABLE kept AS SELECT * FROM operations;
+         CREATE TRIGGER keeps AFTER INSERT ON operations BEGIN INSERT INTO kept SELECT * FROM operations; END",
+    )
+    .unwrap();
+    db
+}
+
+#[test]
+fn what_cannot_be_had_elsewhere_is_no_reason_against_a_change() {
+    for chains in [Chains::Fused, Chains::Libxdp] {
+        let mut host = busy(chains);
+        let lost = host.state().app_named(&"a".parse().unwrap()).unwrap().uid;
+        host.stop();
+        host.kernel.reboot();
+        host.kernel.lose(lost);
+        let repaired = host.start();
+        assert_eq!(repaired.failures, ["app `a`: cannot use the object: it is lost"]);
+        let runs = |host: &mut Host, number: u8| host.sight().1[&eth(number)].clone();
+        let beside = runs(&mut host, 0);
+        assert!(!beside.is_empty(), "the rest of its chain runs");
+        // Elsewhere, and on its own chain.
+        host.ask(&Ask::Load { name: "new", attach: Some((1, 60)) }, None).unwrap();
+        host.ask(&Ask::Update { link: "new/pass@eth1:xdp".into(), priority: 1 }, None).unwrap();
+        host.ask(&Ask::Unload { app: "new" }, None).unwrap();
+        host.ask(&Ask::Load { name: "more", attach: Some((0, 900)) }, None).unwrap();
+        assert_eq!(runs(&mut host, 0), [beside.clone(), vec![("more".to_owned(), 900)]].concat());
+        host.ask(&Ask::Unload { app: "more" }, None).unwrap();
+        // An interface that comes gets what can be had.
+        host.engine().kernel().remove_interface(&eth(0));
+        host.engine().settle().unwrap();
+        host.engine().kernel().add_interface(eth(0));
+        host.engine().settle().unwrap();
+        assert_eq!(runs(&mut host, 0), beside);
+        host.ask(&Ask::Unload { app: "a" }, None).unwrap();
+        assert_eq!(host.broken(), []);
+    }
+}
+
+#[test]
+fn what_somebody_took_off_one_interface_is_left_alone_by_changes_of_another() {
+    for chains in [Chains::Fused, Chains::Libxdp] {
+        let mut host = busy(chains);
+        host.engine().kernel().clear(&eth(0));
+        host.ask(&Ask::Load { name: "new", attach: Some((1, 60)) }, None).unwrap();
+        assert_eq!(host.sight().1[&eth(0)], vec![]);
+        host.ask(&Ask::Load { name: "here", attach: Some((0, 60)) }, None).unwrap();
+        assert_eq!(host.broken(), [], "a change of its own chain puts all back");
+    }
+}
+
+#[test]
+fn one_interface_has_one_chain() {
+    for chains in ALL {
+        let mut host = busy(chains);
+        host.engine().kernel().alias(&eth(0), eth(7));
+        let before = host.sight();
+        let refused = host.ask(&Ask::Load { name: "new", attach: Some((7, 60)) }, None);
+        let one = PlanError::OneInterface { chain: eth(7), other: eth(0) };
+        assert!(matches!(&refused, Err(EngineError::Plan(error)) if *error == one), "{refused:?}");
+        assert_eq!(host.sight(), before);
+    }
+}
+
+#[test]
+fn an_interface_that_comes_while_the_daemon_starts_gets_its_chain() {
+    for chains in [Chains::Fused, Chains::Libxdp] {
+        let mut host = busy(chains);
+        let (_, before) = host.sight();
+        host.stop();
+        host.kernel.reboot();
+        host.kernel.remove_interface(&eth(0));
+        // It comes while programs are loaded, after the look.
+        host.start_with(|kernel| kernel.peer_at_step(1, PeerMove::Comes(eth(0))));
+        host.engine().settle().unwrap();
+        assert_eq!(host.sight().1, before, "{chains:?}");
+        assert_eq!(host.broken(), [], "{chains:?}");
+    }
+}
+
+#[test]
+fn a_peer_that_is_faster_on_an_interface_that_comes_is_joined() {
+    let mut raced = 0;
+    for step in 0..3 {
+        let mut host = busy(Chains::Libxdp);
+        host.engine().kernel().remove_interface(&eth(1));
+        host.engine().settle().unwrap();
+        host.engine().kernel().add_interface(eth(1));
+        let before = host.engine().kernel().log.len();
+        host.engine().kernel().peer_at_step(step, theirs(1, 40));
+        host.engine().settle().unwrap();
+        let pinned = host.engine().kernel().log[before..].iter().filter(|step| step.starts_with("pin top")).count();
+        assert!(host.engine().kernel().met(), "no step {step}: {:?}", host.engine().kernel().log);
+        raced += pinned - 1;
+        assert_eq!(host.wrong(), NOTHING, "at step {step}");
+    }
+    assert!(raced > 0, "it was never faster");
+}
+
+#[test]
+fn a_request_that_a_start_carried_forward_gets_its_answer() {
+    for chains in ALL {
+        let mut forward = 0;
+        for step in 0.. {
+            let mut host = busy(chains);
+            host.engine().kernel().at_step(step, Fate::DieAfter);
+            if host.ask(&Ask::Load { name: "new", attach: Some((0, 60)) }, Some(77)).is_ok() {
+                break;
+            }
+            let repaired = host.restart();
+            // Nothing is to be done any more: what is given is the answer, or nothing.
+            let answer = host.engine().change(&context(Some(77)), None, |_, _| Ok(vec![])).unwrap();
+            let named: Vec<String> = answer.outcome.apps.iter().map(|app| app.name.to_string()).collect();
+            let wanted = if repaired.recovered == Some(Recovered::Forward) { vec!["new".to_owned()] } else { vec![] };
+            assert_eq!(answer.outcome.links.len(), wanted.len(), "{chains:?} {step}");
+            assert_eq!(named, wanted, "{chains:?} {step}");
+            forward += named.len();
+        }
+        assert!(forward > 0, "{chains:?}");
+    }
 }
 
 #[test]

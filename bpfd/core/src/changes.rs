@@ -197,7 +197,7 @@ pub fn detach(state: &State, ask: &DetachRequest) -> Result<Vec<Change>, Request
 }
 
 /// The links of a chain that a detach of all of it leaves, in their order: they are not the caller's.
-pub fn left<'a>(state: &'a State, ask: &DetachRequest) -> Vec<&'a Link> {
+pub fn links_left<'a>(state: &'a State, ask: &DetachRequest) -> Vec<&'a Link> {
     match &ask.which {
         DetachWhich::Links(_) => vec![],
         DetachWhich::All(chain) => {
@@ -219,6 +219,16 @@ pub fn unload(state: &State, ask: &UnloadRequest) -> Result<Vec<Change>, Request
         }
     };
     Ok(once(apps).map(Change::Unload).collect())
+}
+
+/// The apps that an unload of all leaves, by name: they are not the caller's.
+pub fn apps_left<'a>(state: &'a State, ask: &UnloadRequest) -> Vec<&'a App> {
+    let mut left: Vec<&App> = match &ask.which {
+        UnloadWhich::Apps(_) => vec![],
+        UnloadWhich::All => state.apps.values().filter(|app| !ask.whose.reaches(&app.owner)).collect(),
+    };
+    left.sort_by(|one, other| one.name.cmp(&other.name));
+    left
 }
 
 /// Each item at its first place: an answer lists them as the caller did.

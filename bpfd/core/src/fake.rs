@@ -57,6 +57,8 @@ pub enum PeerMove {
     UnloadAll(ChainKey),
     /// Cleans libxdp's directory up from another network namespace, where no interface runs any of it.
     Clean,
+    /// No peer's: an interface comes.
+    Comes(ChainKey),
 }
 
 /// How far a swap gets.
@@ -95,6 +97,8 @@ pub struct FakeKernel {
     tops: BTreeMap<TopUid, Top>,
     links: BTreeSet<LinkUid>,
     exts: BTreeMap<LinkUid, (PinnedExt, Member)>,
+    /// Apps whose objects are lost, or that the verifier does not take any more.
+    unloadable: BTreeSet<AppUid>,
     mode: Option<ChainMode>,
     dispatchers: Dispatchers,
     /// What peers put on interfaces and did not take off; `false` where a clean-up of theirs may have ended it.
@@ -176,6 +180,10 @@ impl FakeKernel {
                 }
                 None => false,
             },
+            PeerMove::Comes(chain) => {
+                self.add_interface(chain.clone());
+                true
+            }
             PeerMove::Clean => {
                 self.dispatchers.clean();
                 self.theirs.values_mut().flatten().for_each(|(_, kept)| *kept = false);
@@ -257,6 +265,18 @@ impl FakeKernel {
         let was_there = self.interfaces.remove(chain).is_some();
         self.collect();
         was_there
+    }
+
+    /// An app cannot be loaded again from now on.
+    pub fn lose(&mut self, app: AppUid) {
+        self.unloadable.insert(app);
+    }
+
+    /// An interface that is known by two keys: the names of one network namespace.
+    pub fn alias(&mut self, chain: &ChainKey, also: ChainKey) {
+        if let Some(interface) = self.interfaces.get(chain) {
+            self.interfaces.insert(also, *interface);
+        }
     }
 
     /// An interface comes, with an index that none had before.
@@ -580,6 +600,9 @@ impl Kernel for FakeKernel {
     }
 
     fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<Program>, StepError> {
+        if self.unloadable.contains(&app) {
+            return Err(StepError::Object { why: "it is lost".to_owned() });
+        }
         let names: Vec<&str> = recipe.functions.keys().map(String::as_str).collect();
         let maps = self.maps.get(&app).cloned().unwrap_or_default();
         let maps: Vec<&str> = maps.iter().map(String::as_str).collect();
@@ -648,6 +671,7 @@ impl Kernel for FakeKernel {
             links: self.links.clone(),
             exts: self.exts.iter().map(|(link, (ext, _))| (*link, *ext)).collect(),
             chains,
+            absent_netns: BTreeSet::new(),
         })
     }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hook::{ChainKey, ProceedOn, Tracepoint, XdpMode};
 use crate::ident::{AppUid, KernelId, LinkUid, TopUid};
-use crate::names::Priority;
+use crate::names::{Netns, NetnsName, Priority};
 use crate::state::{ObjectDigest, Program, ProgramType, Reach};
 
 /// One member of what bpfd attaches to a shared hook.
@@ -394,9 +394,19 @@ pub struct Observed {
     pub exts: BTreeMap<LinkUid, PinnedExt>,
     /// The chains that were asked about.
     pub chains: BTreeMap<ChainKey, ObservedChain>,
+    /// Names in these chains that no network namespace has.
+    pub absent_netns: BTreeSet<NetnsName>,
 }
 
 impl Observed {
+    /// The name in a chain that no network namespace has.
+    pub fn absent_netns(&self, chain: &ChainKey) -> Option<&NetnsName> {
+        match &chain.netns {
+            Netns::Host => None,
+            Netns::Named(name) => self.absent_netns.get(name),
+        }
+    }
+
     /// The members of ours that a chain runs, in order.
     pub fn members(&self, chain: &ChainKey) -> Vec<Member> {
         match self.chains.get(chain).map(|chain| &chain.live) {

@@ -13,11 +13,12 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::hook::{ChainKey, Placement, XdpMode};
-use crate::ident::{KernelId, LinkUid, TopUid, Uids};
+use crate::ident::{AppUid, KernelId, LinkUid, TopUid, Uids};
 use crate::kernel::{
     ChainMode, ForeignProgram, Live, LiveDispatcher, LiveTop, Member, Observed, ObservedChain, SLOTS, Slot, Step,
     TopContent,
 };
+use crate::names::NetnsName;
 use crate::order;
 use crate::state::{Change, ChangeError, Link, State, WhenAbsent};
 
@@ -94,6 +95,17 @@ pub enum PlanError {
     /// The interface is absent.
     #[error("no interface `{}` in network namespace `{}`", .0.interface, .0.netns)]
     NoInterface(ChainKey),
+    /// One interface, asked for in two ways: two names of one network namespace.
+    #[error("`{chain}` and `{other}` are one interface")]
+    OneInterface {
+        /// As it was asked for now.
+        chain: ChainKey,
+        /// The chain that it has.
+        other: ChainKey,
+    },
+    /// The interface's network namespace is absent.
+    #[error("no network namespace `{0}`")]
+    NoNetns(NetnsName),
     /// The hook belongs to somebody else.
     #[error("`{}` runs XDP program {} (`{}`), which is not bpfd's", chain.interface, holder.program, holder.name)]
     Foreign {
@@ -137,8 +149,35 @@ pub fn plan(
     let target = state.after(changes)?;
     let touched = touched(state, &target, changes);
     touched.iter().try_for_each(|chain| refuse(&target, observed, chain, changes))?;
-    let plan = converge(&target, observed, uids);
+    // What cannot be had elsewhere on the host is no reason against this, and what drifted there is left alone.
+    let chains = observed.chains.iter().filter(|(chain, _)| touched.contains(chain));
+    let near = Observed { chains: chains.map(|(key, seen)| (key.clone(), seen.clone())).collect(), ..observed.clone() };
+    let plan = converge_chains(&target, &near, changes, uids);
     Ok((target, plan))
+}
+
+/// `converge` for the observed chains, and for what `changes` name: no other app is pinned and no other link attached. Members that
+/// cannot run, since their app is loaded no longer, are left out, as a start leaves them out.
+pub fn converge_chains(target: &State, observed: &Observed, changes: &[Change], uids: &mut dyn Uids) -> Plan {
+    let loads = |app: &AppUid| changes.iter().any(|change| matches!(change, Change::Load(new) if new.uid == *app));
+    let attaches =
+        |link: &LinkUid| changes.iter().any(|change| matches!(change, Change::Attach(new) if new.uid == *link));
+    let runs = |link: &Link| {
+        let app = observed.apps.contains_key(&link.app) || loads(&link.app);
+        app || observed.exts.contains_key(&link.uid) || link.placement.chain().is_none()
+    };
+    let mut runnable = target.clone();
+    runnable.links.retain(|_, link| runs(link));
+    let Plan { mut steps, committed } = converge(&runnable, observed, uids);
+    let cleaning = steps.split_off(committed);
+    steps.retain(|step| match step {
+        Step::PinApp(app) => loads(app),
+        Step::AttachLink { link, .. } => attaches(link),
+        _ => true,
+    });
+    let committed = steps.len();
+    steps.extend(cleaning);
+    Plan { steps, committed }
 }
 
 /// The steps from what the kernel has to what `target` wants. A chain that cannot be had (absent, held by another) is left
@@ -243,7 +282,7 @@ pub fn reached(target: &State, observed: &Observed) -> bool {
 }
 
 /// Every chain whose wanted members differ between two states, or that a change names.
-fn touched(before: &State, after: &State, changes: &[Change]) -> BTreeSet<ChainKey> {
+pub fn touched(before: &State, after: &State, changes: &[Change]) -> BTreeSet<ChainKey> {
     let named = changes.iter().filter_map(|change| match change {
         Change::Attach(link) => link.placement.chain().cloned(),
         Change::Load(_) | Change::Update { .. } | Change::Detach(_) | Change::Unload(_) => None,
@@ -254,6 +293,20 @@ fn touched(before: &State, after: &State, changes: &[Change]) -> BTreeSet<ChainK
 
 /// Whether a chain cannot be had for a request that adds to it. Requests that only remove are never refused: they end bpfd's
 /// interest in the hook, whatever it runs.
+/// Another chain with links on the interface of this one.
+fn same_interface(target: &State, observed: &Observed, chain: &ChainKey) -> Option<ChainKey> {
+    let interface = observed.chains.get(chain)?.interface?;
+    let mut others = observed.chains.iter().filter(|(key, seen)| *key != chain && seen.interface == Some(interface));
+    others.find(|(key, _)| !order::ordered(target, key).is_empty()).map(|(key, _)| key.clone())
+}
+
+fn absent(observed: &Observed, chain: &ChainKey) -> PlanError {
+    match observed.absent_netns(chain) {
+        Some(netns) => PlanError::NoNetns(netns.clone()),
+        None => PlanError::NoInterface(chain.clone()),
+    }
+}
+
 fn refuse(target: &State, observed: &Observed, chain: &ChainKey, changes: &[Change]) -> Result<(), PlanError> {
     if changes.iter().all(Change::removes) {
         return Ok(());
@@ -267,11 +320,14 @@ fn refuse(target: &State, observed: &Observed, chain: &ChainKey, changes: &[Chan
         Change::Attach(link) if link.placement.chain() == Some(chain) => Some(link),
         _ => None,
     });
+    if let Some(other) = same_interface(target, observed, chain) {
+        return Err(PlanError::OneInterface { chain: chain.clone(), other });
+    }
     match seen {
-        None => Err(PlanError::NoInterface(chain.clone())),
+        None => Err(absent(observed, chain)),
         Some(ObservedChain { interface: None, .. }) => match asked.into_iter().all(waits) {
             true => Ok(()),
-            false => Err(PlanError::NoInterface(chain.clone())),
+            false => Err(absent(observed, chain)),
         },
         Some(ObservedChain { live: Live::Foreign(holder), driven, .. }) => {
             Err(PlanError::Foreign { chain: chain.clone(), holder: holder.clone(), driven: *driven })

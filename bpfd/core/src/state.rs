@@ -293,6 +293,16 @@ pub enum ChangeError {
     /// Priority and proceed-on belong to chains.
     #[error("link `{0}` is not part of a chain: it has no priority or proceed-on")]
     NotInChain(String),
+    /// The kernel runs a program once per tracepoint (`bpf_prog_array_copy` of kernel/bpf/core.c).
+    #[error("`{function}` of app `{app}` is attached to `{hook}` already")]
+    Attached {
+        /// The app.
+        app: AppName,
+        /// The program.
+        function: String,
+        /// Where.
+        hook: String,
+    },
     /// A tracepoint program on an interface, or the like.
     #[error("`{function}` is a {kind} program: it cannot attach to `{hook}`")]
     WrongType {
@@ -345,6 +355,15 @@ impl State {
                     return Err(ChangeError::WrongType {
                         function: link.function.clone(),
                         kind: program.kind,
+                        hook: link.placement.to_string(),
+                    });
+                }
+                let same = |other: &Link| other.app == link.app && other.function == link.function;
+                let there = |other: &Link| same(other) && other.placement == link.placement;
+                if link.placement.chain().is_none() && self.links.values().any(there) {
+                    return Err(ChangeError::Attached {
+                        app: app.name.clone(),
+                        function: link.function.clone(),
                         hook: link.placement.to_string(),
                     });
                 }

@@ -35,10 +35,11 @@ pub(crate) struct Shared {
     lock: DirLock,
 }
 
-/// Locks the directory, which is made if there is none.
+/// Locks the directory, which is made if there is none. iproute2 makes a link to `tc` of it where it comes first
+/// (`bpf_gen_hierarchy` of iproute2's lib/bpf_legacy.c), and libxdp follows that.
 pub(crate) fn lock(bpffs: &Dir) -> Result<Shared, StepError> {
     let doing = || "lock libxdp's directory `xdp` on the bpffs";
-    let dir = bpffs.make_or_open(DIRECTORY).map_err(failed(doing))?;
+    let dir = bpffs.make_or_follow(DIRECTORY).map_err(failed(doing))?;
     let lock = dir.lock(Instant::now() + LOCK_WAIT).map_err(failed(doing))?;
     let busy = || StepError::Call { doing: doing().to_owned(), errno: "another process holds it".to_owned() };
     Ok(Shared { lock: lock.ok_or_else(busy)?, dir })

@@ -13,7 +13,7 @@ use bpfd_core::kernel::{
     ChainMode, ForeignProgram, InterfaceId, Live, LiveDispatcher, LiveTop, ObserveError, Observed, ObservedChain,
     PinnedTop,
 };
-use bpfd_core::names::Netns;
+use bpfd_core::names::{Netns, NetnsName};
 use bpfd_sys::bpf::{ProgId, prog_info};
 use bpfd_sys::netlink::XdpAttachment;
 
@@ -68,7 +68,8 @@ pub(crate) fn observe(
     };
     let tops = seen.into_iter().map(pinned).collect();
     let exts = exts.into_iter().map(|(link, ext)| (link, ext.pinned)).collect();
-    Ok(Observed { apps, half_made, tops, links, exts, chains })
+    let absent_netns = sight.absent();
+    Ok(Observed { apps, half_made, tops, links, exts, chains, absent_netns })
 }
 
 fn unseen(what: impl ToString) -> impl FnOnce(io::Error) -> ObserveError {
@@ -164,6 +165,15 @@ impl Sight<'_> {
             self.seen.insert(netns.clone(), found);
         }
         Ok(self.seen.get(netns).and_then(Option::as_ref))
+    }
+
+    /// Names that were asked for, and that no namespace has.
+    fn absent(&self) -> BTreeSet<NetnsName> {
+        let absent = |(netns, namespace): (&Netns, &Option<Namespace>)| match (netns, namespace) {
+            (Netns::Named(name), None) => Some(name.clone()),
+            (Netns::Named(_) | Netns::Host, _) => None,
+        };
+        self.seen.iter().filter_map(absent).collect()
     }
 
     /// Whether an interface runs a program; `None` if its namespace could not be looked at. A namespace that has no name any more

@@ -23,9 +23,10 @@ pub(crate) struct Interface {
     pub(crate) row: LinkRow,
 }
 
-/// The interface of a chain in its namespace; `None` if there is none of this name.
+/// The interface of a chain in its namespace; `None` if there is none of this name. The kernel also knows interfaces by their
+/// alternative names (`__rtnl_newlink` and `rtnl_getlink` of net/core/rtnetlink.c): by one of those it would be two chains.
 pub(crate) fn interface(namespace: &Namespace, chain: &ChainKey) -> io::Result<Option<Interface>> {
-    let row = namespace.route.link_named(chain.interface.as_str())?;
+    let row = namespace.route.link_named(chain.interface.as_str())?.filter(|row| row.name == chain.interface.as_str());
     Ok(row.map(|row| Interface { id: InterfaceId { netns_cookie: namespace.cookie, index: row.index }, row }))
 }
 

@@ -138,6 +138,8 @@ impl pb::app_service_server::AppService for Apps {
         };
         let change = engine::Context { principal, request: ask.request, validate_only, new_links: 0 };
         let before = self.0.snapshot();
+        let stays = |app: &App| view::stays(&format!("app `{}`", app.name), &app.owner);
+        let warnings = changes::apps_left(&before.state, &ask).into_iter().map(stays).collect();
         let job =
             move |engine: &mut engine::Engine<_>| engine.change(&change, None, |state, _| changes::unload(state, &ask));
         let answer = self.0.engine.call(job).await.and_then(|result| result);
@@ -145,7 +147,7 @@ impl pb::app_service_server::AppService for Apps {
         Ok(Response::new(pb::UnloadResponse {
             apps: outcome.apps.iter().map(|app| app.name.to_string()).collect(),
             links: outcome.links.iter().map(|link| before.state.link_name(link)).collect(),
-            warnings: vec![],
+            warnings,
             plan: view::plan(plan),
         }))
     }

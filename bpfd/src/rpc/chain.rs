@@ -22,9 +22,16 @@ pub(super) async fn look(context: &Context, key: ChainKey) -> Result<pb::Chain, 
     let snapshot = snapshot.map_err(|error| status::observe(&error))?;
     let chain = view::chain(&snapshot, &key, &context.layout.bpffs);
     chain.ok_or_else(|| {
-        Refusal::new(ErrorReason::NoSuchInterface, format!("no interface `{}` in `{}`", key.interface, key.netns))
-            .hint("`ip link` shows interfaces")
-            .into()
+        let refusal = match snapshot.observed.absent_netns(&key) {
+            Some(netns) => Refusal::new(ErrorReason::NoSuchNetns, format!("no network namespace `{netns}`"))
+                .hint("`ip netns` shows network namespaces that have a name"),
+            None => Refusal::new(
+                ErrorReason::NoSuchInterface,
+                format!("no interface `{}` in network namespace `{}`", key.interface, key.netns),
+            )
+            .hint(format!("`{}` shows interfaces", status::show_interfaces(&key))),
+        };
+        refusal.into()
     })
 }
 

@@ -85,13 +85,8 @@ impl pb::link_service_server::LinkService for Links {
             DetachWhich::All(chain) => Some(chain.clone()),
             DetachWhich::Links(_) => None,
         };
-        let left = changes::left(&before.state, &ask);
-        let stays = |link: &Link| pb::Warning {
-            reason: ErrorReason::PolicyDenied.word().to_owned(),
-            message: format!("link `{}` stays: it belongs to {}", before.state.link_name(link), link.owner),
-            hint: "ask its owner, or root".to_owned(),
-        };
-        let warnings = left.into_iter().map(stays).collect();
+        let stays = |link: &Link| view::stays(&format!("link `{}`", before.state.link_name(link)), &link.owner);
+        let warnings = changes::links_left(&before.state, &ask).into_iter().map(stays).collect();
         let job = move |engine: &mut Engine<_>| engine.change(&change, None, |state, _| changes::detach(state, &ask));
         let answer = self.0.engine.call(job).await.and_then(|result| result);
         let engine::Answer { outcome, plan } = answer.map_err(|error| status::engine(&message, error))?;

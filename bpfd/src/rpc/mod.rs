@@ -63,6 +63,8 @@ pub struct Start {
     pub time: u64,
     /// What keeps it from being READY, in a sentence each.
     pub causes: Vec<String>,
+    /// How a change ended that a crash broke off.
+    pub recovered: Option<&'static str>,
     /// The way chains are kept, and why.
     pub mode: String,
     /// Why.

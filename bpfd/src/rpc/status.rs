@@ -89,11 +89,29 @@ fn selection(message: String, error: &SelectionError) -> Refusal {
 }
 
 fn global(name: &str, error: &GlobalError) -> Refusal {
-    let reason = match error {
-        GlobalError::Unknown { .. } => ErrorReason::NoSuchGlobal,
-        _ => ErrorReason::InvalidGlobal,
-    };
-    Refusal::new(reason, format!("cannot set `{name}`")).cause(chain(error))
+    let refusal = |reason| Refusal::new(reason, format!("cannot set `{name}`")).cause(chain(error));
+    match error {
+        GlobalError::Unknown { candidates, .. } if candidates.is_empty() => refusal(ErrorReason::NoSuchGlobal)
+            .hint("the object has none: a global is a variable outside of every function, compiled with `clang -g`"),
+        GlobalError::Unknown { candidates, .. } => {
+            refusal(ErrorReason::NoSuchGlobal).hint(format!("the object has {}", some_of(candidates)))
+        }
+        GlobalError::NotAnEnumerator { candidates, .. } => {
+            refusal(ErrorReason::InvalidGlobal).hint(format!("a number, or one of {}", some_of(candidates)))
+        }
+        _ => refusal(ErrorReason::InvalidGlobal),
+    }
+}
+
+/// The first of the names that an object has: how many there are, and how long, is the object's word.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown = names.iter().take(SHOWN).map(|name| format!("`{}`", bpfd_core::names::printable(name)));
+    let shown: Vec<String> = shown.collect();
+    match names.len() > SHOWN {
+        true => format!("{}, … ({} in all)", shown.join(", "), names.len()),
+        false => shown.join(", "),
+    }
 }
 
 fn verifier(program: String, log: &str, log_id: String, rejection: Rejection) -> Refusal {
@@ -130,6 +148,9 @@ pub(super) fn engine(message: &str, error: EngineError) -> Refusal {
             Refusal::new(ErrorReason::KernelError, message).cause(chain(&error))
         }
         EngineError::Store(_) => Refusal::new(ErrorReason::ResourceExhausted, message).cause(chain(&error)),
+        EngineError::Repair(_) => Refusal::new(ErrorReason::KernelError, message)
+            .cause(chain(&error))
+            .hint("the last change was broken off; `bpfctl doctor` says what is left, a restart of bpfd tries again"),
         EngineError::Stopped => Refusal::new(ErrorReason::DaemonNotReady, message).cause(error.to_string()),
     }
 }
@@ -200,6 +221,9 @@ fn change(message: &str, error: &ChangeError) -> Refusal {
         ChangeError::NoProgram { .. } => refusal(ErrorReason::NoSuchProgram),
         ChangeError::NoLink(_) => refusal(ErrorReason::NotFoundLink).hint("`bpfctl list` shows links"),
         ChangeError::NotInChain(_) => refusal(ErrorReason::InvalidRequest),
+        ChangeError::Attached { .. } => {
+            refusal(ErrorReason::InUse).hint("load it again under another `--name` to run it there twice")
+        }
         ChangeError::WrongType { .. } => refusal(ErrorReason::WrongProgramType),
     }
 }
@@ -208,14 +232,18 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
     let refusal = |reason| Refusal::new(reason, message).cause(error.to_string());
     match error {
         PlanError::Change(error) => change(message, error),
-        PlanError::NoInterface(chain) => {
-            let show = match &chain.netns {
-                Netns::Host => "ip link".to_owned(),
-                Netns::Named(name) => format!("ip -n {name} link"),
-            };
-            refusal(ErrorReason::NoSuchInterface)
-                .hint(format!("`{show}` shows interfaces; `--when-present` waits for this one"))
-        }
+        PlanError::NoInterface(chain) => refusal(ErrorReason::NoSuchInterface)
+            .hint(format!("`{}` shows interfaces; `--when-present` waits for this one", show_interfaces(chain))),
+        PlanError::OneInterface { other, .. } => refusal(ErrorReason::InUse).hint(format!(
+            "say `-i {}`{}, as its other links do",
+            other.interface,
+            match &other.netns {
+                Netns::Host => " without `--netns`".to_owned(),
+                Netns::Named(name) => format!(" with `--netns {name}`"),
+            }
+        )),
+        PlanError::NoNetns(_) => refusal(ErrorReason::NoSuchNetns)
+            .hint("`ip netns` shows network namespaces that have a name; `--when-present` waits for this one"),
         PlanError::Foreign { chain, holder, driven } => {
             let ForeignProgram { program, name, link, holders } = holder;
             let held = match (link, holders.as_slice()) {
@@ -238,6 +266,14 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
         PlanError::Mode { .. } | PlanError::MixedModes(_) => {
             refusal(ErrorReason::ModeConflict).hint("leave out `--mode`, or detach the others first")
         }
+    }
+}
+
+/// The command that shows the interfaces a chain could be of.
+pub(super) fn show_interfaces(chain: &ChainKey) -> String {
+    match &chain.netns {
+        Netns::Host => "ip link".to_owned(),
+        Netns::Named(name) => format!("ip -n {name} link"),
     }
 }
 

@@ -16,13 +16,17 @@ impl pb::system_service_server::SystemService for System {
     async fn get_info(&self, request: Request<pb::GetInfoRequest>) -> Result<Response<pb::GetInfoResponse>, Status> {
         self.0.permit(principal(&request)?, Look).await?;
         let start = &self.0.start;
-        let state = if start.causes.is_empty() { pb::DaemonState::Ready } else { pb::DaemonState::Degraded };
+        let state = match (start.causes.as_slice(), start.recovered) {
+            ([], None) => pb::DaemonState::Ready,
+            ([], Some(_)) => pb::DaemonState::Recovered,
+            ([_, ..], _) => pb::DaemonState::Degraded,
+        };
         let system = rustix::system::uname();
         Ok(Response::new(pb::GetInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: option_env!("BPFD_COMMIT").unwrap_or_default().to_owned(),
             state: state.into(),
-            causes: start.causes.clone(),
+            causes: start.causes.iter().cloned().chain(start.recovered.map(str::to_owned)).collect(),
             kernel: system.release().to_string_lossy().into_owned(),
             architecture: std::env::consts::ARCH.to_owned(),
             root: self.0.layout.root.as_ref().map(|root| root.display().to_string()),
@@ -41,7 +45,9 @@ impl pb::system_service_server::SystemService for System {
         let start = &self.0.start;
         let mut checks =
             vec![check("xdp-chain-mode", CheckStatus::Ok, format!("{}: {}", start.mode, start.mode_cause), "")];
-        let causes = start.causes.iter().map(|cause| check("start", CheckStatus::Warn, cause.clone(), ""));
+        let causes = start.causes.iter().map(|cause| {
+            check("start", CheckStatus::Warn, cause.clone(), "mend that, then restart bpfd; its log has more")
+        });
         checks.extend(causes);
         let broken = broken.iter().map(|broken| {
             check(

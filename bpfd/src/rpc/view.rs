@@ -307,6 +307,15 @@ pub(super) fn warnings(warnings: Vec<Warning>) -> Vec<pb::Warning> {
     warnings.into_iter().map(warning).collect()
 }
 
+/// What `--all` leaves, and why.
+pub(super) fn stays(what: &str, owner: &Owner) -> pb::Warning {
+    pb::Warning {
+        reason: ErrorReason::PolicyDenied.word().to_owned(),
+        message: format!("{what} stays: it belongs to {owner}"),
+        hint: "ask its owner, or root".to_owned(),
+    }
+}
+
 pub(super) fn time(seconds: u64) -> Option<prost_types::Timestamp> {
     i64::try_from(seconds).ok().map(|seconds| prost_types::Timestamp { seconds, nanos: 0 })
 }

@@ -12,7 +12,7 @@ CREATE TABLE apps (
   generation INTEGER NOT NULL,
   object     TEXT NOT NULL,
   boot_id    TEXT NOT NULL,
-  request_id TEXT UNIQUE,
+  request_id TEXT,
   body       TEXT NOT NULL
 ) STRICT;
 
@@ -50,8 +50,9 @@ CREATE TABLE steps (
 
 -- What a request was answered with, for callers that repeat it; kept for a day.
 CREATE TABLE answers (
-  request_id TEXT PRIMARY KEY,
+  request_id TEXT NOT NULL,
   owner      INTEGER NOT NULL,
   at         INTEGER NOT NULL,
-  body       TEXT NOT NULL
+  body       TEXT NOT NULL,
+  PRIMARY KEY (owner, request_id)
 ) STRICT;

@@ -49,6 +49,20 @@ impl Dir {
         }
     }
 
+    /// The same for one that may be behind a symbolic link, as long as it is on this bpffs; else `EXDEV`.
+    pub fn make_or_follow(&self, name: &str) -> io::Result<Self> {
+        match rustix::fs::mkdirat(&self.0, component(name)?, Mode::RWXU) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let flags = flags().difference(OFlags::NOFOLLOW);
+        let dir = Self(rustix::fs::openat(&self.0, component(name)?, flags, Mode::empty())?);
+        match dir.device()? == self.device()? {
+            true => Ok(dir),
+            false => Err(rustix::io::Errno::XDEV.into()),
+        }
+    }
+
     /// Removes an empty directory.
     pub fn remove_dir(&self, name: &str) -> io::Result<()> {
         Ok(rustix::fs::unlinkat(&self.0, component(name)?, AtFlags::REMOVEDIR)?)
