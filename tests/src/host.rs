@@ -129,12 +129,25 @@ impl Host {
 
     /// A daemon on this host's root, ready; or how it ended before it was.
     pub fn spawn(&self, environment: &[(&str, &str)]) -> Result<Daemon, ExitStatus> {
+        let mut command = self.command("/run/bin/bpfd");
+        command.envs(environment.iter().copied());
+        self.spawn_as(command)
+    }
+
+    /// The same without some of root's capabilities, as `setpriv` names them.
+    pub fn spawn_without(&self, capabilities: &[&str]) -> Result<Daemon, ExitStatus> {
+        let without: Vec<String> = capabilities.iter().map(|capability| format!("-{capability}")).collect();
+        let mut command = self.command("setpriv");
+        command.args([&format!("--bounding-set={}", without.join(",")), "--inh-caps=-all", "/run/bin/bpfd"]);
+        self.spawn_as(command)
+    }
+
+    fn spawn_as(&self, mut command: Command) -> Result<Daemon, ExitStatus> {
         let number = self.logs.replace(self.logs.get() + 1);
         let notify = format!("/run/notify-{number}");
         let ready = UnixDatagram::bind(self.path(&notify)).unwrap();
         let log = std::fs::File::create(self.path(&format!("/run/log-{number}"))).unwrap();
-        let mut command = self.command("/run/bin/bpfd");
-        command.args(["--root", ROOT]).env("NOTIFY_SOCKET", &notify).envs(environment.iter().copied());
+        command.args(["--root", ROOT]).env("NOTIFY_SOCKET", &notify);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         let mut daemon = Daemon { child };
         let process = pidfd_open(Pid::from_child(&daemon.child), PidfdFlags::empty()).unwrap();

@@ -1,5 +1,6 @@
-//! Where a daemon may be killed while it carries out a verb, and what becomes of the verb: the table of `spec/state.md`, made of the
-//! verb's steps. The names are those of the daemon's fail points. It must never know what a step does.
+//! Where a daemon may be killed while it carries out a verb, takes one back or repairs, and what becomes of the verb: the table of
+//! `spec/state.md`, made of the verb's steps. The names are those of the daemon's fail points, all of them: a point that no case
+//! comes to fails this file's own test. It must never know what a step does.
 
 use std::collections::BTreeMap;
 
@@ -32,45 +33,125 @@ pub struct Point {
     pub became: Became,
 }
 
-/// Every point of a verb with these steps before its commit, and these after it, in the order in which it comes to them.
-pub fn points(verb: Verb, steps: &[&str], cleaning: &[&str]) -> Vec<Point> {
-    let around = |step: &str| ["before", "after"].map(|side| format!("step-{step}-{side}"));
-    let mut names = vec!["journal-begin-before".to_owned(), "journal-begin-after".to_owned()];
-    for step in steps {
-        names.extend(around(step));
-        names.push("journal-step-after".to_owned());
+/// A verb's steps.
+#[derive(Clone, Copy, Debug)]
+pub struct Steps {
+    verb: Verb,
+    /// Before its commit.
+    steps: &'static [&'static str],
+    /// After it.
+    cleaning: &'static [&'static str],
+}
+
+const fn adds(steps: &'static [&'static str], cleaning: &'static [&'static str]) -> Steps {
+    Steps { verb: Verb::Adds, steps, cleaning }
+}
+
+const fn removes(steps: &'static [&'static str], cleaning: &'static [&'static str]) -> Steps {
+    Steps { verb: Verb::Removes, steps, cleaning }
+}
+
+const CHAIN: &[&str] = &["build-top", "pin-top", "swap"];
+const CHAIN_WITH_COPY: &[&str] = &["load-ext", "build-top", "pin-top", "swap"];
+
+/// A load that attaches, in a chain of one program.
+pub const LOAD: Steps = adds(&["pin-app", "build-top", "pin-top", "swap"], &["unpin-top"]);
+/// A load that does not attach.
+pub const LOAD_ALONE: Steps = adds(&["pin-app"], &[]);
+/// An attach.
+pub const ATTACH: Steps = adds(CHAIN, &["unpin-top"]);
+/// An update.
+pub const UPDATE: Steps = adds(CHAIN, &["unpin-top"]);
+/// A detach.
+pub const DETACH: Steps = removes(CHAIN, &["unpin-top"]);
+/// An unload of what is attached.
+pub const UNLOAD: Steps = removes(CHAIN, &["unpin-top", "unpin-app"]);
+/// A load that attaches to a tracepoint.
+pub const TRACE: Steps = adds(&["pin-app", "attach-link"], &[]);
+/// A detach from one.
+pub const UNTRACE: Steps = removes(&[], &["detach-link"]);
+/// A load that attaches, in a dispatcher.
+pub const SHARED_LOAD: Steps = adds(&["pin-app", "load-ext", "build-top", "pin-top", "swap"], &["unpin-top"]);
+/// An attach in a dispatcher.
+pub const SHARED_ATTACH: Steps = adds(CHAIN_WITH_COPY, &["unpin-top"]);
+/// An update in a dispatcher: the copy of the program moves as it is.
+pub const SHARED_UPDATE: Steps = adds(CHAIN, &["unpin-top"]);
+/// A detach in a dispatcher.
+pub const SHARED_DETACH: Steps = removes(CHAIN, &["unpin-top", "unpin-ext"]);
+/// An unload of what is attached in a dispatcher.
+pub const SHARED_UNLOAD: Steps = removes(CHAIN, &["unpin-top", "unpin-ext", "unpin-app"]);
+
+/// Points of a load that is taken back, since its last step was refused.
+pub const UNDONE: [&str; 12] = [
+    "undo-swap-before",
+    "undo-swap-after",
+    "undo-attach-link-before",
+    "undo-attach-link-after",
+    "undo-pin-top-before",
+    "undo-pin-top-after",
+    "undo-build-top-before",
+    "undo-build-top-after",
+    "undo-pin-app-before",
+    "undo-pin-app-after",
+    "journal-abandon-before",
+    "journal-abandon-after",
+];
+
+/// Steps of a repair that loads what a boot took.
+pub const REPAIRED_AFTER_A_BOOT: [&str; 5] = ["pin-app", "build-top", "pin-top", "attach-link", "swap"];
+/// Steps of a repair that ends what was begun.
+pub const REPAIRED_REMOVALS: [&str; 3] = ["unpin-top", "detach-link", "unpin-app"];
+/// Steps of a repair where chains are dispatchers.
+pub const REPAIRED_SHARED: [&str; 3] = ["load-ext", "unpin-ext", "adopt"];
+
+impl Steps {
+    /// Every point of the verb, in the order in which it comes to them.
+    pub fn points(&self) -> Vec<Point> {
+        let Self { verb, steps, cleaning } = self;
+        let mut names = vec!["journal-begin-before".to_owned(), "journal-begin-after".to_owned()];
+        for step in *steps {
+            names.extend(around("step", step));
+            names.push("journal-step-after".to_owned());
+        }
+        let done_from = match verb {
+            // The last step's: from there on the kernel has it.
+            Verb::Adds => names.len().saturating_sub(2),
+            Verb::Removes => 1,
+        };
+        names.extend(["journal-commit-before", "journal-commit-after"].map(str::to_owned));
+        names.extend(cleaning.iter().flat_map(|step| around("step", step)));
+        let mut passed = BTreeMap::<String, usize>::new();
+        let points = names.into_iter().enumerate().map(|(index, name)| {
+            let times = passed.entry(name.clone()).or_default();
+            let point =
+                Point { name, passed: *times, became: if index < done_from { Became::Nothing } else { Became::Done } };
+            *times += 1;
+            point
+        });
+        points.collect()
     }
-    let done_from = match verb {
-        // The last step's: from there on the kernel has it.
-        Verb::Adds => names.len().saturating_sub(2),
-        Verb::Removes => 1,
-    };
-    names.extend(["journal-commit-before", "journal-commit-after"].map(str::to_owned));
-    names.extend(cleaning.iter().flat_map(|step| around(step)));
-    let mut passed = BTreeMap::<String, usize>::new();
-    let points = names.into_iter().enumerate().map(|(index, name)| {
-        let times = passed.entry(name.clone()).or_default();
-        let point =
-            Point { name, passed: *times, became: if index < done_from { Became::Nothing } else { Became::Done } };
-        *times += 1;
-        point
-    });
-    points.collect()
+}
+
+/// The points on both sides of a step.
+pub fn around(what: &str, step: &str) -> [String; 2] {
+    ["before", "after"].map(|side| format!("{what}-{step}-{side}"))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
-    fn told(verb: Verb, steps: &[&str], cleaning: &[&str]) -> Vec<String> {
-        let points = points(verb, steps, cleaning).into_iter();
+    fn told(steps: &Steps) -> Vec<String> {
+        let points = steps.points().into_iter();
         points.map(|Point { name, passed, became }| format!("{name} {passed} {became:?}")).collect()
     }
 
     #[test]
     fn a_verb_that_adds_is_done_once_its_last_step_is() {
         assert_eq!(
-            told(Verb::Adds, &["pin-app", "swap"], &["unpin-top"]),
+            told(&adds(&["pin-app", "swap"], &["unpin-top"])),
             [
                 "journal-begin-before 0 Nothing",
                 "journal-begin-after 0 Nothing",
@@ -90,8 +171,61 @@ mod tests {
 
     #[test]
     fn a_verb_that_removes_is_done_once_it_is_begun() {
-        let points = told(Verb::Removes, &[], &["detach-link"]);
+        let points = told(&UNTRACE);
         assert_eq!(points[..2], ["journal-begin-before 0 Nothing", "journal-begin-after 0 Done"]);
         assert_eq!(points[4..], ["step-detach-link-before 0 Done", "step-detach-link-after 0 Done"]);
+    }
+
+    /// Nobody can be killed there on a real kernel; `bpfd/tests/crashes.rs` dies there in memory. `adopt` is a step of a change only if
+    /// a peer came between the news of it and the change. No plan has `drop-top`, and what has no undo is never undone.
+    fn is_in_memory_only(point: &str) -> bool {
+        let steps = ["step-adopt", "step-drop-top", "undo-adopt", "undo-load-ext", "repair-drop-top"];
+        let without_undo =
+            ["drop-top", "detach-link", "unpin-top", "unpin-ext", "unpin-app"].map(|step| format!("undo-{step}"));
+        steps
+            .iter()
+            .map(|step| (*step).to_owned())
+            .chain(without_undo)
+            .any(|step| point.strip_prefix(&*step).is_some_and(|side| side == "-before" || side == "-after"))
+    }
+
+    #[test]
+    fn a_case_comes_to_every_point_of_the_daemon() {
+        let source = |file: &str| std::fs::read_to_string(format!("{}/../{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        let quoted = |text: &str| text.split('"').nth(1).unwrap().to_owned();
+        let verbs = source("bpfd/core/src/kernel.rs");
+        let verbs = verbs.split_once("fn verb(&self)").unwrap().1.split_once("\n    }\n").unwrap().0;
+        let verbs: Vec<String> = verbs.lines().filter(|line| line.contains("=> \"")).map(quoted).collect();
+        assert!(verbs.len() > 10, "{verbs:?}");
+        let execute = source("bpfd/src/execute.rs");
+        let names = execute.lines().filter(|line| line.trim_start().starts_with("point(")).map(quoted);
+        let expanded = names.flat_map(|name| match name.contains("{}") {
+            true => verbs.iter().map(|verb| name.replace("{}", verb)).collect(),
+            false => vec![name],
+        });
+        let there: BTreeSet<String> = expanded.filter(|point| !is_in_memory_only(point)).collect();
+
+        let of_verbs = [
+            LOAD,
+            LOAD_ALONE,
+            ATTACH,
+            UPDATE,
+            DETACH,
+            UNLOAD,
+            TRACE,
+            UNTRACE,
+            SHARED_LOAD,
+            SHARED_ATTACH,
+            SHARED_UPDATE,
+            SHARED_DETACH,
+            SHARED_UNLOAD,
+        ];
+        let of_repair = REPAIRED_AFTER_A_BOOT.iter().chain(&REPAIRED_REMOVALS).chain(&REPAIRED_SHARED);
+        let mut come_to: BTreeSet<String> =
+            of_verbs.iter().flat_map(Steps::points).map(|Point { name, .. }| name).collect();
+        come_to.extend(UNDONE.map(str::to_owned));
+        come_to.extend(of_repair.flat_map(|step| around("repair", step)));
+        come_to.extend(around("repair", "verdict"));
+        assert_eq!(there, come_to);
     }
 }

@@ -58,8 +58,8 @@ fn an_unknown_interface_is_refused() {
     loading programs
     attaching
     error: cannot load `xdp-pass.bpf`
-    cause: no interface `uplink` in network namespace `nosuch`
-    hint: `ip -n nosuch link` shows interfaces; `--when-present` waits for this one
+    cause: no network namespace `nosuch`
+    hint: `ip netns` shows network namespaces that have a name; `--when-present` waits for this one
     ");
     assert_snapshot!(host.refuses(2, &format!("load --path {pass} xdp -i a/b")), @"
     error: invalid value 'a/b' for '--interface <IF>': `a/b` is not an interface name
@@ -71,8 +71,12 @@ fn an_unknown_interface_is_refused() {
     cause: no interface `nosuch` in network namespace `host`
     hint: `ip link` shows interfaces; `--when-present` waits for this one
     ");
+    assert_snapshot!(host.refuses(3, "chain show uplink --netns nosuch"), @"
+    error: no network namespace `nosuch`
+    hint: `ip netns` shows network namespaces that have a name
+    ");
     assert_snapshot!(host.refuses(3, "chain show nosuch"), @"
-    error: no interface `nosuch` in `host`
+    error: no interface `nosuch` in network namespace `host`
     hint: `ip link` shows interfaces
     ");
 }
@@ -139,6 +143,21 @@ fn an_unknown_tracepoint_is_refused() {
 }
 
 #[test]
+fn a_program_attaches_to_a_tracepoint_once() {
+    let host = Host::new();
+    let load = format!("load --path {}", example("tracepoint-count"));
+    host.bpfctl(&format!("{load} --name a tracepoint sched/sched_switch")).ok();
+    assert_snapshot!(host.refuses(8, "attach a tracepoint sched/sched_switch"), @"
+    error: cannot attach `a` to tracepoint `sched/sched_switch`
+    cause: `on_switch` of app `a` is attached to `tracepoint:sched/sched_switch` already
+    hint: load it again under another `--name` to run it there twice
+    ");
+    // What the hint says, and another tracepoint.
+    host.bpfctl(&format!("{load} --name b tracepoint sched/sched_switch")).ok();
+    host.bpfctl("attach a tracepoint sched/sched_wakeup").ok();
+}
+
+#[test]
 fn a_name_that_is_taken_is_refused() {
     let host = host();
     assert_snapshot!(host.refuses(8, &format!("load --path {} --name a", example("xdp-pass"))), @"
@@ -169,9 +188,7 @@ fn a_priority_above_1000_is_refused() {
     For more information, try '--help'.
     ");
     assert_snapshot!(host.refuses(2, "attach a xdp -i uplink --priority -1"), @"
-    error: unexpected argument '-1' found
-
-    Usage: bpfctl attach <APP[/FUNCTION]> xdp [OPTIONS] --interface <IF>
+    error: invalid value '-1' for '--priority <N>': priority -1 is out of range: 0 to 1000
 
     For more information, try '--help'.
     ");
@@ -324,6 +341,8 @@ fn a_member_of_the_group_removes_nothing_of_roots() {
     assert_snapshot!(member("unload --all").to_string(), @"
     $ bpfctl unload --all
     --- stderr
+    warning: app `a` stays: it belongs to root
+    hint: ask its owner, or root
     no apps that you may unload
     ");
     // The control: root may, the same words.
@@ -387,15 +406,15 @@ fn a_member_of_the_group_that_views_lists_and_loads_nothing() {
 fn what_is_on_an_interface_that_is_not_there_is_nothing_only_if_a_link_waits_for_it() {
     let host = host();
     assert_snapshot!(host.refuses(3, "list -i nosuch"), @"
-    error: no interface `nosuch` in `host`
+    error: no interface `nosuch` in network namespace `host`
     hint: `ip link` shows interfaces
     ");
     assert_snapshot!(host.refuses(3, "list links -i nosuch"), @"
-    error: no interface `nosuch` in `host`
+    error: no interface `nosuch` in network namespace `host`
     hint: `ip link` shows interfaces
     ");
     assert_snapshot!(host.refuses(3, "detach --all -i nosuch"), @"
-    error: no interface `nosuch` in `host`
+    error: no interface `nosuch` in network namespace `host`
     hint: `ip link` shows interfaces
     ");
     host.bpfctl("attach a xdp -i nosuch --when-present").ok();

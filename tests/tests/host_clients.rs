@@ -1,7 +1,9 @@
 //! Clients that are not bpfctl, on a daemon's socket: the Go module's own tests, and the Rust crate.
 #![expect(clippy::unwrap_used, reason = "a case's own set-up may fail the case")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +12,7 @@ use std::time::Duration;
 use bpfd_client::proto::reason::Exit;
 use bpfd_client::proto::v1::{self as pb, load_request, unload_request};
 use bpfd_client::{Client, ClientError, request_id};
-use bpfd_tests::{Host, broken, example};
+use bpfd_tests::{Host, Output, broken, eventually, example};
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
@@ -32,7 +34,7 @@ async fn load(
     name: &str,
     priority: Option<u32>,
 ) -> Result<pb::LoadResult, ClientError> {
-    let uploaded = client.upload(&std::fs::read(object).unwrap()).await?;
+    let uploaded = client.upload(&fs::read(object).unwrap()).await?;
     let attach = priority.map(|priority| pb::Attachment {
         hook: Some(pb::Hook {
             hook: Some(pb::hook::Hook::Xdp(pb::XdpHook { netns: None, interface: "uplink".to_owned() })),
@@ -115,32 +117,84 @@ fn a_refused_load_tells_a_rust_client_why_and_what_to_do() {
     });
 }
 
+/// Runs tests of the Go module on the host's daemon; `None` without Go.
+fn go(host: &Host, tests: &str) -> Option<Output> {
+    let module = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("proto/go");
+    // Not in the case's network: Go's modules come over the host's, if they are not here yet.
+    let done = Command::new("go")
+        .args(["test", "-json", "-count=1", "-run", tests, "./..."])
+        .current_dir(module)
+        .env("BPFD_SOCKET", host.path(SOCKET))
+        .output();
+    match done {
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        done => {
+            let done = done.unwrap();
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            Some(Output {
+                line: format!("go test -run {tests}"),
+                code: done.status.code().unwrap(),
+                stdout: text(&done.stdout),
+                stderr: text(&done.stderr),
+            })
+        }
+    }
+}
+
+/// All that ran passed: their names, in order.
+#[track_caller]
+fn passed(said: &Output) -> Vec<String> {
+    assert_eq!(said.code, 0, "{said}");
+    let word = |event: &Value, key: &str| event.get(key)?.as_str().map(str::to_owned);
+    let outcomes: BTreeMap<String, String> = said
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter_map(|event| Some((word(&event, "Test")?, word(&event, "Action")?)))
+        .filter(|(_, action)| ["pass", "fail", "skip"].contains(&action.as_str()))
+        .collect();
+    assert!(outcomes.values().all(|outcome| outcome == "pass"), "none is left out: {outcomes:?}");
+    outcomes.into_keys().collect()
+}
+
+/// The files of the daemon's object store.
+fn objects(host: &Host) -> BTreeSet<OsString> {
+    let files = fs::read_dir(host.path("/run/case/var/lib/bpfd/objects")).unwrap();
+    files.map(|file| file.unwrap().file_name()).collect()
+}
+
 #[test]
 fn the_go_module_passes_its_tests_on_a_daemon() {
     let host = Host::new();
     host.bpfctl(&format!("load --path {} --name counter xdp -i uplink", example("xdp-counter"))).ok();
-    let module = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("proto/go");
-    // Not in the case's network: Go's modules come over the host's, if they are not here yet.
-    let done = Command::new("go")
-        .args(["test", "-json", "-count=1", "./..."])
-        .current_dir(module)
-        .env("BPFD_SOCKET", host.path(SOCKET))
-        .output();
-    let done = match done {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            println!("skipped: needs Go, which is not on PATH");
-            return;
-        }
-        done => done.unwrap(),
+    let Some(said) = go(&host, ".") else {
+        println!("skipped: needs Go, which is not on PATH");
+        return;
     };
-    let said = String::from_utf8(done.stdout).unwrap();
-    assert!(done.status.success(), "{said}{}", String::from_utf8_lossy(&done.stderr));
-    let outcomes: BTreeMap<String, String> = said
-        .lines()
-        .map(|line| serde_json::from_str::<Value>(line).unwrap())
-        .filter(|event| ["pass", "fail", "skip"].iter().any(|action| event["Action"] == *action))
-        .filter_map(|event| Some((event["Test"].as_str()?.to_owned(), event["Action"].as_str()?.to_owned())))
-        .collect();
-    let expected = [("TestADaemonAnswersAClientInGo".to_owned(), "pass".to_owned())];
-    assert_eq!(outcomes, BTreeMap::from(expected), "none is left out");
+    let expected = [
+        "TestADaemonAnswersAClientInGo",
+        "TestADaemonListsItsServices",
+        "TestADaemonSaysThatItIsHealthy",
+        "TestAPieceOfAnUploadThatIsTooLargeIsRefused",
+        "TestAnUploadInSmallPiecesIsKept",
+    ];
+    assert_eq!(passed(&said), expected);
+}
+
+#[test]
+fn of_an_upload_with_a_piece_that_is_too_large_nothing_stays() {
+    let host = Host::new();
+    let before = objects(&host);
+    let refused = "TestAPieceOfAnUploadThatIsTooLargeIsRefused";
+    // No test has this name: it tells whether there is Go.
+    if go(&host, "NoTest").is_none() {
+        println!("skipped: needs Go, which is not on PATH");
+        return;
+    }
+    assert_eq!(passed(&host.unchanged(|| go(&host, refused).unwrap())), [refused]);
+    assert_eq!(eventually(|| objects(&host), |now| *now == before), before);
+    // The control: in small pieces the same object stays.
+    let kept = "TestAnUploadInSmallPiecesIsKept";
+    assert_eq!(passed(&host.unchanged(|| go(&host, kept).unwrap())), [kept]);
+    assert_eq!(objects(&host).difference(&before).count(), 1);
 }

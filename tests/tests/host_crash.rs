@@ -7,12 +7,10 @@
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 
-use bpfd_tests::points::{
-    Became, Point,
-    Verb::{Adds, Removes},
-    points,
-};
-use bpfd_tests::{Host, example};
+use bpfd_client::proto::v1::{self as pb, hook::Hook, load_request, program_selector::Selector};
+use bpfd_client::{ClientError, request_id};
+use bpfd_tests::points::{self, Became, Point, around};
+use bpfd_tests::{Host, broken, example};
 
 /// One verb on a host where the counter `a` is attached, and how to take it back.
 struct Verb {
@@ -21,16 +19,11 @@ struct Verb {
     back: &'static str,
 }
 
-/// The steps of a change of a chain, before its commit and after it.
-const CHAIN: [&str; 3] = ["build-top", "pin-top", "swap"];
-const OLD: &str = "unpin-top";
-
-fn adding() -> Vec<Point> {
-    points(Adds, &CHAIN, &[OLD])
-}
-
 const LOAD: &str = "load --path COUNTER --name x xdp -i uplink --priority 20";
 const LOAD_ALONE: &str = "load --path COUNTER --name x";
+const LOAD_ALONE_TOO: &str = "load --path COUNTER --name y";
+const TRACE: &str = "load --path TRACER --name t tracepoint sched/sched_switch";
+const UNTRACE: &str = "detach t/on_switch@tracepoint:sched/sched_switch";
 
 fn line(text: &str) -> String {
     text.replace("COUNTER", &example("xdp-counter")).replace("TRACER", &example("tracepoint-count"))
@@ -99,19 +92,19 @@ fn at_each(points: &[Point], verb: &Verb) {
 #[test]
 fn a_load_with_an_attachment_happens_wholly_or_not_at_all() {
     let verb = Verb { before: &[], line: LOAD, back: "unload x" };
-    at_each(&points(Adds, &["pin-app", "build-top", "pin-top", "swap"], &[OLD]), &verb);
+    at_each(&points::LOAD.points(), &verb);
 }
 
 #[test]
 fn a_load_without_an_attachment_happens_wholly_or_not_at_all() {
-    at_each(&points(Adds, &["pin-app"], &[]), &Verb { before: &[], line: LOAD_ALONE, back: "unload x" });
+    at_each(&points::LOAD_ALONE.points(), &Verb { before: &[], line: LOAD_ALONE, back: "unload x" });
 }
 
 #[test]
 fn an_attach_happens_wholly_or_not_at_all() {
     let verb =
         Verb { before: &[LOAD_ALONE], line: "attach x xdp -i uplink --priority 20", back: "detach x/count@uplink:xdp" };
-    at_each(&adding(), &verb);
+    at_each(&points::ATTACH.points(), &verb);
 }
 
 #[test]
@@ -121,65 +114,117 @@ fn an_update_happens_wholly_or_not_at_all() {
         line: "update x/count@uplink:xdp --priority 90",
         back: "update x/count@uplink:xdp --priority 20",
     };
-    at_each(&adding(), &verb);
+    at_each(&points::UPDATE.points(), &verb);
 }
 
 #[test]
 fn a_detach_that_was_begun_is_ended() {
     let verb =
         Verb { before: &[LOAD], line: "detach x/count@uplink:xdp", back: "attach x xdp -i uplink --priority 20" };
-    at_each(&points(Removes, &CHAIN, &[OLD]), &verb);
+    at_each(&points::DETACH.points(), &verb);
 }
 
 #[test]
 fn an_unload_that_was_begun_is_ended() {
     let verb = Verb { before: &[LOAD], line: "unload x", back: LOAD };
-    at_each(&points(Removes, &CHAIN, &[OLD, "unpin-app"]), &verb);
+    at_each(&points::UNLOAD.points(), &verb);
 }
 
 #[test]
 fn a_tracepoint_is_attached_and_detached_wholly_or_not_at_all() {
-    const TRACE: &str = "load --path TRACER --name t tracepoint sched/sched_switch";
-    at_each(&points(Adds, &["pin-app", "attach-link"], &[]), &Verb { before: &[], line: TRACE, back: "unload t" });
-    let link = "detach t/on_switch@tracepoint:sched/sched_switch";
-    at_each(
-        &points(Removes, &[], &["detach-link"]),
-        &Verb { before: &[TRACE], line: link, back: "attach t tracepoint" },
-    );
+    at_each(&points::TRACE.points(), &Verb { before: &[], line: TRACE, back: "unload t" });
+    at_each(&points::UNTRACE.points(), &Verb { before: &[TRACE], line: UNTRACE, back: "attach t tracepoint" });
+}
+
+/// One load onto a tracepoint, onto `uplink` and onto `wide`, whose packets are too long for the program: the last swap is refused.
+fn refused_at_the_last_step(host: &Host) -> Result<(), ClientError> {
+    host.try_ask(async |daemon| {
+        let uploaded = daemon.upload(&fs::read(broken("all_kinds")).unwrap()).await?;
+        let function = |name: &str| pb::ProgramSelector { selector: Some(Selector::Function(name.to_owned())) };
+        let attachment = |function: &str, hook| pb::Attachment {
+            function: Some(function.to_owned()),
+            hook: Some(pb::Hook { hook: Some(hook) }),
+            ..Default::default()
+        };
+        let xdp = |interface: &str| {
+            attachment("xdp_first", Hook::Xdp(pb::XdpHook { netns: None, interface: interface.to_owned() }))
+        };
+        let switch = pb::TracepointHook { category: "sched".to_owned(), event: "sched_switch".to_owned() };
+        let request = pb::LoadRequest {
+            request_id: request_id(),
+            name: Some("x".to_owned()),
+            source: Some(load_request::Source::ObjectSha256(uploaded.sha256)),
+            programs: ["xdp_first", "on_switch"].map(function).into(),
+            attach: vec![attachment("on_switch", Hook::Tracepoint(switch)), xdp("uplink"), xdp("wide")],
+            ..Default::default()
+        };
+        daemon.load(request, |_| {}).await.map(drop)
+    })
+}
+
+#[test]
+fn a_refusal_that_is_killed_while_it_is_undone_never_happened() {
+    let mut host = host(&Verb { before: &[], line: "", back: "" });
+    host.shell("ip link add wide mtu 9000 type veth peer name wider mtu 9000");
+    let before = shown(&host);
+    // The control: nobody is killed, and it is refused for its packets.
+    let refused = format!("{:?}", refused_at_the_last_step(&host).unwrap_err());
+    assert!(refused.contains("MTU"), "{refused}");
+    assert_eq!(shown(&host), before);
+    host.check();
+    let mut packets = 0;
+    for point in points::UNDONE {
+        host.kill();
+        host.start_with(&[("FAILPOINTS", &format!("{point}=return"))]);
+        let asked = refused_at_the_last_step(&host);
+        assert!(asked.is_err(), "{point}");
+        assert_eq!(host.wait().signal(), Some(9), "never came to {point}: {asked:?}");
+        host.ping(5);
+        host.start();
+        assert_eq!(shown(&host), before, "killed at {point}{}", host.log());
+        host.check();
+        host.ping(5);
+        packets += 10;
+        assert_eq!(host.counted("a"), packets, "killed at {point}");
+    }
 }
 
 /// A start that dies while it repairs leaves no more than the first crash did.
 #[test]
 fn a_repair_that_is_killed_is_repaired() {
-    let verb = Verb { before: &[LOAD], line: "update x/count@uplink:xdp --priority 90", back: "" };
-    for point in ["repair-verdict-before", "repair-verdict-after", "repair-unpin-top-before", "repair-unpin-top-after"]
-    {
-        let mut host = host(&verb);
-        assert!(dies(&mut host, "step-pin-top-after=return", &verb));
-        starts_and_dies(&host, point);
-        host.ping(5);
-        host.start();
-        host.check();
-        host.ping(5);
-        assert_eq!(["a", "x"].map(|app| host.counted(app)), [10, 10], "killed at {point}");
+    let update = Verb { before: &[LOAD], line: "update x/count@uplink:xdp --priority 90", back: "" };
+    let untrace = Verb { before: &[LOAD, TRACE], line: UNTRACE, back: "" };
+    let unload = Verb { before: &[LOAD, LOAD_ALONE_TOO], line: "unload y", back: "" };
+    for (verb, died_at, steps) in [
+        (update, "step-pin-top-after", ["verdict", points::REPAIRED_REMOVALS[0]].as_slice()),
+        (untrace, "step-detach-link-before", &points::REPAIRED_REMOVALS[1..2]),
+        (unload, "step-unpin-app-before", &points::REPAIRED_REMOVALS[2..]),
+    ] {
+        for point in steps.iter().flat_map(|step| around("repair", step)) {
+            let mut host = host(&verb);
+            assert!(dies(&mut host, &format!("{died_at}=return"), &verb));
+            starts_and_dies(&host, &point);
+            host.ping(5);
+            host.start();
+            host.check();
+            host.ping(5);
+            assert_eq!(["a", "x"].map(|app| host.counted(app)), [10, 10], "killed at {point}");
+        }
     }
 }
 
 #[test]
 fn a_repair_after_a_boot_that_is_killed_is_repaired() {
-    let verb = Verb { before: &[LOAD], line: "", back: "" };
-    for verb_of_step in ["pin-app", "build-top", "pin-top", "swap"] {
-        for side in ["before", "after"] {
-            let mut host = host(&verb);
-            host.kill();
-            host.shell("ip link set uplink xdp off; rm -r /run/case/sys/fs/bpf/bpfd");
-            starts_and_dies(&host, &format!("repair-{verb_of_step}-{side}"));
-            host.start();
-            host.check();
-            host.ping(5);
-            let killed = format!("killed at repair-{verb_of_step}-{side}");
-            assert_eq!(["a", "x"].map(|app| host.counted(app)), [5, 5], "{killed}");
-        }
+    let verb = Verb { before: &[LOAD, TRACE], line: "", back: "" };
+    for point in points::REPAIRED_AFTER_A_BOOT.iter().flat_map(|step| around("repair", step)) {
+        let mut host = host(&verb);
+        host.kill();
+        host.shell("ip link set uplink xdp off; rm -r /run/case/sys/fs/bpf/bpfd");
+        starts_and_dies(&host, &point);
+        host.start();
+        host.check();
+        host.ping(5);
+        assert_eq!(["a", "x"].map(|app| host.counted(app)), [5, 5], "killed at {point}");
     }
 }
 
@@ -209,7 +254,29 @@ fn without_its_journal_a_move_that_was_made_is_forgotten() {
     forget_the_journal(&host);
     host.start();
     assert_eq!(shown(&host), before);
+    assert_eq!(state(&host), (pb::DaemonState::Ready, vec![]));
     host.check();
+}
+
+fn state(host: &Host) -> (pb::DaemonState, Vec<String>) {
+    let info = host.ask(async |daemon| daemon.info(pb::GetInfoRequest {}).await);
+    (info.state(), info.causes)
+}
+
+#[test]
+fn a_start_says_how_a_change_ended_that_was_broken_off() {
+    let verb = Verb { before: &[LOAD], line: "update x/count@uplink:xdp --priority 90", back: "" };
+    let mut host = host(&verb);
+    assert_eq!(state(&host), (pb::DaemonState::Ready, vec![]));
+    for (point, how) in [("step-swap-before", "undone"), ("step-swap-after", "carried out")] {
+        assert!(dies(&mut host, &format!("{point}=return"), &verb));
+        host.start();
+        let told = format!("a change that a crash broke off was {how}");
+        assert_eq!(state(&host), (pb::DaemonState::Recovered, vec![told]));
+    }
+    host.stop();
+    host.start();
+    assert_eq!(state(&host), (pb::DaemonState::Ready, vec![]));
 }
 
 /// SQLite follows `/proc/PID/root` to where it seems to lead, so that the database is opened in another place.

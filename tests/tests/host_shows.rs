@@ -1,6 +1,6 @@
 //! What `get`, `list` and `chain show` print, whole.
 
-use bpfd_tests::{Host, example};
+use bpfd_tests::{Host, broken, example};
 use insta::assert_snapshot;
 
 /// Two counters, b before a.
@@ -255,4 +255,32 @@ fn a_chain_as_json_has_its_members_in_order() {
       "kind": "Chain"
     }
     "#);
+}
+
+#[test]
+fn what_an_object_says_of_its_place_holds_unless_the_request_says_more() {
+    let host = Host::new();
+    // `chained` says priority 10, and PASS and DROP; `last` that no verdict goes on.
+    let load = |program: &str, name: &str, more: &str| {
+        let object = broken("run_config");
+        host.bpfctl(&format!("load --path {object} --name {name} --program {program} xdp -i uplink{more}")).ok();
+    };
+    load("silent", "silent", "");
+    load("last", "last", "");
+    load("chained", "own", "");
+    load("chained", "asked", " --priority 7");
+    load("chained", "both", " --priority 8 --proceed-on aborted");
+    assert_snapshot!(host.bpfctl("chain show uplink").ok(), @"
+    chain:      uplink:xdp
+    mode:       MODE
+    xdp mode:   native
+    kernel id:  ID
+
+    POS  SLOT  PRIO  PROGRAM        PROCEED-ON  KERNEL-ID  OWNER  STATE
+    1    -     7     asked/chained  drop,pass   ID         uid 0  ATTACHED
+    2    -     8     both/chained   aborted     ID         uid 0  ATTACHED
+    3    -     10    own/chained    drop,pass   ID         uid 0  ATTACHED
+    4    -     50    last/last      none        ID         uid 0  ATTACHED
+    5    -     50    silent/silent  pass        ID         uid 0  ATTACHED
+    ");
 }

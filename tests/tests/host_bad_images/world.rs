@@ -47,7 +47,8 @@ impl Images {
         let mut host = Host::without_daemon();
         // No name server: a name that no file knows is unknown at once.
         host.shell(
-            "ip addr add 198.51.100.1/32 dev lo; ip addr add 10.0.0.1/32 dev lo
+            "ip link add others type veth peer name beyond; ip link set others up; ip link set beyond up
+             ip addr add 198.51.100.1/32 dev others; ip addr add 10.0.0.1/32 dev others
              echo >/run/resolv.conf; mount --bind /run/resolv.conf /etc/resolv.conf
              mkdir -p /run/case/etc/bpfd",
         );
