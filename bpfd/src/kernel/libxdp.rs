@@ -12,6 +12,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bpfd_core::ident::KernelId;
@@ -26,6 +27,12 @@ const DIRECTORY: &str = "xdp";
 
 /// Peers hold the lock for milliseconds; one that holds it longer is stuck, and waiting would hold up every other change.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a peer that took a dispatcher off may need for its pins: libxdp takes it off first, and then locks and removes them, and
+/// fails if they are gone (`xdp_multiprog__detach`). Waited out only for pins that nobody removes.
+const PEERS_TURN: Duration = Duration::from_millis(500);
+/// How often it is looked whether it has.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// The directory, locked until this is dropped or the process dies.
 #[derive(Debug)]
@@ -65,17 +72,30 @@ impl Shared {
 
     /// Removes the pins of a dispatcher; nothing if there are none.
     pub(crate) fn unpin(&self, dispatcher: KernelId) -> io::Result<()> {
-        let names = self.dir.names()?;
-        names.iter().filter(|name| number(name) == Some(dispatcher)).try_for_each(|name| remove_tree(&self.dir, name))
+        self.pins(dispatcher)?.iter().try_for_each(|name| remove_tree(&self.dir, name))
+    }
+
+    fn pins(&self, dispatcher: KernelId) -> io::Result<Vec<String>> {
+        Ok(self.dir.names()?.into_iter().filter(|name| number(name) == Some(dispatcher)).collect())
     }
 }
 
-/// Removes the pins of a dispatcher, under the lock. A bpffs without libxdp's directory has none.
+/// Removes the pins of a dispatcher that nothing runs any more, under the lock, unless a peer is about to. A bpffs without libxdp's
+/// directory has none.
 pub(crate) fn forget(bpffs: &Dir, dispatcher: KernelId) -> Result<(), StepError> {
     let doing = || format!("remove libxdp's pins of dispatcher {dispatcher}");
-    match bpffs.exists(DIRECTORY).map_err(failed(doing))? {
-        true => lock(bpffs)?.unpin(dispatcher).map_err(failed(doing)),
-        false => Ok(()),
+    if !bpffs.exists(DIRECTORY).map_err(failed(doing))? {
+        return Ok(());
+    }
+    let until = Instant::now() + PEERS_TURN;
+    loop {
+        let shared = lock(bpffs)?;
+        match shared.pins(dispatcher).map_err(failed(doing))?.as_slice() {
+            [] => return Ok(()),
+            [_, ..] if Instant::now() >= until => return shared.unpin(dispatcher).map_err(failed(doing)),
+            [_, ..] => drop(shared),
+        }
+        thread::sleep(LOOK);
     }
 }
 
@@ -98,5 +118,56 @@ mod tests {
         {
             assert_eq!(number(other), None, "{other}");
         }
+    }
+
+    /// A directory like libxdp's, with the pins of dispatcher 7.
+    fn with_pins() -> (tempfile::TempDir, Dir, std::path::PathBuf) {
+        let scratch = tempfile::tempdir().unwrap();
+        let pins = scratch.path().join("xdp/dispatch-2-7");
+        std::fs::create_dir_all(&pins).unwrap();
+        std::fs::write(pins.join("prog0-link"), "").unwrap();
+        let dir = Dir::open(scratch.path()).unwrap();
+        (scratch, dir, pins)
+    }
+
+    #[test]
+    fn a_peer_that_took_a_dispatcher_off_removes_its_pins_itself() {
+        let (_scratch, dir, pins) = with_pins();
+        let begun = std::sync::Barrier::new(2);
+        thread::scope(|scope| {
+            let peer = scope.spawn(|| {
+                begun.wait();
+                // It has taken it off, and has yet to lock.
+                thread::sleep(5 * LOOK);
+                let shared = lock(&dir).unwrap();
+                std::fs::remove_file(pins.join("prog0-link")).and_then(|()| std::fs::remove_dir(&pins)).unwrap();
+                drop(shared);
+            });
+            begun.wait();
+            forget(&dir, KernelId(7)).unwrap();
+            peer.join().unwrap();
+        });
+        assert!(!pins.exists());
+    }
+
+    #[test]
+    fn pins_that_nobody_removes_go() {
+        let (_scratch, dir, pins) = with_pins();
+        forget(&dir, KernelId(8)).unwrap();
+        assert!(pins.exists(), "another's");
+        forget(&dir, KernelId(7)).unwrap();
+        assert!(!pins.exists());
+    }
+
+    #[test]
+    fn the_directory_may_be_a_link_on_the_same_filesystem() {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::create_dir(scratch.path().join("tc")).unwrap();
+        std::os::unix::fs::symlink("tc", scratch.path().join("xdp")).unwrap();
+        let dir = Dir::open(scratch.path()).unwrap();
+        drop(lock(&dir).unwrap());
+        std::fs::remove_file(scratch.path().join("xdp")).unwrap();
+        std::os::unix::fs::symlink("/proc", scratch.path().join("xdp")).unwrap();
+        assert!(lock(&dir).is_err(), "elsewhere");
     }
 }
