@@ -67,10 +67,20 @@ func TestADaemonAnswersAClientInGo(t *testing.T) {
 	}
 }
 
+// services are those of the API.
+var services = []string{
+	"bpfd.v1.AppService",
+	"bpfd.v1.ChainService",
+	"bpfd.v1.ImageService",
+	"bpfd.v1.LinkService",
+	"bpfd.v1.PolicyService",
+	"bpfd.v1.SystemService",
+}
+
 func TestADaemonSaysThatItIsHealthy(t *testing.T) {
 	ctx, connection := daemon(t)
 	client := grpc_health_v1.NewHealthClient(connection)
-	for _, service := range []string{"", "bpfd.v1.AppService"} {
+	for _, service := range append([]string{""}, services...) {
 		answer, err := client.Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: service})
 		if err != nil || answer.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
 			t.Errorf("%q: %v, %v", service, answer, err)
@@ -104,16 +114,7 @@ func TestADaemonListsItsServices(t *testing.T) {
 		names = append(names, service.GetName())
 	}
 	slices.Sort(names)
-	expected := []string{
-		"bpfd.v1.AppService",
-		"bpfd.v1.ChainService",
-		"bpfd.v1.ImageService",
-		"bpfd.v1.LinkService",
-		"bpfd.v1.PolicyService",
-		"bpfd.v1.SystemService",
-		"grpc.health.v1.Health",
-		"grpc.reflection.v1.ServerReflection",
-	}
+	expected := slices.Concat(services, []string{"grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"})
 	if !slices.Equal(names, expected) {
 		t.Errorf("it lists %q", names)
 	}

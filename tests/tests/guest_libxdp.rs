@@ -221,7 +221,7 @@ fn a_clean_from_another_network_namespace_ends_the_peers_programs_and_none_of_ou
     assert_eq!((host.counted("a"), host.counted("b"), counted(&peer)), (5, 5, 2));
     let shown = host.bpfctl("chain show uplink");
     assert_eq!(shown.code, 0, "{shown}");
-    assert_snapshot!(shown.stderr, @"");
+    assert_snapshot!(shown.stderr, @"warning: `count` is no longer in its slot: somebody removed its pins");
     host.bpfctl("detach b/count@uplink:xdp").ok();
     host.ping(1);
     assert_eq!((host.counted("a"), host.counted("b")), (6, 5));

@@ -216,6 +216,7 @@ fn a_global_of_the_wrong_type_is_refused() {
     reading the object
     error: cannot set `mode`
     cause: `MODE_WARP` is not a value of `enum mode mode`
+    hint: a number, or one of `MODE_SLOW`, `MODE_FAST`
     ");
     assert_snapshot!(refuse("key=1", 2), @"
     reading the object
@@ -267,6 +268,7 @@ fn an_unknown_global_is_refused() {
     reading the object
     error: cannot set `nosuch`
     cause: no global `nosuch` in the object
+    hint: the object has `packets`, `limit`, `buffer`, `hidden`, `custom`, `port`, `rate`, `enabled`, … (15 in all)
     ");
     host.bpfctl(&setting("port=1")).ok();
 }

@@ -108,18 +108,21 @@ impl Setting {
     }
 }
 
-/// `EPERM`, `E2BIG`, `ENOTSUPP` of include/uapi/asm-generic/errno-base.h and include/linux/errno.h.
+/// `EPERM`, `E2BIG`, `EACCES`, `ENOTSUPP` of include/uapi/asm-generic/errno-base.h and include/linux/errno.h.
 const EPERM: i32 = 1;
 const E2BIG: i32 = 7;
+const EACCES: i32 = 13;
 const ENOTSUPP: i32 = 524;
 
 /// How chains are kept, and why. `missing` are the needed capabilities that the daemon does not have in effect: with one missing,
-/// `EPERM` is no reason to change the mode.
+/// `EPERM` is no reason to change the mode, nor `EACCES`, the verifier's word for what CAP_PERFMON allows.
 pub fn decide(attempt: Attempt, missing: &[Capability]) -> Result<ChainMode, ModeError> {
     let fused = |cause: String| Ok(ChainMode::Fused { cause });
     match attempt {
         Attempt::Attached => Ok(ChainMode::Libxdp),
-        Attempt::Refused { errno: EPERM, .. } if !missing.is_empty() => Err(ModeError::Missing(missing.to_vec())),
+        Attempt::Refused { errno: EPERM | EACCES, .. } if !missing.is_empty() => {
+            Err(ModeError::Missing(missing.to_vec()))
+        }
         Attempt::Refused { at: Stage::Dispatcher, errno } => Err(ModeError::NoXdp(errno)),
         Attempt::Refused { at, errno } => {
             // Up to the colon it is short enough for a line of a table.
@@ -177,6 +180,7 @@ mod tests {
             let missing = [Capability::Perfmon, Capability::NetAdmin];
             let refused = decide(Attempt::Refused { at, errno: EPERM }, &missing).unwrap_err();
             assert_eq!(refused, ModeError::Missing(missing.to_vec()));
+            assert_eq!(decide(Attempt::Refused { at, errno: EACCES }, &missing), Err(refused.clone()));
             assert!(refused.to_string().ends_with("bpfd runs without CAP_PERFMON, CAP_NET_ADMIN"));
         }
     }

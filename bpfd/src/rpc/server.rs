@@ -51,6 +51,11 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     let (health, healthy) = tonic_health::server::health_reporter();
     health.set_serving::<AppServiceServer<Apps>>().await;
+    health.set_serving::<LinkServiceServer<Links>>().await;
+    health.set_serving::<ChainServiceServer<Chains>>().await;
+    health.set_serving::<ImageServiceServer<ImageApi>>().await;
+    health.set_serving::<PolicyServiceServer<PolicyApi>>().await;
+    health.set_serving::<SystemServiceServer<System>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)

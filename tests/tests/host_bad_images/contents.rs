@@ -163,7 +163,13 @@ fn all_that_a_member_of_the_group_takes_away_is_its_own() {
     mine/count   xdp   -           -     -    LOADED
     roots/count  xdp   uplink:xdp  50    1    ATTACHED
     ");
-    assert_snapshot!(member("unload --all").ok(), @"unloaded mine");
+    assert_snapshot!(member("unload --all").to_string(), @"
+    $ bpfctl unload --all
+    unloaded mine
+    --- stderr
+    warning: app `roots` stays: it belongs to root
+    hint: ask its owner, or root
+    ");
     assert_snapshot!(images.host.bpfctl("list").ok(), @"
     PROGRAM      TYPE  HOOK        PRIO  POS  STATE
     roots/count  xdp   uplink:xdp  50    1    ATTACHED
