@@ -70,10 +70,6 @@ fn remove(dir: &Path) {
     fs::remove_dir(dir).unwrap();
 }
 
-fn counts(world: &World, apps: &[Loaded]) -> Vec<u64> {
-    apps.iter().map(|(app, _)| world.count(*app, "packets")).collect()
-}
-
 #[test]
 fn a_dispatcher_gains_turns_over_and_loses_links_in_one_swap_each() {
     let world = World::new();
@@ -90,7 +86,7 @@ fn a_dispatcher_gains_turns_over_and_loses_links_in_one_swap_each() {
     assert_eq!((live, driven), (runs(alone, &wanted[..1]), Some(XdpMode::Native)));
     assert_eq!(shared(&world), [directory(&mut kernel, &world, alone, 1)]);
     world.send(5);
-    assert_eq!(counts(&world, &apps), [5, 0]);
+    world.counted(&apps, &[5, 0]);
 
     let both = dispatcher(&mut kernel, &world, &wanted, &apps);
     swap(&mut kernel, &world, Some(alone), Some(both));
@@ -104,7 +100,7 @@ fn a_dispatcher_gains_turns_over_and_loses_links_in_one_swap_each() {
     assert_eq!(kernel.see(&chain).live, runs(both, &wanted));
     assert_eq!(shared(&world), [directory(&mut kernel, &world, both, 2)]);
     world.send(5);
-    assert_eq!(counts(&world, &apps), [10, 50]);
+    world.counted(&apps, &[10, 50]);
 
     let first = Member { priority: Priority::try_from(5).unwrap(), ..wanted[1].clone() };
     let turned = [first.clone(), wanted[0].clone()];
@@ -120,7 +116,7 @@ fn a_dispatcher_gains_turns_over_and_loses_links_in_one_swap_each() {
     swap(&mut kernel, &world, Some(over), Some(last));
     kernel.step(&Step::UnpinTop(over.top)).unwrap();
     world.send(2);
-    assert_eq!(counts(&world, &apps), [10, 70]);
+    world.counted(&apps, &[10, 70]);
     swap(&mut kernel, &world, Some(last), None);
     let tops = kernel.look(&[]).tops;
     tops.into_keys().for_each(|top| assert_eq!(kernel.step(&Step::UnpinTop(top)), Ok(None)));
@@ -158,7 +154,7 @@ fn after_a_restart_a_dispatcher_that_a_peer_made_is_adopted_and_outlives_the_pee
     remove(&libxdps(&world));
     assert_eq!(kernel.see(&chain).live, runs(theirs, &wanted));
     world.send(3);
-    assert_eq!(counts(&world, &apps), [3, 30]);
+    world.counted(&apps, &[3, 30]);
 
     let next = dispatcher(&mut kernel, &world, &wanted, &apps);
     swap(&mut kernel, &world, Some(theirs), Some(next));
@@ -172,7 +168,7 @@ fn after_a_restart_a_dispatcher_that_a_peer_made_is_adopted_and_outlives_the_pee
         || matches!(kernel.see(&chain).live, Live::Dispatcher(live) if live.slots.is_empty() && live.lost.len() == 2),
     );
     world.send(3);
-    assert_eq!(counts(&world, &apps), [3, 30]);
+    world.counted(&apps, &[3, 30]);
 }
 
 #[test]
@@ -219,6 +215,6 @@ fn what_a_death_between_two_steps_leaves_is_found_and_taken_away() {
     assert_eq!(kernel.see(&chain).live, runs(second, &wanted));
     assert_eq!(shared(&world), [directory(&mut kernel, &world, second, 1)]);
     world.send(2);
-    assert_eq!(counts(&world, &apps), [2]);
+    world.counted(&apps, &[2]);
     swap(&mut kernel, &world, Some(second), None);
 }

@@ -197,6 +197,19 @@ impl World {
         values.chunks(8).map(|value| u64::from_ne_bytes(value.try_into().unwrap())).sum()
     }
 
+    /// The counters of these apps are as wanted, soon: packets are handled after they were sent, now and then by a thread of the
+    /// kernel's that comes later than this one.
+    #[track_caller]
+    pub(crate) fn counted(&self, apps: &[Loaded], wanted: &[u64]) {
+        let counts = || apps.iter().map(|(app, _)| self.count(*app, "packets")).collect::<Vec<u64>>();
+        let limit = Instant::now() + LIMIT;
+        while counts() != wanted && Instant::now() < limit {
+            // Asked without a pause, an emulated processor has no time for it.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(counts(), wanted);
+    }
+
     pub(crate) fn top_program(&self, top: TopUid) -> OwnedFd {
         bpfd_sys::bpf::obj_get(&self.pins().join("top").join(top.to_string()).join("prog")).unwrap()
     }
@@ -224,10 +237,13 @@ impl Drop for World {
     }
 }
 
+/// A guest's emulated processor is slow.
+const LIMIT: Duration = Duration::from_secs(20);
+
 /// Waits for what happens a moment later: the kernel lets go of a link after its last holder did (`bpf_link_put` leaves it to a
 /// worker), and a child of another test, just forked, still holds copies of our descriptors.
 pub(crate) fn eventually(mut done: impl FnMut() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(20);
+    let limit = Instant::now() + LIMIT;
     while !done() {
         assert!(Instant::now() < limit, "it did not happen");
         std::thread::yield_now();
