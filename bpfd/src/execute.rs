@@ -143,7 +143,7 @@ fn undo<K: Kernel>(
     match abandoned {
         Ok(()) => failed,
         Err(error) => {
-            tracing::error!(%error, "an undone operation stays in the journal until the next start");
+            tracing::error!(%error, "an undone operation stays in the journal until the next change or start");
             failed
         }
     }

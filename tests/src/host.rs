@@ -5,6 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixDatagram;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -164,6 +165,13 @@ impl Host {
                 return Ok(daemon);
             }
         }
+    }
+
+    /// A start that dies at a fail point.
+    #[track_caller]
+    pub fn starts_and_dies(&self, point: &str) {
+        let ended = self.spawn(&[("FAILPOINTS", &format!("{point}=return"))]).err();
+        assert_eq!(ended.and_then(|status| status.signal()), Some(9), "{point}: {ended:?}{}", self.log());
     }
 
     /// Stops the daemon as systemd does.

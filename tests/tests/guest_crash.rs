@@ -257,7 +257,7 @@ fn a_repair_in_a_dispatcher_that_is_killed_is_repaired() {
     host.kill();
     // What a boot leaves.
     host.shell("ip link set uplink xdp off; rm -rf /run/case/sys/fs/bpf/bpfd /run/case/sys/fs/bpf/xdp");
-    around("repair", load_ext).iter().for_each(|point| starts_and_dies(&host, point));
+    around("repair", load_ext).iter().for_each(|point| host.starts_and_dies(point));
     host.start();
     host.ping(3);
     assert_eq!((host.counted("a"), host.counted("x")), (3, 3));
@@ -267,13 +267,7 @@ fn a_repair_in_a_dispatcher_that_is_killed_is_repaired() {
     host.start_with(&[("FAILPOINTS", "step-unpin-ext-before=return")]);
     let asked = Verb::Detach.ask(&host, 0);
     assert_eq!(host.wait().signal(), Some(9), "{asked:?}");
-    around("repair", unpin_ext).iter().for_each(|point| starts_and_dies(&host, point));
+    around("repair", unpin_ext).iter().for_each(|point| host.starts_and_dies(point));
     host.start();
     holds(&host, X { app: App::Loaded, priority: 20, counted: 3 }, 3);
-}
-
-#[track_caller]
-fn starts_and_dies(host: &Host, point: &str) {
-    let ended = host.spawn(&[("FAILPOINTS", &format!("{point}=return"))]).err();
-    assert_eq!(ended.and_then(|status| status.signal()), Some(9), "{point}: {ended:?}{}", host.log());
 }

@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the lints exempt test functions, not what they share")]
 
 use std::os::fd::AsFd;
-use std::os::unix::process::ExitStatusExt;
 use std::process::Output as Done;
 
 use bpfd_client::proto::v1::{self as pb, hook::Hook};
@@ -192,8 +191,7 @@ fn a_restart_finds_everything_and_goes_on() {
     host.ping(3);
     // A start that dies around taking references to it leaves no more than the peer did.
     for point in around("repair", REPAIRED_SHARED[2]) {
-        let ended = host.spawn(&[("FAILPOINTS", &format!("{point}=return"))]).err();
-        assert_eq!(ended.and_then(|status| status.signal()), Some(9), "{point}: {ended:?}{}", host.log());
+        host.starts_and_dies(&point);
     }
     host.start();
     assert_eq!(agreed(&host), [10, 20, 30]);

@@ -203,7 +203,7 @@ fn a_repair_that_is_killed_is_repaired() {
         for point in steps.iter().flat_map(|step| around("repair", step)) {
             let mut host = host(&verb);
             assert!(dies(&mut host, &format!("{died_at}=return"), &verb));
-            starts_and_dies(&host, &point);
+            host.starts_and_dies(&point);
             host.ping(5);
             host.start();
             host.check();
@@ -220,19 +220,12 @@ fn a_repair_after_a_boot_that_is_killed_is_repaired() {
         let mut host = host(&verb);
         host.kill();
         host.shell("ip link set uplink xdp off; rm -r /run/case/sys/fs/bpf/bpfd");
-        starts_and_dies(&host, &point);
+        host.starts_and_dies(&point);
         host.start();
         host.check();
         host.ping(5);
         assert_eq!(["a", "x"].map(|app| host.counted(app)), [5, 5], "killed at {point}");
     }
-}
-
-#[track_caller]
-fn starts_and_dies(host: &Host, point: &str) {
-    let point = format!("{point}=return");
-    let ended = host.spawn(&[("FAILPOINTS", &point)]).err();
-    assert_eq!(ended.and_then(|status| status.signal()), Some(9), "{point}: {ended:?}{}", host.log());
 }
 
 /// The control: where there is no such point nothing dies, and that is noticed.

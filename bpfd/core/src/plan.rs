@@ -291,8 +291,6 @@ pub fn touched(before: &State, after: &State, changes: &[Change]) -> BTreeSet<Ch
     all.into_iter().filter(|chain| order::members(before, chain) != order::members(after, chain)).chain(named).collect()
 }
 
-/// Whether a chain cannot be had for a request that adds to it. Requests that only remove are never refused: they end bpfd's
-/// interest in the hook, whatever it runs.
 /// Another chain with links on the interface of this one.
 fn same_interface(target: &State, observed: &Observed, chain: &ChainKey) -> Option<ChainKey> {
     let interface = observed.chains.get(chain)?.interface?;
@@ -307,6 +305,8 @@ fn absent(observed: &Observed, chain: &ChainKey) -> PlanError {
     }
 }
 
+/// Whether a chain cannot be had for a request that adds to it. Requests that only remove are never refused: they end bpfd's
+/// interest in the hook, whatever it runs.
 fn refuse(target: &State, observed: &Observed, chain: &ChainKey, changes: &[Change]) -> Result<(), PlanError> {
     if changes.iter().all(Change::removes) {
         return Ok(());

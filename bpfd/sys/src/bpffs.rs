@@ -43,23 +43,25 @@ impl Dir {
 
     /// Opens a directory, which is made if there is none.
     pub fn make_or_open(&self, name: &str) -> io::Result<Self> {
-        match rustix::fs::mkdirat(&self.0, component(name)?, Mode::RWXU) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => self.subdir(name),
-            Err(error) => Err(error.into()),
-        }
+        self.make_if_absent(name)?;
+        self.subdir(name)
     }
 
     /// The same for one that may be behind a symbolic link, as long as it is on this bpffs; else `EXDEV`.
     pub fn make_or_follow(&self, name: &str) -> io::Result<Self> {
-        match rustix::fs::mkdirat(&self.0, component(name)?, Mode::RWXU) {
-            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(error.into()),
-        }
+        self.make_if_absent(name)?;
         let flags = flags().difference(OFlags::NOFOLLOW);
         let dir = Self(rustix::fs::openat(&self.0, component(name)?, flags, Mode::empty())?);
         match dir.device()? == self.device()? {
             true => Ok(dir),
             false => Err(rustix::io::Errno::XDEV.into()),
+        }
+    }
+
+    fn make_if_absent(&self, name: &str) -> io::Result<()> {
+        match rustix::fs::mkdirat(&self.0, component(name)?, Mode::RWXU) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
