@@ -52,6 +52,7 @@ pub(super) fn rewrite(
     ];
     let mut types = without_pinning(btf);
     sections.make_hidden_static(&ext.functions, &mut types);
+    state_license_size(elf, btf, &mut types);
     Ok(Types { btf: encode_btf(&types, &strings), ext: encode_ext(&tables) })
 }
 
@@ -126,6 +127,20 @@ fn without_pinning(btf: &Btf<'_>) -> Vec<u8> {
         }
     }
     types
+}
+
+/// The size of the licence's section, which clang leaves to the loader: that one gets the licence without its padding
+/// (`char LICENSE[16]`), and the kernel wants the variable to fit its section (`btf_datasec_check_meta` in `kernel/bpf/btf.c`).
+fn state_license_size(elf: &Elf<'_>, btf: &Btf<'_>, types: &mut [u8]) {
+    let Some(section) = elf.content("license") else { return };
+    let is_one = |id: &u32| match btf.get(*id) {
+        Some(Type::Section { vars }) => btf.name(*id) == "license" && vars.iter().count() == 1,
+        _ => false,
+    };
+    // The size is the third word.
+    if let Some(start) = btf.ids().find(is_one).and_then(|id| btf.offset_of(id)) {
+        put(types, start + 8, &count(section.data.len()).to_le_bytes());
+    }
 }
 
 /// Appends `int (*)[0]` with the element and index types of the array behind `pointer`; the new pointer's id.
