@@ -46,3 +46,6 @@ pub const CONNECT: Duration = Duration::from_secs(10);
 pub const IDLE: Duration = Duration::from_secs(15);
 /// Bytes of `registries.toml` and of an auth file: written by hand, a few KiB.
 pub const CONFIG_FILE: u64 = 1 << 20;
+/// Bytes of all files of certificate authorities that `registries.toml` names together: a private one has a few KiB, a distribution's
+/// whole bundle 200 KiB, and they go to the worker that fetches in one message of 1 MiB.
+pub const AUTHORITIES: u64 = 512 << 10;

@@ -14,12 +14,13 @@
 
 mod endpoint;
 
-use std::{collections::BTreeSet, fs, io, path::PathBuf};
+use std::{collections::BTreeSet, fs::File, io, io::Read, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 pub use self::endpoint::{Authorities, Authority, Endpoint, Scheme};
+use crate::limits::AUTHORITIES;
 use crate::reference::{Reference, Registry};
 
 /// Docker's registry answers at another name than the one in references, and its tokens come from a third
@@ -124,12 +125,19 @@ impl Registries {
     /// Reads every certificate file into memory, so that a process without file access can connect.
     ///
     /// # Errors
-    /// [`CertificateError`] for the first file that cannot be read.
+    /// [`CertificateError`] for the first file that cannot be read, or with which they have more than [`AUTHORITIES`] bytes.
     pub fn read_certificates(&mut self) -> Result<(), CertificateError> {
+        let mut left = AUTHORITIES;
         let endpoints = self.entries.iter_mut().flat_map(|entry| entry.mirrors.iter_mut().chain([&mut entry.endpoint]));
         for ca in endpoints.filter_map(|endpoint| endpoint.ca.as_mut()) {
-            let text = fs::read_to_string(&ca.path)
-                .map_err(|source| CertificateError { path: ca.path.display().to_string(), source })?;
+            let at = |source| CertificateError { path: ca.path.display().to_string(), source };
+            let mut bytes = Vec::new();
+            let file = File::open(&ca.path).map_err(at)?;
+            let read = file.take(left + 1).read_to_end(&mut bytes).map_err(at)?;
+            left = left.checked_sub(u64::try_from(read).unwrap_or(u64::MAX)).ok_or_else(|| {
+                at(io::Error::other(format!("the files of `ca` have more than {AUTHORITIES} bytes together")))
+            })?;
+            let text = String::from_utf8(bytes).map_err(|not| at(io::Error::new(io::ErrorKind::InvalidData, not)))?;
             ca.pem = Some(text);
         }
         Ok(())
@@ -245,6 +253,8 @@ fn with_port(text: &Spanned<String>) -> Result<Authority, Wrong> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn reference(text: &str) -> Reference {
@@ -367,5 +377,19 @@ mod tests {
         assert_eq!(endpoints[0].ca.as_ref().unwrap().pem.as_deref(), Some("PEM"));
         let json = serde_json::to_string(&registries).unwrap();
         assert_eq!(serde_json::from_str::<Registries>(&json).unwrap(), registries);
+    }
+
+    #[test]
+    fn certificates_are_read_up_to_a_limit_for_all_files_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        let entry = |name: &str| format!("[[registry]]\nname = '{name}'\nca = '{}'\n", path.display());
+        let mut registries = Registries::parse(&(entry("a") + &entry("b")), "x").unwrap();
+        let half = usize::try_from(AUTHORITIES / 2).unwrap();
+        fs::write(&path, "x".repeat(half)).unwrap();
+        registries.read_certificates().unwrap();
+        fs::write(&path, "x".repeat(half + 1)).unwrap();
+        let refused = registries.read_certificates().unwrap_err();
+        assert_eq!(refused.source.to_string(), "the files of `ca` have more than 524288 bytes together");
     }
 }
