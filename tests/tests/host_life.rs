@@ -202,8 +202,12 @@ fn drift_is_found_and_a_restart_repairs_it() {
 fn what_is_broken_by_hand_is_found_by_doctor() {
     let mut host = three();
     let pins = host.path("/run/case/sys/fs/bpf/bpfd/v1");
-    fs::create_dir(pins.join("0123456789abcdef0123456789abcdef")).unwrap();
-    assert_snapshot!(host.bpfctl("doctor").stable(), @"
+    // The news of what was loaded may come now, and a look sweeps what no row knows: then it is made again.
+    let made = || {
+        fs::create_dir_all(pins.join("0123456789abcdef0123456789abcdef")).unwrap();
+        host.bpfctl("doctor")
+    };
+    assert_snapshot!(eventually(made, |found| found.code == 12).stable(), @"
     $ bpfctl doctor
     STATUS  CHECK             FOUND
     ok      xdp-chain-mode    MODE
@@ -214,7 +218,11 @@ fn what_is_broken_by_hand_is_found_by_doctor() {
     K11: restart bpfd: start-up repairs what it can
     --- exit 12
     ");
-    assert!(!host.findings().is_empty());
+    let made = || {
+        fs::create_dir_all(pins.join("0123456789abcdef0123456789abcdef")).unwrap();
+        host.findings()
+    };
+    assert!(!eventually(made, |found| !found.is_empty()).is_empty());
     host.stop();
     host.start();
     host.check();
