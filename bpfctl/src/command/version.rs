@@ -57,7 +57,11 @@ impl View for Versions {
             facts.push(("state", lower(daemon.state().as_str_name(), "DAEMON_STATE_")));
             facts.extend(daemon.causes.iter().map(|cause| ("cause", cause.clone())));
             facts.push(("kernel", format!("{} {}", daemon.kernel, daemon.architecture)));
-            facts.push(("xdp chains", format!("{} ({})", daemon.xdp_chain_mode, daemon.xdp_chain_mode_cause)));
+            let why = match daemon.xdp_chain_mode_cause.as_str() {
+                "" => String::new(),
+                cause => format!(" ({cause})"),
+            };
+            facts.push(("xdp chains", format!("{}{why}", daemon.xdp_chain_mode)));
             facts.push(("pins", daemon.pin_directory.clone()));
         }
         vec![Block::Facts(facts)]
