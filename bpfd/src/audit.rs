@@ -34,8 +34,11 @@ pub enum Record<'a> {
         operation: OpId,
         /// Who asked.
         owner: &'a Owner,
-        /// What it will do, a line a step.
-        plan: String,
+        /// What for, a sentence each: apps, links and images by name.
+        changes: &'a [String],
+        /// How, a line a step; nothing if no hook and no pin changes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        plan: Option<String>,
     },
     /// A step is about to be taken.
     Intent {

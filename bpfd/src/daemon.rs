@@ -21,7 +21,6 @@ use uuid::Uuid;
 use crate::audit::AuditFile;
 use crate::engine::{Engine, EngineHandle, StartError};
 use crate::etc::{self, EtcError};
-use crate::execute::{Recovered, Repaired};
 use crate::images::{ImageError, Images};
 use crate::kernel::{HostKernel, OpenError, Paths};
 use crate::layout::Layout;
@@ -29,6 +28,7 @@ use crate::load::Loads;
 use crate::load_log::LoadLogs;
 use crate::objects::Objects;
 use crate::registries::{RegistryFiles, RegistryFilesError};
+use crate::repair::{Recovered, Repaired};
 use crate::rpc::{self, ServeError, Start};
 use crate::store::{Store, StoreError};
 use crate::trust::{Trust, TrustError};
@@ -119,7 +119,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     };
     let make = move || Engine::start(kernel, store, Box::new(audit), boot, Box::new(Uuid::new_v4));
     let (engine, repaired) = EngineHandle::spawn(make)?;
-    let Repaired { recovered, steps, failures } = repaired;
+    let Repaired { recovered, steps, failures, .. } = repaired;
     let recovered = recovered.map(|how| match how {
         Recovered::Forward => "a change that a crash broke off was carried out",
         Recovered::Back => "a change that a crash broke off was undone",

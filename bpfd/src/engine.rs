@@ -5,25 +5,26 @@
 
 mod handle;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bpfd_core::changes::{Fresh, RequestError};
 use bpfd_core::hook::ChainKey;
-use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, Uids};
+use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, RequestKey, Uids};
 use bpfd_core::invariants::{self, Broken};
 use bpfd_core::journal::Operation;
 use bpfd_core::kernel::{InterfaceId, Kernel, ObserveError, Observed, StepError};
 use bpfd_core::order;
-use bpfd_core::plan::{LinkStatus, PlanError, adoptions, plan, status, touched};
+use bpfd_core::plan::{LinkStatus, PlanError, Planned, adoptions, plan, status};
 use bpfd_core::policy::{Denied, Policy, Principal, confirm};
 use bpfd_core::state::{Change, State};
 use tokio::sync::watch;
 
 use crate::audit::AuditSink;
-use crate::execute::{ExecuteError, Hands, RACES, RepairError, Repaired, execute, repair, settle};
-use crate::store::{Outcome, Store, StoreError};
+use crate::execute::{ExecuteError, Hands, RACES, execute};
+use crate::repair::{RepairError, Repaired, Tried, repair, settle};
+use crate::store::{Earlier, Outcome, Store, StoreError};
 
 pub use handle::{EngineHandle, StartError};
 
@@ -44,7 +45,7 @@ pub struct Context {
     /// Who asks, and owns what it makes.
     pub principal: Principal,
     /// The caller's idempotency key.
-    pub request: Option<RequestId>,
+    pub request: Option<RequestKey>,
     /// Plan only.
     pub validate_only: bool,
     /// How many links it makes at most.
@@ -81,6 +82,9 @@ pub enum EngineError {
     /// The database could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The key belongs to another request of this caller.
+    #[error("request id {0} was used for another request")]
+    Reused(RequestId),
     /// What an earlier change left is in the way.
     #[error("an earlier change was broken off, and cannot be mended")]
     Repair(#[from] RepairError),
@@ -101,6 +105,8 @@ pub struct Engine<K: Kernel> {
     /// The interface of each chain when the chains were last made what they should be. A look alone does not count: one that comes
     /// between a look and the news of it is still to be dealt with.
     settled: BTreeMap<ChainKey, Option<InterfaceId>>,
+    /// See [`Observed::barred`]. Each is tried again when its interface comes anew, and at the next start.
+    barred: BTreeMap<LinkUid, String>,
     /// A change was broken off, and what it left could not be mended.
     unrepaired: bool,
     published: watch::Sender<Arc<Snapshot>>,
@@ -118,9 +124,9 @@ impl<K: Kernel> Engine<K> {
         let mut hands = Hands { kernel: &mut kernel, store: &mut store, audit: audit.as_mut() };
         let (state, seen, repaired) = repair(&mut hands, boot, uids.as_mut())?;
         let (published, _) = watch::channel(Arc::new(Snapshot::default()));
-        let (settled, unrepaired) = (interfaces(&seen), false);
+        let (settled, barred, unrepaired) = (interfaces(&seen), repaired.lasting(), false);
         let mut engine =
-            Self { kernel, store, audit, policy: Policy, boot, uids, state, settled, unrepaired, published };
+            Self { kernel, store, audit, policy: Policy, boot, uids, state, settled, barred, unrepaired, published };
         engine.publish()?;
         Ok((engine, repaired))
     }
@@ -156,22 +162,22 @@ impl<K: Kernel> Engine<K> {
     /// that went is swept; a peer's dispatcher with programs of ours is held. What somebody else took off an interface that stayed is DRIFTED, and left alone.
     pub fn settle(&mut self) -> Result<Repaired, RepairError> {
         let mut repaired = Repaired::default();
-        for races in 0..=RACES {
-            let raced = self.settle_once(&mut repaired)?;
-            if raced.is_empty() {
+        let mut races = 0;
+        loop {
+            let tried = self.settle_once(&mut repaired)?;
+            if !tried.again(&mut races) {
+                repaired.failures.extend(tried.failed);
                 break;
             }
-            tracing::info!(races, "planned anew: somebody else changed a hook");
-            if races == RACES {
-                repaired.failures.extend(raced);
-            }
+            tracing::info!(races, "planned anew: somebody else changed a hook, or a program does not go into one");
         }
+        self.barred.retain(|link, _| !repaired.passing.contains(link));
         self.publish()?;
         Ok(repaired)
     }
 
-    /// One look, and what it asks for; a sentence for each swap that somebody else was faster than.
-    fn settle_once(&mut self, repaired: &mut Repaired) -> Result<Vec<String>, RepairError> {
+    /// One look, and what it asks for.
+    fn settle_once(&mut self, repaired: &mut Repaired) -> Result<Tried, RepairError> {
         let mut observed = self.kernel.observe(&self.state.chains())?;
         let now = interfaces(&observed);
         let (came, stayed) = std::mem::take(&mut observed.chains).into_iter().partition(|(chain, seen)| {
@@ -181,20 +187,25 @@ impl<K: Kernel> Engine<K> {
         observed.chains = stayed;
         let adoptions = adoptions(&observed);
         observed.chains = came;
+        let here = |link: &LinkUid| self.state.links.get(link).and_then(|link| link.placement.chain());
+        self.barred.retain(|link, _| here(link).is_some_and(|chain| !observed.chains.contains_key(chain)));
+        self.barred.extend(repaired.barred.clone());
+        observed.barred.clone_from(&self.barred);
         let mut hands = Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
-        let raced = settle(&mut hands, &adoptions, &self.state, &observed, self.uids.as_mut(), repaired)?;
+        let tried = settle(&mut hands, &adoptions, &self.state, &observed, self.uids.as_mut(), repaired)?;
+        self.barred.extend(repaired.barred.clone());
         // What came is to be dealt with until it was.
-        if raced.is_empty() {
+        if tried.whole() {
             self.settled = now;
         }
-        Ok(raced)
+        Ok(tried)
     }
 
     /// The state beside the kernel as it is now, with one more chain than the state has.
     pub fn look(&mut self, chain: &ChainKey) -> Result<Snapshot, ObserveError> {
         let mut chains = self.state.chains();
         chains.insert(chain.clone());
-        let observed = self.kernel.observe(&chains)?;
+        let observed = self.observe(&chains)?;
         let statuses = status(&self.state, &observed);
         Ok(Snapshot { state: self.state.clone(), observed, statuses })
     }
@@ -228,10 +239,12 @@ impl<K: Kernel> Engine<K> {
         self.published.subscribe()
     }
 
-    fn answered(&self, context: &Context) -> Result<Option<Outcome>, StoreError> {
-        match (context.request, context.validate_only) {
-            (Some(request), false) => self.store.answer(request, &context.principal.owner()),
-            _ => Ok(None),
+    fn answered(&self, context: &Context) -> Result<Option<Outcome>, EngineError> {
+        let (Some(key), false) = (context.request, context.validate_only) else { return Ok(None) };
+        match self.store.answer(key, &context.principal.owner())? {
+            Some(Earlier::Answered(outcome)) => Ok(Some(outcome)),
+            Some(Earlier::Another) => Err(EngineError::Reused(key.id)),
+            None => Ok(None),
         }
     }
 
@@ -273,9 +286,10 @@ impl<K: Kernel> Engine<K> {
     fn repair(&mut self) -> Result<(), RepairError> {
         self.unrepaired = true;
         let mut hands = Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
-        let (state, seen, _) = repair(&mut hands, self.boot, self.uids.as_mut())?;
+        let (state, seen, repaired) = repair(&mut hands, self.boot, self.uids.as_mut())?;
         self.state = state;
         self.settled = interfaces(&seen);
+        self.barred = repaired.lasting();
         self.unrepaired = false;
         Ok(())
     }
@@ -294,9 +308,8 @@ impl<K: Kernel> Engine<K> {
     fn once(&mut self, context: &Context, changes: &[Change]) -> Result<Answer, EngineError> {
         let after = self.state.after(changes).map_err(PlanError::Change)?;
         let chains = self.state.chains().into_iter().chain(after.chains()).collect();
-        let observed = self.kernel.observe(&chains)?;
-        let (after, plan) = plan(&self.state, &observed, changes, self.uids.as_mut())?;
-        let touched = touched(&self.state, &after, changes);
+        let observed = self.observe(&chains)?;
+        let Planned { after, touched, plan } = plan(&self.state, &observed, changes, self.uids.as_mut())?;
         let outcome = Outcome::of(&self.state, &after, changes);
         if context.validate_only {
             return Ok(Answer { outcome, plan: Some(plan.to_string()) });
@@ -312,14 +325,23 @@ impl<K: Kernel> Engine<K> {
         let mut hands = Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
         execute(&mut hands, &operation, &self.state, &after, &outcome)?;
         self.state = after;
-        // An interface that came elsewhere meanwhile is still to be dealt with.
-        let near = interfaces(&observed).into_iter().filter(|(chain, _)| touched.contains(chain));
+        // An interface that came elsewhere meanwhile is still to be dealt with, and one for which links are to be tried again.
+        let barred = self.barred.keys().filter_map(|link| self.state.links.get(link)?.placement.chain());
+        let barred: BTreeSet<&ChainKey> = barred.collect();
+        let here = |chain: &ChainKey| touched.contains(chain) && !barred.contains(chain);
+        let near = interfaces(&observed).into_iter().filter(|(chain, _)| here(chain));
         self.settled.extend(near);
         Ok(Answer { outcome, plan: None })
     }
 
+    /// The kernel as it is, and what is remembered of it.
+    fn observe(&mut self, chains: &BTreeSet<ChainKey>) -> Result<Observed, ObserveError> {
+        let observed = self.kernel.observe(chains)?;
+        Ok(Observed { barred: self.barred.clone(), ..observed })
+    }
+
     fn publish(&mut self) -> Result<(), ObserveError> {
-        let observed = self.kernel.observe(&self.state.chains())?;
+        let observed = self.observe(&self.state.chains())?;
         let statuses = status(&self.state, &observed);
         self.published.send_replace(Arc::new(Snapshot { state: self.state.clone(), observed, statuses }));
         Ok(())

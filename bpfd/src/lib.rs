@@ -17,6 +17,7 @@ pub mod load_log;
 pub mod objects;
 pub mod progress;
 pub mod registries;
+pub mod repair;
 pub mod rpc;
 pub mod source;
 pub mod store;

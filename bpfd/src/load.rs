@@ -266,7 +266,7 @@ fn make(
         labels: bytecode.labels().clone(),
         advice: advice(&object, bytecode, &functions),
         attach: request.attach.iter().map(|(ask, _)| ask.clone()).zip(attach).collect(),
-        request: request.request,
+        request: request.request.map(|key| key.id),
     };
     Ok(Made { uid, staged, loaded })
 }

@@ -7,15 +7,20 @@
 use std::path::Path;
 use std::time::Duration;
 
-use bpfd_core::ident::{BootId, Handle, KernelId, OpId, RequestId, TopUid};
+use bpfd_core::ident::{BootId, Handle, KernelId, OpId, RequestKey, TopUid};
 use bpfd_core::journal::{Operation, Progress};
 use bpfd_core::state::{App, Change, Link, Owner, State};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
 /// The layout that this version writes, kept in `user_version`. A newer file is refused, an older one is migrated in place.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 const SCHEMA: &str = include_str!("store/schema.sql");
+/// From layout 1, which did not know what a request had asked for: an answer that it kept is one to anything of that key.
+const FROM_1: &str = "ALTER TABLE answers ADD COLUMN asked TEXT NOT NULL DEFAULT '';
+    UPDATE operations SET body = json_set(body, '$.request', json_object(
+        'id', json_extract(body, '$.request'), 'asked', '00000000-0000-0000-0000-000000000000'))
+    WHERE json_extract(body, '$.request') IS NOT NULL;";
 
 /// How long answers are kept for callers that repeat a request.
 const ANSWERS_KEPT_SECONDS: i64 = 24 * 60 * 60;
@@ -72,16 +77,16 @@ impl Store {
 
     fn migrate(&mut self) -> Result<(), StoreError> {
         let found: i64 = self.db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        match found {
-            SCHEMA_VERSION => Ok(()),
-            0 => {
-                let tx = self.db.transaction()?;
-                tx.execute_batch(SCHEMA)?;
-                tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-                Ok(tx.commit()?)
-            }
-            found => Err(StoreError::TooNew { found }),
-        }
+        let steps = match found {
+            SCHEMA_VERSION => return Ok(()),
+            0 => SCHEMA,
+            1 => FROM_1,
+            found => return Err(StoreError::TooNew { found }),
+        };
+        let tx = self.db.transaction()?;
+        tx.execute_batch(steps)?;
+        tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        Ok(tx.commit()?)
     }
 
     /// Everything asked for.
@@ -133,7 +138,7 @@ impl Store {
             params![
                 operation.id.to_string(),
                 operation.boot.0.to_string(),
-                operation.request.map(|request| request.to_string()),
+                operation.request.map(|key| key.id.to_string()),
                 operation.owner.uid,
                 text(operation),
             ],
@@ -172,11 +177,12 @@ impl Store {
     ) -> Result<(), StoreError> {
         let tx = self.db.transaction()?;
         write_difference(&tx, operation.boot, before, after)?;
-        if let Some(request) = operation.request {
+        if let Some(RequestKey { id, asked }) = operation.request {
             tx.execute("DELETE FROM answers WHERE at < unixepoch() - ?1", [ANSWERS_KEPT_SECONDS])?;
             tx.execute(
-                "INSERT OR REPLACE INTO answers (request_id, owner, at, body) VALUES (?1, ?2, unixepoch(), ?3)",
-                params![request.to_string(), operation.owner.uid, text(outcome)],
+                "INSERT OR REPLACE INTO answers (request_id, owner, asked, at, body)
+                 VALUES (?1, ?2, ?3, unixepoch(), ?4)",
+                params![id.to_string(), operation.owner.uid, asked.to_string(), text(outcome)],
             )?;
         }
         forget(&tx, operation.id)?;
@@ -211,18 +217,32 @@ impl Store {
         Ok(Handle(number))
     }
 
-    /// What this owner's request was answered with before.
-    pub fn answer(&self, request: RequestId, owner: &Owner) -> Result<Option<Outcome>, StoreError> {
-        let row: Option<String> = self
+    /// What became of this owner's request of that key, if there was one.
+    pub fn answer(&self, RequestKey { id, asked }: RequestKey, owner: &Owner) -> Result<Option<Earlier>, StoreError> {
+        let row: Option<(bool, String)> = self
             .db
             .query_row(
-                "SELECT body FROM answers WHERE request_id = ?1 AND owner = ?2",
-                params![request.to_string(), owner.uid],
-                |row| row.get(0),
+                "SELECT asked IN (?3, ''), body FROM answers
+                 WHERE request_id = ?1 AND owner = ?2 AND at >= unixepoch() - ?4",
+                params![id.to_string(), owner.uid, asked.to_string(), ANSWERS_KEPT_SECONDS],
+                |row| Ok((row.get(0)?, row.get(1)?)),
             )
             .optional()?;
-        row.map(|body| parse("an answer", &body)).transpose()
+        let earlier = row.map(|(same, body)| match same {
+            true => parse("an answer", &body).map(Earlier::Answered),
+            false => Ok(Earlier::Another),
+        });
+        earlier.transpose()
     }
+}
+
+/// What a request's key was used for before.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Earlier {
+    /// For the same: that was its answer.
+    Answered(Outcome),
+    /// For something else.
+    Another,
 }
 
 /// What an operation did: the rows that it made, or took away.

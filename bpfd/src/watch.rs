@@ -33,8 +33,8 @@ use rustix::io::{Errno, retry_on_intr};
 
 use crate::causes::chain;
 use crate::engine::EngineHandle;
-use crate::execute::Repaired;
 use crate::kernel::HostKernel;
+use crate::repair::Repaired;
 use crate::worker::Workers;
 use crate::worker::netns::Namespaces;
 
@@ -128,7 +128,7 @@ fn look(engine: &EngineHandle<HostKernel>, asked: &Arc<AtomicBool>) -> bool {
     engine.post(move |engine| {
         mark.store(false, Ordering::Release);
         match engine.settle() {
-            Ok(Repaired { recovered: _, steps, failures }) => {
+            Ok(Repaired { recovered: _, steps, failures, .. }) => {
                 steps.iter().for_each(|step| tracing::info!(%step, "an interface changed"));
                 failures.iter().for_each(|failure| tracing::warn!(%failure, "an interface changed"));
             }

@@ -17,12 +17,13 @@ use std::rc::Rc;
 
 use bpfd::audit::{AuditSink, Record};
 use bpfd::engine::{Context, Engine, EngineError};
-use bpfd::execute::{ExecuteError, Recovered, Repaired};
-use bpfd::store::Store;
+use bpfd::execute::ExecuteError;
+use bpfd::repair::{Recovered, Repaired};
+use bpfd::store::{Earlier, Outcome, Store};
 use bpfd_core::changes::{self, Fresh, Loaded};
 use bpfd_core::fake::{FakeKernel, Fate, PeerMove};
 use bpfd_core::hook::{ChainKey, Point, XdpMode};
-use bpfd_core::ident::{AppUid, BootId, KernelId, RequestId};
+use bpfd_core::ident::{AppUid, AskedId, BootId, KernelId, RequestId, RequestKey};
 use bpfd_core::invariants::Broken;
 use bpfd_core::kernel::{
     ChainMode, Kernel, Live, ObserveError, Observed, PinnedApp, Recipe, SLOTS, Slot, Step, StepError,
@@ -88,7 +89,7 @@ fn owner() -> Owner {
 fn context(request: Option<u128>) -> Context {
     Context {
         principal: Principal::daemon(),
-        request: request.map(|id| RequestId(Uuid::from_u128(id))),
+        request: request.map(|id| RequestKey { id: RequestId(Uuid::from_u128(id)), asked: AskedId(Uuid::nil()) }),
         validate_only: false,
         new_links: 1,
     }
@@ -773,6 +774,12 @@ fn the_same_request_twice_is_done_once() {
     assert_eq!(host.sight(), after);
     let again = host.ask(&load, Some(78));
     assert!(matches!(again, Err(EngineError::Request(_))), "another request: the name is taken");
+    // The key with something else.
+    let used = context(Some(77));
+    let other = RequestKey { asked: AskedId(Uuid::from_u128(1)), ..used.request.unwrap() };
+    let reused = host.engine().change(&Context { request: Some(other), ..used }, None, |_, _| Ok(vec![]));
+    assert!(matches!(reused, Err(EngineError::Reused(id)) if id == other.id), "{reused:?}");
+    assert_eq!(host.sight(), after);
 }
 
 #[test]
@@ -867,6 +874,110 @@ fn lost_words(host: &Host) -> rusqlite::Connection {
     )
     .unwrap();
     db
+}
+
+/// How the link of each app on eth0 stands, by name.
+fn stand(host: &mut Host) -> BTreeMap<String, LinkStatus> {
+    let snapshot = host.engine().snapshots().borrow().clone();
+    let here = snapshot.state.links.values().filter(|link| link.placement.chain() == Some(&eth(0)));
+    here.map(|link| (snapshot.state.apps[&link.app].name.to_string(), snapshot.statuses[&link.uid].clone())).collect()
+}
+
+/// What eth0 runs.
+fn names(host: &mut Host) -> Vec<String> {
+    host.sight().1[&eth(0)].iter().map(|(name, _)| name.clone()).collect()
+}
+
+/// A host whose eth0 runs these three, in this order.
+fn three(chains: Chains) -> (Host, AppUid) {
+    let mut host = Host::new(chains);
+    for (name, priority) in [("first", 20), ("alone", 50), ("last", 90)] {
+        host.ask(&Ask::Load { name, attach: Some((0, priority)) }, None).unwrap();
+    }
+    let alone = host.state().app_named(&"alone".parse().unwrap()).unwrap().uid;
+    host.stop();
+    (host, alone)
+}
+
+#[test]
+fn a_chain_runs_without_the_member_that_does_not_go_into_it() {
+    for chains in [Chains::Fused, Chains::Libxdp] {
+        let (mut host, alone) = three(chains);
+        host.kernel.reboot();
+        host.kernel.keep_alone(alone);
+        let why = |status: &LinkStatus| matches!(status, LinkStatus::Drifted { cause } if cause.contains("no type information"));
+        for start in 0..2 {
+            let repaired = host.start();
+            assert_eq!((repaired.barred.len(), repaired.failures.len()), (1, 1), "{chains:?} {start}: {repaired:?}");
+            assert_eq!(names(&mut host), ["first", "last"], "{chains:?} {start}");
+            let stand = stand(&mut host);
+            assert!(why(&stand["alone"]), "{chains:?}: {stand:?}");
+            assert!(["first", "last"].iter().all(|app| stand[*app] == LinkStatus::Attached), "{chains:?}: {stand:?}");
+            let wrong = host.wrong();
+            assert!(matches!(wrong.as_slice(), [one] if one.starts_with("K1: link `alone/")), "{chains:?}: {wrong:?}");
+            host.stop();
+        }
+        // It is no reason against changes of its chain, its own included.
+        host.start();
+        host.ask(&Ask::Load { name: "more", attach: Some((0, 60)) }, None).unwrap();
+        host.ask(&Ask::Update { link: "alone/pass@eth0:xdp".into(), priority: 10 }, None).unwrap();
+        host.ask(&Ask::Unload { app: "first" }, None).unwrap();
+        assert_eq!(names(&mut host), ["more", "last"], "{chains:?}");
+        // Its interface comes anew: it is tried again, and the others run.
+        host.engine().kernel().remove_interface(&eth(0));
+        host.engine().settle().unwrap();
+        host.engine().kernel().add_interface(eth(0));
+        let settled = host.engine().settle().unwrap();
+        assert_eq!((settled.barred.len(), names(&mut host)), (1, vec!["more".to_owned(), "last".to_owned()]));
+        assert!(why(&stand(&mut host)["alone"]), "{chains:?}");
+        // So it is if a change was before the news.
+        host.engine().kernel().remove_interface(&eth(0));
+        host.engine().kernel().add_interface(eth(0));
+        host.ask(&Ask::Update { link: "last/pass@eth0:xdp".into(), priority: 91 }, None).unwrap();
+        assert_eq!(host.engine().settle().unwrap().barred.len(), 1, "{chains:?}");
+        assert_eq!(names(&mut host), ["more", "last"], "{chains:?}");
+        host.ask(&Ask::Unload { app: "alone" }, None).unwrap();
+        assert_eq!(host.wrong(), NOTHING, "{chains:?}");
+    }
+}
+
+#[test]
+fn what_runs_in_another_form_runs_on_if_the_new_one_cannot_have_it() {
+    for (before, now) in [(Chains::Libxdp, Chains::Fused), (Chains::Fused, Chains::Libxdp)] {
+        let (mut host, alone) = three(before);
+        host.kernel.keep_chains(now.mode());
+        host.kernel.keep_alone(alone);
+        let repaired = host.start();
+        assert_eq!((repaired.barred.len(), repaired.failures.len()), (0, 1), "{now:?}: {repaired:?}");
+        assert_eq!(names(&mut host), ["first", "alone", "last"], "{now:?}");
+    }
+}
+
+#[test]
+fn what_the_kernel_had_no_room_for_goes_in_with_the_next_change() {
+    let (mut host, _) = three(Chains::Libxdp);
+    host.kernel.reboot();
+    let mut left_out = 0;
+    for step in 0.. {
+        let kernel = host.kernel.clone();
+        let repaired = host.start_with(|kernel| kernel.at_step(step, Fate::Fail));
+        let met = host.engine().kernel().met();
+        if let [link] = repaired.passing.iter().collect::<Vec<_>>().as_slice() {
+            assert!(repaired.barred.contains_key(link), "{repaired:?}");
+            assert_eq!(names(&mut host).len(), 2, "{repaired:?}");
+            host.ask(&Ask::Update { link: "last/pass@eth0:xdp".into(), priority: 80 }, None).unwrap();
+            assert_eq!(names(&mut host), ["first", "alone", "last"]);
+            assert_eq!(host.wrong(), NOTHING);
+            host.ask(&Ask::Update { link: "last/pass@eth0:xdp".into(), priority: 90 }, None).unwrap();
+            left_out += 1;
+        }
+        host.stop();
+        host.kernel = kernel;
+        if !met {
+            break;
+        }
+    }
+    assert_eq!(left_out, 6, "each app that is not pinned, each copy that is not made");
 }
 
 #[test]
@@ -991,8 +1102,33 @@ fn a_newer_database_is_refused() {
     rusqlite::Connection::open(path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     assert_eq!(
         Store::open(path).unwrap_err().to_string(),
-        "the state database has layout 99, this version knows 1: run the newer bpfd"
+        "the state database has layout 99, this version knows 2: run the newer bpfd"
     );
+}
+
+#[test]
+fn an_older_database_is_brought_up_to_date() {
+    let dir = tempfile::tempdir().unwrap();
+    let path: &Path = &dir.path().join("state.db");
+    drop(Store::open(path).unwrap());
+    let old = rusqlite::Connection::open(path).unwrap();
+    old.execute_batch(
+        "ALTER TABLE answers DROP COLUMN asked; PRAGMA user_version = 1;
+         INSERT INTO answers (request_id, owner, at, body)
+         VALUES ('0000000000000000000000000000004d', 0, unixepoch(), '{\"apps\":[],\"links\":[]}');
+         INSERT INTO operations (id, boot_id, owner, body) VALUES ('a', 'b', 0, '{\"id\":\"00000000-0000-0000-0000-000000000001\",
+         \"boot\":\"00000000-0000-0000-0000-000000000001\",\"request\":\"00000000-0000-0000-0000-00000000004d\",
+         \"owner\":{\"uid\":0,\"user\":null},\"changes\":[],\"plan\":{\"steps\":[],\"committed\":0}}');",
+    )
+    .unwrap();
+    drop(old);
+    let store = Store::open(path).unwrap();
+    let key = context(Some(77)).request.unwrap();
+    assert_eq!(store.answer(key, &owner()).unwrap(), Some(Earlier::Answered(Outcome::default())), "whatever for");
+    let (operation, _) = store.open_operation().unwrap().unwrap();
+    assert_eq!(operation.request.unwrap().id, key.id);
+    drop(store);
+    Store::open(path).unwrap();
 }
 
 fn any_ask() -> impl Strategy<Value = Ask> {

@@ -106,6 +106,19 @@ pub enum CannotFuse {
     Record(#[from] EncodeError),
 }
 
+impl CannotFuse {
+    /// Which of the members it is about, by its place: two may have one name. `None` if no single one is to blame.
+    pub fn place_in(&self, members: &[Member<'_>]) -> Option<usize> {
+        match self {
+            Self::NotXdp { .. } | Self::NeedsFuncInfo { .. } | Self::Damaged { .. } => {
+                members.iter().position(|member| check_member(member.program).is_err())
+            }
+            Self::MixedLicences { .. } => members.iter().position(|member| !is_gpl_compatible(&member.program.license)),
+            Self::Empty | Self::TooMany { .. } | Self::Record(_) => None,
+        }
+    }
+}
+
 /// What a member does that the kernel allows only with BTF of its functions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NeedsFuncInfo {
@@ -458,6 +471,19 @@ mod tests {
                 Err(CannotFuse::NeedsFuncInfo { member: "needy".into(), why })
             );
         }
+    }
+
+    #[test]
+    fn who_is_to_blame_is_told_by_its_place() {
+        let pass = || verdict("pass", 2);
+        let tail_call = program("pass", vec![Insn::call_helper(12), Insn::exit()]);
+        let closed = Finished { license: "Proprietary".to_owned(), ..pass() };
+        for programs in [[pass(), tail_call, pass()], [pass(), closed, pass()]] {
+            let members = members(&programs);
+            let error = fuse(PLACE, &members).unwrap_err();
+            assert_eq!(error.place_in(&members), Some(1), "{error}");
+        }
+        assert_eq!(CannotFuse::Empty.place_in(&[]), None);
     }
 
     fn check_licences(licences: &[&str], expected: Result<&str, (usize, usize)>) {

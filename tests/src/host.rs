@@ -78,11 +78,16 @@ impl Host {
     #[track_caller]
     pub fn fused() -> Self {
         let mut host = Self::without_daemon();
-        let etc = host.path(&format!("{ROOT}/etc/bpfd"));
-        std::fs::create_dir_all(&etc).unwrap();
-        std::fs::write(etc.join("bpfd.toml"), "[chain]\nmode = \"fused\"\n").unwrap();
+        host.set_fused();
         host.start();
         host
+    }
+
+    /// The next start keeps each chain in one program, whatever the kernel allows.
+    pub fn set_fused(&self) {
+        let etc = self.path(&format!("{ROOT}/etc/bpfd"));
+        std::fs::create_dir_all(&etc).unwrap();
+        std::fs::write(etc.join("bpfd.toml"), "[chain]\nmode = \"fused\"\n").unwrap();
     }
 
     /// Whether the daemon shares interfaces by libxdp's protocol: where the kernel allows it.

@@ -21,6 +21,6 @@ mod traffic;
 
 pub use census::Census;
 pub use host::{Daemon, Host, eventually};
-pub use objects::{broken, example};
+pub use objects::{broken, example, proprietary};
 pub use output::Output;
 pub use traffic::Flood;

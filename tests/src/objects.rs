@@ -24,6 +24,18 @@ pub fn broken(name: &str) -> String {
     object.to_str().unwrap().to_owned()
 }
 
+/// An object of `examples/` under a licence that no GPL-compatible program can be one program with.
+pub fn proprietary(name: &str) -> Vec<u8> {
+    const THEIRS: &[u8] = b"Dual BSD/GPL\0";
+    const CLOSED: &[u8] = b"Proprietary\0\0";
+    let mut object = std::fs::read(example(name)).unwrap();
+    let places: Vec<usize> =
+        object.windows(THEIRS.len()).enumerate().filter(|(_, found)| *found == THEIRS).map(|(at, _)| at).collect();
+    let [place] = places.as_slice() else { panic!("the licence stands at {places:?}") };
+    object[*place..place + CLOSED.len()].copy_from_slice(CLOSED);
+    object
+}
+
 fn tree() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }

@@ -197,8 +197,8 @@ mod tests {
         let verbs = verbs.split_once("fn verb(&self)").unwrap().1.split_once("\n    }\n").unwrap().0;
         let verbs: Vec<String> = verbs.lines().filter(|line| line.contains("=> \"")).map(quoted).collect();
         assert!(verbs.len() > 10, "{verbs:?}");
-        let execute = source("bpfd/src/execute.rs");
-        let names = execute.lines().filter(|line| line.trim_start().starts_with("point(")).map(quoted);
+        let takes = source("bpfd/src/execute.rs") + &source("bpfd/src/repair.rs");
+        let names = takes.lines().filter(|line| line.trim_start().starts_with("point(")).map(quoted);
         let expanded = names.flat_map(|name| match name.contains("{}") {
             true => verbs.iter().map(|verb| name.replace("{}", verb)).collect(),
             false => vec![name],

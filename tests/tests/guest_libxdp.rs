@@ -9,7 +9,7 @@ use bpfd_client::proto::v1::{self as pb, hook::Hook};
 use bpfd_client::request_id;
 use bpfd_sys::bpf::{Map, ProgId, map_by_id, prog_by_id, prog_info};
 use bpfd_tests::points::{REPAIRED_SHARED, around};
-use bpfd_tests::{Host, eventually, example};
+use bpfd_tests::{Host, eventually, example, proprietary};
 use insta::assert_snapshot;
 
 const BPFFS: &str = "/run/case/sys/fs/bpf";
@@ -246,5 +246,52 @@ fn a_setting_keeps_chains_fused_where_the_kernel_could_share_them() {
     assert_eq!((host.counted("a"), host.counted("b")), (3, 3));
     let shown = host.bpfctl("chain show uplink -o json").ok();
     assert!(shown.to_lowercase().contains("fused"), "{shown}");
+    host.check();
+}
+
+/// How each link stands, in their order: app, state and cause.
+fn stand(host: &Host) -> Vec<(String, String, String)> {
+    let text = |link: &serde_json::Value, key: &str| link[key].as_str().unwrap_or_default().to_owned();
+    let links = host.items("list links");
+    links.iter().map(|link| (text(link, "app"), text(link, "state"), text(link, "cause"))).collect()
+}
+
+#[test]
+fn a_chain_in_a_new_form_runs_without_the_program_that_does_not_go_into_it() {
+    let mut host = Host::new();
+    ours(&host, "a", 10);
+    ours(&host, "b", 90);
+    std::fs::write(host.path("/run/closed.o"), proprietary("xdp-pass")).unwrap();
+    host.bpfctl("load --path /run/closed.o xdp -i uplink --priority 50").ok();
+    let attached = |app: &str| (app.to_owned(), "LINK_STATE_ATTACHED".to_owned(), String::new());
+    assert_eq!(stand(&host), ["a", "closed", "b"].map(attached));
+    host.ping(2);
+
+    // What runs is left as it runs, and doctor says why.
+    host.stop();
+    host.set_fused();
+    host.start();
+    assert_eq!(stand(&host), ["a", "closed", "b"].map(attached));
+    host.ping(3);
+    assert_eq!((host.counted("a"), host.counted("b")), (5, 5));
+
+    // Taken off meanwhile, it has to be built: the others share one program.
+    host.stop();
+    host.shell("ip link set uplink xdp off");
+    host.start();
+    host.ping(4);
+    assert_eq!((host.counted("a"), host.counted("b")), (9, 9));
+    let stands = stand(&host);
+    let closed = stands.iter().find(|(app, ..)| app == "closed").unwrap();
+    assert_eq!(closed.1, "LINK_STATE_DRIFTED", "{stands:?}");
+    assert_snapshot!(closed.2, @"`pass` cannot be fused with other programs: `count` is under a GPL-compatible licence and `pass` is under `Proprietary`: they cannot be one program");
+    assert_eq!(stands.iter().filter(|stand| **stand == attached(&stand.0)).count(), 2, "{stands:?}");
+    host.bpfctl("update b/count@uplink:xdp --priority 1").ok();
+    host.bpfctl("unload closed").ok();
+    host.ping(1);
+    assert_eq!((host.counted("a"), host.counted("b")), (10, 10));
+    // What a start could not do is told until the next one.
+    host.stop();
+    host.start();
     host.check();
 }

@@ -13,11 +13,26 @@ fn records(host: &Host) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
+/// What an operation is for, with `UID` for the identities of apps and links.
+fn changes(begin: &Value) -> Vec<String> {
+    let told = begin["changes"].as_array().unwrap().iter().map(|change| change.as_str().unwrap());
+    let uid = |word: &str| word.len() == 32 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let mask = |text: &str| {
+        text.split_inclusive(['(', ')'])
+            .map(|part| match part.strip_suffix(')') {
+                Some(word) if uid(word) => "UID)".to_owned(),
+                _ => part.to_owned(),
+            })
+            .collect()
+    };
+    told.map(mask).collect()
+}
+
 /// A line for each record: who and what, or whether it was done.
 fn told(records: &[Value]) -> String {
     let text = |record: &Value, key: &str| record[key].as_str().unwrap_or_default().to_owned();
     let line = |record: &Value| match record["record"].as_str().unwrap() {
-        "begin" => format!("{}: {}\n", text(&record["owner"], "user"), text(record, "plan")),
+        "begin" => format!("{}: {}\n", text(&record["owner"], "user"), changes(record).join("; ")),
         "end" if record["result"] == "done" => "done\n".to_owned(),
         "end" => "not done\n".to_owned(),
         "denied" => format!("{} may not {}\n", text(record, "principal"), text(record, "verb")),
@@ -76,7 +91,12 @@ fn each_step_is_on_record_before_it_is_taken() {
     assert!(recorded.last().unwrap().starts_with("swap"), "{died:?}");
     assert!(died.iter().all(|record| record["record"] != "end"), "{died:?}");
 
+    let broken_off = records(&host).len();
     host.start();
+    let repaired = records(&host).split_off(broken_off);
+    let ended: Vec<&Value> = repaired.iter().filter(|record| record["record"] == "end").collect();
+    let [end] = ended.as_slice() else { panic!("{repaired:?}") };
+    assert_eq!((&end["operation"], &end["result"]), (&died[0]["operation"], &"undone, by a repair".into()));
     // What is cleaned up past the commit point too.
     for line in [load.as_str(), "detach a/pass@uplink:xdp", "unload a"] {
         let before = records(&host).len();
@@ -88,6 +108,28 @@ fn each_step_is_on_record_before_it_is_taken() {
         assert_eq!((&first["record"], &first["owner"]["user"]), (&"begin".into(), &"root".into()), "{line}");
         assert_eq!((&last["record"], &last["result"]), (&"end".into(), &"done".into()), "{line}");
     }
+}
+
+#[test]
+fn a_record_says_what_it_is_for_when_the_rows_are_gone() {
+    let host = Host::new();
+    let before = records(&host).len();
+    let load = format!("load --path {} --name a xdp -i uplink", example("xdp-pass"));
+    for line in [&load, "update a --priority 7 --proceed-on pass,drop", "unload a"] {
+        host.bpfctl(line).ok();
+    }
+    let told = told(&records(&host).split_off(before));
+    let object = told.split_once("sha256:").unwrap().1.split_once(',').unwrap().0;
+    let steps = |line: &&str| *line != "intent";
+    let told = told.lines().filter(steps).collect::<Vec<_>>().join("\n").replace(object, "SHA256");
+    assert_snapshot!(told, @"
+    root: load app `a` (UID): object sha256:SHA256, uploaded; attach link `a/pass@uplink:xdp` (UID): priority 50, proceed-on {pass}
+    done
+    root: move link `a/pass@uplink:xdp` (UID): priority 7, proceed-on {drop,pass}
+    done
+    root: unload app `a` (UID)
+    done
+    ");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use bpfd_client::proto::v1 as pb;
 use bpfd_sys::bpf::{ProgLoad, ProgramType, link_create_xdp, link_info, prog_load};
 use bpfd_sys::netns::Netns;
-use bpfd_tests::{Host, example};
+use bpfd_tests::{Host, example, proprietary};
 use insta::assert_snapshot;
 
 /// `nobody`.
@@ -91,7 +91,7 @@ fn an_unknown_app_or_link_is_refused() {
     ");
     assert_snapshot!(host.refuses(3, "attach a/nosuch xdp -i uplink"), @"
     error: cannot attach `a` to `uplink`
-    cause: app `a` has no program `nosuch`
+    cause: app `a` has no program `nosuch`; it has `count`
     ");
     assert_snapshot!(host.refuses(3, "update nosuch/count@uplink:xdp --priority 1"), @"
     error: cannot update `nosuch/count@uplink:xdp`
@@ -481,4 +481,18 @@ fn what_a_hostile_argument_says_reaches_no_terminal_as_an_escape() {
         );
         assert!(!said.contains("\nerror: done"), "{words}: {said:?}");
     }
+}
+
+#[test]
+fn a_program_that_cannot_be_one_with_the_others_is_refused() {
+    let host = Host::fused();
+    host.counter("a", 50, 1);
+    std::fs::write(host.path("/run/closed.o"), proprietary("xdp-pass")).unwrap();
+    assert_snapshot!(host.refuses(8, "load -q --path /run/closed.o xdp -i uplink"), @"
+    error: cannot load `closed`
+    cause: `pass` cannot be fused with other programs: `count` is under a GPL-compatible licence and `pass` is under `Proprietary`: they cannot be one program
+    hint: on a kernel without BPF trampolines all programs of an interface share one; give this one an interface of its own
+    ");
+    host.bpfctl("unload a").ok();
+    host.bpfctl("load --path /run/closed.o xdp -i uplink").ok();
 }

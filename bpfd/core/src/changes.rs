@@ -156,15 +156,13 @@ pub fn attach(state: &State, ask: &AttachRequest, owner: &Owner, fresh: &Fresh) 
         Some(function) => function.clone(),
         None => only_program(app, kind)?,
     };
-    if app.program(&function).is_none() {
-        return Err(ChangeError::NoProgram { app: app.name.clone(), function }.into());
-    }
+    app.known(&function)?;
     let advice = app.advice.get(&function).cloned().unwrap_or_default();
     let identities = fresh.links.iter().take(1);
+    let request = ask.request.map(|key| key.id);
     identities
         .map(|identity| {
-            link(app, function.clone(), &ask.attach, &advice, owner, *identity, fresh.now, ask.request)
-                .map(Change::Attach)
+            link(app, function.clone(), &ask.attach, &advice, owner, *identity, fresh.now, request).map(Change::Attach)
         })
         .collect()
 }

@@ -99,6 +99,8 @@ pub struct FakeKernel {
     exts: BTreeMap<LinkUid, (PinnedExt, Member)>,
     /// Apps whose objects are lost, or that the verifier does not take any more.
     unloadable: BTreeSet<AppUid>,
+    /// Apps whose programs run alone only.
+    unshareable: BTreeSet<AppUid>,
     mode: Option<ChainMode>,
     dispatchers: Dispatchers,
     /// What peers put on interfaces and did not take off; `false` where a clean-up of theirs may have ended it.
@@ -272,6 +274,11 @@ impl FakeKernel {
         self.unloadable.insert(app);
     }
 
+    /// An app's programs share with no others from now on.
+    pub fn keep_alone(&mut self, app: AppUid) {
+        self.unshareable.insert(app);
+    }
+
     /// An interface that is known by two keys: the names of one network namespace.
     pub fn alias(&mut self, chain: &ChainKey, also: ChainKey) {
         if let Some(interface) = self.interfaces.get(chain) {
@@ -377,6 +384,9 @@ impl FakeKernel {
                 if !app.programs.contains_key(&member.function) || !recipe.functions.contains_key(&member.function) {
                     return Err(Self::refuse("load", "no such program"));
                 }
+                if self.unshareable.contains(&member.app) {
+                    return Err(StepError::Object { why: "no type information".to_owned() });
+                }
                 let program = self.fresh_id();
                 let ext = PinnedExt { program, tag: Self::tag(member.app), load_time: u64::from(program.0) };
                 self.exts.insert(member.link, (ext, member.clone()));
@@ -437,6 +447,10 @@ impl FakeKernel {
                     let app = self.apps.get(&member.app).ok_or_else(|| Self::refuse("build", "app is not pinned"))?;
                     if !app.programs.contains_key(&member.function) || !recipes.contains_key(&member.app) {
                         return Err(Self::refuse("build", "no such program"));
+                    }
+                    if members.len() > 1 && self.unshareable.contains(&member.app) {
+                        let (member, link) = (member.function.clone(), Some(member.link));
+                        return Err(StepError::CannotFuse { member, link, why: "no type information".to_owned() });
                     }
                 }
                 let (program, members) = (self.fresh_id(), members.clone());
@@ -672,6 +686,7 @@ impl Kernel for FakeKernel {
             exts: self.exts.iter().map(|(link, (ext, _))| (*link, *ext)).collect(),
             chains,
             absent_netns: BTreeSet::new(),
+            barred: BTreeMap::new(),
         })
     }
 

@@ -71,8 +71,21 @@ uid! {
     OpId
 }
 uid! {
-    /// A caller's idempotency key: the same one twice gives the first answer twice.
+    /// A caller's name for one request: the same one twice gives the first answer twice.
     RequestId
+}
+uid! {
+    /// What a request asks for: a hash of its message, as a UUID of version 8.
+    AskedId
+}
+
+/// A caller's idempotency key, and what it was used for: a key that comes again with something else is a slip, not a repetition.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct RequestKey {
+    /// The key.
+    pub id: RequestId,
+    /// What for.
+    pub asked: AskedId,
 }
 
 /// A text that is not a UUID.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::hook::ChainKey;
-use crate::ident::{BootId, KernelId, OpId, RequestId, TopUid};
+use crate::ident::{BootId, KernelId, OpId, RequestKey, TopUid};
 use crate::kernel::Observed;
 use crate::plan::{Plan, reached};
 use crate::state::{Change, ChangeError, Owner, State};
@@ -21,7 +21,7 @@ pub struct Operation {
     /// The boot that it ran in.
     pub boot: BootId,
     /// The caller's idempotency key.
-    pub request: Option<RequestId>,
+    pub request: Option<RequestKey>,
     /// Who asked.
     pub owner: Owner,
     /// What for.

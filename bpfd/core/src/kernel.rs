@@ -396,6 +396,9 @@ pub struct Observed {
     pub chains: BTreeMap<ChainKey, ObservedChain>,
     /// Names in these chains that no network namespace has.
     pub absent_netns: BTreeSet<NetnsName>,
+    /// Links whose program did not go into what runs their chain when that was last built without a request, and why: the others run
+    /// without them. Nobody can look that up: who tried it remembers it.
+    pub barred: BTreeMap<LinkUid, String>,
 }
 
 impl Observed {
@@ -405,6 +408,11 @@ impl Observed {
             Netns::Host => None,
             Netns::Named(name) => self.absent_netns.get(name),
         }
+    }
+
+    /// The links whose program some chain runs.
+    pub fn running(&self) -> BTreeSet<LinkUid> {
+        self.chains.keys().flat_map(|chain| self.members(chain)).map(|member| member.link).collect()
     }
 
     /// The members of ours that a chain runs, in order.
@@ -441,6 +449,8 @@ pub enum StepError {
     CannotFuse {
         /// Its function.
         member: String,
+        /// Which it is, if one is to blame.
+        link: Option<LinkUid>,
         /// What it does.
         why: String,
     },

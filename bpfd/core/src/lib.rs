@@ -5,6 +5,7 @@
 pub mod ask;
 pub mod changes;
 pub mod config;
+pub mod describe;
 pub mod fake;
 pub mod hook;
 pub mod ident;

@@ -139,21 +139,27 @@ pub enum PlanError {
     MixedModes(ChainKey),
 }
 
-/// The steps that make `changes` so, and the state that they lead to. Every chain that a change touches must be in `observed`.
-pub fn plan(
-    state: &State,
-    observed: &Observed,
-    changes: &[Change],
-    uids: &mut dyn Uids,
-) -> Result<(State, Plan), PlanError> {
-    let target = state.after(changes)?;
-    let touched = touched(state, &target, changes);
-    touched.iter().try_for_each(|chain| refuse(&target, observed, chain, changes))?;
+/// Changes, planned.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Planned {
+    /// The state that they lead to.
+    pub after: State,
+    /// The chains that they are about: what others have is left as it is.
+    pub touched: BTreeSet<ChainKey>,
+    /// How.
+    pub plan: Plan,
+}
+
+/// The steps that make `changes` so. Every chain that a change touches must be in `observed`.
+pub fn plan(state: &State, observed: &Observed, changes: &[Change], uids: &mut dyn Uids) -> Result<Planned, PlanError> {
+    let after = state.after(changes)?;
+    let touched = touched(state, &after, changes);
+    touched.iter().try_for_each(|chain| refuse(&after, observed, chain, changes))?;
     // What cannot be had elsewhere on the host is no reason against this, and what drifted there is left alone.
     let chains = observed.chains.iter().filter(|(chain, _)| touched.contains(chain));
     let near = Observed { chains: chains.map(|(key, seen)| (key.clone(), seen.clone())).collect(), ..observed.clone() };
-    let plan = converge_chains(&target, &near, changes, uids);
-    Ok((target, plan))
+    let plan = converge_chains(&after, &near, changes, uids);
+    Ok(Planned { after, touched, plan })
 }
 
 /// `converge` for the observed chains, and for what `changes` name: no other app is pinned and no other link attached. Members that
@@ -166,8 +172,7 @@ pub fn converge_chains(target: &State, observed: &Observed, changes: &[Change], 
         let app = observed.apps.contains_key(&link.app) || loads(&link.app);
         app || observed.exts.contains_key(&link.uid) || link.placement.chain().is_none()
     };
-    let mut runnable = target.clone();
-    runnable.links.retain(|_, link| runs(link));
+    let runnable = target.without_links(|link| !runs(link));
     let Plan { mut steps, committed } = converge(&runnable, observed, uids);
     let cleaning = steps.split_off(committed);
     steps.retain(|step| match step {
@@ -181,8 +186,9 @@ pub fn converge_chains(target: &State, observed: &Observed, changes: &[Change], 
 }
 
 /// The steps from what the kernel has to what `target` wants. A chain that cannot be had (absent, held by another) is left
-/// alone: `status` says so.
+/// alone, and a link that is barred is left out: `status` says so.
 pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Plan {
+    let target = &target.without_links(|link| observed.barred.contains_key(&link.uid));
     let mut before = Vec::new();
     let mut swaps = Vec::new();
     let mut after = Vec::new();
@@ -246,21 +252,25 @@ pub fn status(state: &State, observed: &Observed) -> BTreeMap<LinkUid, LinkStatu
     let mut statuses = BTreeMap::new();
     for (chain, seen) in &observed.chains {
         let wanted = order::wanted(state, observed, chain);
-        let status = if seen.interface.is_none() {
-            LinkStatus::Waiting
-        } else {
-            match &seen.live {
-                Live::Ours(_) | Live::Dispatcher(_) if observed.members(chain) == wanted => LinkStatus::Attached,
-                Live::Ours(_) | Live::Dispatcher(_) => {
-                    LinkStatus::Drifted { cause: "the chain's members or their order differ".to_owned() }
-                }
-                Live::Empty => LinkStatus::Drifted { cause: "the interface runs no XDP program".to_owned() },
-                Live::Foreign(ForeignProgram { program, name, .. }) => {
-                    LinkStatus::Drifted { cause: format!("the interface runs XDP program {program} (`{name}`)") }
-                }
+        let runs = observed.members(chain);
+        let in_order = runs.iter().eq(wanted.iter().filter(|member| runs.contains(member)));
+        let drifted = |member: &Member, cause: &str| {
+            let cause = observed.barred.get(&member.link).map_or(cause, String::as_str).to_owned();
+            LinkStatus::Drifted { cause }
+        };
+        let stands = |member: &Member| match &seen.live {
+            _ if seen.interface.is_none() => LinkStatus::Waiting,
+            Live::Ours(_) | Live::Dispatcher(_) if !in_order => {
+                drifted(member, "the chain's members or their order differ")
+            }
+            Live::Ours(_) | Live::Dispatcher(_) if runs.contains(member) => LinkStatus::Attached,
+            Live::Ours(_) | Live::Dispatcher(_) => drifted(member, "the chain runs without it"),
+            Live::Empty => drifted(member, "the interface runs no XDP program"),
+            Live::Foreign(ForeignProgram { program, name, .. }) => {
+                LinkStatus::Drifted { cause: format!("the interface runs XDP program {program} (`{name}`)") }
             }
         };
-        statuses.extend(wanted.into_iter().map(|member| (member.link, status.clone())));
+        statuses.extend(wanted.iter().map(|member| (member.link, stands(member))));
     }
     for link in state.links.values() {
         if matches!(link.placement, Placement::Tracepoint(_)) {
@@ -282,7 +292,7 @@ pub fn reached(target: &State, observed: &Observed) -> bool {
 }
 
 /// Every chain whose wanted members differ between two states, or that a change names.
-pub fn touched(before: &State, after: &State, changes: &[Change]) -> BTreeSet<ChainKey> {
+fn touched(before: &State, after: &State, changes: &[Change]) -> BTreeSet<ChainKey> {
     let named = changes.iter().filter_map(|change| match change {
         Change::Attach(link) => link.placement.chain().cloned(),
         Change::Load(_) | Change::Update { .. } | Change::Detach(_) | Change::Unload(_) => None,
@@ -344,7 +354,8 @@ fn refuse(target: &State, observed: &Observed, chain: &ChainKey, changes: &[Chan
             Err(PlanError::Foreign { chain: chain.clone(), holder, driven: *driven })
         }
         Some(ObservedChain { driven, .. }) => {
-            let modes = modes(target, chain);
+            // What is left out does not drive it.
+            let modes = modes(&target.without_links(|link| observed.barred.contains_key(&link.uid)), chain);
             match (modes.iter().find(|mode| **mode != XdpMode::Auto), driven) {
                 _ if modes.contains(&XdpMode::Native) && modes.contains(&XdpMode::Generic) => {
                     Err(PlanError::MixedModes(chain.clone()))

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::hook::{ChainKey, ProceedOn, Tracepoint, XdpMode};
-use crate::ident::{AppUid, Handle, LinkUid, RequestId};
+use crate::ident::{AppUid, Handle, LinkUid, RequestKey};
 use crate::names::{AppName, Priority, printable};
 use crate::state::{App, ChangeError, Link, ObjectDigest, Owner, State, WhenAbsent};
 
@@ -102,7 +102,7 @@ pub struct LoadRequest {
     /// Where to attach, and which function; `None` if only one fits.
     pub attach: Vec<(AttachAsk, Option<String>)>,
     /// Idempotency key.
-    pub request: Option<RequestId>,
+    pub request: Option<RequestKey>,
 }
 
 /// Attach one program of a loaded app.
@@ -115,7 +115,7 @@ pub struct AttachRequest {
     /// Where.
     pub attach: AttachAsk,
     /// Idempotency key.
-    pub request: Option<RequestId>,
+    pub request: Option<RequestKey>,
 }
 
 /// Another place for a link.
@@ -130,7 +130,7 @@ pub struct UpdateRequest {
     /// Its new set.
     pub proceed_on: Option<ProceedOn>,
     /// Idempotency key.
-    pub request: Option<RequestId>,
+    pub request: Option<RequestKey>,
 }
 
 /// Links that go.
@@ -141,7 +141,7 @@ pub struct DetachRequest {
     /// How far `All` goes; authorising says it.
     pub whose: Whose,
     /// Idempotency key.
-    pub request: Option<RequestId>,
+    pub request: Option<RequestKey>,
 }
 
 /// Which links go.
@@ -181,7 +181,7 @@ pub struct UnloadRequest {
     /// How far `All` goes; authorising says it.
     pub whose: Whose,
     /// Idempotency key.
-    pub request: Option<RequestId>,
+    pub request: Option<RequestKey>,
 }
 
 /// Which apps go.

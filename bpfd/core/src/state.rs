@@ -197,6 +197,15 @@ impl App {
         self.programs.iter().find(|program| program.function == function)
     }
 
+    /// The same, or what there is.
+    pub fn known(&self, function: &str) -> Result<&Program, ChangeError> {
+        self.program(function).ok_or_else(|| ChangeError::NoProgram {
+            app: self.name.clone(),
+            function: function.to_owned(),
+            programs: self.programs.iter().map(|program| program.function.clone()).collect(),
+        })
+    }
+
     /// The kernel's digests and load times are those of programs loaded again.
     pub fn loaded_again(&mut self, programs: &[Program]) {
         for program in &mut self.programs {
@@ -280,12 +289,14 @@ pub enum ChangeError {
     #[error("no app `{0}`")]
     NoApp(String),
     /// No such program in the app.
-    #[error("app `{app}` has no program `{function}`")]
+    #[error("app `{app}` has no program `{function}`; it has `{}`", programs.join("`, `"))]
     NoProgram {
         /// The app.
         app: AppName,
         /// What was asked for.
         function: String,
+        /// What it has: their functions.
+        programs: Vec<String>,
     },
     /// No such link.
     #[error("no link `{0}`")]
@@ -342,9 +353,7 @@ impl State {
             }
             Change::Attach(link) => {
                 let app = self.apps.get(&link.app).ok_or_else(|| ChangeError::NoApp(link.app.to_string()))?;
-                let program = app
-                    .program(&link.function)
-                    .ok_or_else(|| ChangeError::NoProgram { app: app.name.clone(), function: link.function.clone() })?;
+                let program = app.known(&link.function)?;
                 let fits = match (&link.placement, program.kind) {
                     (Placement::Chain { .. }, ProgramType::Xdp) => true,
                     (Placement::Tracepoint(_), ProgramType::Tracepoint) => true,
@@ -401,6 +410,13 @@ impl State {
             return wanted.clone();
         }
         (2..).map(|number| wanted.numbered(number)).find(|name| !taken(name)).unwrap_or_else(|| wanted.clone())
+    }
+
+    /// The state with fewer links.
+    pub fn without_links(&self, gone: impl Fn(&Link) -> bool) -> Self {
+        let mut fewer = self.clone();
+        fewer.links.retain(|_, link| !gone(link));
+        fewer
     }
 
     /// The links of an app.

@@ -2,9 +2,12 @@
 //! daemon's (`rpc/view.rs`), because it needs what was observed.
 
 use bpfd_proto::v1 as pb;
+use prost::Message;
+use sha2::{Digest, Sha256};
+use uuid::Builder;
 
 use crate::hook::{ChainKey, Point, ProceedOn, Tracepoint, XdpMode};
-use crate::ident::RequestId;
+use crate::ident::{AskedId, RequestId, RequestKey};
 use crate::names::{IfName, Netns, Priority};
 use crate::request::{
     ATTACH_MAX, AppRef, AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, HookAsk, LIST_MAX, LinkRef,
@@ -41,6 +44,16 @@ fn bounded<T>(field: &'static str, list: &[T], limit: usize) -> Result<(), BadFi
 /// An empty key is no key.
 pub fn request_id(text: &str) -> Result<Option<RequestId>, BadField> {
     if text.is_empty() { Ok(None) } else { parsed("request_id", text).map(Some) }
+}
+
+/// The key of a message, and what it asks for: `verb` and every field that this version knows.
+fn request_key<M: Message>(verb: &str, id: &str, message: &M) -> Result<Option<RequestKey>, BadField> {
+    let asked = || {
+        let hash = Sha256::new().chain_update(verb).chain_update([0]).chain_update(message.encode_to_vec()).finalize();
+        let (first, _) = hash.split_first_chunk().unwrap_or((&[0; 16], &[]));
+        AskedId(Builder::from_custom_bytes(*first).into_uuid())
+    };
+    Ok(request_id(id)?.map(|id| RequestKey { id, asked: asked() }))
 }
 
 /// A pull policy; unset = newer.
@@ -139,7 +152,7 @@ impl TryFrom<&pb::LoadRequest> for LoadRequest {
             select: select.collect::<Result<_, _>>()?,
             globals: globals.iter().map(|global| (global.name.clone(), global.value.clone())).collect(),
             attach: attach.iter().map(attachment).collect::<Result<_, _>>()?,
-            request: request_id(key)?,
+            request: request_key("load", key, message)?,
         })
     }
 }
@@ -151,7 +164,7 @@ impl TryFrom<&pb::AttachRequest> for AttachRequest {
         let pb::AttachRequest { request_id: key, validate_only: _, app, attachment: place } = message;
         let place = place.as_ref().ok_or_else(|| bad("attachment", "nowhere to attach given"))?;
         let (attach, function) = attachment(place)?;
-        Ok(Self { app: parsed("app", app)?, function, attach, request: request_id(key)? })
+        Ok(Self { app: parsed("app", app)?, function, attach, request: request_key("attach", key, message)? })
     }
 }
 
@@ -172,7 +185,7 @@ impl TryFrom<&pb::UpdateLinkRequest> for UpdateRequest {
             generation: *generation,
             priority: priority(*number)?,
             proceed_on: proceed_on(set.as_ref())?,
-            request: request_id(key)?,
+            request: request_key("update", key, message)?,
         })
     }
 }
@@ -193,7 +206,7 @@ impl TryFrom<&pb::DetachRequest> for DetachRequest {
                 DetachWhich::All(xdp_chain(netns.as_deref(), interface)?)
             }
         };
-        Ok(Self { which, whose: Whose::default(), request: request_id(key)? })
+        Ok(Self { which, whose: Whose::default(), request: request_key("detach", key, message)? })
     }
 }
 
@@ -211,7 +224,7 @@ impl TryFrom<&pb::UnloadRequest> for UnloadRequest {
             }
             Some(pb::unload_request::Target::All(pb::AllApps {})) => UnloadWhich::All,
         };
-        Ok(Self { which, whose: Whose::default(), request: request_id(key)? })
+        Ok(Self { which, whose: Whose::default(), request: request_key("unload", key, message)? })
     }
 }
 
@@ -242,6 +255,26 @@ mod tests {
         check(|message| message.attach = vec![pb::Attachment::default()], "attachment.hook");
         check(|message| message.attach = vec![pb::Attachment { priority: Some(1001), ..on_eth0() }], "priority");
         check(|message| message.attach = vec![pb::Attachment { xdp_mode: 9, ..on_eth0() }], "attachment.xdp_mode");
+    }
+
+    #[test]
+    fn a_key_goes_with_all_that_is_asked_for() {
+        let id = "6a1f0a5e-7c4b-4b57-9d5e-0f2f2a3f4b5c";
+        let named = |name: &str| load(|message| (message.request_id, message.name) = (id.into(), Some(name.into())));
+        let key = |name: &str| named(name).unwrap().request.unwrap();
+        assert_eq!(key("a"), key("a"));
+        assert_eq!(key("a").id, key("b").id);
+        assert_ne!(key("a").asked, key("b").asked);
+        // Messages of two types may have the same bytes.
+        let names = || vec!["a".to_owned()];
+        let target = pb::unload_request::Target::Apps(pb::AppNames { names: names() });
+        let unload = pb::UnloadRequest { request_id: id.into(), target: Some(target), ..Default::default() };
+        let target = pb::detach_request::Target::Links(pb::LinkNames { names: names() });
+        let detach = pb::DetachRequest { request_id: id.into(), target: Some(target), ..Default::default() };
+        assert_eq!(unload.encode_to_vec(), detach.encode_to_vec());
+        let asked = |key: Option<RequestKey>| key.unwrap().asked;
+        let unload = asked(UnloadRequest::try_from(&unload).unwrap().request);
+        assert_ne!(unload, asked(DetachRequest::try_from(&detach).unwrap().request));
     }
 
     #[test]

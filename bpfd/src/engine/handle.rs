@@ -9,7 +9,7 @@ use bpfd_core::kernel::Kernel;
 use tokio::sync::{oneshot, watch};
 
 use super::{Engine, EngineError, Snapshot};
-use crate::execute::{RepairError, Repaired};
+use crate::repair::{RepairError, Repaired};
 
 type Job<K> = Box<dyn FnOnce(&mut Engine<K>) + Send>;
 

@@ -61,7 +61,7 @@ pub enum ImageError {
     #[error(transparent)]
     Refused(#[from] Box<Refusal>),
     /// The layer.
-    #[error("the image's layer holds no object")]
+    #[error("cannot take the object from the image's layer")]
     Unpack(#[from] UnpackError),
     /// The configuration.
     #[error("the image's configuration is refused")]

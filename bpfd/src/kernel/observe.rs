@@ -69,7 +69,7 @@ pub(crate) fn observe(
     let tops = seen.into_iter().map(pinned).collect();
     let exts = exts.into_iter().map(|(link, ext)| (link, ext.pinned)).collect();
     let absent_netns = sight.absent();
-    Ok(Observed { apps, half_made, tops, links, exts, chains, absent_netns })
+    Ok(Observed { apps, half_made, tops, links, exts, chains, absent_netns, barred: BTreeMap::new() })
 }
 
 fn unseen(what: impl ToString) -> impl FnOnce(io::Error) -> ObserveError {

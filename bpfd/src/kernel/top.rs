@@ -64,7 +64,7 @@ pub(crate) fn build(
 ) -> Result<BuiltTop, StepError> {
     let place = ChainPlace { top: top.bytes(), netns_cookie: interface.netns_cookie, ifindex: interface.index };
     let parts = members.iter().map(|member| part(member, apps)).collect::<Result<Vec<_>, StepError>>()?;
-    let fused = fuse(place, &parts).map_err(|error| cannot_fuse(&error, members))?;
+    let fused = fuse(place, &parts).map_err(|error| cannot_fuse(&error, error.place_in(&parts), members))?;
 
     let record = freeze(fused.record()).map_err(failed(|| format!("make the record of generation {top}")))?;
     let program = load(&fused.link(record.as_raw_fd()), None)?;
@@ -102,24 +102,18 @@ pub(crate) fn entry(member: &Member) -> ChainEntry {
     }
 }
 
-/// Names the member that is in the way: its function, with its app where two members share the function's name.
-fn cannot_fuse(error: &CannotFuse, members: &[Member]) -> StepError {
-    let function = match error {
-        CannotFuse::NotXdp { member } | CannotFuse::NeedsFuncInfo { member, .. } | CannotFuse::Damaged { member } => {
-            member
-        }
-        CannotFuse::MixedLicences { other, .. } => other,
-        CannotFuse::Empty | CannotFuse::TooMany { .. } | CannotFuse::Record(_) => {
-            let all = members.iter().map(|member| member.function.as_str()).collect::<Vec<_>>().join("`, `");
-            return StepError::CannotFuse { member: all, why: chain(error) };
-        }
+/// Names the member that is in the way, at this place: its function, with its app where two members share the function's name.
+fn cannot_fuse(error: &CannotFuse, place: Option<usize>, members: &[Member]) -> StepError {
+    let why = chain(error);
+    let Some(Member { link, app, function, .. }) = place.and_then(|place| members.get(place)) else {
+        let all = members.iter().map(|member| member.function.as_str()).collect::<Vec<_>>().join("`, `");
+        return StepError::CannotFuse { member: all, link: None, why };
     };
-    let named: Vec<&Member> = members.iter().filter(|member| member.function == *function).collect();
-    let member = match named.as_slice() {
-        [one, _, ..] => format!("{}/{function}", one.app),
-        _ => function.clone(),
+    let member = match members.iter().filter(|member| member.function == *function).count() {
+        1 => function.clone(),
+        _ => format!("{app}/{function}"),
     };
-    StepError::CannotFuse { member, why: chain(error) }
+    StepError::CannotFuse { member, link: Some(*link), why }
 }
 
 /// Pins a built generation as `v1/top/<top>`, whole or not at all.
@@ -265,11 +259,16 @@ mod tests {
             priority: Priority::DEFAULT,
             proceed_on: ProceedOn::PASS,
         };
-        let named = |members: &[Member]| match cannot_fuse(&CannotFuse::NotXdp { member: "f".into() }, members) {
-            StepError::CannotFuse { member, .. } => member,
-            other => panic!("{other}"),
-        };
-        assert_eq!(named(&[member(1, "f"), member(2, "g")]), "f");
-        assert_eq!(named(&[member(1, "f"), member(2, "f")]), "01010101010101010101010101010101/f");
+        let named =
+            |place, members: &[Member]| match cannot_fuse(&CannotFuse::NotXdp { member: "f".into() }, place, members) {
+                StepError::CannotFuse { member, link, .. } => (member, link.map(|link| link.bytes()[0])),
+                other => panic!("{other}"),
+            };
+        assert_eq!(named(Some(0), &[member(1, "f"), member(2, "g")]), ("f".to_owned(), Some(1)));
+        assert_eq!(
+            named(Some(0), &[member(1, "f"), member(2, "f")]),
+            ("01010101010101010101010101010101/f".to_owned(), Some(1))
+        );
+        assert_eq!(named(None, &[member(1, "f"), member(2, "g")]), ("f`, `g".to_owned(), None));
     }
 }

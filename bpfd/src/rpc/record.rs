@@ -21,7 +21,7 @@ impl Context {
     pub(super) async fn recorded<T, E>(
         &self,
         owner: Owner,
-        plan: String,
+        change: String,
         work: impl Future<Output = Result<T, E>> + Send + 'static,
     ) -> Result<Result<T, E>, Status>
     where
@@ -30,7 +30,7 @@ impl Context {
     {
         let operation = OpId(Uuid::new_v4());
         let begin = move |engine: &mut Engine<HostKernel>| {
-            engine.audit().write(&Record::Begin { operation, owner: &owner, plan })
+            engine.audit().write(&Record::Begin { operation, owner: &owner, changes: &[change], plan: None })
         };
         let begun = self.engine.call(begin).await.map_err(|error| status::engine("cannot begin", error))?;
         begun.map_err(|error| status::execute("cannot begin", &ExecuteError::Audit(error)))?;
@@ -54,9 +54,9 @@ impl Context {
     ///
     /// # Errors
     /// The outer one: it is not on record, and so was not tried.
-    pub async fn reload_policy(&self, owner: Owner, plan: &str) -> Result<Result<Arc<InForce>, TrustError>, Status> {
+    pub async fn reload_policy(&self, owner: Owner, change: &str) -> Result<Result<Arc<InForce>, TrustError>, Status> {
         let trust = self.trust.clone();
         let reload = async move { tokio::task::block_in_place(|| trust.reload()) };
-        self.recorded(owner, plan.to_owned(), reload).await
+        self.recorded(owner, change.to_owned(), reload).await
     }
 }

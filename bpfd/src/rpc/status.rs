@@ -148,6 +148,9 @@ pub(super) fn engine(message: &str, error: EngineError) -> Refusal {
             Refusal::new(ErrorReason::KernelError, message).cause(chain(&error))
         }
         EngineError::Store(_) => Refusal::new(ErrorReason::ResourceExhausted, message).cause(chain(&error)),
+        EngineError::Reused(_) => Refusal::new(ErrorReason::RequestIdReused, message)
+            .cause(error.to_string())
+            .hint("each request wants a UUID of its own; only the same request again has the same one"),
         EngineError::Repair(_) => Refusal::new(ErrorReason::KernelError, message)
             .cause(chain(&error))
             .hint("the last change was broken off; `bpfctl doctor` says what is left, a restart of bpfd tries again"),

@@ -1,4 +1,4 @@
--- Layout 1 of /var/lib/bpfd/state.db; spec/state.md explains it.
+-- Layout 2 of /var/lib/bpfd/state.db; spec/state.md explains it.
 CREATE TABLE counters (
   name  TEXT PRIMARY KEY,
   value INTEGER NOT NULL
@@ -48,11 +48,12 @@ CREATE TABLE steps (
   PRIMARY KEY (operation, step)
 ) STRICT;
 
--- What a request was answered with, for callers that repeat it; kept for a day.
+-- What a request was answered with, for callers that repeat it, and a hash of what it had asked for; kept for a day.
 CREATE TABLE answers (
   request_id TEXT NOT NULL,
   owner      INTEGER NOT NULL,
   at         INTEGER NOT NULL,
   body       TEXT NOT NULL,
+  asked      TEXT NOT NULL,
   PRIMARY KEY (owner, request_id)
 ) STRICT;

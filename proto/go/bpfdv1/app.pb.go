@@ -300,7 +300,8 @@ func (x *UploadObjectResponse) GetSize() uint64 {
 type LoadRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A UUID of the caller's making. A repeated request with the same id gets the
-	// first one's answer and has no second effect. Kept for 24 hours.
+	// first one's answer and has no second effect. Kept for 24 hours; the same id
+	// with another request is refused, REQUEST_ID_REUSED.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Do everything up to the kernel's verification, keep nothing.
 	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`

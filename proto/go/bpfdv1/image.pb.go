@@ -89,7 +89,8 @@ func (PullPolicy) EnumDescriptor() ([]byte, []int) {
 // What to pull.
 type PullRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A UUID of the caller's making; see LoadRequest.request_id.
+	// A UUID of the caller's making, or empty. It is not kept: sent again, the
+	// request is done again.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// HOST[:PORT]/REPOSITORY[:TAG][@DIGEST].
 	Reference string `protobuf:"bytes,2,opt,name=reference,proto3" json:"reference,omitempty"`
@@ -944,7 +945,8 @@ func (x *VerifyImageResponse) GetDigest() string {
 // Which images to remove.
 type RemoveImagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A UUID of the caller's making; see LoadRequest.request_id.
+	// A UUID of the caller's making, or empty. It is not kept: sent again, the
+	// request is done again.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Say what would happen; change nothing.
 	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`

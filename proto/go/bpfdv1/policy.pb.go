@@ -26,7 +26,8 @@ const (
 // A key to trust.
 type AddTrustRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A UUID of the caller's making; see LoadRequest.request_id.
+	// A UUID of the caller's making, or empty. It is not kept: sent again, the
+	// request is done again.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// Say what would happen; change nothing.
 	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
@@ -163,7 +164,8 @@ func (x *AddTrustResponse) GetKeySha256() string {
 // Read the policy again.
 type ReloadPolicyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A UUID of the caller's making; see LoadRequest.request_id.
+	// A UUID of the caller's making, or empty. It is not kept: sent again, the
+	// request is done again.
 	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

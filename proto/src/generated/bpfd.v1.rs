@@ -315,7 +315,8 @@ impl Phase {
 /// What to pull.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PullRequest {
-    /// A UUID of the caller's making; see LoadRequest.request_id.
+    /// A UUID of the caller's making, or empty. It is not kept: sent again, the
+    /// request is done again.
     #[prost(string, tag = "1")]
     pub request_id: ::prost::alloc::string::String,
     /// HOST\[:PORT\]/REPOSITORY[:TAG][@DIGEST].
@@ -620,7 +621,8 @@ impl ::prost::Name for VerifyImageResponse {
 /// Which images to remove.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveImagesRequest {
-    /// A UUID of the caller's making; see LoadRequest.request_id.
+    /// A UUID of the caller's making, or empty. It is not kept: sent again, the
+    /// request is done again.
     #[prost(string, tag = "1")]
     pub request_id: ::prost::alloc::string::String,
     /// Say what would happen; change nothing.
@@ -2039,7 +2041,8 @@ impl ::prost::Name for UploadObjectResponse {
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LoadRequest {
     /// A UUID of the caller's making. A repeated request with the same id gets the
-    /// first one's answer and has no second effect. Kept for 24 hours.
+    /// first one's answer and has no second effect. Kept for 24 hours; the same id
+    /// with another request is refused, REQUEST_ID_REUSED.
     #[prost(string, tag = "1")]
     pub request_id: ::prost::alloc::string::String,
     /// Do everything up to the kernel's verification, keep nothing.
@@ -4040,7 +4043,8 @@ impl ErrorReason {
 /// A key to trust.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AddTrustRequest {
-    /// A UUID of the caller's making; see LoadRequest.request_id.
+    /// A UUID of the caller's making, or empty. It is not kept: sent again, the
+    /// request is done again.
     #[prost(string, tag = "1")]
     pub request_id: ::prost::alloc::string::String,
     /// Say what would happen; change nothing.
@@ -4089,7 +4093,8 @@ impl ::prost::Name for AddTrustResponse {
 /// Read the policy again.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReloadPolicyRequest {
-    /// A UUID of the caller's making; see LoadRequest.request_id.
+    /// A UUID of the caller's making, or empty. It is not kept: sent again, the
+    /// request is done again.
     #[prost(string, tag = "1")]
     pub request_id: ::prost::alloc::string::String,
 }

@@ -47,7 +47,7 @@ fn a_layer_of_200_mib_of_zeros_is_refused() {
     let images = Images::new();
     images.registry.put_zeros("open/zeros").unwrap();
     assert_snapshot!(images.refuses(1, "registry/open/zeros"), @"
-    error: the image's layer holds no object
+    error: cannot take the object from the image's layer
     cause: decompression bomb: a layer of 954458 bytes decodes to more than 33554432
     hint: build it with `bpfctl image build`
     ");
@@ -58,7 +58,7 @@ fn a_layer_with_two_objects_is_refused() {
     let images = Images::new();
     images.publish("open/app", &layer(&images.host, "cp bytecode.bpf.o second.bpf.o"));
     assert_snapshot!(images.refuses(1, "registry/open/app:1"), @"
-    error: the image's layer holds no object
+    error: cannot take the object from the image's layer
     cause: layer has two ELF files, `bytecode.bpf.o` and `second.bpf.o`: an image carries one object
     hint: build it with `bpfctl image build`
     ");
@@ -69,7 +69,7 @@ fn a_layer_with_a_symlink_is_refused() {
     let images = Images::new();
     images.publish("open/app", &layer(&images.host, "mv bytecode.bpf.o z; ln -s /etc/shadow bytecode.bpf.o"));
     assert_snapshot!(images.refuses(1, "registry/open/app:1"), @"
-    error: the image's layer holds no object
+    error: cannot take the object from the image's layer
     cause: tar entry `bytecode.bpf.o` is a symlink or hard link: a layer has only regular files and directories
     hint: build it with `bpfctl image build`
     ");
@@ -189,14 +189,17 @@ fn an_image_that_the_policy_refuses_is_on_record() {
     let ask = || images.host.bpfctl_as_member(&format!("load -q --image {reference} xdp -i uplink"));
     images.refused(6, ask);
     images.sign("team/app", &images.key);
-    // The control: what is let through is no refusal.
+    // The control: what is let through is no refusal, and says whose word was taken for it.
     images.host.bpfctl(&format!("load -q --image {reference} xdp -i uplink")).ok();
+    let let_through = format!("image `{reference}`, {digest}, signed by `ci`");
+    let says = |record: &Value| record["changes"][0].as_str().is_some_and(|load| load.ends_with(&let_through));
+    assert!(images.records().iter().any(says), "{:?}", images.records());
     images.host.bpfctl("unload app").ok();
     // From the store, where nobody is asked.
     fs::write(images.host.path("/run/case/etc/bpfd/policy.toml"), "version = 1\n").unwrap();
     images.host.shell(&format!("kill -HUP {}", images.host.pid()));
     let reloads = |records: &Vec<Value>| {
-        let begun = records.iter().any(|record| record["plan"] == "read the policy again, by a signal");
+        let begun = records.iter().any(|record| record["changes"][0] == "read the policy again, by a signal");
         begun && records.last().is_some_and(|last| last["record"] == "end")
     };
     assert!(reloads(&eventually(|| images.records(), reloads)));

@@ -1,0 +1,57 @@
+//! What changes do, in the words that people use for apps, links and images: for records that must still say something when the rows
+//! are gone.
+//!
+//! This file must never decide anything.
+
+use crate::hook::Placement;
+use crate::state::{App, Change, Link, Source, State};
+
+/// A sentence for each change, with the identities that its steps go by. Texts that come from callers are those of typed names, or
+/// printable.
+pub fn describe(before: &State, after: &State, changes: &[Change]) -> Vec<String> {
+    let told = |change: &Change| match change {
+        Change::Load(app) => load(after.apps.get(&app.uid).unwrap_or(app)),
+        Change::Attach(link) => format!("attach {}", placed(after, link)),
+        Change::Update { link, .. } => match after.links.get(link) {
+            Some(link) => format!("move {}", placed(after, link)),
+            None => format!("move link {link}"),
+        },
+        Change::Detach(link) => match before.links.get(link) {
+            Some(link) => format!("detach {}", placed(before, link)),
+            None => format!("detach link {link}"),
+        },
+        Change::Unload(uid) => match before.apps.get(uid) {
+            Some(app) => format!("unload app {}", named(app)),
+            None => format!("unload app {uid}"),
+        },
+    };
+    changes.iter().map(told).collect()
+}
+
+fn named(app: &App) -> String {
+    format!("`{}` ({})", app.name, app.uid)
+}
+
+fn load(app: &App) -> String {
+    let source = match &app.source {
+        Source::Image { reference, digest, signers } => {
+            let signed = match signers.as_slice() {
+                [] => "unsigned".to_owned(),
+                signers => format!("signed by `{}`", signers.join("`, `")),
+            };
+            format!("image `{reference}`, {digest}, {signed}")
+        }
+        Source::Upload => "uploaded".to_owned(),
+    };
+    format!("load app {}: object sha256:{}, {source}", named(app), app.object)
+}
+
+/// A link with its place among others.
+fn placed(state: &State, link: &Link) -> String {
+    let name = state.link_name(link);
+    let place = match &link.placement {
+        Placement::Chain { priority, proceed_on, .. } => format!(": priority {priority}, proceed-on {{{proceed_on}}}"),
+        Placement::Tracepoint(_) => String::new(),
+    };
+    format!("link `{name}` ({}){place}", link.uid)
+}

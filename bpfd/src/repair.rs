@@ -1,0 +1,315 @@
+//! Makes the kernel what the database says: after a crash, at every start, and when something changed in the kernel. What one app, link
+//! or interface cannot have is reported, and the others have theirs.
+//!
+//! Only the engine's thread runs this. It must never decide what to do: plans come from `bpfd_core::plan`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bpfd_core::ident::{AppUid, BootId, LinkUid, TopUid, Uids};
+use bpfd_core::journal::{Verdict, recover};
+use bpfd_core::kernel::{Kernel, ObserveError, Observed, Step, StepError};
+use bpfd_core::order;
+use bpfd_core::plan::{Plan, converge, converge_chains, reached};
+use bpfd_core::state::State;
+
+use crate::audit::Record;
+use crate::execute::{Hands, RACES};
+use crate::fail_points::point;
+use crate::store::{Outcome, StoreError};
+
+/// What repair did.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub struct Repaired {
+    /// Whether a broken-off operation was found, and how it ended.
+    pub recovered: Option<Recovered>,
+    /// Steps taken, as text.
+    pub steps: Vec<String>,
+    /// What could not be had, in a sentence each.
+    pub failures: Vec<String>,
+    /// Links whose program did not go into what runs their chain, and why: the others run without them.
+    pub barred: BTreeMap<LinkUid, String>,
+    /// Those of them that may go in next time: what was in the way is not said to be theirs.
+    pub passing: BTreeSet<LinkUid>,
+}
+
+impl Repaired {
+    /// The barred links that are barred until they are tried again.
+    pub fn lasting(&self) -> BTreeMap<LinkUid, String> {
+        let lasting = self.barred.iter().filter(|(link, _)| !self.passing.contains(link));
+        lasting.map(|(link, why)| (*link, why.clone())).collect()
+    }
+}
+
+/// How a broken-off operation ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Recovered {
+    /// Its changes hold.
+    Forward,
+    /// It never happened.
+    Back,
+}
+
+/// Why repair could not even begin.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The kernel could not be read.
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    /// The in-memory kernel died.
+    #[error("the process died")]
+    Died,
+}
+
+/// Makes the kernel what the database says, after whatever happened: ends a broken-off operation, loads apps whose pins are gone,
+/// rebuilds chains, sweeps what no row knows. Taken twice, the second finds nothing to do. Gives what it saw last, too: what comes
+/// after that is news.
+pub fn repair<K: Kernel>(
+    hands: &mut Hands<'_, K>,
+    boot: BootId,
+    uids: &mut dyn Uids,
+) -> Result<(State, Observed, Repaired), RepairError> {
+    let mut repaired = Repaired::default();
+    let mut state = hands.store.state()?;
+    let open = hands.store.open_operation()?;
+    let chains = state.chains().into_iter().chain(open.iter().flat_map(|(operation, _)| operation.chains())).collect();
+    let mut observed = hands.kernel.observe(&chains)?;
+    let mut verdict = open.as_ref().map(|(operation, _)| {
+        recover(&state, &observed, operation).unwrap_or_else(|error| {
+            // Undone before, and nobody could write that down; the state went on without it.
+            repaired.failures.push(format!("an operation of the journal was let go: {error}"));
+            Verdict::Back
+        })
+    });
+    let reloaded = loop {
+        let target = match &verdict {
+            Some(Verdict::Forward(target)) => target.clone(),
+            Some(Verdict::Back) | None => state.clone(),
+        };
+        let mut gone = BTreeSet::new();
+        let reloaded = reload(hands, &target, &observed, &mut gone, &mut repaired)?;
+        let rows = with_apps_of(&state, &reloaded);
+        if rows != state {
+            hands.store.replace(boot, &state, &rows)?;
+            state = rows;
+        }
+        let wanted = reachable(&reloaded, &gone);
+        let mut races = 0;
+        loop {
+            observed.barred.clone_from(&repaired.barred);
+            let tried = carry_out(hands, &converge(&wanted, &observed, uids), &observed, &mut repaired)?;
+            if !tried.again(&mut races) {
+                repaired.failures.extend(tried.failed);
+                break;
+            }
+            observed = hands.kernel.observe(&chains)?;
+        }
+        if !matches!(verdict, Some(Verdict::Forward(_))) {
+            break reloaded;
+        }
+        observed = hands.kernel.observe(&chains)?;
+        observed.barred.clone_from(&repaired.barred);
+        if reached(&wanted, &observed) {
+            break reloaded;
+        }
+        // What the kernel would not let go keeps its rows: without them nobody would look at its chain again.
+        verdict = Some(Verdict::Back);
+    };
+    // Last: killed before, the next start finds the operation again, and with it every chain that it may have touched.
+    if let (Some((operation, _)), Some(verdict)) = (&open, &verdict) {
+        point("repair-verdict-before");
+        let (recovered, result) = match verdict {
+            Verdict::Forward(_) => {
+                let outcome = Outcome::of(&state, &reloaded, &operation.changes);
+                hands.store.commit(operation, &state, &reloaded, &outcome)?;
+                (Recovered::Forward, "done, by a repair")
+            }
+            Verdict::Back => {
+                hands.store.abandon(operation.id)?;
+                (Recovered::Back, "undone, by a repair")
+            }
+        };
+        repaired.recovered = Some(recovered);
+        point("repair-verdict-after");
+        let ended = Record::End { operation: operation.id, result };
+        hands.audit.write(&ended).unwrap_or_else(|error| tracing::error!(%error, "audit log: no end record"));
+    }
+    Ok((reloaded, observed, repaired))
+}
+
+/// The rows, with their apps as they were loaded again.
+fn with_apps_of(state: &State, reloaded: &State) -> State {
+    let mut rows = state.clone();
+    for (uid, app) in &mut rows.apps {
+        if let Some(again) = reloaded.apps.get(uid) {
+            app.clone_from(again);
+        }
+    }
+    rows
+}
+
+/// Takes the steps of `first`, makes the observed chains what `state` says, and sweeps. Not journalled: broken off, the next start does
+/// the rest.
+pub fn settle<K: Kernel>(
+    hands: &mut Hands<'_, K>,
+    first: &Plan,
+    state: &State,
+    observed: &Observed,
+    uids: &mut dyn Uids,
+    repaired: &mut Repaired,
+) -> Result<Tried, RepairError> {
+    let Tried { mut failed, mut raced, mut barred } = carry_out(hands, first, observed, repaired)?;
+    let rest = carry_out(hands, &converge_chains(state, observed, &[], uids), observed, repaired)?;
+    failed.extend(rest.failed);
+    raced |= rest.raced;
+    barred |= rest.barred;
+    Ok(Tried { failed, raced, barred })
+}
+
+/// Stages every app that the kernel has no longer; their programs have new tags and load times.
+fn reload<K: Kernel>(
+    hands: &mut Hands<'_, K>,
+    state: &State,
+    observed: &Observed,
+    gone: &mut BTreeSet<AppUid>,
+    repaired: &mut Repaired,
+) -> Result<State, RepairError> {
+    let mut reloaded = state.clone();
+    for app in reloaded.apps.values_mut().filter(|app| !observed.apps.contains_key(&app.uid)) {
+        match hands.kernel.prepare(app.uid, &order::recipe(app)) {
+            Ok(programs) => app.loaded_again(&programs),
+            Err(StepError::Died) => return Err(RepairError::Died),
+            Err(error) => {
+                repaired.failures.push(format!("app `{}`: {error}", app.name));
+                gone.insert(app.uid);
+            }
+        }
+    }
+    Ok(reloaded)
+}
+
+/// The state without the apps that cannot be loaded: the rest of each chain runs without them.
+fn reachable(state: &State, gone: &BTreeSet<AppUid>) -> State {
+    let mut reachable = state.clone();
+    reachable.apps.retain(|uid, _| !gone.contains(uid));
+    reachable.links.retain(|_, link| !gone.contains(&link.app));
+    reachable
+}
+
+/// How the steps of a repair went.
+#[derive(Debug)]
+pub struct Tried {
+    /// Steps that failed, in a sentence each; those of links that are barred from now on are in `Repaired::failures`.
+    pub failed: Vec<String>,
+    /// Somebody else was faster.
+    raced: bool,
+    /// Some link is barred from now on.
+    barred: bool,
+}
+
+impl Tried {
+    /// Whether nothing is to be planned anew.
+    pub fn whole(&self) -> bool {
+        !self.raced && !self.barred
+    }
+
+    /// Whether it is to be planned anew, with the races so far: after each link that is barred, and ten times after a race.
+    pub fn again(&self, races: &mut u32) -> bool {
+        *races += u32::from(self.raced && !self.barred);
+        self.barred || self.raced && *races <= RACES
+    }
+}
+
+/// Takes the steps of a repair. A step that fails takes those that need it along; the others go on.
+fn carry_out<K: Kernel>(
+    hands: &mut Hands<'_, K>,
+    plan: &Plan,
+    observed: &Observed,
+    repaired: &mut Repaired,
+) -> Result<Tried, RepairError> {
+    let running = observed.running();
+    let mut copyless: BTreeSet<LinkUid> = BTreeSet::new();
+    let mut lost: BTreeSet<TopUid> = BTreeSet::new();
+    let mut unswapped = false;
+    let mut tried = Tried { failed: Vec::new(), raced: false, barred: false };
+    for step in &plan.steps {
+        let needs = match step {
+            // Left attached by a swap that did not happen, a generation keeps its pins.
+            Step::PinTop(top) | Step::Swap { to: Some(top), .. } | Step::UnpinTop(top) => Some(*top),
+            Step::BuildTop { .. }
+            | Step::PinApp(_)
+            | Step::LoadExt { .. }
+            | Step::UnpinExt(_)
+            | Step::Adopt { .. }
+            | Step::DropTop(_)
+            | Step::AttachLink { .. }
+            | Step::DetachLink(_)
+            | Step::Swap { to: None, .. }
+            | Step::UnpinApp(_) => None,
+        };
+        let stays = match step {
+            Step::Swap { from: Some(live), .. } => Some(live.top),
+            _ => None,
+        };
+        // A copy whose pin went while it runs would be nobody's.
+        let may_run = unswapped && matches!(step, Step::UnpinExt(_));
+        if let Step::BuildTop { top, content, .. } = step
+            && content.members().iter().any(|member| copyless.contains(&member.link))
+        {
+            lost.insert(*top);
+            continue;
+        }
+        if may_run || needs.is_some_and(|top| lost.contains(&top)) {
+            unswapped |= matches!(step, Step::Swap { .. });
+            lost.extend(stays);
+            continue;
+        }
+        point(&format!("repair-{}-before", step.verb()));
+        match hands.kernel.step(step) {
+            Ok(_) => repaired.steps.push(step.to_string()),
+            Err(StepError::Died) => return Err(RepairError::Died),
+            Err(error) => {
+                unswapped |= matches!(step, Step::Swap { .. });
+                let told = format!("{step}: {error}");
+                if let Step::LoadExt { member, .. } = step {
+                    copyless.insert(member.link);
+                }
+                tried.raced |= matches!(error, StepError::Raced(_));
+                // What runs, if in another form, is left running.
+                match to_blame(step, &error).filter(|link| !running.contains(link)) {
+                    Some(link) if repaired.barred.insert(link, error.to_string()).is_none() => {
+                        tried.barred = true;
+                        repaired.failures.push(told);
+                        if !is_the_programs(&error) {
+                            repaired.passing.insert(link);
+                        }
+                    }
+                    Some(_) | None => tried.failed.push(told),
+                }
+                if let Step::BuildTop { top, .. } | Step::PinTop(top) = step {
+                    lost.insert(*top);
+                }
+                lost.extend(stays);
+            }
+        }
+        point(&format!("repair-{}-after", step.verb()));
+    }
+    Ok(tried)
+}
+
+/// The link without which the rest of its chain can be had.
+fn to_blame(step: &Step, error: &StepError) -> Option<LinkUid> {
+    match (step, error) {
+        (_, StepError::Raced(_) | StepError::NoInterface(_) | StepError::Died) => None,
+        (Step::LoadExt { member, .. }, _) => Some(member.link),
+        (Step::BuildTop { .. }, StepError::CannotFuse { link, .. }) => *link,
+        _ => None,
+    }
+}
+
+/// Whether it will be so next time too: memory and room on the bpffs come and go.
+fn is_the_programs(error: &StepError) -> bool {
+    matches!(error, StepError::Verifier { .. } | StepError::Object { .. } | StepError::CannotFuse { .. })
+}
