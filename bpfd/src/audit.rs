@@ -95,6 +95,12 @@ pub trait AuditSink {
         self.write(&Record::Intent { operation, step: step.to_string() })
     }
 
+    /// The record after an operation. It is done, or not, whatever becomes of this.
+    fn ended(&mut self, operation: OpId, result: &str) {
+        let written = self.write(&Record::End { operation, result });
+        written.unwrap_or_else(|error| tracing::error!(%error, "audit log: no end record"));
+    }
+
     /// The record of a refusal.
     fn denied(&mut self, denied: &Denied) -> io::Result<()> {
         self.write(&record(denied, None))

@@ -93,8 +93,7 @@ pub fn execute<K: Kernel>(
     }
     point("journal-commit-after");
     clean(hands, operation, cleaning);
-    let ended = Record::End { operation: *id, result: "done" };
-    hands.audit.write(&ended).unwrap_or_else(|error| tracing::error!(%error, "audit log: no end record"));
+    hands.audit.ended(*id, "done");
     Ok(())
 }
 
@@ -137,8 +136,7 @@ fn undo<K: Kernel>(
             return ExecuteError::Stuck { failed: failed.to_string(), step: step.to_string(), source };
         }
     }
-    let ended = Record::End { operation: operation.id, result: &failed.to_string() };
-    hands.audit.write(&ended).unwrap_or_else(|error| tracing::error!(%error, "audit log: no end record"));
+    hands.audit.ended(operation.id, &failed.to_string());
     point("journal-abandon-before");
     let abandoned = hands.store.abandon(operation.id);
     point("journal-abandon-after");

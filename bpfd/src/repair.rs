@@ -12,7 +12,6 @@ use bpfd_core::order;
 use bpfd_core::plan::{Plan, converge, converge_chains, reached};
 use bpfd_core::state::State;
 
-use crate::audit::Record;
 use crate::execute::{Hands, RACES};
 use crate::fail_points::point;
 use crate::store::{Outcome, StoreError};
@@ -133,8 +132,7 @@ pub fn repair<K: Kernel>(
         };
         repaired.recovered = Some(recovered);
         point("repair-verdict-after");
-        let ended = Record::End { operation: operation.id, result };
-        hands.audit.write(&ended).unwrap_or_else(|error| tracing::error!(%error, "audit log: no end record"));
+        hands.audit.ended(operation.id, result);
     }
     Ok((reloaded, observed, repaired))
 }
@@ -192,9 +190,8 @@ fn reload<K: Kernel>(
 
 /// The state without the apps that cannot be loaded: the rest of each chain runs without them.
 fn reachable(state: &State, gone: &BTreeSet<AppUid>) -> State {
-    let mut reachable = state.clone();
+    let mut reachable = state.without_links(|link| gone.contains(&link.app));
     reachable.apps.retain(|uid, _| !gone.contains(uid));
-    reachable.links.retain(|_, link| !gone.contains(&link.app));
     reachable
 }
 

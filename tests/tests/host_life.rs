@@ -203,11 +203,12 @@ fn what_is_broken_by_hand_is_found_by_doctor() {
     let mut host = three();
     let pins = host.path("/run/case/sys/fs/bpf/bpfd/v1");
     // The news of what was loaded may come now, and a look sweeps what no row knows: then it is made again.
-    let made = || {
-        fs::create_dir_all(pins.join("0123456789abcdef0123456789abcdef")).unwrap();
+    let make = || fs::create_dir_all(pins.join("0123456789abcdef0123456789abcdef")).unwrap();
+    let doctor = || {
+        make();
         host.bpfctl("doctor")
     };
-    assert_snapshot!(eventually(made, |found| found.code == 12).stable(), @"
+    assert_snapshot!(eventually(doctor, |found| found.code == 12).stable(), @"
     $ bpfctl doctor
     STATUS  CHECK             FOUND
     ok      xdp-chain-mode    MODE
@@ -218,11 +219,11 @@ fn what_is_broken_by_hand_is_found_by_doctor() {
     K11: restart bpfd: start-up repairs what it can
     --- exit 12
     ");
-    let made = || {
-        fs::create_dir_all(pins.join("0123456789abcdef0123456789abcdef")).unwrap();
+    let findings = || {
+        make();
         host.findings()
     };
-    assert!(!eventually(made, |found| !found.is_empty()).is_empty());
+    assert!(!eventually(findings, |found| !found.is_empty()).is_empty());
     host.stop();
     host.start();
     host.check();

@@ -354,8 +354,7 @@ fn refuse(target: &State, observed: &Observed, chain: &ChainKey, changes: &[Chan
             Err(PlanError::Foreign { chain: chain.clone(), holder, driven: *driven })
         }
         Some(ObservedChain { driven, .. }) => {
-            // What is left out does not drive it.
-            let modes = modes(&target.without_links(|link| observed.barred.contains_key(&link.uid)), chain);
+            let modes = modes(target, observed, chain);
             match (modes.iter().find(|mode| **mode != XdpMode::Auto), driven) {
                 _ if modes.contains(&XdpMode::Native) && modes.contains(&XdpMode::Generic) => {
                     Err(PlanError::MixedModes(chain.clone()))
@@ -375,9 +374,11 @@ const DISPATCHER: &str = "xdp_dispatcher";
 /// The version that libxdp 1.3 to 1.5 write and later ones read: for an interface that has no dispatcher yet.
 const NEW_DISPATCHER: u8 = 2;
 
-fn modes(state: &State, chain: &ChainKey) -> BTreeSet<XdpMode> {
+/// The modes that a chain's links ask for; one that is left out does not drive it.
+fn modes(state: &State, observed: &Observed, chain: &ChainKey) -> BTreeSet<XdpMode> {
     order::ordered(state, chain)
         .into_iter()
+        .filter(|link| !observed.barred.contains_key(&link.uid))
         .filter_map(|link| match &link.placement {
             Placement::Chain { mode, .. } => Some(*mode),
             Placement::Tracepoint(_) => None,
@@ -418,7 +419,7 @@ fn chain_steps(
             None => Some(live.top),
         },
     };
-    let asked = modes(target, chain).into_iter().find(|mode| *mode != XdpMode::Auto);
+    let asked = modes(target, observed, chain).into_iter().find(|mode| *mode != XdpMode::Auto);
     let mode = driven.or(asked).unwrap_or_default();
     let mut build = Vec::new();
     if let Live::Dispatcher(LiveDispatcher { top, .. }) = live

@@ -38,10 +38,7 @@ impl Context {
         let working = tokio::spawn(async move {
             let done = work.await;
             let result = done.as_ref().map_or_else(|error| chain(error), |_| "done".to_owned());
-            let end = move |engine: &mut Engine<HostKernel>| {
-                let written = engine.audit().write(&Record::End { operation, result: &result });
-                written.unwrap_or_else(|error| tracing::error!(%error, "audit log: no end record"));
-            };
+            let end = move |engine: &mut Engine<HostKernel>| engine.audit().ended(operation, &result);
             if !engine.post(end) {
                 tracing::error!("audit log: no end record, the engine has stopped");
             }
