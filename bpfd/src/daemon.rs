@@ -176,7 +176,7 @@ async fn serve(context: Arc<rpc::Context>, listeners: Vec<UnixListener>) -> Resu
             match reloading.reload_policy(Principal::daemon().owner(), "read the policy again, by a signal").await {
                 Ok(Ok(_)) => tracing::info!("policy read again"),
                 Ok(Err(error)) => {
-                    tracing::error!(error = crate::causes::chain(&error), "the old policy stays in force");
+                    tracing::error!(error = crate::causes::error_chain(&error), "the old policy stays in force");
                 }
                 Err(status) => tracing::error!(error = status.message(), "the policy is not read again"),
             }

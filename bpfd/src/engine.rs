@@ -22,8 +22,8 @@ use bpfd_core::state::{Change, State};
 use tokio::sync::watch;
 
 use crate::audit::AuditSink;
-use crate::execute::{ExecuteError, Hands, RACES, execute};
-use crate::repair::{RepairError, Repaired, Tried, repair, settle};
+use crate::execute::{ExecuteError, Executor, RACES, execute};
+use crate::repair::{RepairError, Repaired, Attempt, repair, settle};
 use crate::store::{Earlier, Outcome, Store, StoreError};
 
 pub use handle::{EngineHandle, StartError};
@@ -121,8 +121,8 @@ impl<K: Kernel> Engine<K> {
         boot: BootId,
         mut uids: Box<dyn Uids + Send>,
     ) -> Result<(Self, Repaired), RepairError> {
-        let mut hands = Hands { kernel: &mut kernel, store: &mut store, audit: audit.as_mut() };
-        let (state, seen, repaired) = repair(&mut hands, boot, uids.as_mut())?;
+        let mut executor = Executor { kernel: &mut kernel, store: &mut store, audit: audit.as_mut() };
+        let (state, seen, repaired) = repair(&mut executor, boot, uids.as_mut())?;
         let (published, _) = watch::channel(Arc::new(Snapshot::default()));
         let (settled, barred, unrepaired) = (interfaces(&seen), repaired.lasting(), false);
         let mut engine =
@@ -164,9 +164,9 @@ impl<K: Kernel> Engine<K> {
         let mut repaired = Repaired::default();
         let mut races = 0;
         loop {
-            let tried = self.settle_once(&mut repaired)?;
-            if !tried.again(&mut races) {
-                repaired.failures.extend(tried.failed);
+            let attempt = self.settle_once(&mut repaired)?;
+            if !attempt.again(&mut races) {
+                repaired.failures.extend(attempt.failed);
                 break;
             }
             tracing::info!(races, "planned anew: somebody else changed a hook, or a program does not go into one");
@@ -177,7 +177,7 @@ impl<K: Kernel> Engine<K> {
     }
 
     /// One look, and what it asks for.
-    fn settle_once(&mut self, repaired: &mut Repaired) -> Result<Tried, RepairError> {
+    fn settle_once(&mut self, repaired: &mut Repaired) -> Result<Attempt, RepairError> {
         let mut observed = self.kernel.observe(&self.state.chains())?;
         let now = interfaces(&observed);
         let (came, stayed) = std::mem::take(&mut observed.chains).into_iter().partition(|(chain, seen)| {
@@ -191,14 +191,14 @@ impl<K: Kernel> Engine<K> {
         self.barred.retain(|link, _| here(link).is_some_and(|chain| !observed.chains.contains_key(chain)));
         self.barred.extend(repaired.barred.clone());
         observed.barred.clone_from(&self.barred);
-        let mut hands = Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
-        let tried = settle(&mut hands, &adoptions, &self.state, &observed, self.uids.as_mut(), repaired)?;
+        let mut executor = Executor { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
+        let attempt = settle(&mut executor, &adoptions, &self.state, &observed, self.uids.as_mut(), repaired)?;
         self.barred.extend(repaired.barred.clone());
         // What came is to be dealt with until it was.
-        if tried.whole() {
+        if attempt.whole() {
             self.settled = now;
         }
-        Ok(tried)
+        Ok(attempt)
     }
 
     /// The state beside the kernel as it is now, with one more chain than the state has.
@@ -285,8 +285,8 @@ impl<K: Kernel> Engine<K> {
     /// Ends what was broken off, and makes the kernel what the state says.
     fn repair(&mut self) -> Result<(), RepairError> {
         self.unrepaired = true;
-        let mut hands = Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
-        let (state, seen, repaired) = repair(&mut hands, self.boot, self.uids.as_mut())?;
+        let mut executor = Executor { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
+        let (state, seen, repaired) = repair(&mut executor, self.boot, self.uids.as_mut())?;
         self.state = state;
         self.settled = interfaces(&seen);
         self.barred = repaired.lasting();
@@ -322,8 +322,8 @@ impl<K: Kernel> Engine<K> {
             changes: changes.to_vec(),
             plan,
         };
-        let mut hands = Hands { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
-        execute(&mut hands, &operation, &self.state, &after, &outcome)?;
+        let mut executor = Executor { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
+        execute(&mut executor, &operation, &self.state, &after, &outcome)?;
         self.state = after;
         // An interface that came elsewhere meanwhile is still to be dealt with, and one for which links are to be tried again.
         let barred = self.barred.keys().filter_map(|link| self.state.links.get(link)?.placement.chain());

@@ -46,7 +46,7 @@ pub enum ExecuteError {
 }
 
 /// The parts of the engine that an operation needs.
-pub struct Hands<'a, K: Kernel> {
+pub struct Executor<'a, K: Kernel> {
     /// The kernel.
     pub kernel: &'a mut K,
     /// The journal and the state's rows.
@@ -58,7 +58,7 @@ pub struct Hands<'a, K: Kernel> {
 /// Takes every step of an operation. On return it happened wholly, or not at all; `Died` (the in-memory kernel only) leaves what
 /// a crash leaves.
 pub fn execute<K: Kernel>(
-    hands: &mut Hands<'_, K>,
+    executor: &mut Executor<'_, K>,
     operation: &Operation,
     before: &State,
     after: &State,
@@ -66,62 +66,62 @@ pub fn execute<K: Kernel>(
 ) -> Result<(), ExecuteError> {
     let Operation { id, owner, changes, plan, .. } = operation;
     point("journal-begin-before");
-    hands.store.begin(operation)?;
+    executor.store.begin(operation)?;
     point("journal-begin-after");
     let changes = describe(before, after, changes);
     let begun =
         Record::Begin { operation: *id, owner, changes: &changes, plan: (!plan.is_empty()).then(|| plan.to_string()) };
-    if let Err(error) = hands.audit.write(&begun) {
-        hands.store.abandon(*id)?;
+    if let Err(error) = executor.audit.write(&begun) {
+        executor.store.abandon(*id)?;
         return Err(ExecuteError::Audit(error));
     }
 
     let (undoable, cleaning) = plan.steps.split_at_checked(plan.committed).unwrap_or((&plan.steps, &[]));
     let mut built = BTreeMap::new();
     for (index, step) in undoable.iter().enumerate() {
-        let taken = take(hands, operation, index, step, &mut built);
+        let taken = take(executor, operation, index, step, &mut built);
         let Err((error, done)) = taken else { continue };
         if matches!(error, ExecuteError::Step(StepError::Died)) {
             return Err(error);
         }
         let taken = undoable.get(..index + usize::from(done)).unwrap_or(undoable);
-        return Err(undo(hands, operation, taken, &built, error));
+        return Err(undo(executor, operation, taken, &built, error));
     }
     point("journal-commit-before");
-    if let Err(error) = hands.store.commit(operation, before, after, outcome) {
-        return Err(undo(hands, operation, undoable, &built, error.into()));
+    if let Err(error) = executor.store.commit(operation, before, after, outcome) {
+        return Err(undo(executor, operation, undoable, &built, error.into()));
     }
     point("journal-commit-after");
-    clean(hands, operation, cleaning);
-    hands.audit.ended(*id, "done");
+    clean(executor, operation, cleaning);
+    executor.audit.ended(*id, "done");
     Ok(())
 }
 
 /// One step with its records around it. The error says whether the step itself was done.
 fn take<K: Kernel>(
-    hands: &mut Hands<'_, K>,
+    executor: &mut Executor<'_, K>,
     operation: &Operation,
     index: usize,
     step: &Step,
     built: &mut BTreeMap<TopUid, KernelId>,
 ) -> Result<(), (ExecuteError, bool)> {
-    hands.audit.intent(operation.id, step).map_err(|error| (ExecuteError::Audit(error), false))?;
+    executor.audit.intent(operation.id, step).map_err(|error| (ExecuteError::Audit(error), false))?;
     point(&format!("step-{}-before", step.verb()));
-    let bound = hands.kernel.step(step).map_err(|error| (ExecuteError::Step(error), false))?;
+    let bound = executor.kernel.step(step).map_err(|error| (ExecuteError::Step(error), false))?;
     point(&format!("step-{}-after", step.verb()));
     let bound = match step {
         Step::BuildTop { top, .. } => bound.map(|program| (*top, program)),
         _ => None,
     };
     built.extend(bound);
-    hands.store.step_done(operation.id, index, bound).map_err(|error| (error.into(), true))?;
+    executor.store.step_done(operation.id, index, bound).map_err(|error| (error.into(), true))?;
     point("journal-step-after");
     Ok(())
 }
 
 /// Takes the steps back in reverse, then forgets the operation. What cannot be taken back stays in the journal.
 fn undo<K: Kernel>(
-    hands: &mut Hands<'_, K>,
+    executor: &mut Executor<'_, K>,
     operation: &Operation,
     taken: &[Step],
     built: &BTreeMap<TopUid, KernelId>,
@@ -130,15 +130,15 @@ fn undo<K: Kernel>(
     for step in taken.iter().rev() {
         let Some(back) = Plan::undo(step, built) else { continue };
         point(&format!("undo-{}-before", step.verb()));
-        let undone = hands.kernel.step(&back);
+        let undone = executor.kernel.step(&back);
         point(&format!("undo-{}-after", step.verb()));
         if let Err(source) = undone {
             return ExecuteError::Stuck { failed: failed.to_string(), step: step.to_string(), source };
         }
     }
-    hands.audit.ended(operation.id, &failed.to_string());
+    executor.audit.ended(operation.id, &failed.to_string());
     point("journal-abandon-before");
-    let abandoned = hands.store.abandon(operation.id);
+    let abandoned = executor.store.abandon(operation.id);
     point("journal-abandon-after");
     match abandoned {
         Ok(()) => failed,
@@ -150,12 +150,12 @@ fn undo<K: Kernel>(
 }
 
 /// The steps after the commit point. One that fails leaves pins that nothing uses; the next repair removes them.
-fn clean<K: Kernel>(hands: &mut Hands<'_, K>, operation: &Operation, steps: &[Step]) {
+fn clean<K: Kernel>(executor: &mut Executor<'_, K>, operation: &Operation, steps: &[Step]) {
     for step in steps {
         point(&format!("step-{}-before", step.verb()));
-        let audited = hands.audit.intent(operation.id, step);
+        let audited = executor.audit.intent(operation.id, step);
         audited.unwrap_or_else(|error| tracing::error!(%error, "audit log: no record of a clean-up step"));
-        if let Err(error) = hands.kernel.step(step) {
+        if let Err(error) = executor.kernel.step(step) {
             tracing::warn!(%error, %step, "left for the next repair");
         }
         point(&format!("step-{}-after", step.verb()));

@@ -12,7 +12,7 @@ use bpfd_core::order;
 use bpfd_core::plan::{Plan, converge, converge_chains, reached};
 use bpfd_core::state::State;
 
-use crate::execute::{Hands, RACES};
+use crate::execute::{Executor, RACES};
 use crate::fail_points::point;
 use crate::store::{Outcome, StoreError};
 
@@ -66,15 +66,15 @@ pub enum RepairError {
 /// rebuilds chains, sweeps what no row knows. Taken twice, the second finds nothing to do. Gives what it saw last, too: what comes
 /// after that is news.
 pub fn repair<K: Kernel>(
-    hands: &mut Hands<'_, K>,
+    executor: &mut Executor<'_, K>,
     boot: BootId,
     uids: &mut dyn Uids,
 ) -> Result<(State, Observed, Repaired), RepairError> {
     let mut repaired = Repaired::default();
-    let mut state = hands.store.state()?;
-    let open = hands.store.open_operation()?;
+    let mut state = executor.store.state()?;
+    let open = executor.store.open_operation()?;
     let chains = state.chains().into_iter().chain(open.iter().flat_map(|(operation, _)| operation.chains())).collect();
-    let mut observed = hands.kernel.observe(&chains)?;
+    let mut observed = executor.kernel.observe(&chains)?;
     let mut verdict = open.as_ref().map(|(operation, _)| {
         recover(&state, &observed, operation).unwrap_or_else(|error| {
             // Undone before, and nobody could write that down; the state went on without it.
@@ -88,27 +88,27 @@ pub fn repair<K: Kernel>(
             Some(Verdict::Back) | None => state.clone(),
         };
         let mut gone = BTreeSet::new();
-        let reloaded = reload(hands, &target, &observed, &mut gone, &mut repaired)?;
+        let reloaded = reload(executor, &target, &observed, &mut gone, &mut repaired)?;
         let rows = with_apps_of(&state, &reloaded);
         if rows != state {
-            hands.store.replace(boot, &state, &rows)?;
+            executor.store.replace(boot, &state, &rows)?;
             state = rows;
         }
         let wanted = reachable(&reloaded, &gone);
         let mut races = 0;
         loop {
             observed.barred.clone_from(&repaired.barred);
-            let tried = carry_out(hands, &converge(&wanted, &observed, uids), &observed, &mut repaired)?;
-            if !tried.again(&mut races) {
-                repaired.failures.extend(tried.failed);
+            let attempt = carry_out(executor, &converge(&wanted, &observed, uids), &observed, &mut repaired)?;
+            if !attempt.again(&mut races) {
+                repaired.failures.extend(attempt.failed);
                 break;
             }
-            observed = hands.kernel.observe(&chains)?;
+            observed = executor.kernel.observe(&chains)?;
         }
         if !matches!(verdict, Some(Verdict::Forward(_))) {
             break reloaded;
         }
-        observed = hands.kernel.observe(&chains)?;
+        observed = executor.kernel.observe(&chains)?;
         observed.barred.clone_from(&repaired.barred);
         if reached(&wanted, &observed) {
             break reloaded;
@@ -122,17 +122,17 @@ pub fn repair<K: Kernel>(
         let (recovered, result) = match verdict {
             Verdict::Forward(_) => {
                 let outcome = Outcome::of(&state, &reloaded, &operation.changes);
-                hands.store.commit(operation, &state, &reloaded, &outcome)?;
+                executor.store.commit(operation, &state, &reloaded, &outcome)?;
                 (Recovered::Forward, "done, by a repair")
             }
             Verdict::Back => {
-                hands.store.abandon(operation.id)?;
+                executor.store.abandon(operation.id)?;
                 (Recovered::Back, "undone, by a repair")
             }
         };
         repaired.recovered = Some(recovered);
         point("repair-verdict-after");
-        hands.audit.ended(operation.id, result);
+        executor.audit.ended(operation.id, result);
     }
     Ok((reloaded, observed, repaired))
 }
@@ -151,24 +151,24 @@ fn with_apps_of(state: &State, reloaded: &State) -> State {
 /// Takes the steps of `first`, makes the observed chains what `state` says, and sweeps. Not journalled: broken off, the next start does
 /// the rest.
 pub fn settle<K: Kernel>(
-    hands: &mut Hands<'_, K>,
+    executor: &mut Executor<'_, K>,
     first: &Plan,
     state: &State,
     observed: &Observed,
     uids: &mut dyn Uids,
     repaired: &mut Repaired,
-) -> Result<Tried, RepairError> {
-    let Tried { mut failed, mut raced, mut barred } = carry_out(hands, first, observed, repaired)?;
-    let rest = carry_out(hands, &converge_chains(state, observed, &[], uids), observed, repaired)?;
+) -> Result<Attempt, RepairError> {
+    let Attempt { mut failed, mut raced, mut barred } = carry_out(executor, first, observed, repaired)?;
+    let rest = carry_out(executor, &converge_chains(state, observed, &[], uids), observed, repaired)?;
     failed.extend(rest.failed);
     raced |= rest.raced;
     barred |= rest.barred;
-    Ok(Tried { failed, raced, barred })
+    Ok(Attempt { failed, raced, barred })
 }
 
 /// Stages every app that the kernel has no longer; their programs have new tags and load times.
 fn reload<K: Kernel>(
-    hands: &mut Hands<'_, K>,
+    executor: &mut Executor<'_, K>,
     state: &State,
     observed: &Observed,
     gone: &mut BTreeSet<AppUid>,
@@ -176,7 +176,7 @@ fn reload<K: Kernel>(
 ) -> Result<State, RepairError> {
     let mut reloaded = state.clone();
     for app in reloaded.apps.values_mut().filter(|app| !observed.apps.contains_key(&app.uid)) {
-        match hands.kernel.prepare(app.uid, &order::recipe(app)) {
+        match executor.kernel.prepare(app.uid, &order::recipe(app)) {
             Ok(programs) => app.loaded_again(&programs),
             Err(StepError::Died) => return Err(RepairError::Died),
             Err(error) => {
@@ -197,7 +197,7 @@ fn reachable(state: &State, gone: &BTreeSet<AppUid>) -> State {
 
 /// How the steps of a repair went.
 #[derive(Debug)]
-pub struct Tried {
+pub struct Attempt {
     /// Steps that failed, in a sentence each; those of links that are barred from now on are in `Repaired::failures`.
     pub failed: Vec<String>,
     /// Somebody else was faster.
@@ -206,7 +206,7 @@ pub struct Tried {
     barred: bool,
 }
 
-impl Tried {
+impl Attempt {
     /// Whether nothing is to be planned anew.
     pub fn whole(&self) -> bool {
         !self.raced && !self.barred
@@ -221,16 +221,16 @@ impl Tried {
 
 /// Takes the steps of a repair. A step that fails takes those that need it along; the others go on.
 fn carry_out<K: Kernel>(
-    hands: &mut Hands<'_, K>,
+    executor: &mut Executor<'_, K>,
     plan: &Plan,
     observed: &Observed,
     repaired: &mut Repaired,
-) -> Result<Tried, RepairError> {
+) -> Result<Attempt, RepairError> {
     let running = observed.running();
     let mut copyless: BTreeSet<LinkUid> = BTreeSet::new();
     let mut lost: BTreeSet<TopUid> = BTreeSet::new();
     let mut unswapped = false;
-    let mut tried = Tried { failed: Vec::new(), raced: false, barred: false };
+    let mut attempt = Attempt { failed: Vec::new(), raced: false, barred: false };
     for step in &plan.steps {
         let needs = match step {
             // Left attached by a swap that did not happen, a generation keeps its pins.
@@ -264,7 +264,7 @@ fn carry_out<K: Kernel>(
             continue;
         }
         point(&format!("repair-{}-before", step.verb()));
-        match hands.kernel.step(step) {
+        match executor.kernel.step(step) {
             Ok(_) => repaired.steps.push(step.to_string()),
             Err(StepError::Died) => return Err(RepairError::Died),
             Err(error) => {
@@ -273,17 +273,17 @@ fn carry_out<K: Kernel>(
                 if let Step::LoadExt { member, .. } = step {
                     copyless.insert(member.link);
                 }
-                tried.raced |= matches!(error, StepError::Raced(_));
+                attempt.raced |= matches!(error, StepError::Raced(_));
                 // What runs, if in another form, is left running.
                 match to_blame(step, &error).filter(|link| !running.contains(link)) {
                     Some(link) if repaired.barred.insert(link, error.to_string()).is_none() => {
-                        tried.barred = true;
+                        attempt.barred = true;
                         repaired.failures.push(told);
                         if !is_the_programs(&error) {
                             repaired.passing.insert(link);
                         }
                     }
-                    Some(_) | None => tried.failed.push(told),
+                    Some(_) | None => attempt.failed.push(told),
                 }
                 if let Step::BuildTop { top, .. } | Step::PinTop(top) = step {
                     lost.insert(*top);
@@ -293,7 +293,7 @@ fn carry_out<K: Kernel>(
         }
         point(&format!("repair-{}-after", step.verb()));
     }
-    Ok(tried)
+    Ok(attempt)
 }
 
 /// The link without which the rest of its chain can be had.

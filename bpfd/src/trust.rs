@@ -253,7 +253,7 @@ mod tests {
     }
 
     fn told(error: &TrustError, layout: &Layout) -> String {
-        crate::causes::chain(error).replace(&layout.etc.display().to_string(), "ETC")
+        crate::causes::error_chain(error).replace(&layout.etc.display().to_string(), "ETC")
     }
 
     const OPEN: &str = "version = 1\n[[image]]\nscope = \"r.example\"\nunsigned = \"allow\"\n";

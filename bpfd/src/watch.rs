@@ -31,7 +31,7 @@ use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{AtFlags, CWD, statat};
 use rustix::io::{Errno, retry_on_intr};
 
-use crate::causes::chain;
+use crate::causes::error_chain;
 use crate::engine::EngineHandle;
 use crate::kernel::HostKernel;
 use crate::repair::Repaired;
@@ -48,7 +48,7 @@ pub fn start(engine: EngineHandle<HostKernel>, workers: Workers, directory: Path
     let mounts = File::open("/proc/self/mountinfo")?;
     let alarm = Arc::new(Alarm(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
     let files = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-    let named = Named { directory, files, workers, ears: BTreeMap::new(), beyond: 0 };
+    let named = Named { directory, files, workers, listeners: BTreeMap::new(), beyond: 0 };
     thread::Builder::new().name("watch".to_owned()).spawn(move || {
         if let Err(error) = listen(own, named, &mounts, &alarm, &engine) {
             tracing::error!(%error, "interfaces are no longer watched: restart bpfd");
@@ -91,11 +91,11 @@ fn listen(
 fn wait(own: &LinkWatch, named: &Named, mounts: &File, alarm: &Alarm) -> io::Result<()> {
     let mut fds = vec![PollFd::new(own, PollFlags::IN), PollFd::new(&alarm.0, PollFlags::IN)];
     // Hosts that run containers mount often: without named links that is no reason to wake up.
-    if !named.ears.is_empty() {
+    if !named.listeners.is_empty() {
         fds.push(PollFd::new(mounts, PollFlags::PRI));
         fds.push(PollFd::new(&named.files, PollFlags::IN));
     }
-    fds.extend(named.ears.values().filter_map(Ear::watch).map(|watch| PollFd::new(watch, PollFlags::IN)));
+    fds.extend(named.listeners.values().filter_map(EventListener::watch).map(|watch| PollFd::new(watch, PollFlags::IN)));
     retry_on_intr(|| poll(&mut fds, None))?;
     drain(&alarm.0)?;
     drain(&named.files)
@@ -154,14 +154,14 @@ struct Named {
     files: OwnedFd,
     workers: Workers,
     /// One for each name that is followed, whether or not there is a namespace.
-    ears: BTreeMap<NetnsName, Ear>,
+    listeners: BTreeMap<NetnsName, EventListener>,
     /// How many names were too many when that was last told.
     beyond: usize,
 }
 
 /// What a name leads to, and what is heard from there.
 #[derive(Debug)]
-enum Ear {
+enum EventListener {
     /// No such name.
     Absent,
     /// A file, and no namespace: `ip netns add` makes the one before the other.
@@ -175,7 +175,7 @@ enum Ear {
 /// Device and inode. Those of a namespace are not used again while it lives, and our socket keeps it alive.
 type FileId = (u64, u64);
 
-impl Ear {
+impl EventListener {
     fn watch(&self) -> Option<&LinkWatch> {
         match self {
             Self::Listening(_, watch) => Some(watch),
@@ -196,11 +196,11 @@ impl Named {
     /// Whether anything was heard in any of them.
     fn heard(&mut self) -> bool {
         let mut any = false;
-        for (name, ear) in &mut self.ears {
-            let Ear::Listening(_, watch) = ear else { continue };
+        for (name, listener) in &mut self.listeners {
+            let EventListener::Listening(_, watch) = listener else { continue };
             any |= heard(watch).unwrap_or_else(|error| {
                 tracing::warn!(netns = %name, %error, "cannot hear of interfaces there");
-                *ear = Ear::Failed;
+                *listener = EventListener::Failed;
                 true
             });
         }
@@ -221,7 +221,7 @@ impl Named {
         if let Some(first_beyond) = names.iter().nth(NAMED_MAX).cloned() {
             names.split_off(&first_beyond);
         }
-        self.ears.retain(|name, _| names.contains(name));
+        self.listeners.retain(|name, _| names.contains(name));
         if !names.is_empty() {
             self.follow_directory();
         }
@@ -230,29 +230,29 @@ impl Named {
         let mut moved = false;
         for name in names {
             let file = self.file(&name);
-            let before = self.ears.remove(&name);
-            let ear = match before {
-                Some(ear) if file.as_ref().is_ok_and(|file| ear.leads_to(*file)) => ear,
+            let before = self.listeners.remove(&name);
+            let listener = match before {
+                Some(listener) if file.as_ref().is_ok_and(|file| listener.leads_to(*file)) => listener,
                 before => {
-                    let failed_before = matches!(before, Some(Ear::Failed));
+                    let failed_before = matches!(before, Some(EventListener::Failed));
                     let is_new = before.is_none();
                     // The old namespace is let go before anybody looks.
                     drop(before);
-                    let ear = listen_at(&mut namespaces, &name, file).unwrap_or_else(|error| {
+                    let listener = listen_at(&mut namespaces, &name, file).unwrap_or_else(|error| {
                         if !failed_before {
-                            tracing::warn!(netns = %name, error = chain(&error), "cannot hear of interfaces there");
+                            tracing::warn!(netns = %name, error = error_chain(&error), "cannot hear of interfaces there");
                         }
-                        Ear::Failed
+                        EventListener::Failed
                     });
-                    moved |= match ear {
-                        Ear::Listening(..) | Ear::NotANamespace(_) => true,
-                        Ear::Absent => !is_new,
-                        Ear::Failed => !failed_before,
+                    moved |= match listener {
+                        EventListener::Listening(..) | EventListener::NotANamespace(_) => true,
+                        EventListener::Absent => !is_new,
+                        EventListener::Failed => !failed_before,
                     };
-                    ear
+                    listener
                 }
             };
-            self.ears.insert(name, ear);
+            self.listeners.insert(name, listener);
         }
         moved
     }
@@ -279,10 +279,10 @@ impl Named {
     }
 }
 
-fn listen_at(namespaces: &mut Namespaces, name: &NetnsName, file: io::Result<Option<FileId>>) -> io::Result<Ear> {
-    let Some(file) = file? else { return Ok(Ear::Absent) };
+fn listen_at(namespaces: &mut Namespaces, name: &NetnsName, file: io::Result<Option<FileId>>) -> io::Result<EventListener> {
+    let Some(file) = file? else { return Ok(EventListener::Absent) };
     let watch = namespaces.news(name)?;
-    Ok(watch.map_or(Ear::NotANamespace(file), |watch| Ear::Listening(file, watch)))
+    Ok(watch.map_or(EventListener::NotANamespace(file), |watch| EventListener::Listening(file, watch)))
 }
 
 /// Ends the wait when a snapshot is published.
@@ -304,7 +304,7 @@ mod tests {
         let files = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap();
         // A worker would be this test's own program: whoever starts one fails.
         let workers = Workers::of(PathBuf::from("/nonexistent/bpfd"));
-        Named { directory, files, workers, ears: BTreeMap::new(), beyond: 0 }
+        Named { directory, files, workers, listeners: BTreeMap::new(), beyond: 0 }
     }
 
     fn numbered(count: usize) -> BTreeSet<NetnsName> {
@@ -316,12 +316,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut named = named(directory.path().to_owned());
         assert!(!named.follow(numbered(NAMED_MAX + 44)), "none is there");
-        assert_eq!((named.ears.len(), named.beyond), (NAMED_MAX, 44));
-        assert!(named.ears.keys().eq(&numbered(NAMED_MAX)));
+        assert_eq!((named.listeners.len(), named.beyond), (NAMED_MAX, 44));
+        assert!(named.listeners.keys().eq(&numbered(NAMED_MAX)));
         assert!(!named.follow(numbered(NAMED_MAX)));
-        assert_eq!((named.ears.len(), named.beyond), (NAMED_MAX, 0));
+        assert_eq!((named.listeners.len(), named.beyond), (NAMED_MAX, 0));
         assert!(!named.follow(BTreeSet::new()));
-        assert_eq!(named.ears.len(), 0);
+        assert_eq!(named.listeners.len(), 0);
     }
 
     #[test]
@@ -332,11 +332,11 @@ mod tests {
         let file = directory.path().join("n0000");
         std::fs::write(&file, "").unwrap();
         assert!(named.follow(numbered(1)), "it came");
-        assert!(matches!(named.ears.first_key_value(), Some((_, Ear::Failed))));
+        assert!(matches!(named.listeners.first_key_value(), Some((_, EventListener::Failed))));
         assert!(!named.follow(numbered(1)), "no better");
         std::fs::remove_file(&file).unwrap();
         assert!(named.follow(numbered(1)), "it went");
-        assert!(matches!(named.ears.first_key_value(), Some((_, Ear::Absent))));
+        assert!(matches!(named.listeners.first_key_value(), Some((_, EventListener::Absent))));
     }
 
     #[test]

@@ -32,7 +32,7 @@ use bpfd_core::names::{Netns, Priority};
 use bpfd_core::plan::{LinkStatus, PlanError};
 use bpfd_core::policy::Principal;
 use bpfd_core::request::{
-    AttachAsk, AttachRequest, DetachRequest, DetachWhich, HookAsk, UnloadRequest, UnloadWhich, UpdateRequest, Whose,
+    AttachAsk, AttachRequest, DetachRequest, DetachWhich, HookAsk, UnloadRequest, UnloadWhich, UpdateRequest, OwnerScope,
 };
 use bpfd_core::state::{Map, ObjectDigest, Owner, Program, ProgramType, Reach, Source, State, WhenAbsent};
 use proptest::prelude::*;
@@ -253,21 +253,21 @@ impl Host {
             }
             Ask::Detach { link } => {
                 let which = DetachWhich::Links(vec![link.parse().unwrap()]);
-                let ask = DetachRequest { which, whose: Whose::Anybodys, request: None };
+                let ask = DetachRequest { which, owners: OwnerScope::Anyone, request: None };
                 self.engine().change(&context, None, |state, _| changes::detach(state, &ask)).map(drop)
             }
             Ask::DetachAll { eth: number } => {
                 let ask =
-                    DetachRequest { which: DetachWhich::All(eth(*number)), whose: Whose::Anybodys, request: None };
+                    DetachRequest { which: DetachWhich::All(eth(*number)), owners: OwnerScope::Anyone, request: None };
                 self.engine().change(&context, None, |state, _| changes::detach(state, &ask)).map(drop)
             }
             Ask::Unload { app } => {
                 let which = UnloadWhich::Apps(vec![app.parse().unwrap()]);
-                let ask = UnloadRequest { which, whose: Whose::Anybodys, request: None };
+                let ask = UnloadRequest { which, owners: OwnerScope::Anyone, request: None };
                 self.engine().change(&context, None, |state, _| changes::unload(state, &ask)).map(drop)
             }
             Ask::UnloadAll => {
-                let ask = UnloadRequest { which: UnloadWhich::All, whose: Whose::Anybodys, request: None };
+                let ask = UnloadRequest { which: UnloadWhich::All, owners: OwnerScope::Anyone, request: None };
                 self.engine().change(&context, None, |state, _| changes::unload(state, &ask)).map(drop)
             }
         }

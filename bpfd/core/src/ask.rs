@@ -5,7 +5,7 @@
 use crate::policy::{Ask, Asked, SourceKind, Verb};
 use crate::request::{
     AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, HookAsk, LoadRequest, UnloadRequest, UnloadWhich,
-    UpdateRequest, Whose,
+    UpdateRequest, OwnerScope,
 };
 use crate::state::{App, State};
 
@@ -91,8 +91,8 @@ impl Ask for DetachRequest {
         }
     }
 
-    fn narrow(&mut self, whose: Whose) {
-        self.whose = whose;
+    fn narrow(&mut self, owners: OwnerScope) {
+        self.owners = owners;
     }
 }
 
@@ -106,7 +106,7 @@ impl Ask for UnloadRequest {
         }
     }
 
-    fn narrow(&mut self, whose: Whose) {
-        self.whose = whose;
+    fn narrow(&mut self, owners: OwnerScope) {
+        self.owners = owners;
     }
 }

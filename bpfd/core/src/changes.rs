@@ -180,14 +180,14 @@ pub fn update(state: &State, ask: &UpdateRequest) -> Result<Vec<Change>, Request
     Ok(vec![Change::Update { link: row.uid, priority: *priority, proceed_on: *proceed_on }])
 }
 
-/// The changes of a detach. A link named twice goes once; of a chain go those that `whose` reaches.
+/// The changes of a detach. A link named twice goes once; of a chain go those that `owners` reaches.
 pub fn detach(state: &State, ask: &DetachRequest) -> Result<Vec<Change>, RequestError> {
     let links: Vec<LinkUid> = match &ask.which {
         DetachWhich::Links(links) => {
             links.iter().map(|link| link.resolve(state).map(|link| link.uid)).collect::<Result<_, _>>()?
         }
         DetachWhich::All(chain) => {
-            let reached = ordered(state, chain).into_iter().filter(|link| ask.whose.reaches(&link.owner));
+            let reached = ordered(state, chain).into_iter().filter(|link| ask.owners.reaches(&link.owner));
             reached.map(|link| link.uid).collect()
         }
     };
@@ -199,19 +199,19 @@ pub fn links_left<'a>(state: &'a State, ask: &DetachRequest) -> Vec<&'a Link> {
     match &ask.which {
         DetachWhich::Links(_) => vec![],
         DetachWhich::All(chain) => {
-            ordered(state, chain).into_iter().filter(|link| !ask.whose.reaches(&link.owner)).collect()
+            ordered(state, chain).into_iter().filter(|link| !ask.owners.reaches(&link.owner)).collect()
         }
     }
 }
 
-/// The changes of an unload. An app named twice goes once; of all go those that `whose` reaches.
+/// The changes of an unload. An app named twice goes once; of all go those that `owners` reaches.
 pub fn unload(state: &State, ask: &UnloadRequest) -> Result<Vec<Change>, RequestError> {
     let apps: Vec<AppUid> = match &ask.which {
         UnloadWhich::Apps(apps) => {
             apps.iter().map(|app| app.resolve(state).map(|app| app.uid)).collect::<Result<_, _>>()?
         }
         UnloadWhich::All => {
-            let mut apps: Vec<&App> = state.apps.values().filter(|app| ask.whose.reaches(&app.owner)).collect();
+            let mut apps: Vec<&App> = state.apps.values().filter(|app| ask.owners.reaches(&app.owner)).collect();
             apps.sort_by_key(|app| app.handle);
             apps.into_iter().map(|app| app.uid).collect()
         }
@@ -223,7 +223,7 @@ pub fn unload(state: &State, ask: &UnloadRequest) -> Result<Vec<Change>, Request
 pub fn apps_left<'a>(state: &'a State, ask: &UnloadRequest) -> Vec<&'a App> {
     let mut left: Vec<&App> = match &ask.which {
         UnloadWhich::Apps(_) => vec![],
-        UnloadWhich::All => state.apps.values().filter(|app| !ask.whose.reaches(&app.owner)).collect(),
+        UnloadWhich::All => state.apps.values().filter(|app| !ask.owners.reaches(&app.owner)).collect(),
     };
     left.sort_by(|one, other| one.name.cmp(&other.name));
     left

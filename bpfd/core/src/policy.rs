@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hook::Placement;
 use crate::names::Priority;
-use crate::request::Whose;
+use crate::request::OwnerScope;
 use crate::state::{App, Change, Link, Owner, Reach, State};
 
 /// Who asks, as the kernel told when the connection was made.
@@ -240,12 +240,12 @@ pub trait Ask {
     fn asked(&self, state: &State) -> Vec<Asked>;
 
     /// Told how far `all` goes, where it says `all`.
-    fn narrow(&mut self, _: Whose) {}
+    fn narrow(&mut self, _: OwnerScope) {}
 }
 
 /// How far `all` goes, said by this caller: as far as the rules let it take anything away.
-fn whose(_policy: &Policy, principal: &Principal) -> Whose {
-    if principal.uid == 0 { Whose::Anybodys } else { Whose::Of(principal.uid) }
+fn owner_scope(_policy: &Policy, principal: &Principal) -> OwnerScope {
+    if principal.uid == 0 { OwnerScope::Anyone } else { OwnerScope::Of(principal.uid) }
 }
 
 /// The decision over every part of a request; owners are read from `state`. What says `all` is narrowed to what the caller may.
@@ -256,7 +256,7 @@ pub fn authorize<R: Ask>(
     mut request: R,
 ) -> Result<Authorized<R>, Denied> {
     request.asked(state).iter().try_for_each(|asked| decide(policy, &principal, asked))?;
-    request.narrow(whose(policy, &principal));
+    request.narrow(owner_scope(policy, &principal));
     Ok(Authorized { request, principal })
 }
 
@@ -345,11 +345,11 @@ mod tests {
 
     #[test]
     fn all_is_what_the_caller_may_take_away() {
-        let unload = || UnloadRequest { which: UnloadWhich::All, whose: Whose::default(), request: None };
+        let unload = || UnloadRequest { which: UnloadWhich::All, owners: OwnerScope::default(), request: None };
         let reached = |who: Principal| {
             let authorized = authorize(&Policy, who, &State::default(), unload()).ok()?;
-            let whose = authorized.request().whose;
-            Some([0, 1000, 1001].map(|uid| whose.reaches(&Owner { uid, user: None })))
+            let owners = authorized.request().owners;
+            Some([0, 1000, 1001].map(|uid| owners.reaches(&Owner { uid, user: None })))
         };
         assert_eq!(reached(principal(0, &[])), Some([true, true, true]));
         assert_eq!(reached(principal(1000, &["bpfd"])), Some([false, true, false]));

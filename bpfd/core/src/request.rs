@@ -139,7 +139,7 @@ pub struct DetachRequest {
     /// Which.
     pub which: DetachWhich,
     /// How far `All` goes; authorising says it.
-    pub whose: Whose,
+    pub owners: OwnerScope,
     /// Idempotency key.
     pub request: Option<RequestKey>,
 }
@@ -149,25 +149,25 @@ pub struct DetachRequest {
 pub enum DetachWhich {
     /// These.
     Links(Vec<LinkRef>),
-    /// All of a chain, as far as `whose` goes.
+    /// All of a chain, as far as `owners` goes.
     All(ChainKey),
 }
 
 /// How far `--all` goes. It narrows a request, and permits nothing: what it leaves over is decided on like any other.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum Whose {
+pub enum OwnerScope {
     /// Whoever owns it.
     #[default]
-    Anybodys,
+    Anyone,
     /// What this user owns.
     Of(u32),
 }
 
-impl Whose {
+impl OwnerScope {
     /// Whether it reaches what `owner` owns.
     pub fn reaches(self, owner: &Owner) -> bool {
         match self {
-            Self::Anybodys => true,
+            Self::Anyone => true,
             Self::Of(uid) => owner.uid == uid,
         }
     }
@@ -179,7 +179,7 @@ pub struct UnloadRequest {
     /// Which.
     pub which: UnloadWhich,
     /// How far `All` goes; authorising says it.
-    pub whose: Whose,
+    pub owners: OwnerScope,
     /// Idempotency key.
     pub request: Option<RequestKey>,
 }
@@ -189,7 +189,7 @@ pub struct UnloadRequest {
 pub enum UnloadWhich {
     /// These.
     Apps(Vec<AppRef>),
-    /// All, as far as `whose` goes.
+    /// All, as far as `owners` goes.
     All,
 }
 

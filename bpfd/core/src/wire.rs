@@ -11,7 +11,7 @@ use crate::ident::{AskedId, RequestId, RequestKey};
 use crate::names::{IfName, Netns, Priority};
 use crate::request::{
     ATTACH_MAX, AppRef, AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, HookAsk, LIST_MAX, LinkRef,
-    LoadRequest, PullPolicy, Select, UnloadRequest, UnloadWhich, UpdateRequest, Whose,
+    LoadRequest, PullPolicy, Select, UnloadRequest, UnloadWhich, UpdateRequest, OwnerScope,
 };
 use crate::state::WhenAbsent;
 
@@ -206,7 +206,7 @@ impl TryFrom<&pb::DetachRequest> for DetachRequest {
                 DetachWhich::All(xdp_chain(netns.as_deref(), interface)?)
             }
         };
-        Ok(Self { which, whose: Whose::default(), request: request_key("detach", key, message)? })
+        Ok(Self { which, owners: OwnerScope::default(), request: request_key("detach", key, message)? })
     }
 }
 
@@ -224,7 +224,7 @@ impl TryFrom<&pb::UnloadRequest> for UnloadRequest {
             }
             Some(pb::unload_request::Target::All(pb::AllApps {})) => UnloadWhich::All,
         };
-        Ok(Self { which, whose: Whose::default(), request: request_key("unload", key, message)? })
+        Ok(Self { which, owners: OwnerScope::default(), request: request_key("unload", key, message)? })
     }
 }
 

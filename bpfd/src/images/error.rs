@@ -11,7 +11,7 @@ use bytecode_image::store::StoreError;
 use bytecode_image::unpack::UnpackError;
 use bytecode_image::verify::Refusal;
 
-use crate::causes::chain;
+use crate::causes::error_chain;
 use crate::objects::IncomingError;
 use crate::registries::RegistryFilesError;
 use crate::waiter::GivenUp;
@@ -96,7 +96,7 @@ impl ImageError {
     pub fn refused(&self) -> Option<(Digest, String)> {
         match self {
             Self::Fetch(failure) => failure.refused.map(|digest| (digest, failure.cause.clone())),
-            Self::Refused(refusal) => Some((refusal.digest, chain(&refusal.reason))),
+            Self::Refused(refusal) => Some((refusal.digest, error_chain(&refusal.reason))),
             _ => None,
         }
     }

@@ -25,7 +25,7 @@ use ebpf::relocate::{FUNC_INFO_SIZE, KERNEL_NAME_MAX, kernel_name};
 
 use super::ext::{self, SeenExt};
 use super::failed;
-use super::object::chain as said;
+use super::object::error_chain as said;
 use super::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
 use super::top;
 use crate::worker::idlookup::{IdLookup, Replacement};

@@ -18,7 +18,7 @@ use ebpf::chain_record::{ChainEntry, ChainPlace, ChainRecord};
 
 use super::dispatcher::Loaded;
 use super::failed;
-use super::object::chain;
+use super::object::error_chain;
 use super::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
 use super::prepare::{AppCode, load_extension};
 use super::top;
@@ -54,7 +54,7 @@ pub(crate) fn load(
     // Which generation and interface it runs in changes; the record names the link alone.
     let place = ChainPlace { top: link.bytes(), netns_cookie: 0, ifindex: 0 };
     let record = ChainRecord { place, entries: vec![entry] };
-    let record = record.encode().map_err(|error| StepError::Object { why: chain(&error) })?;
+    let record = record.encode().map_err(|error| StepError::Object { why: error_chain(&error) })?;
     let record = top::freeze(&record).map_err(failed(doing))?;
     pins::remove_whole(&pins.exts, &link.to_string()).map_err(failed(doing))?;
     pins::make_whole(&pins.exts, &link.to_string(), |dir| {

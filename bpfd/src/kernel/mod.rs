@@ -48,7 +48,7 @@ use bpfd_core::state::{ObjectDigest, Program};
 use bpfd_sys::bpf::{ProgId, prog_info};
 use ebpf::dispatcher::NAME as DISPATCHER;
 
-use crate::causes::chain;
+use crate::causes::error_chain;
 use crate::worker::Workers;
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
@@ -482,5 +482,5 @@ impl Attachable {
 
 /// What a step says when a call fails; `doing` in the user's terms.
 pub(crate) fn failed<S: Into<String>>(doing: impl FnOnce() -> S) -> impl FnOnce(io::Error) -> StepError {
-    move |error| StepError::Call { doing: doing().into(), errno: chain(&error) }
+    move |error| StepError::Call { doing: doing().into(), errno: error_chain(&error) }
 }

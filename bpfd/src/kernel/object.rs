@@ -19,7 +19,7 @@ use ebpf::names::FunctionName;
 use ebpf::normalise::Wanted;
 use ebpf::relocate::{Chosen, Finished, KernelBtf, KernelFacts, Unlinked};
 
-pub(crate) use crate::causes::chain;
+pub(crate) use crate::causes::error_chain;
 
 /// Why an object cannot be used: a sentence for whoever sent it.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub(crate) struct ObjectError(pub(crate) String);
 
 impl ObjectError {
     fn of(error: &dyn Error) -> Self {
-        Self(chain(error))
+        Self(error_chain(error))
     }
 }
 

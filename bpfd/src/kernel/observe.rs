@@ -19,7 +19,7 @@ use bpfd_sys::netlink::XdpAttachment;
 
 use super::ext::{self, SeenExt};
 use super::holders::holders;
-use super::object::chain;
+use super::object::error_chain;
 use super::pins::Pins;
 use super::top::{self, SeenTop};
 use super::xdp::{self, Interface, Runs};
@@ -39,25 +39,25 @@ pub(crate) fn observe(
     let seen = top::observe(pins).map_err(unseen("the pinned generations"))?;
     let links = tracepoint::observe(pins).map_err(unseen("the pinned links"))?;
     let exts = ext::observe(pins).map_err(unseen("the pinned programs of slots"))?;
-    let mut sight = Sight { namespaces, seen: BTreeMap::new(), all: None };
-    let mut look = |sight: &mut Sight<'_>, key: &ChainKey| {
-        observe_chain(sight, ids, mode, key, (&seen, &exts)).map_err(unseen(key))
+    let mut observer = Observer { namespaces, seen: BTreeMap::new(), all: None };
+    let mut look = |observer: &mut Observer<'_>, key: &ChainKey| {
+        observe_chain(observer, ids, mode, key, (&seen, &exts)).map_err(unseen(key))
     };
     let mut chains = chains
         .iter()
-        .map(|key| Ok((key.clone(), look(&mut sight, key)?)))
+        .map(|key| Ok((key.clone(), look(&mut observer, key)?)))
         .collect::<Result<BTreeMap<_, _>, ObserveError>>()?;
     let mut lives = BTreeMap::new();
     for (uid, top) in &seen {
         let Some(record) = &top.record else { continue };
         let unseen = || unseen(format!("generation {uid}"));
-        let live = sight.runs(record.interface, top.id).map_err(unseen())?;
+        let live = observer.runs(record.interface, top.id).map_err(unseen())?;
         lives.insert(*uid, live);
         let looked_at = chains.values().any(|chain| chain.interface == Some(record.interface));
         if live == Some(true) && !looked_at {
             // An interface keeps what it runs when it gets another name: it is the chain of that name now, asked for or not.
-            if let Some(key) = sight.name(record.interface).map_err(unseen())? {
-                let chain = look(&mut sight, &key)?;
+            if let Some(key) = observer.name(record.interface).map_err(unseen())? {
+                let chain = look(&mut observer, &key)?;
                 chains.insert(key, chain);
             }
         }
@@ -68,23 +68,23 @@ pub(crate) fn observe(
     };
     let tops = seen.into_iter().map(pinned).collect();
     let exts = exts.into_iter().map(|(link, ext)| (link, ext.pinned)).collect();
-    let absent_netns = sight.absent();
+    let absent_netns = observer.absent();
     Ok(Observed { apps, half_made, tops, links, exts, chains, absent_netns, barred: BTreeMap::new() })
 }
 
 fn unseen(what: impl ToString) -> impl FnOnce(io::Error) -> ObserveError {
-    move |error| ObserveError { what: what.to_string(), errno: chain(&error) }
+    move |error| ObserveError { what: what.to_string(), errno: error_chain(&error) }
 }
 
 fn observe_chain(
-    sight: &mut Sight<'_>,
+    observer: &mut Observer<'_>,
     ids: &mut IdLookup,
     mode: &ChainMode,
     key: &ChainKey,
     (tops, exts): (&BTreeMap<TopUid, SeenTop>, &BTreeMap<LinkUid, SeenExt>),
 ) -> io::Result<ObservedChain> {
     let absent = ObservedChain { interface: None, live: Live::Empty, driven: None, mode: mode.clone() };
-    let Some(namespace) = sight.namespace(&key.netns)? else { return Ok(absent) };
+    let Some(namespace) = observer.namespace(&key.netns)? else { return Ok(absent) };
     let Some(interface) = xdp::interface(namespace, key)? else { return Ok(absent) };
     let live = match xdp::runs(&interface, tops) {
         Runs::Nothing => Live::Empty,
@@ -135,13 +135,13 @@ fn foreign(ids: &mut IdLookup, program: ProgId) -> Live {
 
 fn told<T>(program: ProgId, found: io::Result<Option<T>>) -> Option<T> {
     found.unwrap_or_else(|error| {
-        tracing::warn!(program = program.0, error = chain(&error), "cannot look up a program that is not bpfd's");
+        tracing::warn!(program = program.0, error = error_chain(&error), "cannot look up a program that is not bpfd's");
         None
     })
 }
 
 /// The namespaces looked at in one observation. They are let go of at its end: an open socket keeps a namespace alive.
-struct Sight<'a> {
+struct Observer<'a> {
     namespaces: &'a mut Namespaces,
     seen: BTreeMap<Netns, Option<Namespace>>,
     /// Whether every named namespace is in `seen`; `None` before anybody asked.
@@ -155,7 +155,7 @@ enum Whole {
     No,
 }
 
-impl Sight<'_> {
+impl Observer<'_> {
     fn namespace(&mut self, netns: &Netns) -> io::Result<Option<&Namespace>> {
         if !self.seen.contains_key(netns) {
             let found = match self.namespaces.look_up(netns)? {

@@ -17,13 +17,13 @@ use ebpf::insn::encode;
 use ebpf::load_type::LoadType;
 use ebpf::relocate::{FUNC_INFO_SIZE, kernel_name};
 
-use super::object::chain;
+use super::object::error_chain;
 
 /// Tries it.
 pub(crate) fn attempt() -> io::Result<Attempt> {
     let slot = Slot { priority: 50, actions: ActionMask::PASS, flags: 0 };
     let config = DispatcherConfig { version: Version::V2, frags: false, device_bound: false, slots: vec![slot] };
-    let dispatcher = Dispatcher::assemble(&config).map_err(|error| io::Error::other(chain(&error)))?;
+    let dispatcher = Dispatcher::assemble(&config).map_err(|error| io::Error::other(error_chain(&error)))?;
     let Some(target) = dispatcher.target(0).map(|target| BtfTypeId(target.btf_id)) else {
         return Err(io::Error::other("a dispatcher without a slot"));
     };

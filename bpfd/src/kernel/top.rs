@@ -17,7 +17,7 @@ use ebpf::dispatcher::NAME as DISPATCHER;
 use ebpf::fuse::{self, CannotFuse, fuse};
 
 use super::failed;
-use super::object::chain;
+use super::object::error_chain;
 use super::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
 use super::prepare::{AppCode, load};
 
@@ -104,7 +104,7 @@ pub(crate) fn entry(member: &Member) -> ChainEntry {
 
 /// Names the member that is in the way, at this place: its function, with its app where two members share the function's name.
 fn cannot_fuse(error: &CannotFuse, place: Option<usize>, members: &[Member]) -> StepError {
-    let why = chain(error);
+    let why = error_chain(error);
     let Some(Member { link, app, function, .. }) = place.and_then(|place| members.get(place)) else {
         let all = members.iter().map(|member| member.function.as_str()).collect::<Vec<_>>().join("`, `");
         return StepError::CannotFuse { member: all, link: None, why };

@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Context, principal, status, view};
-use crate::causes::chain;
+use crate::causes::error_chain;
 use crate::engine;
 use crate::objects::IncomingError;
 use crate::progress::in_order;
@@ -188,7 +188,7 @@ fn no_room(error: IncomingError) -> Status {
         IncomingError::TooLarge => ErrorReason::LimitExceeded,
         IncomingError::Write(_) => ErrorReason::ResourceExhausted,
     };
-    Refusal::new(reason, "cannot take the object").cause(chain(&error)).into()
+    Refusal::new(reason, "cannot take the object").cause(error_chain(&error)).into()
 }
 
 fn doing(request: &LoadRequest) -> String {

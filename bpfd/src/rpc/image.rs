@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{Context, bad_field, principal, view};
-use crate::causes::chain;
+use crate::causes::error_chain;
 use crate::engine::Snapshot;
 use crate::images::{self, ImageError, Inspected, Removed, Stored, Verdict};
 use crate::progress::in_order;
@@ -240,7 +240,7 @@ impl From<ImageError> for Refusal {
         let refusal = |reason| {
             let refusal = Self::new(reason, text.clone());
             match error.source() {
-                Some(source) => refusal.cause(chain(source)),
+                Some(source) => refusal.cause(error_chain(source)),
                 None => refusal,
             }
         };
@@ -297,7 +297,7 @@ fn fetch(failure: &FetchFailure) -> Refusal {
 
 fn policy(refused: &verify::Refusal) -> Refusal {
     let refusal = Refusal::new(reason(FailureKind::from(&refused.reason)), refused.to_string());
-    refusal.cause(chain(&refused.reason)).hint(refused.hint())
+    refusal.cause(error_chain(&refused.reason)).hint(refused.hint())
 }
 
 fn store(error: &StoreError, refusal: impl Fn(ErrorReason) -> Refusal) -> Refusal {

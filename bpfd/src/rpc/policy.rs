@@ -12,7 +12,7 @@ use bytecode_image::key::VerifyingKey;
 use tonic::{Request, Response, Status};
 
 use super::{Context, bad_field, principal};
-use crate::causes::chain;
+use crate::causes::error_chain;
 use crate::trust::{Added, Apply, InForce, TrustError};
 
 /// Bytes of a key's PEM: P-256 and Ed25519 have 200.
@@ -76,7 +76,7 @@ fn key_words(pem: &str) -> String {
 }
 
 fn refusal(message: String, error: &TrustError) -> Refusal {
-    let refusal = |reason| Refusal::new(reason, message.clone()).cause(chain(error));
+    let refusal = |reason| Refusal::new(reason, message.clone()).cause(error_chain(error));
     match error {
         TrustError::File(_) => refusal(ErrorReason::InvalidPolicy),
         TrustError::Policy(_) | TrustError::Rule { .. } => {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::{Context, status};
 use crate::audit::Record;
-use crate::causes::chain;
+use crate::causes::error_chain;
 use crate::engine::Engine;
 use crate::execute::ExecuteError;
 use crate::kernel::HostKernel;
@@ -37,7 +37,7 @@ impl Context {
         let engine = self.engine.clone();
         let working = tokio::spawn(async move {
             let done = work.await;
-            let result = done.as_ref().map_or_else(|error| chain(error), |_| "done".to_owned());
+            let result = done.as_ref().map_or_else(|error| error_chain(error), |_| "done".to_owned());
             let end = move |engine: &mut Engine<HostKernel>| engine.audit().ended(operation, &result);
             if !engine.post(end) {
                 tracing::error!("audit log: no end record, the engine has stopped");

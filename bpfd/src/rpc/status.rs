@@ -18,7 +18,7 @@ use ebpf::verifier_log::Rejection;
 use ebpf::verifier_words::explain;
 
 use super::image;
-use crate::causes::chain;
+use crate::causes::error_chain;
 use crate::engine::EngineError;
 use crate::execute::ExecuteError;
 use crate::load::LoadError;
@@ -37,10 +37,10 @@ pub(super) fn load(doing: &str, error: LoadError, uid: u32, logs: &LoadLogs) -> 
     match error {
         LoadError::Image(error) => Refusal::from(error),
         LoadError::Upload(error) => Refusal::new(ErrorReason::NotFoundObject, message)
-            .cause(chain(&error))
+            .cause(error_chain(&error))
             .hint("send the file again: `bpfctl load --path` does"),
         LoadError::Parse(error) => parse(message, &error),
-        LoadError::NotLoadable(error) => Refusal::new(ErrorReason::InvalidObject, message).cause(chain(&error)),
+        LoadError::NotLoadable(error) => Refusal::new(ErrorReason::InvalidObject, message).cause(error_chain(&error)),
         LoadError::Selection(error) => selection(message, &error),
         LoadError::Global { name, source } => global(&name, &source),
         LoadError::Verifier { program, log, rejection } => {
@@ -56,7 +56,7 @@ pub(super) fn load(doing: &str, error: LoadError, uid: u32, logs: &LoadLogs) -> 
 }
 
 fn parse(message: String, error: &ParseError) -> Refusal {
-    let refusal = |reason| Refusal::new(reason, message).cause(chain(error));
+    let refusal = |reason| Refusal::new(reason, message).cause(error_chain(error));
     match error {
         ParseError::Refused(_) => refusal(ErrorReason::InvalidObject),
         ParseError::Died { .. } => refusal(ErrorReason::InvalidObject)
@@ -67,7 +67,7 @@ fn parse(message: String, error: &ParseError) -> Refusal {
 }
 
 fn selection(message: String, error: &SelectionError) -> Refusal {
-    let refusal = |reason| Refusal::new(reason, message).cause(chain(error));
+    let refusal = |reason| Refusal::new(reason, message).cause(error_chain(error));
     match error {
         SelectionError::Select(select) => match select {
             SelectError::NoPrograms | SelectError::NoFunction { .. } | SelectError::NoneOfKind { .. } => {
@@ -89,7 +89,7 @@ fn selection(message: String, error: &SelectionError) -> Refusal {
 }
 
 fn global(name: &str, error: &GlobalError) -> Refusal {
-    let refusal = |reason| Refusal::new(reason, format!("cannot set `{name}`")).cause(chain(error));
+    let refusal = |reason| Refusal::new(reason, format!("cannot set `{name}`")).cause(error_chain(error));
     match error {
         GlobalError::Unknown { candidates, .. } if candidates.is_empty() => refusal(ErrorReason::NoSuchGlobal)
             .hint("the object has none: a global is a variable outside of every function, compiled with `clang -g`"),
@@ -145,21 +145,21 @@ pub(super) fn engine(message: &str, error: EngineError) -> Refusal {
         EngineError::Plan(error) => plan(message, &error),
         EngineError::Execute(error) => execute(message, &error),
         EngineError::Observe(ObserveError { .. }) => {
-            Refusal::new(ErrorReason::KernelError, message).cause(chain(&error))
+            Refusal::new(ErrorReason::KernelError, message).cause(error_chain(&error))
         }
-        EngineError::Store(_) => Refusal::new(ErrorReason::ResourceExhausted, message).cause(chain(&error)),
+        EngineError::Store(_) => Refusal::new(ErrorReason::ResourceExhausted, message).cause(error_chain(&error)),
         EngineError::Reused(_) => Refusal::new(ErrorReason::RequestIdReused, message)
             .cause(error.to_string())
             .hint("each request wants a UUID of its own; only the same request again has the same one"),
         EngineError::Repair(_) => Refusal::new(ErrorReason::KernelError, message)
-            .cause(chain(&error))
+            .cause(error_chain(&error))
             .hint("the last change was broken off; `bpfctl doctor` says what is left, a restart of bpfd tries again"),
         EngineError::Stopped => Refusal::new(ErrorReason::DaemonNotReady, message).cause(error.to_string()),
     }
 }
 
 pub(super) fn execute(message: &str, error: &ExecuteError) -> Refusal {
-    let exhausted = |reason| Refusal::new(reason, message).cause(chain(error));
+    let exhausted = |reason| Refusal::new(reason, message).cause(error_chain(error));
     match error {
         ExecuteError::Step(error) => step(message.to_owned(), error),
         ExecuteError::Store(_) => exhausted(ErrorReason::ResourceExhausted)
@@ -171,7 +171,7 @@ pub(super) fn execute(message: &str, error: &ExecuteError) -> Refusal {
 }
 
 fn step(message: String, error: &StepError) -> Refusal {
-    let refusal = |reason| Refusal::new(reason, message.clone()).cause(chain(error));
+    let refusal = |reason| Refusal::new(reason, message.clone()).cause(error_chain(error));
     match error {
         StepError::Verifier { program, log } => {
             let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
@@ -195,7 +195,7 @@ fn step(message: String, error: &StepError) -> Refusal {
 }
 
 fn request(message: &str, error: &RequestError) -> Refusal {
-    let refusal = |reason| Refusal::new(reason, message).cause(chain(error));
+    let refusal = |reason| Refusal::new(reason, message).cause(error_chain(error));
     match error {
         RequestError::Change(error) => change(message, error),
         RequestError::Link(NoOneLink::None(_)) => refusal(ErrorReason::NotFoundLink).hint("`bpfctl list` shows links"),
@@ -307,5 +307,5 @@ fn way_out(chain: &ChainKey, holder: &ForeignProgram, driven: Option<XdpMode>) -
 
 /// A failure of reading the kernel for a reader.
 pub(super) fn observe(error: &ObserveError) -> Refusal {
-    Refusal::new(ErrorReason::KernelError, "cannot read the kernel").cause(chain(error))
+    Refusal::new(ErrorReason::KernelError, "cannot read the kernel").cause(error_chain(error))
 }

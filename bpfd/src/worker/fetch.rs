@@ -25,7 +25,7 @@ use bytecode_image::verify;
 use serde::{Deserialize, Serialize};
 
 use super::{TURN, WorkerError, Workers};
-use crate::causes::chain;
+use crate::causes::error_chain;
 use crate::waiter::Waiter;
 
 pub use self::failure::{FailureKind, FetchFailure};
@@ -146,7 +146,7 @@ pub(super) fn serve(channel: &Channel) -> Result<(), String> {
     let Message { bytes, fds } = channel.receive(Instant::now() + TURN).map_err(|error| error.to_string())?;
     let [ingest]: [OwnedFd; 1] = fds.try_into().map_err(|_| "no directory came with the request".to_owned())?;
     let readable: Vec<&Path> = READABLE.iter().map(Path::new).collect();
-    confine::fetcher(&readable, Some(ingest.as_fd())).map_err(|error| chain(&error))?;
+    confine::fetcher(&readable, Some(ingest.as_fd())).map_err(|error| error_chain(&error))?;
     let outcome = run(channel, &bytes, ingest)?;
     let peak_kib = peak(status).map_err(|error| error.to_string())?;
     let ended = Told::Ended(Box::new(Ended { outcome, peak_kib }));

@@ -15,7 +15,7 @@ use bpfd_sys::worker::{Identity, Limits, Spec, Stderr};
 use serde::{Deserialize, Serialize};
 
 use super::{Failure, Lasting, Workers, answer_calls};
-use crate::causes::chain;
+use crate::causes::error_chain;
 
 pub(super) const KIND: &str = "idlookup";
 
@@ -125,7 +125,7 @@ fn other_question() -> io::Error {
 
 /// The worker's side.
 pub(super) fn serve(channel: &Channel) -> Result<(), String> {
-    confine::idlookup().map_err(|error| chain(&error))?;
+    confine::idlookup().map_err(|error| error_chain(&error))?;
     answer_calls(channel, |request, _fds| {
         let found = match request {
             Request::Program(id) => prog_by_id(ProgId(id)).map(|fd| (Answer::Found, vec![fd])),

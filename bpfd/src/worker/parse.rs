@@ -17,7 +17,7 @@ use ebpf::relocate::{KernelBtf, KernelFacts};
 use serde::{Deserialize, Serialize};
 
 use super::{WorkerError, Workers, answer_calls, call};
-use crate::causes::chain;
+use crate::causes::error_chain;
 use crate::kernel::{Fitted, Loader, ObjectError, finish, fit, guarded, running};
 
 pub(super) const KIND: &str = "parse";
@@ -101,7 +101,7 @@ fn ask(workers: &Workers, request: &Request, elf: &[u8], types: Option<Arc<Seale
         Err(WorkerError::Call(CallError::Died { status, stderr })) => {
             Err(ParseError::Died { status: status.to_string(), stderr })
         }
-        Err(error) => Err(ParseError::Worker(chain(&error))),
+        Err(error) => Err(ParseError::Worker(error_chain(&error))),
     }
 }
 
@@ -109,7 +109,7 @@ fn ask(workers: &Workers, request: &Request, elf: &[u8], types: Option<Arc<Seale
 pub(super) fn serve(channel: &Channel) -> Result<(), String> {
     // Before confinement: it reads files.
     let facts = running();
-    confine::parser().map_err(|error| chain(&error))?;
+    confine::parser().map_err(|error| error_chain(&error))?;
     answer_calls(channel, |request, fds| (answer(request, fds, &facts), Vec::new()))
 }
 
@@ -123,7 +123,7 @@ fn judge(request: Request, fds: Vec<OwnedFd>, facts: &KernelFacts) -> Result<Ans
     let elf = read(fds.next(), OBJECT_LIMIT)?;
     match request {
         Request::Inspect => {
-            let object = guarded(|| ebpf::inspect::inspect(&elf).map_err(|error| ObjectError(chain(&error))))?;
+            let object = guarded(|| ebpf::inspect::inspect(&elf).map_err(|error| ObjectError(error_chain(&error))))?;
             Ok(Answer::Object(Box::new(object)))
         }
         Request::Rehearse(recipe) => {
@@ -138,7 +138,7 @@ fn judge(request: Request, fds: Vec<OwnedFd>, facts: &KernelFacts) -> Result<Ans
 
 fn types(fd: OwnedFd) -> Result<Arc<KernelBtf>, ObjectError> {
     let bytes = read(Some(fd), TYPES_LIMIT)?;
-    KernelBtf::parse(&bytes).map(Arc::new).map_err(|error| ObjectError(chain(&error)))
+    KernelBtf::parse(&bytes).map(Arc::new).map_err(|error| ObjectError(error_chain(&error)))
 }
 
 fn read(fd: Option<OwnedFd>, limit: usize) -> Result<Vec<u8>, ObjectError> {

@@ -17,7 +17,7 @@ use bytecode_image::summary::{self, Remark};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::registry::chain;
+use super::registry::error_chain;
 use super::workshop::{Workshop, failed};
 use crate::client::Session;
 use crate::error::{Exit, Failure, Local, warn};
@@ -108,7 +108,7 @@ impl Build {
 pub(super) fn read_metadata(path: Option<PathBuf>) -> Result<Metadata, Failure> {
     let Some(path) = path else { return Ok(Metadata::default()) };
     Metadata::parse(&files::document(&path)?).map_err(|error| {
-        Local::new(Exit::Usage, format!("cannot use `{}`", path.display())).cause(chain(&error)).into()
+        Local::new(Exit::Usage, format!("cannot use `{}`", path.display())).cause(error_chain(&error)).into()
     })
 }
 
@@ -125,9 +125,9 @@ fn part(input: Input, metadata: &Metadata, epoch: Option<u32>) -> Result<Part, F
         }
     };
     let recipe = Recipe { object: &object, path: DEFAULT_PATH, architecture: &architecture, metadata, epoch };
-    let image = build::build(&recipe).map_err(|error| refuse(chain(&error)))?;
-    let config = ImageConfig::parse(&image.config).map_err(|error| refuse(chain(&error)))?;
-    let remarks = summary::read(&object, &config.labels).map_err(|error| refuse(chain(&error)))?.remarks;
+    let image = build::build(&recipe).map_err(|error| refuse(error_chain(&error)))?;
+    let config = ImageConfig::parse(&image.config).map_err(|error| refuse(error_chain(&error)))?;
+    let remarks = summary::read(&object, &config.labels).map_err(|error| refuse(error_chain(&error)))?.remarks;
     Ok(Part { architecture, kernel, image, remarks })
 }
 
@@ -166,7 +166,7 @@ fn keep<'a>(store: &Store, tag: &Reference, parts: &'a [Part]) -> Result<Descrip
             };
             let entries: Vec<Entry<'_>> = parts.iter().map(entry).collect();
             let index = build::index(&entries).map_err(|error| {
-                Local::new(Exit::Usage, "cannot make one image of these objects").cause(chain(&error))
+                Local::new(Exit::Usage, "cannot make one image of these objects").cause(error_chain(&error))
             })?;
             let descriptor = Descriptor::of(media::INDEX, &index);
             landed.push(put(&ingest, &descriptor, &index)?);

@@ -10,7 +10,7 @@ use bytecode_image::unpack;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::registry::{self, Registry, chain, fetch_failed};
+use super::registry::{self, Registry, error_chain, fetch_failed};
 use crate::client::Session;
 use crate::command::views::{NONE, or_none};
 use crate::error::{Exit, Failure, Local, warn};
@@ -50,9 +50,9 @@ impl Inspect {
         let layer = remote.bytes(selected.layer(), limits::LAYER).await.map_err(failed)?;
 
         let refuse = |cause: String| Local::new(Exit::Other, message.clone()).cause(cause);
-        let config = ImageConfig::parse(&config).map_err(|error| refuse(chain(&error)))?;
-        let unpacked = unpack::object(&selected.layer().media_type, &layer).map_err(|error| refuse(chain(&error)))?;
-        let summary = summary::read(&unpacked.object, &config.labels).map_err(|error| refuse(chain(&error)))?;
+        let config = ImageConfig::parse(&config).map_err(|error| refuse(error_chain(&error)))?;
+        let unpacked = unpack::object(&selected.layer().media_type, &layer).map_err(|error| refuse(error_chain(&error)))?;
+        let summary = summary::read(&unpacked.object, &config.labels).map_err(|error| refuse(error_chain(&error)))?;
         for remark in &summary.remarks {
             warn(&remark.to_string(), "");
         }

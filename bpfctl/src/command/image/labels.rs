@@ -12,7 +12,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::build::read_metadata;
-use super::registry::chain;
+use super::registry::error_chain;
 use crate::client::Session;
 use crate::error::{Exit, Failure, Local, warn};
 use crate::files;
@@ -51,9 +51,9 @@ impl Labels {
         let architecture = architecture.parse::<Architecture>().map_err(|error| refuse(error.to_string()))?;
         let recipe =
             Recipe { object: &object, path: &name, architecture: &architecture, metadata: &metadata, epoch: None };
-        let image = build::build(&recipe).map_err(|error| refuse(chain(&error)))?;
-        let labels = ImageConfig::parse(&image.config).map_err(|error| refuse(chain(&error)))?.labels;
-        for remark in summary::read(&object, &labels).map_err(|error| refuse(chain(&error)))?.remarks {
+        let image = build::build(&recipe).map_err(|error| refuse(error_chain(&error)))?;
+        let labels = ImageConfig::parse(&image.config).map_err(|error| refuse(error_chain(&error)))?.labels;
+        for remark in summary::read(&object, &labels).map_err(|error| refuse(error_chain(&error)))?.remarks {
             warn(&remark.to_string(), "");
         }
         session.printer.show(&Lines(labels))?;

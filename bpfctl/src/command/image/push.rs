@@ -9,7 +9,7 @@ use bytecode_image::transport::{Place, Put, Remote};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::registry::{self, Registry, chain};
+use super::registry::{self, Registry, error_chain};
 use super::workshop::{self, Workshop};
 use crate::client::Session;
 use crate::error::{Exit, Failure, Local};
@@ -65,7 +65,7 @@ struct Upload<'a> {
 
 impl Upload<'_> {
     fn parse(&self, document: &Document) -> Result<Manifest, Failure> {
-        document.parse().map_err(|error| Local::new(Exit::Other, self.message).cause(chain(&error)).into())
+        document.parse().map_err(|error| Local::new(Exit::Other, self.message).cause(error_chain(&error)).into())
     }
 
     async fn blobs(&self, image: &ImageManifest, sent: &mut Sent) -> Result<(), Failure> {

@@ -101,7 +101,7 @@ pub(super) fn failed(message: &str, error: &TransportError) -> Failure {
 }
 
 fn explained(message: &str, error: &(dyn Error + 'static), exit: Exit, hint: Option<&str>) -> Failure {
-    let local = Local::new(exit, message).cause(chain(error));
+    let local = Local::new(exit, message).cause(error_chain(error));
     match hint {
         Some(hint) => local.hint(hint).into(),
         None => local.into(),
@@ -192,11 +192,11 @@ fn exit(error: &TransportError) -> Exit {
 /// Something of the caller's own that cannot be used.
 pub(super) fn unusable(message: &str, error: &(dyn Error + 'static)) -> Failure {
     let missing = error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
-    Local::new(if missing { Exit::NotFound } else { Exit::Usage }, message).cause(chain(error)).into()
+    Local::new(if missing { Exit::NotFound } else { Exit::Usage }, message).cause(error_chain(error)).into()
 }
 
 /// An error with all its sources, outermost first.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+pub(super) fn error_chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

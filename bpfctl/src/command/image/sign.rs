@@ -12,7 +12,7 @@ use bytecode_image::transport::{Place, Remote};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::registry::{self, Registry, chain};
+use super::registry::{self, Registry, error_chain};
 use crate::client::Session;
 use crate::error::{Exit, Failure, Local};
 use crate::files;
@@ -44,7 +44,7 @@ impl Sign {
         let Self { reference, key: file, registry } = self;
         let message = format!("cannot sign `{reference}`");
         let key = SigningKey::from_pem(&files::key(&file)?).map_err(|error| {
-            Local::new(Exit::Usage, format!("cannot use the key `{}`", file.display())).cause(chain(&error))
+            Local::new(Exit::Usage, format!("cannot use the key `{}`", file.display())).cause(error_chain(&error))
         })?;
         let remote = registry.remote(&reference)?;
         let digest = registry::top(&remote).await?.digest();
@@ -55,7 +55,7 @@ impl Sign {
             let existing = signatures(&remote, tag, &message).await?;
             let existing = existing.as_ref().map(Document::bytes);
             match sign::sign(&key, &reference, digest, existing)
-                .map_err(|error| Local::new(Exit::Signature, message.clone()).cause(chain(&error)))?
+                .map_err(|error| Local::new(Exit::Signature, message.clone()).cause(error_chain(&error)))?
             {
                 Signed::AlreadySigned => {
                     let signer = key.public().fingerprint();

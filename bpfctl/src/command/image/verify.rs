@@ -14,7 +14,7 @@ use bytecode_image::scope::Scope;
 use bytecode_image::verify::{Verified, decide};
 use clap::Args;
 
-use super::registry::{self, Registry, chain, fetch_failed};
+use super::registry::{self, Registry, error_chain, fetch_failed};
 use super::stored::Verdict;
 use crate::args::word;
 use crate::client::Session;
@@ -76,7 +76,7 @@ fn parse(image: &str) -> Result<Reference, Failure> {
 /// The policy that one key is.
 fn signed_by(path: &Path, reference: &Reference) -> Result<ImagePolicy, Failure> {
     let key = VerifyingKey::from_pem(&files::key(path)?).map_err(|error| {
-        Local::new(Exit::Usage, format!("cannot use the key `{}`", path.display())).cause(chain(&error))
+        Local::new(Exit::Usage, format!("cannot use the key `{}`", path.display())).cause(error_chain(&error))
     })?;
     let signers = BTreeMap::from([("key".to_owned(), key)]);
     let signed = Requirement::Signed { signers, threshold: 1, identity: Identity::Repository };
@@ -88,7 +88,7 @@ fn read_policy(path: &Path) -> Result<ImagePolicy, Failure> {
     let text = files::document(path)?;
     let file = path.display().to_string();
     ImagePolicy::parse(&[PolicyText { file: &file, text: &text }], |path| std::fs::read_to_string(path))
-        .map_err(|error| Local::new(Exit::Usage, format!("cannot use the policy `{file}`")).cause(chain(&error)).into())
+        .map_err(|error| Local::new(Exit::Usage, format!("cannot use the policy `{file}`")).cause(error_chain(&error)).into())
 }
 
 /// Judges an image in its registry.
@@ -109,7 +109,7 @@ async fn here(
         Ok(verified) => trusted(&verified, digest),
         Err(refusal) => pb::VerifyImageResponse {
             trusted: false,
-            findings: vec![chain(&refusal.reason), format!("hint: {}", refusal.hint())],
+            findings: vec![error_chain(&refusal.reason), format!("hint: {}", refusal.hint())],
             digest,
             ..Default::default()
         },

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bytecode_image::store::{Store, StoreError};
 use clap::Args;
 
-use super::registry::{chain, directory};
+use super::registry::{error_chain, directory};
 use crate::error::{Exit, Failure, Local};
 
 /// Where the caller's images are.
@@ -40,7 +40,7 @@ pub(super) fn failed(message: &str, error: &StoreError) -> Failure {
         StoreError::Corrupt(_) => Exit::Signature,
         _ => Exit::Other,
     };
-    let local = Local::new(exit, message).cause(chain(error));
+    let local = Local::new(exit, message).cause(error_chain(error));
     match error {
         StoreError::NotFound(reference) => {
             local.hint(format!("`bpfctl image build … --tag {reference}` makes it")).into()

@@ -13,7 +13,7 @@ use bytecode_image::transport::TransportError;
 use bytecode_image::verify::{Reason, Refusal};
 use serde::{Deserialize, Serialize};
 
-use crate::causes::chain;
+use crate::causes::error_chain;
 
 /// Characters kept of each text: a status of the API has no room for more.
 const TEXT: usize = 1000;
@@ -111,7 +111,7 @@ impl FetchFailure {
 }
 
 fn causes(first: Option<&(dyn Error + 'static)>) -> String {
-    first.map(chain).unwrap_or_default()
+    first.map(error_chain).unwrap_or_default()
 }
 
 fn hint(kind: FailureKind) -> Option<String> {
