@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use bpfd_core::hook::{ProceedOn, Tracepoint, XdpMode};
-use bpfd_core::names::{IfName, Netns, Priority};
+use bpfd_core::hook::ProceedOn;
+use bpfd_core::names::{Netns, Priority};
 use bpfd_proto::v1 as pb;
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, Parser, ValueEnum};
 
 use crate::command::Command;
 
@@ -141,39 +141,6 @@ impl FromStr for Limit {
     }
 }
 
-/// Where a verb attaches.
-#[derive(Debug, Subcommand)]
-pub(crate) enum AttachHook {
-    /// Attach to XDP on an interface
-    #[command(after_help = "\
-Examples:
-  bpfctl attach counter xdp -i eth0
-  bpfctl attach counter/pass xdp -i eth1 --netns blue --priority 20 --proceed-on pass,drop")]
-    Xdp(XdpArgs),
-    /// Attach to a kernel tracepoint
-    #[command(after_help = "\
-Examples:
-  bpfctl attach tracer tracepoint
-  bpfctl attach tracer/count tracepoint sched/sched_switch")]
-    Tracepoint(TracepointArgs),
-}
-
-/// XDP on an interface.
-#[derive(Debug, Args)]
-pub(crate) struct XdpArgs {
-    /// The interface
-    #[arg(short, long, value_name = "IF", alias = "iface")]
-    pub(crate) interface: IfName,
-    /// The network namespace, as in `ip netns list` [default: the daemon's own]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) netns: Option<Netns>,
-    #[command(flatten)]
-    pub(crate) place: Place,
-    /// auto, native or generic; auto takes what the interface runs, else native, else generic
-    #[arg(long, default_value_t)]
-    pub(crate) mode: XdpMode,
-}
-
 /// A place in a chain.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
@@ -185,71 +152,11 @@ pub(crate) struct Place {
     pub(crate) proceed_on: Option<ProceedOn>,
 }
 
-/// A kernel tracepoint.
-#[derive(Debug, Args)]
-pub(crate) struct TracepointArgs {
-    /// The tracepoint, as in sched/sched_switch [default: the one that the program's section names]
-    #[arg(value_name = "CATEGORY/EVENT")]
-    pub(crate) event: Option<Tracepoint>,
-}
-
-/// Whether an interface must exist.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WhenAbsent {
-    Refuse,
-    Wait,
-}
-
-impl AttachHook {
-    pub(crate) fn attachment(self, function: Option<String>, absent: WhenAbsent) -> pb::Attachment {
-        match self {
-            Self::Xdp(xdp) => xdp.attachment(function, absent),
-            Self::Tracepoint(tracepoint) => tracepoint.attachment(function, absent),
-        }
-    }
-}
-
-impl XdpArgs {
-    pub(crate) fn attachment(self, function: Option<String>, absent: WhenAbsent) -> pb::Attachment {
-        let Self { interface, netns, place, mode } = self;
-        let hook = pb::XdpHook { netns: netns.and_then(netns_field), interface: interface.into() };
-        let (priority, proceed_on) = place.fields();
-        pb::Attachment {
-            function,
-            hook: Some(pb::Hook { hook: Some(pb::hook::Hook::Xdp(hook)) }),
-            priority,
-            proceed_on,
-            xdp_mode: match mode {
-                XdpMode::Auto => pb::XdpMode::Auto,
-                XdpMode::Native => pb::XdpMode::Native,
-                XdpMode::Generic => pb::XdpMode::Generic,
-            }
-            .into(),
-            when_present: absent == WhenAbsent::Wait,
-        }
-    }
-}
-
 impl Place {
     pub(crate) fn fields(self) -> (Option<u32>, Option<pb::ProceedOn>) {
         let Self { priority, proceed_on } = self;
         let actions = |set: ProceedOn| set.names().into_iter().filter_map(action).map(i32::from).collect();
         (priority.map(u32::from), proceed_on.map(|set| pb::ProceedOn { xdp: actions(set) }))
-    }
-}
-
-impl TracepointArgs {
-    pub(crate) fn attachment(self, function: Option<String>, absent: WhenAbsent) -> pb::Attachment {
-        let hook = self.event.map_or_else(pb::TracepointHook::default, |event| pb::TracepointHook {
-            category: event.category().to_owned(),
-            event: event.event().to_owned(),
-        });
-        pb::Attachment {
-            function,
-            hook: Some(pb::Hook { hook: Some(pb::hook::Hook::Tracepoint(hook)) }),
-            when_present: absent == WhenAbsent::Wait,
-            ..Default::default()
-        }
     }
 }
 

@@ -6,6 +6,7 @@ mod client;
 mod command;
 mod error;
 mod files;
+mod hook;
 mod output;
 mod progress;
 

@@ -16,7 +16,7 @@ use bpfd_core::names::{AppName, printable};
 use bpfd_core::policy::{Authorized, Denied, Verb};
 use bpfd_core::request::{Bytes, LoadRequest};
 use bpfd_core::selection::{self, Selection, SelectionError};
-use bpfd_core::state::{Advice, Map, ObjectDigest, ProgramType, Setting};
+use bpfd_core::state::{Advice, Map, ObjectDigest, ProgramKind, Setting};
 use ebpf::globals::GlobalError;
 use ebpf::inspect::{NotLoadable, Object};
 use ebpf::line_info::LineTable;
@@ -282,7 +282,7 @@ fn settings(object: &Object, wanted: &[(String, String)]) -> Result<BTreeMap<Str
 
 fn recipe(
     bytecode: &Bytecode,
-    functions: &BTreeMap<String, ProgramType>,
+    functions: &BTreeMap<String, ProgramKind>,
     globals: &BTreeMap<String, Setting>,
 ) -> Recipe {
     Recipe {
@@ -306,7 +306,7 @@ fn explain(elf: &[u8], error: StepError) -> LoadError {
     }
 }
 
-fn default_name(bytecode: &Bytecode, functions: &BTreeMap<String, ProgramType>) -> AppName {
+fn default_name(bytecode: &Bytecode, functions: &BTreeMap<String, ProgramKind>) -> AppName {
     let function = || functions.keys().next().and_then(|function| AppName::nearest(function));
     bytecode.name().cloned().or_else(function).unwrap_or_else(AppName::unnamed)
 }
@@ -337,17 +337,12 @@ fn maps(object: &Object, made: &[String]) -> Vec<Map> {
 }
 
 /// The image's label first, then the object's own run config.
-fn advice(object: &Object, bytecode: &Bytecode, functions: &BTreeMap<String, ProgramType>) -> BTreeMap<String, Advice> {
+fn advice(object: &Object, bytecode: &Bytecode, functions: &BTreeMap<String, ProgramKind>) -> BTreeMap<String, Advice> {
     let of = |function: &String| {
         let own = object.programs.iter().find(|program| program.function.as_str() == function);
         let own = own.map(selection::advice).unwrap_or_default();
         let label = bytecode.advice(function).cloned().unwrap_or_default();
-        let merged = Advice {
-            priority: label.priority.or(own.priority),
-            proceed_on: label.proceed_on.or(own.proceed_on),
-            tracepoint: label.tracepoint.or(own.tracepoint),
-        };
-        (function.clone(), merged)
+        (function.clone(), label.or(own))
     };
     functions.keys().map(of).collect()
 }

@@ -22,7 +22,7 @@ use bpfd::repair::{Recovered, Repaired};
 use bpfd::store::{Earlier, Outcome, Store};
 use bpfd_core::changes::{self, Fresh, Loaded};
 use bpfd_core::fake::{FakeKernel, Fate, PeerMove};
-use bpfd_core::hook::{ChainKey, Point, XdpMode};
+use bpfd_core::hook::{ChainKey, HookAsk, OwnHook, Point, XdpMode};
 use bpfd_core::ident::{AppUid, AskedId, BootId, KernelId, RequestId, RequestKey};
 use bpfd_core::invariants::Broken;
 use bpfd_core::kernel::{
@@ -32,9 +32,9 @@ use bpfd_core::names::{Netns, Priority};
 use bpfd_core::plan::{LinkStatus, PlanError};
 use bpfd_core::policy::Principal;
 use bpfd_core::request::{
-    AttachAsk, AttachRequest, DetachRequest, DetachWhich, HookAsk, UnloadRequest, UnloadWhich, UpdateRequest, OwnerScope,
+    AttachAsk, AttachRequest, DetachRequest, DetachWhich, UnloadRequest, UnloadWhich, UpdateRequest, OwnerScope,
 };
-use bpfd_core::state::{Map, ObjectDigest, Owner, Program, ProgramType, Reach, Source, State, WhenAbsent};
+use bpfd_core::state::{Map, ObjectDigest, Owner, Program, ProgramKind, Reach, Source, State, WhenAbsent};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -98,13 +98,15 @@ fn context(request: Option<u128>) -> Context {
 fn on(chain: ChainKey, priority: u32) -> AttachAsk {
     let priority = Some(Priority::try_from(priority).unwrap());
     AttachAsk {
-        hook: HookAsk::Xdp { chain, priority, proceed_on: None, mode: XdpMode::Auto },
+        hook: HookAsk::Shared { chain, priority, proceed_on: None, mode: XdpMode::Auto },
         when_absent: WhenAbsent::Fail,
     }
 }
 
 fn tracing(event: &str) -> AttachAsk {
-    AttachAsk { hook: HookAsk::Tracepoint(Some(event.parse().unwrap())), when_absent: WhenAbsent::Fail }
+    let kind = ProgramKind::Tracepoint;
+    let hook = HookAsk::Own { kind, hook: Some(OwnHook::parse(kind, event).unwrap()) };
+    AttachAsk { hook, when_absent: WhenAbsent::Fail }
 }
 
 /// One request of a script.
@@ -330,7 +332,7 @@ fn loaded(uid: AppUid, name: &str, staged: &PinnedApp, attach: Option<(u8, u32)>
     let programs = staged.programs.iter().map(|(function, id)| Program {
         function: function.clone(),
         section: "xdp".into(),
-        kind: if name.starts_with("tp") { ProgramType::Tracepoint } else { ProgramType::Xdp },
+        kind: if name.starts_with("tp") { ProgramKind::Tracepoint } else { ProgramKind::Xdp },
         tag: FakeKernel::tag(uid),
         load_time: id.0.into(),
     });

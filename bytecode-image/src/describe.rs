@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use ebpf::{
     globals::{Global, GlobalType, Initial},
     inspect::{Object, Program},
-    kind::{DeclaredKind, HookHint, ProgramKind},
+    kind::{DeclaredKind, ProgramKind, Sees},
     maps::Map,
     run_config::XdpAction,
 };
@@ -45,7 +45,7 @@ pub enum DescribeError {
         section: String,
     },
     /// Not a type.
-    #[error("metadata gives program `{program}` the type `{said}`; it is `xdp`, `tc` or `tracepoint`")]
+    #[error("metadata gives program `{program}` the type `{said}`; it is one of {}", kinds())]
     UnknownKind {
         /// The program.
         program: String,
@@ -112,6 +112,11 @@ fn readable(label: Label) -> Result<Label, DescribeError> {
     Ok(Label::parse(&without.to_json()?)?)
 }
 
+/// The words for types, for an error's text.
+fn kinds() -> String {
+    ProgramKind::ALL.iter().map(|kind| format!("`{kind}`")).collect::<Vec<_>>().join(", ")
+}
+
 /// All labels that an image gets: ours, bpfman's two, and those of the OCI that say the same.
 ///
 /// # Errors
@@ -143,11 +148,13 @@ fn describe_program(program: &Program, said: Option<&ProgramMetadata>) -> Result
     let proceed_on = proceed_on.or_else(|| {
         from_object.proceed_on.as_ref().map(|actions| actions.iter().map(|action| xdp_word(*action)).collect())
     });
-    let (hook_direction, hook_target) = match &program.hook {
-        Some(HookHint::TcIngress) => (Some(Direction::Ingress), None),
-        Some(HookHint::TcEgress) => (Some(Direction::Egress), None),
-        Some(HookHint::Tracepoint { category, event }) => (None, Some(format!("{category}:{event}"))),
-        None => (None, None),
+    // What follows the `/` of a packet program's section is a direction or a name of the author's; of others it is their target,
+    // which labels write as bpfman does, `category:event`.
+    let (hook_direction, hook_target) = match (program.kind().map(ProgramKind::sees), program.target.as_deref()) {
+        (Some(Sees::Packets), Some("ingress")) => (Some(Direction::Ingress), None),
+        (Some(Sees::Packets), Some("egress")) => (Some(Direction::Egress), None),
+        (Some(Sees::Kernel), Some(target)) => (None, Some(label_target(target))),
+        (Some(Sees::Packets) | None, _) | (_, None) => (None, None),
     };
     let attach = Attach {
         direction: direction.or(hook_direction),
@@ -165,6 +172,11 @@ fn describe_program(program: &Program, said: Option<&ProgramMetadata>) -> Result
         attach: (attach != Attach::default()).then_some(attach),
         doc,
     })
+}
+
+/// A section's target as a label writes it.
+fn label_target(target: &str) -> String {
+    if target.starts_with('/') { target.to_owned() } else { target.replacen('/', ":", 1) }
 }
 
 fn describe_kind(program: &Program, said: Option<String>) -> Result<Option<String>, DescribeError> {

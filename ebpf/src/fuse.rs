@@ -309,6 +309,7 @@ mod tests {
     use super::*;
     use crate::actions::ActionMask;
     use crate::insn::{CALL, PSEUDO_CALL, PSEUDO_FUNC};
+    use crate::kind::ProgramKind;
 
     fn program(function: &str, insns: Vec<Insn>) -> Finished {
         Finished {
@@ -544,7 +545,7 @@ mod tests {
     #[test]
     fn other_kinds_and_empty_chains_are_refused() {
         assert_eq!(fuse(PLACE, &[]), Err(CannotFuse::Empty));
-        let tc = [Finished { load: LoadType::TC_CLASSIFIER, ..verdict("tc", 0) }];
+        let tc = [Finished { load: ProgramKind::Tc.load(), ..verdict("tc", 0) }];
         assert_eq!(fuse(PLACE, &members(&tc)), Err(CannotFuse::NotXdp { member: "tc".into() }));
         let damaged = [program("wild", vec![Insn { code: CALL, dst: 0, src: 1, off: 0, imm: 40 }, Insn::exit()])];
         assert_eq!(fuse(PLACE, &members(&damaged)), Err(CannotFuse::Damaged { member: "wild".into() }));

@@ -11,7 +11,7 @@ use crate::bytes::count;
 use crate::elf::{Elf, ElfError};
 use crate::functions::{self, FunctionError};
 use crate::globals::{Global, GlobalError};
-use crate::kind::{self, DeclaredKind, HookHint, ProgramKind};
+use crate::kind::{self, DeclaredKind, ProgramKind};
 use crate::maps::{self, Map, MapError};
 use crate::names::{FunctionName, NameError, SectionName};
 use crate::run_config::{self, RunConfig, RunConfigError};
@@ -54,8 +54,8 @@ pub struct Program {
     pub section: SectionName,
     /// What the section's name says of its kind.
     pub kind: DeclaredKind,
-    /// What the section's name says of its hook.
-    pub hook: Option<HookHint>,
+    /// What follows the `/` of the section's name: `sched/sched_switch` of `tp/sched/sched_switch`.
+    pub target: Option<String>,
     /// Takes packets in several buffers (`xdp.frags`).
     pub frags: bool,
     /// Not loaded unless it is asked for (`?xdp`).
@@ -239,7 +239,7 @@ fn program(
         function: name,
         section: section.parse()?,
         kind: meaning.kind,
-        hook: meaning.hook,
+        target: meaning.target,
         frags: meaning.frags,
         optional: meaning.optional,
         instructions: u32::try_from(function.size / functions::INSN).unwrap_or(u32::MAX),

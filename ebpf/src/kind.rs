@@ -6,31 +6,87 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A kind of program that bpfd loads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub enum ProgramKind {
-    /// `BPF_PROG_TYPE_XDP` for an interface.
-    #[serde(rename = "xdp")]
-    Xdp,
+use crate::load_type::LoadType;
+
+/// How the kernel takes a kind of program: a row of the table below.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    kind: ProgramKind,
+    /// The word for it in requests, labels and listings.
+    word: &'static str,
+    /// `enum bpf_prog_type` and `enum bpf_attach_type` of BPF_PROG_LOAD (include/uapi/linux/bpf.h).
+    load: (u32, u32),
+    /// First words of the section names that libbpf gives to it.
+    sections: &'static [&'static str],
+    sees: Sees,
+}
+
+/// What a kind of program can read by its nature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sees {
+    /// Packets and its own maps.
+    Packets,
+    /// The kernel's or other processes' memory.
+    Kernel,
+}
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $word:literal, load $load:expr, sections $sections:expr, $sees:expr;)*) => {
+        /// What a program is: the one type for it, from the section's name to the API. Each kind of program has one kind of hook.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum ProgramKind {
+            $($(#[$doc])* #[serde(rename = $word)] $kind,)*
+        }
+
+        impl ProgramKind {
+            /// Every kind, in the order of the table.
+            pub const ALL: &[Self] = &[$(Self::$kind),*];
+
+            const fn row(self) -> Row {
+                match self {
+                    $(Self::$kind => {
+                        Row { kind: Self::$kind, word: $word, load: $load, sections: $sections, sees: $sees }
+                    })*
+                }
+            }
+        }
+    };
+}
+
+// The registry of program kinds: a new kind is a line here.
+kinds! {
+    /// `BPF_PROG_TYPE_XDP` for an interface, with expected attach type BPF_XDP as libbpf loads it.
+    Xdp = "xdp", load (6, 37), sections &["xdp"], Sees::Packets;
     /// `BPF_PROG_TYPE_SCHED_CLS`, by tcx or cls_bpf.
-    #[serde(rename = "tc")]
-    TcClassifier,
+    Tc = "tc", load (3, 0), sections &["tc", "tcx", "classifier"], Sees::Packets;
     /// `BPF_PROG_TYPE_TRACEPOINT`.
-    #[serde(rename = "tracepoint")]
-    Tracepoint,
+    Tracepoint = "tracepoint", load (5, 0), sections &["tracepoint", "tp"], Sees::Kernel;
 }
 
 impl ProgramKind {
-    /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Xdp, Self::TcClassifier, Self::Tracepoint];
-
     /// The word for it in requests, labels and listings.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Xdp => "xdp",
-            Self::TcClassifier => "tc",
-            Self::Tracepoint => "tracepoint",
-        }
+    pub const fn as_str(self) -> &'static str {
+        self.row().word
+    }
+
+    /// How the kernel is asked to load it.
+    pub const fn load(self) -> LoadType {
+        let (prog_type, expected_attach_type) = self.row().load;
+        LoadType { prog_type, expected_attach_type, flags: 0 }
+    }
+
+    /// What it can read by its nature.
+    pub const fn sees(self) -> Sees {
+        self.row().sees
+    }
+
+    /// The kind that a word of an image's label names: the kind's own, or one that its sections have.
+    pub fn of_label(word: &str) -> Option<Self> {
+        word.parse().ok().or_else(|| Self::of_section(word))
+    }
+
+    fn of_section(word: &str) -> Option<Self> {
+        Self::ALL.iter().map(|kind| kind.row()).find(|row| row.sections.contains(&word)).map(|row| row.kind)
     }
 }
 
@@ -49,7 +105,7 @@ impl FromStr for ProgramKind {
     type Err = UnknownKind;
 
     fn from_str(word: &str) -> Result<Self, UnknownKind> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == word).ok_or_else(|| UnknownKind(word.to_owned()))
+        Self::ALL.iter().copied().find(|kind| kind.as_str() == word).ok_or_else(|| UnknownKind(word.to_owned()))
     }
 }
 
@@ -65,46 +121,21 @@ pub enum DeclaredKind {
     Unstated,
 }
 
-/// Where a section name says that a program belongs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HookHint {
-    /// `tracepoint/CATEGORY/EVENT`.
-    Tracepoint {
-        /// Such as `sched`.
-        category: String,
-        /// Such as `sched_switch`.
-        event: String,
-    },
-    /// `tc/ingress`, `tcx/ingress`.
-    TcIngress,
-    /// `tc/egress`, `tcx/egress`.
-    TcEgress,
-}
-
-impl fmt::Display for HookHint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tracepoint { category, event } => write!(f, "{category}/{event}"),
-            Self::TcIngress => f.write_str("ingress"),
-            Self::TcEgress => f.write_str("egress"),
-        }
-    }
-}
-
 /// All that a section name says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SectionMeaning {
     pub(crate) kind: DeclaredKind,
-    pub(crate) hook: Option<HookHint>,
+    /// What follows the first `/`: the target, as the kind reads it.
+    pub(crate) target: Option<String>,
     /// `xdp.frags`: the program takes packets in several buffers.
     pub(crate) frags: bool,
     /// A leading `?`: not loaded unless it is asked for.
     pub(crate) optional: bool,
 }
 
-/// First words of libbpf's section names (1.5) for kinds that bpfd does not load, without `.s` and other suffixes.
-const UNSUPPORTED: [&str; 42] = [
+/// First words of libbpf's section names (1.5), without `.s` and other suffixes: those that name no kind of the table are of kinds
+/// that bpfd does not load.
+const LIBBPF: [&str; 42] = [
     "action",
     "cgroup",
     "cgroup_skb",
@@ -159,30 +190,18 @@ pub(crate) fn meaning(section: &str) -> SectionMeaning {
         Some((word, rest)) => (word, Some(rest)),
         None => (name, None),
     };
-    let (kind, hook) = match (word, rest) {
+    let kind = match (word, rest) {
         // Programs for map entries, not for an interface (`BPF_XDP_DEVMAP`, `BPF_XDP_CPUMAP`).
-        ("xdp" | "xdp.frags", Some("devmap" | "cpumap")) => (DeclaredKind::Unsupported(name.to_owned()), None),
-        ("xdp" | "xdp.frags", _) => (DeclaredKind::Known(ProgramKind::Xdp), None),
-        ("tc" | "tcx" | "classifier", _) => {
-            let hook = match rest {
-                Some("ingress") => Some(HookHint::TcIngress),
-                Some("egress") => Some(HookHint::TcEgress),
-                _ => None,
-            };
-            (DeclaredKind::Known(ProgramKind::TcClassifier), hook)
-        }
-        ("tracepoint" | "tp", _) => {
-            let hook = rest.and_then(|rest| rest.split_once('/')).and_then(|(category, event)| {
-                let word = |w: &str| !w.is_empty() && w.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-                (word(category) && word(event))
-                    .then(|| HookHint::Tracepoint { category: category.to_owned(), event: event.to_owned() })
-            });
-            (DeclaredKind::Known(ProgramKind::Tracepoint), hook)
-        }
-        _ if UNSUPPORTED.contains(&without_suffix(word)) => (DeclaredKind::Unsupported(name.to_owned()), None),
-        _ => (DeclaredKind::Unstated, None),
+        ("xdp" | "xdp.frags", Some("devmap" | "cpumap")) => DeclaredKind::Unsupported(name.to_owned()),
+        ("xdp.frags", _) => DeclaredKind::Known(ProgramKind::Xdp),
+        _ => match ProgramKind::of_section(word) {
+            Some(kind) => DeclaredKind::Known(kind),
+            None if LIBBPF.contains(&without_suffix(word)) => DeclaredKind::Unsupported(name.to_owned()),
+            None => DeclaredKind::Unstated,
+        },
     };
-    SectionMeaning { kind, hook, frags: word == "xdp.frags", optional }
+    let target = rest.filter(|_| matches!(kind, DeclaredKind::Known(_))).map(str::to_owned);
+    SectionMeaning { kind, target, frags: word == "xdp.frags", optional }
 }
 
 /// `lsm.s` (sleepable), `raw_tp.w` (writable): the same kind.
@@ -194,10 +213,10 @@ fn without_suffix(word: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn check(section: &str, kind: DeclaredKind, hook: Option<&str>, frags: bool, optional: bool) {
+    fn check(section: &str, kind: DeclaredKind, target: Option<&str>, frags: bool, optional: bool) {
         let found = meaning(section);
         assert_eq!(found.kind, kind, "{section}");
-        assert_eq!(found.hook.map(|hook| hook.to_string()).as_deref(), hook, "{section}");
+        assert_eq!(found.target.as_deref(), target, "{section}");
         assert_eq!((found.frags, found.optional), (frags, optional), "{section}");
     }
 
@@ -207,17 +226,17 @@ mod tests {
         let other = |name: &str| Unsupported(name.to_owned());
         check("xdp", Known(ProgramKind::Xdp), None, false, false);
         check("xdp.frags", Known(ProgramKind::Xdp), None, true, false);
-        check("xdp/foo", Known(ProgramKind::Xdp), None, false, false);
+        check("xdp/foo", Known(ProgramKind::Xdp), Some("foo"), false, false);
         check("?xdp", Known(ProgramKind::Xdp), None, false, true);
         check("xdp/devmap", other("xdp/devmap"), None, false, false);
         check("?xdp.frags/cpumap", other("xdp.frags/cpumap"), None, true, true);
-        check("tc", Known(ProgramKind::TcClassifier), None, false, false);
-        check("classifier", Known(ProgramKind::TcClassifier), None, false, false);
-        check("tcx/ingress", Known(ProgramKind::TcClassifier), Some("ingress"), false, false);
-        check("tc/egress", Known(ProgramKind::TcClassifier), Some("egress"), false, false);
+        check("tc", Known(ProgramKind::Tc), None, false, false);
+        check("classifier", Known(ProgramKind::Tc), None, false, false);
+        check("tcx/ingress", Known(ProgramKind::Tc), Some("ingress"), false, false);
+        check("tc/egress", Known(ProgramKind::Tc), Some("egress"), false, false);
         check("tp/sched/sched_switch", Known(ProgramKind::Tracepoint), Some("sched/sched_switch"), false, false);
         check("tracepoint/a/b", Known(ProgramKind::Tracepoint), Some("a/b"), false, false);
-        check("tracepoint/../b", Known(ProgramKind::Tracepoint), None, false, false);
+        check("tracepoint/../b", Known(ProgramKind::Tracepoint), Some("../b"), false, false);
         check("tracepoint", Known(ProgramKind::Tracepoint), None, false, false);
         check("lsm.s/file_open", other("lsm.s/file_open"), None, false, false);
         check("kprobe.multi/x", other("kprobe.multi/x"), None, false, false);
@@ -229,7 +248,7 @@ mod tests {
     #[test]
     fn kinds_round_trip_as_words() {
         for kind in ProgramKind::ALL {
-            assert_eq!(kind.to_string().parse(), Ok(kind));
+            assert_eq!(kind.to_string().parse(), Ok(*kind));
         }
         assert_eq!("socket".parse::<ProgramKind>(), Err(UnknownKind("socket".to_owned())));
     }

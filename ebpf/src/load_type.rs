@@ -23,11 +23,7 @@ pub const XDP_DEV_BOUND_ONLY: u32 = 1 << 6;
 
 impl LoadType {
     /// An XDP program for an interface, with expected attach type BPF_XDP as libbpf loads it.
-    pub const XDP: Self = Self { prog_type: 6, expected_attach_type: 37, flags: 0 };
-    /// A traffic-control classifier.
-    pub const TC_CLASSIFIER: Self = Self { prog_type: 3, expected_attach_type: 0, flags: 0 };
-    /// A program on a tracepoint.
-    pub const TRACEPOINT: Self = Self { prog_type: 5, expected_attach_type: 0, flags: 0 };
+    pub const XDP: Self = ProgramKind::Xdp.load();
     /// A program that replaces a function of another one (freplace).
     pub const EXTENSION: Self = Self { prog_type: 28, expected_attach_type: 0, flags: 0 };
 
@@ -50,16 +46,6 @@ impl LoadType {
     /// expected attach type is 0.
     pub const fn as_extension(self) -> Self {
         Self { flags: self.flags & !(XDP_HAS_FRAGS | XDP_DEV_BOUND_ONLY), ..Self::EXTENSION }
-    }
-}
-
-impl From<ProgramKind> for LoadType {
-    fn from(kind: ProgramKind) -> Self {
-        match kind {
-            ProgramKind::Xdp => Self::XDP,
-            ProgramKind::TcClassifier => Self::TC_CLASSIFIER,
-            ProgramKind::Tracepoint => Self::TRACEPOINT,
-        }
     }
 }
 

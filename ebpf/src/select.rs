@@ -183,7 +183,7 @@ mod tests {
                 function: function.parse().unwrap(),
                 section: section.parse().unwrap(),
                 kind: said.kind,
-                hook: said.hook,
+                target: said.target,
                 frags: said.frags,
                 optional: said.optional,
                 instructions: 2,

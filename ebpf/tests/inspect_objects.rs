@@ -38,13 +38,13 @@ fn refused(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn section_names_give_kinds_hooks_and_options() {
+fn section_names_give_kinds_targets_and_options() {
     let rows: Vec<String> = object("all_kinds")
         .programs
         .iter()
         .map(|p| {
-            let hook = p.hook.as_ref().map(ToString::to_string);
-            format!("{} {} {:?} {hook:?} frags={} optional={}", p.function, p.section, p.kind, p.frags, p.optional)
+            let target = &p.target;
+            format!("{} {} {:?} {target:?} frags={} optional={}", p.function, p.section, p.kind, p.frags, p.optional)
         })
         .collect();
     insta::assert_debug_snapshot!(rows);

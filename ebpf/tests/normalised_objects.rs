@@ -53,7 +53,7 @@ fn the_loader_refuses_the_object_as_it_was_written() {
 
 #[test]
 fn each_program_loads_whatever_its_section_is_called_and_alone() {
-    use ProgramKind::{TcClassifier, Tracepoint, Xdp};
+    use ProgramKind::{Tc, Tracepoint, Xdp};
     for (function, kind) in [
         ("xdp_first", Xdp),
         ("xdp_second", Xdp),
@@ -61,10 +61,10 @@ fn each_program_loads_whatever_its_section_is_called_and_alone() {
         ("xdp_frags", Xdp),
         ("xdp_optional", Xdp),
         ("xdp_pass_func", Xdp),
-        ("xdp_pass_func", TcClassifier),
-        ("tc_plain", TcClassifier),
-        ("tc_in", TcClassifier),
-        ("tc_out", TcClassifier),
+        ("xdp_pass_func", Tc),
+        ("tc_plain", Tc),
+        ("tc_in", Tc),
+        ("tc_out", Tc),
         ("on_switch", Tracepoint),
         ("on_kill", Tracepoint),
     ] {

@@ -4,9 +4,10 @@ use bpfd_proto::v1 as pb;
 use clap::Args;
 
 use super::views::{Links, Planned};
-use crate::args::{AttachHook, DryRun, WhenAbsent, word};
+use crate::args::{DryRun, word};
 use crate::client::{Session, request_id};
 use crate::error::{Exit, Failure};
+use crate::hook::{Hook, NothingMore};
 use crate::output::warnings;
 
 /// Attach a program of a loaded app
@@ -26,7 +27,7 @@ pub(crate) struct Attach {
     #[command(flatten)]
     dry: DryRun,
     #[command(subcommand)]
-    hook: AttachHook,
+    hook: Hook<NothingMore>,
 }
 
 impl Attach {
@@ -36,12 +37,12 @@ impl Attach {
             Some((app, function)) => (app.to_owned(), Some(function.to_owned())),
             None => (program, None),
         };
-        let absent = if when_present { WhenAbsent::Wait } else { WhenAbsent::Refuse };
+        let Hook { attachment, more: NothingMore {} } = hook;
         let request = pb::AttachRequest {
             request_id: request_id(),
             validate_only: dry.dry_run,
             app,
-            attachment: Some(hook.attachment(function, absent)),
+            attachment: Some(pb::Attachment { function, when_present, ..attachment }),
         };
         let answer = session.client().await?.attach(request).await?;
         warnings(&answer.warnings);

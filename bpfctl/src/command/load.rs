@@ -8,13 +8,14 @@ use bpfd_core::names::AppName;
 use bpfd_proto::v1::{self as pb, load_request, program_selector};
 use bytecode_image::reference::Reference;
 use clap::error::ErrorKind;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, ValueEnum};
 
 use super::views::{Apps, Planned};
-use crate::args::{Cli, DryRun, TracepointArgs, WhenAbsent, XdpArgs, word};
+use crate::args::{Cli, DryRun, word};
 use crate::client::{Client, Session, request_id};
 use crate::error::{Exit, Failure};
 use crate::files;
+use crate::hook::{Examples, Hook, HookVerb};
 use crate::output::warnings;
 use crate::progress::Progress;
 
@@ -39,7 +40,7 @@ pub(crate) struct Load {
     #[command(flatten)]
     dry: DryRun,
     #[command(subcommand)]
-    hook: Option<LoadHook>,
+    hook: Option<Hook<What>>,
 }
 
 /// What to load. The same options are taken before and after the hook.
@@ -72,30 +73,8 @@ struct What {
     when_present: bool,
 }
 
-#[derive(Debug, Subcommand)]
-enum LoadHook {
-    /// Attach to XDP on an interface
-    #[command(after_help = "\
-Examples:
-  bpfctl load --path pass.o --section-name pass xdp -i eth0 --priority 50
-  bpfctl load --image registry/foo:tag xdp -i eth1 --netns blue --mode generic")]
-    Xdp {
-        #[command(flatten)]
-        xdp: XdpArgs,
-        #[command(flatten)]
-        what: What,
-    },
-    /// Attach to a kernel tracepoint
-    #[command(after_help = "\
-Examples:
-  bpfctl load --path trace.o tracepoint
-  bpfctl load --image registry/trace:tag tracepoint sched/sched_switch")]
-    Tracepoint {
-        #[command(flatten)]
-        tracepoint: TracepointArgs,
-        #[command(flatten)]
-        what: What,
-    },
+impl HookVerb for What {
+    const EXAMPLES: Examples = Examples::Load;
 }
 
 /// When to ask the registry.
@@ -156,14 +135,9 @@ impl Load {
                 ));
             }
             None => (what, vec![]),
-            Some(LoadHook::Xdp { xdp, what: more }) => {
+            Some(Hook { attachment, more }) => {
                 let what = what.and(more)?;
-                let attachment = xdp.attachment(None, what.when_absent());
-                (what, vec![attachment])
-            }
-            Some(LoadHook::Tracepoint { tracepoint, what: more }) => {
-                let what = what.and(more)?;
-                let attachment = tracepoint.attachment(None, what.when_absent());
+                let attachment = pb::Attachment { when_present: what.when_present, ..attachment };
                 (what, vec![attachment])
             }
         };
@@ -241,10 +215,6 @@ impl What {
             (None, Some(image)) => Ok(Source::Image(image.clone(), self.pull)),
             (None, None) => Err(usage(ErrorKind::MissingRequiredArgument, "give --path FILE or --image REFERENCE")),
         }
-    }
-
-    fn when_absent(&self) -> WhenAbsent {
-        if self.when_present { WhenAbsent::Wait } else { WhenAbsent::Refuse }
     }
 
     fn request(

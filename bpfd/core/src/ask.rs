@@ -4,7 +4,7 @@
 
 use crate::policy::{Ask, Asked, SourceKind, Verb};
 use crate::request::{
-    AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, HookAsk, LoadRequest, UnloadRequest, UnloadWhich,
+    AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, LoadRequest, UnloadRequest, UnloadWhich,
     UpdateRequest, OwnerScope,
 };
 use crate::state::{App, State};
@@ -50,11 +50,7 @@ impl Ask for UploadAsk {
 }
 
 fn attach_asked(attach: &AttachAsk, app: Option<&App>) -> Asked {
-    let priority = match &attach.hook {
-        HookAsk::Xdp { priority, .. } => *priority,
-        HookAsk::Tracepoint(_) => None,
-    };
-    Asked { priority, ..Asked::app(Verb::Attach, app) }
+    Asked { priority: attach.hook.priority(), ..Asked::app(Verb::Attach, app) }
 }
 
 impl Ask for LoadRequest {

@@ -3,15 +3,15 @@
 //!
 //! This file must never ask whether the caller may: it takes what was authorised.
 
-use crate::hook::Placement;
+use crate::hook::{BadTarget, HookAsk, OwnHook, Place, Placement};
 use crate::ident::{AppUid, Handle, LinkUid, RequestId};
 use crate::names::{AppName, Priority};
 use crate::order::ordered;
 use crate::request::{
-    AttachAsk, AttachRequest, DetachRequest, DetachWhich, HookAsk, NoOneLink, UnloadRequest, UnloadWhich, UpdateRequest,
+    AttachAsk, AttachRequest, DetachRequest, DetachWhich, NoOneLink, UnloadRequest, UnloadWhich, UpdateRequest,
 };
 use crate::state::{
-    Advice, App, Change, ChangeError, Link, LinkLifetime, LinkOrigin, Map, ObjectDigest, Owner, Program, ProgramType,
+    Advice, App, Change, ChangeError, Link, LinkLifetime, LinkOrigin, Map, ObjectDigest, Owner, Program, ProgramKind,
     Reach, Setting, Source, State,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,7 +62,7 @@ pub enum RequestError {
         /// The app.
         app: AppName,
         /// The type that fits the hook.
-        kind: ProgramType,
+        kind: ProgramKind,
         /// Their functions.
         candidates: Vec<String>,
     },
@@ -72,11 +72,24 @@ pub enum RequestError {
         /// The app.
         app: AppName,
         /// The type that the hook needs.
-        kind: ProgramType,
+        kind: ProgramKind,
     },
-    /// A tracepoint program whose section names none, and no word which.
-    #[error("the section of `{0}` names no tracepoint")]
-    NoTracepoint(String),
+    /// A program of an own hook whose section names no target, and the request does not either.
+    #[error("the section of `{function}` names no {kind} to attach to")]
+    NoTarget {
+        /// The program.
+        function: String,
+        /// The kind of hook.
+        kind: ProgramKind,
+    },
+    /// The section or the image's label names what is no target of the hook.
+    #[error("the section or label of `{function}` names no hook")]
+    Target {
+        /// The program.
+        function: String,
+        /// Why.
+        source: BadTarget,
+    },
     /// Somebody else moved the link since the caller looked.
     #[error("link `{link}` has generation {now} by now")]
     Generation {
@@ -151,7 +164,7 @@ pub fn load(state: &State, loaded: Loaded, owner: &Owner, fresh: &Fresh) -> Resu
 /// The change of an attach.
 pub fn attach(state: &State, ask: &AttachRequest, owner: &Owner, fresh: &Fresh) -> Result<Vec<Change>, RequestError> {
     let app = ask.app.resolve(state)?;
-    let kind = needs(&ask.attach.hook);
+    let kind = ask.attach.hook.kind();
     let function = match &ask.function {
         Some(function) => function.clone(),
         None => only_program(app, kind)?,
@@ -235,15 +248,7 @@ fn once<T: Copy + Ord>(items: Vec<T>) -> impl Iterator<Item = T> {
     items.into_iter().filter(move |item| seen.insert(*item))
 }
 
-/// The program type that a hook runs.
-pub fn needs(hook: &HookAsk) -> ProgramType {
-    match hook {
-        HookAsk::Xdp { .. } => ProgramType::Xdp,
-        HookAsk::Tracepoint(_) => ProgramType::Tracepoint,
-    }
-}
-
-fn only_program(app: &App, kind: ProgramType) -> Result<String, RequestError> {
+fn only_program(app: &App, kind: ProgramKind) -> Result<String, RequestError> {
     let fitting: Vec<&Program> = app.programs.iter().filter(|program| program.kind == kind).collect();
     match fitting.as_slice() {
         [program] => Ok(program.function.clone()),
@@ -286,16 +291,19 @@ fn link(
 /// A hook with its gaps filled: from the request, else the label or run config, else the default.
 pub fn placement(function: &str, hook: &HookAsk, advice: &Advice) -> Result<Placement, RequestError> {
     match hook {
-        HookAsk::Xdp { chain, priority, proceed_on, mode } => Ok(Placement::Chain {
+        HookAsk::Shared { chain, priority, proceed_on, mode } => Ok(Placement::Shared(Place {
             key: chain.clone(),
             priority: priority.or(advice.priority).unwrap_or(Priority::DEFAULT),
             proceed_on: proceed_on.or(advice.proceed_on).unwrap_or_default(),
             mode: *mode,
-        }),
-        HookAsk::Tracepoint(asked) => asked
-            .clone()
-            .or_else(|| advice.tracepoint.clone())
-            .map(Placement::Tracepoint)
-            .ok_or_else(|| RequestError::NoTracepoint(function.to_owned())),
+        })),
+        HookAsk::Own { kind: _, hook: Some(hook) } => Ok(Placement::Own(hook.clone())),
+        HookAsk::Own { kind, hook: None } => {
+            let function = || function.to_owned();
+            let target = advice.target.as_deref();
+            let target = target.ok_or_else(|| RequestError::NoTarget { function: function(), kind: *kind })?;
+            let hook = OwnHook::parse(*kind, target);
+            hook.map(Placement::Own).map_err(|source| RequestError::Target { function: function(), source })
+        }
     }
 }

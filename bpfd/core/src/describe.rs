@@ -3,7 +3,6 @@
 //!
 //! This file must never decide anything.
 
-use crate::hook::Placement;
 use crate::state::{App, Change, Link, Source, State};
 
 /// A sentence for each change, with the identities that its steps go by. Texts that come from callers are those of typed names, or
@@ -49,9 +48,8 @@ fn load(app: &App) -> String {
 /// A link with its place among others.
 fn placed(state: &State, link: &Link) -> String {
     let name = state.link_name(link);
-    let place = match &link.placement {
-        Placement::Chain { priority, proceed_on, .. } => format!(": priority {priority}, proceed-on {{{proceed_on}}}"),
-        Placement::Tracepoint(_) => String::new(),
-    };
+    let place = link.placement.place();
+    let place = place.map(|place| format!(": priority {}, proceed-on {{{}}}", place.priority, place.proceed_on));
+    let place = place.unwrap_or_default();
     format!("link `{name}` ({}){place}", link.uid)
 }

@@ -405,7 +405,7 @@ impl FakeKernel {
                 self.staged_tops.remove(top);
             }
             Step::PinTop(top) => self.pin_top(*top)?,
-            Step::AttachLink { link, app, function, tracepoint: _ } => {
+            Step::AttachLink { link, app, function, hook: _ } => {
                 let pinned = self.apps.get(app).ok_or_else(|| Self::refuse("attach", "app is not pinned"))?;
                 if !pinned.programs.contains_key(function) || !self.links.insert(*link) {
                     return Err(Self::refuse("attach", "no program, or attached already"));
@@ -683,6 +683,7 @@ impl Kernel for FakeKernel {
             half_made: self.half_made.clone(),
             tops,
             links: self.links.clone(),
+            half_links: BTreeSet::new(),
             exts: self.exts.iter().map(|(link, (ext, _))| (*link, *ext)).collect(),
             chains,
             absent_netns: BTreeSet::new(),

@@ -73,6 +73,9 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
     for link in observed.links.iter().filter(|link| !state.links.contains_key(link)) {
         say("K3", format!("link {link} is pinned and no row knows it"));
     }
+    for link in &observed.half_links {
+        say("K3", format!("link {link} is half pinned"));
+    }
     for link in observed.exts.keys().filter(|link| !state.links.contains_key(link)) {
         say("K3", format!("a copy of a program for link {link} is pinned and no row knows it"));
     }

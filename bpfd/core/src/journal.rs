@@ -26,7 +26,8 @@ pub struct Operation {
     pub owner: Owner,
     /// What for.
     pub changes: Vec<Change>,
-    /// How.
+    /// How. Not in the journal: recovery plans anew, from what the kernel has.
+    #[serde(skip)]
     pub plan: Plan,
 }
 

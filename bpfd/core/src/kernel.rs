@@ -10,10 +10,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::hook::{ChainKey, ProceedOn, Tracepoint, XdpMode};
+use crate::hook::{ChainKey, OwnHook, ProceedOn, XdpMode};
 use crate::ident::{AppUid, KernelId, LinkUid, TopUid};
 use crate::names::{Netns, NetnsName, Priority};
-use crate::state::{ObjectDigest, Program, ProgramType, Reach};
+use crate::state::{ObjectDigest, Program, ProgramKind, Reach};
 
 /// One member of what bpfd attaches to a shared hook.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -38,7 +38,7 @@ pub struct Recipe {
     /// Encoded globals.
     pub globals: BTreeMap<String, Vec<u8>>,
     /// The loaded functions, and what each is loaded as.
-    pub functions: BTreeMap<String, ProgramType>,
+    pub functions: BTreeMap<String, ProgramKind>,
     /// With which capabilities the verifier judges them.
     pub reach: Reach,
 }
@@ -193,7 +193,7 @@ pub enum Step {
     DropTop(TopUid),
     /// Pin a built generation as `v1/top/<top>`.
     PinTop(TopUid),
-    /// Attach a kernel link of its own and pin it as `v1/link/<link>`.
+    /// Attach to an own hook and pin the kernel link as `v1/link/<link>`.
     AttachLink {
         /// Its identity.
         link: LinkUid,
@@ -202,7 +202,7 @@ pub enum Step {
         /// Its program.
         function: String,
         /// Where.
-        tracepoint: Tracepoint,
+        hook: OwnHook,
     },
     /// Unpin such a link, which detaches it.
     DetachLink(LinkUid),
@@ -251,8 +251,8 @@ impl fmt::Display for Step {
             Self::Adopt { chain, live } => write!(f, "adopt program {} of {chain} as top {}", live.program, live.top),
             Self::DropTop(top) => write!(f, "drop top {top}"),
             Self::PinTop(top) => write!(f, "pin top {top}"),
-            Self::AttachLink { link, function, tracepoint, app: _ } => {
-                write!(f, "attach link {link}: {function} to {tracepoint}")
+            Self::AttachLink { link, function, hook, app: _ } => {
+                write!(f, "attach link {link}: {function} to {hook}")
             }
             Self::DetachLink(link) => write!(f, "detach link {link}"),
             Self::Swap { chain, from, to, mode } => {
@@ -388,8 +388,10 @@ pub struct Observed {
     pub half_made: BTreeSet<AppUid>,
     /// Every pinned generation.
     pub tops: BTreeMap<TopUid, PinnedTop>,
-    /// Pinned links of unshared hooks.
+    /// Pinned links of own hooks.
     pub links: BTreeSet<LinkUid>,
+    /// Links that a crash left half-pinned.
+    pub half_links: BTreeSet<LinkUid>,
     /// Our copies of links' programs for dispatchers.
     pub exts: BTreeMap<LinkUid, PinnedExt>,
     /// The chains that were asked about.
@@ -457,18 +459,24 @@ pub enum StepError {
     /// The interface is gone.
     #[error("no interface for `{0}`")]
     NoInterface(ChainKey),
-    /// This kernel has no such tracepoint.
-    #[error("this kernel has no tracepoint `{0}`")]
-    NoTracepoint(Tracepoint),
-    /// Packets of the interface's size do not fit one buffer, and not every program takes several.
-    #[error("the driver of `{chain}` does not take these programs at an MTU of {mtu} bytes: {why}")]
-    Mtu {
-        /// Where.
-        chain: ChainKey,
-        /// Bytes.
-        mtu: u32,
-        /// The kernel's word.
+    /// This kernel has no such target.
+    #[error("this kernel has no {} `{}`", .0.noun(), .0.target())]
+    NoTarget(OwnHook),
+    /// This kernel is too old, or was built without what it takes.
+    #[error("{what} needs {needs}")]
+    KernelLacks {
+        /// What was to be done.
+        what: String,
+        /// A release, `Linux 5.15`, or a setting of the kernel's build.
+        needs: String,
+    },
+    /// The hook does not take the programs, in the words of its kind.
+    #[error("{why}")]
+    Hook {
+        /// What is in the way.
         why: String,
+        /// What to do about it.
+        hint: String,
     },
     /// Somebody else changed the hook first.
     #[error("`{0}` changed while bpfd was changing it")]
@@ -484,6 +492,17 @@ pub enum StepError {
     /// The process ended here: only the in-memory kernel says so.
     #[error("the process died")]
     Died,
+}
+
+impl StepError {
+    /// The same, with what the failed call was part of: a kind's own file knows the call, its caller the link.
+    #[must_use]
+    pub fn while_doing(self, whole: impl FnOnce() -> String) -> Self {
+        match self {
+            Self::Call { doing, errno } => Self::Call { doing: whole(), errno: format!("cannot {doing}: {errno}") },
+            other => other,
+        }
+    }
 }
 
 /// The kernel could not be read; nothing may be removed on the strength of that.

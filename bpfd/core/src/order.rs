@@ -3,7 +3,7 @@
 //! Source: `cmp_xdp_programs` in xdp-tools lib/libxdp/libxdp.c: run priority, full function name, tag, load time. It must never
 //! depend on anything that a restart loses: what is left equal is ordered by the link's handle.
 
-use crate::hook::{ChainKey, Placement};
+use crate::hook::ChainKey;
 use crate::ident::AppUid;
 use crate::kernel::{ForeignSlot, Live, Member, Observed, PinnedExt, Recipe, Slot};
 use crate::state::{App, Link, State};
@@ -13,10 +13,7 @@ use std::collections::BTreeMap;
 pub fn ordered<'a>(state: &'a State, chain: &ChainKey) -> Vec<&'a Link> {
     let mut links: Vec<&Link> = state.links.values().filter(|link| link.placement.chain() == Some(chain)).collect();
     links.sort_by_cached_key(|link| {
-        let priority = match &link.placement {
-            Placement::Chain { priority, .. } => Some(*priority),
-            Placement::Tracepoint(_) => None,
-        };
+        let priority = link.placement.place().map(|place| place.priority);
         let program = state.apps.get(&link.app).and_then(|app| app.program(&link.function));
         let loaded = program.map(|program| (program.tag, program.load_time));
         (priority, link.function.clone(), loaded, link.handle)
@@ -28,15 +25,15 @@ pub fn ordered<'a>(state: &'a State, chain: &ChainKey) -> Vec<&'a Link> {
 pub fn members(state: &State, chain: &ChainKey) -> Vec<Member> {
     ordered(state, chain)
         .into_iter()
-        .filter_map(|link| match &link.placement {
-            Placement::Chain { priority, proceed_on, .. } => Some(Member {
+        .filter_map(|link| {
+            let place = link.placement.place()?;
+            Some(Member {
                 link: link.uid,
                 app: link.app,
                 function: link.function.clone(),
-                priority: *priority,
-                proceed_on: *proceed_on,
-            }),
-            Placement::Tracepoint(_) => None,
+                priority: place.priority,
+                proceed_on: place.proceed_on,
+            })
         })
         .collect()
 }

@@ -1,9 +1,9 @@
 //! The planner: from what is wanted and what the kernel has to the steps between. Pure and idempotent: planned again after its
 //! steps, it plans nothing. Requests, start-up repair and `doctor` use this one.
 //!
-//! Order of a plan: pin what is new, build and pin new generations, attach links of unshared hooks, swap the chains;
+//! Order of a plan: pin what is new, build and pin new generations, attach links of own hooks, swap the chains;
 //! up to here each step can be undone and a failure leaves the host as it was. From `committed` on links of
-//! unshared hooks go, and pins that nothing uses. It must never remove what it could not observe.
+//! own hooks go, and pins that nothing uses. It must never remove what it could not observe.
 //!
 //! Long because the planner of both chain modes is one decision.
 
@@ -219,7 +219,8 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
     before.extend(target.links.values().filter(absent).filter_map(attach_step));
     before.extend(swaps);
 
-    let unwanted = observed.links.iter().filter(|link| !target.links.contains_key(link));
+    // What a crash left half-made of a wanted link is cleared by its `AttachLink`.
+    let unwanted = observed.links.union(&observed.half_links).filter(|link| !target.links.contains_key(link));
     after.extend(unwanted.map(|link| Step::DetachLink(*link)));
     after.extend(dead_tops(observed, &wanted_tops).map(Step::UnpinTop));
     after.extend(
@@ -273,7 +274,7 @@ pub fn status(state: &State, observed: &Observed) -> BTreeMap<LinkUid, LinkStatu
         statuses.extend(wanted.iter().map(|member| (member.link, stands(member))));
     }
     for link in state.links.values() {
-        if matches!(link.placement, Placement::Tracepoint(_)) {
+        if matches!(link.placement, Placement::Own(_)) {
             let status = match observed.links.contains(&link.uid) {
                 true => LinkStatus::Attached,
                 false => LinkStatus::Drifted { cause: "its kernel link is gone".to_owned() },
@@ -379,10 +380,7 @@ fn modes(state: &State, observed: &Observed, chain: &ChainKey) -> BTreeSet<XdpMo
     order::ordered(state, chain)
         .into_iter()
         .filter(|link| !observed.barred.contains_key(&link.uid))
-        .filter_map(|link| match &link.placement {
-            Placement::Chain { mode, .. } => Some(*mode),
-            Placement::Tracepoint(_) => None,
-        })
+        .filter_map(|link| link.placement.place().map(|place| place.mode))
         .collect()
 }
 
@@ -538,12 +536,12 @@ fn keeps_ext(target: &State, observed: &Observed, link: &LinkUid) -> bool {
 
 fn attach_step(link: &Link) -> Option<Step> {
     match &link.placement {
-        Placement::Chain { .. } => None,
-        Placement::Tracepoint(tracepoint) => Some(Step::AttachLink {
+        Placement::Shared(_) => None,
+        Placement::Own(hook) => Some(Step::AttachLink {
             link: link.uid,
             app: link.app,
             function: link.function.clone(),
-            tracepoint: tracepoint.clone(),
+            hook: hook.clone(),
         }),
     }
 }

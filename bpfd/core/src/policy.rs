@@ -7,7 +7,6 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::hook::Placement;
 use crate::names::Priority;
 use crate::request::OwnerScope;
 use crate::state::{App, Change, Link, Owner, Reach, State};
@@ -269,10 +268,7 @@ pub fn confirm(policy: &Policy, principal: &Principal, state: &State, changes: &
         // What is loaded is the caller's own; its source was decided on before a byte was fetched.
         Change::Load(_) => None,
         Change::Attach(link) => {
-            let priority = match &link.placement {
-                Placement::Chain { priority, .. } => Some(*priority),
-                Placement::Tracepoint(_) => None,
-            };
+            let priority = link.placement.place().map(|place| place.priority);
             Some(Asked { priority, ..of_app(Verb::Attach, &link.app) })
         }
         Change::Update { link, priority, proceed_on: _ } => {

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::hook::{ChainKey, ProceedOn, Tracepoint, XdpMode};
+use crate::hook::{ChainKey, HookAsk, ProceedOn};
 use crate::ident::{AppUid, Handle, LinkUid, RequestKey};
 use crate::names::{AppName, Priority, printable};
 use crate::state::{App, ChangeError, Link, ObjectDigest, Owner, State, WhenAbsent};
@@ -63,24 +63,6 @@ pub struct AttachAsk {
     pub hook: HookAsk,
     /// What to do if the interface is absent.
     pub when_absent: WhenAbsent,
-}
-
-/// A hook as asked for.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum HookAsk {
-    /// An XDP chain.
-    Xdp {
-        /// Which.
-        chain: ChainKey,
-        /// Where in it.
-        priority: Option<Priority>,
-        /// After which verdicts it goes on.
-        proceed_on: Option<ProceedOn>,
-        /// How the interface is driven.
-        mode: XdpMode,
-    },
-    /// A tracepoint; `None` = the one that the section names.
-    Tracepoint(Option<Tracepoint>),
 }
 
 /// Most links that one load makes.

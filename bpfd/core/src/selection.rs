@@ -7,21 +7,23 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use ebpf::inspect::{Object, Program as Declared};
-use ebpf::kind::{DeclaredKind, HookHint, ProgramKind};
+use ebpf::kind::{DeclaredKind, ProgramKind};
 use ebpf::names::{FunctionName, NameError, SectionName};
 use ebpf::select::{self, SelectError, Selector};
 
-use crate::changes::needs;
 use crate::hook::ProceedOn;
 use crate::names::Priority;
 use crate::request::{AttachAsk, Select};
-use crate::state::{Advice, ProgramType};
+use crate::state::Advice;
+
+/// The kinds whose hooks are managed; the others of the table are read only.
+const MANAGED: [ProgramKind; 2] = [ProgramKind::Xdp, ProgramKind::Tracepoint];
 
 /// What a load takes from its object.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Selection {
     /// Functions to load, and what each is loaded as.
-    pub functions: BTreeMap<String, ProgramType>,
+    pub functions: BTreeMap<String, ProgramKind>,
     /// The function of each attachment, in their order.
     pub attach: Vec<String>,
 }
@@ -36,7 +38,7 @@ pub enum SelectionError {
     #[error(transparent)]
     Name(#[from] NameError),
     /// A type that this version does not load.
-    #[error("`{function}` is in section `{section}`: bpfd loads xdp and tracepoint programs")]
+    #[error("`{function}` is in section `{section}`: bpfd loads programs of the types {}", MANAGED.map(ProgramKind::as_str).join(", "))]
     Unsupported {
         /// The program.
         function: String,
@@ -66,14 +68,11 @@ pub fn select(
     };
     let mut selection = Selection::default();
     for (ask, function) in attach {
-        let kind = match needs(&ask.hook) {
-            ProgramType::Xdp => ProgramKind::Xdp,
-            ProgramType::Tracepoint => ProgramKind::Tracepoint,
-        };
+        let kind = ask.hook.kind();
         let selector = function.as_deref().map(|name| name.parse::<FunctionName>().map(Selector::Function));
         let program = select::one(&narrowed, selector.transpose()?.as_ref(), kind)?;
         let function = program.function.to_string();
-        selection.functions.insert(function.clone(), needs(&ask.hook));
+        selection.functions.insert(function.clone(), kind);
         selection.attach.push(function);
     }
     for program in chosen {
@@ -108,12 +107,11 @@ fn chosen<'a>(object: &'a Object, wanted: &[Select]) -> Result<Vec<&'a Declared>
     Ok(chosen)
 }
 
-fn declared(program: &Declared) -> Result<ProgramType, SelectionError> {
+fn declared(program: &Declared) -> Result<ProgramKind, SelectionError> {
     let named = || (program.function.to_string(), program.section.to_string());
     match &program.kind {
-        DeclaredKind::Known(ProgramKind::Xdp) => Ok(ProgramType::Xdp),
-        DeclaredKind::Known(ProgramKind::Tracepoint) => Ok(ProgramType::Tracepoint),
-        DeclaredKind::Known(ProgramKind::TcClassifier) | DeclaredKind::Unsupported(_) => {
+        DeclaredKind::Known(kind) if MANAGED.contains(kind) => Ok(*kind),
+        DeclaredKind::Known(_) | DeclaredKind::Unsupported(_) => {
             let (function, section) = named();
             Err(SelectionError::Unsupported { function, section })
         }
@@ -128,13 +126,9 @@ fn declared(program: &Declared) -> Result<ProgramType, SelectionError> {
 /// to use, not ours: it is advice that cannot be followed, and is passed over.
 pub fn advice(program: &Declared) -> Advice {
     let actions = program.run_config.proceed_on.as_ref();
-    let tracepoint = match &program.hook {
-        Some(HookHint::Tracepoint { category, event }) => format!("{category}/{event}").parse().ok(),
-        Some(HookHint::TcIngress | HookHint::TcEgress) | None => None,
-    };
     Advice {
         priority: program.run_config.priority.and_then(|priority| Priority::try_from(priority).ok()),
         proceed_on: actions.and_then(|set| ProceedOn::from_names(set.iter().map(|action| action.as_str())).ok()),
-        tracepoint,
+        target: program.target.clone(),
     }
 }

@@ -10,7 +10,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::hook::{ChainKey, Placement, ProceedOn, Tracepoint};
+pub use ebpf::kind::ProgramKind;
+
+use crate::hook::{ChainKey, Placement, ProceedOn};
 use crate::ident::{AppUid, Handle, LinkUid, RequestId};
 use crate::names::{AppName, Priority};
 pub use crate::object_digest::ObjectDigest;
@@ -86,25 +88,6 @@ pub enum WhenAbsent {
     Wait,
 }
 
-/// What a program is, as far as bpfd loads it.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ProgramType {
-    /// `BPF_PROG_TYPE_XDP`.
-    Xdp,
-    /// `BPF_PROG_TYPE_TRACEPOINT`.
-    Tracepoint,
-}
-
-impl fmt::Display for ProgramType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Xdp => "xdp",
-            Self::Tracepoint => "tracepoint",
-        })
-    }
-}
-
 /// One loaded function of an app.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Program {
@@ -113,7 +96,7 @@ pub struct Program {
     /// Its ELF section, as written there.
     pub section: String,
     /// What it was loaded as.
-    pub kind: ProgramType,
+    pub kind: ProgramKind,
     /// The kernel's hash of its instructions; orders equal priorities of equal names within this boot only: it differs
     /// between kernels.
     pub tag: [u8; 8],
@@ -152,8 +135,20 @@ pub struct Advice {
     pub priority: Option<Priority>,
     /// The same.
     pub proceed_on: Option<ProceedOn>,
-    /// From the section's name.
-    pub tracepoint: Option<Tracepoint>,
+    /// The target of an own hook: from the image's label, else what follows the `/` of the section's name.
+    #[serde(alias = "tracepoint")]
+    pub target: Option<String>,
+}
+
+impl Advice {
+    /// This advice, and for what it leaves out the other's.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            priority: self.priority.or(other.priority),
+            proceed_on: self.proceed_on.or(other.proceed_on),
+            target: self.target.or(other.target),
+        }
+    }
 }
 
 /// One load of one object.
@@ -304,7 +299,8 @@ pub enum ChangeError {
     /// Priority and proceed-on belong to chains.
     #[error("link `{0}` is not part of a chain: it has no priority or proceed-on")]
     NotInChain(String),
-    /// The kernel runs a program once per tracepoint (`bpf_prog_array_copy` of kernel/bpf/core.c).
+    /// The kernel runs a program once on an own hook (`bpf_prog_array_copy` of kernel/bpf/core.c for events,
+    /// `__bpf_trampoline_link_prog` of kernel/bpf/trampoline.c for functions).
     #[error("`{function}` of app `{app}` is attached to `{hook}` already")]
     Attached {
         /// The app.
@@ -320,7 +316,7 @@ pub enum ChangeError {
         /// The program.
         function: String,
         /// Its type.
-        kind: ProgramType,
+        kind: ProgramKind,
         /// Where it was asked to go.
         hook: String,
     },
@@ -354,13 +350,7 @@ impl State {
             Change::Attach(link) => {
                 let app = self.apps.get(&link.app).ok_or_else(|| ChangeError::NoApp(link.app.to_string()))?;
                 let program = app.known(&link.function)?;
-                let fits = match (&link.placement, program.kind) {
-                    (Placement::Chain { .. }, ProgramType::Xdp) => true,
-                    (Placement::Tracepoint(_), ProgramType::Tracepoint) => true,
-                    (Placement::Chain { .. }, ProgramType::Tracepoint)
-                    | (Placement::Tracepoint(_), ProgramType::Xdp) => false,
-                };
-                if !fits {
+                if link.placement.kind() != program.kind {
                     return Err(ChangeError::WrongType {
                         function: link.function.clone(),
                         kind: program.kind,
@@ -380,11 +370,11 @@ impl State {
             }
             Change::Update { link, priority: new_priority, proceed_on: new_set } => {
                 let row = self.links.get_mut(link).ok_or_else(|| ChangeError::NoLink(link.to_string()))?;
-                let Placement::Chain { priority, proceed_on, .. } = &mut row.placement else {
+                let Placement::Shared(place) = &mut row.placement else {
                     return Err(ChangeError::NotInChain(link.to_string()));
                 };
-                *priority = new_priority.unwrap_or(*priority);
-                *proceed_on = new_set.unwrap_or(*proceed_on);
+                place.priority = new_priority.unwrap_or(place.priority);
+                place.proceed_on = new_set.unwrap_or(place.proceed_on);
                 row.generation += 1;
             }
             Change::Detach(link) => {

@@ -6,11 +6,12 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 use uuid::Builder;
 
-use crate::hook::{ChainKey, Point, ProceedOn, Tracepoint, XdpMode};
+use crate::hook::{ChainKey, HookAsk, OwnHook, Point, ProceedOn, XdpMode};
+use crate::state::ProgramKind;
 use crate::ident::{AskedId, RequestId, RequestKey};
 use crate::names::{IfName, Netns, Priority};
 use crate::request::{
-    ATTACH_MAX, AppRef, AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, HookAsk, LIST_MAX, LinkRef,
+    ATTACH_MAX, AppRef, AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, LIST_MAX, LinkRef,
     LoadRequest, PullPolicy, Select, UnloadRequest, UnloadWhich, UpdateRequest, OwnerScope,
 };
 use crate::state::WhenAbsent;
@@ -98,7 +99,7 @@ fn attachment(message: &pb::Attachment) -> Result<(AttachAsk, Option<String>), B
     let pb::Attachment { function, hook, priority: number, proceed_on: set, xdp_mode, when_present } = message;
     let hook = match hook.as_ref().and_then(|hook| hook.hook.as_ref()) {
         None => return Err(bad("attachment.hook", "no hook given")),
-        Some(pb::hook::Hook::Xdp(pb::XdpHook { netns, interface })) => HookAsk::Xdp {
+        Some(pb::hook::Hook::Xdp(pb::XdpHook { netns, interface })) => HookAsk::Shared {
             chain: xdp_chain(netns.as_deref(), interface)?,
             priority: priority(*number)?,
             proceed_on: proceed_on(set.as_ref())?,
@@ -114,9 +115,10 @@ fn attachment(message: &pb::Attachment) -> Result<(AttachAsk, Option<String>), B
                 return Err(bad("attachment", "a tracepoint has no priority and no proceed-on: it is not shared"));
             }
             let named = !(category.is_empty() && event.is_empty());
-            let tracepoint =
-                named.then(|| parsed::<Tracepoint>("attachment.hook.tracepoint", &format!("{category}/{event}")));
-            HookAsk::Tracepoint(tracepoint.transpose()?)
+            let target = format!("{category}/{event}");
+            let hook = named.then(|| OwnHook::parse(ProgramKind::Tracepoint, &target));
+            let hook = hook.transpose().map_err(|error| bad("attachment.hook.tracepoint", error))?;
+            HookAsk::Own { kind: ProgramKind::Tracepoint, hook }
         }
     };
     let when_absent = if *when_present { WhenAbsent::Wait } else { WhenAbsent::Fail };
@@ -280,10 +282,7 @@ mod tests {
     #[test]
     fn priority_zero_is_not_no_priority() {
         let asked = |number| load(|message| message.attach = vec![pb::Attachment { priority: number, ..on_eth0() }]);
-        let priority = |request: LoadRequest| match &request.attach[0].0.hook {
-            HookAsk::Xdp { priority, .. } => *priority,
-            HookAsk::Tracepoint(_) => panic!("asked for xdp"),
-        };
+        let priority = |request: LoadRequest| request.attach[0].0.hook.priority();
         assert_eq!(priority(asked(Some(0)).unwrap()), Some(Priority::try_from(0).unwrap()));
         assert_eq!(priority(asked(None).unwrap()), None);
     }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use bpfd_core::hook::{ProceedOn, Tracepoint};
+use bpfd_core::hook::ProceedOn;
 use bpfd_core::names::{AppName, Priority};
 use bpfd_core::selection;
 use bpfd_core::state::Advice;
@@ -39,12 +39,7 @@ pub(super) fn defaults(opened: &Opened) -> BTreeMap<String, Advice> {
         let listed = label.iter().find(|listed| listed.name == program.function);
         let said = listed.and_then(advice).unwrap_or_default();
         let own = selection::advice(program);
-        let merged = Advice {
-            priority: said.priority.or(own.priority),
-            proceed_on: said.proceed_on.or(own.proceed_on),
-            tracepoint: said.tracepoint.or(own.tracepoint),
-        };
-        (program.function.to_string(), merged)
+        (program.function.to_string(), said.or(own))
     };
     opened.inspected.programs.iter().map(of).collect()
 }
@@ -61,11 +56,10 @@ fn advice(program: &ProgramLabel) -> Option<Advice> {
     let attach = program.attach.as_ref()?;
     let Attach { direction: _, priority, proceed_on: _, mode: _, target } = attach;
     let bits = attach.xdp_proceed_on().map(|actions| actions.iter().fold(0, |bits, action| bits | 1 << action.code()));
-    let tracepoint = (program.kind.as_deref() == Some("tracepoint")).then_some(target.as_deref()).flatten();
     Some(Advice {
         priority: priority.and_then(|priority| Priority::try_from(priority).ok()),
         proceed_on: bits.and_then(|bits| ProceedOn::from_bits(bits).ok()),
-        tracepoint: tracepoint.and_then(|target| target.replacen(':', "/", 1).parse::<Tracepoint>().ok()),
+        target: target.clone(),
     })
 }
 
@@ -87,21 +81,16 @@ mod tests {
         let advice = advised(json!({"name": "count", "type": "xdp", "attach": attach})).unwrap();
         assert_eq!(advice.priority, Some(Priority::try_from(20).unwrap()));
         assert_eq!(advice.proceed_on, Some(ProceedOn::from_names(["pass", "tx"]).unwrap()));
-        assert_eq!(advice.tracepoint, None);
+        assert_eq!(advice.target, None);
         assert_eq!(advised(json!({"name": "count", "type": "xdp"})), None);
         let empty = advised(json!({"name": "count", "type": "xdp", "attach": {"proceedOn": []}})).unwrap();
         assert_eq!(empty.proceed_on, Some(ProceedOn::from_names([]).unwrap()));
     }
 
     #[test]
-    fn a_tracepoints_target_is_advice_for_tracepoints_only() {
-        let of = |kind: &str, target: &str| {
-            advised(json!({"name": "f", "type": kind, "attach": {"target": target}})).unwrap().tracepoint
-        };
-        assert_eq!(of("tracepoint", "sched:sched_switch"), Some("sched/sched_switch".parse().unwrap()));
-        assert_eq!(of("tracepoint", "sched/sched_switch"), Some("sched/sched_switch".parse().unwrap()));
-        assert_eq!(of("tracepoint", "../../x"), None);
-        assert_eq!(of("kprobe", "sched:sched_switch"), None);
+    fn a_target_is_advice() {
+        let label = json!({"name": "f", "type": "tracepoint", "attach": {"target": "sched:sched_switch"}});
+        assert_eq!(advised(label).unwrap().target.as_deref(), Some("sched:sched_switch"));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! app       app directories: pin, unpin, see, open again                    pins    the tree and its names
 //! top       a generation of a chain: build, pin, unpin, see                 probe   may a program replace a function?
 //! xdp       what an interface runs, and its compare-and-swap                holders who holds a foreign program
-//! tracepoint  links of unshared hooks                                     ext     programs for dispatchers' slots
+//! hook      own hooks: one file a kind                                     ext     programs for dispatchers' slots
 //! dispatcher  a generation in libxdp's form: build, pin, read             libxdp  its directory and lock
 //! ```
 //! Everything here is synchronous. It must never decide what should be, nor remove what it was not told to.
@@ -17,6 +17,7 @@ mod app;
 mod dispatcher;
 mod ext;
 mod holders;
+mod hook;
 mod libxdp;
 mod object;
 mod observe;
@@ -24,7 +25,6 @@ mod pins;
 mod prepare;
 mod probe;
 mod top;
-mod tracepoint;
 mod xdp;
 
 pub(crate) use pins::map_path;
@@ -57,7 +57,6 @@ use dispatcher::{Generation, Wanted};
 use pins::{Pins, PinsError};
 use prepare::AppCode;
 use top::BuiltTop;
-use tracepoint::Tracefs;
 
 /// Where the kernel shows itself on this host.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -89,7 +88,7 @@ pub type Objects = Box<dyn Fn(&ObjectDigest) -> io::Result<Vec<u8>> + Send>;
 /// The kernel of this host. Dropping it leaves every pin and attachment as it is.
 pub struct HostKernel {
     pins: Pins,
-    tracefs: Tracefs,
+    hooks: hook::Host,
     namespaces: Namespaces,
     ids: IdLookup,
     workers: Workers,
@@ -150,7 +149,7 @@ impl HostKernel {
         let mode = setting.apply(mode::decide(attempt, &missing))?;
         Ok(Self {
             pins,
-            tracefs: Tracefs::new(tracefs),
+            hooks: hook::Host { tracefs: hook::tracefs::Tracefs::new(tracefs) },
             namespaces: Namespaces::new(workers.clone(), netns),
             ids: IdLookup::new(workers.clone()),
             workers,
@@ -450,10 +449,10 @@ impl Kernel for HostKernel {
                 self.generations.remove(top);
             }
             Step::PinTop(top) => self.pin_top(*top)?,
-            Step::AttachLink { link, app, function, tracepoint } => {
-                tracepoint::attach(&self.pins, &mut self.tracefs, *link, *app, function, tracepoint)?;
+            Step::AttachLink { link, app, function, hook } => {
+                hook::attach(&self.pins, &mut self.hooks, *link, (*app, function), hook)?;
             }
-            Step::DetachLink(link) => tracepoint::detach(&self.pins, *link)?,
+            Step::DetachLink(link) => hook::detach(&self.pins, *link)?,
             Step::Swap { chain, from, to, mode } => self.swap(chain, *from, *to, *mode)?,
             Step::UnpinTop(top) => self.unpin_top(*top)?,
             Step::UnpinApp(app) => {

@@ -11,10 +11,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bpfd_core::kernel::Recipe;
-use bpfd_core::state::{ProgramType, Reach};
+use bpfd_core::state::{ProgramKind, Reach};
 use ebpf::inspect::Object;
-use ebpf::kind::ProgramKind;
-use ebpf::load_type::LoadType;
+use ebpf::kind::Sees;
 use ebpf::names::FunctionName;
 use ebpf::normalise::Wanted;
 use ebpf::relocate::{Chosen, Finished, KernelBtf, KernelFacts, Unlinked};
@@ -84,18 +83,14 @@ fn words(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("no word")
 }
 
-fn wanted(function: &str, kind: ProgramType) -> Result<Wanted, ObjectError> {
+fn wanted(function: &str, kind: ProgramKind) -> Result<Wanted, ObjectError> {
     let function: FunctionName = function.parse().map_err(|error| ObjectError::of(&error))?;
-    let kind = match kind {
-        ProgramType::Xdp => ProgramKind::Xdp,
-        ProgramType::Tracepoint => ProgramKind::Tracepoint,
-    };
     Ok(Wanted { function, kind })
 }
 
 fn chosen(object: &Object, wanted: &Wanted) -> Chosen {
     let program = object.programs.iter().find(|program| program.function == wanted.function);
-    let load = LoadType::from(wanted.kind);
+    let load = wanted.kind.load();
     let frags = load.is_xdp() && program.is_some_and(|program| program.frags);
     Chosen { function: wanted.function.as_str().to_owned(), load: if frags { load.with_frags() } else { load } }
 }
@@ -107,9 +102,9 @@ fn within_reach(object: &Object, recipe: &Recipe) -> Result<(), ObjectError> {
         Reach::Kernel => return Ok(()),
         Reach::Packet => {}
     }
-    let beyond = recipe.functions.iter().find(|(_, kind)| match kind {
-        ProgramType::Xdp => false,
-        ProgramType::Tracepoint => true,
+    let beyond = recipe.functions.iter().find(|(_, kind)| match kind.sees() {
+        Sees::Packets => false,
+        Sees::Kernel => true,
     });
     if let Some((function, kind)) = beyond {
         return Err(ObjectError(format!(
@@ -128,7 +123,7 @@ fn within_reach(object: &Object, recipe: &Recipe) -> Result<(), ObjectError> {
 mod tests {
     use super::*;
 
-    fn recipe(functions: &[(&str, ProgramType)], reach: Reach) -> Recipe {
+    fn recipe(functions: &[(&str, ProgramKind)], reach: Reach) -> Recipe {
         let functions = functions.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect();
         Recipe { object: bpfd_core::state::ObjectDigest([0; 32]), globals: BTreeMap::new(), functions, reach }
     }
@@ -139,7 +134,7 @@ mod tests {
 
     #[test]
     fn noise_is_an_error_of_the_object() {
-        let error = fit_plain(b"not an object", &recipe(&[("pass", ProgramType::Xdp)], Reach::Kernel)).unwrap_err();
+        let error = fit_plain(b"not an object", &recipe(&[("pass", ProgramKind::Xdp)], Reach::Kernel)).unwrap_err();
         assert!(!error.0.is_empty());
     }
 
@@ -151,6 +146,6 @@ mod tests {
 
     #[test]
     fn a_function_name_that_is_none_is_refused() {
-        assert!(wanted("a/b", ProgramType::Xdp).is_err());
+        assert!(wanted("a/b", ProgramKind::Xdp).is_err());
     }
 }

@@ -23,7 +23,7 @@ use super::object::error_chain;
 use super::pins::Pins;
 use super::top::{self, SeenTop};
 use super::xdp::{self, Interface, Runs};
-use super::{app, dispatcher, tracepoint};
+use super::{app, dispatcher, hook};
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
 
@@ -37,7 +37,7 @@ pub(crate) fn observe(
 ) -> Result<Observed, ObserveError> {
     let (apps, half_made) = app::observe(pins).map_err(unseen("the pinned apps"))?;
     let seen = top::observe(pins).map_err(unseen("the pinned generations"))?;
-    let links = tracepoint::observe(pins).map_err(unseen("the pinned links"))?;
+    let (links, half_links) = hook::observe(pins).map_err(unseen("the pinned links"))?;
     let exts = ext::observe(pins).map_err(unseen("the pinned programs of slots"))?;
     let mut observer = Observer { namespaces, seen: BTreeMap::new(), all: None };
     let mut look = |observer: &mut Observer<'_>, key: &ChainKey| {
@@ -69,7 +69,7 @@ pub(crate) fn observe(
     let tops = seen.into_iter().map(pinned).collect();
     let exts = exts.into_iter().map(|(link, ext)| (link, ext.pinned)).collect();
     let absent_netns = observer.absent();
-    Ok(Observed { apps, half_made, tops, links, exts, chains, absent_netns, barred: BTreeMap::new() })
+    Ok(Observed { apps, half_made, tops, links, half_links, exts, chains, absent_netns, barred: BTreeMap::new() })
 }
 
 fn unseen(what: impl ToString) -> impl FnOnce(io::Error) -> ObserveError {

@@ -12,7 +12,7 @@
 //!     top/<top uid>/link_<slot>    a dispatcher's: our own reference to the link of a program of ours in it
 //!     ext/<link uid>/prog          a link's program as it goes into a dispatcher's slot
 //!     ext/<link uid>/chain         its frozen record: of which link it is
-//!     link/<link uid>              the kernel link of an unshared hook
+//!     link/<link uid>/<n>          the kernel links of an own hook's link; earlier versions: the one kernel link as `link/<link uid>`
 //! ```
 //! bpffs refuses names with a dot (`bpf_lookup` of kernel/bpf/inode.c: they are reserved), and map names have dots (`.rodata`).
 //! A dot is written as `-`, which no map's and no function's name has (`ebpf::names`), so each file has one reading: `map_-rodata`
@@ -96,9 +96,9 @@ impl Pins {
         split(&self.exts)
     }
 
-    /// Links of unshared hooks.
-    pub(crate) fn link_names(&self) -> io::Result<Vec<LinkUid>> {
-        Ok(self.links.names()?.iter().filter_map(|name| uid(name)).collect())
+    /// Whole and half-made links of own hooks.
+    pub(crate) fn link_names(&self) -> io::Result<(Vec<LinkUid>, Vec<LinkUid>)> {
+        split(&self.links)
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bpfd_core::kernel::{Recipe, StepError};
-use bpfd_core::state::{Program, ProgramType, Reach};
+use bpfd_core::state::{Program, ProgramKind, Reach};
 use bpfd_sys::bpf::{
     AttachType, BtfTypeId, LoadError, Map, MapBtf, MapCreate, MapType, ProgBtf, ProgLoad, ProgramType as KernelType,
     Records, Target, Update, btf_load, possible_cpus, prog_info, prog_load,
@@ -185,7 +185,7 @@ fn load_as(
 /// open the kernel's memory, and stays as it was verified then.
 fn load_judged(
     program: &Finished,
-    kind: ProgramType,
+    kind: ProgramKind,
     reach: Reach,
     object: &Object,
     btf: Option<BorrowedFd<'_>>,

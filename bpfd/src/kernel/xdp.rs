@@ -95,17 +95,18 @@ pub(crate) fn swap(
             Err(Refused::Race(error)) => return Err(error),
             Err(Refused::Unfit(error)) => refused = call_error(chain, mode, &error),
             Err(Refused::Mtu(error)) => {
-                return Err(StepError::Mtu {
-                    chain: chain.clone(),
-                    mtu: row.mtu,
-                    why: error.message.unwrap_or_default(),
-                });
+                let said = error.message.unwrap_or_default();
+                let why = format!("the driver of `{chain}` does not take these programs at an MTU of {} bytes: {said}", row.mtu);
+                return Err(StepError::Hook { why, hint: MTU_HINT.to_owned() });
             }
             Err(Refused::Other(error)) => return Err(call_error(chain, mode, &error)),
         }
     }
     Err(refused)
 }
+
+const MTU_HINT: &str = "lower the MTU, or give the interface only programs that take packets in several buffers \
+    (`SEC(\"xdp.frags\")`), or use `--mode generic`";
 
 /// Why the kernel did not change a program.
 enum Refused {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bpfd_core::ask::Look;
 use bpfd_core::changes;
-use bpfd_core::request::{AppRef, AttachRequest, DetachRequest, DetachWhich, HookAsk, LinkRef, UpdateRequest};
+use bpfd_core::request::{AppRef, AttachRequest, DetachRequest, DetachWhich, LinkRef, UpdateRequest};
 use bpfd_core::state::Link;
 use bpfd_core::wire;
 use bpfd_proto::status::Refusal;
@@ -27,12 +27,7 @@ impl pb::link_service_server::LinkService for Links {
         let validate_only = request.get_ref().validate_only;
         let ask = self.0.authorize(&request, |message| AttachRequest::try_from(message)).await?;
         let (ask, principal) = ask.into_parts();
-        let place = match &ask.attach.hook {
-            HookAsk::Xdp { chain, .. } => format!("`{}`", chain.interface),
-            HookAsk::Tracepoint(Some(tracepoint)) => format!("tracepoint `{tracepoint}`"),
-            HookAsk::Tracepoint(None) => "its tracepoint".to_owned(),
-        };
-        let message = format!("cannot attach `{}` to {place}", ask.app);
+        let message = format!("cannot attach `{}` to {}", ask.app, ask.attach.hook);
         let owner = principal.owner();
         let change = engine::Context { principal, request: ask.request, validate_only, new_links: 1 };
         let job = move |engine: &mut Engine<_>| {

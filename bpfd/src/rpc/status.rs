@@ -2,7 +2,7 @@
 //! engine and of loads.
 
 use bpfd_core::changes::RequestError;
-use bpfd_core::hook::{ChainKey, XdpMode};
+use bpfd_core::hook::{BadTarget, ChainKey, XdpMode, own};
 use bpfd_core::kernel::{ForeignProgram, ObserveError, StepError};
 use bpfd_core::names::Netns;
 use bpfd_core::plan::PlanError;
@@ -181,12 +181,9 @@ fn step(message: String, error: &StepError) -> Refusal {
             "on a kernel without BPF trampolines all programs of an interface share one; give this one an interface of its own",
         ),
         StepError::NoInterface(_) => refusal(ErrorReason::NoSuchInterface),
-        StepError::NoTracepoint(tracepoint) => refusal(ErrorReason::NoSuchTracepoint)
-            .hint(format!("`ls /sys/kernel/tracing/events/{}` shows those there are", tracepoint.category())),
-        StepError::Mtu { .. } => refusal(ErrorReason::KernelError).hint(
-            "lower the MTU, or give the interface only programs that take packets in several buffers (`SEC(\"xdp.frags\")`), \
-             or use `--mode generic`",
-        ),
+        StepError::NoTarget(hook) => refusal(ErrorReason::NoSuchTracepoint).hint(hook.absent_hint()),
+        StepError::KernelLacks { .. } => refusal(ErrorReason::KernelLacks),
+        StepError::Hook { why: _, hint } => refusal(ErrorReason::KernelError).hint(hint),
         StepError::Raced(_) => refusal(ErrorReason::ChainChanged).hint("try again"),
         StepError::Object { .. } => refusal(ErrorReason::InvalidObject),
         StepError::Call { .. } => refusal(ErrorReason::KernelError),
@@ -204,9 +201,11 @@ fn request(message: &str, error: &RequestError) -> Refusal {
         }
         RequestError::WhichProgram { .. } => refusal(ErrorReason::AmbiguousProgram).hint("name one: `APP/FUNCTION`"),
         RequestError::NoProgram { .. } => refusal(ErrorReason::NoSuchProgram),
-        RequestError::NoTracepoint(_) => {
-            refusal(ErrorReason::InvalidRequest).hint("name it: `tracepoint CATEGORY/EVENT`")
+        RequestError::NoTarget { kind, .. } | RequestError::Target { source: BadTarget::Shared(kind), .. } => {
+            let form = own::form(*kind).unwrap_or("its target");
+            refusal(ErrorReason::InvalidRequest).hint(format!("name it: `{kind}` with {form}"))
         }
+        RequestError::Target { source: BadTarget::Form { .. }, .. } => refusal(ErrorReason::InvalidRequest),
         RequestError::Generation { .. } => {
             refusal(ErrorReason::GenerationMismatch).hint("look again: somebody moved it since")
         }

@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use bpfd_core::hook::{ChainKey, Placement, ProceedOn, XdpMode};
+use bpfd_core::hook::{ChainKey, OwnHook, Place, Placement, ProceedOn, XdpMode};
 use bpfd_core::kernel::{ChainMode, ForeignSlot, Live, LiveTop, Member, Observed, SLOTS, Slot};
 use bpfd_core::names::Netns;
 use bpfd_core::order;
 use bpfd_core::plan::LinkStatus;
-use bpfd_core::state::{App, Link, Owner, ProgramType, Reach, Source};
+use bpfd_core::state::{App, Link, Owner, ProgramKind, Reach, Source};
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::ErrorReason;
 
@@ -81,11 +81,9 @@ fn source(app: &App) -> pb::AppSource {
     pb::AppSource { source: Some(source), object_sha256: app.object.to_string() }
 }
 
-pub(super) fn program_type(kind: ProgramType) -> pb::ProgramType {
-    match kind {
-        ProgramType::Xdp => pb::ProgramType::Xdp,
-        ProgramType::Tracepoint => pb::ProgramType::Tracepoint,
-    }
+pub(super) fn program_type(kind: ProgramKind) -> pb::ProgramType {
+    let name = format!("PROGRAM_TYPE_{}", kind.as_str().to_ascii_uppercase());
+    pb::ProgramType::from_str_name(&name).unwrap_or_default()
 }
 
 /// A link with how it stands.
@@ -98,13 +96,13 @@ pub(super) fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
         None => (pb::LinkState::Unspecified, String::new()),
     };
     let (hook, priority, set, mode, position) = match &link.placement {
-        Placement::Chain { key, priority, proceed_on: set, mode } => {
+        Placement::Shared(Place { key, priority, proceed_on: set, mode }) => {
             // Places are counted from 1.
             let mut places = (1..).zip(observed.members(key));
             let position = places.find(|(_, member)| member.link == link.uid).map(|(place, _)| place);
             (xdp_hook(key), Some(u32::from(*priority)), Some(proceed_on(*set)), xdp_mode(*mode), position)
         }
-        Placement::Tracepoint(tracepoint) => {
+        Placement::Own(OwnHook::Tracepoint(tracepoint)) => {
             let hook = pb::hook::Hook::Tracepoint(pb::TracepointHook {
                 category: tracepoint.category().to_owned(),
                 event: tracepoint.event().to_owned(),

@@ -8,6 +8,6 @@
 mod dispatchers;
 mod objects;
 mod shared_hooks;
-mod unshared_hooks;
+mod own_hooks;
 mod verifier_words;
 mod world;

@@ -7,12 +7,12 @@ use bpfd::worker::Workers;
 use bpfd::worker::parse::{self, ParseError};
 use bpfd_core::ident::KernelId;
 use bpfd_core::kernel::{Kernel, Recipe, Step, StepError};
-use bpfd_core::state::{ProgramType, Reach};
+use bpfd_core::state::{ProgramKind, Reach};
 use bpfd_sys::bpf::{self, Map, MapId, ProgId, Update};
 
 use crate::world::{Steps, World, app, workers};
 
-const XDP: ProgramType = ProgramType::Xdp;
+const XDP: ProgramKind = ProgramKind::Xdp;
 
 #[test]
 fn an_object_is_inspected_by_the_worker() {
@@ -128,7 +128,7 @@ fn content_that_nobody_vouches_for_reaches_packets_alone() {
     let refused = kernel.try_load(&world, app(), &packet(spy)).unwrap_err();
     assert!(matches!(&refused, StepError::Verifier { program, .. } if program == "spy"), "{refused}");
 
-    let functions = [("on_switch", ProgramType::Tracepoint)];
+    let functions = [("on_switch", ProgramKind::Tracepoint)];
     let tracer = packet(world.recipe(world.example("tracepoint-count"), &functions));
     let refused = kernel.try_load(&world, app(), &tracer).unwrap_err();
     assert!(matches!(&refused, StepError::Object { why } if why.contains("tracepoint")), "{refused}");
@@ -144,7 +144,7 @@ __u64 where;
 SEC("tracepoint/sched/sched_switch") int on_switch(void *ctx) {
   where = bpf_core_field_offset(struct task_struct, pid); return 0; }
 char L[] SEC("license") = "GPL";"#;
-    kernel.load(&world, world.recipe(world.source(source), &[("on_switch", ProgramType::Tracepoint)]));
+    kernel.load(&world, world.recipe(world.source(source), &[("on_switch", ProgramKind::Tracepoint)]));
 }
 
 #[test]

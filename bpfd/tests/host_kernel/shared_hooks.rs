@@ -8,7 +8,7 @@ use bpfd::kernel::HostKernel;
 use bpfd_core::hook::{ProceedOn, XdpMode};
 use bpfd_core::kernel::{ChainMode, ForeignProgram, Kernel, Live, LiveTop, Step, StepError, TopContent};
 use bpfd_core::mode::Setting;
-use bpfd_core::state::ProgramType;
+use bpfd_core::state::ProgramKind;
 use bpfd_sys::bpf::{link_create_xdp, link_info, obj_get};
 use bpfd_sys::netlink::{Expected, Route, XdpMode as Driven};
 use bpfd_sys::netns::Netns;
@@ -72,7 +72,7 @@ fn a_verdict_outside_a_members_set_ends_the_chain() {
     let world = World::new();
     let mut kernel = world.kernel();
     let source = "SEC(\"xdp\") int drop(struct xdp_md *ctx) { return XDP_DROP; } char L[] SEC(\"license\") = \"GPL\";";
-    let dropper = kernel.load(&world, world.recipe(world.source(source), &[("drop", ProgramType::Xdp)]));
+    let dropper = kernel.load(&world, world.recipe(world.source(source), &[("drop", ProgramKind::Xdp)]));
     let counter = kernel.load(&world, world.counter(1));
     let apps = [dropper.clone(), counter.clone()];
     let (drop, count) = (member(dropper.0, "drop", 1), member(counter.0, "count", 2));

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use bpfd::worker::parse;
 use bpfd_core::kernel::{Recipe, StepError};
-use bpfd_core::state::{ProgramType, Reach};
+use bpfd_core::state::{ProgramKind, Reach};
 use ebpf::line_info::LineTable;
 use ebpf::verifier_log::{self, LinkedFunction};
 use ebpf::verifier_words::explain;
@@ -139,7 +139,7 @@ fn explained(source: &str, reach: Reach) -> String {
     let mut told = String::new();
     for program in &object.programs {
         let function = program.function.as_str();
-        let recipe = Recipe { reach, ..world.recipe(elf.clone(), &[(function, ProgramType::Xdp)]) };
+        let recipe = Recipe { reach, ..world.recipe(elf.clone(), &[(function, ProgramKind::Xdp)]) };
         let means = match kernel.try_load(&world, app(), &recipe) {
             Err(StepError::Verifier { program, log }) => {
                 let start = [LinkedFunction { name: program, start: 0 }];

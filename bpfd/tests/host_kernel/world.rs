@@ -16,7 +16,7 @@ use bpfd_core::hook::{ChainKey, Point, ProceedOn, XdpMode};
 use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{Kernel, LiveTop, Member, Observed, ObservedChain, Recipe, Step, StepError, TopContent};
 use bpfd_core::mode::{ModeError, Setting};
-use bpfd_core::state::{ObjectDigest, Program, ProgramType, Reach};
+use bpfd_core::state::{ObjectDigest, Program, ProgramKind, Reach};
 use bpfd_sys::bpf::{Map, TestRun, prog_test_run};
 use bpfd_sys::bpffs;
 use bpfd_sys::netns::Netns;
@@ -131,7 +131,7 @@ impl World {
     }
 
     /// Keeps bytes and says how to make an app of them.
-    pub(crate) fn recipe(&self, elf: Vec<u8>, functions: &[(&str, ProgramType)]) -> Recipe {
+    pub(crate) fn recipe(&self, elf: Vec<u8>, functions: &[(&str, ProgramKind)]) -> Recipe {
         let object = ObjectDigest([self.next_object.fetch_add(1, Ordering::Relaxed); 32]);
         self.objects.lock().unwrap().insert(object, elf);
         let functions = functions.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect();
@@ -145,7 +145,7 @@ impl World {
     /// xdp-counter that adds `step` a packet.
     pub(crate) fn counter(&self, step: u32) -> Recipe {
         let elf = self.example("xdp-counter");
-        let recipe = self.recipe(elf, &[("count", ProgramType::Xdp)]);
+        let recipe = self.recipe(elf, &[("count", ProgramKind::Xdp)]);
         Recipe { globals: BTreeMap::from([("step".to_owned(), step.to_ne_bytes().to_vec())]), ..recipe }
     }
 

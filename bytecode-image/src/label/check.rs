@@ -134,7 +134,7 @@ fn check_kind(label: &str, program: &Program) -> Result<(), LabelMismatch> {
         object: format!("section `{object}`"),
     };
     let agrees = match &program.kind {
-        DeclaredKind::Known(kind) => label_kind(label) == Some(*kind),
+        DeclaredKind::Known(kind) => ProgramKind::of_label(label) == Some(*kind),
         DeclaredKind::Unsupported(section) => {
             section.split(['/', '.']).next().is_some_and(|word| word == label || short(word) == label)
         }
@@ -142,14 +142,6 @@ fn check_kind(label: &str, program: &Program) -> Result<(), LabelMismatch> {
         DeclaredKind::Unstated => true,
     };
     if agrees { Ok(()) } else { Err(differs(program.section.as_str())) }
-}
-
-/// The type that a word of any generation names.
-fn label_kind(label: &str) -> Option<ProgramKind> {
-    match label {
-        "tcx" | "classifier" => Some(ProgramKind::TcClassifier),
-        word => word.parse().ok(),
-    }
 }
 
 fn short(word: &str) -> &str {

@@ -1,21 +1,26 @@
-//! Tracepoints: a link of its own that outlives the process.
+//! Own hooks: their kernel links outlive the process.
 
+use bpfd_core::hook::OwnHook;
 use bpfd_core::ident::{AppUid, LinkUid};
 use bpfd_core::kernel::{Kernel, Step, StepError};
-use bpfd_core::state::ProgramType;
+use bpfd_core::state::ProgramKind;
 use uuid::Uuid;
 
 use crate::world::{Steps, World, eventually};
 
+fn hook(tracepoint: &str) -> OwnHook {
+    OwnHook::parse(ProgramKind::Tracepoint, tracepoint).unwrap()
+}
+
 fn step(link: LinkUid, app: AppUid, tracepoint: &str) -> Step {
-    Step::AttachLink { link, app, function: "on_switch".into(), tracepoint: tracepoint.parse().unwrap() }
+    Step::AttachLink { link, app, function: "on_switch".into(), hook: hook(tracepoint) }
 }
 
 #[test]
 fn a_tracepoint_counts_across_a_restart_until_it_is_detached() {
     let world = World::new();
     let mut kernel = world.kernel();
-    let recipe = world.recipe(world.example("tracepoint-count"), &[("on_switch", ProgramType::Tracepoint)]);
+    let recipe = world.recipe(world.example("tracepoint-count"), &[("on_switch", ProgramKind::Tracepoint)]);
     let (app, _) = kernel.load(&world, recipe);
     let link = LinkUid(Uuid::new_v4());
     kernel.step(&step(link, app, "sched/sched_switch")).unwrap();
@@ -41,10 +46,10 @@ fn a_tracepoint_counts_across_a_restart_until_it_is_detached() {
 fn a_tracepoint_that_this_kernel_has_not_is_told() {
     let world = World::new();
     let mut kernel = world.kernel();
-    let recipe = world.recipe(world.example("tracepoint-count"), &[("on_switch", ProgramType::Tracepoint)]);
+    let recipe = world.recipe(world.example("tracepoint-count"), &[("on_switch", ProgramKind::Tracepoint)]);
     let (app, _) = kernel.load(&world, recipe);
     let refused = kernel.step(&step(LinkUid(Uuid::new_v4()), app, "sched/no_such_event"));
-    let told = StepError::NoTracepoint("sched/no_such_event".parse().unwrap());
+    let told = StepError::NoTarget(hook("sched/no_such_event"));
     assert_eq!(refused, Err(told));
     assert!(kernel.look(&[]).links.is_empty());
 }

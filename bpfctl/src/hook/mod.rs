@@ -1,0 +1,115 @@
+//! The hooks that `load` and `attach` take as sub-commands. A kind is a file beside this one and a line in the registry.
+//!
+//! This module must never call the daemon.
+
+mod tracepoint;
+mod xdp;
+
+use bpfd_proto::v1 as pb;
+use clap::error::ErrorKind;
+use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
+
+/// A kind of hook on the command line.
+trait HookArgs: Args {
+    /// The sub-command.
+    const WORD: &'static str;
+    /// Its line in `--help`.
+    const ABOUT: &'static str;
+    /// What follows `bpfctl load … `: at least two examples, whole lines.
+    const LOAD_EXAMPLES: &'static str;
+    /// The same for `bpfctl attach`.
+    const ATTACH_EXAMPLES: &'static str;
+
+    /// What the flags say. The function and what to do while the hook is absent are the verb's.
+    fn attachment(self) -> pb::Attachment;
+}
+
+/// A row of the registry: a kind's functions without its type.
+struct Kind {
+    word: &'static str,
+    about: &'static str,
+    load_examples: &'static str,
+    attach_examples: &'static str,
+    augment: fn(Command) -> Command,
+    read: fn(&ArgMatches) -> Result<pb::Attachment, clap::Error>,
+}
+
+const fn kind<T: HookArgs>() -> Kind {
+    Kind {
+        word: T::WORD,
+        about: T::ABOUT,
+        load_examples: T::LOAD_EXAMPLES,
+        attach_examples: T::ATTACH_EXAMPLES,
+        augment: T::augment_args,
+        read: |matches| T::from_arg_matches(matches).map(T::attachment),
+    }
+}
+
+/// The registry: a new kind is a line here.
+const KINDS: &[Kind] = &[
+    kind::<xdp::Xdp>(),
+    kind::<tracepoint::Tracepoint>(),
+];
+
+/// A verb that takes a hook, with the arguments of its own that may also stand behind the hook.
+pub(crate) trait HookVerb: Args {
+    /// Which of a kind's examples its help shows.
+    const EXAMPLES: Examples;
+}
+
+/// Whose examples.
+pub(crate) enum Examples {
+    Load,
+    Attach,
+}
+
+/// `attach` takes nothing of its own behind the hook.
+#[derive(Debug, Args)]
+pub(crate) struct NothingMore {}
+
+impl HookVerb for NothingMore {
+    const EXAMPLES: Examples = Examples::Attach;
+}
+
+/// A hook as a sub-command of a verb.
+#[derive(Debug)]
+pub(crate) struct Hook<V> {
+    pub(crate) attachment: pb::Attachment,
+    pub(crate) more: V,
+}
+
+impl<V: HookVerb> FromArgMatches for Hook<V> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let missing = || clap::Error::raw(ErrorKind::MissingSubcommand, "say which hook");
+        let (word, matches) = matches.subcommand().ok_or_else(missing)?;
+        let kind = KINDS.iter().find(|kind| kind.word == word).ok_or_else(missing)?;
+        Ok(Self { attachment: (kind.read)(matches)?, more: V::from_arg_matches(matches)? })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl<V: HookVerb> Subcommand for Hook<V> {
+    fn augment_subcommands(verb: Command) -> Command {
+        let command = |kind: &Kind| {
+            let examples = match V::EXAMPLES {
+                Examples::Load => kind.load_examples,
+                Examples::Attach => kind.attach_examples,
+            };
+            let command = Command::new(kind.word).about(kind.about).after_help(format!("Examples:\n{examples}"));
+            V::augment_args((kind.augment)(command))
+        };
+        verb.subcommands(KINDS.iter().map(command))
+    }
+
+    fn augment_subcommands_for_update(verb: Command) -> Command {
+        Self::augment_subcommands(verb)
+    }
+
+    fn has_subcommand(name: &str) -> bool {
+        KINDS.iter().any(|kind| kind.word == name)
+    }
+}

@@ -1,0 +1,188 @@
+//! Where programs attach and under which options. The links of a shared hook (XDP on an interface) have an order and make a
+//! chain; each link of an own hook (a tracepoint) stands alone. Kinds of own hooks are listed in `own`.
+//!
+//! This module must never touch an interface or the kernel: it only names them.
+
+pub mod own;
+pub mod tracepoint;
+pub mod xdp;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use own::{BadTarget, OwnHook};
+pub use tracepoint::Tracepoint;
+pub use xdp::{BadProceedOn, BadXdpMode, ProceedOn, XdpMode};
+
+use crate::names::{IfName, Netns, Priority};
+use crate::state::ProgramKind;
+
+/// One shared hook: its links, in order, are a chain.
+#[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct ChainKey {
+    /// Where the interface lives.
+    pub netns: Netns,
+    /// The interface.
+    pub interface: IfName,
+    /// Which of its hooks.
+    pub point: Point,
+}
+
+/// The shared hooks of one interface.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Point {
+    /// eXpress Data Path: before the kernel makes an skb.
+    Xdp,
+}
+
+impl Point {
+    /// The kind of program that runs here.
+    pub fn kind(self) -> ProgramKind {
+        match self {
+            Self::Xdp => ProgramKind::Xdp,
+        }
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Xdp => f.write_str("xdp"),
+        }
+    }
+}
+
+impl fmt::Display for ChainKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { netns, interface, point } = self;
+        match netns {
+            Netns::Host => write!(f, "{interface}:{point}"),
+            Netns::Named(name) => write!(f, "{name}:{interface}:{point}"),
+        }
+    }
+}
+
+/// A place in a chain.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Place {
+    /// Which chain.
+    pub key: ChainKey,
+    /// Lower runs first.
+    pub priority: Priority,
+    /// After which verdicts the next member runs.
+    pub proceed_on: ProceedOn,
+    /// How the interface is driven.
+    pub mode: XdpMode,
+}
+
+/// One attachment with all that it needs to know: options that a hook does not have cannot be said.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Placement {
+    /// A place in the chain of a shared hook.
+    #[serde(rename = "chain")]
+    Shared(Place),
+    /// An own hook.
+    #[serde(untagged)]
+    Own(OwnHook),
+}
+
+impl Placement {
+    /// The place in a chain, if the hook is shared.
+    pub fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Shared(place) => Some(place),
+            Self::Own(_) => None,
+        }
+    }
+
+    /// The chain, if the hook is shared.
+    pub fn chain(&self) -> Option<&ChainKey> {
+        self.place().map(|place| &place.key)
+    }
+
+    /// The kind of program that attaches here.
+    pub fn kind(&self) -> ProgramKind {
+        match self {
+            Self::Shared(place) => place.key.point.kind(),
+            Self::Own(hook) => hook.kind(),
+        }
+    }
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shared(place) => write!(f, "{}", place.key),
+            Self::Own(hook) => write!(f, "{hook}"),
+        }
+    }
+}
+
+/// A hook as asked for; what is left out is filled from labels, run config and defaults.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum HookAsk {
+    /// A place in a chain.
+    Shared {
+        /// Which chain.
+        chain: ChainKey,
+        /// Where in it.
+        priority: Option<Priority>,
+        /// After which verdicts it goes on.
+        proceed_on: Option<ProceedOn>,
+        /// How the interface is driven.
+        mode: XdpMode,
+    },
+    /// An own hook.
+    Own {
+        /// Its kind.
+        kind: ProgramKind,
+        /// The hook; `None` = the one that the program's section names.
+        hook: Option<OwnHook>,
+    },
+}
+
+impl HookAsk {
+    /// The kind of program that it needs.
+    pub fn kind(&self) -> ProgramKind {
+        match self {
+            Self::Shared { chain, .. } => chain.point.kind(),
+            Self::Own { kind, .. } => *kind,
+        }
+    }
+
+    /// The priority that was asked for, if one was.
+    pub fn priority(&self) -> Option<Priority> {
+        match self {
+            Self::Shared { priority, .. } => *priority,
+            Self::Own { .. } => None,
+        }
+    }
+}
+
+impl fmt::Display for HookAsk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shared { chain, .. } => write!(f, "`{}`", chain.interface),
+            Self::Own { kind: _, hook: Some(hook) } => write!(f, "{} `{}`", hook.noun(), hook.target()),
+            Self::Own { kind, hook: None } => write!(f, "its {kind}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_placement_is_stored_as_it_always_was() {
+        for stored in [
+            r#"{"chain":{"key":{"netns":"host","interface":"eth0","point":"xdp"},"priority":50,"proceed_on":4,"mode":"auto"}}"#,
+            r#"{"tracepoint":"sched/sched_switch"}"#,
+        ] {
+            let placement: Placement = serde_json::from_str(stored).unwrap();
+            assert_eq!(serde_json::to_string(&placement).unwrap(), stored);
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! Tracepoints: a perf event, and a kernel link that holds it and the program.
+//!
+//! This file must never pin.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use bpfd_core::hook::{OwnHook, Tracepoint};
+use bpfd_core::kernel::StepError;
+use bpfd_sys::perf;
+
+use super::{Attach, Host, perf_link};
+use crate::kernel::failed;
+
+impl Attach for Tracepoint {
+    fn attach(&self, host: &mut Host, program: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, StepError> {
+        let root = host.tracefs.root().map_err(failed(|| "read tracefs"))?;
+        let id = perf::tracepoint_id(&root, self.category(), self.event()).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => StepError::NoTarget(OwnHook::Tracepoint(self.clone())),
+            _ => failed(|| "read the tracepoint's number")(error),
+        })?;
+        let event = perf::open_tracepoint(id).map_err(failed(|| "open its perf event"))?;
+        Ok(vec![perf_link(event.as_fd(), program)?])
+    }
+}
