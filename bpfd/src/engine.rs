@@ -16,28 +16,18 @@ use bpfd_core::invariants::{self, Broken};
 use bpfd_core::journal::Operation;
 use bpfd_core::kernel::{InterfaceId, Kernel, ObserveError, Observed, StepError};
 use bpfd_core::order;
-use bpfd_core::plan::{LinkStatus, PlanError, Planned, adoptions, plan, status};
+use bpfd_core::plan::{PlanError, Planned, adoptions, plan, status};
 use bpfd_core::policy::{Denied, Policy, Principal, confirm};
 use bpfd_core::state::{Change, State};
 use tokio::sync::watch;
 
 use crate::audit::AuditSink;
 use crate::execute::{ExecuteError, Executor, RACES, execute};
-use crate::repair::{RepairError, Repaired, Attempt, repair, settle};
+use crate::repair::{Attempt, RepairError, Repaired, repair, settle};
 use crate::store::{Earlier, Outcome, Store, StoreError};
 
+pub use bpfd_core::snapshot::Snapshot;
 pub use handle::{EngineHandle, StartError};
-
-/// What readers see: the last whole state, and how the kernel stood then.
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    /// What was asked for.
-    pub state: State,
-    /// What the kernel had.
-    pub observed: Observed,
-    /// How each link stands.
-    pub statuses: BTreeMap<LinkUid, LinkStatus>,
-}
 
 /// Who asks for a change, and how.
 #[derive(Clone, Debug)]

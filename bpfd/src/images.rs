@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use bpfd_core::ask::PullAsk;
 use bpfd_core::policy::Authorized;
+use bpfd_core::report::Warning;
 use bpfd_core::request::PullPolicy;
 use bpfd_core::state::State;
 use bpfd_sys::worker::NOBODY;
@@ -38,7 +39,6 @@ use tokio::sync::Semaphore;
 
 pub use self::acquired::Acquired;
 use self::bring::Ready;
-pub use self::bring::Warning;
 pub use self::error::ImageError;
 use self::judge::{open, platform};
 pub use self::shelf::{Inspected, Removed, Stored, Verdict, users};

@@ -14,6 +14,7 @@ use bpfd_core::ident::AppUid;
 use bpfd_core::kernel::{Recipe, StepError};
 use bpfd_core::names::{AppName, printable};
 use bpfd_core::policy::{Authorized, Denied, Verb};
+use bpfd_core::report::Warning;
 use bpfd_core::request::{Bytes, LoadRequest};
 use bpfd_core::selection::{self, Selection, SelectionError};
 use bpfd_core::state::{Advice, Map, ObjectDigest, ProgramKind, Setting};
@@ -26,7 +27,7 @@ use uuid::Uuid;
 
 use crate::audit::DeniedImage;
 use crate::engine::{Answer, Context, EngineError, EngineHandle};
-use crate::images::{Acquired, ImageError, Images, Warning};
+use crate::images::{Acquired, ImageError, Images};
 use crate::kernel::{HostKernel, Loader, StagedApp};
 use crate::objects::Objects;
 use crate::progress::{Phase, Progress, Report};

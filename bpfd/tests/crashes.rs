@@ -32,7 +32,7 @@ use bpfd_core::names::{Netns, Priority};
 use bpfd_core::plan::{LinkStatus, PlanError};
 use bpfd_core::policy::Principal;
 use bpfd_core::request::{
-    AttachAsk, AttachRequest, DetachRequest, DetachWhich, UnloadRequest, UnloadWhich, UpdateRequest, OwnerScope,
+    AttachAsk, AttachRequest, DetachRequest, DetachWhich, OwnerScope, UnloadRequest, UnloadWhich, UpdateRequest,
 };
 use bpfd_core::state::{Map, ObjectDigest, Owner, Program, ProgramKind, Reach, Source, State, WhenAbsent};
 use proptest::prelude::*;

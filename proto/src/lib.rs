@@ -1,6 +1,7 @@
-//! The `bpfd.v1` API in Rust: generated messages and services, the table of error reasons, and errors on the wire.
-//! It decides nothing, does no I/O and, without the feature `grpc`, knows nothing of gRPC: then it is messages only.
+//! The `bpfd.v1` API in Rust: generated messages and services, the codec between them and the types of `bpfd-core`, the table of
+//! error reasons, and errors on the wire. It decides nothing, does no I/O and, without the feature `grpc`, knows nothing of gRPC.
 
+pub mod codec;
 pub mod reason;
 #[cfg(feature = "grpc")]
 pub mod status;

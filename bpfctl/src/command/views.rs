@@ -1,6 +1,7 @@
 //! How the API's messages look, where more than one verb shows them. Words and columns only; no calls.
 
-use bpfd_proto::v1::{self as pb, app_source, hook};
+use bpfd_proto::codec::v1 as codec;
+use bpfd_proto::v1::{self as pb, app_source};
 use prost::{Message, Name};
 use serde_json::Value;
 
@@ -123,24 +124,12 @@ fn place(link: &pb::Link, kind: String) -> Vec<String> {
 }
 
 fn hook_kind(hook: Option<&pb::Hook>) -> String {
-    match hook.and_then(|hook| hook.hook.as_ref()) {
-        Some(hook::Hook::Xdp(_)) => "xdp",
-        Some(hook::Hook::Tracepoint(_)) => "tracepoint",
-        None => NONE,
-    }
-    .to_owned()
+    hook.and_then(codec::hook::shown).map_or_else(|| NONE.to_owned(), |(kind, _)| kind.to_string())
 }
 
 /// `[netns:]interface:xdp` or `tracepoint:category/event`.
 pub(crate) fn hook(hook: &pb::Hook) -> String {
-    match &hook.hook {
-        Some(hook::Hook::Xdp(pb::XdpHook { netns: Some(netns), interface })) => format!("{netns}:{interface}:xdp"),
-        Some(hook::Hook::Xdp(pb::XdpHook { netns: None, interface })) => format!("{interface}:xdp"),
-        Some(hook::Hook::Tracepoint(pb::TracepointHook { category, event })) => {
-            format!("tracepoint:{category}/{event}")
-        }
-        None => NONE.to_owned(),
-    }
+    codec::hook::shown(hook).map_or_else(|| NONE.to_owned(), |(_, name)| name)
 }
 
 /// Where an app's bytes came from, in one line.

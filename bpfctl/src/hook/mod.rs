@@ -46,10 +46,7 @@ const fn kind<T: HookArgs>() -> Kind {
 }
 
 /// The registry: a new kind is a line here.
-const KINDS: &[Kind] = &[
-    kind::<xdp::Xdp>(),
-    kind::<tracepoint::Tracepoint>(),
-];
+const KINDS: &[Kind] = &[kind::<xdp::Xdp>(), kind::<tracepoint::Tracepoint>()];
 
 /// A verb that takes a hook, with the arguments of its own that may also stand behind the hook.
 pub(crate) trait HookVerb: Args {

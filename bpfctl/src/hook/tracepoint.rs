@@ -29,9 +29,6 @@ impl HookArgs for Tracepoint {
             category: event.category().to_owned(),
             event: event.event().to_owned(),
         });
-        pb::Attachment {
-            hook: Some(pb::Hook { hook: Some(pb::hook::Hook::Tracepoint(hook)) }),
-            ..Default::default()
-        }
+        pb::Attachment { hook: Some(pb::Hook { hook: Some(pb::hook::Hook::Tracepoint(hook)) }), ..Default::default() }
     }
 }

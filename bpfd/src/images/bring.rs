@@ -6,6 +6,7 @@
 use std::sync::{PoisonError, TryLockError};
 use std::time::Instant;
 
+use bpfd_core::report::Warning;
 use bpfd_core::request::PullPolicy;
 use bpfd_sys::worker::CallError;
 use bytecode_image::digest::Digest;
@@ -31,13 +32,6 @@ pub(super) struct Ready {
     pub(super) opened: Opened,
     /// Why it may be old.
     pub(super) warning: Option<Warning>,
-}
-
-/// Something to know about an image that was given all the same.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Warning {
-    /// Its registry did not answer, so what the store has may be old: why, in a sentence.
-    Unreachable(String),
 }
 
 /// Where what the store has now came from.

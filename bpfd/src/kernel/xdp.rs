@@ -96,7 +96,10 @@ pub(crate) fn swap(
             Err(Refused::Unfit(error)) => refused = call_error(chain, mode, &error),
             Err(Refused::Mtu(error)) => {
                 let said = error.message.unwrap_or_default();
-                let why = format!("the driver of `{chain}` does not take these programs at an MTU of {} bytes: {said}", row.mtu);
+                let why = format!(
+                    "the driver of `{chain}` does not take these programs at an MTU of {} bytes: {said}",
+                    row.mtu
+                );
                 return Err(StepError::Hook { why, hint: MTU_HINT.to_owned() });
             }
             Err(Refused::Other(error)) => return Err(call_error(chain, mode, &error)),

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use bpfd_core::ask::{Look, UploadAsk};
 use bpfd_core::changes;
+use bpfd_core::report::Warning;
 use bpfd_core::request::{AppRef, Bytes, LoadRequest, UnloadRequest, UnloadWhich};
 use bpfd_core::state::App;
-use bpfd_core::wire;
+use bpfd_proto::codec::v1 as codec;
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::ErrorReason;
@@ -14,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Context, principal, status, view};
+use super::{Context, principal, status};
 use crate::causes::error_chain;
 use crate::engine;
 use crate::objects::IncomingError;
@@ -61,7 +62,7 @@ impl pb::app_service_server::AppService for Apps {
             let doing = doing(ask.request());
             let reports = events.clone();
             let report = in_order(move |progress| {
-                let event = pb::load_response::Event::Progress(view::progress(progress));
+                let event = pb::load_response::Event::Progress(codec::progress(progress));
                 // A full queue: the reader is slow, and misses a report.
                 reports.try_send(Ok(pb::LoadResponse { event: Some(event) })).unwrap_or_default();
             });
@@ -72,13 +73,12 @@ impl pb::app_service_server::AppService for Apps {
                 Ok((answer, warnings)) => {
                     let snapshot = context.snapshot();
                     let engine::Answer { outcome, plan } = answer;
-                    let pins = context.layout.pins();
                     Ok(pb::LoadResponse {
                         event: Some(pb::load_response::Event::Result(pb::LoadResult {
-                            app: outcome.apps.first().map(|app| view::app(&snapshot, app, &pins)),
-                            links: outcome.links.iter().map(|link| view::link(&snapshot, link)).collect(),
-                            warnings: view::warnings(warnings),
-                            plan: view::plan(plan),
+                            app: outcome.apps.first().map(|app| codec::app(&snapshot, app, &context.layout)),
+                            links: outcome.links.iter().map(|link| codec::link(&snapshot, link)).collect(),
+                            warnings: codec::warnings(warnings),
+                            plan: codec::plan(plan),
                         })),
                     })
                 }
@@ -100,13 +100,13 @@ impl pb::app_service_server::AppService for Apps {
             let asked = bpfd_core::names::printable(asked);
             Refusal::new(ErrorReason::NotFoundApp, format!("no app `{asked}`")).hint("`bpfctl list` shows apps")
         })?;
-        Ok(Response::new(view::app(&snapshot, app, &self.0.layout.pins())))
+        Ok(Response::new(codec::app(&snapshot, app, &self.0.layout)))
     }
 
     async fn list_apps(&self, request: Request<pb::ListAppsRequest>) -> Result<Response<pb::ListAppsResponse>, Status> {
         self.0.permit(principal(&request)?, Look).await?;
         let pb::ListAppsRequest { interface, netns, page_size, page_token } = request.into_inner();
-        let chain = interface.map(|interface| wire::xdp_chain(netns.as_deref(), &interface));
+        let chain = interface.map(|interface| codec::chain_key(netns.as_deref(), &interface));
         let chain = chain.transpose().map_err(super::bad_field)?;
         let snapshot = self.0.snapshot();
         let on_chain = |app: &&App| match &chain {
@@ -115,13 +115,12 @@ impl pb::app_service_server::AppService for Apps {
         };
         let mut apps: Vec<&App> = snapshot.state.apps.values().filter(on_chain).collect();
         apps.sort_by(|one, other| one.name.cmp(&other.name));
-        let pins = self.0.layout.pins();
         let size = page_size.and_then(|size| usize::try_from(size).ok()).map_or(PAGE, |size| size.clamp(1, PAGE));
         let mut rest = apps.into_iter().filter(|app| app.name.as_str() > page_token.as_str());
         let page: Vec<&App> = rest.by_ref().take(size).collect();
         let last = page.last().map(|app| app.name.to_string()).unwrap_or_default();
         let next_page_token = if rest.next().is_some() { last } else { String::new() };
-        let apps = page.into_iter().map(|app| view::app(&snapshot, app, &pins)).collect();
+        let apps = page.into_iter().map(|app| codec::app(&snapshot, app, &self.0.layout)).collect();
         Ok(Response::new(pb::ListAppsResponse { apps, next_page_token }))
     }
 
@@ -138,7 +137,7 @@ impl pb::app_service_server::AppService for Apps {
         };
         let change = engine::Context { principal, request: ask.request, validate_only, new_links: 0 };
         let before = self.0.snapshot();
-        let stays = |app: &App| view::stays(&format!("app `{}`", app.name), &app.owner);
+        let stays = |app: &App| Warning::Stays { thing: format!("app `{}`", app.name), owner: app.owner.clone() };
         let warnings = changes::apps_left(&before.state, &ask).into_iter().map(stays).collect();
         let job =
             move |engine: &mut engine::Engine<_>| engine.change(&change, None, |state, _| changes::unload(state, &ask));
@@ -147,8 +146,8 @@ impl pb::app_service_server::AppService for Apps {
         Ok(Response::new(pb::UnloadResponse {
             apps: outcome.apps.iter().map(|app| app.name.to_string()).collect(),
             links: outcome.links.iter().map(|link| before.state.link_name(link)).collect(),
-            warnings,
-            plan: view::plan(plan),
+            warnings: codec::warnings(warnings),
+            plan: codec::plan(plan),
         }))
     }
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use bpfd_core::ask::Look;
 use bpfd_core::hook::ChainKey;
-use bpfd_core::wire;
+use bpfd_proto::codec::v1 as codec;
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::ErrorReason;
 use tonic::{Request, Response, Status};
 
-use super::{Context, principal, status, view};
+use super::{Context, principal, status};
 
 pub(super) struct Chains(pub(super) Arc<Context>);
 
@@ -20,7 +20,7 @@ pub(super) async fn look(context: &Context, key: ChainKey) -> Result<pb::Chain, 
     let looked = context.engine.call(move |engine| engine.look(&asked)).await;
     let snapshot = looked.map_err(|error| status::engine("cannot read the chain", error))?;
     let snapshot = snapshot.map_err(|error| status::observe(&error))?;
-    let chain = view::chain(&snapshot, &key, &context.layout.bpffs);
+    let chain = codec::chain(&snapshot, &key, &context.layout);
     chain.ok_or_else(|| {
         let refusal = match snapshot.observed.absent_netns(&key) {
             Some(netns) => Refusal::new(ErrorReason::NoSuchNetns, format!("no network namespace `{netns}`"))
@@ -40,7 +40,7 @@ impl pb::chain_service_server::ChainService for Chains {
     async fn get_chain(&self, request: Request<pb::GetChainRequest>) -> Result<Response<pb::Chain>, Status> {
         self.0.permit(principal(&request)?, Look).await?;
         let pb::GetChainRequest { netns, interface, hook: _ } = request.get_ref();
-        let key = wire::xdp_chain(netns.as_deref(), interface).map_err(super::bad_field)?;
+        let key = codec::chain_key(netns.as_deref(), interface).map_err(super::bad_field)?;
         Ok(Response::new(look(&self.0, key).await?))
     }
 
@@ -50,12 +50,8 @@ impl pb::chain_service_server::ChainService for Chains {
     ) -> Result<Response<pb::ListChainsResponse>, Status> {
         self.0.permit(principal(&request)?, Look).await?;
         let snapshot = self.0.snapshot();
-        let chains = snapshot
-            .observed
-            .chains
-            .keys()
-            .filter_map(|key| view::chain(&snapshot, key, &self.0.layout.bpffs))
-            .collect();
+        let chains =
+            snapshot.observed.chains.keys().filter_map(|key| codec::chain(&snapshot, key, &self.0.layout)).collect();
         Ok(Response::new(pb::ListChainsResponse { chains }))
     }
 }

@@ -6,7 +6,7 @@ use std::time::UNIX_EPOCH;
 
 use bpfd_core::ask::{Look, PullAsk};
 use bpfd_core::names::printable;
-use bpfd_core::wire::{self, BadField};
+use bpfd_proto::codec::v1::{self as codec, BadField};
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::ErrorReason;
@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{Context, bad_field, principal, view};
+use super::{Context, bad_field, principal};
 use crate::causes::error_chain;
 use crate::engine::Snapshot;
 use crate::images::{self, ImageError, Inspected, Removed, Stored, Verdict};
@@ -51,8 +51,8 @@ impl pb::image_service_server::ImageService for ImageApi {
     async fn pull(&self, request: Request<pb::PullRequest>) -> Result<Response<Self::PullStream>, Status> {
         let principal = principal(&request)?;
         let pb::PullRequest { request_id, reference, pull } = request.into_inner();
-        wire::request_id(&request_id).map_err(bad_field)?;
-        let policy = wire::pull_policy(pull).map_err(bad_field)?;
+        codec::request_id(&request_id).map_err(bad_field)?;
+        let policy = codec::pull_policy(pull).map_err(bad_field)?;
         let parsed: Reference =
             reference.parse().map_err(|error| doing("pull", &reference, ImageError::from(error)))?;
         let ask = self.context.permit(principal, PullAsk(parsed.to_string())).await?;
@@ -61,7 +61,7 @@ impl pb::image_service_server::ImageService for ImageApi {
         tokio::spawn(async move {
             let reports = events.clone();
             let report = in_order(move |progress| {
-                let event = pb::pull_response::Event::Progress(view::progress(progress));
+                let event = pb::pull_response::Event::Progress(codec::progress(progress));
                 // A full queue: the reader is slow, and misses a report.
                 reports.try_send(Ok(pb::PullResponse { event: Some(event) })).unwrap_or_default();
             });
@@ -74,7 +74,7 @@ impl pb::image_service_server::ImageService for ImageApi {
             let answer = match stopping.while_wanted(&waiter, &events, pull).await {
                 Ok(Ok((stored, warnings))) => {
                     let image = Some(image(&context.snapshot(), stored));
-                    let result = pb::PullResult { image, warnings: view::warnings(warnings) };
+                    let result = pb::PullResult { image, warnings: codec::warnings(warnings) };
                     Ok(pb::PullResponse { event: Some(pb::pull_response::Event::Result(result)) })
                 }
                 Ok(Err(error)) => Err(doing("pull", &name, error)),
@@ -140,7 +140,7 @@ impl pb::image_service_server::ImageService for ImageApi {
     ) -> Result<Response<pb::RemoveImagesResponse>, Status> {
         let principal = principal(&request)?;
         let pb::RemoveImagesRequest { request_id, validate_only, images } = request.into_inner();
-        wire::request_id(&request_id).map_err(bad_field)?;
+        codec::request_id(&request_id).map_err(bad_field)?;
         if !(1..=REMOVED).contains(&images.len()) {
             let why = format!("1 to {REMOVED} images; {} were sent", images.len());
             return Err(bad_field(BadField { field: "images", why }));
@@ -172,7 +172,7 @@ fn image(snapshot: &Snapshot, stored: Stored) -> pb::Image {
         manifest_digest: manifest.map(|manifest| manifest.to_string()).unwrap_or_default(),
         object_sha256: object.map(|object| object.hex()).unwrap_or_default(),
         size_bytes: size,
-        pull_time: seconds.and_then(view::time),
+        pull_time: seconds.and_then(codec::time),
         trusted: signers.is_some(),
         signers: signers.into_iter().flatten().collect(),
     }

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use bpfd_core::ask::Look;
 use bpfd_core::changes;
+use bpfd_core::report::Warning;
 use bpfd_core::request::{AppRef, AttachRequest, DetachRequest, DetachWhich, LinkRef, UpdateRequest};
 use bpfd_core::state::Link;
-use bpfd_core::wire;
+use bpfd_proto::codec::v1 as codec;
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::ErrorReason;
 use tonic::{Request, Response, Status};
 
 use super::chain::look;
-use super::{Context, principal, status, view};
+use super::{Context, principal, status};
 use crate::engine::{self, Engine};
 
 /// Links in one page unless the caller asks for fewer.
@@ -37,9 +38,9 @@ impl pb::link_service_server::LinkService for Links {
         let engine::Answer { outcome, plan } = answer.map_err(|error| status::engine(&message, error))?;
         let snapshot = self.0.snapshot();
         Ok(Response::new(pb::AttachResponse {
-            link: outcome.links.first().map(|link| view::link(&snapshot, link)),
+            link: outcome.links.first().map(|link| codec::link(&snapshot, link)),
             warnings: vec![],
-            plan: view::plan(plan),
+            plan: codec::plan(plan),
         }))
     }
 
@@ -57,9 +58,9 @@ impl pb::link_service_server::LinkService for Links {
         let engine::Answer { outcome, plan } = answer.map_err(|error| status::engine(&message, error))?;
         let snapshot = self.0.snapshot();
         Ok(Response::new(pb::UpdateLinkResponse {
-            link: outcome.links.first().map(|link| view::link(&snapshot, link)),
+            link: outcome.links.first().map(|link| codec::link(&snapshot, link)),
             warnings: vec![],
-            plan: view::plan(plan),
+            plan: codec::plan(plan),
         }))
     }
 
@@ -80,7 +81,10 @@ impl pb::link_service_server::LinkService for Links {
             DetachWhich::All(chain) => Some(chain.clone()),
             DetachWhich::Links(_) => None,
         };
-        let stays = |link: &Link| view::stays(&format!("link `{}`", before.state.link_name(link)), &link.owner);
+        let stays = |link: &Link| Warning::Stays {
+            thing: format!("link `{}`", before.state.link_name(link)),
+            owner: link.owner.clone(),
+        };
         let warnings = changes::links_left(&before.state, &ask).into_iter().map(stays).collect();
         let job = move |engine: &mut Engine<_>| engine.change(&change, None, |state, _| changes::detach(state, &ask));
         let answer = self.0.engine.call(job).await.and_then(|result| result);
@@ -90,8 +94,8 @@ impl pb::link_service_server::LinkService for Links {
         }
         Ok(Response::new(pb::DetachResponse {
             links: outcome.links.iter().map(|link| before.state.link_name(link)).collect(),
-            warnings,
-            plan: view::plan(plan),
+            warnings: codec::warnings(warnings),
+            plan: codec::plan(plan),
         }))
     }
 
@@ -104,7 +108,7 @@ impl pb::link_service_server::LinkService for Links {
         let link = asked.resolve(&snapshot.state).map_err(|error| {
             Refusal::new(ErrorReason::NotFoundLink, error.to_string()).hint("`bpfctl list` shows links")
         })?;
-        Ok(Response::new(view::link(&snapshot, link)))
+        Ok(Response::new(codec::link(&snapshot, link)))
     }
 
     async fn list_links(
@@ -113,7 +117,7 @@ impl pb::link_service_server::LinkService for Links {
     ) -> Result<Response<pb::ListLinksResponse>, Status> {
         self.0.permit(principal(&request)?, Look).await?;
         let pb::ListLinksRequest { interface, netns, app, page_size, page_token } = request.into_inner();
-        let chain = interface.map(|interface| wire::xdp_chain(netns.as_deref(), &interface));
+        let chain = interface.map(|interface| codec::chain_key(netns.as_deref(), &interface));
         let chain = chain.transpose().map_err(super::bad_field)?;
         let snapshot = self.0.snapshot();
         // A link may wait for its interface; a name that no link has either is a slip.
@@ -141,7 +145,7 @@ impl pb::link_service_server::LinkService for Links {
         let page: Vec<&Link> = rest.by_ref().take(size).collect();
         let last = page.last().map(key).unwrap_or_default();
         let next_page_token = if rest.next().is_some() { last } else { String::new() };
-        let links = page.into_iter().map(|link| view::link(&snapshot, link)).collect();
+        let links = page.into_iter().map(|link| codec::link(&snapshot, link)).collect();
         Ok(Response::new(pb::ListLinksResponse { links, next_page_token }))
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bpfd_core::policy::{Ask, Authorized, Policy, Principal, authorize};
-use bpfd_core::wire::BadField;
+use bpfd_proto::codec::v1::BadField;
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1::ErrorReason;
 use tonic::{Request, Status};
@@ -29,7 +29,6 @@ mod record;
 mod server;
 mod status;
 mod system;
-mod view;
 
 pub use peer::{PeerStream, group_id, principal};
 pub use server::{ServeError, serve};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bpfd_core::ask::TrustAsk;
 use bpfd_core::names::printable;
-use bpfd_core::wire::{self, BadField};
+use bpfd_proto::codec::v1::{self as codec, BadField};
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::ErrorReason;
@@ -27,7 +27,7 @@ impl pb::policy_service_server::PolicyService for PolicyApi {
     async fn add_trust(&self, request: Request<pb::AddTrustRequest>) -> Result<Response<pb::AddTrustResponse>, Status> {
         let principal = principal(&request)?;
         let pb::AddTrustRequest { request_id, validate_only, name, public_key, scope } = request.into_inner();
-        wire::request_id(&request_id).map_err(bad_field)?;
+        codec::request_id(&request_id).map_err(bad_field)?;
         let bad = |why: String| bad_field(BadField { field: "public_key", why });
         if public_key.len() > KEY {
             return Err(bad(format!("a public key has at most {KEY} bytes")));
@@ -53,7 +53,7 @@ impl pb::policy_service_server::PolicyService for PolicyApi {
         request: Request<pb::ReloadPolicyRequest>,
     ) -> Result<Response<pb::ReloadPolicyResponse>, Status> {
         let principal = principal(&request)?;
-        wire::request_id(&request.get_ref().request_id).map_err(bad_field)?;
+        codec::request_id(&request.get_ref().request_id).map_err(bad_field)?;
         let (TrustAsk(()), principal) = self.context.permit(principal, TrustAsk(())).await?.into_parts();
         let reloaded = self.context.reload_policy(principal.owner(), "read the policy again").await?;
         let reloaded = reloaded.map_err(|error| refusal("cannot reload the policy".to_owned(), &error))?;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use bpfd_core::ask::Look;
+use bpfd_proto::codec::v1 as codec;
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::CheckStatus;
 use tonic::{Request, Response, Status};
 
-use super::{Context, principal, status, view};
+use super::{Context, principal, status};
 
 pub(super) struct System(pub(super) Arc<Context>);
 
@@ -31,7 +32,7 @@ impl pb::system_service_server::SystemService for System {
             architecture: std::env::consts::ARCH.to_owned(),
             root: self.0.layout.root.as_ref().map(|root| root.display().to_string()),
             pin_directory: self.0.layout.pins().display().to_string(),
-            start_time: view::time(start.time),
+            start_time: codec::time(start.time),
             xdp_chain_mode: start.mode.clone(),
             xdp_chain_mode_cause: start.mode_cause.clone(),
         }))

@@ -2,13 +2,14 @@
 
 use std::io::ErrorKind;
 
-use bpfd::images::{ImageError, Warning};
+use bpfd::images::ImageError;
 use bpfd::progress::Phase;
 use bpfd::source::UploadError;
 use bpfd::waiter::Waiter;
 use bpfd::worker::fetch::FailureKind;
 use bpfd_core::hook::ProceedOn;
 use bpfd_core::names::Priority;
+use bpfd_core::report::Warning;
 use bpfd_core::request::PullPolicy;
 use bpfd_core::state::{ObjectDigest, Reach, Source};
 use bytecode_image::digest::Digest;

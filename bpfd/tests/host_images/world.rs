@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bpfd::images::{ImageError, Images, Warning};
+use bpfd::images::{ImageError, Images};
 use bpfd::layout::Layout;
 use bpfd::objects::Objects;
 use bpfd::progress::{Phase, Progress, Report};
@@ -16,6 +16,7 @@ use bpfd::waiter::Waiter;
 use bpfd::worker::Workers;
 use bpfd_core::ask::PullAsk;
 use bpfd_core::policy::{Ask, Authorized, Policy, Principal, authorize};
+use bpfd_core::report::Warning;
 use bpfd_core::request::{Bytes, LoadRequest, PullPolicy};
 use bpfd_core::state::State;
 use bpfd_proto::status::Refusal;

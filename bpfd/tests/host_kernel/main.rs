@@ -7,7 +7,7 @@
 
 mod dispatchers;
 mod objects;
-mod shared_hooks;
 mod own_hooks;
+mod shared_hooks;
 mod verifier_words;
 mod world;

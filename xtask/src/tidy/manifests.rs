@@ -18,9 +18,9 @@ const AGREED: &str = "aya aya-obj object reqwest oci-spec oci-client tar flate2 
     rustix rtnetlink landlock seccompiler caps sd-notify listenfd tracing tracing-journald prometheus-client \
     insta trycmd snapbox proptest fail cargo-deny";
 
-/// I1: what may not be in the tree of a crate that decides.
+/// I1: what may not be in the tree of a crate that decides. The API is not in it either: the codec depends on `bpfd-core`.
 const PURE: [&str; 2] = ["bpfd-core", "ebpf"];
-const IMPURE: [&str; 7] = ["tonic", "tokio", "hyper", "reqwest", "rusqlite", "rustix", "aya"];
+const IMPURE: [&str; 9] = ["tonic", "tokio", "hyper", "reqwest", "rusqlite", "rustix", "aya", "prost", "bpfd-proto"];
 
 /// These decide and so have lints of their own beside the root's.
 const OWN_CLIPPY: [&str; 2] = ["bpfd/core/clippy.toml", "ebpf/clippy.toml"];
@@ -177,6 +177,7 @@ mod tests {
     #[test]
     fn a_crate_that_decides_is_not_built_on_a_runtime() {
         assert_eq!(impure("ebpf", "ebpf v0.1.0 (/x)\naya-obj v0.3.0\n"), []);
+        assert_eq!(impure("bpfd-core", "bpfd-core v0.1.0\nbpfd-proto v0.1.0 (/x)\n").len(), 1);
         let found = impure("bpfd-core", "bpfd-core v0.1.0\ntonic v0.14.9\n");
         assert_eq!(found[0].to_string(), "bpfd/core/Cargo.toml:1: I1: `tonic` is in the tree of `bpfd-core`");
     }

@@ -37,7 +37,9 @@ trait Attach {
 fn perf_link(event: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<OwnedFd, StepError> {
     perf::attach(event, program).map_err(|error| match is(&error, Errno::INVAL) {
         // `BPF_LINK_TYPE_PERF_EVENT`; programs on perf events without it cannot be pinned.
-        true => StepError::KernelLacks { what: "a pinned link of a perf event".to_owned(), needs: "Linux 5.15".to_owned() },
+        true => {
+            StepError::KernelLacks { what: "a pinned link of a perf event".to_owned(), needs: "Linux 5.15".to_owned() }
+        }
         false => failed(|| "make its link")(error),
     })
 }

@@ -1,46 +1,19 @@
-//! From messages of `bpfd.v1` to typed requests: the door where every field is parsed. The other way, rows to messages, is the
-//! daemon's (`rpc/view.rs`), because it needs what was observed.
+//! From messages to typed requests: the door where every field is parsed.
 
-use bpfd_proto::v1 as pb;
+use bpfd_core::ident::{AskedId, RequestId, RequestKey};
+use bpfd_core::request::{
+    ATTACH_MAX, AppRef, AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, LIST_MAX, LinkRef, LoadRequest,
+    OwnerScope, PullPolicy, Select, UnloadRequest, UnloadWhich, UpdateRequest,
+};
+use bpfd_core::state::WhenAbsent;
 use prost::Message;
 use sha2::{Digest, Sha256};
 use uuid::Builder;
 
-use crate::hook::{ChainKey, HookAsk, OwnHook, Point, ProceedOn, XdpMode};
-use crate::state::ProgramKind;
-use crate::ident::{AskedId, RequestId, RequestKey};
-use crate::names::{IfName, Netns, Priority};
-use crate::request::{
-    ATTACH_MAX, AppRef, AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, LIST_MAX, LinkRef,
-    LoadRequest, PullPolicy, Select, UnloadRequest, UnloadWhich, UpdateRequest, OwnerScope,
-};
-use crate::state::WhenAbsent;
-
-/// A field that does not parse.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{why}")]
-pub struct BadField {
-    /// Its path in the message.
-    pub field: &'static str,
-    /// What is wrong with it.
-    pub why: String,
-}
-
-fn bad(field: &'static str, why: impl ToString) -> BadField {
-    BadField { field, why: why.to_string() }
-}
-
-fn parsed<T: std::str::FromStr<Err: ToString>>(field: &'static str, text: &str) -> Result<T, BadField> {
-    text.parse().map_err(|error: T::Err| bad(field, error))
-}
-
-fn bounded<T>(field: &'static str, list: &[T], limit: usize) -> Result<(), BadField> {
-    if list.len() > limit {
-        Err(bad(field, format!("at most {limit} `{field}`; {} were sent", list.len())))
-    } else {
-        Ok(())
-    }
-}
+use super::hook;
+use super::hook::xdp::{asked_priority, asked_proceed_on, chain_key};
+use super::{BadField, bad, bounded, parsed};
+use crate::v1 as pb;
 
 /// An empty key is no key.
 pub fn request_id(text: &str) -> Result<Option<RequestId>, BadField> {
@@ -68,61 +41,9 @@ pub fn pull_policy(number: i32) -> Result<PullPolicy, BadField> {
     }
 }
 
-/// The XDP chain of an interface; unset namespace = the daemon's own.
-pub fn xdp_chain(netns: Option<&str>, interface: &str) -> Result<ChainKey, BadField> {
-    let netns: Netns = netns.map_or(Ok(Netns::Host), |netns| parsed("netns", netns))?;
-    let interface: IfName = parsed("interface", interface)?;
-    Ok(ChainKey { netns, interface, point: Point::Xdp })
-}
-
-fn priority(number: Option<u32>) -> Result<Option<Priority>, BadField> {
-    number.map(|number| Priority::try_from(number).map_err(|error| bad("priority", error))).transpose()
-}
-
-fn proceed_on(set: Option<&pb::ProceedOn>) -> Result<Option<ProceedOn>, BadField> {
-    let Some(pb::ProceedOn { xdp }) = set else { return Ok(None) };
-    let names = xdp.iter().filter_map(|number| match pb::XdpAction::try_from(*number) {
-        Ok(pb::XdpAction::Aborted) => Some(Ok("aborted")),
-        Ok(pb::XdpAction::Drop) => Some(Ok("drop")),
-        Ok(pb::XdpAction::Pass) => Some(Ok("pass")),
-        Ok(pb::XdpAction::Tx) => Some(Ok("tx")),
-        Ok(pb::XdpAction::Redirect) => Some(Ok("redirect")),
-        // What a dispatcher's empty slot returns: every chain of ours goes on after it.
-        Ok(pb::XdpAction::DispatcherReturn) => None,
-        Ok(pb::XdpAction::Unspecified) | Err(_) => Some(Err(bad("proceed_on", format!("{number} is no XDP action")))),
-    });
-    let names: Vec<&str> = names.collect::<Result<_, _>>()?;
-    ProceedOn::from_names(names).map(Some).map_err(|error| bad("proceed_on", error))
-}
-
 fn attachment(message: &pb::Attachment) -> Result<(AttachAsk, Option<String>), BadField> {
-    let pb::Attachment { function, hook, priority: number, proceed_on: set, xdp_mode, when_present } = message;
-    let hook = match hook.as_ref().and_then(|hook| hook.hook.as_ref()) {
-        None => return Err(bad("attachment.hook", "no hook given")),
-        Some(pb::hook::Hook::Xdp(pb::XdpHook { netns, interface })) => HookAsk::Shared {
-            chain: xdp_chain(netns.as_deref(), interface)?,
-            priority: priority(*number)?,
-            proceed_on: proceed_on(set.as_ref())?,
-            mode: match pb::XdpMode::try_from(*xdp_mode) {
-                Ok(pb::XdpMode::Unspecified | pb::XdpMode::Auto) => XdpMode::Auto,
-                Ok(pb::XdpMode::Native) => XdpMode::Native,
-                Ok(pb::XdpMode::Generic) => XdpMode::Generic,
-                Err(_) => return Err(bad("attachment.xdp_mode", format!("{xdp_mode} is no XDP mode"))),
-            },
-        },
-        Some(pb::hook::Hook::Tracepoint(pb::TracepointHook { category, event })) => {
-            if number.is_some() || set.is_some() {
-                return Err(bad("attachment", "a tracepoint has no priority and no proceed-on: it is not shared"));
-            }
-            let named = !(category.is_empty() && event.is_empty());
-            let target = format!("{category}/{event}");
-            let hook = named.then(|| OwnHook::parse(ProgramKind::Tracepoint, &target));
-            let hook = hook.transpose().map_err(|error| bad("attachment.hook.tracepoint", error))?;
-            HookAsk::Own { kind: ProgramKind::Tracepoint, hook }
-        }
-    };
-    let when_absent = if *when_present { WhenAbsent::Wait } else { WhenAbsent::Fail };
-    Ok((AttachAsk { hook, when_absent }, function.clone()))
+    let when_absent = if message.when_present { WhenAbsent::Wait } else { WhenAbsent::Fail };
+    Ok((AttachAsk { hook: hook::asked(message)?, when_absent }, message.function.clone()))
 }
 
 impl TryFrom<&pb::LoadRequest> for LoadRequest {
@@ -185,8 +106,8 @@ impl TryFrom<&pb::UpdateLinkRequest> for UpdateRequest {
         Ok(Self {
             link: parsed("link", link)?,
             generation: *generation,
-            priority: priority(*number)?,
-            proceed_on: proceed_on(set.as_ref())?,
+            priority: asked_priority(*number)?,
+            proceed_on: asked_proceed_on(set.as_ref())?,
             request: request_key("update", key, message)?,
         })
     }
@@ -205,7 +126,7 @@ impl TryFrom<&pb::DetachRequest> for DetachRequest {
                 DetachWhich::Links(links.collect::<Result<_, _>>()?)
             }
             Some(pb::detach_request::Target::AllOn(pb::AllOnInterface { netns, interface })) => {
-                DetachWhich::All(xdp_chain(netns.as_deref(), interface)?)
+                DetachWhich::All(chain_key(netns.as_deref(), interface)?)
             }
         };
         Ok(Self { which, owners: OwnerScope::default(), request: request_key("detach", key, message)? })
@@ -232,6 +153,8 @@ impl TryFrom<&pb::UnloadRequest> for UnloadRequest {
 
 #[cfg(test)]
 mod tests {
+    use bpfd_core::names::Priority;
+
     use super::*;
 
     fn load(edit: impl FnOnce(&mut pb::LoadRequest)) -> Result<LoadRequest, BadField> {

@@ -1,0 +1,120 @@
+//! Chains: what shared hooks run, beside what was asked for.
+
+use bpfd_core::hook::{ChainKey, ProceedOn};
+use bpfd_core::kernel::{ChainMode, ForeignSlot, Live, LiveTop, Member, Observed, SLOTS, Slot};
+use bpfd_core::order;
+use bpfd_core::plan::LinkStatus;
+use bpfd_core::snapshot::Snapshot;
+
+use super::hook::xdp::{mode as xdp_mode, netns, proceed_on};
+use super::{Paths, link};
+use crate::v1 as pb;
+
+/// A chain as the kernel has it, beside what was asked for.
+pub fn chain(snapshot: &Snapshot, key: &ChainKey, paths: &impl Paths) -> Option<pb::Chain> {
+    let Snapshot { state, observed, statuses } = snapshot;
+    let seen = observed.chains.get(key)?;
+    let interface = seen.interface?;
+    let (mode, cause) = match &seen.mode {
+        ChainMode::Fused { cause } => (pb::ChainMode::Fused, cause.clone()),
+        ChainMode::Libxdp => {
+            (pb::ChainMode::Libxdp, "this kernel lets one program replace another's function".to_owned())
+        }
+    };
+    let mut slots = None;
+    let mut findings = Vec::new();
+    let (mode, cause) = match (&seen.live, mode) {
+        (Live::Foreign(_), _) => (pb::ChainMode::Foreign, "neither bpfd's nor libxdp's".to_owned()),
+        (Live::Dispatcher(_), pb::ChainMode::Fused) => {
+            (pb::ChainMode::Libxdp, "the dispatcher that is there is kept".to_owned())
+        }
+        _ => (mode, cause),
+    };
+    let (program, members) = match &seen.live {
+        Live::Empty => (None, vec![]),
+        Live::Ours(LiveTop { program, .. }) => (Some(program.0), members(snapshot, observed, key)),
+        Live::Dispatcher(live) => {
+            let lost = |name: &String| format!("`{name}` is no longer in its slot: somebody removed its pins");
+            findings.extend(live.lost.iter().map(lost));
+            slots = u32::try_from(live.slots.len()).ok();
+            let pin = |slot| paths.libxdp_pin(interface.index, live.top.program, slot);
+            let members = (0..).zip(&live.slots).map(|(slot, found)| match found {
+                Slot::Ours(found) => pb::ChainMember { slot: Some(slot), ..member(snapshot, slot + 1, found) },
+                Slot::Foreign(found) => foreign_member(found, slot, pin(slot)),
+            });
+            (Some(live.top.program.0), members.collect())
+        }
+        Live::Foreign(foreign) => {
+            let holder = foreign.holders.join(", ");
+            let member = pb::ForeignProgram { name: foreign.name.clone(), holder, pin_path: String::new() };
+            let member = pb::ChainMember {
+                position: 1,
+                program: Some(pb::chain_member::Program::Foreign(member)),
+                kernel_program_id: Some(foreign.program.0),
+                ..Default::default()
+            };
+            (Some(foreign.program.0), vec![member])
+        }
+    };
+    for row in order::ordered(state, key) {
+        if let Some(LinkStatus::Drifted { cause }) = statuses.get(&row.uid) {
+            findings.push(format!("`{}` is not as asked: {cause}", state.link_name(row)));
+        }
+    }
+    Some(pb::Chain {
+        netns: netns(&key.netns),
+        interface: key.interface.to_string(),
+        ifindex: interface.index,
+        hook: pb::ChainHook::Xdp.into(),
+        mode: mode.into(),
+        mode_cause: cause,
+        xdp_mode: seen.driven.map_or(pb::XdpMode::Unspecified, xdp_mode).into(),
+        kernel_program_id: program,
+        slots_used: slots,
+        slots: slots.and_then(|_| u32::try_from(SLOTS).ok()),
+        members,
+        findings,
+    })
+}
+
+fn members(snapshot: &Snapshot, observed: &Observed, key: &ChainKey) -> Vec<pb::ChainMember> {
+    (1..).zip(observed.members(key)).map(|(position, found)| member(snapshot, position, &found)).collect()
+}
+
+fn member(snapshot: &Snapshot, position: u32, member: &Member) -> pb::ChainMember {
+    let Snapshot { state, observed, statuses: _ } = snapshot;
+    let row = state.links.get(&member.link);
+    let program = observed.apps.get(&member.app).and_then(|app| app.programs.get(&member.function));
+    let ext = observed.exts.get(&member.link).map(|ext| ext.program);
+    let known = state.apps.get(&member.app).and_then(|app| app.program(&member.function)).map(|program| program.tag);
+    pb::ChainMember {
+        position,
+        slot: None,
+        program: row.map(|row| pb::chain_member::Program::Link(link(snapshot, row))),
+        priority: member.priority.into(),
+        proceed_on: Some(proceed_on(member.proceed_on)),
+        kernel_program_id: ext.or(program.copied()).map(|id| id.0),
+        tag: known.map(|tag| hex(&tag)).unwrap_or_default(),
+    }
+}
+
+/// Somebody else's program in a dispatcher, with the pin that libxdp made for it.
+fn foreign_member(found: &ForeignSlot, slot: u32, pin: Option<String>) -> pb::ChainMember {
+    let ForeignSlot { program, name, tag, load_time: _, priority, actions, flags: _ } = found;
+    let holder = if pin.is_some() { "libxdp".to_owned() } else { String::new() };
+    let pin_path = pin.unwrap_or_default();
+    pb::ChainMember {
+        position: slot + 1,
+        slot: Some(slot),
+        program: Some(pb::chain_member::Program::Foreign(pb::ForeignProgram { name: name.clone(), holder, pin_path })),
+        priority: *priority,
+        // Bits without a name are not shown.
+        proceed_on: ProceedOn::from_bits(actions & 0x1f).ok().map(proceed_on),
+        kernel_program_id: Some(program.0),
+        tag: hex(tag),
+    }
+}
+
+pub(super) fn hex(tag: &[u8; 8]) -> String {
+    tag.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,102 @@
+//! The registry of hooks: which message belongs to which kind. What a kind's message says is in the kind's own file.
+
+mod tracepoint;
+pub(super) mod xdp;
+
+use bpfd_core::hook::own::Own;
+use bpfd_core::hook::{HookAsk, OwnHook, Placement};
+use bpfd_core::state::ProgramKind;
+
+use super::{BadField, bad};
+use crate::v1 as pb;
+
+/// The message of a kind of own hook.
+trait OwnMessage: Own {
+    /// Its message.
+    type Message;
+
+    /// The target that a message names; `None` = the one that the program's section names.
+    fn target(message: &Self::Message) -> Option<String>;
+
+    /// The message that names this hook.
+    fn message(&self) -> pb::hook::Hook;
+}
+
+/// The hook that an attachment asks for, with its options.
+pub(super) fn asked(message: &pb::Attachment) -> Result<HookAsk, BadField> {
+    match message.hook.as_ref().and_then(|hook| hook.hook.as_ref()) {
+        None => Err(bad("attachment.hook", "no hook given")),
+        Some(pb::hook::Hook::Xdp(hook)) => xdp::asked(hook, message),
+        // The registry of own hooks, one way: a new kind is a line here.
+        Some(pb::hook::Hook::Tracepoint(hook)) => own::<bpfd_core::hook::Tracepoint>(hook, message),
+    }
+}
+
+fn own<T: OwnMessage>(hook: &T::Message, message: &pb::Attachment) -> Result<HookAsk, BadField> {
+    if message.priority.is_some() || message.proceed_on.is_some() {
+        let why = format!("a {} has no priority and no proceed-on: it is not shared", T::NOUN);
+        return Err(bad("attachment", why));
+    }
+    let hook = T::target(hook).map(|target| OwnHook::parse(T::KIND, &target)).transpose();
+    Ok(HookAsk::Own { kind: T::KIND, hook: hook.map_err(|error| bad("attachment.hook", error))? })
+}
+
+/// The message of an own hook.
+fn message(hook: &OwnHook) -> pb::hook::Hook {
+    // The registry of own hooks, the other way: a new kind is a line here.
+    match hook {
+        OwnHook::Tracepoint(hook) => hook.message(),
+    }
+}
+
+/// What a link's message says of its hook.
+pub(super) struct Placed {
+    pub(super) hook: pb::hook::Hook,
+    pub(super) priority: Option<u32>,
+    pub(super) proceed_on: Option<pb::ProceedOn>,
+    pub(super) mode: pb::XdpMode,
+}
+
+pub(super) fn placed(placement: &Placement) -> Placed {
+    match placement {
+        Placement::Shared(place) => xdp::placed(place),
+        Placement::Own(hook) => {
+            Placed { hook: message(hook), priority: None, proceed_on: None, mode: pb::XdpMode::Unspecified }
+        }
+    }
+}
+
+/// A hook of a message as listings show it: its kind, and its name. `None` for one that this version does not know.
+pub fn shown(hook: &pb::Hook) -> Option<(ProgramKind, String)> {
+    let asked = asked(&pb::Attachment { hook: Some(hook.clone()), ..Default::default() }).ok()?;
+    let name = match &asked {
+        HookAsk::Shared { chain, .. } => chain.to_string(),
+        HookAsk::Own { kind: _, hook } => hook.as_ref()?.to_string(),
+    };
+    Some((asked.kind(), name))
+}
+
+/// The API's number of a program's kind: its word in the enum's spelling.
+pub(super) fn program_type(kind: ProgramKind) -> pb::ProgramType {
+    let name = format!("PROGRAM_TYPE_{}", kind.as_str().to_ascii_uppercase());
+    pb::ProgramType::from_str_name(&name).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_program_has_a_number() {
+        for kind in ProgramKind::ALL {
+            assert_ne!(program_type(*kind), pb::ProgramType::Unspecified, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_hook_is_shown_as_its_link_is_named() {
+        let hook = OwnHook::parse(ProgramKind::Tracepoint, "sched/sched_switch").unwrap();
+        let shown = shown(&pb::Hook { hook: Some(message(&hook)) });
+        assert_eq!(shown, Some((ProgramKind::Tracepoint, hook.to_string())));
+    }
+}

@@ -1,0 +1,108 @@
+//! Apps and links, with how they stand, to messages.
+
+use bpfd_core::plan::LinkStatus;
+use bpfd_core::snapshot::Snapshot;
+use bpfd_core::state::{App, Link, Owner, Reach, Source};
+
+use super::hook::{Placed, placed, program_type};
+use super::{Paths, chain, time};
+use crate::v1 as pb;
+
+/// An app with what the kernel has of it.
+pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
+    let Snapshot { state, observed, statuses: _ } = snapshot;
+    let pinned = observed.apps.get(&app.uid);
+    let programs = app.programs.iter().map(|program| pb::Program {
+        function: program.function.clone(),
+        section: program.section.clone(),
+        r#type: program_type(program.kind).into(),
+        kernel_id: pinned.and_then(|pinned| pinned.programs.get(&program.function)).map(|id| id.0),
+        tag: chain::hex(&program.tag),
+        verified_instructions: pinned.and_then(|pinned| pinned.verified.get(&program.function)).copied(),
+    });
+    let maps = app.maps.iter().map(|map| {
+        let id = pinned.and_then(|pinned| pinned.maps.get(&map.name));
+        pb::Map {
+            name: map.name.clone(),
+            r#type: map.kind.clone(),
+            key_size: map.key_size,
+            value_size: map.value_size,
+            max_entries: map.max_entries,
+            kernel_id: id.map(|id| id.0),
+            pin_path: id.and_then(|_| paths.map_pin(app.uid, &map.name)),
+        }
+    });
+    let globals =
+        app.globals.iter().map(|(name, set)| pb::GlobalSetting { name: name.clone(), value: set.text.clone() });
+    pb::App {
+        uid: app.uid.to_string(),
+        name: app.name.to_string(),
+        generation: app.generation,
+        state: pb::AppState::Loaded.into(),
+        cause: if pinned.is_some() { String::new() } else { "its pins are gone: `bpfctl doctor` says more".to_owned() },
+        owner: Some(owner(&app.owner)),
+        source: Some(source(app)),
+        labels: app.labels.clone().into_iter().collect(),
+        programs: programs.collect(),
+        maps: maps.collect(),
+        globals: globals.collect(),
+        create_time: time(app.created),
+        links: state.links_of(app.uid).map(|link| state.link_name(link)).collect(),
+        reach: match app.reach {
+            Reach::Kernel => pb::Reach::Kernel,
+            Reach::Packet => pb::Reach::Packet,
+        }
+        .into(),
+    }
+}
+
+fn owner(owner: &Owner) -> pb::Owner {
+    pb::Owner { uid: owner.uid, user: owner.user.clone() }
+}
+
+fn source(app: &App) -> pb::AppSource {
+    let source = match &app.source {
+        Source::Image { reference, digest, signers } => pb::app_source::Source::Image(pb::ImageOrigin {
+            reference: reference.clone(),
+            digest: digest.clone(),
+            signers: signers.clone(),
+        }),
+        Source::Upload => pb::app_source::Source::Upload(pb::UploadOrigin { name_hint: app.name.to_string() }),
+    };
+    pb::AppSource { source: Some(source), object_sha256: app.object.to_string() }
+}
+
+/// A link with how it stands.
+pub fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
+    let Snapshot { state, observed, statuses } = snapshot;
+    let (link_state, cause) = match statuses.get(&link.uid) {
+        Some(LinkStatus::Attached) => (pb::LinkState::Attached, String::new()),
+        Some(LinkStatus::Waiting) => (pb::LinkState::Waiting, "the interface is absent".to_owned()),
+        Some(LinkStatus::Drifted { cause }) => (pb::LinkState::Drifted, cause.clone()),
+        None => (pb::LinkState::Unspecified, String::new()),
+    };
+    // Places are counted from 1.
+    let places = link.placement.chain().map(|key| (1..).zip(observed.members(key)));
+    let place = places.and_then(|mut places| places.find(|(_, member)| member.link == link.uid));
+    let Placed { hook, priority, proceed_on, mode } = placed(&link.placement);
+    let pinned = observed.apps.get(&link.app);
+    pb::Link {
+        uid: link.uid.to_string(),
+        name: state.link_name(link),
+        generation: link.generation,
+        state: link_state.into(),
+        cause,
+        app: state.apps.get(&link.app).map(|app| app.name.to_string()).unwrap_or_default(),
+        app_uid: link.app.to_string(),
+        function: link.function.clone(),
+        hook: Some(pb::Hook { hook: Some(hook) }),
+        priority,
+        proceed_on,
+        position: place.map(|(place, _)| place),
+        xdp_mode: mode.into(),
+        owner_uid: link.owner.uid,
+        origin: pb::LinkOrigin::Request.into(),
+        kernel_program_id: pinned.and_then(|pinned| pinned.programs.get(&link.function)).map(|id| id.0),
+        create_time: time(link.created),
+    }
+}
