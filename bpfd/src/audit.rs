@@ -145,6 +145,11 @@ impl AuditFile {
     }
 
     fn append(&mut self, record: &Record<'_>) -> io::Result<()> {
+        self.append_unsynced(record)?;
+        self.file.sync_data()
+    }
+
+    fn append_unsynced(&mut self, record: &Record<'_>) -> io::Result<()> {
         let time = prost_types::Timestamp::from(SystemTime::now()).to_string();
         let mut line = serde_json::to_vec(&Line { time, record })?;
         line.push(b'\n');
@@ -160,7 +165,7 @@ impl AuditFile {
             return Err(error);
         }
         self.size += u64::try_from(line.len()).unwrap_or(u64::MAX);
-        self.file.sync_data()
+        Ok(())
     }
 
     /// Takes away what a write that failed has left of its line: the next record would be glued to it.
@@ -238,6 +243,11 @@ impl AuditSink for AuditFile {
     fn write(&mut self, record: &Record<'_>) -> io::Result<()> {
         self.append_counts(Instant::now());
         self.append(record)
+    }
+
+    /// The plan is on disk since the operation's first record; that a step was about to be taken need not outlive the host.
+    fn intent(&mut self, operation: OpId, step: &Step) -> io::Result<()> {
+        self.append_unsynced(&Record::Intent { operation, step: step.to_string() })
     }
 
     fn denied(&mut self, denied: &Denied) -> io::Result<()> {

@@ -4,6 +4,7 @@
 //! Reads come from a published snapshot and never wait for it. It must never wait on a network or on a caller.
 
 mod handle;
+mod news;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,12 +12,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bpfd_core::changes::{Fresh, RequestError};
 use bpfd_core::hook::ChainKey;
-use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, RequestKey, Uids};
+use bpfd_core::ident::{AppUid, BootId, Handle, LinkUid, OpId, RequestId, RequestKey, Uids};
 use bpfd_core::invariants::{self, Broken};
 use bpfd_core::journal::Operation;
-use bpfd_core::kernel::{InterfaceId, Kernel, ObserveError, Observed, StepError};
+use bpfd_core::kernel::{InterfaceId, Kernel, ObserveError, Observed, Scope, StepError};
 use bpfd_core::order;
-use bpfd_core::plan::{PlanError, Planned, adoptions, plan, status};
+use bpfd_core::plan::{PlanError, Planned, adoptions, own_status, plan, status, status_of, touched};
 use bpfd_core::policy::{Denied, Policy, Principal, confirm};
 use bpfd_core::state::{Change, State};
 use tokio::sync::watch;
@@ -28,6 +29,7 @@ use crate::store::{Earlier, Outcome, Store, StoreError};
 
 pub use bpfd_core::snapshot::Snapshot;
 pub use handle::{EngineHandle, StartError};
+pub use news::{Changed, News};
 
 /// Who asks for a change, and how.
 #[derive(Clone, Debug)]
@@ -117,7 +119,8 @@ impl<K: Kernel> Engine<K> {
         let (settled, barred, unrepaired) = (interfaces(&seen), repaired.lasting(), false);
         let mut engine =
             Self { kernel, store, audit, policy: Policy, boot, uids, state, settled, barred, unrepaired, published };
-        engine.publish()?;
+        let everything = Scope::Everything(engine.state.chains());
+        engine.publish(&everything)?;
         Ok((engine, repaired))
     }
 
@@ -142,33 +145,38 @@ impl<K: Kernel> Engine<K> {
         if let Some(app) = app {
             self.kernel.discard(app);
         }
-        if let Err(error) = self.publish() {
-            tracing::warn!(%error, "readers see an old snapshot until the next look");
-        }
         result
     }
 
-    /// Something changed in the kernel: links whose interface came, or came back as another one, are attached; what ran on one
-    /// that went is swept; a peer's dispatcher with programs of ours is held. What somebody else took off an interface that stayed is DRIFTED, and left alone.
-    pub fn settle(&mut self) -> Result<Repaired, RepairError> {
+    /// Something changed in the kernel: links whose interface came, or came back as another one, are attached; what ran on one that
+    /// went is swept; a peer's dispatcher with programs of ours is held. What somebody else took off an interface that stayed is
+    /// DRIFTED, and left alone.
+    pub fn settle(&mut self, news: &News) -> Result<Repaired, RepairError> {
+        let Some(mut scope) = news.scope(&self.state, &self.published.borrow().observed) else {
+            return Ok(Repaired::default());
+        };
         let mut repaired = Repaired::default();
         let mut races = 0;
         loop {
-            let attempt = self.settle_once(&mut repaired)?;
+            let attempt = self.settle_once(&scope, &mut repaired)?;
             if !attempt.again(&mut races) {
                 repaired.failures.extend(attempt.failed);
                 break;
             }
-            tracing::info!(races, "planned anew: somebody else changed a hook, or a program does not go into one");
+            scope = Scope::Everything(self.state.chains());
+            tracing::info!(
+                races,
+                "making a new plan: another process changed a hook, or a program cannot be part of its chain"
+            );
         }
         self.barred.retain(|link, _| !repaired.passing.contains(link));
-        self.publish()?;
+        self.publish(&scope)?;
         Ok(repaired)
     }
 
-    /// One look, and what it asks for.
-    fn settle_once(&mut self, repaired: &mut Repaired) -> Result<Attempt, RepairError> {
-        let mut observed = self.kernel.observe(&self.state.chains())?;
+    /// One observation, and what follows from it.
+    fn settle_once(&mut self, scope: &Scope, repaired: &mut Repaired) -> Result<Attempt, RepairError> {
+        let mut observed = self.kernel.observe(scope)?;
         let now = interfaces(&observed);
         let (came, stayed) = std::mem::take(&mut observed.chains).into_iter().partition(|(chain, seen)| {
             let known = self.settled.get(chain).copied().flatten();
@@ -186,23 +194,24 @@ impl<K: Kernel> Engine<K> {
         self.barred.extend(repaired.barred.clone());
         // What came is to be dealt with until it was.
         if attempt.whole() {
-            self.settled = now;
+            match scope {
+                Scope::Everything(_) => self.settled = now,
+                Scope::Chains(_) => self.settled.extend(now),
+            }
         }
         Ok(attempt)
     }
 
-    /// The state beside the kernel as it is now, with one more chain than the state has.
+    /// The state beside the kernel as it is now, with this chain, which the state may not have.
     pub fn look(&mut self, chain: &ChainKey) -> Result<Snapshot, ObserveError> {
-        let mut chains = self.state.chains();
-        chains.insert(chain.clone());
-        let observed = self.observe(&chains)?;
+        let observed = self.observe(&Scope::Chains([chain.clone()].into()))?;
         let statuses = status(&self.state, &observed);
         Ok(Snapshot { state: self.state.clone(), observed, statuses })
     }
 
     /// Every invariant that does not hold right now.
     pub fn check(&mut self) -> Result<Vec<Broken>, ObserveError> {
-        self.publish()?;
+        self.publish(&Scope::Everything(self.state.chains()))?;
         let snapshot = self.published.borrow().clone();
         Ok(invariants::check(&snapshot.state, &snapshot.observed))
     }
@@ -243,33 +252,48 @@ impl<K: Kernel> Engine<K> {
         context: &Context,
         build: impl Fn(&State, &Fresh) -> Result<Vec<Change>, RequestError>,
     ) -> Result<Answer, EngineError> {
-        let app = self.store.next_handle()?;
-        let links = (0..context.new_links).map(|_| Ok((LinkUid(self.uids.fresh()), self.store.next_handle()?)));
+        let mut last = self.store.last_handle();
+        let mut next = || {
+            last = Handle(last.0.saturating_add(1));
+            last
+        };
+        let (app, uids) = (next(), &mut self.uids);
+        let links = (0..context.new_links).map(|_| (LinkUid(uids.fresh()), next())).collect();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let fresh = Fresh { app, links: links.collect::<Result<_, StoreError>>()?, now };
+        let fresh = Fresh { app, links, now };
         let mut changes = build(&self.state, &fresh)?;
         if let Err(denied) = confirm(&self.policy, &context.principal, &self.state, &changes) {
             self.denied(&denied);
             return Err(denied.into());
         }
+        let mut scope = Scope::Chains(touched(&self.state, &changes));
         let mut races = 0;
-        loop {
-            match self.once(context, &changes) {
+        let result = loop {
+            match self.once(context, &changes, &scope) {
                 Err(EngineError::Execute(ExecuteError::Step(StepError::Raced(chain)))) if races < RACES => {
                     races += 1;
-                    tracing::info!(%chain, races, "planned anew: somebody else changed the hook");
-                    self.load_again(&mut changes)?;
+                    tracing::info!(%chain, races, "making a new plan: another process changed the hook");
+                    // What is pinned may have been changed as well.
+                    scope = Scope::Everything(self.state.chains().union(scope.chains()).cloned().collect());
+                    if let Err(error) = self.load_again(&mut changes) {
+                        break Err(error.into());
+                    }
                 }
                 Err(EngineError::Execute(stuck @ ExecuteError::Stuck { .. })) => {
                     tracing::error!(error = %stuck, "repairing");
                     if let Err(error) = self.repair() {
                         tracing::error!(%error, "repair failed; the next change or start tries again");
                     }
-                    return Err(stuck.into());
+                    scope = Scope::Everything(self.state.chains());
+                    break Err(stuck.into());
                 }
-                other => return other,
+                other => break other,
             }
+        };
+        if let Err(error) = self.publish(&scope) {
+            tracing::warn!(%error, "cannot publish the new state: reads return the previous snapshot until the next observation");
         }
+        result
     }
 
     /// Ends what was broken off, and makes the kernel what the state says.
@@ -295,10 +319,9 @@ impl<K: Kernel> Engine<K> {
         Ok(())
     }
 
-    fn once(&mut self, context: &Context, changes: &[Change]) -> Result<Answer, EngineError> {
-        let after = self.state.after(changes).map_err(PlanError::Change)?;
-        let chains = self.state.chains().into_iter().chain(after.chains()).collect();
-        let observed = self.observe(&chains)?;
+    fn once(&mut self, context: &Context, changes: &[Change], scope: &Scope) -> Result<Answer, EngineError> {
+        self.state.after(changes).map_err(PlanError::Change)?;
+        let observed = self.observe(scope)?.over(&self.published.borrow().observed, |_| true);
         let Planned { after, touched, plan } = plan(&self.state, &observed, changes, self.uids.as_mut())?;
         let outcome = Outcome::of(&self.state, &after, changes);
         if context.validate_only {
@@ -325,14 +348,38 @@ impl<K: Kernel> Engine<K> {
     }
 
     /// The kernel as it is, and what is remembered of it.
-    fn observe(&mut self, chains: &BTreeSet<ChainKey>) -> Result<Observed, ObserveError> {
-        let observed = self.kernel.observe(chains)?;
+    fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
+        let observed = self.kernel.observe(scope)?;
         Ok(Observed { barred: self.barred.clone(), ..observed })
     }
 
-    fn publish(&mut self) -> Result<(), ObserveError> {
-        let observed = self.observe(&self.state.chains())?;
-        let statuses = status(&self.state, &observed);
+    /// Shows readers the state, beside the kernel as it is now in this scope and as it was seen last elsewhere.
+    fn publish(&mut self, scope: &Scope) -> Result<(), ObserveError> {
+        let seen = self.observe(scope)?;
+        let before = self.published.borrow().clone();
+        let chains = self.state.chains();
+        let looked_at: BTreeSet<ChainKey> = seen.chains.keys().cloned().collect();
+        let observed = match scope {
+            Scope::Everything(_) => seen,
+            Scope::Chains(_) => {
+                let mut observed = seen.over(&before.observed, |chain| chains.contains(chain));
+                // One that lost its last link is nobody's chain any more, unless something of ours still runs there.
+                let left: Vec<_> = looked_at.iter().filter(|chain| !chains.contains(chain)).collect();
+                let left: Vec<_> = left.into_iter().filter(|chain| observed.members(chain).is_empty()).collect();
+                left.into_iter().for_each(|chain| drop(observed.chains.remove(chain)));
+                observed
+            }
+        };
+        let statuses = match scope {
+            Scope::Everything(_) => status(&self.state, &observed),
+            Scope::Chains(_) => {
+                let mut statuses = before.statuses.clone();
+                statuses.retain(|link, _| self.state.links.contains_key(link));
+                statuses.extend(own_status(&self.state, &observed));
+                statuses.extend(status_of(&self.state, &observed, &looked_at));
+                statuses
+            }
+        };
         self.published.send_replace(Arc::new(Snapshot { state: self.state.clone(), observed, statuses }));
         Ok(())
     }

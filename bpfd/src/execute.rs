@@ -79,12 +79,11 @@ pub fn execute<K: Kernel>(
     let (undoable, cleaning) = plan.steps.split_at_checked(plan.committed).unwrap_or((&plan.steps, &[]));
     let mut built = BTreeMap::new();
     for (index, step) in undoable.iter().enumerate() {
-        let taken = take(executor, operation, index, step, &mut built);
-        let Err((error, done)) = taken else { continue };
+        let Err(error) = take(executor, operation, step, &mut built) else { continue };
         if matches!(error, ExecuteError::Step(StepError::Died)) {
             return Err(error);
         }
-        let taken = undoable.get(..index + usize::from(done)).unwrap_or(undoable);
+        let taken = undoable.get(..index).unwrap_or(undoable);
         return Err(undo(executor, operation, taken, &built, error));
     }
     point("journal-commit-before");
@@ -97,25 +96,20 @@ pub fn execute<K: Kernel>(
     Ok(())
 }
 
-/// One step with its records around it. The error says whether the step itself was done.
+/// One step with the record before it.
 fn take<K: Kernel>(
     executor: &mut Executor<'_, K>,
     operation: &Operation,
-    index: usize,
     step: &Step,
     built: &mut BTreeMap<TopUid, KernelId>,
-) -> Result<(), (ExecuteError, bool)> {
-    executor.audit.intent(operation.id, step).map_err(|error| (ExecuteError::Audit(error), false))?;
+) -> Result<(), ExecuteError> {
+    executor.audit.intent(operation.id, step).map_err(ExecuteError::Audit)?;
     point(&format!("step-{}-before", step.verb()));
-    let bound = executor.kernel.step(step).map_err(|error| (ExecuteError::Step(error), false))?;
+    let bound = executor.kernel.step(step).map_err(ExecuteError::Step)?;
     point(&format!("step-{}-after", step.verb()));
-    let bound = match step {
-        Step::BuildTop { top, .. } => bound.map(|program| (*top, program)),
-        _ => None,
-    };
-    built.extend(bound);
-    executor.store.step_done(operation.id, index, bound).map_err(|error| (error.into(), true))?;
-    point("journal-step-after");
+    if let (Step::BuildTop { top, .. }, Some(program)) = (step, bound) {
+        built.insert(*top, program);
+    }
     Ok(())
 }
 

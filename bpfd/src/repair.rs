@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bpfd_core::ident::{AppUid, BootId, LinkUid, TopUid, Uids};
-use bpfd_core::journal::{Verdict, recover};
-use bpfd_core::kernel::{Kernel, ObserveError, Observed, Step, StepError};
+use bpfd_core::journal::{Operation, Verdict, recover};
+use bpfd_core::kernel::{Kernel, ObserveError, Observed, Scope, Step, StepError};
 use bpfd_core::order;
 use bpfd_core::plan::{Plan, converge, converge_chains, reached};
 use bpfd_core::state::State;
@@ -73,9 +73,10 @@ pub fn repair<K: Kernel>(
     let mut repaired = Repaired::default();
     let mut state = executor.store.state()?;
     let open = executor.store.open_operation()?;
-    let chains = state.chains().into_iter().chain(open.iter().flat_map(|(operation, _)| operation.chains())).collect();
-    let mut observed = executor.kernel.observe(&chains)?;
-    let mut verdict = open.as_ref().map(|(operation, _)| {
+    let chains = state.chains().into_iter().chain(open.iter().flat_map(Operation::chains)).collect();
+    let everything = Scope::Everything(chains);
+    let mut observed = executor.kernel.observe(&everything)?;
+    let mut verdict = open.as_ref().map(|operation| {
         recover(&state, &observed, operation).unwrap_or_else(|error| {
             // Undone before, and nobody could write that down; the state went on without it.
             repaired.failures.push(format!("an operation of the journal was let go: {error}"));
@@ -103,12 +104,12 @@ pub fn repair<K: Kernel>(
                 repaired.failures.extend(attempt.failed);
                 break;
             }
-            observed = executor.kernel.observe(&chains)?;
+            observed = executor.kernel.observe(&everything)?;
         }
         if !matches!(verdict, Some(Verdict::Forward(_))) {
             break reloaded;
         }
-        observed = executor.kernel.observe(&chains)?;
+        observed = executor.kernel.observe(&everything)?;
         observed.barred.clone_from(&repaired.barred);
         if reached(&wanted, &observed) {
             break reloaded;
@@ -117,7 +118,7 @@ pub fn repair<K: Kernel>(
         verdict = Some(Verdict::Back);
     };
     // Last: killed before, the next start finds the operation again, and with it every chain that it may have touched.
-    if let (Some((operation, _)), Some(verdict)) = (&open, &verdict) {
+    if let (Some(operation), Some(verdict)) = (&open, &verdict) {
         point("repair-verdict-before");
         let (recovered, result) = match verdict {
             Verdict::Forward(_) => {

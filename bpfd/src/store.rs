@@ -7,20 +7,23 @@
 use std::path::Path;
 use std::time::Duration;
 
-use bpfd_core::ident::{BootId, Handle, KernelId, OpId, RequestKey, TopUid};
-use bpfd_core::journal::{Operation, Progress};
+use bpfd_core::ident::{BootId, Handle, OpId, RequestKey};
+use bpfd_core::journal::Operation;
 use bpfd_core::state::{App, Change, Link, Owner, State};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
 /// The layout that this version writes, kept in `user_version`. A newer file is refused, an older one is migrated in place.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 const SCHEMA: &str = include_str!("store/schema.sql");
 /// From layout 1, which did not know what a request had asked for: an answer that it kept is one to anything of that key.
 const FROM_1: &str = "ALTER TABLE answers ADD COLUMN asked TEXT NOT NULL DEFAULT '';
     UPDATE operations SET body = json_set(body, '$.request', json_object(
         'id', json_extract(body, '$.request'), 'asked', '00000000-0000-0000-0000-000000000000'))
     WHERE json_extract(body, '$.request') IS NOT NULL;";
+
+/// From layout 2, whose journal had a row for each step that was taken, which recovery never read.
+const FROM_2: &str = "DROP TABLE steps;";
 
 /// How long answers are kept for callers that repeat a request.
 const ANSWERS_KEPT_SECONDS: i64 = 24 * 60 * 60;
@@ -56,6 +59,8 @@ pub struct Store {
     db: Connection,
     /// An operation that did not happen, and that is in the journal all the same.
     undone: Option<OpId>,
+    /// The highest number that any operation took.
+    last_handle: Handle,
 }
 
 impl Store {
@@ -70,21 +75,25 @@ impl Store {
         if check != "ok" {
             return Err(StoreError::Damaged(check));
         }
-        let mut store = Self { db, undone: None };
+        let mut store = Self { db, undone: None, last_handle: Handle(0) };
         store.migrate()?;
+        let last: Option<u32> =
+            store.db.query_row("SELECT value FROM counters WHERE name = 'handle'", [], |row| row.get(0)).optional()?;
+        store.last_handle = Handle(last.unwrap_or(0));
         Ok(store)
     }
 
     fn migrate(&mut self) -> Result<(), StoreError> {
         let found: i64 = self.db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        let steps = match found {
+        let steps: &[&str] = match found {
             SCHEMA_VERSION => return Ok(()),
-            0 => SCHEMA,
-            1 => FROM_1,
+            0 => &[SCHEMA],
+            1 => &[FROM_1, FROM_2],
+            2 => &[FROM_2],
             found => return Err(StoreError::TooNew { found }),
         };
         let tx = self.db.transaction()?;
-        tx.execute_batch(steps)?;
+        steps.iter().try_for_each(|step| tx.execute_batch(step))?;
         tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         Ok(tx.commit()?)
     }
@@ -107,24 +116,12 @@ impl Store {
     }
 
     /// The operation that a crash broke off, if one was under way.
-    pub fn open_operation(&self) -> Result<Option<(Operation, Progress)>, StoreError> {
+    pub fn open_operation(&self) -> Result<Option<Operation>, StoreError> {
         let row: Option<String> =
             self.db.query_row("SELECT body FROM operations ORDER BY seq LIMIT 1", [], |row| row.get(0)).optional()?;
         let Some(body) = row else { return Ok(None) };
         let operation: Operation = parse("an operation", &body)?;
-        let mut steps = self.db.prepare("SELECT top, program FROM steps WHERE operation = ?1 ORDER BY step")?;
-        let rows = steps.query_map([operation.id.to_string()], |row| {
-            Ok((row.get::<_, Option<String>>(0)?, row.get::<_, Option<u32>>(1)?))
-        })?;
-        let mut progress = Progress::default();
-        for row in rows {
-            let (top, program) = row?;
-            progress.done += 1;
-            if let (Some(Ok(top)), Some(program)) = (top.map(|top| top.parse::<TopUid>()), program) {
-                progress.built.insert(top, KernelId(program));
-            }
-        }
-        Ok(Some((operation, progress)))
+        Ok(Some(operation))
     }
 
     /// Before the first effect.
@@ -143,27 +140,17 @@ impl Store {
                 text(operation),
             ],
         )?;
+        let last = operation.changes.iter().filter_map(Change::handle).max().unwrap_or(self.last_handle);
+        if last > self.last_handle {
+            tx.execute(
+                "INSERT INTO counters (name, value) VALUES ('handle', ?1)
+                 ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                [last.0],
+            )?;
+        }
         tx.commit()?;
         self.undone = None;
-        Ok(())
-    }
-
-    /// After each step, with the name that the kernel gave to what it made.
-    pub fn step_done(
-        &mut self,
-        operation: OpId,
-        step: usize,
-        built: Option<(TopUid, KernelId)>,
-    ) -> Result<(), StoreError> {
-        self.db.execute(
-            "INSERT INTO steps (operation, step, top, program) VALUES (?1, ?2, ?3, ?4)",
-            params![
-                operation.to_string(),
-                i64::try_from(step).unwrap_or(i64::MAX),
-                built.map(|(top, _)| top.to_string()),
-                built.map(|(_, program)| program.0),
-            ],
-        )?;
+        self.last_handle = self.last_handle.max(last);
         Ok(())
     }
 
@@ -206,15 +193,10 @@ impl Store {
         Ok(tx.commit()?)
     }
 
-    /// The next small number; none is given twice, whatever is removed between.
-    pub fn next_handle(&mut self) -> Result<Handle, StoreError> {
-        let number = self.db.query_row(
-            "INSERT INTO counters (name, value) VALUES ('handle', 1)
-             ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
-            [],
-            |row| row.get(0),
-        )?;
-        Ok(Handle(number))
+    /// The number after which the next operation takes its own: none is given twice, whatever is removed between. An operation that
+    /// begins has them for good; a plan that is only asked for takes none.
+    pub fn last_handle(&self) -> Handle {
+        self.last_handle
     }
 
     /// What became of this owner's request of that key, if there was one.
@@ -326,7 +308,6 @@ fn write_difference(tx: &Transaction<'_>, boot: BootId, before: &State, after: &
 }
 
 fn forget(tx: &Transaction<'_>, operation: OpId) -> Result<(), StoreError> {
-    tx.execute("DELETE FROM steps WHERE operation = ?1", [operation.to_string()])?;
     tx.execute("DELETE FROM operations WHERE id = ?1", [operation.to_string()])?;
     Ok(())
 }

@@ -18,21 +18,21 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 
+use bpfd_core::ident::KernelId;
 use bpfd_core::names::{Netns, NetnsName};
 use bpfd_core::state::State;
-use bpfd_sys::netlink::LinkWatch;
+use bpfd_sys::netlink::{LinkEvent, LinkWatch};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{AtFlags, CWD, statat};
 use rustix::io::{Errno, retry_on_intr};
 
 use crate::causes::error_chain;
-use crate::engine::EngineHandle;
+use crate::engine::{Changed, EngineHandle, News};
 use crate::kernel::HostKernel;
 use crate::repair::Repaired;
 use crate::worker::Workers;
@@ -66,30 +66,35 @@ fn listen(
 ) -> io::Result<()> {
     let waker = Waker::from(alarm.clone());
     let mut snapshots = engine.snapshots();
-    let asked = Arc::new(AtomicBool::new(false));
+    let pending = Arc::new(Mutex::new(News::default()));
     // What came while the daemon started, nobody tells again.
-    let mut first = true;
+    let mut news = News::everything();
+    let mut names_may_differ = true;
     loop {
-        let mut news = heard(&mut own)? | std::mem::take(&mut first);
-        news |= named.heard();
-        let wanted = names(&snapshots.borrow_and_update().state);
-        news |= named.follow(wanted);
-        if news && !look(engine, &asked) {
+        heard(&mut own, &Netns::Host, &mut news)?;
+        named.heard(&mut news);
+        if std::mem::take(&mut names_may_differ) {
+            let wanted = names(&snapshots.borrow_and_update().state);
+            news.everything |= named.follow(wanted);
+        }
+        if !look(engine, &pending, std::mem::take(&mut news)) {
             return Ok(());
         }
         let changed = pin!(snapshots.changed());
         match changed.poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Ok(())) => names_may_differ = true,
             Poll::Ready(Err(_engine_has_ended)) => return Ok(()),
             // From here on the next snapshot rings.
-            Poll::Pending => wait(&own, &named, mounts, alarm)?,
+            Poll::Pending => names_may_differ = wait(&own, &named, mounts, alarm)?,
         }
     }
 }
 
-/// Until there is anything to read, the mount table changed, or a snapshot was published.
-fn wait(own: &LinkWatch, named: &Named, mounts: &File, alarm: &Alarm) -> io::Result<()> {
+/// Until there is anything to read, the mount table changed, or a snapshot was published. Gives whether names of namespaces may lead
+/// elsewhere now.
+fn wait(own: &LinkWatch, named: &Named, mounts: &File, alarm: &Alarm) -> io::Result<bool> {
     let mut fds = vec![PollFd::new(own, PollFlags::IN), PollFd::new(&alarm.0, PollFlags::IN)];
+    let before_names = fds.len();
     // Hosts that run containers mount often: without named links that is no reason to wake up.
     if !named.listeners.is_empty() {
         fds.push(PollFd::new(mounts, PollFlags::PRI));
@@ -99,8 +104,11 @@ fn wait(own: &LinkWatch, named: &Named, mounts: &File, alarm: &Alarm) -> io::Res
         named.listeners.values().filter_map(EventListener::watch).map(|watch| PollFd::new(watch, PollFlags::IN)),
     );
     retry_on_intr(|| poll(&mut fds, None))?;
+    let rang = |fd: &PollFd<'_>| !fd.revents().is_empty();
+    let names = if named.listeners.is_empty() { false } else { fds.iter().skip(before_names).take(2).any(rang) };
     drain(&alarm.0)?;
-    drain(&named.files)
+    drain(&named.files)?;
+    Ok(names)
 }
 
 /// Reads what only had to end a wait.
@@ -112,29 +120,44 @@ fn drain(fd: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Whether anything was heard; what it was does not matter, as everything is read anew.
-fn heard(watch: &mut LinkWatch) -> io::Result<bool> {
-    let mut any = false;
-    while watch.next_event()?.is_some() {
-        any = true;
+/// Reads what was heard in a namespace.
+fn heard(watch: &mut LinkWatch, netns: &Netns, news: &mut News) -> io::Result<()> {
+    while let Some(event) = watch.next_event()? {
+        match event {
+            LinkEvent::Changed(row) => {
+                let runs = row.xdp.program().map(|(_, program)| KernelId(program.0));
+                news.heard(netns, Changed { index: row.index, name: row.name, runs: Some(runs) });
+            }
+            LinkEvent::Removed { index, name } => news.heard(netns, Changed { index, name, runs: None }),
+            LinkEvent::Lost => news.everything = true,
+        }
     }
-    Ok(any)
+    Ok(())
 }
 
 /// Has the engine look; `false` if it has ended. One look serves all events that come before it begins.
-fn look(engine: &EngineHandle<HostKernel>, asked: &Arc<AtomicBool>) -> bool {
-    if asked.swap(true, Ordering::AcqRel) {
+fn look(engine: &EngineHandle<HostKernel>, pending: &Arc<Mutex<News>>, news: News) -> bool {
+    if news.is_empty() {
         return true;
     }
-    let mark = asked.clone();
+    let waiting = {
+        let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = !pending.is_empty();
+        pending.and(news);
+        waiting
+    };
+    if waiting {
+        return true;
+    }
+    let pending = pending.clone();
     engine.post(move |engine| {
-        mark.store(false, Ordering::Release);
-        match engine.settle() {
+        let news = std::mem::take(&mut *pending.lock().unwrap_or_else(PoisonError::into_inner));
+        match engine.settle(&news) {
             Ok(Repaired { recovered: _, steps, failures, .. }) => {
                 steps.iter().for_each(|step| tracing::info!(%step, "an interface changed"));
-                failures.iter().for_each(|failure| tracing::warn!(%failure, "an interface changed"));
+                failures.iter().for_each(|failure| tracing::warn!(%failure, "cannot handle an interface event"));
             }
-            Err(error) => tracing::warn!(%error, "cannot look at what changed"),
+            Err(error) => tracing::warn!(%error, "cannot observe the interfaces after an event"),
         }
     })
 }
@@ -195,18 +218,16 @@ impl EventListener {
 }
 
 impl Named {
-    /// Whether anything was heard in any of them.
-    fn heard(&mut self) -> bool {
-        let mut any = false;
+    /// Reads what was heard in each of them.
+    fn heard(&mut self, news: &mut News) {
         for (name, listener) in &mut self.listeners {
             let EventListener::Listening(_, watch) = listener else { continue };
-            any |= heard(watch).unwrap_or_else(|error| {
-                tracing::warn!(netns = %name, %error, "cannot hear of interfaces there");
+            if let Err(error) = heard(watch, &Netns::Named(name.clone()), news) {
+                tracing::warn!(netns = %name, %error, "cannot receive interface events of this network namespace");
                 *listener = EventListener::Failed;
-                true
-            });
+                news.everything = true;
+            }
         }
-        any
     }
 
     /// Follows these names to where they lead now, and no others; whether that is elsewhere than before.

@@ -11,12 +11,12 @@
 )]
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
 
 use bpfd::audit::{AuditSink, Record};
-use bpfd::engine::{Context, Engine, EngineError};
+use bpfd::engine::{Context, Engine, EngineError, News};
 use bpfd::execute::ExecuteError;
 use bpfd::repair::{Recovered, Repaired};
 use bpfd::store::{Earlier, Outcome, Store};
@@ -26,7 +26,7 @@ use bpfd_core::hook::{ChainKey, HookAsk, OwnHook, Point, XdpMode};
 use bpfd_core::ident::{AppUid, AskedId, BootId, KernelId, RequestId, RequestKey};
 use bpfd_core::invariants::Broken;
 use bpfd_core::kernel::{
-    ChainMode, Kernel, Live, ObserveError, Observed, PinnedApp, Recipe, SLOTS, Slot, Step, StepError,
+    ChainMode, Kernel, Live, ObserveError, Observed, PinnedApp, Recipe, SLOTS, Scope, Slot, Step, StepError,
 };
 use bpfd_core::names::{Netns, Priority};
 use bpfd_core::plan::{LinkStatus, PlanError};
@@ -57,8 +57,8 @@ struct Mortal(Rc<RefCell<FakeKernel>>);
 impl Kernel for Mortal {
     type Staged = PinnedApp;
 
-    fn observe(&mut self, chains: &BTreeSet<ChainKey>) -> Result<Observed, ObserveError> {
-        self.0.borrow_mut().observe(chains)
+    fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
+        self.0.borrow_mut().observe(scope)
     }
 
     fn stage(&mut self, app: AppUid, staged: PinnedApp) {
@@ -284,7 +284,7 @@ impl Host {
 
     fn sight(&mut self) -> Sight {
         let state = self.state();
-        let observed = self.engine().kernel().observe(&[eth(0), eth(1)].into()).unwrap();
+        let observed = self.engine().kernel().observe(&Scope::Everything([eth(0), eth(1)].into())).unwrap();
         let name = |app: &AppUid| state.apps.get(app).map_or_else(|| app.to_string(), |app| app.name.to_string());
         let chains = [eth(0), eth(1)].into_iter().map(|chain| {
             let runs = match &observed.chains[&chain].live {
@@ -307,7 +307,7 @@ impl Host {
     /// A peer acts while the daemon runs, which hears of it.
     fn peer(&mut self, act: &PeerMove) -> bool {
         let done = self.engine().kernel().peer(act);
-        self.engine().settle().unwrap();
+        self.engine().settle(&News::everything()).unwrap();
         done
     }
 
@@ -543,7 +543,7 @@ fn a_database_without_a_journal_breaks_an_invariant() {
         let died = host.ask(&Ask::Load { name: "new", attach: Some((0, 30)) }, None);
         assert!(matches!(died, Err(EngineError::Execute(ExecuteError::Step(StepError::Died)))));
         host.stop();
-        let observed = host.kernel.observe(&[eth(0), eth(1)].into()).unwrap();
+        let observed = host.kernel.observe(&Scope::Everything([eth(0), eth(1)].into())).unwrap();
         let state = Store::open(&host.dir.path().join("state.db")).unwrap().state().unwrap();
         assert_ne!(bpfd_core::invariants::check(&state, &observed), []);
     }
@@ -575,7 +575,7 @@ fn a_peer_that_acts_between_any_two_steps_of_a_verb_loses_nothing_of_either_side
                 break;
             }
             acts += 1;
-            host.engine().settle().unwrap();
+            host.engine().settle(&News::everything()).unwrap();
             assert_eq!(host.engine().kernel().wrong_for_peers(), NOTHING, "{at}");
             host.restart();
             assert_eq!(host.wrong(), NOTHING, "{at}, after a restart");
@@ -927,16 +927,16 @@ fn a_chain_runs_without_the_member_that_does_not_go_into_it() {
         assert_eq!(names(&mut host), ["more", "last"], "{chains:?}");
         // Its interface comes anew: it is tried again, and the others run.
         host.engine().kernel().remove_interface(&eth(0));
-        host.engine().settle().unwrap();
+        host.engine().settle(&News::everything()).unwrap();
         host.engine().kernel().add_interface(eth(0));
-        let settled = host.engine().settle().unwrap();
+        let settled = host.engine().settle(&News::everything()).unwrap();
         assert_eq!((settled.barred.len(), names(&mut host)), (1, vec!["more".to_owned(), "last".to_owned()]));
         assert!(why(&stand(&mut host)["alone"]), "{chains:?}");
         // So it is if a change was before the news.
         host.engine().kernel().remove_interface(&eth(0));
         host.engine().kernel().add_interface(eth(0));
         host.ask(&Ask::Update { link: "last/pass@eth0:xdp".into(), priority: 91 }, None).unwrap();
-        assert_eq!(host.engine().settle().unwrap().barred.len(), 1, "{chains:?}");
+        assert_eq!(host.engine().settle(&News::everything()).unwrap().barred.len(), 1, "{chains:?}");
         assert_eq!(names(&mut host), ["more", "last"], "{chains:?}");
         host.ask(&Ask::Unload { app: "alone" }, None).unwrap();
         assert_eq!(host.wrong(), NOTHING, "{chains:?}");
@@ -1004,9 +1004,9 @@ fn what_cannot_be_had_elsewhere_is_no_reason_against_a_change() {
         host.ask(&Ask::Unload { app: "more" }, None).unwrap();
         // An interface that comes gets what can be had.
         host.engine().kernel().remove_interface(&eth(0));
-        host.engine().settle().unwrap();
+        host.engine().settle(&News::everything()).unwrap();
         host.engine().kernel().add_interface(eth(0));
-        host.engine().settle().unwrap();
+        host.engine().settle(&News::everything()).unwrap();
         assert_eq!(runs(&mut host, 0), beside);
         host.ask(&Ask::Unload { app: "a" }, None).unwrap();
         assert_eq!(host.broken(), []);
@@ -1048,7 +1048,7 @@ fn an_interface_that_comes_while_the_daemon_starts_gets_its_chain() {
         host.kernel.remove_interface(&eth(0));
         // It comes while programs are loaded, after the look.
         host.start_with(|kernel| kernel.peer_at_step(1, PeerMove::Comes(eth(0))));
-        host.engine().settle().unwrap();
+        host.engine().settle(&News::everything()).unwrap();
         assert_eq!(host.sight().1, before, "{chains:?}");
         assert_eq!(host.broken(), [], "{chains:?}");
     }
@@ -1060,11 +1060,11 @@ fn a_peer_that_is_faster_on_an_interface_that_comes_is_joined() {
     for step in 0..3 {
         let mut host = busy(Chains::Libxdp);
         host.engine().kernel().remove_interface(&eth(1));
-        host.engine().settle().unwrap();
+        host.engine().settle(&News::everything()).unwrap();
         host.engine().kernel().add_interface(eth(1));
         let before = host.engine().kernel().log.len();
         host.engine().kernel().peer_at_step(step, theirs(1, 40));
-        host.engine().settle().unwrap();
+        host.engine().settle(&News::everything()).unwrap();
         let pinned = host.engine().kernel().log[before..].iter().filter(|step| step.starts_with("pin top")).count();
         assert!(host.engine().kernel().met(), "no step {step}: {:?}", host.engine().kernel().log);
         raced += pinned - 1;
@@ -1127,7 +1127,7 @@ fn an_older_database_is_brought_up_to_date() {
     let store = Store::open(path).unwrap();
     let key = context(Some(77)).request.unwrap();
     assert_eq!(store.answer(key, &owner()).unwrap(), Some(Earlier::Answered(Outcome::default())), "whatever for");
-    let (operation, _) = store.open_operation().unwrap().unwrap();
+    let operation = store.open_operation().unwrap().unwrap();
     assert_eq!(operation.request.unwrap().id, key.id);
     drop(store);
     Store::open(path).unwrap();
@@ -1254,11 +1254,11 @@ fn an_interface_that_comes_between_a_look_and_its_news_gets_its_chain() {
         let mut host = busy(chains);
         let (_, before) = host.sight();
         host.engine().kernel().remove_interface(&eth(0));
-        host.engine().settle().unwrap();
+        host.engine().settle(&News::everything()).unwrap();
         host.engine().kernel().add_interface(eth(0));
         // Somebody asks how things are: to have seen it is not to have dealt with it.
         assert_ne!(host.broken(), []);
-        host.engine().settle().unwrap();
+        host.engine().settle(&News::everything()).unwrap();
         assert_eq!(host.sight().1, before, "{chains:?}");
         assert_eq!(host.broken(), [], "{chains:?}");
     }
@@ -1275,19 +1275,19 @@ fn interface_comes_and_goes(chains: Chains) {
     let mut host = busy(chains);
     let (_, before) = host.sight();
     let gone = host.engine().kernel().remove_interface(&eth(0));
-    host.engine().settle().unwrap();
+    host.engine().settle(&News::everything()).unwrap();
     assert_eq!(host.sight().1[&eth(0)], vec![]);
     let waiting =
         host.engine().snapshots().borrow().statuses.values().filter(|status| **status == LinkStatus::Waiting).count();
     assert_eq!((gone, waiting), (true, 2));
 
     host.engine().kernel().add_interface(eth(0));
-    host.engine().settle().unwrap();
+    host.engine().settle(&News::everything()).unwrap();
     assert_eq!(host.sight().1, before);
     assert_eq!(host.broken(), []);
 
     host.engine().kernel().clear(&eth(0));
-    host.engine().settle().unwrap();
+    host.engine().settle(&News::everything()).unwrap();
     assert_eq!(host.sight().1[&eth(0)], vec![], "what somebody took off stays off");
     assert_eq!(host.broken().iter().filter(|broken| broken.invariant == "K1").count(), 2, "and is reported");
 }

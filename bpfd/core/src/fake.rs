@@ -16,7 +16,7 @@ use crate::hook::{ChainKey, ProceedOn, XdpMode};
 use crate::ident::{AppUid, KernelId, LinkUid, TopUid};
 use crate::kernel::{
     ChainMode, ForeignProgram, ForeignSlot, InterfaceId, Kernel, Live, LiveDispatcher, LiveTop, Member, ObserveError,
-    Observed, ObservedChain, PinnedApp, PinnedExt, PinnedTop, Recipe, SLOTS, Slot, Step, StepError, TopContent,
+    Observed, ObservedChain, PinnedApp, PinnedExt, PinnedTop, Recipe, SLOTS, Scope, Slot, Step, StepError, TopContent,
 };
 use crate::names::Priority;
 use crate::state::Program;
@@ -633,7 +633,7 @@ impl Kernel for FakeKernel {
         Ok(programs)
     }
 
-    fn observe(&mut self, chains: &BTreeSet<ChainKey>) -> Result<Observed, ObserveError> {
+    fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
         // No operation is under way: nothing has to be put back any more.
         self.staged_tops.retain(|_, top| top.links.is_none());
         self.collect();
@@ -643,8 +643,8 @@ impl Kernel for FakeKernel {
             live: Some(self.runs(top)),
         };
         let tops = self.tops.iter().map(|(uid, top)| (*uid, seen(top))).collect();
+        let chains = scope.chains().iter();
         let chains = chains
-            .iter()
             .map(|chain| {
                 let attached = self.attached.get(chain);
                 let interface = self.interfaces.get(chain).copied();

@@ -3,12 +3,12 @@
 //! An operation is in the journal from before its first effect until its changes are part of the state, in one transaction. This
 //! file decides what recovery makes of a broken-off one; it must never write.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
 use crate::hook::ChainKey;
-use crate::ident::{BootId, KernelId, OpId, RequestKey, TopUid};
+use crate::ident::{BootId, OpId, RequestKey};
 use crate::kernel::Observed;
 use crate::plan::{Plan, reached};
 use crate::state::{Change, ChangeError, Owner, State};
@@ -29,15 +29,6 @@ pub struct Operation {
     /// How. Not in the journal: recovery plans anew, from what the kernel has.
     #[serde(skip)]
     pub plan: Plan,
-}
-
-/// How far it got, by the journal's word.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Progress {
-    /// Steps known to be done.
-    pub done: usize,
-    /// Kernel ids of the generations that it built.
-    pub built: BTreeMap<TopUid, KernelId>,
 }
 
 impl Operation {

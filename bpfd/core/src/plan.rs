@@ -153,7 +153,7 @@ pub struct Planned {
 /// The steps that make `changes` so. Every chain that a change touches must be in `observed`.
 pub fn plan(state: &State, observed: &Observed, changes: &[Change], uids: &mut dyn Uids) -> Result<Planned, PlanError> {
     let after = state.after(changes)?;
-    let touched = touched(state, &after, changes);
+    let touched = touched(state, changes);
     touched.iter().try_for_each(|chain| refuse(&after, observed, chain, changes))?;
     // What cannot be had elsewhere on the host is no reason against this, and what drifted there is left alone.
     let chains = observed.chains.iter().filter(|(chain, _)| touched.contains(chain));
@@ -250,8 +250,28 @@ pub fn adoptions(observed: &Observed) -> Plan {
 
 /// How each link of `state` stands in what was observed; links of chains that were not observed are absent.
 pub fn status(state: &State, observed: &Observed) -> BTreeMap<LinkUid, LinkStatus> {
+    let chains: BTreeSet<ChainKey> = observed.chains.keys().cloned().collect();
+    let mut statuses = status_of(state, observed, &chains);
+    statuses.extend(own_status(state, observed));
+    statuses
+}
+
+/// The same for the links of own hooks.
+pub fn own_status<'a>(
+    state: &'a State,
+    observed: &'a Observed,
+) -> impl Iterator<Item = (LinkUid, LinkStatus)> + use<'a> {
+    let own = state.links.values().filter(|link| matches!(link.placement, Placement::Own(_)));
+    own.map(|link| match observed.links.contains(&link.uid) {
+        true => (link.uid, LinkStatus::Attached),
+        false => (link.uid, LinkStatus::Drifted { cause: "its kernel link is gone".to_owned() }),
+    })
+}
+
+/// The same for the links of these chains alone.
+pub fn status_of(state: &State, observed: &Observed, chains: &BTreeSet<ChainKey>) -> BTreeMap<LinkUid, LinkStatus> {
     let mut statuses = BTreeMap::new();
-    for (chain, seen) in &observed.chains {
+    for (chain, seen) in observed.chains.iter().filter(|(chain, _)| chains.contains(chain)) {
         let wanted = order::wanted(state, observed, chain);
         let runs = observed.members(chain);
         let in_order = runs.iter().eq(wanted.iter().filter(|member| runs.contains(member)));
@@ -273,15 +293,6 @@ pub fn status(state: &State, observed: &Observed) -> BTreeMap<LinkUid, LinkStatu
         };
         statuses.extend(wanted.iter().map(|member| (member.link, stands(member))));
     }
-    for link in state.links.values() {
-        if matches!(link.placement, Placement::Own(_)) {
-            let status = match observed.links.contains(&link.uid) {
-                true => LinkStatus::Attached,
-                false => LinkStatus::Drifted { cause: "its kernel link is gone".to_owned() },
-            };
-            statuses.insert(link.uid, status);
-        }
-    }
     statuses
 }
 
@@ -292,14 +303,16 @@ pub fn reached(target: &State, observed: &Observed) -> bool {
     converge(target, observed, &mut none).committed == 0
 }
 
-/// Every chain whose wanted members differ between two states, or that a change names.
-fn touched(before: &State, after: &State, changes: &[Change]) -> BTreeSet<ChainKey> {
-    let named = changes.iter().filter_map(|change| match change {
-        Change::Attach(link) => link.placement.chain().cloned(),
-        Change::Load(_) | Change::Update { .. } | Change::Detach(_) | Change::Unload(_) => None,
+/// The chains that changes are about: what must be observed before they are planned.
+pub fn touched(state: &State, changes: &[Change]) -> BTreeSet<ChainKey> {
+    let of = |link: &LinkUid| state.links.get(link).and_then(|link| link.placement.chain().cloned());
+    let chains = changes.iter().flat_map(|change| match change {
+        Change::Load(_) => vec![],
+        Change::Attach(link) => link.placement.chain().cloned().into_iter().collect(),
+        Change::Update { link, .. } | Change::Detach(link) => of(link).into_iter().collect(),
+        Change::Unload(app) => state.links_of(*app).filter_map(|link| link.placement.chain().cloned()).collect(),
     });
-    let all: BTreeSet<ChainKey> = before.chains().into_iter().chain(after.chains()).collect();
-    all.into_iter().filter(|chain| order::members(before, chain) != order::members(after, chain)).chain(named).collect()
+    chains.collect()
 }
 
 /// Another chain with links on the interface of this one.

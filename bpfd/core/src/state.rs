@@ -265,6 +265,15 @@ pub enum Change {
 }
 
 impl Change {
+    /// The small number that it gives away, if it makes something.
+    pub fn handle(&self) -> Option<Handle> {
+        match self {
+            Self::Load(app) => Some(app.handle),
+            Self::Attach(link) => Some(link.handle),
+            Self::Update { .. } | Self::Detach(_) | Self::Unload(_) => None,
+        }
+    }
+
     /// Whether a crash in the midst is finished forward: the caller asked for less, and less is safe to finish.
     pub fn removes(&self) -> bool {
         match self {

@@ -48,7 +48,7 @@ pub(crate) fn observe(pins: &Pins) -> io::Result<(BTreeMap<AppUid, PinnedApp>, B
 }
 
 /// A pin that does not hold what its name says is not there: the app's row then finds it missing.
-fn read(pins: &Pins, app: AppUid) -> io::Result<PinnedApp> {
+pub(crate) fn read(pins: &Pins, app: AppUid) -> io::Result<PinnedApp> {
     let dir = pins.apps.subdir(&app.to_string())?;
     let mut pinned = PinnedApp::default();
     for file in dir.names()? {

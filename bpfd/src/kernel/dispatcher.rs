@@ -13,8 +13,9 @@ use bpfd_core::ident::{KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{ForeignSlot, InterfaceId, LiveDispatcher, LiveTop, Member, Slot, StepError};
 use bpfd_core::names::Priority;
 use bpfd_sys::bpf::{
-    AttachType, BtfTypeId, F_RDONLY_PROG, LinkId, Map, MapCreate, MapInfo, MapType, ProgBtf, ProgId, ProgLoad,
-    ProgramType, Records, Update, btf_bytes, btf_load, link_create_ext, prog_info, prog_load,
+    AttachType, BtfTypeId, F_RDONLY_PROG, LinkId, LinkInfo, LinkKind, Map, MapCreate, MapInfo, MapType, ProgBtf,
+    ProgId, ProgLoad, ProgramType, Records, Update, btf_bytes, btf_load, link_create_ext, link_info, prog_info,
+    prog_load,
 };
 use ebpf::actions::ActionMask;
 use ebpf::chain_record::{ChainEntry, ChainPlace, ChainRecord, MAX_FUNCTION};
@@ -27,7 +28,7 @@ use super::ext::{self, SeenExt};
 use super::failed;
 use super::object::error_chain as said;
 use super::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
-use super::top;
+use super::{libxdp, top};
 use crate::worker::idlookup::{IdLookup, Replacement};
 
 /// No version's configuration is as long; a longer value is not read.
@@ -197,11 +198,12 @@ pub(crate) fn pin(pins: &Pins, top: TopUid, generation: &Generation) -> Result<(
 pub(crate) fn capture(
     top: LiveTop,
     interface: InterfaceId,
-    exts: &BTreeMap<LinkUid, SeenExt>,
+    (pins, exts): (&Pins, &BTreeMap<LinkUid, SeenExt>),
     ids: &mut IdLookup,
 ) -> Result<Option<Generation>, StepError> {
     let doing = || format!("take hold of dispatcher {}", top.program);
-    let Some(read) = read(ProgId(top.program.0), exts, ids).map_err(failed(doing))? else { return Ok(None) };
+    let pinned = pinned_links(pins, top, interface.index).map_err(failed(doing))?;
+    let Some(read) = read(ProgId(top.program.0), &pinned, exts, ids).map_err(failed(doing))? else { return Ok(None) };
     let mut held = Vec::new();
     let mut recorded = Vec::new();
     for Filled { index, link, slot } in read.slots {
@@ -244,10 +246,12 @@ struct Filled {
 pub(crate) fn live(
     top: LiveTop,
     names: &[String],
+    (pins, ifindex): (&Pins, u32),
     exts: &BTreeMap<LinkUid, SeenExt>,
     ids: &mut IdLookup,
 ) -> io::Result<Option<LiveDispatcher>> {
-    let Some(read) = read(ProgId(top.program.0), exts, ids)? else { return Ok(None) };
+    let pinned = pinned_links(pins, top, ifindex)?;
+    let Some(read) = read(ProgId(top.program.0), &pinned, exts, ids)? else { return Ok(None) };
     let Read { program: _, version, programs, slots } = read;
     let empty = (0..programs).filter(|index| slots.iter().all(|filled| filled.index != *index));
     let lost = empty.map(|index| names.get(index).cloned().unwrap_or_else(|| format!("slot {index}"))).collect();
@@ -255,7 +259,50 @@ pub(crate) fn live(
     Ok(Some(LiveDispatcher { top, version: version.number(), slots, lost }))
 }
 
-fn read(id: ProgId, exts: &BTreeMap<LinkUid, SeenExt>, ids: &mut IdLookup) -> io::Result<Option<Read>> {
+/// The links of a dispatcher that are pinned, by bpfd beside its record or for libxdp's users: most often all that it has.
+fn pinned_links(pins: &Pins, top: LiveTop, ifindex: u32) -> io::Result<Vec<OwnedFd>> {
+    let own = top::present_dir(pins.tops.subdir(&top.top.to_string()))?;
+    let shared = libxdp::directory(&pins.bpffs, ifindex, top.program)?;
+    let mut links = Vec::new();
+    for dir in own.iter().chain(&shared) {
+        let names = dir.names()?;
+        let of_links = names.iter().filter(|name| name.starts_with("link_") || name.ends_with("-link"));
+        for name in of_links {
+            links.extend(top::present(dir.pinned(name))?);
+        }
+    }
+    Ok(links)
+}
+
+/// What stands in the slots of a dispatcher, each link once. The links of the whole host are looked through only if the pinned ones are
+/// not as many as the configuration says.
+fn replacements(
+    id: ProgId,
+    programs: usize,
+    pinned: &[OwnedFd],
+    ids: &mut IdLookup,
+) -> io::Result<BTreeMap<u32, Replacement>> {
+    let mut found = BTreeMap::new();
+    for fd in pinned {
+        let LinkInfo { id: link, prog_id, kind } = link_info(fd.as_fd())?;
+        if let LinkKind::Tracing { attach_type: AttachType::NONE, target_obj, target_btf } = kind
+            && target_obj == id.0
+        {
+            found.insert(link.0, Replacement { link: link.0, program: prog_id.0, function: target_btf.0 });
+        }
+    }
+    if found.len() != programs {
+        found.extend(ids.replacements(id)?.into_iter().map(|replacement| (replacement.link, replacement)));
+    }
+    Ok(found)
+}
+
+fn read(
+    id: ProgId,
+    pinned: &[OwnedFd],
+    exts: &BTreeMap<LinkUid, SeenExt>,
+    ids: &mut IdLookup,
+) -> io::Result<Option<Read>> {
     let Some(program) = ids.program(id)? else { return Ok(None) };
     let info = prog_info(program.as_fd())?;
     let (NAME, [map], Some(btf)) = (info.name.as_str(), info.map_ids.as_slice(), info.btf_id) else { return Ok(None) };
@@ -271,7 +318,7 @@ fn read(id: ProgId, exts: &BTreeMap<LinkUid, SeenExt>, ids: &mut IdLookup) -> io
         Ok(_) | Err(_) => return Ok(None),
     };
     let mut slots = Vec::new();
-    for Replacement { link, program, function } in ids.replacements(id)? {
+    for Replacement { link, program, function } in replacements(id, config.slots.len(), pinned, ids)?.into_values() {
         let place = slot_in_btf(&btf, function).and_then(|index| Some((index, config.slots.get(index)?)));
         let Some((index, config)) = place else { continue };
         let slot = match exts.values().find(|ext| ext.pinned.program == KernelId(program)) {

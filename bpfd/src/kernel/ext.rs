@@ -106,7 +106,7 @@ pub(crate) fn observe(pins: &Pins) -> io::Result<BTreeMap<LinkUid, SeenExt>> {
 }
 
 /// `None` if its program or its record is gone, or says something else than its name.
-fn read(pins: &Pins, link: LinkUid) -> io::Result<Option<SeenExt>> {
+pub(crate) fn read(pins: &Pins, link: LinkUid) -> io::Result<Option<SeenExt>> {
     let dir = pins.exts.subdir(&link.to_string())?;
     let Some(program) = top::present(dir.pinned(TOP_PROGRAM))? else { return Ok(None) };
     let info = prog_info(program.as_fd())?;

@@ -80,6 +80,17 @@ impl Shared {
     }
 }
 
+/// The pins of a dispatcher on an interface of that index, if there are any. They are read without the lock: what they hold is asked of
+/// the kernel.
+pub(crate) fn directory(bpffs: &Dir, ifindex: u32, dispatcher: KernelId) -> io::Result<Option<Dir>> {
+    let shared = match bpffs.follow(DIRECTORY) {
+        Ok(shared) => shared,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    super::top::present_dir(shared.subdir(&format!("dispatch-{ifindex}-{dispatcher}")))
+}
+
 /// Removes the pins of a dispatcher that nothing runs any more, under the lock, unless a peer is about to. A bpffs without libxdp's
 /// directory has none.
 pub(crate) fn forget(bpffs: &Dir, dispatcher: KernelId) -> Result<(), StepError> {

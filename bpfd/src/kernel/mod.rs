@@ -33,7 +33,7 @@ pub use prepare::{Loader, StagedApp};
 pub(crate) use object::{Fitted, ObjectError, finish, fit, guarded};
 pub(crate) use prepare::running;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -41,7 +41,8 @@ use std::path::PathBuf;
 use bpfd_core::hook::{ChainKey, XdpMode};
 use bpfd_core::ident::{AppUid, KernelId, TopUid};
 use bpfd_core::kernel::{
-    ChainMode, InterfaceId, Kernel, LiveTop, Member, ObserveError, Observed, Recipe, Slot, Step, StepError, TopContent,
+    ChainMode, InterfaceId, Kernel, LiveTop, Member, ObserveError, Observed, Recipe, Scope, Slot, Step, StepError,
+    TopContent,
 };
 use bpfd_core::mode::{self, ModeError, Setting};
 use bpfd_core::state::{ObjectDigest, Program};
@@ -54,6 +55,7 @@ use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
 use crate::worker::parse::{self, ParseError};
 use dispatcher::{Generation, Wanted};
+use observe::Known;
 use pins::{Pins, PinsError};
 use prepare::AppCode;
 use top::BuiltTop;
@@ -98,6 +100,7 @@ pub struct HostKernel {
     staged: BTreeMap<AppUid, StagedApp>,
     apps: BTreeMap<AppUid, AppCode>,
     built: BTreeMap<TopUid, BuiltTop>,
+    known: Option<Known>,
     /// Dispatchers of the operation under way, with all that is in them.
     generations: BTreeMap<TopUid, Generation>,
 }
@@ -159,6 +162,7 @@ impl HostKernel {
             staged: BTreeMap::new(),
             apps: BTreeMap::new(),
             built: BTreeMap::new(),
+            known: None,
             generations: BTreeMap::new(),
         })
     }
@@ -244,8 +248,15 @@ impl HostKernel {
         if self.generations.contains_key(&live.top) {
             return Ok(());
         }
-        let exts = ext::observe(&self.pins).map_err(failed(|| "look at the pinned programs of slots"))?;
-        let generation = dispatcher::capture(live, interface, &exts, &mut self.ids)?;
+        let read;
+        let exts = match &self.known {
+            Some(known) => &known.exts,
+            None => {
+                read = ext::observe(&self.pins).map_err(failed(|| "look at the pinned programs of slots"))?;
+                &read
+            }
+        };
+        let generation = dispatcher::capture(live, interface, (&self.pins, exts), &mut self.ids)?;
         self.generations.insert(live.top, generation.ok_or_else(|| StepError::Raced(chain.clone()))?);
         Ok(())
     }
@@ -409,11 +420,11 @@ impl HostKernel {
 impl Kernel for HostKernel {
     type Staged = StagedApp;
 
-    fn observe(&mut self, chains: &BTreeSet<ChainKey>) -> Result<Observed, ObserveError> {
+    fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
         // No operation is under way: nothing has to be put back any more.
         self.generations.clear();
-        let Self { pins, namespaces, ids, mode, .. } = self;
-        observe::observe(pins, namespaces, ids, mode, chains)
+        let Self { pins, known, namespaces, ids, mode, .. } = self;
+        observe::observe(pins, known, namespaces, ids, mode, scope)
     }
 
     fn stage(&mut self, app: AppUid, staged: StagedApp) {
@@ -433,6 +444,18 @@ impl Kernel for HostKernel {
     }
 
     fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError> {
+        let taken = self.take(step);
+        // What a failed step has left is read anew, and so is what cannot be read now.
+        let followed = taken.is_ok() && self.known.as_mut().is_none_or(|known| known.follow(&self.pins, step).is_ok());
+        if !followed {
+            self.known = None;
+        }
+        taken
+    }
+}
+
+impl HostKernel {
+    fn take(&mut self, step: &Step) -> Result<Option<KernelId>, StepError> {
         match step {
             Step::PinApp(app) => self.pin_app(*app)?,
             Step::BuildTop { top, chain, content: TopContent::Fused { members, recipes } } => {

@@ -1,5 +1,5 @@
-//! What the kernel has: pins, generations, links, and what the interfaces of the asked chains run, and those that run a generation of
-//! ours under another name. It changes nothing, and says so when something could not be seen, because nothing may be removed on the
+//! What the kernel has: pins, generations, links, and what the interfaces of the chains in the scope run, and those that run a
+//! generation of ours under another name. It changes nothing, and says so when something could not be seen, because nothing may be removed on the
 //! strength of that.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,10 +8,10 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use bpfd_core::hook::{ChainKey, Point};
-use bpfd_core::ident::{KernelId, LinkUid, TopUid};
+use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{
     ChainMode, ForeignProgram, InterfaceId, Live, LiveDispatcher, LiveTop, ObserveError, Observed, ObservedChain,
-    PinnedTop,
+    PinnedApp, PinnedTop, Scope, Step,
 };
 use bpfd_core::names::{Netns, NetnsName};
 use bpfd_sys::bpf::{ProgId, prog_info};
@@ -27,33 +27,108 @@ use super::{app, dispatcher, hook};
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
 
-/// Everything pinned, and the chains asked about.
+/// What is pinned, as far as this process knows: read once, and then kept up to date step by step, since nobody else may change the
+/// tree while its lock is held. What somebody removes by hand is noticed by the next whole observation.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) apps: BTreeMap<AppUid, PinnedApp>,
+    half_made: BTreeSet<AppUid>,
+    pub(crate) tops: BTreeMap<TopUid, SeenTop>,
+    /// Whether the interface that a generation was made for runs it; `None` if that could not be seen.
+    lives: BTreeMap<TopUid, Option<bool>>,
+    pub(crate) links: BTreeSet<LinkUid>,
+    half_links: BTreeSet<LinkUid>,
+    pub(crate) exts: BTreeMap<LinkUid, SeenExt>,
+}
+
+impl Known {
+    fn read(pins: &Pins) -> Result<Self, ObserveError> {
+        let (apps, half_made) = app::observe(pins).map_err(unseen("the pinned apps"))?;
+        let tops = top::observe(pins).map_err(unseen("the pinned generations"))?;
+        let (links, half_links) = hook::observe(pins).map_err(unseen("the pinned links"))?;
+        let exts = ext::observe(pins).map_err(unseen("the pinned programs of slots"))?;
+        Ok(Self { apps, half_made, tops, lives: BTreeMap::new(), links, half_links, exts })
+    }
+
+    /// Follows a step that was taken. `Err` if what it pinned cannot be read: then everything must be read anew.
+    pub(crate) fn follow(&mut self, pins: &Pins, step: &Step) -> io::Result<()> {
+        match step {
+            Step::PinApp(uid) => {
+                self.half_made.remove(uid);
+                self.apps.insert(*uid, app::read(pins, *uid)?);
+            }
+            Step::UnpinApp(uid) => {
+                self.half_made.remove(uid);
+                self.apps.remove(uid);
+            }
+            Step::LoadExt { member, recipe: _ } => {
+                let seen = ext::read(pins, member.link)?.ok_or(io::ErrorKind::NotFound)?;
+                self.exts.insert(member.link, seen);
+            }
+            Step::UnpinExt(link) => {
+                self.exts.remove(link);
+            }
+            Step::PinTop(uid) | Step::Adopt { live: LiveTop { top: uid, .. }, .. } => {
+                let seen = top::read(pins, *uid)?.ok_or(io::ErrorKind::NotFound)?;
+                self.tops.insert(*uid, seen);
+            }
+            Step::UnpinTop(uid) => {
+                self.tops.remove(uid);
+                self.lives.remove(uid);
+            }
+            Step::AttachLink { link, .. } => {
+                self.half_links.remove(link);
+                self.links.insert(*link);
+            }
+            Step::DetachLink(link) => {
+                self.half_links.remove(link);
+                self.links.remove(link);
+            }
+            Step::BuildTop { .. } | Step::DropTop(_) | Step::Swap { .. } => {}
+        }
+        Ok(())
+    }
+}
+
+/// What is pinned, and the chains of the scope.
 pub(crate) fn observe(
     pins: &Pins,
+    known: &mut Option<Known>,
     namespaces: &mut Namespaces,
     ids: &mut IdLookup,
     mode: &ChainMode,
-    chains: &BTreeSet<ChainKey>,
+    scope: &Scope,
 ) -> Result<Observed, ObserveError> {
-    let (apps, half_made) = app::observe(pins).map_err(unseen("the pinned apps"))?;
-    let seen = top::observe(pins).map_err(unseen("the pinned generations"))?;
-    let (links, half_links) = hook::observe(pins).map_err(unseen("the pinned links"))?;
-    let exts = ext::observe(pins).map_err(unseen("the pinned programs of slots"))?;
+    let whole = match scope {
+        Scope::Everything(_) => true,
+        Scope::Chains(_) => known.is_none(),
+    };
+    if whole {
+        *known = None;
+    }
+    let known = match known {
+        Some(known) => known,
+        None => known.insert(Known::read(pins)?),
+    };
     let mut observer = Observer { namespaces, seen: BTreeMap::new(), all: None };
     let mut look = |observer: &mut Observer<'_>, key: &ChainKey| {
-        observe_chain(observer, ids, mode, key, (&seen, &exts)).map_err(unseen(key))
+        observe_chain(observer, ids, mode, key, (pins, &known.tops, &known.exts)).map_err(unseen(key))
     };
-    let mut chains = chains
+    let mut chains = scope
+        .chains()
         .iter()
         .map(|key| Ok((key.clone(), look(&mut observer, key)?)))
         .collect::<Result<BTreeMap<_, _>, ObserveError>>()?;
-    let mut lives = BTreeMap::new();
-    for (uid, top) in &seen {
+    for (uid, top) in &known.tops {
         let Some(record) = &top.record else { continue };
+        let looked_at = chains.values().any(|chain| chain.interface == Some(record.interface));
+        // Elsewhere nothing changed that this process did not do, or hear of.
+        if !whole && !looked_at && known.lives.contains_key(uid) {
+            continue;
+        }
         let unseen = || unseen(format!("generation {uid}"));
         let live = observer.runs(record.interface, top.id).map_err(unseen())?;
-        lives.insert(*uid, live);
-        let looked_at = chains.values().any(|chain| chain.interface == Some(record.interface));
+        known.lives.insert(*uid, live);
         if live == Some(true) && !looked_at {
             // An interface keeps what it runs when it gets another name: it is the chain of that name now, asked for or not.
             if let Some(key) = observer.name(record.interface).map_err(unseen())? {
@@ -62,14 +137,21 @@ pub(crate) fn observe(
             }
         }
     }
-    let pinned = |(uid, top): (TopUid, SeenTop)| {
-        let live = lives.get(&uid).copied().flatten();
-        (uid, PinnedTop { program: top.id, members: top.record.map(|record| record.members), live })
+    let pinned = |(uid, top): (&TopUid, &SeenTop)| {
+        let members = top.record.as_ref().map(|record| record.members.clone());
+        (*uid, PinnedTop { program: top.id, members, live: known.lives.get(uid).copied().flatten() })
     };
-    let tops = seen.into_iter().map(pinned).collect();
-    let exts = exts.into_iter().map(|(link, ext)| (link, ext.pinned)).collect();
-    let absent_netns = observer.absent();
-    Ok(Observed { apps, half_made, tops, links, half_links, exts, chains, absent_netns, barred: BTreeMap::new() })
+    Ok(Observed {
+        apps: known.apps.clone(),
+        half_made: known.half_made.clone(),
+        tops: known.tops.iter().map(pinned).collect(),
+        links: known.links.clone(),
+        half_links: known.half_links.clone(),
+        exts: known.exts.iter().map(|(link, ext)| (*link, ext.pinned)).collect(),
+        chains,
+        absent_netns: observer.absent(),
+        barred: BTreeMap::new(),
+    })
 }
 
 fn unseen(what: impl ToString) -> impl FnOnce(io::Error) -> ObserveError {
@@ -81,27 +163,28 @@ fn observe_chain(
     ids: &mut IdLookup,
     mode: &ChainMode,
     key: &ChainKey,
-    (tops, exts): (&BTreeMap<TopUid, SeenTop>, &BTreeMap<LinkUid, SeenExt>),
+    (pins, tops, exts): (&Pins, &BTreeMap<TopUid, SeenTop>, &BTreeMap<LinkUid, SeenExt>),
 ) -> io::Result<ObservedChain> {
     let absent = ObservedChain { interface: None, live: Live::Empty, driven: None, mode: mode.clone() };
     let Some(namespace) = observer.namespace(&key.netns)? else { return Ok(absent) };
     let Some(interface) = xdp::interface(namespace, key)? else { return Ok(absent) };
+    let id = interface.id;
     let live = match xdp::runs(&interface, tops) {
         Runs::Nothing => Live::Empty,
         Runs::Ours(live) => match tops.get(&live.top).filter(|top| top.is_dispatcher) {
             None => Live::Ours(live),
             Some(top) => {
                 let names = top.record.as_ref().map_or(&[][..], |record| &record.names);
-                let seen = dispatcher::live(live, names, exts, ids)?;
+                let seen = dispatcher::live(live, names, (pins, id.index), exts, ids)?;
                 seen.map_or_else(|| foreign(ids, ProgId(live.program.0)), Live::Dispatcher)
             }
         },
-        Runs::Other(program) => match theirs(&interface, program, exts, ids)? {
+        Runs::Other(program) => match theirs(&interface, program, (pins, exts), ids)? {
             Some(seen) => Live::Dispatcher(seen),
             None => foreign(ids, program),
         },
     };
-    let Interface { id, row } = interface;
+    let Interface { id: _, row } = interface;
     Ok(ObservedChain { interface: Some(id), live, driven: xdp::driven(&row.xdp), ..absent })
 }
 
@@ -109,14 +192,15 @@ fn observe_chain(
 fn theirs(
     interface: &Interface,
     program: ProgId,
-    exts: &BTreeMap<LinkUid, SeenExt>,
+    (pins, exts): (&Pins, &BTreeMap<LinkUid, SeenExt>),
     ids: &mut IdLookup,
 ) -> io::Result<Option<LiveDispatcher>> {
     if xdp::driven(&interface.row.xdp).is_none() || !matches!(interface.row.xdp, XdpAttachment::One { .. }) {
         return Ok(None);
     }
     let id = KernelId(program.0);
-    let seen = dispatcher::live(LiveTop { program: id, top: TopUid::of_peer(id) }, &[], exts, ids)?;
+    let top = LiveTop { program: id, top: TopUid::of_peer(id) };
+    let seen = dispatcher::live(top, &[], (pins, interface.id.index), exts, ids)?;
     match seen {
         Some(seen) if ids.xdp_link(program)?.is_none() => Ok(Some(seen)),
         Some(_) | None => Ok(None),

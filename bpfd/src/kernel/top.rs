@@ -180,6 +180,15 @@ pub(crate) fn record(dir: &Dir, own: impl FnOnce(&MapInfo) -> bool) -> io::Resul
     Ok(value.and_then(|value| ChainRecord::decode(&value).ok()))
 }
 
+/// A directory, if it is there.
+pub(crate) fn present_dir(dir: io::Result<Dir>) -> io::Result<Option<Dir>> {
+    match dir {
+        Ok(dir) => Ok(Some(dir)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 pub(crate) fn present(pin: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
     match pin {
         Ok(fd) => Ok(Some(fd)),

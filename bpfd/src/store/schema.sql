@@ -1,4 +1,4 @@
--- Layout 2 of /var/lib/bpfd/state.db; spec/state.md explains it.
+-- Layout 3 of /var/lib/bpfd/state.db; spec/state.md explains it.
 CREATE TABLE counters (
   name  TEXT PRIMARY KEY,
   value INTEGER NOT NULL
@@ -37,15 +37,6 @@ CREATE TABLE operations (
   request_id TEXT,
   owner      INTEGER NOT NULL,
   body       TEXT NOT NULL
-) STRICT;
-
--- One row a finished step, with the kernel's id of the generation that it built.
-CREATE TABLE steps (
-  operation TEXT NOT NULL REFERENCES operations (id),
-  step      INTEGER NOT NULL,
-  top       TEXT,
-  program   INTEGER,
-  PRIMARY KEY (operation, step)
 ) STRICT;
 
 -- What a request was answered with, for callers that repeat it, and a hash of what it had asked for; kept for a day.

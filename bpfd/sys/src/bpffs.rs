@@ -50,6 +50,11 @@ impl Dir {
     /// The same for one that may be behind a symbolic link, as long as it is on this bpffs; else `EXDEV`.
     pub fn make_or_follow(&self, name: &str) -> io::Result<Self> {
         self.make_if_absent(name)?;
+        self.follow(name)
+    }
+
+    /// A directory in this one that may be behind a symbolic link, as long as it is on this bpffs; else `EXDEV`.
+    pub fn follow(&self, name: &str) -> io::Result<Self> {
         let flags = flags().difference(OFlags::NOFOLLOW);
         let dir = Self(rustix::fs::openat(&self.0, component(name)?, flags, Mode::empty())?);
         match dir.device()? == self.device()? {

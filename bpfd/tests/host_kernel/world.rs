@@ -1,7 +1,7 @@
 //! A host of a test's own: a bpffs, a network namespace with a veth pair, objects compiled from C. Everything is gone when it is
 //! dropped, after a panic too. Kernels opened on it must be dropped before it: they hold the bpffs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use bpfd::kernel::{HostKernel, OpenError, Paths};
 use bpfd::worker::{Workers, parse};
 use bpfd_core::hook::{ChainKey, Point, ProceedOn, XdpMode};
 use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
-use bpfd_core::kernel::{Kernel, LiveTop, Member, Observed, ObservedChain, Recipe, Step, StepError, TopContent};
+use bpfd_core::kernel::{Kernel, LiveTop, Member, Observed, ObservedChain, Recipe, Scope, Step, StepError, TopContent};
 use bpfd_core::mode::{ModeError, Setting};
 use bpfd_core::state::{ObjectDigest, Program, ProgramKind, Reach};
 use bpfd_sys::bpf::{Map, TestRun, prog_test_run};
@@ -321,7 +321,7 @@ impl Steps for HostKernel {
     }
 
     fn look(&mut self, chains: &[ChainKey]) -> Observed {
-        self.observe(&chains.iter().cloned().collect::<BTreeSet<_>>()).unwrap()
+        self.observe(&Scope::Everything(chains.iter().cloned().collect())).unwrap()
     }
 
     fn see(&mut self, chain: &ChainKey) -> ObservedChain {
