@@ -1,16 +1,18 @@
-//! The database: intent, journal, answers already given. One file, one connection, owned by the engine's thread.
+//! The database: intent, journal, answers already given. One file. The engine's thread owns the connection that
+//! writes; [`Answers`] is another one, which reads.
 //!
 //! SQLite in WAL mode with `synchronous=FULL`: what was acknowledged is on disk (<https://www.sqlite.org/pragma.html>). Tables are
 //! STRICT; identities and owners are columns, the rest of a row is JSON, so that `sqlite3` shows what bpfd knows. This file must
 //! never touch the kernel.
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bpfd_core::ident::{BootId, Handle, KernelId, OpId, RequestKey, TopUid};
 use bpfd_core::journal::{Operation, Progress};
 use bpfd_core::state::{App, Change, Link, Owner, State};
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
 /// The layout that this version writes, kept in `user_version`. A newer file is refused, an older one is migrated in place.
@@ -22,6 +24,8 @@ const FROM_1: &str = "ALTER TABLE answers ADD COLUMN asked TEXT NOT NULL DEFAULT
         'id', json_extract(body, '$.request'), 'asked', '00000000-0000-0000-0000-000000000000'))
     WHERE json_extract(body, '$.request') IS NOT NULL;";
 
+/// How long one connection waits for another, such as `sqlite3` in somebody's hands.
+const BUSY: Duration = Duration::from_secs(5);
 /// How long answers are kept for callers that repeat a request.
 const ANSWERS_KEPT_SECONDS: i64 = 24 * 60 * 60;
 
@@ -62,7 +66,7 @@ impl Store {
     /// Opens or makes `state.db`.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let db = Connection::open(path)?;
-        db.busy_timeout(Duration::from_secs(5))?;
+        db.busy_timeout(BUSY)?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
         db.pragma_update(None, "foreign_keys", true)?;
@@ -218,22 +222,44 @@ impl Store {
     }
 
     /// What became of this owner's request of that key, if there was one.
-    pub fn answer(&self, RequestKey { id, asked }: RequestKey, owner: &Owner) -> Result<Option<Earlier>, StoreError> {
-        let row: Option<(bool, String)> = self
-            .db
-            .query_row(
-                "SELECT asked IN (?3, ''), body FROM answers
-                 WHERE request_id = ?1 AND owner = ?2 AND at >= unixepoch() - ?4",
-                params![id.to_string(), owner.uid, asked.to_string(), ANSWERS_KEPT_SECONDS],
-                |row| Ok((row.get(0)?, row.get(1)?)),
-            )
-            .optional()?;
-        let earlier = row.map(|(same, body)| match same {
-            true => parse("an answer", &body).map(Earlier::Answered),
-            false => Ok(Earlier::Another),
-        });
-        earlier.transpose()
+    pub fn answer(&self, key: RequestKey, owner: &Owner) -> Result<Option<Earlier>, StoreError> {
+        answer(&self.db, key, owner)
     }
+}
+
+/// Answers already given, for readers on any thread: they have a connection of their own and never wait for a change.
+#[derive(Debug)]
+pub struct Answers(Mutex<Connection>);
+
+impl Answers {
+    /// Opens a database that [`Store::open`] has made.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        db.busy_timeout(BUSY)?;
+        Ok(Self(Mutex::new(db)))
+    }
+
+    /// What became of this owner's request of that key, if there was one.
+    pub fn of(&self, key: RequestKey, owner: &Owner) -> Result<Option<Earlier>, StoreError> {
+        answer(&self.0.lock().unwrap_or_else(PoisonError::into_inner), key, owner)
+    }
+}
+
+fn answer(db: &Connection, key: RequestKey, owner: &Owner) -> Result<Option<Earlier>, StoreError> {
+    let RequestKey { id, asked } = key;
+    let row: Option<(bool, String)> = db
+        .query_row(
+            "SELECT asked IN (?3, ''), body FROM answers
+             WHERE request_id = ?1 AND owner = ?2 AND at >= unixepoch() - ?4",
+            params![id.to_string(), owner.uid, asked.to_string(), ANSWERS_KEPT_SECONDS],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    let earlier = row.map(|(same, body)| match same {
+        true => parse("an answer", &body).map(Earlier::Answered),
+        false => Ok(Earlier::Another),
+    });
+    earlier.transpose()
 }
 
 /// What a request's key was used for before.

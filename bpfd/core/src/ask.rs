@@ -4,16 +4,16 @@
 
 use crate::policy::{Ask, Asked, SourceKind, Verb};
 use crate::request::{
-    AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, HookAsk, LoadRequest, UnloadRequest, UnloadWhich,
-    UpdateRequest, OwnerScope,
+    AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, HookAsk, LoadRequest, OwnerScope, UnloadRequest,
+    UnloadWhich, UpdateRequest,
 };
 use crate::state::{App, State};
 
 /// Requests that only look.
 #[derive(Clone, Copy, Debug)]
-pub struct Look;
+pub struct Look<T>(pub T);
 
-impl Ask for Look {
+impl<T> Ask for Look<T> {
     fn asked(&self, _: &State) -> Vec<Asked> {
         vec![Asked::verb(Verb::List)]
     }

@@ -47,6 +47,15 @@ pub enum PullPolicy {
     Never,
 }
 
+/// Whether something is to be done, or only judged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Apply {
+    /// Do it.
+    Write,
+    /// Say what would happen.
+    ValidateOnly,
+}
+
 /// Which programs of an object.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Select {
