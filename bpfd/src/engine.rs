@@ -243,10 +243,10 @@ impl<K: Kernel> Engine<K> {
         context: &Context,
         build: impl Fn(&State, &Fresh) -> Result<Vec<Change>, RequestError>,
     ) -> Result<Answer, EngineError> {
-        let app = self.store.next_handle()?;
-        let links = (0..context.new_links).map(|_| Ok((LinkUid(self.uids.fresh()), self.store.next_handle()?)));
+        let app = self.store.next_handle();
+        let links = (0..context.new_links).map(|_| (LinkUid(self.uids.fresh()), self.store.next_handle())).collect();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let fresh = Fresh { app, links: links.collect::<Result<_, StoreError>>()?, now };
+        let fresh = Fresh { app, links, programs: self.store.next_handle(), now };
         let mut changes = build(&self.state, &fresh)?;
         if let Err(denied) = confirm(&self.policy, &context.principal, &self.state, &changes) {
             self.denied(&denied);

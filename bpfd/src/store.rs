@@ -5,6 +5,7 @@
 //! STRICT; identities and owners are columns, the rest of a row is JSON, so that `sqlite3` shows what bpfd knows. This file must
 //! never touch the kernel.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -14,9 +15,10 @@ use bpfd_core::journal::{Operation, Progress};
 use bpfd_core::state::{App, Change, Link, Owner, State};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// The layout that this version writes, kept in `user_version`. A newer file is refused, an older one is migrated in place.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
 const SCHEMA: &str = include_str!("store/schema.sql");
 /// From layout 1, which did not know what a request had asked for: an answer that it kept is one to anything of that key.
 const FROM_1: &str = "ALTER TABLE answers ADD COLUMN asked TEXT NOT NULL DEFAULT '';
@@ -60,6 +62,8 @@ pub struct Store {
     db: Connection,
     /// An operation that did not happen, and that is in the journal all the same.
     undone: Option<OpId>,
+    /// The highest small number that was given. Written with each operation that begins.
+    handle: Handle,
 }
 
 impl Store {
@@ -74,21 +78,25 @@ impl Store {
         if check != "ok" {
             return Err(StoreError::Damaged(check));
         }
-        let mut store = Self { db, undone: None };
+        let mut store = Self { db, undone: None, handle: Handle(0) };
         store.migrate()?;
+        store.handle = last_handle(&store.db)?;
         Ok(store)
     }
 
     fn migrate(&mut self) -> Result<(), StoreError> {
         let found: i64 = self.db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        let steps = match found {
-            SCHEMA_VERSION => return Ok(()),
-            0 => SCHEMA,
-            1 => FROM_1,
-            found => return Err(StoreError::TooNew { found }),
-        };
         let tx = self.db.transaction()?;
-        tx.execute_batch(steps)?;
+        match found {
+            SCHEMA_VERSION => return Ok(()),
+            0 => tx.execute_batch(SCHEMA)?,
+            1 => {
+                tx.execute_batch(FROM_1)?;
+                from_2(&tx)?;
+            }
+            2 => from_2(&tx)?,
+            found => return Err(StoreError::TooNew { found }),
+        }
         tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         Ok(tx.commit()?)
     }
@@ -137,6 +145,9 @@ impl Store {
         if let Some(undone) = self.undone {
             forget(&tx, undone)?;
         }
+        let given = operation.changes.iter().filter_map(Change::highest_handle).max();
+        self.handle = self.handle.max(given.unwrap_or(self.handle));
+        write_handle(&tx, self.handle)?;
         tx.execute(
             "INSERT INTO operations (id, boot_id, request_id, owner, body) VALUES (?1, ?2, ?3, ?4, ?5)",
             params![
@@ -210,15 +221,10 @@ impl Store {
         Ok(tx.commit()?)
     }
 
-    /// The next small number; none is given twice, whatever is removed between.
-    pub fn next_handle(&mut self) -> Result<Handle, StoreError> {
-        let number = self.db.query_row(
-            "INSERT INTO counters (name, value) VALUES ('handle', 1)
-             ON CONFLICT (name) DO UPDATE SET value = value + 1 RETURNING value",
-            [],
-            |row| row.get(0),
-        )?;
-        Ok(Handle(number))
+    /// The next small number; none that an operation began with is given again, whatever is removed between.
+    pub fn next_handle(&mut self) -> Handle {
+        self.handle = self.handle.next();
+        self.handle
     }
 
     /// What became of this owner's request of that key, if there was one.
@@ -260,6 +266,55 @@ fn answer(db: &Connection, key: RequestKey, owner: &Owner) -> Result<Option<Earl
         false => Ok(Earlier::Another),
     });
     earlier.transpose()
+}
+
+fn last_handle(db: &Connection) -> Result<Handle, StoreError> {
+    let last = db.query_row("SELECT value FROM counters WHERE name = 'handle'", [], |row| row.get(0)).optional()?;
+    Ok(Handle(last.unwrap_or_default()))
+}
+
+fn write_handle(tx: &Transaction<'_>, last: Handle) -> Result<(), StoreError> {
+    tx.execute("INSERT OR REPLACE INTO counters (name, value) VALUES ('handle', ?1)", [last.0])?;
+    Ok(())
+}
+
+/// From layout 2, whose programs had no numbers and whose apps had no labels of their callers. An app's programs have the same numbers
+/// wherever the app is written down.
+fn from_2(tx: &Transaction<'_>) -> Result<(), StoreError> {
+    type Apps = fn(&mut Value) -> Vec<&mut Value>;
+    let tables: [(&str, Apps); 3] = [
+        ("apps", |row| vec![row]),
+        ("operations", |row| items(row, "changes").filter_map(|change| change.get_mut("load")).collect()),
+        ("answers", |row| items(row, "apps").collect()),
+    ];
+    let mut last = last_handle(tx)?;
+    let mut given: BTreeMap<String, Handle> = BTreeMap::new();
+    for (table, apps) in tables {
+        let mut rows = tx.prepare(&format!("SELECT rowid, body FROM {table}"))?;
+        let rows = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let rows: Vec<(i64, String)> = rows.collect::<Result<_, _>>()?;
+        for (rowid, body) in rows {
+            let mut body: Value = parse("a row", &body)?;
+            for app in apps(&mut body) {
+                let uid = app.get("uid").map(Value::to_string).unwrap_or_default();
+                for program in items(app, "programs").filter_map(Value::as_object_mut) {
+                    let function = program.get("function").map(Value::to_string).unwrap_or_default();
+                    let number = given.entry(uid.clone() + &function).or_insert_with(|| {
+                        last = last.next();
+                        last
+                    });
+                    program.insert("handle".to_owned(), number.0.into());
+                }
+                app.as_object_mut().and_then(|app| app.insert("user_labels".to_owned(), json!({})));
+            }
+            tx.execute(&format!("UPDATE {table} SET body = ?1 WHERE rowid = ?2"), params![text(&body), rowid])?;
+        }
+    }
+    write_handle(tx, last)
+}
+
+fn items<'a>(row: &'a mut Value, list: &str) -> impl Iterator<Item = &'a mut Value> {
+    row.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten()
 }
 
 /// What a request's key was used for before.

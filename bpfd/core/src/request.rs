@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hook::{ChainKey, ProceedOn, Tracepoint, XdpMode};
 use crate::ident::{AppUid, Handle, LinkUid, RequestKey};
+use crate::labels::Labels;
 use crate::names::{AppName, Priority, printable};
 use crate::state::{App, ChangeError, Link, ObjectDigest, Owner, State, WhenAbsent};
 
@@ -108,6 +109,8 @@ pub struct LoadRequest {
     pub select: Vec<Select>,
     /// `--set NAME=VALUE`, as written.
     pub globals: Vec<(String, String)>,
+    /// `--label KEY=VALUE`.
+    pub labels: Labels,
     /// Where to attach, and which function; `None` if only one fits.
     pub attach: Vec<(AttachAsk, Option<String>)>,
     /// Idempotency key.

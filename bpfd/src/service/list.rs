@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bpfd_core::ask::Look;
 use bpfd_core::hook::ChainKey;
 use bpfd_core::kernel::ObserveError;
+use bpfd_core::labels::LabelSelector;
 use bpfd_core::names::NetnsName;
 use bpfd_core::policy::{Denied, Principal};
 use bpfd_core::request::{AppRef, LinkRef, NoOneLink};
@@ -62,6 +63,17 @@ pub struct LinkFilter {
     pub chain: Option<ChainKey>,
     /// Of this app.
     pub app: Option<AppRef>,
+    /// Of apps with these labels.
+    pub labels: Vec<LabelSelector>,
+}
+
+/// Which apps.
+#[derive(Clone, Debug, Default)]
+pub struct AppFilter {
+    /// With a link in this chain.
+    pub chain: Option<ChainKey>,
+    /// With these labels.
+    pub labels: Vec<LabelSelector>,
 }
 
 /// Why an app is not shown.
@@ -115,21 +127,15 @@ impl Service {
         Ok((snapshot, found))
     }
 
-    /// Apps by name: all, or those with a link in a chain.
-    pub async fn apps(
-        &self,
-        principal: Principal,
-        chain: Option<ChainKey>,
-        page: &Page,
-    ) -> Result<Listed<App>, Denied> {
-        let (Look(chain), _) = self.permit(principal, Look(chain)).await?.into_parts();
+    /// Apps by name.
+    pub async fn apps(&self, principal: Principal, filter: AppFilter, page: &Page) -> Result<Listed<App>, Denied> {
+        let (Look(AppFilter { chain, labels }), _) = self.permit(principal, Look(filter)).await?.into_parts();
         let snapshot = self.snapshot();
         let state = &snapshot.state;
-        let on_chain = |app: &&App| match &chain {
-            None => true,
-            Some(chain) => state.links_of(app.uid).any(|link| link.placement.chain() == Some(chain)),
-        };
-        let mut apps: Vec<&App> = state.apps.values().filter(on_chain).collect();
+        let on_chain = |app: &App, chain| state.links_of(app.uid).any(|link| link.placement.chain() == Some(chain));
+        let wanted =
+            |app: &&App| chain.as_ref().is_none_or(|chain| on_chain(app, chain)) && app.user_labels.fit(&labels);
+        let mut apps: Vec<&App> = state.apps.values().filter(wanted).collect();
         apps.sort_by(|one, other| one.name.cmp(&other.name));
         let (page, next) = page.of(APPS, apps, |app| app.name.to_string());
         let items = page.into_iter().cloned().collect();
@@ -151,15 +157,16 @@ impl Service {
         filter: LinkFilter,
         page: &Page,
     ) -> Result<Listed<Link>, LookError> {
-        let (Look(LinkFilter { chain, app }), _) = self.permit(principal, Look(filter)).await?.into_parts();
+        let (Look(LinkFilter { chain, app, labels }), _) = self.permit(principal, Look(filter)).await?.into_parts();
         let snapshot = self.snapshot();
         // A link may wait for its interface; a name that no link has either is a slip.
         if let Some(chain) = chain.as_ref().filter(|chain| !snapshot.state.chains().contains(*chain)) {
             self.look(chain).await?;
         }
         let app = app.map(|app| app.resolve(&snapshot.state).ok().map(|app| app.uid));
+        let labelled = |link: &Link| snapshot.state.apps.get(&link.app).is_some_and(|app| app.user_labels.fit(&labels));
         let wanted = |link: &&Link| {
-            let of_app = app.is_none_or(|app| app == Some(link.app));
+            let of_app = app.is_none_or(|app| app == Some(link.app)) && labelled(link);
             of_app && chain.as_ref().is_none_or(|chain| link.placement.chain() == Some(chain))
         };
         let key = |link: &&Link| {

@@ -114,6 +114,7 @@ impl Loads {
             programs,
             maps: maps(&object, &staged.maps()),
             labels: bytecode.labels().clone(),
+            user_labels: request.labels.clone(),
             advice: advice(&object, bytecode, &functions),
             attach: request.attach.iter().map(|(ask, _)| ask.clone()).zip(attach).collect(),
             request: request.request.map(|key| key.id),

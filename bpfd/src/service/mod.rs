@@ -35,7 +35,7 @@ mod upload;
 pub use self::change::Changed;
 pub use self::detach::DetachError;
 pub use self::image::StoredImage;
-pub use self::list::{GetAppError, GetLinkError, LinkFilter, Listed, LookError, Page};
+pub use self::list::{AppFilter, GetAppError, GetLinkError, LinkFilter, Listed, LookError, Page};
 pub use self::load::LoadError;
 pub use self::make::Loads;
 pub use self::record::Refused;

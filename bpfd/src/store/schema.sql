@@ -1,4 +1,4 @@
--- Layout 2 of /var/lib/bpfd/state.db; spec/state.md explains it.
+-- Layout 3 of /var/lib/bpfd/state.db; spec/state.md explains it.
 CREATE TABLE counters (
   name  TEXT PRIMARY KEY,
   value INTEGER NOT NULL

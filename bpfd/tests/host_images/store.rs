@@ -134,6 +134,7 @@ fn app(reference: &str, digest: Digest) -> (AppUid, App) {
         programs: vec![],
         maps: vec![],
         labels: Default::default(),
+        user_labels: Default::default(),
         advice: Default::default(),
         created: 0,
         generation: 1,

@@ -15,6 +15,7 @@ use bpfd::trust::Trust;
 use bpfd::waiter::Waiter;
 use bpfd::worker::Workers;
 use bpfd_core::ask::PullAsk;
+use bpfd_core::labels::Labels;
 use bpfd_core::policy::{Ask, Authorized, Policy, Principal, authorize};
 use bpfd_core::report::Warning;
 use bpfd_core::request::{Apply, Bytes, LoadRequest, PullPolicy};
@@ -211,6 +212,7 @@ pub(crate) fn load(reference: &str, pull: PullPolicy) -> Authorized<LoadRequest>
         name: None,
         select: vec![],
         globals: vec![],
+        labels: Labels::default(),
         attach: vec![],
         request: None,
     })

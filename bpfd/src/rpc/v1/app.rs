@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Streamed, apply, bad_field, page, principal, status, streamed};
 use crate::engine::Answer;
-use crate::service::{Changed, GetAppError, Listed, Service};
+use crate::service::{AppFilter, Changed, GetAppError, Listed, Service};
 use crate::waiter::Stopping;
 
 /// Characters of a log in one message.
@@ -77,10 +77,11 @@ impl pb::app_service_server::AppService for Apps {
 
     async fn list_apps(&self, request: Request<pb::ListAppsRequest>) -> Result<Response<pb::ListAppsResponse>, Status> {
         let principal = principal(&request)?;
-        let pb::ListAppsRequest { interface, netns, page_size, page_token } = request.into_inner();
+        let pb::ListAppsRequest { interface, netns, page_size, page_token, user_labels } = request.into_inner();
         let chain = interface.map(|interface| codec::chain_key(netns.as_deref(), &interface));
         let chain = chain.transpose().map_err(bad_field)?;
-        let listed = self.0.apps(principal, chain, &page(page_size, page_token)).await;
+        let labels = codec::label_selectors(&user_labels).map_err(bad_field)?;
+        let listed = self.0.apps(principal, AppFilter { chain, labels }, &page(page_size, page_token)).await;
         let Listed { snapshot, items, next } = listed.map_err(|denied| status::denied(&denied))?;
         let apps = items.iter().map(|app| codec::app(&snapshot, app, &self.0.layout)).collect();
         Ok(Response::new(pb::ListAppsResponse { apps, next_page_token: next }))

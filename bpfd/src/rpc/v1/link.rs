@@ -82,11 +82,13 @@ impl pb::link_service_server::LinkService for Links {
         request: Request<pb::ListLinksRequest>,
     ) -> Result<Response<pb::ListLinksResponse>, Status> {
         let principal = principal(&request)?;
-        let pb::ListLinksRequest { interface, netns, app, page_size, page_token } = request.into_inner();
+        let pb::ListLinksRequest { interface, netns, app, page_size, page_token, user_labels } = request.into_inner();
         let chain = interface.map(|interface| codec::chain_key(netns.as_deref(), &interface));
         let chain = chain.transpose().map_err(bad_field)?;
         let app = app.map(|app| app.parse::<AppRef>().map_err(|error| bad("app", error))).transpose()?;
-        let listed = self.0.links(principal, LinkFilter { chain, app }, &page(page_size, page_token)).await;
+        let labels = codec::label_selectors(&user_labels).map_err(bad_field)?;
+        let filter = LinkFilter { chain, app, labels };
+        let listed = self.0.links(principal, filter, &page(page_size, page_token)).await;
         let Listed { snapshot, items, next } = listed.map_err(|error| status::look(&error))?;
         let links = items.iter().map(|link| codec::link(&snapshot, link)).collect();
         Ok(Response::new(pb::ListLinksResponse { links, next_page_token: next }))
