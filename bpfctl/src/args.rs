@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bpfd_core::hook::ProceedOn;
+use bpfd_core::labels::{BadLabel, LabelKey, LabelSelector, LabelValue};
 use bpfd_core::names::{Netns, Priority};
 use bpfd_proto::v1 as pb;
 use clap::{Args, CommandFactory as _, Parser, ValueEnum};
@@ -183,6 +184,19 @@ fn priority(text: &str) -> Result<Priority, String> {
 fn proceed_on(text: &str) -> Result<ProceedOn, String> {
     let names = text.split(',').filter(|name| *name != "none" || text != "none");
     ProceedOn::from_names(names).map_err(|error| error.to_string())
+}
+
+/// `KEY=VALUE`, a label for an app.
+pub(crate) fn label(text: &str) -> Result<(LabelKey, LabelValue), String> {
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE")?;
+    let label = || Ok((key.parse()?, value.parse()?));
+    label().map_err(|error: BadLabel| error.to_string())
+}
+
+/// The API's form of a selector.
+pub(crate) fn label_field(selector: &LabelSelector) -> pb::LabelSelector {
+    let LabelSelector { key, value } = selector;
+    pb::LabelSelector { key: key.to_string(), value: value.as_ref().map(ToString::to_string) }
 }
 
 /// Something that a person writes as a word and the daemon resolves: only emptiness is wrong on this side.

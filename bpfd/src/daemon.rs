@@ -12,25 +12,26 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bpfd_core::config::{Config, ConfigError};
 use bpfd_core::ident::BootId;
 use bpfd_core::kernel::ChainMode;
-use bpfd_core::policy::{GROUP, Policy, Principal, VIEW_GROUP};
+use bpfd_core::policy::{GROUP, Policy, VIEW_GROUP};
 use bpfd_sys::bpffs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
 use crate::audit::AuditFile;
+use crate::causes::error_chain;
 use crate::engine::{Engine, EngineHandle, StartError};
 use crate::etc::{self, EtcError};
 use crate::images::{ImageError, Images};
 use crate::kernel::{HostKernel, OpenError, Paths};
 use crate::layout::Layout;
-use crate::load::Loads;
 use crate::load_log::LoadLogs;
 use crate::objects::Objects;
 use crate::registries::{RegistryFiles, RegistryFilesError};
 use crate::repair::{Recovered, Repaired};
-use crate::rpc::{self, ServeError, Start};
-use crate::store::{Store, StoreError};
+use crate::rpc::{self, ServeError};
+use crate::service::{Loads, Refused, Service, Start};
+use crate::store::{Answers, Store, StoreError};
 use crate::trust::{Trust, TrustError};
 use crate::watch;
 use crate::worker::Workers;
@@ -137,13 +138,15 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
 
     let registries = RegistryFiles::open(layout)?;
     let images = Arc::new(Images::open(layout, workers.clone(), trust.clone(), registries, objects.clone())?);
-    let context = rpc::Context {
-        loads: Loads::new(engine.clone(), images.clone(), objects.clone(), workers, loader),
+    let logs = Arc::new(LoadLogs::default());
+    let service = Service {
+        answers: Answers::open(&layout.database())?,
+        loads: Loads::new(workers, loader, logs.clone()),
         engine,
         images,
         trust,
         objects,
-        logs: Arc::new(LoadLogs::default()),
+        logs,
         policy: Policy,
         layout: layout.clone(),
         start: Start {
@@ -160,25 +163,25 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
         .enable_all()
         .build()
         .map_err(DaemonError::Runtime)?
-        .block_on(serve(Arc::new(context), listeners))
+        .block_on(serve(Arc::new(service), listeners))
 }
 
-async fn serve(context: Arc<rpc::Context>, listeners: Vec<UnixListener>) -> Result<(), DaemonError> {
+async fn serve(service: Arc<Service>, listeners: Vec<UnixListener>) -> Result<(), DaemonError> {
     let listeners = listeners.into_iter().map(tokio::net::UnixListener::from_std).collect::<Result<_, _>>();
     let listeners = listeners.map_err(DaemonError::Runtime)?;
     let listen = |kind| signal(kind).map_err(DaemonError::Runtime);
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut reload = listen(SignalKind::hangup())?;
-    let reloading = context.clone();
+    let reloading = service.clone();
     tokio::spawn(async move {
         while reload.recv().await.is_some() {
-            match reloading.reload_policy(Principal::daemon().owner(), "read the policy again, by a signal").await {
-                Ok(Ok(_)) => tracing::info!("policy read again"),
-                Ok(Err(error)) => {
-                    tracing::error!(error = crate::causes::error_chain(&error), "the old policy stays in force");
+            match reloading.reload_policy_by_signal().await {
+                Ok(_) => tracing::info!("policy read again"),
+                Err(Refused::Failed(error)) => {
+                    tracing::error!(error = error_chain(&error), "the old policy stays in force");
                 }
-                Err(status) => tracing::error!(error = status.message(), "the policy is not read again"),
+                Err(error) => tracing::error!(error = error_chain(&error), "the policy is not read again"),
             }
         }
     });
@@ -192,7 +195,7 @@ async fn serve(context: Arc<rpc::Context>, listeners: Vec<UnixListener>) -> Resu
         tell_systemd(&[sd_notify::NotifyState::Stopping]);
         tracing::info!("stopping; what is attached stays attached");
     };
-    Ok(rpc::serve(context, listeners, stop).await?)
+    Ok(rpc::serve(service, listeners, stop).await?)
 }
 
 fn tell_systemd(states: &[sd_notify::NotifyState<'_>]) {

@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bpfd_core::changes::{Fresh, RequestError};
 use bpfd_core::hook::ChainKey;
-use bpfd_core::ident::{AppUid, BootId, Handle, LinkUid, OpId, RequestId, RequestKey, Uids};
+use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, RequestKey, Uids};
 use bpfd_core::invariants::{self, Broken};
 use bpfd_core::journal::Operation;
 use bpfd_core::kernel::{InterfaceId, Kernel, ObserveError, Observed, Scope, StepError};
@@ -252,15 +252,10 @@ impl<K: Kernel> Engine<K> {
         context: &Context,
         build: impl Fn(&State, &Fresh) -> Result<Vec<Change>, RequestError>,
     ) -> Result<Answer, EngineError> {
-        let mut last = self.store.last_handle();
-        let mut next = || {
-            last = Handle(last.0.saturating_add(1));
-            last
-        };
-        let (app, uids) = (next(), &mut self.uids);
-        let links = (0..context.new_links).map(|_| (LinkUid(uids.fresh()), next())).collect();
+        let app = self.store.next_handle();
+        let links = (0..context.new_links).map(|_| (LinkUid(self.uids.fresh()), self.store.next_handle())).collect();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let fresh = Fresh { app, links, now };
+        let fresh = Fresh { app, links, programs: self.store.next_handle(), now };
         let mut changes = build(&self.state, &fresh)?;
         if let Err(denied) = confirm(&self.policy, &context.principal, &self.state, &changes) {
             self.denied(&denied);

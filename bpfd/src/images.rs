@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use bpfd_core::ask::PullAsk;
 use bpfd_core::policy::Authorized;
 use bpfd_core::report::Warning;
-use bpfd_core::request::PullPolicy;
+use bpfd_core::request::{Apply, PullPolicy};
 use bpfd_core::state::State;
 use bpfd_sys::worker::NOBODY;
 use bytecode_image::digest::Digest;
@@ -46,7 +46,7 @@ use crate::layout::Layout;
 use crate::objects::Objects;
 use crate::progress::Report;
 use crate::registries::RegistryFiles;
-use crate::trust::{Apply, Trust};
+use crate::trust::Trust;
 use crate::waiter::Waiter;
 use crate::worker::Workers;
 

@@ -2,11 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use bpfd_core::ident::{AppUid, KernelId};
-use bpfd_proto::codec::v1::Paths;
-
-use crate::kernel::map_path;
-
 /// Every path that the daemon uses.
 #[derive(Clone, Debug)]
 pub struct Layout {
@@ -71,16 +66,5 @@ impl Layout {
     /// Where pins are, as `get` shows them.
     pub fn pins(&self) -> PathBuf {
         self.bpffs.join("bpfd/v1")
-    }
-}
-
-impl Paths for Layout {
-    fn map_pin(&self, app: AppUid, map: &str) -> Option<String> {
-        map_path(&self.pins(), app, map).map(|path| path.display().to_string())
-    }
-
-    fn libxdp_pin(&self, ifindex: u32, dispatcher: KernelId, slot: u32) -> Option<String> {
-        let path = self.bpffs.join(format!("xdp/dispatch-{ifindex}-{dispatcher}/prog{slot}-prog"));
-        path.exists().then(|| path.display().to_string())
     }
 }

@@ -1,6 +1,7 @@
 //! The daemon: wires what `bpfd-core` decides to the kernel, the database, the registry and the socket.
 //!
-//! Only the engine's thread changes state, pins, hooks and links (`engine`); RPC handlers (`rpc`) parse, ask the policy, and wait.
+//! Only the engine's thread changes state, pins, hooks and links (`engine`); the verbs (`service`) ask the policy
+//! and wait; `rpc` turns messages into requests for them.
 
 pub mod audit;
 pub mod causes;
@@ -12,13 +13,13 @@ pub mod fail_points;
 pub mod images;
 pub mod kernel;
 pub mod layout;
-pub mod load;
 pub mod load_log;
 pub mod objects;
 pub mod progress;
 pub mod registries;
 pub mod repair;
 pub mod rpc;
+pub mod service;
 pub mod source;
 pub mod store;
 pub mod trust;

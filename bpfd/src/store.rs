@@ -1,17 +1,21 @@
-//! The database: intent, journal, answers already given. One file, one connection, owned by the engine's thread.
+//! The database: intent, journal, answers already given. One file. The engine's thread owns the connection that
+//! writes; [`Answers`] is another one, which reads.
 //!
 //! SQLite in WAL mode with `synchronous=FULL`: what was acknowledged is on disk (<https://www.sqlite.org/pragma.html>). Tables are
 //! STRICT; identities and owners are columns, the rest of a row is JSON, so that `sqlite3` shows what bpfd knows. This file must
 //! never touch the kernel.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bpfd_core::ident::{BootId, Handle, OpId, RequestKey};
 use bpfd_core::journal::Operation;
 use bpfd_core::state::{App, Change, Link, Owner, State};
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 /// The layout that this version writes, kept in `user_version`. A newer file is refused, an older one is migrated in place.
 const SCHEMA_VERSION: i64 = 3;
@@ -22,9 +26,8 @@ const FROM_1: &str = "ALTER TABLE answers ADD COLUMN asked TEXT NOT NULL DEFAULT
         'id', json_extract(body, '$.request'), 'asked', '00000000-0000-0000-0000-000000000000'))
     WHERE json_extract(body, '$.request') IS NOT NULL;";
 
-/// From layout 2, whose journal had a row for each step that was taken, which recovery never read.
-const FROM_2: &str = "DROP TABLE steps;";
-
+/// How long one connection waits for another, such as `sqlite3` in somebody's hands.
+const BUSY: Duration = Duration::from_secs(5);
 /// How long answers are kept for callers that repeat a request.
 const ANSWERS_KEPT_SECONDS: i64 = 24 * 60 * 60;
 
@@ -59,15 +62,15 @@ pub struct Store {
     db: Connection,
     /// An operation that did not happen, and that is in the journal all the same.
     undone: Option<OpId>,
-    /// The highest number that any operation took.
-    last_handle: Handle,
+    /// The highest small number that was given. Written with each operation that begins.
+    handle: Handle,
 }
 
 impl Store {
     /// Opens or makes `state.db`.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let db = Connection::open(path)?;
-        db.busy_timeout(Duration::from_secs(5))?;
+        db.busy_timeout(BUSY)?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
         db.pragma_update(None, "foreign_keys", true)?;
@@ -75,25 +78,25 @@ impl Store {
         if check != "ok" {
             return Err(StoreError::Damaged(check));
         }
-        let mut store = Self { db, undone: None, last_handle: Handle(0) };
+        let mut store = Self { db, undone: None, handle: Handle(0) };
         store.migrate()?;
-        let last: Option<u32> =
-            store.db.query_row("SELECT value FROM counters WHERE name = 'handle'", [], |row| row.get(0)).optional()?;
-        store.last_handle = Handle(last.unwrap_or(0));
+        store.handle = last_handle(&store.db)?;
         Ok(store)
     }
 
     fn migrate(&mut self) -> Result<(), StoreError> {
         let found: i64 = self.db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        let steps: &[&str] = match found {
-            SCHEMA_VERSION => return Ok(()),
-            0 => &[SCHEMA],
-            1 => &[FROM_1, FROM_2],
-            2 => &[FROM_2],
-            found => return Err(StoreError::TooNew { found }),
-        };
         let tx = self.db.transaction()?;
-        steps.iter().try_for_each(|step| tx.execute_batch(step))?;
+        match found {
+            SCHEMA_VERSION => return Ok(()),
+            0 => tx.execute_batch(SCHEMA)?,
+            1 => {
+                tx.execute_batch(FROM_1)?;
+                from_2(&tx)?;
+            }
+            2 => from_2(&tx)?,
+            found => return Err(StoreError::TooNew { found }),
+        }
         tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         Ok(tx.commit()?)
     }
@@ -130,6 +133,9 @@ impl Store {
         if let Some(undone) = self.undone {
             forget(&tx, undone)?;
         }
+        let given = operation.changes.iter().filter_map(Change::highest_handle).max();
+        self.handle = self.handle.max(given.unwrap_or(self.handle));
+        write_handle(&tx, self.handle)?;
         tx.execute(
             "INSERT INTO operations (id, boot_id, request_id, owner, body) VALUES (?1, ?2, ?3, ?4, ?5)",
             params![
@@ -140,17 +146,8 @@ impl Store {
                 text(operation),
             ],
         )?;
-        let last = operation.changes.iter().filter_map(Change::handle).max().unwrap_or(self.last_handle);
-        if last > self.last_handle {
-            tx.execute(
-                "INSERT INTO counters (name, value) VALUES ('handle', ?1)
-                 ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-                [last.0],
-            )?;
-        }
         tx.commit()?;
         self.undone = None;
-        self.last_handle = self.last_handle.max(last);
         Ok(())
     }
 
@@ -193,29 +190,102 @@ impl Store {
         Ok(tx.commit()?)
     }
 
-    /// The number after which the next operation takes its own: none is given twice, whatever is removed between. An operation that
-    /// begins has them for good; a plan that is only asked for takes none.
-    pub fn last_handle(&self) -> Handle {
-        self.last_handle
+    /// The next small number; none that an operation began with is given again, whatever is removed between.
+    pub fn next_handle(&mut self) -> Handle {
+        self.handle = self.handle.next();
+        self.handle
     }
 
     /// What became of this owner's request of that key, if there was one.
-    pub fn answer(&self, RequestKey { id, asked }: RequestKey, owner: &Owner) -> Result<Option<Earlier>, StoreError> {
-        let row: Option<(bool, String)> = self
-            .db
-            .query_row(
-                "SELECT asked IN (?3, ''), body FROM answers
-                 WHERE request_id = ?1 AND owner = ?2 AND at >= unixepoch() - ?4",
-                params![id.to_string(), owner.uid, asked.to_string(), ANSWERS_KEPT_SECONDS],
-                |row| Ok((row.get(0)?, row.get(1)?)),
-            )
-            .optional()?;
-        let earlier = row.map(|(same, body)| match same {
-            true => parse("an answer", &body).map(Earlier::Answered),
-            false => Ok(Earlier::Another),
-        });
-        earlier.transpose()
+    pub fn answer(&self, key: RequestKey, owner: &Owner) -> Result<Option<Earlier>, StoreError> {
+        answer(&self.db, key, owner)
     }
+}
+
+/// Answers already given, for readers on any thread: they have a connection of their own and never wait for a change.
+#[derive(Debug)]
+pub struct Answers(Mutex<Connection>);
+
+impl Answers {
+    /// Opens a database that [`Store::open`] has made.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        db.busy_timeout(BUSY)?;
+        Ok(Self(Mutex::new(db)))
+    }
+
+    /// What became of this owner's request of that key, if there was one.
+    pub fn of(&self, key: RequestKey, owner: &Owner) -> Result<Option<Earlier>, StoreError> {
+        answer(&self.0.lock().unwrap_or_else(PoisonError::into_inner), key, owner)
+    }
+}
+
+fn answer(db: &Connection, key: RequestKey, owner: &Owner) -> Result<Option<Earlier>, StoreError> {
+    let RequestKey { id, asked } = key;
+    let row: Option<(bool, String)> = db
+        .query_row(
+            "SELECT asked IN (?3, ''), body FROM answers
+             WHERE request_id = ?1 AND owner = ?2 AND at >= unixepoch() - ?4",
+            params![id.to_string(), owner.uid, asked.to_string(), ANSWERS_KEPT_SECONDS],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .optional()?;
+    let earlier = row.map(|(same, body)| match same {
+        true => parse("an answer", &body).map(Earlier::Answered),
+        false => Ok(Earlier::Another),
+    });
+    earlier.transpose()
+}
+
+fn last_handle(db: &Connection) -> Result<Handle, StoreError> {
+    let last = db.query_row("SELECT value FROM counters WHERE name = 'handle'", [], |row| row.get(0)).optional()?;
+    Ok(Handle(last.unwrap_or_default()))
+}
+
+fn write_handle(tx: &Transaction<'_>, last: Handle) -> Result<(), StoreError> {
+    tx.execute("INSERT OR REPLACE INTO counters (name, value) VALUES ('handle', ?1)", [last.0])?;
+    Ok(())
+}
+
+/// From layout 2, whose programs had no numbers and whose apps had no labels of their callers. An app's programs have the same numbers
+/// wherever the app is written down.
+fn from_2(tx: &Transaction<'_>) -> Result<(), StoreError> {
+    type Apps = fn(&mut Value) -> Vec<&mut Value>;
+    let tables: [(&str, Apps); 3] = [
+        ("apps", |row| vec![row]),
+        ("operations", |row| items(row, "changes").filter_map(|change| change.get_mut("load")).collect()),
+        ("answers", |row| items(row, "apps").collect()),
+    ];
+    // Recovery never read the steps of an operation.
+    tx.execute_batch("DROP TABLE steps")?;
+    let mut last = last_handle(tx)?;
+    let mut given: BTreeMap<String, Handle> = BTreeMap::new();
+    for (table, apps) in tables {
+        let mut rows = tx.prepare(&format!("SELECT rowid, body FROM {table}"))?;
+        let rows = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let rows: Vec<(i64, String)> = rows.collect::<Result<_, _>>()?;
+        for (rowid, body) in rows {
+            let mut body: Value = parse("a row", &body)?;
+            for app in apps(&mut body) {
+                let uid = app.get("uid").map(Value::to_string).unwrap_or_default();
+                for program in items(app, "programs").filter_map(Value::as_object_mut) {
+                    let function = program.get("function").map(Value::to_string).unwrap_or_default();
+                    let number = given.entry(uid.clone() + &function).or_insert_with(|| {
+                        last = last.next();
+                        last
+                    });
+                    program.insert("handle".to_owned(), number.0.into());
+                }
+                app.as_object_mut().and_then(|app| app.insert("user_labels".to_owned(), json!({})));
+            }
+            tx.execute(&format!("UPDATE {table} SET body = ?1 WHERE rowid = ?2"), params![text(&body), rowid])?;
+        }
+    }
+    write_handle(tx, last)
+}
+
+fn items<'a>(row: &'a mut Value, list: &str) -> impl Iterator<Item = &'a mut Value> {
+    row.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten()
 }
 
 /// What a request's key was used for before.

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use bpfd_core::request::Apply;
 use bytecode_image::digest::Digest;
 use bytecode_image::key::{KeyError, VerifyingKey};
 use bytecode_image::name::{Name, NotAName};
@@ -35,15 +36,6 @@ pub struct InForce {
     pub files: Vec<PathBuf>,
     /// How many `[[signer]]` there are.
     pub signers: usize,
-}
-
-/// Whether something is to be done, or only judged.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Apply {
-    /// Do it.
-    Write,
-    /// Say what would happen.
-    ValidateOnly,
 }
 
 /// A signer that is trusted now, or would be.

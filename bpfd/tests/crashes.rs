@@ -28,13 +28,14 @@ use bpfd_core::invariants::Broken;
 use bpfd_core::kernel::{
     ChainMode, Kernel, Live, ObserveError, Observed, PinnedApp, Recipe, SLOTS, Scope, Slot, Step, StepError,
 };
+use bpfd_core::labels::Labels;
 use bpfd_core::names::{Netns, Priority};
 use bpfd_core::plan::{LinkStatus, PlanError};
 use bpfd_core::policy::Principal;
 use bpfd_core::request::{
     AttachAsk, AttachRequest, DetachRequest, DetachWhich, OwnerScope, UnloadRequest, UnloadWhich, UpdateRequest,
 };
-use bpfd_core::state::{Map, ObjectDigest, Owner, Program, ProgramKind, Reach, Source, State, WhenAbsent};
+use bpfd_core::state::{Map, ObjectDigest, Owner, ProgramFacts, ProgramKind, Reach, Source, State, WhenAbsent};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -69,7 +70,7 @@ impl Kernel for Mortal {
         self.0.borrow_mut().discard(app);
     }
 
-    fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<Program>, StepError> {
+    fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<ProgramFacts>, StepError> {
         self.0.borrow_mut().prepare(app, recipe)
     }
 
@@ -329,7 +330,7 @@ impl Host {
 }
 
 fn loaded(uid: AppUid, name: &str, staged: &PinnedApp, attach: Option<(u8, u32)>) -> Loaded {
-    let programs = staged.programs.iter().map(|(function, id)| Program {
+    let programs = staged.programs.iter().map(|(function, id)| ProgramFacts {
         function: function.clone(),
         section: "xdp".into(),
         kind: if name.starts_with("tp") { ProgramKind::Tracepoint } else { ProgramKind::Xdp },
@@ -347,6 +348,7 @@ fn loaded(uid: AppUid, name: &str, staged: &PinnedApp, attach: Option<(u8, u32)>
         programs: programs.collect(),
         maps: staged.maps.keys().map(|name| map(name)).collect(),
         labels: BTreeMap::new(),
+        user_labels: Labels::default(),
         advice: BTreeMap::new(),
         attach: attach.map(|(number, priority)| (on(eth(number), priority), "pass".into())).into_iter().collect(),
         request: None,
@@ -1104,7 +1106,7 @@ fn a_newer_database_is_refused() {
     rusqlite::Connection::open(path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     assert_eq!(
         Store::open(path).unwrap_err().to_string(),
-        "the state database has layout 99, this version knows 2: run the newer bpfd"
+        "the state database has layout 99, this version knows 3: run the newer bpfd"
     );
 }
 
@@ -1131,6 +1133,37 @@ fn an_older_database_is_brought_up_to_date() {
     assert_eq!(operation.request.unwrap().id, key.id);
     drop(store);
     Store::open(path).unwrap();
+}
+
+#[test]
+fn programs_of_an_older_database_get_numbers_of_their_own() {
+    let mut host = Host::new(Chains::Fused);
+    host.ask(&Ask::Load { name: "a", attach: Some((0, 10)) }, Some(77)).unwrap();
+    let before = host.sight().1;
+    host.stop();
+    let old = rusqlite::Connection::open(host.dir.path().join("state.db")).unwrap();
+    old.execute_batch(
+        "UPDATE apps SET body = json_remove(body, '$.user_labels', '$.programs[0].handle');
+         UPDATE answers SET body = json_remove(body, '$.apps[0].user_labels', '$.apps[0].programs[0].handle');
+         PRAGMA user_version = 2;",
+    )
+    .unwrap();
+    drop(old);
+    host.start();
+    assert_eq!((host.sight().1, host.broken()), (before, vec![]));
+    let apps: Vec<_> = host.state().apps.into_values().collect();
+    let answer = host.engine().change(&context(Some(77)), None, |_, _| Ok(vec![])).unwrap();
+    assert_eq!(answer.outcome.apps, apps);
+    host.ask(&Ask::Load { name: "b", attach: Some((1, 10)) }, None).unwrap();
+    host.stop();
+    host.start();
+    host.ask(&Ask::Attach { app: "b", to: (0, 10) }, None).unwrap();
+    let State { apps, links } = host.state();
+    let programs = apps.values().flat_map(|app| app.programs.iter().map(|program| program.handle).chain([app.handle]));
+    let mut numbers: Vec<_> = programs.chain(links.values().map(|link| link.handle)).collect();
+    numbers.sort();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 7, "two apps with a program each, three links: {numbers:?}");
 }
 
 fn any_ask() -> impl Strategy<Value = Ask> {

@@ -66,6 +66,7 @@ fn get_shows_everything_of_an_app_and_of_a_link() {
               "value": "10"
             }
           ],
+          "handle": 4,
           "labels": {},
           "links": [
             "b/count@uplink:xdp"
@@ -98,6 +99,7 @@ fn get_shows_everything_of_an_app_and_of_a_link() {
           "programs": [
             {
               "function": "count",
+              "handle": 6,
               "kernelId": ID,
               "section": "xdp",
               "tag": "TAG-IN-16-DIGITS",
@@ -113,7 +115,8 @@ fn get_shows_everything_of_an_app_and_of_a_link() {
             }
           },
           "state": "APP_STATE_LOADED",
-          "uid": "UID"
+          "uid": "UID",
+          "userLabels": {}
         }
       ],
       "kind": "App"
@@ -130,6 +133,7 @@ fn get_shows_everything_of_an_app_and_of_a_link() {
           "createTime": "TIME",
           "function": "count",
           "generation": "1",
+          "handle": 5,
           "hook": {
             "xdp": {
               "interface": "uplink"
@@ -179,6 +183,7 @@ fn a_chain_as_json_has_its_members_in_order() {
                 "createTime": "TIME",
                 "function": "count",
                 "generation": "1",
+                "handle": 5,
                 "hook": {
                   "xdp": {
                     "interface": "uplink"
@@ -217,6 +222,7 @@ fn a_chain_as_json_has_its_members_in_order() {
                 "createTime": "TIME",
                 "function": "count",
                 "generation": "1",
+                "handle": 2,
                 "hook": {
                   "xdp": {
                     "interface": "uplink"

@@ -200,3 +200,64 @@ fn a_tracepoint_program_runs() {
     attached:    TIME
     ");
 }
+
+#[test]
+fn apps_are_found_by_the_labels_that_they_were_loaded_with() {
+    let mut host = Host::new();
+    let pass = example("xdp-pass");
+    let load = |rest: &str| host.bpfctl(&format!("load --path {pass} {rest}"));
+    load("--name a --label team=edge --label canary= xdp -i uplink").ok();
+    load("--name b --label team=core").ok();
+    load("--name c").ok();
+    assert_snapshot!(load("--name d --label Team=edge").refused(2), @"
+    error: invalid value 'Team=edge' for '--label <KEY=VALUE>': `Team` is not a label's key: at most 63 of a-z, 0-9, `.`, `_`, `/` and `-`, with a letter or digit at both ends
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(load("--name d --label team").refused(2), @"
+    error: invalid value 'team' for '--label <KEY=VALUE>': write KEY=VALUE
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(load("--name d --label team=edge xdp -i uplink --label team=core").refused(2), @"
+    error: label `team` is given twice
+
+    Usage: bpfctl load [OPTIONS] [COMMAND]
+
+    For more information, try '--help'.
+    ");
+    host.stop();
+    host.start();
+    let list = |what: &str| host.bpfctl(&format!("list {what}")).ok();
+    assert_snapshot!(list("--label team"), @"
+    PROGRAM  TYPE  HOOK        PRIO  POS  STATE
+    a/pass   xdp   uplink:xdp  50    1    ATTACHED
+    b/pass   xdp   -           -     -    LOADED
+    ");
+    assert_snapshot!(list("-q --label team=edge --label canary"), @"a");
+    assert_snapshot!(list("links -q --label team=edge"), @"a/pass@uplink:xdp");
+    assert_snapshot!(host.bpfctl("list --label team=edge --label team=core").stable(), @"
+    $ bpfctl list --label team=edge --label team=core
+    --- stderr
+    no programs
+    ");
+    assert_snapshot!(host.bpfctl("get app a").ok(), @"
+    name:    a
+    uid:     UID
+    state:   LOADED
+    source:  upload `a`
+    object:  sha256:SHA256
+    reach:   kernel
+    owner:   root (uid 0)
+    loaded:  TIME
+    label:   canary=
+    label:   team=edge
+
+    FUNCTION  SECTION  TYPE  KERNEL-ID  TAG               INSNS
+    pass      xdp      xdp   ID         TAG-IN-16-DIGITS  COUNT
+
+    PROGRAM  TYPE  HOOK        PRIO  POS  STATE
+    a/pass   xdp   uplink:xdp  50    1    ATTACHED
+    ");
+    assert_eq!(host.items("get app a")[0]["userLabels"], serde_json::json!({"canary": "", "team": "edge"}));
+}

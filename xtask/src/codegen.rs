@@ -84,6 +84,7 @@ fn compile(root: &Path) -> Result<FileDescriptorSet> {
 fn rust_files(root: &Path, descriptors: &FileDescriptorSet) -> Result<Files> {
     let scratch = Scratch::new("codegen")?;
     let mut config = tonic_prost_build::Config::new();
+    config.btree_map(["."]); // a message has one form in bytes: the same request again hashes the same
     config.enable_type_names(); // errors carry messages as google.protobuf.Any, which needs their names
     tonic_prost_build::configure()
         .build_transport(false)

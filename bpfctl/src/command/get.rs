@@ -136,6 +136,7 @@ impl View for App {
         facts.extend(
             app.globals.iter().map(|pb::GlobalSetting { name, value }| ("global", format!("{name} = {value}"))),
         );
+        facts.extend(app.user_labels.iter().map(|(key, value)| ("label", format!("{key}={value}"))));
         let maps = app.maps.iter().map(|map| {
             let pb::Map { name, r#type, key_size, value_size, max_entries, kernel_id, pin_path } = map;
             vec![
@@ -149,7 +150,8 @@ impl View for App {
             ]
         });
         let programs = app.programs.iter().map(|program| {
-            let pb::Program { function, section, r#type: _, kernel_id, tag, verified_instructions } = program;
+            let pb::Program { function, section, r#type: _, kernel_id, tag, verified_instructions, handle: _ } =
+                program;
             vec![
                 function.clone(),
                 section.clone(),

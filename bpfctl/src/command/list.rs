@@ -1,11 +1,12 @@
 //! `bpfctl list`: what is loaded and where it runs.
 
+use bpfd_core::labels::LabelSelector;
 use bpfd_core::names::{IfName, Netns};
 use bpfd_proto::v1 as pb;
 use clap::{Args, ValueEnum};
 
 use super::views::{Apps, Links};
-use crate::args::netns_field;
+use crate::args::{label_field, netns_field};
 use crate::client::Session;
 use crate::error::{Exit, Failure};
 
@@ -17,6 +18,7 @@ use crate::error::{Exit, Failure};
 Examples:
   bpfctl list
   bpfctl list -i eth0
+  bpfctl list --label team=edge --label canary
   bpfctl list links -o json"
 )]
 pub(crate) struct List {
@@ -29,6 +31,9 @@ pub(crate) struct List {
     /// The interface's network namespace [default: the daemon's own]
     #[arg(long, value_name = "NAME", requires = "interface")]
     netns: Option<Netns>,
+    /// Only apps with this label, or with a label of this key (repeatable: with all of them)
+    #[arg(long, value_name = "KEY[=VALUE]")]
+    label: Vec<LabelSelector>,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -42,12 +47,18 @@ enum What {
 
 impl List {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let Self { what, interface, netns } = self;
+        let Self { what, interface, netns, label } = self;
         let interface = interface.map(String::from);
         let netns = netns.and_then(netns_field);
         let mut client = session.client().await?;
-        let of_apps = pb::ListAppsRequest { interface: interface.clone(), netns: netns.clone(), ..Default::default() };
-        let of_links = pb::ListLinksRequest { interface, netns, ..Default::default() };
+        let user_labels: Vec<pb::LabelSelector> = label.iter().map(label_field).collect();
+        let of_apps = pb::ListAppsRequest {
+            interface: interface.clone(),
+            netns: netns.clone(),
+            user_labels: user_labels.clone(),
+            ..Default::default()
+        };
+        let of_links = pb::ListLinksRequest { interface, netns, user_labels, ..Default::default() };
         match what {
             What::Apps => {
                 let apps = client.apps(of_apps).await?;

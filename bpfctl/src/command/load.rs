@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use bpfd_core::labels::{LabelKey, LabelValue, Labels};
 use bpfd_core::names::AppName;
 use bpfd_proto::v1::{self as pb, load_request, program_selector};
 use bytecode_image::reference::Reference;
@@ -11,7 +12,7 @@ use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
 
 use super::views::{Apps, Planned};
-use crate::args::{Cli, DryRun, word};
+use crate::args::{Cli, DryRun, label, word};
 use crate::client::{Client, Session, request_id};
 use crate::error::{Exit, Failure};
 use crate::files;
@@ -32,6 +33,7 @@ Examples:
   bpfctl load --path pass.o --section-name pass xdp -i eth0 --priority 50
   bpfctl load --image registry/foo:tag
   bpfctl load --image registry/foo:tag --name a --set sampling=100 xdp -i eth0
+  bpfctl load --image registry/foo:tag --label team=edge --label canary=
   bpfctl load --path trace.o tracepoint sched/sched_switch --dry-run"
 )]
 pub(crate) struct Load {
@@ -65,6 +67,9 @@ struct What {
     /// Give a global variable a value (repeatable)
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<Setting>,
+    /// Give the app a label, for `bpfctl list --label` (repeatable)
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    label: Vec<(LabelKey, LabelValue)>,
     /// When to ask the registry [default: newer]
     #[arg(long, value_enum, value_name = "WHEN")]
     pull: Option<Pull>,
@@ -142,6 +147,8 @@ impl Load {
             }
         };
         let source = what.source()?;
+        let labels = Labels::of(what.label.iter().cloned());
+        let labels = labels.map_err(|error| usage(ErrorKind::ArgumentConflict, &error.to_string()))?;
         let object = match &source {
             Source::File(path) => Some(files::object(path)?),
             Source::Image(..) => None,
@@ -149,7 +156,8 @@ impl Load {
 
         let mut client = session.client().await?;
         let (source, name_hint) = send(&mut client, source, object).await?;
-        let request = pb::LoadRequest { validate_only: dry.dry_run, ..what.request(source, name_hint, attach) };
+        let what = what.request(source, name_hint, attach, &labels);
+        let request = pb::LoadRequest { validate_only: dry.dry_run, ..what };
         let mut progress = Progress::new(session);
         let result = client.load(request, |state| progress.state(&state)).await;
         drop(progress);
@@ -186,10 +194,11 @@ async fn send(
 impl What {
     /// Both halves, from before and after the hook. What can be given once must be given once in both together.
     fn and(self, more: Self) -> Result<Self, Failure> {
-        let Self { path, image, name, mut section_name, mut program, mut set, pull, when_present } = self;
+        let Self { path, image, name, mut section_name, mut program, mut set, mut label, pull, when_present } = self;
         section_name.extend(more.section_name);
         program.extend(more.program);
         set.extend(more.set);
+        label.extend(more.label);
         let what = Self {
             path: once("--path", path, more.path)?,
             image: once("--image", image, more.image)?,
@@ -197,6 +206,7 @@ impl What {
             section_name,
             program,
             set,
+            label,
             pull: once("--pull", pull, more.pull)?,
             when_present: when_present || more.when_present,
         };
@@ -222,6 +232,7 @@ impl What {
         source: load_request::Source,
         name_hint: Option<String>,
         attach: Vec<pb::Attachment>,
+        labels: &Labels,
     ) -> pb::LoadRequest {
         let sections = self.section_name.into_iter().map(program_selector::Selector::SectionName);
         let functions = self.program.into_iter().map(program_selector::Selector::Function);
@@ -237,6 +248,7 @@ impl What {
                 .collect(),
             globals: self.set.into_iter().map(|Setting(setting)| setting).collect(),
             attach,
+            user_labels: labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         }
     }
 }

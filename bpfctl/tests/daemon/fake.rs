@@ -150,6 +150,7 @@ fn link(app: &str, interface: &str, priority: u32, position: Option<u32>) -> pb:
         origin: pb::LinkOrigin::Request.into(),
         kernel_program_id: position.map(|position| 100 + position),
         create_time: None,
+        handle: priority,
     }
 }
 
@@ -185,6 +186,8 @@ fn app(name: &str) -> pb::App {
         create_time: None,
         links: vec![format!("{name}/pass@eth0:xdp")],
         reach: pb::Reach::Kernel.into(),
+        handle: 1,
+        user_labels: [("team".to_owned(), "edge".to_owned())].into(),
     }
 }
 
@@ -196,6 +199,7 @@ fn program(function: &str, kind: pb::ProgramType) -> pb::Program {
         kernel_id: Some(42),
         tag: "0123456789abcdef".into(),
         verified_instructions: None,
+        handle: 2,
     }
 }
 

@@ -11,9 +11,9 @@ use crate::state::{App, State};
 
 /// Requests that only look.
 #[derive(Clone, Copy, Debug)]
-pub struct Look;
+pub struct Look<T>(pub T);
 
-impl Ask for Look {
+impl<T> Ask for Look<T> {
     fn asked(&self, _: &State) -> Vec<Asked> {
         vec![Asked::verb(Verb::List)]
     }

@@ -5,14 +5,15 @@
 
 use crate::hook::{BadTarget, HookAsk, OwnHook, Place, Placement};
 use crate::ident::{AppUid, Handle, LinkUid, RequestId};
+use crate::labels::Labels;
 use crate::names::{AppName, Priority};
 use crate::order::ordered;
 use crate::request::{
     AttachAsk, AttachRequest, DetachRequest, DetachWhich, NoOneLink, UnloadRequest, UnloadWhich, UpdateRequest,
 };
 use crate::state::{
-    Advice, App, Change, ChangeError, Link, LinkLifetime, LinkOrigin, Map, ObjectDigest, Owner, Program, ProgramKind,
-    Reach, Setting, Source, State,
+    Advice, App, Change, ChangeError, Link, LinkLifetime, LinkOrigin, Map, ObjectDigest, Owner, Program, ProgramFacts,
+    ProgramKind, Reach, Setting, Source, State,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,11 +35,13 @@ pub struct Loaded {
     /// Globals that the caller set.
     pub globals: BTreeMap<String, Setting>,
     /// Its programs.
-    pub programs: Vec<Program>,
+    pub programs: Vec<ProgramFacts>,
     /// Its maps.
     pub maps: Vec<Map>,
     /// What the image says of itself.
     pub labels: BTreeMap<String, String>,
+    /// What the caller calls it by, beside its name.
+    pub user_labels: Labels,
     /// What the object says, by function.
     pub advice: BTreeMap<String, Advice>,
     /// Where to attach, and which function.
@@ -110,6 +113,8 @@ pub struct Fresh {
     pub app: Handle,
     /// For links, as many as the request makes.
     pub links: Vec<(LinkUid, Handle)>,
+    /// The first of those for programs; they follow each other, and nobody else has them.
+    pub programs: Handle,
     /// Seconds since 1970.
     pub now: u64,
 }
@@ -127,6 +132,7 @@ pub fn load(state: &State, loaded: Loaded, owner: &Owner, fresh: &Fresh) -> Resu
         programs,
         maps,
         labels,
+        user_labels,
         advice,
         attach,
         request,
@@ -136,6 +142,7 @@ pub fn load(state: &State, loaded: Loaded, owner: &Owner, fresh: &Fresh) -> Resu
         Some(name) => name,
         None => state.free_name(&default_name),
     };
+    let programs = (fresh.programs.0..).zip(programs);
     let app = App {
         uid,
         handle: fresh.app,
@@ -145,9 +152,10 @@ pub fn load(state: &State, loaded: Loaded, owner: &Owner, fresh: &Fresh) -> Resu
         object,
         reach,
         globals,
-        programs,
+        programs: programs.map(|(number, facts)| Program::new(Handle(number), facts)).collect(),
         maps,
         labels,
+        user_labels,
         advice,
         created: fresh.now,
         generation: 1,

@@ -19,7 +19,7 @@ use crate::kernel::{
     Observed, ObservedChain, PinnedApp, PinnedExt, PinnedTop, Recipe, SLOTS, Scope, Slot, Step, StepError, TopContent,
 };
 use crate::names::Priority;
-use crate::state::Program;
+use crate::state::ProgramFacts;
 
 /// What happens at a step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -613,7 +613,7 @@ impl Kernel for FakeKernel {
         self.staged_apps.remove(&app);
     }
 
-    fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<Program>, StepError> {
+    fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<ProgramFacts>, StepError> {
         if self.unloadable.contains(&app) {
             return Err(StepError::Object { why: "it is lost".to_owned() });
         }
@@ -621,13 +621,14 @@ impl Kernel for FakeKernel {
         let maps = self.maps.get(&app).cloned().unwrap_or_default();
         let maps: Vec<&str> = maps.iter().map(String::as_str).collect();
         let staged = self.load(&names, &maps);
-        let programs = recipe.functions.iter().zip(staged.programs.values()).map(|((function, kind), id)| Program {
-            function: function.clone(),
-            section: kind.to_string(),
-            kind: *kind,
-            tag: Self::tag(app),
-            load_time: u64::from(id.0),
-        });
+        let programs =
+            recipe.functions.iter().zip(staged.programs.values()).map(|((function, kind), id)| ProgramFacts {
+                function: function.clone(),
+                section: kind.to_string(),
+                kind: *kind,
+                tag: Self::tag(app),
+                load_time: u64::from(id.0),
+            });
         let programs = programs.collect();
         self.stage(app, staged);
         Ok(programs)

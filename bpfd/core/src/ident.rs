@@ -119,10 +119,18 @@ impl fmt::Display for KernelId {
     }
 }
 
-/// A number that names an app or a link to clients that want a small integer. Never changes, never recurs over one boot.
+/// A number that names an app, a program or a link to clients that want a small integer. Never changes, never recurs over one boot.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(transparent)]
 pub struct Handle(pub u32);
+
+impl Handle {
+    /// The one after it.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
 
 /// `/proc/sys/kernel/random/boot_id`: a row of another boot has no kernel half.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::hook::{ChainKey, OwnHook, ProceedOn, XdpMode};
 use crate::ident::{AppUid, KernelId, LinkUid, TopUid};
 use crate::names::{Netns, NetnsName, Priority};
-use crate::state::{ObjectDigest, Program, ProgramKind, Reach};
+use crate::state::{ObjectDigest, ProgramFacts, ProgramKind, Reach};
 
 /// One member of what bpfd attaches to a shared hook.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -557,7 +557,7 @@ pub trait Kernel {
     fn discard(&mut self, app: AppUid);
 
     /// Makes an app again and stages it: its pins are gone, as after a boot. Gives its programs as they are now.
-    fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<Program>, StepError>;
+    fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<ProgramFacts>, StepError>;
 
     /// Takes one step; gives the kernel's id of what a `BuildTop` made.
     fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError>;

@@ -12,6 +12,7 @@ pub mod ident;
 pub mod invariants;
 pub mod journal;
 pub mod kernel;
+pub mod labels;
 pub mod mode;
 pub mod names;
 pub mod object_digest;

@@ -49,6 +49,8 @@ macro_rules! text_name {
     };
 }
 
+pub(crate) use text_name;
+
 text_name! {
     /// The unique name of an app: `[a-z0-9][a-z0-9._-]{0,62}`.
     AppName, BadAppName

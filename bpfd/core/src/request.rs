@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::hook::{ChainKey, HookAsk, ProceedOn};
 use crate::ident::{AppUid, Handle, LinkUid, RequestKey};
+use crate::labels::Labels;
 use crate::names::{AppName, Priority, printable};
 use crate::state::{App, ChangeError, Link, ObjectDigest, Owner, State, WhenAbsent};
 
@@ -47,6 +48,15 @@ pub enum PullPolicy {
     Never,
 }
 
+/// Whether something is to be done, or only judged.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Apply {
+    /// Do it.
+    Write,
+    /// Say what would happen.
+    ValidateOnly,
+}
+
 /// Which programs of an object.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Select {
@@ -81,6 +91,8 @@ pub struct LoadRequest {
     pub select: Vec<Select>,
     /// `--set NAME=VALUE`, as written.
     pub globals: Vec<(String, String)>,
+    /// `--label KEY=VALUE`.
+    pub labels: Labels,
     /// Where to attach, and which function; `None` if only one fits.
     pub attach: Vec<(AttachAsk, Option<String>)>,
     /// Idempotency key.

@@ -14,6 +14,7 @@ pub use ebpf::kind::ProgramKind;
 
 use crate::hook::{ChainKey, Placement, ProceedOn};
 use crate::ident::{AppUid, Handle, LinkUid, RequestId};
+use crate::labels::Labels;
 use crate::names::{AppName, Priority};
 pub use crate::object_digest::ObjectDigest;
 
@@ -88,9 +89,26 @@ pub enum WhenAbsent {
     Wait,
 }
 
+/// One function as the kernel loaded it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ProgramFacts {
+    /// The ELF symbol.
+    pub function: String,
+    /// Its ELF section, as written there.
+    pub section: String,
+    /// What it was loaded as.
+    pub kind: ProgramKind,
+    /// See [`Program::tag`].
+    pub tag: [u8; 8],
+    /// See [`Program::load_time`].
+    pub load_time: u64,
+}
+
 /// One loaded function of an app.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Program {
+    /// Its small number.
+    pub handle: Handle,
     /// The ELF symbol.
     pub function: String,
     /// Its ELF section, as written there.
@@ -102,6 +120,14 @@ pub struct Program {
     pub tag: [u8; 8],
     /// `bpf_prog_info.load_time`: nanoseconds of CLOCK_BOOTTIME.
     pub load_time: u64,
+}
+
+impl Program {
+    /// A function that was loaded, with a number of its own.
+    pub fn new(handle: Handle, facts: ProgramFacts) -> Self {
+        let ProgramFacts { function, section, kind, tag, load_time } = facts;
+        Self { handle, function, section, kind, tag, load_time }
+    }
 }
 
 /// One map of an app, as its object declares it.
@@ -176,7 +202,9 @@ pub struct App {
     pub maps: Vec<Map>,
     /// What the image says of itself, or nothing.
     pub labels: BTreeMap<String, String>,
-    /// What it says of its programs, by function.
+    /// What its caller calls it by, beside its name.
+    pub user_labels: Labels,
+    /// What the image says of its programs, by function.
     pub advice: BTreeMap<String, Advice>,
     /// Seconds since 1970 when it was loaded.
     pub created: u64,
@@ -202,7 +230,7 @@ impl App {
     }
 
     /// The kernel's digests and load times are those of programs loaded again.
-    pub fn loaded_again(&mut self, programs: &[Program]) {
+    pub fn loaded_again(&mut self, programs: &[ProgramFacts]) {
         for program in &mut self.programs {
             if let Some(now) = programs.iter().find(|now| now.function == program.function) {
                 program.tag = now.tag;
@@ -265,10 +293,10 @@ pub enum Change {
 }
 
 impl Change {
-    /// The small number that it gives away, if it makes something.
-    pub fn handle(&self) -> Option<Handle> {
+    /// The highest handle that it gives away.
+    pub fn highest_handle(&self) -> Option<Handle> {
         match self {
-            Self::Load(app) => Some(app.handle),
+            Self::Load(app) => app.programs.iter().map(|program| program.handle).chain([app.handle]).max(),
             Self::Attach(link) => Some(link.handle),
             Self::Update { .. } | Self::Detach(_) | Self::Unload(_) => None,
         }
@@ -426,13 +454,6 @@ impl State {
     /// Every chain that some link is in, each once.
     pub fn chains(&self) -> std::collections::BTreeSet<ChainKey> {
         self.links.values().filter_map(|link| link.placement.chain().cloned()).collect()
-    }
-
-    /// The smallest handle above every one in use. The store keeps the highest ever given, so that none recurs over a boot.
-    pub fn highest_handle(&self) -> Handle {
-        let apps = self.apps.values().map(|app| app.handle);
-        let links = self.links.values().map(|link| link.handle);
-        apps.chain(links).max().unwrap_or(Handle(0))
     }
 
     /// `app/function@hook`, the name of a link that people type.

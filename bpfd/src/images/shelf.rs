@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use std::time::SystemTime;
 
 use bpfd_core::names::printable;
+use bpfd_core::request::Apply;
 use bpfd_core::state::{Advice, Source, State};
 use bytecode_image::digest::Digest;
 use bytecode_image::reference::Reference;
@@ -12,7 +13,6 @@ use bytecode_image::store::Named;
 use bytecode_image::summary::Summary;
 
 use super::{ImageError, Shared, judge};
-use crate::trust::Apply;
 
 /// An image of the store.
 #[derive(Clone, Debug, Eq, PartialEq)]

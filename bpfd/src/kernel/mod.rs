@@ -45,7 +45,7 @@ use bpfd_core::kernel::{
     TopContent,
 };
 use bpfd_core::mode::{self, ModeError, Setting};
-use bpfd_core::state::{ObjectDigest, Program};
+use bpfd_core::state::{ObjectDigest, ProgramFacts};
 use bpfd_sys::bpf::{ProgId, prog_info};
 use ebpf::dispatcher::NAME as DISPATCHER;
 
@@ -435,7 +435,7 @@ impl Kernel for HostKernel {
         self.staged.remove(&app);
     }
 
-    fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<Program>, StepError> {
+    fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<ProgramFacts>, StepError> {
         let elf = self.accepted(recipe)?;
         let staged = self.loader.prepare(&elf, recipe)?;
         let programs = staged.programs();

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bpfd_core::kernel::{Recipe, StepError};
-use bpfd_core::state::{Program, ProgramKind, Reach};
+use bpfd_core::state::{ProgramFacts, ProgramKind, Reach};
 use bpfd_sys::bpf::{
     AttachType, BtfTypeId, LoadError, Map, MapBtf, MapCreate, MapType, ProgBtf, ProgLoad, ProgramType as KernelType,
     Records, Target, Update, btf_load, possible_cpus, prog_info, prog_load,
@@ -41,7 +41,7 @@ pub struct StagedApp {
 
 #[derive(Debug)]
 pub(crate) struct LoadedProgram {
-    pub(crate) facts: Program,
+    pub(crate) facts: ProgramFacts,
     pub(crate) fd: OwnedFd,
 }
 
@@ -56,7 +56,7 @@ pub(crate) struct AppCode {
 
 impl StagedApp {
     /// The programs as the kernel has them, by function.
-    pub fn programs(&self) -> Vec<Program> {
+    pub fn programs(&self) -> Vec<ProgramFacts> {
         self.programs.iter().map(|program| program.facts.clone()).collect()
     }
 
@@ -200,7 +200,7 @@ fn load_judged(
     }?;
     let info = prog_info(fd.as_fd()).map_err(failed(|| format!("read what was loaded as `{function}`")))?;
     let section = row.section.as_str().to_owned();
-    let facts = Program { function: function.clone(), section, kind, tag: info.tag, load_time: info.load_time_ns };
+    let facts = ProgramFacts { function: function.clone(), section, kind, tag: info.tag, load_time: info.load_time_ns };
     Ok(LoadedProgram { facts, fd })
 }
 

@@ -22,13 +22,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
-use super::app::Apps;
-use super::chain::Chains;
-use super::image::ImageApi;
-use super::link::Links;
-use super::policy::PolicyApi;
-use super::system::System;
-use super::{Context, PeerStream};
+use super::PeerStream;
+use super::v1::{Apps, Chains, ImageApi, Links, PolicyApi, System};
+use crate::service::Service;
 use crate::waiter::Stopping;
 
 /// Calls under way on one connection; the others wait.
@@ -45,7 +41,7 @@ const ANSWERS: Duration = Duration::from_secs(2);
 /// Serves all alike until `stop` is ready. Then what the engine was asked for is done and answered; pulls and loads that did not get so
 /// far end.
 pub async fn serve(
-    context: Arc<Context>,
+    context: Arc<Service>,
     listeners: Vec<UnixListener>,
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {

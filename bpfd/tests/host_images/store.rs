@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 
 use bpfd::images::{ImageError, Removed};
 use bpfd::progress::Report;
-use bpfd::trust::Apply;
 use bpfd::waiter::Waiter;
 use bpfd_core::ident::AppUid;
-use bpfd_core::request::PullPolicy;
+use bpfd_core::request::{Apply, PullPolicy};
 use bpfd_core::state::{App, Owner, Reach, Source, State};
 use bytecode_image::digest::Digest;
 
@@ -135,6 +134,7 @@ fn app(reference: &str, digest: Digest) -> (AppUid, App) {
         programs: vec![],
         maps: vec![],
         labels: Default::default(),
+        user_labels: Default::default(),
         advice: Default::default(),
         created: 0,
         generation: 1,

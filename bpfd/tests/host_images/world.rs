@@ -11,13 +11,14 @@ use bpfd::objects::Objects;
 use bpfd::progress::{Phase, Progress, Report};
 use bpfd::registries::RegistryFiles;
 use bpfd::source::Bytecode;
-use bpfd::trust::{Apply, Trust};
+use bpfd::trust::Trust;
 use bpfd::waiter::Waiter;
 use bpfd::worker::Workers;
 use bpfd_core::ask::PullAsk;
+use bpfd_core::labels::Labels;
 use bpfd_core::policy::{Ask, Authorized, Policy, Principal, authorize};
 use bpfd_core::report::Warning;
-use bpfd_core::request::{Bytes, LoadRequest, PullPolicy};
+use bpfd_core::request::{Apply, Bytes, LoadRequest, PullPolicy};
 use bpfd_core::state::State;
 use bpfd_proto::status::Refusal;
 use bytecode_image::build::{self, BuiltImage, Recipe};
@@ -211,6 +212,7 @@ pub(crate) fn load(reference: &str, pull: PullPolicy) -> Authorized<LoadRequest>
         name: None,
         select: vec![],
         globals: vec![],
+        labels: Labels::default(),
         attach: vec![],
         request: None,
     })

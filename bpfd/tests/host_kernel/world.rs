@@ -16,7 +16,7 @@ use bpfd_core::hook::{ChainKey, Point, ProceedOn, XdpMode};
 use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{Kernel, LiveTop, Member, Observed, ObservedChain, Recipe, Scope, Step, StepError, TopContent};
 use bpfd_core::mode::{ModeError, Setting};
-use bpfd_core::state::{ObjectDigest, Program, ProgramKind, Reach};
+use bpfd_core::state::{ObjectDigest, ProgramFacts, ProgramKind, Reach};
 use bpfd_sys::bpf::{Map, TestRun, prog_test_run};
 use bpfd_sys::bpffs;
 use bpfd_sys::netns::Netns;
@@ -269,7 +269,7 @@ pub(crate) type Loaded = (AppUid, Recipe);
 /// What the engine does with the steps, in short.
 pub(crate) trait Steps {
     fn load(&mut self, world: &World, recipe: Recipe) -> Loaded;
-    fn try_load(&mut self, world: &World, app: AppUid, recipe: &Recipe) -> Result<Vec<Program>, StepError>;
+    fn try_load(&mut self, world: &World, app: AppUid, recipe: &Recipe) -> Result<Vec<ProgramFacts>, StepError>;
     fn build(&mut self, chain: &ChainKey, members: &[Member], apps: &[Loaded]) -> Result<LiveTop, StepError>;
     fn swap(
         &mut self,
@@ -291,7 +291,7 @@ impl Steps for HostKernel {
         (app, recipe)
     }
 
-    fn try_load(&mut self, world: &World, app: AppUid, recipe: &Recipe) -> Result<Vec<Program>, StepError> {
+    fn try_load(&mut self, world: &World, app: AppUid, recipe: &Recipe) -> Result<Vec<ProgramFacts>, StepError> {
         let elf = world.bytes(recipe);
         let rehearsed = parse::rehearse(&workers(), &self.loader(), &elf, recipe);
         rehearsed.map_err(|error| StepError::Object { why: error.to_string() })?;

@@ -322,8 +322,12 @@ type LoadRequest struct {
 	Programs []*ProgramSelector `protobuf:"bytes,7,rep,name=programs,proto3" json:"programs,omitempty"`
 	// Values for global variables. At most 256, each name at most once.
 	Globals []*GlobalSetting `protobuf:"bytes,8,rep,name=globals,proto3" json:"globals,omitempty"`
-	// Attach at once: if an attachment fails, nothing stays loaded. At most 64.
-	Attach        []*Attachment `protobuf:"bytes,9,rep,name=attach,proto3" json:"attach,omitempty"`
+	// Attach at once: if an attachment fails, nothing stays loaded. At most 16.
+	Attach []*Attachment `protobuf:"bytes,9,rep,name=attach,proto3" json:"attach,omitempty"`
+	// Labels of the caller's choice, for lists to select by. At most 32. A key
+	// is `[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?`; a value has at most 255 bytes,
+	// none of them a control character, and may be empty.
+	UserLabels    map[string]string `protobuf:"bytes,10,rep,name=user_labels,json=userLabels,proto3" json:"user_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -428,6 +432,13 @@ func (x *LoadRequest) GetGlobals() []*GlobalSetting {
 func (x *LoadRequest) GetAttach() []*Attachment {
 	if x != nil {
 		return x.Attach
+	}
+	return nil
+}
+
+func (x *LoadRequest) GetUserLabels() map[string]string {
+	if x != nil {
+		return x.UserLabels
 	}
 	return nil
 }
@@ -866,7 +877,9 @@ type ListAppsRequest struct {
 	// Unset: 100.
 	PageSize *uint32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3,oneof" json:"page_size,omitempty"`
 	// From the previous answer; empty for the first page.
-	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only apps whose user labels fit all of these. At most 32.
+	UserLabels    []*LabelSelector `protobuf:"bytes,5,rep,name=user_labels,json=userLabels,proto3" json:"user_labels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -927,6 +940,13 @@ func (x *ListAppsRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListAppsRequest) GetUserLabels() []*LabelSelector {
+	if x != nil {
+		return x.UserLabels
+	}
+	return nil
 }
 
 // One page.
@@ -1354,7 +1374,7 @@ type App struct {
 	Owner *Owner `protobuf:"bytes,6,opt,name=owner,proto3" json:"owner,omitempty"`
 	// Where it came from.
 	Source *AppSource `protobuf:"bytes,7,opt,name=source,proto3" json:"source,omitempty"`
-	// From the image, with those of the request.
+	// From the image: what its author says of it.
 	Labels map[string]string `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// In the object's order.
 	Programs []*Program `protobuf:"bytes,9,rep,name=programs,proto3" json:"programs,omitempty"`
@@ -1367,7 +1387,11 @@ type App struct {
 	// Names of its links.
 	Links []string `protobuf:"bytes,13,rep,name=links,proto3" json:"links,omitempty"`
 	// How far its programs reach into the kernel.
-	Reach         Reach `protobuf:"varint,14,opt,name=reach,proto3,enum=bpfd.v1.Reach" json:"reach,omitempty"`
+	Reach Reach `protobuf:"varint,14,opt,name=reach,proto3,enum=bpfd.v1.Reach" json:"reach,omitempty"`
+	// A number that no other app, program or link of this host ever has.
+	Handle uint32 `protobuf:"varint,15,opt,name=handle,proto3" json:"handle,omitempty"`
+	// From the request that loaded it.
+	UserLabels    map[string]string `protobuf:"bytes,16,rep,name=user_labels,json=userLabels,proto3" json:"user_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1498,6 +1522,20 @@ func (x *App) GetReach() Reach {
 		return x.Reach
 	}
 	return Reach_REACH_UNSPECIFIED
+}
+
+func (x *App) GetHandle() uint32 {
+	if x != nil {
+		return x.Handle
+	}
+	return 0
+}
+
+func (x *App) GetUserLabels() map[string]string {
+	if x != nil {
+		return x.UserLabels
+	}
+	return nil
 }
 
 // Who asked for something.
@@ -1776,8 +1814,10 @@ type Program struct {
 	Tag string `protobuf:"bytes,5,opt,name=tag,proto3" json:"tag,omitempty"`
 	// Instructions the verifier went through, if the kernel says (5.16).
 	VerifiedInstructions *uint32 `protobuf:"varint,6,opt,name=verified_instructions,json=verifiedInstructions,proto3,oneof" json:"verified_instructions,omitempty"`
-	unknownFields        protoimpl.UnknownFields
-	sizeCache            protoimpl.SizeCache
+	// A number that no other app, program or link of this host ever has.
+	Handle        uint32 `protobuf:"varint,7,opt,name=handle,proto3" json:"handle,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Program) Reset() {
@@ -1848,6 +1888,13 @@ func (x *Program) GetTag() string {
 func (x *Program) GetVerifiedInstructions() uint32 {
 	if x != nil && x.VerifiedInstructions != nil {
 		return *x.VerifiedInstructions
+	}
+	return 0
+}
+
+func (x *Program) GetHandle() uint32 {
+	if x != nil {
+		return x.Handle
 	}
 	return 0
 }
@@ -1957,12 +2004,12 @@ var File_bpfd_v1_app_proto protoreflect.FileDescriptor
 
 const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\n" +
-	"\x11bpfd/v1/app.proto\x12\abpfd.v1\x1a\x12bpfd/v1/hook.proto\x1a\x13bpfd/v1/image.proto\x1a\x12bpfd/v1/link.proto\x1a\x16bpfd/v1/progress.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"+\n" +
+	"\x11bpfd/v1/app.proto\x12\abpfd.v1\x1a\x12bpfd/v1/hook.proto\x1a\x13bpfd/v1/image.proto\x1a\x13bpfd/v1/label.proto\x1a\x12bpfd/v1/link.proto\x1a\x16bpfd/v1/progress.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"+\n" +
 	"\x13UploadObjectRequest\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"B\n" +
 	"\x14UploadObjectResponse\x12\x16\n" +
 	"\x06sha256\x18\x01 \x01(\tR\x06sha256\x12\x12\n" +
-	"\x04size\x18\x02 \x01(\x04R\x04size\"\x97\x03\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size\"\x9d\x04\n" +
 	"\vLoadRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12#\n" +
@@ -1973,7 +2020,13 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\robject_sha256\x18\x06 \x01(\tH\x00R\fobjectSha256\x124\n" +
 	"\bprograms\x18\a \x03(\v2\x18.bpfd.v1.ProgramSelectorR\bprograms\x120\n" +
 	"\aglobals\x18\b \x03(\v2\x16.bpfd.v1.GlobalSettingR\aglobals\x12+\n" +
-	"\x06attach\x18\t \x03(\v2\x13.bpfd.v1.AttachmentR\x06attachB\b\n" +
+	"\x06attach\x18\t \x03(\v2\x13.bpfd.v1.AttachmentR\x06attach\x12E\n" +
+	"\vuser_labels\x18\n" +
+	" \x03(\v2$.bpfd.v1.LoadRequest.UserLabelsEntryR\n" +
+	"userLabels\x1a=\n" +
+	"\x0fUserLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
 	"\x06sourceB\a\n" +
 	"\x05_nameB\f\n" +
 	"\n" +
@@ -2000,13 +2053,15 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\bwarnings\x18\x03 \x03(\v2\x10.bpfd.v1.WarningR\bwarnings\x12\x12\n" +
 	"\x04plan\x18\x04 \x03(\tR\x04plan\"!\n" +
 	"\rGetAppRequest\x12\x10\n" +
-	"\x03app\x18\x01 \x01(\tR\x03app\"\xb6\x01\n" +
+	"\x03app\x18\x01 \x01(\tR\x03app\"\xef\x01\n" +
 	"\x0fListAppsRequest\x12!\n" +
 	"\tinterface\x18\x01 \x01(\tH\x00R\tinterface\x88\x01\x01\x12\x19\n" +
 	"\x05netns\x18\x02 \x01(\tH\x01R\x05netns\x88\x01\x01\x12 \n" +
 	"\tpage_size\x18\x03 \x01(\rH\x02R\bpageSize\x88\x01\x01\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tR\tpageTokenB\f\n" +
+	"page_token\x18\x04 \x01(\tR\tpageToken\x127\n" +
+	"\vuser_labels\x18\x05 \x03(\v2\x16.bpfd.v1.LabelSelectorR\n" +
+	"userLabelsB\f\n" +
 	"\n" +
 	"_interfaceB\b\n" +
 	"\x06_netnsB\f\n" +
@@ -2033,7 +2088,7 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\x11GetLoadLogRequest\x12\x15\n" +
 	"\x06log_id\x18\x01 \x01(\tR\x05logId\"(\n" +
 	"\x12GetLoadLogResponse\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text\"\xc4\x04\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"\xda\x05\n" +
 	"\x03App\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1e\n" +
@@ -2052,8 +2107,14 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\vcreate_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12\x14\n" +
 	"\x05links\x18\r \x03(\tR\x05links\x12$\n" +
-	"\x05reach\x18\x0e \x01(\x0e2\x0e.bpfd.v1.ReachR\x05reach\x1a9\n" +
+	"\x05reach\x18\x0e \x01(\x0e2\x0e.bpfd.v1.ReachR\x05reach\x12\x16\n" +
+	"\x06handle\x18\x0f \x01(\rR\x06handle\x12=\n" +
+	"\vuser_labels\x18\x10 \x03(\v2\x1c.bpfd.v1.App.UserLabelsEntryR\n" +
+	"userLabels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
+	"\x0fUserLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\";\n" +
 	"\x05Owner\x12\x10\n" +
@@ -2070,14 +2131,15 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
 	"\asigners\x18\x03 \x03(\tR\asigners\"+\n" +
 	"\fUploadOrigin\x12\x1b\n" +
-	"\tname_hint\x18\x01 \x01(\tR\bnameHint\"\xff\x01\n" +
+	"\tname_hint\x18\x01 \x01(\tR\bnameHint\"\x97\x02\n" +
 	"\aProgram\x12\x1a\n" +
 	"\bfunction\x18\x01 \x01(\tR\bfunction\x12\x18\n" +
 	"\asection\x18\x02 \x01(\tR\asection\x12(\n" +
 	"\x04type\x18\x03 \x01(\x0e2\x14.bpfd.v1.ProgramTypeR\x04type\x12 \n" +
 	"\tkernel_id\x18\x04 \x01(\rH\x00R\bkernelId\x88\x01\x01\x12\x10\n" +
 	"\x03tag\x18\x05 \x01(\tR\x03tag\x128\n" +
-	"\x15verified_instructions\x18\x06 \x01(\rH\x01R\x14verifiedInstructions\x88\x01\x01B\f\n" +
+	"\x15verified_instructions\x18\x06 \x01(\rH\x01R\x14verifiedInstructions\x88\x01\x01\x12\x16\n" +
+	"\x06handle\x18\a \x01(\rR\x06handleB\f\n" +
 	"\n" +
 	"_kernel_idB\x18\n" +
 	"\x16_verified_instructions\"\xe5\x01\n" +
@@ -2132,7 +2194,7 @@ func file_bpfd_v1_app_proto_rawDescGZIP() []byte {
 }
 
 var file_bpfd_v1_app_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_bpfd_v1_app_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_bpfd_v1_app_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_bpfd_v1_app_proto_goTypes = []any{
 	(AppState)(0),                 // 0: bpfd.v1.AppState
 	(Reach)(0),                    // 1: bpfd.v1.Reach
@@ -2161,58 +2223,64 @@ var file_bpfd_v1_app_proto_goTypes = []any{
 	(*UploadOrigin)(nil),          // 24: bpfd.v1.UploadOrigin
 	(*Program)(nil),               // 25: bpfd.v1.Program
 	(*Map)(nil),                   // 26: bpfd.v1.Map
-	nil,                           // 27: bpfd.v1.App.LabelsEntry
-	(*Attachment)(nil),            // 28: bpfd.v1.Attachment
-	(PullPolicy)(0),               // 29: bpfd.v1.PullPolicy
-	(*Progress)(nil),              // 30: bpfd.v1.Progress
-	(*Link)(nil),                  // 31: bpfd.v1.Link
-	(*Warning)(nil),               // 32: bpfd.v1.Warning
-	(*timestamppb.Timestamp)(nil), // 33: google.protobuf.Timestamp
+	nil,                           // 27: bpfd.v1.LoadRequest.UserLabelsEntry
+	nil,                           // 28: bpfd.v1.App.LabelsEntry
+	nil,                           // 29: bpfd.v1.App.UserLabelsEntry
+	(*Attachment)(nil),            // 30: bpfd.v1.Attachment
+	(PullPolicy)(0),               // 31: bpfd.v1.PullPolicy
+	(*Progress)(nil),              // 32: bpfd.v1.Progress
+	(*Link)(nil),                  // 33: bpfd.v1.Link
+	(*Warning)(nil),               // 34: bpfd.v1.Warning
+	(*LabelSelector)(nil),         // 35: bpfd.v1.LabelSelector
+	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
 }
 var file_bpfd_v1_app_proto_depIdxs = []int32{
 	6,  // 0: bpfd.v1.LoadRequest.image:type_name -> bpfd.v1.ImageSource
 	7,  // 1: bpfd.v1.LoadRequest.programs:type_name -> bpfd.v1.ProgramSelector
 	8,  // 2: bpfd.v1.LoadRequest.globals:type_name -> bpfd.v1.GlobalSetting
-	28, // 3: bpfd.v1.LoadRequest.attach:type_name -> bpfd.v1.Attachment
-	29, // 4: bpfd.v1.ImageSource.pull:type_name -> bpfd.v1.PullPolicy
-	30, // 5: bpfd.v1.LoadResponse.progress:type_name -> bpfd.v1.Progress
-	10, // 6: bpfd.v1.LoadResponse.result:type_name -> bpfd.v1.LoadResult
-	20, // 7: bpfd.v1.LoadResult.app:type_name -> bpfd.v1.App
-	31, // 8: bpfd.v1.LoadResult.links:type_name -> bpfd.v1.Link
-	32, // 9: bpfd.v1.LoadResult.warnings:type_name -> bpfd.v1.Warning
-	20, // 10: bpfd.v1.ListAppsResponse.apps:type_name -> bpfd.v1.App
-	15, // 11: bpfd.v1.UnloadRequest.apps:type_name -> bpfd.v1.AppNames
-	16, // 12: bpfd.v1.UnloadRequest.all:type_name -> bpfd.v1.AllApps
-	32, // 13: bpfd.v1.UnloadResponse.warnings:type_name -> bpfd.v1.Warning
-	0,  // 14: bpfd.v1.App.state:type_name -> bpfd.v1.AppState
-	21, // 15: bpfd.v1.App.owner:type_name -> bpfd.v1.Owner
-	22, // 16: bpfd.v1.App.source:type_name -> bpfd.v1.AppSource
-	27, // 17: bpfd.v1.App.labels:type_name -> bpfd.v1.App.LabelsEntry
-	25, // 18: bpfd.v1.App.programs:type_name -> bpfd.v1.Program
-	26, // 19: bpfd.v1.App.maps:type_name -> bpfd.v1.Map
-	8,  // 20: bpfd.v1.App.globals:type_name -> bpfd.v1.GlobalSetting
-	33, // 21: bpfd.v1.App.create_time:type_name -> google.protobuf.Timestamp
-	1,  // 22: bpfd.v1.App.reach:type_name -> bpfd.v1.Reach
-	23, // 23: bpfd.v1.AppSource.image:type_name -> bpfd.v1.ImageOrigin
-	24, // 24: bpfd.v1.AppSource.upload:type_name -> bpfd.v1.UploadOrigin
-	2,  // 25: bpfd.v1.Program.type:type_name -> bpfd.v1.ProgramType
-	3,  // 26: bpfd.v1.AppService.UploadObject:input_type -> bpfd.v1.UploadObjectRequest
-	5,  // 27: bpfd.v1.AppService.Load:input_type -> bpfd.v1.LoadRequest
-	11, // 28: bpfd.v1.AppService.GetApp:input_type -> bpfd.v1.GetAppRequest
-	12, // 29: bpfd.v1.AppService.ListApps:input_type -> bpfd.v1.ListAppsRequest
-	14, // 30: bpfd.v1.AppService.Unload:input_type -> bpfd.v1.UnloadRequest
-	18, // 31: bpfd.v1.AppService.GetLoadLog:input_type -> bpfd.v1.GetLoadLogRequest
-	4,  // 32: bpfd.v1.AppService.UploadObject:output_type -> bpfd.v1.UploadObjectResponse
-	9,  // 33: bpfd.v1.AppService.Load:output_type -> bpfd.v1.LoadResponse
-	20, // 34: bpfd.v1.AppService.GetApp:output_type -> bpfd.v1.App
-	13, // 35: bpfd.v1.AppService.ListApps:output_type -> bpfd.v1.ListAppsResponse
-	17, // 36: bpfd.v1.AppService.Unload:output_type -> bpfd.v1.UnloadResponse
-	19, // 37: bpfd.v1.AppService.GetLoadLog:output_type -> bpfd.v1.GetLoadLogResponse
-	32, // [32:38] is the sub-list for method output_type
-	26, // [26:32] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	30, // 3: bpfd.v1.LoadRequest.attach:type_name -> bpfd.v1.Attachment
+	27, // 4: bpfd.v1.LoadRequest.user_labels:type_name -> bpfd.v1.LoadRequest.UserLabelsEntry
+	31, // 5: bpfd.v1.ImageSource.pull:type_name -> bpfd.v1.PullPolicy
+	32, // 6: bpfd.v1.LoadResponse.progress:type_name -> bpfd.v1.Progress
+	10, // 7: bpfd.v1.LoadResponse.result:type_name -> bpfd.v1.LoadResult
+	20, // 8: bpfd.v1.LoadResult.app:type_name -> bpfd.v1.App
+	33, // 9: bpfd.v1.LoadResult.links:type_name -> bpfd.v1.Link
+	34, // 10: bpfd.v1.LoadResult.warnings:type_name -> bpfd.v1.Warning
+	35, // 11: bpfd.v1.ListAppsRequest.user_labels:type_name -> bpfd.v1.LabelSelector
+	20, // 12: bpfd.v1.ListAppsResponse.apps:type_name -> bpfd.v1.App
+	15, // 13: bpfd.v1.UnloadRequest.apps:type_name -> bpfd.v1.AppNames
+	16, // 14: bpfd.v1.UnloadRequest.all:type_name -> bpfd.v1.AllApps
+	34, // 15: bpfd.v1.UnloadResponse.warnings:type_name -> bpfd.v1.Warning
+	0,  // 16: bpfd.v1.App.state:type_name -> bpfd.v1.AppState
+	21, // 17: bpfd.v1.App.owner:type_name -> bpfd.v1.Owner
+	22, // 18: bpfd.v1.App.source:type_name -> bpfd.v1.AppSource
+	28, // 19: bpfd.v1.App.labels:type_name -> bpfd.v1.App.LabelsEntry
+	25, // 20: bpfd.v1.App.programs:type_name -> bpfd.v1.Program
+	26, // 21: bpfd.v1.App.maps:type_name -> bpfd.v1.Map
+	8,  // 22: bpfd.v1.App.globals:type_name -> bpfd.v1.GlobalSetting
+	36, // 23: bpfd.v1.App.create_time:type_name -> google.protobuf.Timestamp
+	1,  // 24: bpfd.v1.App.reach:type_name -> bpfd.v1.Reach
+	29, // 25: bpfd.v1.App.user_labels:type_name -> bpfd.v1.App.UserLabelsEntry
+	23, // 26: bpfd.v1.AppSource.image:type_name -> bpfd.v1.ImageOrigin
+	24, // 27: bpfd.v1.AppSource.upload:type_name -> bpfd.v1.UploadOrigin
+	2,  // 28: bpfd.v1.Program.type:type_name -> bpfd.v1.ProgramType
+	3,  // 29: bpfd.v1.AppService.UploadObject:input_type -> bpfd.v1.UploadObjectRequest
+	5,  // 30: bpfd.v1.AppService.Load:input_type -> bpfd.v1.LoadRequest
+	11, // 31: bpfd.v1.AppService.GetApp:input_type -> bpfd.v1.GetAppRequest
+	12, // 32: bpfd.v1.AppService.ListApps:input_type -> bpfd.v1.ListAppsRequest
+	14, // 33: bpfd.v1.AppService.Unload:input_type -> bpfd.v1.UnloadRequest
+	18, // 34: bpfd.v1.AppService.GetLoadLog:input_type -> bpfd.v1.GetLoadLogRequest
+	4,  // 35: bpfd.v1.AppService.UploadObject:output_type -> bpfd.v1.UploadObjectResponse
+	9,  // 36: bpfd.v1.AppService.Load:output_type -> bpfd.v1.LoadResponse
+	20, // 37: bpfd.v1.AppService.GetApp:output_type -> bpfd.v1.App
+	13, // 38: bpfd.v1.AppService.ListApps:output_type -> bpfd.v1.ListAppsResponse
+	17, // 39: bpfd.v1.AppService.Unload:output_type -> bpfd.v1.UnloadResponse
+	19, // 40: bpfd.v1.AppService.GetLoadLog:output_type -> bpfd.v1.GetLoadLogResponse
+	35, // [35:41] is the sub-list for method output_type
+	29, // [29:35] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_bpfd_v1_app_proto_init() }
@@ -2222,6 +2290,7 @@ func file_bpfd_v1_app_proto_init() {
 	}
 	file_bpfd_v1_hook_proto_init()
 	file_bpfd_v1_image_proto_init()
+	file_bpfd_v1_label_proto_init()
 	file_bpfd_v1_link_proto_init()
 	file_bpfd_v1_progress_proto_init()
 	file_bpfd_v1_app_proto_msgTypes[2].OneofWrappers = []any{
@@ -2254,7 +2323,7 @@ func file_bpfd_v1_app_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bpfd_v1_app_proto_rawDesc), len(file_bpfd_v1_app_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -759,7 +759,9 @@ type ListLinksRequest struct {
 	// Unset: 100.
 	PageSize *uint32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3,oneof" json:"page_size,omitempty"`
 	// From the previous answer; empty for the first page.
-	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only those of apps whose user labels fit all of these. At most 32.
+	UserLabels    []*LabelSelector `protobuf:"bytes,6,rep,name=user_labels,json=userLabels,proto3" json:"user_labels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -827,6 +829,13 @@ func (x *ListLinksRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListLinksRequest) GetUserLabels() []*LabelSelector {
+	if x != nil {
+		return x.UserLabels
+	}
+	return nil
 }
 
 // One page.
@@ -920,7 +929,9 @@ type Link struct {
 	// The kernel's id of the program that runs there now.
 	KernelProgramId *uint32 `protobuf:"varint,16,opt,name=kernel_program_id,json=kernelProgramId,proto3,oneof" json:"kernel_program_id,omitempty"`
 	// When it was asked for.
-	CreateTime    *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// A number that no other app, program or link of this host ever has.
+	Handle        uint32 `protobuf:"varint,18,opt,name=handle,proto3" json:"handle,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1074,11 +1085,18 @@ func (x *Link) GetCreateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Link) GetHandle() uint32 {
+	if x != nil {
+		return x.Handle
+	}
+	return 0
+}
+
 var File_bpfd_v1_link_proto protoreflect.FileDescriptor
 
 const file_bpfd_v1_link_proto_rawDesc = "" +
 	"\n" +
-	"\x12bpfd/v1/link.proto\x12\abpfd.v1\x1a\x12bpfd/v1/hook.proto\x1a\x16bpfd/v1/progress.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x01\n" +
+	"\x12bpfd/v1/link.proto\x12\abpfd.v1\x1a\x12bpfd/v1/hook.proto\x1a\x13bpfd/v1/label.proto\x1a\x16bpfd/v1/progress.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x01\n" +
 	"\rAttachRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12#\n" +
@@ -1126,14 +1144,16 @@ const file_bpfd_v1_link_proto_rawDesc = "" +
 	"\bwarnings\x18\x02 \x03(\v2\x10.bpfd.v1.WarningR\bwarnings\x12\x12\n" +
 	"\x04plan\x18\x03 \x03(\tR\x04plan\"$\n" +
 	"\x0eGetLinkRequest\x12\x12\n" +
-	"\x04link\x18\x01 \x01(\tR\x04link\"\xd6\x01\n" +
+	"\x04link\x18\x01 \x01(\tR\x04link\"\x8f\x02\n" +
 	"\x10ListLinksRequest\x12!\n" +
 	"\tinterface\x18\x01 \x01(\tH\x00R\tinterface\x88\x01\x01\x12\x19\n" +
 	"\x05netns\x18\x02 \x01(\tH\x01R\x05netns\x88\x01\x01\x12\x15\n" +
 	"\x03app\x18\x03 \x01(\tH\x02R\x03app\x88\x01\x01\x12 \n" +
 	"\tpage_size\x18\x04 \x01(\rH\x03R\bpageSize\x88\x01\x01\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x05 \x01(\tR\tpageTokenB\f\n" +
+	"page_token\x18\x05 \x01(\tR\tpageToken\x127\n" +
+	"\vuser_labels\x18\x06 \x03(\v2\x16.bpfd.v1.LabelSelectorR\n" +
+	"userLabelsB\f\n" +
 	"\n" +
 	"_interfaceB\b\n" +
 	"\x06_netnsB\x06\n" +
@@ -1142,7 +1162,7 @@ const file_bpfd_v1_link_proto_rawDesc = "" +
 	"_page_size\"`\n" +
 	"\x11ListLinksResponse\x12#\n" +
 	"\x05links\x18\x01 \x03(\v2\r.bpfd.v1.LinkR\x05links\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x80\x05\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x98\x05\n" +
 	"\x04Link\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1e\n" +
@@ -1165,7 +1185,8 @@ const file_bpfd_v1_link_proto_rawDesc = "" +
 	"\x06origin\x18\x0f \x01(\x0e2\x13.bpfd.v1.LinkOriginR\x06origin\x12/\n" +
 	"\x11kernel_program_id\x18\x10 \x01(\rH\x02R\x0fkernelProgramId\x88\x01\x01\x12;\n" +
 	"\vcreate_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"createTimeB\v\n" +
+	"createTime\x12\x16\n" +
+	"\x06handle\x18\x12 \x01(\rR\x06handleB\v\n" +
 	"\t_priorityB\v\n" +
 	"\t_positionB\x14\n" +
 	"\x12_kernel_program_id*\xa4\x01\n" +
@@ -1220,9 +1241,10 @@ var file_bpfd_v1_link_proto_goTypes = []any{
 	(*Attachment)(nil),            // 14: bpfd.v1.Attachment
 	(*Warning)(nil),               // 15: bpfd.v1.Warning
 	(*ProceedOn)(nil),             // 16: bpfd.v1.ProceedOn
-	(*Hook)(nil),                  // 17: bpfd.v1.Hook
-	(XdpMode)(0),                  // 18: bpfd.v1.XdpMode
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*LabelSelector)(nil),         // 17: bpfd.v1.LabelSelector
+	(*Hook)(nil),                  // 18: bpfd.v1.Hook
+	(XdpMode)(0),                  // 19: bpfd.v1.XdpMode
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
 }
 var file_bpfd_v1_link_proto_depIdxs = []int32{
 	14, // 0: bpfd.v1.AttachRequest.attachment:type_name -> bpfd.v1.Attachment
@@ -1234,28 +1256,29 @@ var file_bpfd_v1_link_proto_depIdxs = []int32{
 	7,  // 6: bpfd.v1.DetachRequest.links:type_name -> bpfd.v1.LinkNames
 	8,  // 7: bpfd.v1.DetachRequest.all_on:type_name -> bpfd.v1.AllOnInterface
 	15, // 8: bpfd.v1.DetachResponse.warnings:type_name -> bpfd.v1.Warning
-	13, // 9: bpfd.v1.ListLinksResponse.links:type_name -> bpfd.v1.Link
-	0,  // 10: bpfd.v1.Link.state:type_name -> bpfd.v1.LinkState
-	17, // 11: bpfd.v1.Link.hook:type_name -> bpfd.v1.Hook
-	16, // 12: bpfd.v1.Link.proceed_on:type_name -> bpfd.v1.ProceedOn
-	18, // 13: bpfd.v1.Link.xdp_mode:type_name -> bpfd.v1.XdpMode
-	1,  // 14: bpfd.v1.Link.origin:type_name -> bpfd.v1.LinkOrigin
-	19, // 15: bpfd.v1.Link.create_time:type_name -> google.protobuf.Timestamp
-	2,  // 16: bpfd.v1.LinkService.Attach:input_type -> bpfd.v1.AttachRequest
-	4,  // 17: bpfd.v1.LinkService.UpdateLink:input_type -> bpfd.v1.UpdateLinkRequest
-	6,  // 18: bpfd.v1.LinkService.Detach:input_type -> bpfd.v1.DetachRequest
-	10, // 19: bpfd.v1.LinkService.GetLink:input_type -> bpfd.v1.GetLinkRequest
-	11, // 20: bpfd.v1.LinkService.ListLinks:input_type -> bpfd.v1.ListLinksRequest
-	3,  // 21: bpfd.v1.LinkService.Attach:output_type -> bpfd.v1.AttachResponse
-	5,  // 22: bpfd.v1.LinkService.UpdateLink:output_type -> bpfd.v1.UpdateLinkResponse
-	9,  // 23: bpfd.v1.LinkService.Detach:output_type -> bpfd.v1.DetachResponse
-	13, // 24: bpfd.v1.LinkService.GetLink:output_type -> bpfd.v1.Link
-	12, // 25: bpfd.v1.LinkService.ListLinks:output_type -> bpfd.v1.ListLinksResponse
-	21, // [21:26] is the sub-list for method output_type
-	16, // [16:21] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	17, // 9: bpfd.v1.ListLinksRequest.user_labels:type_name -> bpfd.v1.LabelSelector
+	13, // 10: bpfd.v1.ListLinksResponse.links:type_name -> bpfd.v1.Link
+	0,  // 11: bpfd.v1.Link.state:type_name -> bpfd.v1.LinkState
+	18, // 12: bpfd.v1.Link.hook:type_name -> bpfd.v1.Hook
+	16, // 13: bpfd.v1.Link.proceed_on:type_name -> bpfd.v1.ProceedOn
+	19, // 14: bpfd.v1.Link.xdp_mode:type_name -> bpfd.v1.XdpMode
+	1,  // 15: bpfd.v1.Link.origin:type_name -> bpfd.v1.LinkOrigin
+	20, // 16: bpfd.v1.Link.create_time:type_name -> google.protobuf.Timestamp
+	2,  // 17: bpfd.v1.LinkService.Attach:input_type -> bpfd.v1.AttachRequest
+	4,  // 18: bpfd.v1.LinkService.UpdateLink:input_type -> bpfd.v1.UpdateLinkRequest
+	6,  // 19: bpfd.v1.LinkService.Detach:input_type -> bpfd.v1.DetachRequest
+	10, // 20: bpfd.v1.LinkService.GetLink:input_type -> bpfd.v1.GetLinkRequest
+	11, // 21: bpfd.v1.LinkService.ListLinks:input_type -> bpfd.v1.ListLinksRequest
+	3,  // 22: bpfd.v1.LinkService.Attach:output_type -> bpfd.v1.AttachResponse
+	5,  // 23: bpfd.v1.LinkService.UpdateLink:output_type -> bpfd.v1.UpdateLinkResponse
+	9,  // 24: bpfd.v1.LinkService.Detach:output_type -> bpfd.v1.DetachResponse
+	13, // 25: bpfd.v1.LinkService.GetLink:output_type -> bpfd.v1.Link
+	12, // 26: bpfd.v1.LinkService.ListLinks:output_type -> bpfd.v1.ListLinksResponse
+	22, // [22:27] is the sub-list for method output_type
+	17, // [17:22] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_bpfd_v1_link_proto_init() }
@@ -1264,6 +1287,7 @@ func file_bpfd_v1_link_proto_init() {
 		return
 	}
 	file_bpfd_v1_hook_proto_init()
+	file_bpfd_v1_label_proto_init()
 	file_bpfd_v1_progress_proto_init()
 	file_bpfd_v1_link_proto_msgTypes[2].OneofWrappers = []any{}
 	file_bpfd_v1_link_proto_msgTypes[4].OneofWrappers = []any{

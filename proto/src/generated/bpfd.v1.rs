@@ -1174,6 +1174,26 @@ pub mod image_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// Selects apps by one of their user labels.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LabelSelector {
+    /// The app must have a label of this key.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// The label must have this value. Unset: any value.
+    #[prost(string, optional, tag = "2")]
+    pub value: ::core::option::Option<::prost::alloc::string::String>,
+}
+impl ::prost::Name for LabelSelector {
+    const NAME: &'static str = "LabelSelector";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.LabelSelector".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.LabelSelector".into()
+    }
+}
 /// What to attach where.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AttachRequest {
@@ -1392,7 +1412,7 @@ impl ::prost::Name for GetLinkRequest {
     }
 }
 /// Which links.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListLinksRequest {
     /// Only those on this interface. Unset: all.
     #[prost(string, optional, tag = "1")]
@@ -1410,6 +1430,9 @@ pub struct ListLinksRequest {
     /// From the previous answer; empty for the first page.
     #[prost(string, tag = "5")]
     pub page_token: ::prost::alloc::string::String,
+    /// Only those of apps whose user labels fit all of these. At most 32.
+    #[prost(message, repeated, tag = "6")]
+    pub user_labels: ::prost::alloc::vec::Vec<LabelSelector>,
 }
 impl ::prost::Name for ListLinksRequest {
     const NAME: &'static str = "ListLinksRequest";
@@ -1495,6 +1518,9 @@ pub struct Link {
     /// When it was asked for.
     #[prost(message, optional, tag = "17")]
     pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// A number that no other app, program or link of this host ever has.
+    #[prost(uint32, tag = "18")]
+    pub handle: u32,
 }
 impl ::prost::Name for Link {
     const NAME: &'static str = "Link";
@@ -2062,9 +2088,15 @@ pub struct LoadRequest {
     /// Values for global variables. At most 256, each name at most once.
     #[prost(message, repeated, tag = "8")]
     pub globals: ::prost::alloc::vec::Vec<GlobalSetting>,
-    /// Attach at once: if an attachment fails, nothing stays loaded. At most 64.
+    /// Attach at once: if an attachment fails, nothing stays loaded. At most 16.
     #[prost(message, repeated, tag = "9")]
     pub attach: ::prost::alloc::vec::Vec<Attachment>,
+    /// Labels of the caller's choice, for lists to select by. At most 32. A key
+    /// is `[a-z0-9](\[a-z0-9._/-\]{0,61}\[a-z0-9\])?`; a value has at most 255 bytes,
+    /// none of them a control character, and may be empty.
+    #[prost(btree_map = "string, string", tag = "10")]
+    pub user_labels:
+        ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
     /// Exactly one must be set.
     #[prost(oneof = "load_request::Source", tags = "5, 6")]
     pub source: ::core::option::Option<load_request::Source>,
@@ -2238,7 +2270,7 @@ impl ::prost::Name for GetAppRequest {
     }
 }
 /// Which apps.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListAppsRequest {
     /// Only apps with a link on this interface. Unset: all.
     #[prost(string, optional, tag = "1")]
@@ -2253,6 +2285,9 @@ pub struct ListAppsRequest {
     /// From the previous answer; empty for the first page.
     #[prost(string, tag = "4")]
     pub page_token: ::prost::alloc::string::String,
+    /// Only apps whose user labels fit all of these. At most 32.
+    #[prost(message, repeated, tag = "5")]
+    pub user_labels: ::prost::alloc::vec::Vec<LabelSelector>,
 }
 impl ::prost::Name for ListAppsRequest {
     const NAME: &'static str = "ListAppsRequest";
@@ -2434,9 +2469,9 @@ pub struct App {
     /// Where it came from.
     #[prost(message, optional, tag = "7")]
     pub source: ::core::option::Option<AppSource>,
-    /// From the image, with those of the request.
-    #[prost(map = "string, string", tag = "8")]
-    pub labels: ::std::collections::HashMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    /// From the image: what its author says of it.
+    #[prost(btree_map = "string, string", tag = "8")]
+    pub labels: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
     /// In the object's order.
     #[prost(message, repeated, tag = "9")]
     pub programs: ::prost::alloc::vec::Vec<Program>,
@@ -2455,6 +2490,13 @@ pub struct App {
     /// How far its programs reach into the kernel.
     #[prost(enumeration = "Reach", tag = "14")]
     pub reach: i32,
+    /// A number that no other app, program or link of this host ever has.
+    #[prost(uint32, tag = "15")]
+    pub handle: u32,
+    /// From the request that loaded it.
+    #[prost(btree_map = "string, string", tag = "16")]
+    pub user_labels:
+        ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
 }
 impl ::prost::Name for App {
     const NAME: &'static str = "App";
@@ -2580,6 +2622,9 @@ pub struct Program {
     /// Instructions the verifier went through, if the kernel says (5.16).
     #[prost(uint32, optional, tag = "6")]
     pub verified_instructions: ::core::option::Option<u32>,
+    /// A number that no other app, program or link of this host ever has.
+    #[prost(uint32, tag = "7")]
+    pub handle: u32,
 }
 impl ::prost::Name for Program {
     const NAME: &'static str = "Program";

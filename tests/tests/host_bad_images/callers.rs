@@ -1,17 +1,20 @@
 //! Callers who do not wait for a registry that hangs: what they asked for ends with them. The daemon is one of them when it stops.
+//! And callers who ask again.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use bpfd_client::proto::v1::{self as pb, load_request};
+use bpfd_client::{Client, request_id};
 use bpfd_tests::eventually;
 use bytecode_image::testing::registry::Mode;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::registries::workers;
-use crate::world::Images;
+use crate::world::{Images, image};
 
 /// Far less than the 55 seconds after which a pull that nobody ended fails, and more than a busy host needs.
 const SOON: Duration = Duration::from_secs(20);
@@ -92,4 +95,31 @@ fn a_daemon_that_is_asked_to_stop_does_not_wait_for_a_registry() {
         images.host.start();
         assert!(images.host.items("list apps").is_empty(), "{line}");
     }
+}
+
+#[test]
+fn a_load_that_was_carried_out_is_answered_again_without_its_registry() {
+    let images = Images::new();
+    images.publish("open/app", &image());
+    let Images { host, registry, key: _ } = images;
+    // The registry must be asked: nothing that the daemon has stored can serve.
+    let source = pb::ImageSource { reference: "registry/open/app:1".to_owned(), pull: pb::PullPolicy::Always.into() };
+    let request = pb::LoadRequest {
+        request_id: request_id(),
+        source: Some(load_request::Source::Image(source)),
+        ..Default::default()
+    };
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let mut client =
+            Client::connect(&host.path("/run/case/run/bpfd/bpfd.sock"), Duration::from_secs(1)).await.unwrap();
+        let first = client.load(request.clone(), |_| {}).await.unwrap();
+        drop(registry);
+        let mut phases = Vec::new();
+        let again = client.load(request.clone(), |told| phases.push(told.phase)).await.unwrap();
+        assert_eq!((again.app, phases), (first.app, vec![]));
+        let another = pb::LoadRequest { request_id: request_id(), ..request };
+        let refused = client.load(another, |_| {}).await.unwrap_err();
+        assert_eq!(refused.reason(), Some(pb::ErrorReason::RegistryUnreachable));
+    });
+    assert_eq!(host.items("list apps").len(), 1);
 }

@@ -1,7 +1,7 @@
 //! I1 to I7 of `docs/ARCHITECTURE.md`, as far as text shows them, and the file rules of CONTRIBUTING.md.
 //!
 //! Each rule is a row of a table or one function; a rule that text cannot show is not here at all.
-//! I4 and I5 are kept by types (`Verified`, `Permitted`, `Authorized`), I6 by `cargo xtask codegen --check`.
+//! I4 is kept by types (`Verified`, `Permitted`, `Authorized`), I6 by `cargo xtask codegen --check`.
 
 use super::source::{calls, code, has_word, names_crate};
 use super::{File, Finding, Tree};
@@ -48,6 +48,9 @@ const NAMED_ONLY_BY: [(&str, &[&str]); 7] = [
 /// I3: what changes the kernel's state or pins. The engine reaches these through the `Kernel` trait alone.
 const EFFECTS: [&str; 6] = ["set_xdp", "obj_pin", "link_create", "link_update", "link_detach", "raw_tracepoint_open"];
 const EFFECTS_IN: [&str; 3] = ["bpfd/sys/", "bpfd/src/kernel/", "bpfd/src/kernel.rs"];
+
+/// I5: where requests are authorised. The work of a verb begins there.
+const AUTHORIZE_IN: [&str; 2] = ["bpfd/src/service/", "bpfd/core/"];
 
 /// Where the only `unsafe` is.
 const UNSAFE_IN: &str = "bpfd/sys/";
@@ -107,6 +110,9 @@ fn broken_on(file: &File, line: &str) -> Vec<String> {
             messages
                 .push(format!("I3: `{effect}` changes the kernel; only the engine does, by a step in bpfd/src/kernel"));
         }
+    }
+    if calls(line, "authorize") && file.path.starts_with("bpfd/src/") && !within(&AUTHORIZE_IN) {
+        messages.push("I5: requests are authorised by the verbs in bpfd/src/service alone".to_owned());
     }
     if has_word(line, "unsafe") && !within(&[UNSAFE_IN]) {
         messages.push(format!("`unsafe` only in {UNSAFE_IN}"));
@@ -170,6 +176,12 @@ mod tests {
     fn only_kernel_steps_change_the_kernel() {
         broken("bpfd/src/engine.rs", "sys.set_xdp(iface, fd)?;", "I3: `set_xdp`");
         fine("bpfd/src/kernel/xdp.rs", "sys.set_xdp(iface, fd)?;");
+    }
+
+    #[test]
+    fn only_verbs_authorise_requests() {
+        broken("bpfd/src/rpc/v1/app.rs", "let ask = authorize(&policy, who, &state, request)?;", "I5: requests");
+        fine("bpfd/src/service/mod.rs", "let ask = authorize(&policy, who, &state, request)?;");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use bpfd_core::ident::{AppUid, KernelId};
 pub use self::chain::chain;
 pub use self::hook::xdp::chain_key;
 pub use self::report::{plan, progress, time, warnings};
-pub use self::request::{pull_policy, request_id};
+pub use self::request::{label_selectors, pull_policy, request_id};
 pub use self::row::{app, link};
 
 /// A field that does not parse.

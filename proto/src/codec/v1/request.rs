@@ -1,6 +1,9 @@
 //! From messages to typed requests: the door where every field is parsed.
 
+use std::collections::BTreeMap;
+
 use bpfd_core::ident::{AskedId, RequestId, RequestKey};
+use bpfd_core::labels::{LABELS_MAX, LabelSelector, Labels};
 use bpfd_core::request::{
     ATTACH_MAX, AppRef, AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, LIST_MAX, LinkRef, LoadRequest,
     OwnerScope, PullPolicy, Select, UnloadRequest, UnloadWhich, UpdateRequest,
@@ -14,6 +17,8 @@ use super::hook;
 use super::hook::xdp::{asked_priority, asked_proceed_on, chain_key};
 use super::{BadField, bad, bounded, parsed};
 use crate::v1 as pb;
+
+const USER_LABELS: &str = "user_labels";
 
 /// An empty key is no key.
 pub fn request_id(text: &str) -> Result<Option<RequestId>, BadField> {
@@ -41,6 +46,22 @@ pub fn pull_policy(number: i32) -> Result<PullPolicy, BadField> {
     }
 }
 
+fn labels(map: &BTreeMap<String, String>) -> Result<Labels, BadField> {
+    let label = |(key, value): (&String, &String)| Ok((parsed(USER_LABELS, key)?, parsed(USER_LABELS, value)?));
+    let labels: Vec<_> = map.iter().map(label).collect::<Result<_, _>>()?;
+    Labels::of(labels).map_err(|error| bad(USER_LABELS, error))
+}
+
+/// Which user labels apps must have.
+pub fn label_selectors(list: &[pb::LabelSelector]) -> Result<Vec<LabelSelector>, BadField> {
+    bounded(USER_LABELS, list, LABELS_MAX)?;
+    let selector = |pb::LabelSelector { key, value }: &pb::LabelSelector| {
+        let value = value.as_deref().map(|value| parsed(USER_LABELS, value)).transpose()?;
+        Ok(LabelSelector { key: parsed(USER_LABELS, key)?, value })
+    };
+    list.iter().map(selector).collect()
+}
+
 fn attachment(message: &pb::Attachment) -> Result<(AttachAsk, Option<String>), BadField> {
     let when_absent = if message.when_present { WhenAbsent::Wait } else { WhenAbsent::Fail };
     Ok((AttachAsk { hook: hook::asked(message)?, when_absent }, message.function.clone()))
@@ -50,8 +71,17 @@ impl TryFrom<&pb::LoadRequest> for LoadRequest {
     type Error = BadField;
 
     fn try_from(message: &pb::LoadRequest) -> Result<Self, BadField> {
-        let pb::LoadRequest { request_id: key, validate_only: _, name, name_hint, source, programs, globals, attach } =
-            message;
+        let pb::LoadRequest {
+            request_id: key,
+            validate_only: _,
+            name,
+            name_hint,
+            source,
+            programs,
+            globals,
+            attach,
+            user_labels,
+        } = message;
         bounded("programs", programs, LIST_MAX)?;
         bounded("globals", globals, LIST_MAX)?;
         bounded("attach", attach, ATTACH_MAX)?;
@@ -74,6 +104,7 @@ impl TryFrom<&pb::LoadRequest> for LoadRequest {
             name: name.as_deref().map(|name| parsed("name", name)).transpose()?,
             select: select.collect::<Result<_, _>>()?,
             globals: globals.iter().map(|global| (global.name.clone(), global.value.clone())).collect(),
+            labels: labels(user_labels)?,
             attach: attach.iter().map(attachment).collect::<Result<_, _>>()?,
             request: request_key("load", key, message)?,
         })
@@ -177,6 +208,12 @@ mod tests {
         check(|message| message.request_id = "x".into(), "request_id");
         check(|message| message.globals = vec![pb::GlobalSetting::default(); 257], "globals");
         check(|message| message.attach = vec![on_eth0(); 17], "attach");
+        check(|message| message.user_labels = [("Team".into(), "a".into())].into(), "user_labels");
+        check(|message| message.user_labels = [("team".into(), "a\n".into())].into(), "user_labels");
+        check(
+            |message| message.user_labels = (0..33).map(|n| (format!("k{n}"), String::new())).collect(),
+            "user_labels",
+        );
         check(|message| message.attach = vec![pb::Attachment::default()], "attachment.hook");
         check(|message| message.attach = vec![pb::Attachment { priority: Some(1001), ..on_eth0() }], "priority");
         check(|message| message.attach = vec![pb::Attachment { xdp_mode: 9, ..on_eth0() }], "attachment.xdp_mode");

@@ -13,6 +13,7 @@ pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
     let Snapshot { state, observed, statuses: _ } = snapshot;
     let pinned = observed.apps.get(&app.uid);
     let programs = app.programs.iter().map(|program| pb::Program {
+        handle: program.handle.0,
         function: program.function.clone(),
         section: program.section.clone(),
         r#type: program_type(program.kind).into(),
@@ -36,13 +37,15 @@ pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
         app.globals.iter().map(|(name, set)| pb::GlobalSetting { name: name.clone(), value: set.text.clone() });
     pb::App {
         uid: app.uid.to_string(),
+        handle: app.handle.0,
         name: app.name.to_string(),
         generation: app.generation,
         state: pb::AppState::Loaded.into(),
         cause: if pinned.is_some() { String::new() } else { "its pins are gone: `bpfctl doctor` says more".to_owned() },
         owner: Some(owner(&app.owner)),
         source: Some(source(app)),
-        labels: app.labels.clone().into_iter().collect(),
+        labels: app.labels.clone(),
+        user_labels: app.user_labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         programs: programs.collect(),
         maps: maps.collect(),
         globals: globals.collect(),
@@ -88,6 +91,7 @@ pub fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
     let pinned = observed.apps.get(&link.app);
     pb::Link {
         uid: link.uid.to_string(),
+        handle: link.handle.0,
         name: state.link_name(link),
         generation: link.generation,
         state: link_state.into(),

@@ -1,6 +1,9 @@
 //! From errors to what callers see: reason, what failed, why, and what to do. The only place that picks reasons for errors of the
 //! engine and of loads.
 
+mod image;
+mod words;
+
 use bpfd_core::changes::RequestError;
 use bpfd_core::hook::{BadTarget, ChainKey, XdpMode, own};
 use bpfd_core::kernel::{ForeignProgram, ObserveError, StepError};
@@ -17,23 +20,38 @@ use ebpf::select::SelectError;
 use ebpf::verifier_log::Rejection;
 use ebpf::verifier_words::explain;
 
-use super::image;
+use self::image::given_up;
+pub(super) use self::image::image;
+pub(super) use self::words::{attaching, detaching, loading, unloading};
 use crate::causes::error_chain;
 use crate::engine::EngineError;
 use crate::execute::ExecuteError;
-use crate::load::LoadError;
-use crate::load_log::LoadLogs;
+use crate::objects::IncomingError;
+use crate::service::{LoadError, LookError, Refused, UploadRefused};
+use crate::trust::TrustError;
 use crate::worker::parse::ParseError;
 
 /// A refusal by policy.
-pub(super) fn denied(denied: &Denied) -> Refusal {
+pub(in crate::rpc::v1) fn denied(denied: &Denied) -> Refusal {
     let Denied { principal, verb, why, hint } = denied;
     Refusal::new(ErrorReason::PolicyDenied, format!("{principal} may not {verb}")).cause(why).hint(hint)
 }
 
-/// A load that did not happen. `doing` says what was tried, as `load `xdp-pass``.
-pub(super) fn load(doing: &str, error: LoadError, uid: u32, logs: &LoadLogs) -> Refusal {
-    let message = format!("cannot {doing}");
+/// A verb that has no answer of its own to `error`.
+pub(in crate::rpc::v1) fn refused<E: std::error::Error>(
+    error: Refused<E>,
+    failed: impl FnOnce(E) -> Refusal,
+) -> Refusal {
+    match error {
+        Refused::Denied(error) => denied(&error),
+        Refused::NotBegun(error) => engine("cannot begin", &error),
+        Refused::Lost => Refusal::new(ErrorReason::Internal, error.to_string()),
+        Refused::Failed(error) => failed(error),
+    }
+}
+
+/// A load that did not happen; `message` says what was tried.
+pub(in crate::rpc::v1) fn load(message: String, error: LoadError) -> Refusal {
     match error {
         LoadError::Image(error) => Refusal::from(error),
         LoadError::Upload(error) => Refusal::new(ErrorReason::NotFoundObject, message)
@@ -43,15 +61,57 @@ pub(super) fn load(doing: &str, error: LoadError, uid: u32, logs: &LoadLogs) -> 
         LoadError::NotLoadable(error) => Refusal::new(ErrorReason::InvalidObject, message).cause(error_chain(&error)),
         LoadError::Selection(error) => selection(message, &error),
         LoadError::Global { name, source } => global(&name, &source),
-        LoadError::Verifier { program, log, rejection } => {
-            let log_id = logs.keep(uid, &log);
-            verifier(program, &log, log_id, *rejection)
-        }
+        LoadError::Verifier { program, tail, log_id, rejection } => verifier(program, tail, log_id, *rejection),
         LoadError::Kernel(error) => step(message, &error),
         LoadError::TooSlow => Refusal::new(ErrorReason::Timeout, message).cause(error.to_string()),
-        LoadError::GivenUp(why) => Refusal::new(image::given_up(why), message).cause(why.to_string()),
-        LoadError::Engine(error) => engine(&message, error),
+        LoadError::GivenUp(why) => Refusal::new(given_up(why), message).cause(why.to_string()),
+        LoadError::Engine(error) => engine(&message, &error),
         LoadError::Lost => Refusal::new(ErrorReason::Internal, message).cause(error.to_string()),
+    }
+}
+
+/// An upload that was not taken.
+pub(in crate::rpc::v1) fn upload(error: UploadRefused) -> Refusal {
+    let reason = match &error {
+        UploadRefused::Denied(error) => return denied(error),
+        UploadRefused::Lost => ErrorReason::Internal,
+        UploadRefused::Incoming(IncomingError::TooLarge) => ErrorReason::LimitExceeded,
+        UploadRefused::Incoming(IncomingError::Write(_)) => ErrorReason::ResourceExhausted,
+    };
+    Refusal::new(reason, "cannot take the object").cause(error_chain(&error))
+}
+
+/// A chain that is not shown.
+pub(in crate::rpc::v1) fn look(error: &LookError) -> Refusal {
+    let refusal = |reason| Refusal::new(reason, error.to_string());
+    match error {
+        LookError::NoNetns(_) => {
+            refusal(ErrorReason::NoSuchNetns).hint("`ip netns` shows network namespaces that have a name")
+        }
+        LookError::NoInterface(chain) => {
+            refusal(ErrorReason::NoSuchInterface).hint(format!("`{}` shows interfaces", show_interfaces(chain)))
+        }
+        LookError::Denied(error) => denied(error),
+        LookError::Observe(error) => observe(error),
+        LookError::Engine(error) => engine("cannot read the chain", error),
+    }
+}
+
+/// A policy that is not changed; `message` says what was tried.
+pub(in crate::rpc::v1) fn trust(message: String, error: &TrustError) -> Refusal {
+    let refusal = |reason| Refusal::new(reason, message.clone()).cause(error_chain(error));
+    match error {
+        TrustError::File(_) => refusal(ErrorReason::InvalidPolicy),
+        TrustError::Policy(_) | TrustError::Rule { .. } => {
+            refusal(ErrorReason::InvalidPolicy).hint("what held before still holds; mend the file and try again")
+        }
+        TrustError::Name(_) | TrustError::Scope(_) => refusal(ErrorReason::InvalidRequest),
+        TrustError::Key(_) => {
+            refusal(ErrorReason::InvalidRequest).hint("`bpfctl keygen` makes a pair; the public half ends in `.pub`")
+        }
+        TrustError::NameTaken { .. } => {
+            refusal(ErrorReason::NameTaken).hint("choose another name, or edit the file and reload")
+        }
     }
 }
 
@@ -114,10 +174,9 @@ fn some_of(names: &[String]) -> String {
     }
 }
 
-fn verifier(program: String, log: &str, log_id: String, rejection: Rejection) -> Refusal {
+fn verifier(program: String, tail: String, log_id: String, rejection: Rejection) -> Refusal {
     let Rejection { message, instruction, function, location } = rejection;
-    let tail: Vec<&str> = log.lines().rev().filter(|line| !line.trim().is_empty()).take(2).collect();
-    let why = message.clone().unwrap_or_else(|| tail.into_iter().rev().collect::<Vec<_>>().join("; "));
+    let why = message.unwrap_or(tail);
     let place = location.as_ref().map(|at| format!("{}:{}:{}: ", at.file, at.line, at.column)).unwrap_or_default();
     let words = explain(&why);
     let mut refusal =
@@ -138,27 +197,27 @@ fn verifier(program: String, log: &str, log_id: String, rejection: Rejection) ->
 }
 
 /// What the engine refused, or failed at.
-pub(super) fn engine(message: &str, error: EngineError) -> Refusal {
+pub(in crate::rpc::v1) fn engine(message: &str, error: &EngineError) -> Refusal {
     match error {
-        EngineError::Request(error) => request(message, &error),
-        EngineError::Denied(error) => denied(&error),
-        EngineError::Plan(error) => plan(message, &error),
-        EngineError::Execute(error) => execute(message, &error),
+        EngineError::Request(error) => request(message, error),
+        EngineError::Denied(error) => denied(error),
+        EngineError::Plan(error) => plan(message, error),
+        EngineError::Execute(error) => execute(message, error),
         EngineError::Observe(ObserveError { .. }) => {
-            Refusal::new(ErrorReason::KernelError, message).cause(error_chain(&error))
+            Refusal::new(ErrorReason::KernelError, message).cause(error_chain(error))
         }
-        EngineError::Store(_) => Refusal::new(ErrorReason::ResourceExhausted, message).cause(error_chain(&error)),
+        EngineError::Store(_) => Refusal::new(ErrorReason::ResourceExhausted, message).cause(error_chain(error)),
         EngineError::Reused(_) => Refusal::new(ErrorReason::RequestIdReused, message)
             .cause(error.to_string())
             .hint("each request wants a UUID of its own; only the same request again has the same one"),
         EngineError::Repair(_) => Refusal::new(ErrorReason::KernelError, message)
-            .cause(error_chain(&error))
+            .cause(error_chain(error))
             .hint("the last change was broken off; `bpfctl doctor` says what is left, a restart of bpfd tries again"),
         EngineError::Stopped => Refusal::new(ErrorReason::DaemonNotReady, message).cause(error.to_string()),
     }
 }
 
-pub(super) fn execute(message: &str, error: &ExecuteError) -> Refusal {
+fn execute(message: &str, error: &ExecuteError) -> Refusal {
     let exhausted = |reason| Refusal::new(reason, message).cause(error_chain(error));
     match error {
         ExecuteError::Step(error) => step(message.to_owned(), error),
@@ -272,7 +331,7 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
 }
 
 /// The command that shows the interfaces a chain could be of.
-pub(super) fn show_interfaces(chain: &ChainKey) -> String {
+fn show_interfaces(chain: &ChainKey) -> String {
     match &chain.netns {
         Netns::Host => "ip link".to_owned(),
         Netns::Named(name) => format!("ip -n {name} link"),
@@ -305,6 +364,6 @@ fn way_out(chain: &ChainKey, holder: &ForeignProgram, driven: Option<XdpMode>) -
 }
 
 /// A failure of reading the kernel for a reader.
-pub(super) fn observe(error: &ObserveError) -> Refusal {
+pub(in crate::rpc::v1) fn observe(error: &ObserveError) -> Refusal {
     Refusal::new(ErrorReason::KernelError, "cannot read the kernel").cause(error_chain(error))
 }

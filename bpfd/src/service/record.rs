@@ -1,21 +1,37 @@
 //! What changes no hook and is on record all the same: trust, the policy, the image store. It must never decide who may.
 
-use std::sync::Arc;
+use std::error::Error;
 
 use bpfd_core::ident::OpId;
+use bpfd_core::policy::Denied;
 use bpfd_core::state::Owner;
-use tonic::Status;
 use uuid::Uuid;
 
-use super::{Context, status};
+use super::Service;
 use crate::audit::Record;
 use crate::causes::error_chain;
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineError};
 use crate::execute::ExecuteError;
 use crate::kernel::HostKernel;
-use crate::trust::{InForce, TrustError};
 
-impl Context {
+/// Why a verb was not carried out, beside the reasons `E` of its own.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused<E: Error + 'static> {
+    /// The policy.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// It is not on record, and so was not tried.
+    #[error(transparent)]
+    NotBegun(EngineError),
+    /// Its thread ended without an answer: it panicked, and said so on stderr.
+    #[error("the work was lost")]
+    Lost,
+    /// It was tried.
+    #[error(transparent)]
+    Failed(E),
+}
+
+impl Service {
     /// Does `work` with a record before it of who asked and what it is, and one after it of how it ended. Once begun it goes to its end,
     /// even if the caller leaves.
     pub(super) async fn recorded<T, E>(
@@ -23,17 +39,17 @@ impl Context {
         owner: Owner,
         change: String,
         work: impl Future<Output = Result<T, E>> + Send + 'static,
-    ) -> Result<Result<T, E>, Status>
+    ) -> Result<T, Refused<E>>
     where
         T: Send + 'static,
-        E: std::error::Error + Send + 'static,
+        E: Error + Send + 'static,
     {
         let operation = OpId(Uuid::new_v4());
         let begin = move |engine: &mut Engine<HostKernel>| {
             engine.audit().write(&Record::Begin { operation, owner: &owner, changes: &[change], plan: None })
         };
-        let begun = self.engine.call(begin).await.map_err(|error| status::engine("cannot begin", error))?;
-        begun.map_err(|error| status::execute("cannot begin", &ExecuteError::Audit(error)))?;
+        let begun = self.engine.call(begin).await.map_err(Refused::NotBegun)?;
+        begun.map_err(|error| Refused::NotBegun(ExecuteError::Audit(error).into()))?;
         let engine = self.engine.clone();
         let working = tokio::spawn(async move {
             let done = work.await;
@@ -44,16 +60,6 @@ impl Context {
             }
             done
         });
-        working.await.map_err(|_panicked| Status::internal("the work was lost"))
-    }
-
-    /// Reads the policy again. If it cannot be read, what held before holds on.
-    ///
-    /// # Errors
-    /// The outer one: it is not on record, and so was not tried.
-    pub async fn reload_policy(&self, owner: Owner, change: &str) -> Result<Result<Arc<InForce>, TrustError>, Status> {
-        let trust = self.trust.clone();
-        let reload = async move { tokio::task::block_in_place(|| trust.reload()) };
-        self.recorded(owner, change.to_owned(), reload).await
+        working.await.map_err(|_panicked| Refused::Lost)?.map_err(Refused::Failed)
     }
 }

@@ -1,0 +1,167 @@
+//! Errors of images, as callers see them.
+
+use std::error::Error;
+
+use bpfd_core::names::printable;
+use bpfd_proto::status::Refusal;
+use bpfd_proto::v1::ErrorReason;
+use bytecode_image::label::LabelError;
+use bytecode_image::resolve::ResolveError;
+use bytecode_image::store::StoreError;
+use bytecode_image::verify;
+
+use crate::causes::error_chain;
+use crate::images::ImageError;
+use crate::waiter::GivenUp;
+use crate::worker::fetch::{FailureKind, FetchFailure};
+use crate::worker::parse::ParseError;
+
+/// An error of an image as what was tried.
+pub(in crate::rpc::v1) fn image(verb: &str, image: &str, error: ImageError) -> Refusal {
+    let Refusal { reason, message, cause, hint, facts, verifier } = Refusal::from(error);
+    let cause = cause.map_or(message.clone(), |cause| format!("{message}: {cause}"));
+    let message = format!("cannot {verb} `{}`", printable(image));
+    Refusal { reason, message, cause: Some(cause), hint, facts, verifier }
+}
+
+impl From<ImageError> for Refusal {
+    fn from(error: ImageError) -> Self {
+        let text = error.to_string();
+        let refusal = |reason| {
+            let refusal = Self::new(reason, text.clone());
+            match error.source() {
+                Some(source) => refusal.cause(error_chain(source)),
+                None => refusal,
+            }
+        };
+        match &error {
+            ImageError::Reference(_) => refusal(ErrorReason::InvalidReference),
+            ImageError::Registries(_) => {
+                refusal(ErrorReason::InvalidPolicy).hint("mend the file; it is read anew for each pull")
+            }
+            ImageError::Fetch(failure) => fetch(failure),
+            ImageError::Refused(refused) => policy(refused),
+            ImageError::Worker(_) | ImageError::OtherName { .. } | ImageError::Ingest(_) | ImageError::Lost => {
+                refusal(ErrorReason::Internal)
+            }
+            ImageError::Timeout => refusal(ErrorReason::Timeout),
+            ImageError::GivenUp(why) => refusal(given_up(*why)),
+            ImageError::Store(store) => stored(store, refusal),
+            ImageError::NotStored(_) => refusal(ErrorReason::NotFoundImage)
+                .hint("`bpfctl image ls` shows what is there; `bpfctl image pull REFERENCE` brings more"),
+            ImageError::Label(LabelError::Schema(_)) => refusal(ErrorReason::InvalidImage),
+            ImageError::Unpack(_) | ImageError::Config(_) | ImageError::Label(_) => {
+                refusal(ErrorReason::InvalidImage).hint("build it with `bpfctl image build`")
+            }
+            ImageError::Mismatch(_) => refusal(ErrorReason::LabelMismatch)
+                .hint("whoever built the image must build it anew: `bpfctl image build` writes labels from the object"),
+            ImageError::Parse(parse) => match parse {
+                ParseError::Refused(_) | ParseError::Died { .. } => refusal(ErrorReason::InvalidObject),
+                ParseError::TooSlow(_) => refusal(ErrorReason::Timeout),
+                ParseError::Worker(_) => refusal(ErrorReason::Internal),
+            },
+            ImageError::Object(_) => {
+                refusal(ErrorReason::ResourceExhausted).hint("is the disk of /var/lib/bpfd full? `df /var/lib/bpfd`")
+            }
+            ImageError::InUse { reference: _, users } => refusal(ErrorReason::InUse)
+                .hint(format!("unload first: `bpfctl unload {}`", users.join(" ")))
+                .fact("users", users.join(",")),
+        }
+    }
+}
+
+pub(super) fn given_up(why: GivenUp) -> ErrorReason {
+    match why {
+        GivenUp::Left => ErrorReason::Cancelled,
+        GivenUp::Stopping => ErrorReason::DaemonNotReady,
+    }
+}
+
+fn fetch(failure: &FetchFailure) -> Refusal {
+    let FetchFailure { kind, what, cause, hint, refused: _ } = failure;
+    let mut refusal = Refusal::new(reason(*kind), what);
+    refusal.cause = (!cause.is_empty()).then(|| cause.clone());
+    refusal.hint = hint.clone();
+    refusal
+}
+
+fn policy(refused: &verify::Refusal) -> Refusal {
+    let refusal = Refusal::new(reason(FailureKind::from(&refused.reason)), refused.to_string());
+    refusal.cause(error_chain(&refused.reason)).hint(refused.hint())
+}
+
+fn stored(error: &StoreError, refusal: impl Fn(ErrorReason) -> Refusal) -> Refusal {
+    match error {
+        StoreError::NotFound(_) => refusal(ErrorReason::NotFoundImage).hint("`bpfctl image pull REFERENCE` brings it"),
+        StoreError::Corrupt(_) | StoreError::NotWhatItSays { .. } => {
+            refusal(ErrorReason::DigestMismatch).hint("`bpfctl image pull REFERENCE` fetches it anew; look at the disk")
+        }
+        StoreError::Missing(_) => {
+            refusal(ErrorReason::NotFoundImage).hint("`bpfctl image pull REFERENCE` fetches it anew")
+        }
+        StoreError::Resolve(ResolveError::NoPlatform { .. }) => refusal(ErrorReason::NoPlatform),
+        StoreError::Resolve(_) | StoreError::Document(_) | StoreError::TooLarge { .. } => {
+            refusal(ErrorReason::InvalidImage)
+        }
+        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            refusal(ErrorReason::ResourceExhausted).hint("the disk of /var/lib/bpfd is full: `df /var/lib/bpfd`")
+        }
+        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::FileTooLarge => {
+            refusal(ErrorReason::ResourceExhausted).hint("`bpfctl image ls` shows images, `bpfctl image rm` makes room")
+        }
+        StoreError::Io { .. } | StoreError::NotALayout(_) | StoreError::Index(_) => refusal(ErrorReason::Internal),
+    }
+}
+
+fn reason(kind: FailureKind) -> ErrorReason {
+    match kind {
+        FailureKind::NotFound => ErrorReason::RegistryNotFound,
+        FailureKind::Unreachable | FailureKind::BrokenOff => ErrorReason::RegistryUnreachable,
+        FailureKind::Denied => ErrorReason::RegistryDenied,
+        FailureKind::Redirect | FailureKind::ForeignRealm => ErrorReason::RegistryRedirect,
+        FailureKind::DigestMismatch => ErrorReason::DigestMismatch,
+        FailureKind::Oversized | FailureKind::Protocol => ErrorReason::RegistryInvalid,
+        FailureKind::InvalidImage => ErrorReason::InvalidImage,
+        FailureKind::NoPlatform => ErrorReason::NoPlatform,
+        FailureKind::NotTrusted => ErrorReason::ImageNotTrusted,
+        FailureKind::SignatureMissing => ErrorReason::SignatureRequired,
+        FailureKind::SignatureInvalid => ErrorReason::SignatureInvalid,
+        FailureKind::DigestRequired => ErrorReason::DigestRequired,
+        FailureKind::Timeout => ErrorReason::Timeout,
+        FailureKind::Local => ErrorReason::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(kind: FailureKind) -> Refusal {
+        let (what, cause) = ("cannot resolve `r.example/a:b`".to_owned(), "cannot reach `r.example:443`".to_owned());
+        let hint = Some("do this".to_owned());
+        Refusal::from(ImageError::from(FetchFailure { kind, what, cause, hint, refused: None }))
+    }
+
+    #[test]
+    fn a_failed_pull_keeps_its_reason_cause_and_hint() {
+        let refusal = refused(FailureKind::Unreachable);
+        assert_eq!(refusal.reason, ErrorReason::RegistryUnreachable);
+        assert_eq!(refusal.message, "cannot resolve `r.example/a:b`");
+        assert_eq!(refusal.cause.as_deref(), Some("cannot reach `r.example:443`"));
+        assert_eq!(refusal.hint.as_deref(), Some("do this"));
+    }
+
+    #[test]
+    fn an_image_that_is_not_stored_is_not_found() {
+        let refusal = Refusal::from(ImageError::NotStored("r.example/a:b".to_owned()));
+        assert_eq!(refusal.reason, ErrorReason::NotFoundImage);
+        assert_eq!(refusal.message, "the image store has no `r.example/a:b`");
+    }
+
+    #[test]
+    fn what_was_tried_comes_first_and_the_rest_is_the_cause() {
+        let refusal = image("verify", "a\u{1b}", ImageError::NotStored("a".to_owned()));
+        assert_eq!(refusal.message, "cannot verify `a\\u{1b}`");
+        assert_eq!(refusal.cause.as_deref(), Some("the image store has no `a`"));
+    }
+}

@@ -1,0 +1,90 @@
+//! What attach, update, detach and unload have in common: one change of the state, carried out by the engine.
+
+use std::sync::Arc;
+
+use bpfd_core::changes::{Fresh, RequestError};
+use bpfd_core::ident::RequestKey;
+use bpfd_core::policy::{Ask, Principal};
+use bpfd_core::report::Warning;
+use bpfd_core::request::Apply;
+use bpfd_core::snapshot::Snapshot;
+use bpfd_core::state::{Change, Owner, State};
+
+use super::Service;
+use crate::engine::{Answer, Context, Engine, EngineError};
+use crate::store::Earlier;
+
+/// What a change did, or would do.
+#[derive(Debug)]
+pub struct Changed {
+    /// The rows, and the plan if only that was asked for.
+    pub answer: Answer,
+    /// What there was before: it has the names of what is gone.
+    pub before: Arc<Snapshot>,
+    /// What there is now.
+    pub now: Arc<Snapshot>,
+    /// Things to know.
+    pub warnings: Vec<Warning>,
+}
+
+/// A request that one change of the state carries out.
+pub(super) trait ChangeRequest: Ask + Send + 'static {
+    /// The caller's idempotency key.
+    fn key(&self) -> Option<RequestKey>;
+
+    /// How many links it makes at most.
+    fn new_links(&self) -> usize {
+        0
+    }
+
+    /// What it means in a state.
+    fn changes(&self, state: &State, owner: &Owner, fresh: &Fresh) -> Result<Vec<Change>, RequestError>;
+
+    /// What `--all` leaves of a state.
+    fn leaves(&self, _: &State) -> Vec<Warning> {
+        vec![]
+    }
+}
+
+impl Service {
+    pub(super) async fn change<R: ChangeRequest>(
+        &self,
+        principal: Principal,
+        request: R,
+        apply: Apply,
+    ) -> Result<Changed, EngineError> {
+        let before = self.snapshot();
+        if let Some(answer) = self.earlier(&principal, request.key(), apply)? {
+            return Ok(Changed { answer, now: before.clone(), before, warnings: vec![] });
+        }
+        let (request, principal) = self.permit(principal, request).await?.into_parts();
+        let warnings = request.leaves(&before.state);
+        let owner = principal.owner();
+        let context = Context {
+            principal,
+            request: request.key(),
+            validate_only: apply == Apply::ValidateOnly,
+            new_links: request.new_links(),
+        };
+        let job = move |engine: &mut Engine<_>| {
+            engine.change(&context, None, |state, fresh| request.changes(state, &owner, fresh))
+        };
+        let answer = self.engine.call(job).await??;
+        Ok(Changed { answer, before, now: self.snapshot(), warnings })
+    }
+
+    /// The answer to this caller's request of that key, if it was carried out before.
+    pub(super) fn earlier(
+        &self,
+        principal: &Principal,
+        key: Option<RequestKey>,
+        apply: Apply,
+    ) -> Result<Option<Answer>, EngineError> {
+        let (Some(key), Apply::Write) = (key, apply) else { return Ok(None) };
+        match tokio::task::block_in_place(|| self.answers.of(key, &principal.owner()))? {
+            None => Ok(None),
+            Some(Earlier::Answered(outcome)) => Ok(Some(Answer { outcome, plan: None })),
+            Some(Earlier::Another) => Err(EngineError::Reused(key.id)),
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Images of the store: list, inspect, verify, remove.
+
+use bpfd_core::ask::{Look, PullAsk};
+use bpfd_core::names::printable;
+use bpfd_core::policy::Principal;
+use bpfd_core::request::Apply;
+
+use super::{Listed, Page, Refused, Service};
+use crate::images::{self, ImageError, Inspected, Removed, Stored, Verdict};
+
+/// Images of one page at most: each is judged, and its signatures verified.
+const PAGE: usize = 100;
+
+/// An image of the store, and who uses it.
+#[derive(Clone, Debug)]
+pub struct StoredImage {
+    /// The image.
+    pub stored: Stored,
+    /// Names of the apps that came from it.
+    pub apps: Vec<String>,
+}
+
+impl Service {
+    /// Images by name.
+    pub async fn images(&self, principal: Principal, page: Page) -> Result<Listed<StoredImage>, Refused<ImageError>> {
+        let (Look(page), _) = self.permit(principal, Look(page)).await?.into_parts();
+        let size = page.limit(PAGE);
+        let mut all = self.images.list(&page.after, size + 1).await.map_err(Refused::Failed)?;
+        let more = all.len() > size;
+        all.truncate(size);
+        let last = all.last().filter(|_| more).map(|stored| stored.reference.to_string());
+        let items = all.into_iter().map(|stored| self.used(stored)).collect();
+        Ok(Listed { snapshot: self.snapshot(), items, next: last.unwrap_or_default() })
+    }
+
+    /// What is in an image, by reference or digest, and the apps that came from it.
+    pub async fn inspect_image(
+        &self,
+        principal: Principal,
+        image: &str,
+    ) -> Result<(Inspected, Vec<String>), Refused<ImageError>> {
+        self.permit(principal, Look(())).await?;
+        let inspected = self.images.inspect(image).await.map_err(Refused::Failed)?;
+        let StoredImage { stored: _, apps } = self.used(inspected.image.clone());
+        Ok((inspected, apps))
+    }
+
+    /// What the policy says of an image, by reference or digest.
+    pub async fn verify_image(&self, principal: Principal, image: &str) -> Result<Verdict, Refused<ImageError>> {
+        self.permit(principal, Look(())).await?;
+        self.images.verify(image).await.map_err(Refused::Failed)
+    }
+
+    /// Takes images away, by reference or digest: all or none.
+    pub async fn remove_images(
+        &self,
+        principal: Principal,
+        images: Vec<String>,
+        apply: Apply,
+    ) -> Result<Removed, Refused<ImageError>> {
+        let names: Vec<String> = images.iter().map(|image| printable(image)).collect();
+        let ask = self.permit(principal, PullAsk(names.join("`, `"))).await?;
+        let (PullAsk(names), principal) = ask.into_parts();
+        let (store, before) = (self.images.clone(), self.snapshot());
+        let remove = async move { store.remove(&images, &before.state, apply).await };
+        match apply {
+            Apply::ValidateOnly => remove.await.map_err(Refused::Failed),
+            Apply::Write => {
+                let change = format!("remove `{names}` from the image store");
+                self.recorded(principal.owner(), change, remove).await
+            }
+        }
+    }
+
+    pub(super) fn used(&self, stored: Stored) -> StoredImage {
+        let apps = images::users(&self.snapshot().state, &stored.reference, stored.digest);
+        StoredImage { stored, apps }
+    }
+}

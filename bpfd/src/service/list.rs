@@ -1,0 +1,215 @@
+//! Get and list: apps, links, chains, and logs of refused loads. Only a chain that is asked for by name is looked at now; everything
+//! else comes from the last snapshot.
+
+use std::sync::Arc;
+
+use bpfd_core::ask::Look;
+use bpfd_core::hook::ChainKey;
+use bpfd_core::kernel::ObserveError;
+use bpfd_core::labels::LabelSelector;
+use bpfd_core::names::NetnsName;
+use bpfd_core::policy::{Denied, Principal};
+use bpfd_core::request::{AppRef, LinkRef, NoOneLink};
+use bpfd_core::snapshot::Snapshot;
+use bpfd_core::state::{App, ChangeError, Link};
+
+use super::Service;
+use crate::engine::EngineError;
+
+/// Apps of one page at most: a message has room for no more than a megabyte.
+const APPS: usize = 200;
+/// Links of one page at most.
+const LINKS: usize = 500;
+
+/// Which part of a list.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// How many at most; a list has a limit of its own.
+    pub size: Option<u32>,
+    /// What the page before ended with; empty for the first.
+    pub after: String,
+}
+
+impl Page {
+    /// How many, for a list whose pages have at most `most`.
+    pub(super) fn limit(&self, most: usize) -> usize {
+        self.size.and_then(|size| usize::try_from(size).ok()).map_or(most, |size| size.clamp(1, most))
+    }
+
+    /// The page of a sorted list, and what the next one begins after.
+    fn of<T>(&self, most: usize, sorted: impl IntoIterator<Item = T>, key: impl Fn(&T) -> String) -> (Vec<T>, String) {
+        let mut rest = sorted.into_iter().filter(|item| key(item) > self.after);
+        let page: Vec<T> = rest.by_ref().take(self.limit(most)).collect();
+        let last = page.last().map(&key).unwrap_or_default();
+        (page, if rest.next().is_some() { last } else { String::new() })
+    }
+}
+
+/// One page.
+#[derive(Clone, Debug)]
+pub struct Listed<T> {
+    /// What it was read from.
+    pub snapshot: Arc<Snapshot>,
+    /// What is on it.
+    pub items: Vec<T>,
+    /// For the next one; empty on the last.
+    pub next: String,
+}
+
+/// Which links.
+#[derive(Clone, Debug, Default)]
+pub struct LinkFilter {
+    /// Of this chain.
+    pub chain: Option<ChainKey>,
+    /// Of this app.
+    pub app: Option<AppRef>,
+    /// Of apps with these labels.
+    pub labels: Vec<LabelSelector>,
+}
+
+/// Which apps.
+#[derive(Clone, Debug, Default)]
+pub struct AppFilter {
+    /// With a link in this chain.
+    pub chain: Option<ChainKey>,
+    /// With these labels.
+    pub labels: Vec<LabelSelector>,
+}
+
+/// Why an app is not shown.
+#[derive(Debug, thiserror::Error)]
+pub enum GetAppError {
+    /// The policy.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// There is none.
+    #[error(transparent)]
+    None(#[from] ChangeError),
+}
+
+/// Why a link is not shown.
+#[derive(Debug, thiserror::Error)]
+pub enum GetLinkError {
+    /// The policy.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// None fits, or several.
+    #[error(transparent)]
+    NoOne(#[from] NoOneLink),
+}
+
+/// Why a chain is not shown.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    /// The policy.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The kernel cannot be read.
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    /// No such network namespace.
+    #[error("no network namespace `{0}`")]
+    NoNetns(NetnsName),
+    /// No such interface.
+    #[error("no interface `{}` in network namespace `{}`", .0.interface, .0.netns)]
+    NoInterface(ChainKey),
+}
+
+impl Service {
+    /// One app.
+    pub async fn app(&self, principal: Principal, app: AppRef) -> Result<(Arc<Snapshot>, App), GetAppError> {
+        let (Look(app), _) = self.permit(principal, Look(app)).await?.into_parts();
+        let snapshot = self.snapshot();
+        let found = app.resolve(&snapshot.state)?.clone();
+        Ok((snapshot, found))
+    }
+
+    /// Apps by name.
+    pub async fn apps(&self, principal: Principal, filter: AppFilter, page: &Page) -> Result<Listed<App>, Denied> {
+        let (Look(AppFilter { chain, labels }), _) = self.permit(principal, Look(filter)).await?.into_parts();
+        let snapshot = self.snapshot();
+        let state = &snapshot.state;
+        let on_chain = |app: &App, chain| state.links_of(app.uid).any(|link| link.placement.chain() == Some(chain));
+        let wanted =
+            |app: &&App| chain.as_ref().is_none_or(|chain| on_chain(app, chain)) && app.user_labels.fit(&labels);
+        let mut apps: Vec<&App> = state.apps.values().filter(wanted).collect();
+        apps.sort_by(|one, other| one.name.cmp(&other.name));
+        let (page, next) = page.of(APPS, apps, |app| app.name.to_string());
+        let items = page.into_iter().cloned().collect();
+        Ok(Listed { items, next, snapshot })
+    }
+
+    /// One link.
+    pub async fn link(&self, principal: Principal, link: LinkRef) -> Result<(Arc<Snapshot>, Link), GetLinkError> {
+        let (Look(link), _) = self.permit(principal, Look(link)).await?.into_parts();
+        let snapshot = self.snapshot();
+        let found = link.resolve(&snapshot.state)?.clone();
+        Ok((snapshot, found))
+    }
+
+    /// Links in the order of their hooks, then as they run.
+    pub async fn links(
+        &self,
+        principal: Principal,
+        filter: LinkFilter,
+        page: &Page,
+    ) -> Result<Listed<Link>, LookError> {
+        let (Look(LinkFilter { chain, app, labels }), _) = self.permit(principal, Look(filter)).await?.into_parts();
+        let snapshot = self.snapshot();
+        // A link may wait for its interface; a name that no link has either is a slip.
+        if let Some(chain) = chain.as_ref().filter(|chain| !snapshot.state.chains().contains(*chain)) {
+            self.look(chain).await?;
+        }
+        let app = app.map(|app| app.resolve(&snapshot.state).ok().map(|app| app.uid));
+        let labelled = |link: &Link| snapshot.state.apps.get(&link.app).is_some_and(|app| app.user_labels.fit(&labels));
+        let wanted = |link: &&Link| {
+            let of_app = app.is_none_or(|app| app == Some(link.app)) && labelled(link);
+            of_app && chain.as_ref().is_none_or(|chain| link.placement.chain() == Some(chain))
+        };
+        let key = |link: &&Link| {
+            let place = link
+                .placement
+                .chain()
+                .and_then(|key| snapshot.observed.members(key).iter().position(|member| member.link == link.uid));
+            format!("{} {:05} {}", link.placement, place.unwrap_or(99_999), link.uid)
+        };
+        let mut links: Vec<&Link> = snapshot.state.links.values().filter(wanted).collect();
+        links.sort_by_cached_key(key);
+        let (page, next) = page.of(LINKS, links, key);
+        let items = page.into_iter().cloned().collect();
+        Ok(Listed { items, next, snapshot })
+    }
+
+    /// A snapshot of now, with that chain.
+    pub async fn chain(&self, principal: Principal, chain: ChainKey) -> Result<Snapshot, LookError> {
+        let (Look(chain), _) = self.permit(principal, Look(chain)).await?.into_parts();
+        self.look(&chain).await
+    }
+
+    /// Every chain that has links.
+    pub async fn chains(&self, principal: Principal) -> Result<Arc<Snapshot>, Denied> {
+        self.permit(principal, Look(())).await?;
+        Ok(self.snapshot())
+    }
+
+    /// The verifier's log of a load that this caller was refused, or root.
+    pub async fn load_log(&self, principal: Principal, id: String) -> Result<Option<String>, Denied> {
+        let (Look(id), principal) = self.permit(principal, Look(id)).await?.into_parts();
+        Ok(self.logs.read(principal.uid, &id))
+    }
+
+    /// The chain of an interface that is there.
+    pub(super) async fn look(&self, chain: &ChainKey) -> Result<Snapshot, LookError> {
+        let asked = chain.clone();
+        let snapshot = self.engine.call(move |engine| engine.look(&asked)).await??;
+        let there = snapshot.observed.chains.get(chain).is_some_and(|seen| seen.interface.is_some());
+        match snapshot.observed.absent_netns(chain) {
+            _ if there => Ok(snapshot),
+            Some(netns) => Err(LookError::NoNetns(netns.clone())),
+            None => Err(LookError::NoInterface(chain.clone())),
+        }
+    }
+}

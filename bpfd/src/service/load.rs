@@ -1,0 +1,155 @@
+//! Load: an image or an upload becomes an app, and is attached if asked.
+//!
+//! Order: the answer to a repeated request, the policy, the image's proof, programs that wait as file descriptors (`make`), the
+//! engine. Nothing is pinned or attached before the engine has it: a load that is given up leaves nothing.
+
+use bpfd_core::changes;
+use bpfd_core::kernel::StepError;
+use bpfd_core::names::printable;
+use bpfd_core::policy::{Authorized, Denied, Principal, Verb};
+use bpfd_core::report::{Phase, Progress, Warning};
+use bpfd_core::request::{Apply, Bytes, LoadRequest};
+use bpfd_core::selection::SelectionError;
+use ebpf::globals::GlobalError;
+use ebpf::inspect::NotLoadable;
+use ebpf::verifier_log::Rejection;
+
+use super::make::{Admitted, Made, VERIFICATION};
+use super::{Changed, Service};
+use crate::audit::DeniedImage;
+use crate::engine::{Context, Engine, EngineError};
+use crate::images::ImageError;
+use crate::kernel::HostKernel;
+use crate::progress::Report;
+use crate::source::UploadError;
+use crate::waiter::{GivenUp, Waiter};
+use crate::worker::parse::ParseError;
+
+/// Why a load did not happen. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The image.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The upload.
+    #[error(transparent)]
+    Upload(#[from] UploadError),
+    /// The parse worker refused the object, or died of it.
+    #[error(transparent)]
+    Parse(#[from] ParseError),
+    /// It lacks what every load needs.
+    #[error(transparent)]
+    NotLoadable(#[from] NotLoadable),
+    /// No program fits.
+    #[error(transparent)]
+    Selection(#[from] SelectionError),
+    /// A `--set`.
+    #[error("cannot set `{name}`")]
+    Global {
+        /// Which.
+        name: String,
+        /// Why.
+        source: GlobalError,
+    },
+    /// The kernel's verifier.
+    #[error("the kernel's verifier rejected `{program}`")]
+    Verifier {
+        /// Which program.
+        program: String,
+        /// The last lines of its log.
+        tail: String,
+        /// Names the whole log.
+        log_id: String,
+        /// What the log says.
+        rejection: Box<Rejection>,
+    },
+    /// Another step of making maps and programs.
+    #[error(transparent)]
+    Kernel(StepError),
+    /// The kernel took too long.
+    #[error("the kernel did not verify the programs within {} seconds", VERIFICATION.as_secs())]
+    TooSlow,
+    /// Nobody waits for it any more.
+    #[error(transparent)]
+    GivenUp(#[from] GivenUp),
+    /// The engine refused or failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A thread of the pool ended without an answer: it panicked, and said so on stderr.
+    #[error("the load was lost")]
+    Lost,
+}
+
+impl Service {
+    /// The app and its links are the outcome's. Given up, it ends before the engine begins, or not at all.
+    pub async fn load(
+        &self,
+        principal: Principal,
+        request: LoadRequest,
+        apply: Apply,
+        report: Report,
+        waiter: &Waiter,
+    ) -> Result<Changed, LoadError> {
+        let before = self.snapshot();
+        if let Some(answer) = self.earlier(&principal, request.request, apply)? {
+            return Ok(Changed { answer, now: before.clone(), before, warnings: vec![] });
+        }
+        let ask = self.permit(principal, request).await.map_err(EngineError::Denied)?;
+        let (admitted, warnings) = self.admit(&ask, &report, waiter).await?;
+        report(Progress::begin(Phase::Inspect));
+        let Made { uid, staged, loaded } = tokio::select! {
+            made = self.loads.make(&ask, admitted, &self.objects, &report) => made?,
+            why = waiter.given_up() => return Err(why.into()),
+        };
+        let (request, principal) = ask.into_parts();
+        let owner = principal.owner();
+        let new_links = request.attach.len();
+        if new_links > 0 {
+            report(Progress::begin(Phase::Attach));
+        }
+        let validate_only = apply == Apply::ValidateOnly;
+        let context = Context { principal, request: request.request, validate_only, new_links };
+        let waits = waiter.clone();
+        let job = move |engine: &mut Engine<HostKernel>| {
+            // The last time to turn back: others may have been before it in the engine's queue.
+            waits.wanted()?;
+            let build = |state: &_, fresh: &_| changes::load(state, loaded.clone(), &owner, fresh);
+            engine.change(&context, Some((uid, staged)), build).map_err(LoadError::from)
+        };
+        let answer = self.engine.call(job).await??;
+        Ok(Changed { answer, before, now: self.snapshot(), warnings })
+    }
+
+    async fn admit(
+        &self,
+        ask: &Authorized<LoadRequest>,
+        report: &Report,
+        waiter: &Waiter,
+    ) -> Result<(Admitted, Vec<Warning>), LoadError> {
+        match &ask.request().bytes {
+            Bytes::Uploaded { object, stem: _ } => Ok((Admitted::Upload(*object), vec![])),
+            Bytes::Image { reference, pull } => {
+                let acquired = self.images.acquire(reference, *pull, report, waiter).await;
+                if let Err(error) = &acquired {
+                    self.record(ask, reference, error).await;
+                }
+                let (acquired, warnings) = acquired?;
+                Ok((Admitted::Image(Box::new(acquired)), warnings))
+            }
+        }
+    }
+
+    /// Puts it on record that the image policy refused a load.
+    async fn record(&self, ask: &Authorized<LoadRequest>, reference: &str, error: &ImageError) {
+        let Some((digest, why)) = error.refused() else { return };
+        let image = DeniedImage { reference: printable(reference), digest: digest.to_string() };
+        let principal = ask.principal().to_string();
+        let denied = Denied { principal, verb: Verb::Load, why, hint: String::new() };
+        let job = move |engine: &mut Engine<HostKernel>| engine.audit().denied_image(&denied, &image);
+        match self.engine.call(job).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "audit log: a refused image is not on record"),
+            Err(error) => tracing::error!(%error, "audit log: a refused image is not on record"),
+        }
+    }
+}

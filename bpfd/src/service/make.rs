@@ -1,0 +1,226 @@
+//! From an object that may be loaded to programs and maps that wait as file descriptors: everything slow, and everything that reads
+//! untrusted bytes.
+//!
+//! Order: a permit to make programs, the object's bytes, inspection in the parse worker, selection, globals, a rehearsal of relocation
+//! in the parse worker, then maps and programs. It must never pin or attach.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use bpfd_core::changes::Loaded;
+use bpfd_core::ident::AppUid;
+use bpfd_core::kernel::{Recipe, StepError};
+use bpfd_core::names::{AppName, printable};
+use bpfd_core::policy::Authorized;
+use bpfd_core::report::{Phase, Progress};
+use bpfd_core::request::LoadRequest;
+use bpfd_core::selection::{self, Selection};
+use bpfd_core::state::{Advice, Map, ObjectDigest, ProgramKind, Setting};
+use ebpf::inspect::Object;
+use ebpf::line_info::LineTable;
+use ebpf::verifier_log::{self, LinkedFunction};
+use tokio::sync::{Semaphore, oneshot};
+use uuid::Uuid;
+
+use super::LoadError;
+use crate::images::Acquired;
+use crate::kernel::{Loader, StagedApp};
+use crate::load_log::LoadLogs;
+use crate::objects::Objects;
+use crate::progress::Report;
+use crate::source::{Bytecode, UploadError};
+use crate::worker::Workers;
+use crate::worker::parse;
+
+/// Loads that may be verified at the same time: each may hold a core for seconds.
+const AT_ONCE: usize = 2;
+/// How long the kernel may take over one load. The verifier gives up at a million instructions, seconds on a slow core.
+pub(super) const VERIFICATION: Duration = Duration::from_secs(30);
+/// Lines of a verifier's log that say why, if it has no message that bpfd can read.
+const TAIL: usize = 2;
+
+/// What makes programs.
+#[derive(Clone)]
+pub struct Loads {
+    workers: Workers,
+    loader: Loader,
+    logs: Arc<LoadLogs>,
+    permits: Arc<Semaphore>,
+}
+
+impl Loads {
+    /// With everything it needs; `logs` gets what the verifier says of programs that it refuses.
+    pub fn new(workers: Workers, loader: Loader, logs: Arc<LoadLogs>) -> Self {
+        Self { workers, loader, logs, permits: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
+    pub(super) async fn make(
+        &self,
+        ask: &Authorized<LoadRequest>,
+        admitted: Admitted,
+        objects: &Objects,
+        report: &Report,
+    ) -> Result<Made, LoadError> {
+        let (ask, objects, loads, report) = (ask.clone(), objects.clone(), self.clone(), report.clone());
+        let permit = self.permits.clone().acquire_owned().await.map_err(|_| LoadError::Lost)?;
+        let (made, making) = oneshot::channel();
+        // A thread of its own, which the end of the daemon need not wait for.
+        let load = move || {
+            let bytecode = admitted.bytecode(&ask, &objects).map_err(LoadError::from);
+            let done = bytecode.and_then(|bytecode| loads.made(&ask, &bytecode, &report));
+            drop(permit);
+            if made.send(done).is_err() {
+                tracing::info!("a load was given up; what it made is dropped");
+            }
+        };
+        thread::Builder::new().name("load".to_owned()).spawn(load).map_err(|_| LoadError::Lost)?;
+        // A verification that is given up goes on in its thread until the verifier ends; what it makes is dropped.
+        match tokio::time::timeout(VERIFICATION, making).await {
+            Err(_) => Err(LoadError::TooSlow),
+            Ok(joined) => joined.map_err(|_| LoadError::Lost)?,
+        }
+    }
+
+    fn made(&self, ask: &Authorized<LoadRequest>, bytecode: &Bytecode, report: &Report) -> Result<Made, LoadError> {
+        let request = ask.request();
+        let object = parse::inspect(&self.workers, bytecode.bytes())?;
+        object.loadable()?;
+        let Selection { functions, attach } = selection::select(&object, &request.select, &request.attach)?;
+        let globals = settings(&object, &request.globals)?;
+        let recipe = recipe(bytecode, &functions, &globals);
+        parse::rehearse(&self.workers, &self.loader, bytecode.bytes(), &recipe)?;
+        report(Progress::begin(Phase::Load));
+        let staged = self.loader.prepare(bytecode.bytes(), &recipe);
+        let staged = staged.map_err(|error| self.explain(ask.principal().uid, bytecode.bytes(), error))?;
+        let uid = AppUid(Uuid::new_v4());
+        let mut programs = staged.programs();
+        for program in &mut programs {
+            if let Some(declared) =
+                object.programs.iter().find(|declared| declared.function.as_str() == program.function)
+            {
+                program.section = declared.section.to_string();
+            }
+        }
+        let loaded = Loaded {
+            uid,
+            name: request.name.clone(),
+            default_name: default_name(bytecode, &functions),
+            source: bytecode.source().clone(),
+            object: bytecode.object(),
+            reach: bytecode.reach(),
+            globals,
+            programs,
+            maps: maps(&object, &staged.maps()),
+            labels: bytecode.labels().clone(),
+            user_labels: request.labels.clone(),
+            advice: advice(&object, bytecode, &functions),
+            attach: request.attach.iter().map(|(ask, _)| ask.clone()).zip(attach).collect(),
+            request: request.request.map(|key| key.id),
+        };
+        Ok(Made { uid, staged, loaded })
+    }
+
+    /// A verifier's log with the place in the source that it means, read from the object's own line information. The whole log is kept
+    /// for its caller.
+    fn explain(&self, uid: u32, elf: &[u8], error: StepError) -> LoadError {
+        match error {
+            StepError::Verifier { program, log } => {
+                let lines = LineTable::read(elf).unwrap_or_default();
+                let functions = [LinkedFunction { name: program.clone(), start: 0 }];
+                let rejection = Box::new(verifier_log::read(log.as_bytes(), &lines, &functions));
+                let tail: Vec<&str> = log.lines().rev().filter(|line| !line.trim().is_empty()).take(TAIL).collect();
+                let tail = tail.into_iter().rev().collect::<Vec<_>>().join("; ");
+                LoadError::Verifier { program, tail, log_id: self.logs.keep(uid, &log), rejection }
+            }
+            other => LoadError::Kernel(other),
+        }
+    }
+}
+
+/// What may be loaded, without its bytes: any number of loads wait for a permit, and an object has up to 16 MiB.
+pub(super) enum Admitted {
+    Upload(ObjectDigest),
+    Image(Box<Acquired>),
+}
+
+impl Admitted {
+    /// With its bytes, hashed again. Only for a load that has its permit.
+    fn bytecode(self, ask: &Authorized<LoadRequest>, objects: &Objects) -> Result<Bytecode, UploadError> {
+        match self {
+            Self::Upload(object) => Bytecode::permitted(ask, object, objects),
+            Self::Image(acquired) => acquired.bytecode(ask, objects),
+        }
+    }
+}
+
+/// Programs and maps that wait as file descriptors, and the row that they are to be.
+pub(super) struct Made {
+    pub(super) uid: AppUid,
+    pub(super) staged: StagedApp,
+    pub(super) loaded: Loaded,
+}
+
+fn settings(object: &Object, wanted: &[(String, String)]) -> Result<BTreeMap<String, Setting>, LoadError> {
+    let encode = |(name, text): &(String, String)| {
+        let bytes = object.global(name).and_then(|global| ebpf::globals::encode(global, text));
+        let bytes = bytes.map_err(|source| LoadError::Global { name: printable(name), source })?;
+        Ok((name.clone(), Setting { text: text.clone(), bytes }))
+    };
+    wanted.iter().map(encode).collect()
+}
+
+fn recipe(
+    bytecode: &Bytecode,
+    functions: &BTreeMap<String, ProgramKind>,
+    globals: &BTreeMap<String, Setting>,
+) -> Recipe {
+    Recipe {
+        object: bytecode.object(),
+        globals: globals.iter().map(|(name, setting)| (name.clone(), setting.bytes.clone())).collect(),
+        functions: functions.clone(),
+        reach: bytecode.reach(),
+    }
+}
+
+fn default_name(bytecode: &Bytecode, functions: &BTreeMap<String, ProgramKind>) -> AppName {
+    let function = || functions.keys().next().and_then(|function| AppName::nearest(function));
+    bytecode.name().cloned().or_else(function).unwrap_or_else(AppName::unnamed)
+}
+
+/// What the object declares of each map that was made; data sections are arrays of one value.
+fn maps(object: &Object, made: &[String]) -> Vec<Map> {
+    let row = |name: &String| {
+        let declared = object.maps.iter().find(|map| map.name.as_str() == name);
+        let data = object.data.iter().find(|section| section.name.as_str() == name);
+        match (declared, data) {
+            (Some(map), _) => Map {
+                name: name.clone(),
+                kind: map.kind.to_string(),
+                key_size: map.key_size,
+                value_size: map.value_size,
+                max_entries: map.max_entries,
+            },
+            (None, section) => Map {
+                name: name.clone(),
+                kind: "array".to_owned(),
+                key_size: 4,
+                value_size: section.map_or(0, |section| section.size),
+                max_entries: 1,
+            },
+        }
+    };
+    made.iter().map(row).collect()
+}
+
+/// The image's label first, then the object's own run config.
+fn advice(object: &Object, bytecode: &Bytecode, functions: &BTreeMap<String, ProgramKind>) -> BTreeMap<String, Advice> {
+    let of = |function: &String| {
+        let own = object.programs.iter().find(|program| program.function.as_str() == function);
+        let own = own.map(selection::advice).unwrap_or_default();
+        let label = bytecode.advice(function).cloned().unwrap_or_default();
+        (function.clone(), label.or(own))
+    };
+    functions.keys().map(of).collect()
+}

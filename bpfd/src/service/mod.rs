@@ -1,0 +1,78 @@
+//! The verbs of bpfd, one file each. A verb takes who asks and a typed request. It answers a repeated request, asks the policy, has the
+//! engine, the images or the policy files do the work, and returns typed results and errors.
+//!
+//! Work begins with an `Authorized` request; `permit` makes them, and only verbs can call it. Must never know how a request was sent.
+
+use std::sync::Arc;
+
+use bpfd_core::policy::{Ask, Authorized, Denied, Policy, Principal, authorize};
+use bpfd_core::snapshot::Snapshot;
+
+use crate::engine::EngineHandle;
+use crate::images::Images;
+use crate::kernel::HostKernel;
+use crate::layout::Layout;
+use crate::load_log::LoadLogs;
+use crate::objects::Objects;
+use crate::store::Answers;
+use crate::trust::Trust;
+
+mod attach;
+mod change;
+mod detach;
+mod image;
+mod list;
+mod load;
+mod make;
+mod pull;
+mod record;
+mod system;
+mod trust;
+mod unload;
+mod update;
+mod upload;
+
+pub use self::change::Changed;
+pub use self::detach::DetachError;
+pub use self::image::StoredImage;
+pub use self::list::{AppFilter, GetAppError, GetLinkError, LinkFilter, Listed, LookError, Page};
+pub use self::load::LoadError;
+pub use self::make::Loads;
+pub use self::record::Refused;
+pub use self::system::{Check, Condition, DoctorError, Info, Start};
+pub use self::trust::NewSigner;
+pub use self::upload::UploadRefused;
+
+/// What verbs work with.
+pub struct Service {
+    pub(crate) engine: EngineHandle<HostKernel>,
+    pub(crate) answers: Answers,
+    pub(crate) loads: Loads,
+    pub(crate) images: Arc<Images>,
+    pub(crate) trust: Arc<Trust>,
+    pub(crate) objects: Objects,
+    pub(crate) logs: Arc<LoadLogs>,
+    pub(crate) policy: Policy,
+    pub(crate) layout: Layout,
+    pub(crate) start: Start,
+}
+
+impl Service {
+    /// The policy's decision. A refusal goes on record.
+    async fn permit<R: Ask>(&self, principal: Principal, request: R) -> Result<Authorized<R>, Denied> {
+        let snapshot = self.snapshot();
+        let decided = authorize(&self.policy, principal, &snapshot.state, request);
+        if let Err(denied) = &decided {
+            let record = denied.clone();
+            if let Err(error) = self.engine.call(move |engine| engine.denied(&record)).await {
+                tracing::error!(%error, "a refusal is not on record");
+            }
+        }
+        decided
+    }
+
+    /// What readers see.
+    fn snapshot(&self) -> Arc<Snapshot> {
+        self.engine.snapshot()
+    }
+}

@@ -1,0 +1,119 @@
+//! Info and doctor: what this daemon is, and whether all is well.
+
+use bpfd_core::ask::Look;
+use bpfd_core::kernel::ObserveError;
+use bpfd_core::policy::{Denied, Principal};
+
+use super::Service;
+use crate::engine::EngineError;
+
+/// What the daemon found when it started.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// Seconds since 1970.
+    pub time: u64,
+    /// What keeps it from being READY, in a sentence each.
+    pub causes: Vec<String>,
+    /// How a change ended that a crash broke off.
+    pub recovered: Option<&'static str>,
+    /// The way chains are kept, and why.
+    pub mode: String,
+    /// Why.
+    pub mode_cause: String,
+}
+
+/// What this daemon is.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// How it started.
+    pub start: Start,
+    /// The running kernel's release.
+    pub kernel: String,
+    /// What `--root` said.
+    pub root: Option<String>,
+    /// Where pins are.
+    pub pins: String,
+}
+
+/// One thing that `doctor` looked at.
+#[derive(Clone, Debug)]
+pub struct Check {
+    /// Which, for machines.
+    pub id: String,
+    /// How it is.
+    pub condition: Condition,
+    /// In a sentence.
+    pub detail: String,
+    /// What to do; may be empty.
+    pub hint: &'static str,
+}
+
+/// How something is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Condition {
+    /// As it should be.
+    Good,
+    /// Worth a look.
+    Doubtful,
+    /// Broken.
+    Bad,
+}
+
+/// Why nothing was looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum DoctorError {
+    /// The policy.
+    #[error(transparent)]
+    Denied(#[from] Denied),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The kernel cannot be read.
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+}
+
+impl Service {
+    /// What this daemon is.
+    pub async fn info(&self, principal: Principal) -> Result<Info, Denied> {
+        self.permit(principal, Look(())).await?;
+        Ok(Info {
+            start: self.start.clone(),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            root: self.layout.root.as_ref().map(|root| root.display().to_string()),
+            pins: self.layout.pins().display().to_string(),
+        })
+    }
+
+    /// Looks at everything that it knows how to look at.
+    pub async fn doctor(&self, principal: Principal) -> Result<Vec<Check>, DoctorError> {
+        self.permit(principal, Look(())).await?;
+        let broken = self.engine.call(|engine| engine.check()).await??;
+        let Start { causes, mode, mode_cause, .. } = &self.start;
+        let mut checks = vec![check("xdp-chain-mode", Condition::Good, format!("{mode}: {mode_cause}"), "")];
+        checks.extend(causes.iter().map(|cause| {
+            check("start", Condition::Doubtful, cause.clone(), "mend that, then restart bpfd; its log has more")
+        }));
+        if broken.is_empty() {
+            checks.push(check("invariants", Condition::Good, "rows, pins and hooks agree".to_owned(), ""));
+        }
+        checks.extend(broken.into_iter().map(|broken| {
+            check(&broken.invariant, Condition::Bad, broken.what, "restart bpfd: start-up repairs what it can")
+        }));
+        let sysctl = std::fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled").unwrap_or_default();
+        checks.push(match sysctl.trim() {
+            "0" => check(
+                "unprivileged-bpf",
+                Condition::Doubtful,
+                "any user may load BPF programs beside bpfd".to_owned(),
+                "`sysctl -w kernel.unprivileged_bpf_disabled=1`",
+            ),
+            value => check("unprivileged-bpf", Condition::Good, format!("unprivileged_bpf_disabled is `{value}`"), ""),
+        });
+        Ok(checks)
+    }
+}
+
+fn check(id: &str, condition: Condition, detail: String, hint: &'static str) -> Check {
+    Check { id: id.to_owned(), condition, detail, hint }
+}
