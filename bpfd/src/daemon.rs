@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bpfd_core::config::{Config, ConfigError};
 use bpfd_core::ident::BootId;
 use bpfd_core::kernel::ChainMode;
-use bpfd_core::policy::{GROUP, Policy, Principal, VIEW_GROUP};
+use bpfd_core::policy::{GROUP, Principal, VIEW_GROUP};
 use bpfd_sys::bpffs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -117,7 +117,8 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
         mode @ ChainMode::Fused { cause } => (mode.to_string(), cause.clone()),
         mode @ ChainMode::Libxdp => (mode.to_string(), String::new()),
     };
-    let make = move || Engine::start(kernel, store, Box::new(audit), boot, Box::new(Uuid::new_v4));
+    let policy = trust.subscribe();
+    let make = move || Engine::start(kernel, store, Box::new(audit), policy, boot, Box::new(Uuid::new_v4));
     let (engine, repaired) = EngineHandle::spawn(make)?;
     let Repaired { recovered, steps, failures, .. } = repaired;
     let recovered = recovered.map(|how| match how {
@@ -138,13 +139,12 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let registries = RegistryFiles::open(layout)?;
     let images = Arc::new(Images::open(layout, workers.clone(), trust.clone(), registries, objects.clone())?);
     let context = rpc::Context {
-        loads: Loads::new(engine.clone(), images.clone(), objects.clone(), workers, loader),
+        loads: Loads::new(engine.clone(), images.clone(), trust.clone(), objects.clone(), workers, loader),
         engine,
         images,
         trust,
         objects,
         logs: Arc::new(LoadLogs::default()),
-        policy: Policy,
         layout: layout.clone(),
         start: Start {
             time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),

@@ -13,10 +13,11 @@ use bpfd_core::changes::{self, Loaded};
 use bpfd_core::ident::AppUid;
 use bpfd_core::kernel::{Recipe, StepError};
 use bpfd_core::names::{AppName, printable};
-use bpfd_core::policy::{Authorized, Denied, Verb};
+use bpfd_core::policy::{Authorized, Denied, Principal, Verb};
 use bpfd_core::request::{Bytes, LoadRequest};
 use bpfd_core::selection::{self, Selection, SelectionError};
 use bpfd_core::state::{Advice, Map, ObjectDigest, ProgramType, Setting};
+use bpfd_policy::Policy;
 use ebpf::globals::GlobalError;
 use ebpf::inspect::{NotLoadable, Object};
 use ebpf::line_info::LineTable;
@@ -25,12 +26,13 @@ use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
 
 use crate::audit::DeniedImage;
-use crate::engine::{Answer, Context, EngineError, EngineHandle};
+use crate::engine::{Answer, Context, Engine, EngineError, EngineHandle};
 use crate::images::{Acquired, ImageError, Images, Warning};
 use crate::kernel::{HostKernel, Loader, StagedApp};
 use crate::objects::Objects;
 use crate::progress::{Phase, Progress, Report};
 use crate::source::{Bytecode, UploadError};
+use crate::trust::Trust;
 use crate::waiter::{GivenUp, Waiter};
 use crate::worker::Workers;
 use crate::worker::parse::{self, ParseError};
@@ -98,6 +100,7 @@ pub enum LoadError {
 pub struct Loads {
     engine: EngineHandle<HostKernel>,
     images: Arc<Images>,
+    trust: Arc<Trust>,
     objects: Objects,
     workers: Workers,
     loader: Loader,
@@ -109,11 +112,12 @@ impl Loads {
     pub fn new(
         engine: EngineHandle<HostKernel>,
         images: Arc<Images>,
+        trust: Arc<Trust>,
         objects: Objects,
         workers: Workers,
         loader: Loader,
     ) -> Self {
-        Self { engine, images, objects, workers, loader, permits: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self { engine, images, trust, objects, workers, loader, permits: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     /// The whole way. `Answer::outcome` has the app and its links. Given up, it ends before the engine begins, or not at all.
@@ -138,7 +142,7 @@ impl Loads {
             report(Progress::begin(Phase::Attach));
         }
         let waits = waiter.clone();
-        let job = move |engine: &mut crate::engine::Engine<HostKernel>| {
+        let job = move |engine: &mut Engine<HostKernel>| {
             // The last time to turn back: others may have been before it in the engine's queue.
             waits.wanted()?;
             let build = |state: &_, fresh: &_| changes::load(state, loaded.clone(), &owner, fresh);
@@ -159,7 +163,7 @@ impl Loads {
             Bytes::Image { reference, pull } => {
                 let acquired = self.images.acquire(reference, *pull, report, waiter).await;
                 if let Err(error) = &acquired {
-                    self.record(ask, reference, error).await;
+                    self.record(ask.principal(), reference, error).await;
                 }
                 let (acquired, warnings) = acquired?;
                 Ok((Admitted::Image(Box::new(acquired)), warnings))
@@ -168,12 +172,11 @@ impl Loads {
     }
 
     /// Puts it on record that the image policy refused a load.
-    async fn record(&self, ask: &Authorized<LoadRequest>, reference: &str, error: &ImageError) {
+    async fn record(&self, principal: &Principal, reference: &str, error: &ImageError) {
         let Some((digest, why)) = error.refused() else { return };
         let image = DeniedImage { reference: printable(reference), digest: digest.to_string() };
-        let principal = ask.principal().to_string();
-        let denied = Denied { principal, verb: Verb::Load, why, hint: String::new() };
-        let job = move |engine: &mut crate::engine::Engine<HostKernel>| engine.audit().denied_image(&denied, &image);
+        let denied = Denied { principal: principal.to_string(), verb: Verb::Load, why, hint: String::new() };
+        let job = move |engine: &mut Engine<HostKernel>| engine.audit().denied_image(&denied, &image);
         match self.engine.call(job).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "audit log: a refused image is not on record"),
@@ -190,10 +193,11 @@ impl Loads {
         let (ask, objects) = (ask.clone(), self.objects.clone());
         let permit = self.permits.clone().acquire_owned().await.map_err(|_| LoadError::Lost)?;
         let (workers, loader, report) = (self.workers.clone(), self.loader.clone(), report.clone());
+        let policy = self.trust.policy();
         let (made, making) = oneshot::channel();
         // A thread of its own, which the end of the daemon need not wait for.
         let load = move || {
-            let bytecode = admitted.bytecode(&ask, &objects).map_err(LoadError::from);
+            let bytecode = admitted.bytecode(&ask, &objects, &policy).map_err(LoadError::from);
             let done = bytecode.and_then(|bytecode| make(&workers, &loader, ask.request(), &bytecode, &report));
             drop(permit);
             if made.send(done).is_err() {
@@ -217,10 +221,15 @@ enum Admitted {
 
 impl Admitted {
     /// With its bytes, hashed again. Only for a load that has its permit.
-    fn bytecode(self, ask: &Authorized<LoadRequest>, objects: &Objects) -> Result<Bytecode, UploadError> {
+    fn bytecode(
+        self,
+        ask: &Authorized<LoadRequest>,
+        objects: &Objects,
+        policy: &Policy,
+    ) -> Result<Bytecode, UploadError> {
         match self {
-            Self::Upload(object) => Bytecode::permitted(ask, object, objects),
-            Self::Image(acquired) => acquired.bytecode(ask, objects),
+            Self::Upload(object) => Bytecode::permitted(ask, object, objects, policy),
+            Self::Image(acquired) => acquired.bytecode(ask, objects, policy),
         }
     }
 }
@@ -257,7 +266,7 @@ fn make(
         uid,
         name: request.name.clone(),
         default_name: default_name(bytecode, &functions),
-        source: bytecode.source().clone(),
+        source: bytecode.proof().source(),
         object: bytecode.object(),
         reach: bytecode.reach(),
         globals,

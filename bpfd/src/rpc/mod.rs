@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use bpfd_core::policy::{Ask, Authorized, Policy, Principal, authorize};
+use bpfd_core::policy::{Ask, Authorized, Principal, authorize};
 use bpfd_core::wire::BadField;
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1::ErrorReason;
@@ -42,14 +42,12 @@ pub struct Context {
     pub loads: Loads,
     /// Images of this host.
     pub images: Arc<Images>,
-    /// Whose signatures count.
+    /// The policy in force.
     pub trust: Arc<Trust>,
     /// Uploads, and what images held.
     pub objects: Objects,
     /// Logs of refused loads.
     pub logs: Arc<LoadLogs>,
-    /// The rules in force.
-    pub policy: Policy,
     /// Paths.
     pub layout: Layout,
     /// What the daemon found when it started.
@@ -85,7 +83,7 @@ impl Context {
     /// The decision on a parsed request.
     pub async fn permit<R: Ask>(&self, principal: Principal, request: R) -> Result<Authorized<R>, Status> {
         let snapshot = self.engine.snapshot();
-        match authorize(&self.policy, principal, &snapshot.state, request) {
+        match authorize(&self.trust.policy(), principal, &snapshot.state, request) {
             Ok(authorized) => Ok(authorized),
             Err(denied) => {
                 let record = denied.clone();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bpfd_core::ask::TrustAsk;
 use bpfd_core::names::printable;
 use bpfd_core::wire::{self, BadField};
+use bpfd_policy::Policy;
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::ErrorReason;
@@ -13,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Context, bad_field, principal};
 use crate::causes::error_chain;
-use crate::trust::{Added, Apply, InForce, TrustError};
+use crate::trust::{Added, Apply, TrustError};
 
 /// Bytes of a key's PEM: P-256 and Ed25519 have 200.
 const KEY: usize = 16 << 10;
@@ -57,13 +58,13 @@ impl pb::policy_service_server::PolicyService for PolicyApi {
         let (TrustAsk(()), principal) = self.context.permit(principal, TrustAsk(())).await?.into_parts();
         let reloaded = self.context.reload_policy(principal.owner(), "read the policy again").await?;
         let reloaded = reloaded.map_err(|error| refusal("cannot reload the policy".to_owned(), &error))?;
-        let InForce { policy, files, signers } = reloaded.as_ref();
+        let Policy { files, signers, images } = reloaded.as_ref();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Ok(Response::new(pb::ReloadPolicyResponse {
-            files: files.iter().map(|file| file.display().to_string()).collect(),
-            signers: count(*signers),
-            images: count(policy.images.len()),
-            // `trust` refuses a policy that has any.
+            files: files.clone(),
+            signers: count(signers.len()),
+            images: count(images.len()),
+            // A policy that has any is refused.
             rules: 0,
         }))
     }
@@ -79,7 +80,7 @@ fn refusal(message: String, error: &TrustError) -> Refusal {
     let refusal = |reason| Refusal::new(reason, message.clone()).cause(error_chain(error));
     match error {
         TrustError::File(_) => refusal(ErrorReason::InvalidPolicy),
-        TrustError::Policy(_) | TrustError::Rule { .. } => {
+        TrustError::Policy(_) => {
             refusal(ErrorReason::InvalidPolicy).hint("what held before still holds; mend the file and try again")
         }
         TrustError::Name(_) | TrustError::Scope(_) => refusal(ErrorReason::InvalidRequest),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bpfd_core::ident::OpId;
 use bpfd_core::state::Owner;
+use bpfd_policy::Policy;
 use tonic::Status;
 use uuid::Uuid;
 
@@ -13,7 +14,7 @@ use crate::causes::error_chain;
 use crate::engine::Engine;
 use crate::execute::ExecuteError;
 use crate::kernel::HostKernel;
-use crate::trust::{InForce, TrustError};
+use crate::trust::TrustError;
 
 impl Context {
     /// Does `work` with a record before it of who asked and what it is, and one after it of how it ended. Once begun it goes to its end,
@@ -51,7 +52,7 @@ impl Context {
     ///
     /// # Errors
     /// The outer one: it is not on record, and so was not tried.
-    pub async fn reload_policy(&self, owner: Owner, change: &str) -> Result<Result<Arc<InForce>, TrustError>, Status> {
+    pub async fn reload_policy(&self, owner: Owner, change: &str) -> Result<Result<Arc<Policy>, TrustError>, Status> {
         let trust = self.trust.clone();
         let reload = async move { tokio::task::block_in_place(|| trust.reload()) };
         self.recorded(owner, change.to_owned(), reload).await
