@@ -12,7 +12,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bpfd_core::config::{Config, ConfigError};
 use bpfd_core::ident::BootId;
 use bpfd_core::kernel::ChainMode;
-use bpfd_core::policy::{GROUP, Policy, VIEW_GROUP};
+use bpfd_core::policy::{GROUP, VIEW_GROUP};
 use bpfd_sys::bpffs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -118,7 +118,8 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
         mode @ ChainMode::Fused { cause } => (mode.to_string(), cause.clone()),
         mode @ ChainMode::Libxdp => (mode.to_string(), String::new()),
     };
-    let make = move || Engine::start(kernel, store, Box::new(audit), boot, Box::new(Uuid::new_v4));
+    let policy = trust.subscribe();
+    let make = move || Engine::start(kernel, store, Box::new(audit), policy, boot, Box::new(Uuid::new_v4));
     let (engine, repaired) = EngineHandle::spawn(make)?;
     let Repaired { recovered, steps, failures, .. } = repaired;
     let recovered = recovered.map(|how| match how {
@@ -147,7 +148,6 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
         trust,
         objects,
         logs,
-        policy: Policy,
         layout: layout.clone(),
         start: Start {
             time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),

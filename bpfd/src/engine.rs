@@ -18,8 +18,9 @@ use bpfd_core::journal::Operation;
 use bpfd_core::kernel::{InterfaceId, Kernel, ObserveError, Observed, Scope, StepError};
 use bpfd_core::order;
 use bpfd_core::plan::{PlanError, Planned, adoptions, own_status, plan, status, status_of, touched};
-use bpfd_core::policy::{Denied, Policy, Principal, confirm};
+use bpfd_core::policy::{Denied, Principal, confirm};
 use bpfd_core::state::{Change, State};
+use bpfd_policy::Policy;
 use tokio::sync::watch;
 
 use crate::audit::AuditSink;
@@ -90,7 +91,7 @@ pub struct Engine<K: Kernel> {
     kernel: K,
     store: Store,
     audit: Box<dyn AuditSink + Send>,
-    policy: Policy,
+    policy: watch::Receiver<Arc<Policy>>,
     boot: BootId,
     uids: Box<dyn Uids + Send>,
     state: State,
@@ -110,6 +111,7 @@ impl<K: Kernel> Engine<K> {
         mut kernel: K,
         mut store: Store,
         mut audit: Box<dyn AuditSink + Send>,
+        policy: watch::Receiver<Arc<Policy>>,
         boot: BootId,
         mut uids: Box<dyn Uids + Send>,
     ) -> Result<(Self, Repaired), RepairError> {
@@ -118,7 +120,7 @@ impl<K: Kernel> Engine<K> {
         let (published, _) = watch::channel(Arc::new(Snapshot::default()));
         let (settled, barred, unrepaired) = (interfaces(&seen), repaired.lasting(), false);
         let mut engine =
-            Self { kernel, store, audit, policy: Policy, boot, uids, state, settled, barred, unrepaired, published };
+            Self { kernel, store, audit, policy, boot, uids, state, settled, barred, unrepaired, published };
         let everything = Scope::Everything(engine.state.chains());
         engine.publish(&everything)?;
         Ok((engine, repaired))
@@ -228,6 +230,11 @@ impl<K: Kernel> Engine<K> {
         self.audit.as_mut()
     }
 
+    /// The policy of now.
+    pub fn policy(&self) -> Arc<Policy> {
+        self.policy.borrow().clone()
+    }
+
     /// The kernel, for what is not part of any change.
     pub fn kernel(&mut self) -> &mut K {
         &mut self.kernel
@@ -257,7 +264,7 @@ impl<K: Kernel> Engine<K> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let fresh = Fresh { app, links, programs: self.store.next_handle(), now };
         let mut changes = build(&self.state, &fresh)?;
-        if let Err(denied) = confirm(&self.policy, &context.principal, &self.state, &changes) {
+        if let Err(denied) = confirm(&self.policy(), &context.principal, &self.state, &changes) {
             self.denied(&denied);
             return Err(denied.into());
         }

@@ -1,14 +1,15 @@
 //! Bytes on their way to the kernel, with the proof that they may go there: from a verified image, or an upload that the policy
-//! permitted. `Bytecode` has no other maker. `load` makes programs of it, and the `engine` attaches them.
+//! permitted. `Bytecode` has no other maker. `load` makes programs of it, and has the proof judged again before the `engine` begins.
 
 use std::collections::BTreeMap;
 use std::io;
 
 use bpfd_core::names::AppName;
-use bpfd_core::policy::{self, Authorized};
+use bpfd_core::policy::Authorized;
 use bpfd_core::request::{Bytes, LoadRequest};
 use bpfd_core::state::{Advice, ObjectDigest, Reach, Source};
-use bytecode_image::verify::Verified;
+use bpfd_policy::Policy;
+use bytecode_image::verify::{Refusal, Verified};
 
 use crate::objects::Objects;
 
@@ -17,11 +18,45 @@ use crate::objects::Objects;
 pub struct Bytecode {
     bytes: Vec<u8>,
     object: ObjectDigest,
-    source: Source,
+    proof: Proof,
     reach: Reach,
     name: Option<AppName>,
     labels: BTreeMap<String, String>,
     advice: BTreeMap<String, Advice>,
+}
+
+/// Why bytes may go to the kernel.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// The caller may load what it sends.
+    Upload,
+    /// The policy lets the image through.
+    Image(Box<Verified>),
+}
+
+impl Proof {
+    /// By the policy of another moment. Whether the caller may load what it sends is for `bpfd_core::policy::confirm` to ask again.
+    ///
+    /// # Errors
+    /// [`Refusal`] of the image.
+    pub fn again(self, policy: &Policy) -> Result<Self, Box<Refusal>> {
+        match self {
+            Self::Upload => Ok(Self::Upload),
+            Self::Image(image) => Ok(Self::Image(Box::new(image.again(policy)?))),
+        }
+    }
+
+    /// As it is kept with an app.
+    pub fn source(&self) -> Source {
+        match self {
+            Self::Upload => Source::Upload,
+            Self::Image(image) => Source::Image {
+                reference: image.reference().to_string(),
+                digest: image.digest().to_string(),
+                signers: image.signers().iter().cloned().collect(),
+            },
+        }
+    }
 }
 
 /// What an image says of the object in it.
@@ -63,6 +98,7 @@ impl Bytecode {
         ask: &Authorized<LoadRequest>,
         object: ObjectDigest,
         objects: &Objects,
+        policy: &Policy,
     ) -> Result<Self, UploadError> {
         let bytes = objects.read(&object).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => UploadError::Absent(object),
@@ -75,8 +111,8 @@ impl Bytecode {
         Ok(Self {
             bytes,
             object,
-            source: Source::Upload,
-            reach: policy::reach(ask.principal(), false),
+            proof: Proof::Upload,
+            reach: policy.reach(ask.principal(), &[]),
             name: stem,
             labels: BTreeMap::new(),
             advice: BTreeMap::new(),
@@ -86,17 +122,16 @@ impl Bytecode {
     /// The object of a verified image, already stored among the objects.
     pub fn verified(
         ask: &Authorized<LoadRequest>,
-        image: &Verified,
+        image: Verified,
         object: ObjectDigest,
         bytes: Vec<u8>,
         words: ImageWords,
+        policy: &Policy,
     ) -> Self {
         let ImageWords { name, labels, advice } = words;
-        let signers: Vec<String> = image.signers().iter().cloned().collect();
-        let reach = policy::reach(ask.principal(), !signers.is_empty());
-        let source =
-            Source::Image { reference: image.reference().to_string(), digest: image.digest().to_string(), signers };
-        Self { bytes, object, source, reach, name, labels, advice }
+        let proof = Proof::Image(Box::new(image));
+        let reach = policy.reach(ask.principal(), proof.source().signers());
+        Self { bytes, object, proof, reach, name, labels, advice }
     }
 
     /// The object.
@@ -109,9 +144,9 @@ impl Bytecode {
         self.object
     }
 
-    /// Where it came from.
-    pub fn source(&self) -> &Source {
-        &self.source
+    /// Why it may be loaded.
+    pub fn proof(&self) -> &Proof {
+        &self.proof
     }
 
     /// How far it may reach.

@@ -1,19 +1,20 @@
-//! Whose signatures count: `policy.toml`, `policy.d/*.toml` and the keys that they name, read, checked and reloaded.
+//! The policy in force, and its files: `policy.toml`, `policy.d/*.toml` and the keys that they name.
 //!
-//! What holds is swapped whole: a bad reload leaves the last good policy in force. Without any file nothing passes. Must never
-//! decide about an image (`bytecode_image::verify` does), nor pass over a section that nobody reads.
+//! The one place that holds the `Policy`. It is swapped whole: a bad reload leaves the last good one in force. Without any file the
+//! built-in policy holds. Must never decide, nor look into a file's text: `bpfd-policy` does.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bpfd_core::request::Apply;
-use bytecode_image::digest::Digest;
-use bytecode_image::key::{KeyError, VerifyingKey};
-use bytecode_image::name::{Name, NotAName};
-use bytecode_image::policy::{ImagePolicy, PolicyError, PolicyText};
-use bytecode_image::scope::{Scope, ScopeError};
-use toml::de::DeTable;
+use bpfd_policy::Policy;
+use bpfd_policy::digest::Digest;
+use bpfd_policy::name::{Name, NotAName};
+use bpfd_policy::read::{PolicyError, PolicyFault, PolicyText, trusting};
+use bpfd_policy::scope::{Scope, ScopeError};
+use bytecode_image::key::{KeyError, VerifyingKey, policy_key};
+use tokio::sync::watch;
 
 use crate::etc::{self, EtcError};
 use crate::layout::Layout;
@@ -22,20 +23,9 @@ use crate::layout::Layout;
 #[derive(Debug)]
 pub struct Trust {
     etc: PathBuf,
-    now: RwLock<Arc<InForce>>,
+    now: watch::Sender<Arc<Policy>>,
     /// One change of the files at a time.
     changing: Mutex<()>,
-}
-
-/// The policy that holds.
-#[derive(Clone, Debug, Default)]
-pub struct InForce {
-    /// What images must bring along.
-    pub policy: ImagePolicy,
-    /// The files it was read from, in their order; none for the built-in one.
-    pub files: Vec<PathBuf>,
-    /// How many `[[signer]]` there are.
-    pub signers: usize,
 }
 
 /// A signer that is trusted now, or would be.
@@ -56,16 +46,6 @@ pub enum TrustError {
     /// A file that is not a policy: with file, line and column.
     #[error(transparent)]
     Policy(Box<PolicyError>),
-    /// Rules would be passed over.
-    #[error("policy is refused at {file}:{line}:{column}: `[[rule]]` is not read by this version, so it cannot hold")]
-    Rule {
-        /// The file.
-        file: String,
-        /// From 1.
-        line: usize,
-        /// From 1.
-        column: usize,
-    },
     /// Not a signer's name.
     #[error(transparent)]
     Name(#[from] NotAName),
@@ -94,31 +74,7 @@ impl From<PolicyError> for TrustError {
 /// A policy file as it was read.
 struct Text {
     path: PathBuf,
-    shown: String,
     text: String,
-}
-
-impl Text {
-    fn new(path: PathBuf, text: String) -> Self {
-        Self { shown: path.display().to_string(), path, text }
-    }
-
-    /// Names of its signers. A text that is no TOML has none here: parsing it as a policy says where it is wrong.
-    fn signers(&self) -> Result<Vec<String>, TrustError> {
-        let Ok(table) = DeTable::parse(&self.text) else { return Ok(vec![]) };
-        let table = table.get_ref();
-        if let Some((key, _)) = table.iter().find(|(key, _)| key.get_ref() == "rule") {
-            let before = self.text.get(..key.span().start).unwrap_or_default();
-            let line = before.matches('\n').count() + 1;
-            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-            return Err(TrustError::Rule { file: self.shown.clone(), line, column });
-        }
-        let signers = table.get("signer").and_then(|signers| signers.get_ref().as_array());
-        let name = |signer: &toml::Spanned<toml::de::DeValue<'_>>| {
-            signer.get_ref().as_table()?.get("name")?.get_ref().as_str().map(str::to_owned)
-        };
-        Ok(signers.into_iter().flat_map(|signers| signers.iter()).filter_map(name).collect())
-    }
 }
 
 impl Trust {
@@ -131,27 +87,32 @@ impl Trust {
         // Keys are named by absolute paths in policy files.
         let etc = std::path::absolute(&layout.etc).map_err(at)?;
         let now = read(&texts(&etc)?, key_text)?;
-        Ok(Self { etc, now: RwLock::new(Arc::new(now)), changing: Mutex::new(()) })
+        Ok(Self { etc, now: watch::Sender::new(Arc::new(now)), changing: Mutex::new(()) })
     }
 
     /// What holds now.
-    pub fn policy(&self) -> Arc<InForce> {
-        self.now.read().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn policy(&self) -> Arc<Policy> {
+        self.now.borrow().clone()
+    }
+
+    /// What holds, for somebody who asks again and again.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Policy>> {
+        self.now.subscribe()
     }
 
     /// Reads the files again, all of them.
     ///
     /// # Errors
     /// [`TrustError`]: then what held before still holds.
-    pub fn reload(&self) -> Result<Arc<InForce>, TrustError> {
+    pub fn reload(&self) -> Result<Arc<Policy>, TrustError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.read_again()
     }
 
     /// Only while `changing` is held.
-    fn read_again(&self) -> Result<Arc<InForce>, TrustError> {
+    fn read_again(&self) -> Result<Arc<Policy>, TrustError> {
         let new = Arc::new(read(&texts(&self.etc)?, key_text)?);
-        *self.now.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
+        self.now.send_replace(new.clone());
         Ok(new)
     }
 
@@ -165,7 +126,7 @@ impl Trust {
         let key_path = self.etc.join("keys").join(format!("{name}.pub"));
         let path = self.etc.join("policy.d").join(format!("{name}.toml"));
         let added = Added { path: path.clone(), key: key.fingerprint() };
-        let text = policy_text(&name, &key_path, &scope);
+        let text = trusting(&name, &key_path, &scope);
 
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = texts(&self.etc)?;
@@ -179,15 +140,14 @@ impl Trust {
             let same = there.text == text && key_there.is_some();
             return if same { Ok(added) } else { Err(taken(&path)) };
         }
-        for there in &all {
-            if there.signers()?.iter().any(|signer| signer == name.as_str()) {
-                return Err(taken(&there.path));
-            }
-        }
         let pem = key.to_pem();
         // Before the others, so that what contradicts it is reported where a person can look.
-        all.insert(0, Text::new(path.clone(), text.clone()));
-        read(&all, |path| if path == key_path { Ok(pem.clone()) } else { key_text(path) })?;
+        all.insert(0, Text { path: path.clone(), text: text.clone() });
+        let with_it = read(&all, |path| if path == key_path { Ok(pem.clone()) } else { key_text(path) });
+        with_it.map_err(|error| match error.fault {
+            PolicyFault::SignerTwice(twice) if twice == name => taken(Path::new(&error.file)),
+            fault => PolicyError { fault, ..error }.into(),
+        })?;
         if apply == Apply::Write {
             etc::replace(&key_path, &pem)?;
             etc::replace(&path, &text)?;
@@ -200,32 +160,20 @@ impl Trust {
 /// Every policy file, `policy.toml` first.
 fn texts(etc: &Path) -> Result<Vec<Text>, TrustError> {
     let files = std::iter::once(etc.join("policy.toml")).chain(etc::toml_files(&etc.join("policy.d"))?);
-    let read = files.map(|path| Ok(etc::read(&path)?.map(|text| Text::new(path, text))));
+    let read = files.map(|path| Ok(etc::read(&path)?.map(|text| Text { path, text })));
     read.filter_map(Result::transpose).collect()
 }
 
-fn read(texts: &[Text], key: impl FnMut(&Path) -> io::Result<String>) -> Result<InForce, TrustError> {
-    let files: Vec<PolicyText<'_>> =
-        texts.iter().map(|Text { shown, text, path: _ }| PolicyText { file: shown, text }).collect();
-    let policy = ImagePolicy::parse(&files, key)?;
-    let signers = texts.iter().map(Text::signers).collect::<Result<Vec<_>, _>>()?;
-    let files = texts.iter().map(|text| text.path.clone()).collect();
-    Ok(InForce { policy, files, signers: signers.iter().map(Vec::len).sum() })
+fn read(texts: &[Text], mut key: impl FnMut(&Path) -> io::Result<String>) -> Result<Policy, PolicyError> {
+    let shown: Vec<String> = texts.iter().map(|text| text.path.display().to_string()).collect();
+    let files = shown.iter().zip(texts).map(|(file, Text { text, path: _ })| PolicyText { file, text });
+    Policy::read(&files.collect::<Vec<_>>(), |path| policy_key(key(path)))
 }
 
 /// A key's file, under the same rules as the policy that names it.
 fn key_text(path: &Path) -> io::Result<String> {
     let text = etc::read(path).map_err(|EtcError { path: _, fault }| io::Error::other(fault))?;
     text.ok_or_else(|| io::ErrorKind::NotFound.into())
-}
-
-fn policy_text(name: &Name, key: &Path, scope: &Scope) -> String {
-    let quoted = |text: String| toml::Value::String(text).to_string();
-    let (key, scope) = (quoted(key.display().to_string()), quoted(scope.to_string()));
-    format!(
-        "# Written by `bpfctl trust add`.\nversion = 1\n\n[[signer]]\nname = \"{name}\"\nkey = {key}\n\n\
-         [[image]]\nscope = {scope}\nrequire = [{{ signed_by = [\"{name}\"] }}]\n"
-    )
 }
 
 #[cfg(test)]
@@ -254,7 +202,7 @@ mod tests {
     fn without_files_nothing_passes() {
         let (_dir, layout) = host();
         let now = Trust::open(&layout).unwrap().policy();
-        assert_eq!((&now.policy, now.files.len(), now.signers), (&ImagePolicy::default(), 0, 0));
+        assert_eq!(*now, Policy::default());
     }
 
     #[test]
@@ -287,10 +235,10 @@ mod tests {
         let trust = Trust::open(&layout).unwrap();
         etc::replace(&file, "version = 2\n").unwrap();
         assert!(trust.reload().is_err());
-        assert_eq!(trust.policy().policy.images.len(), 1);
+        assert_eq!(trust.policy().images.len(), 1);
         etc::replace(&file, "version = 1\n").unwrap();
-        assert_eq!(trust.reload().unwrap().policy.images.len(), 0);
-        assert_eq!(trust.policy().policy.images.len(), 0);
+        assert_eq!(trust.reload().unwrap().images.len(), 0);
+        assert_eq!(trust.policy().images.len(), 0);
     }
 
     #[test]
@@ -299,9 +247,9 @@ mod tests {
         let trust = Trust::open(&layout).unwrap();
         let added = trust.add("ci", &pem(), "r.example/bpf/**", Apply::Write).unwrap();
         assert_eq!(added.path, layout.etc.join("policy.d/ci.toml"));
-        assert_eq!((trust.policy().signers, trust.policy().policy.images.len()), (1, 1));
+        assert_eq!((trust.policy().signers.len(), trust.policy().images.len()), (1, 1));
         let again = Trust::open(&layout).unwrap().policy();
-        assert_eq!((&again.policy, &again.files), (&trust.policy().policy, &vec![added.path]));
+        assert_eq!((&again, &again.files), (&trust.policy(), &vec![added.path.display().to_string()]));
     }
 
     #[test]
@@ -310,7 +258,7 @@ mod tests {
         let trust = Trust::open(&layout).unwrap();
         trust.add("ci", &pem(), "r.example", Apply::ValidateOnly).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        assert_eq!(trust.policy().signers, 0);
+        assert!(trust.policy().signers.is_empty());
     }
 
     #[test]
@@ -323,7 +271,7 @@ mod tests {
         assert_eq!(add(&key, "r.example").unwrap(), first);
         assert!(matches!(add(&pem(), "r.example"), Err(TrustError::NameTaken { .. })));
         assert!(matches!(add(&key, "s.example"), Err(TrustError::NameTaken { .. })));
-        assert_eq!(trust.policy().policy.images.len(), 1);
+        assert_eq!(trust.policy().images.len(), 1);
     }
 
     #[test]

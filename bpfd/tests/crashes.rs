@@ -14,6 +14,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bpfd::audit::{AuditSink, Record};
 use bpfd::engine::{Context, Engine, EngineError, News};
@@ -36,7 +37,9 @@ use bpfd_core::request::{
     AttachAsk, AttachRequest, DetachRequest, DetachWhich, OwnerScope, UnloadRequest, UnloadWhich, UpdateRequest,
 };
 use bpfd_core::state::{Map, ObjectDigest, Owner, ProgramFacts, ProgramKind, Reach, Source, State, WhenAbsent};
+use bpfd_policy::Policy;
 use proptest::prelude::*;
+use tokio::sync::watch;
 use uuid::Uuid;
 
 const BOOT: BootId = BootId(Uuid::from_u128(1));
@@ -85,6 +88,11 @@ fn eth(number: u8) -> ChainKey {
 
 fn owner() -> Owner {
     Owner { uid: 0, user: Some("root".into()) }
+}
+
+/// The built-in policy, which stays.
+fn built_in() -> watch::Receiver<Arc<Policy>> {
+    watch::channel(Arc::default()).1
 }
 
 fn context(request: Option<u128>) -> Context {
@@ -192,9 +200,9 @@ impl Host {
         };
         self.kernel.restart();
         prepare(&mut self.kernel);
-        let started =
-            Engine::start(self.kernel.clone(), store, Box::new(Counted::default()), BOOT, Box::new(uids)).unwrap();
-        let (engine, repaired) = started;
+        let audit = Box::new(Counted::default());
+        let started = Engine::start(self.kernel.clone(), store, audit, built_in(), BOOT, Box::new(uids));
+        let (engine, repaired) = started.unwrap();
         self.engine = Some(engine);
         repaired
     }
@@ -212,7 +220,7 @@ impl Host {
         self.kernel.at_step(step, fate);
         let kernel = Mortal(Rc::new(RefCell::new(self.kernel.clone())));
         let left = kernel.0.clone();
-        let died = Engine::start(kernel, store, Box::new(Counted::default()), BOOT, uids).is_err();
+        let died = Engine::start(kernel, store, Box::new(Counted::default()), built_in(), BOOT, uids).is_err();
         self.kernel = left.borrow().clone();
         died
     }

@@ -4,7 +4,7 @@
 //! cosign's `cosign.pub` use. Owns what a key file may be. Must never read or write a file itself (its mode is the
 //! caller's business), and never show a private key: [`SigningKey`] prints as its public half.
 
-use std::fmt;
+use std::{fmt, io};
 
 use aws_lc_rs::{
     rand::SystemRandom,
@@ -14,7 +14,7 @@ use aws_lc_rs::{
     },
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use bpfd_policy::{key::PublicKey, read::KeyFault};
 
 use crate::{auth::Secret, digest::Digest};
 
@@ -108,10 +108,13 @@ impl VerifyingKey {
             }
             other => other?,
         };
+        Self::from_spki(&spki).ok_or(KeyError::Scheme)
+    }
+
+    fn from_spki(spki: &[u8]) -> Option<Self> {
         [Scheme::P256, Scheme::Ed25519]
             .into_iter()
             .find_map(|scheme| Self::checked(scheme, spki.strip_prefix(scheme.spki())?))
-            .ok_or(KeyError::Scheme)
     }
 
     /// The key if the point is one of its curve.
@@ -166,16 +169,24 @@ impl fmt::Debug for VerifyingKey {
     }
 }
 
-impl Serialize for VerifyingKey {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.to_pem())
+impl From<&VerifyingKey> for PublicKey {
+    fn from(key: &VerifyingKey) -> Self {
+        key.spki().into()
     }
 }
 
-impl<'de> Deserialize<'de> for VerifyingKey {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Self::from_pem(&String::deserialize(deserializer)?).map_err(de::Error::custom)
-    }
+/// The key of a file that a policy names: what [`bpfd_policy::Policy::read`] asks for.
+///
+/// # Errors
+/// [`KeyFault`]: the file cannot be read, or has no public key that this crate knows.
+pub fn policy_key(pem: io::Result<String>) -> Result<PublicKey, KeyFault> {
+    let key = VerifyingKey::from_pem(&pem.map_err(KeyFault::File)?);
+    key.map(|key| PublicKey::from(&key)).map_err(|error| KeyFault::NotAKey(error.into()))
+}
+
+/// True if a policy's key made the signature over exactly these bytes.
+pub(crate) fn verifies(key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
+    VerifyingKey::from_spki(key.spki()).is_some_and(|key| key.verifies(message, signature))
 }
 
 /// A private key.

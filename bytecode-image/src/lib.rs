@@ -13,12 +13,8 @@ pub mod label;
 pub mod limits;
 pub mod media;
 pub mod metadata;
-pub mod name;
-pub mod policy;
-pub mod reference;
 pub mod registries;
 pub mod resolve;
-pub mod scope;
 pub mod sign;
 pub mod store;
 pub mod summary;
@@ -27,3 +23,6 @@ pub mod testing;
 pub mod transport;
 pub mod unpack;
 pub mod verify;
+
+// The words that a policy decides by: this crate reads and writes them, `bpfd-policy` owns them.
+pub use bpfd_policy::{name, reference, scope};

@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+pub use bpfd_policy::limits::{CONFIG_FILE, SIGNATURE, SIGNATURES};
+
 /// Bytes of a manifest or an index: what registries themselves accept (distribution-spec 1.1, "Pushing Manifests": 4 MiB).
 pub const MANIFEST: u64 = 4 << 20;
 /// Bytes of an image configuration: labels are at most 64 KiB, the rest is a few hundred bytes; room for other builders.
@@ -18,10 +20,6 @@ pub const EXPANSION: u64 = 200;
 pub const EXPANSION_FLOOR: u64 = 1 << 20;
 /// Entries of a layer's tar: one ELF, BTF files for some kernels, a licence.
 pub const TAR_ENTRIES: usize = 64;
-/// Signatures looked at for one image, over all its manifests (endless lists: CVE-2023-46737).
-pub const SIGNATURES: usize = 32;
-/// Bytes of one signature's payload or bundle.
-pub const SIGNATURE: u64 = 1 << 20;
 /// Bytes of a token server's answer: tokens are a few KiB.
 pub const TOKEN: u64 = 64 << 10;
 /// Bytes read of an error's body, to quote its code and message.
@@ -44,8 +42,6 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 pub const CONNECT: Duration = Duration::from_secs(10);
 /// Between two pieces of a body.
 pub const IDLE: Duration = Duration::from_secs(15);
-/// Bytes of `registries.toml` and of an auth file: written by hand, a few KiB.
-pub const CONFIG_FILE: u64 = 1 << 20;
 /// Bytes of all files of certificate authorities that `registries.toml` names together: a private one has a few KiB, a distribution's
 /// whole bundle 200 KiB, and they go to the worker that fetches in one message of 1 MiB.
 pub const AUTHORITIES: u64 = 512 << 10;

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use bpfd_policy::position;
 use serde::Deserialize;
 
 use crate::{
@@ -120,11 +121,4 @@ impl Metadata {
             MetadataError::Toml { line, column, message: error.message().to_owned() }
         })
     }
-}
-
-/// Line and column, both from 1, of a byte offset.
-pub(crate) fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let column = before.chars().rev().take_while(|character| *character != '\n').count();
-    (before.matches('\n').count() + 1, column + 1)
 }

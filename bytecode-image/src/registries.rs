@@ -16,6 +16,7 @@ mod endpoint;
 
 use std::{collections::BTreeSet, fs::File, io, io::Read, path::PathBuf};
 
+use bpfd_policy::position;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
@@ -103,9 +104,7 @@ impl Registries {
     /// [`RegistriesError`].
     pub fn parse(text: &str, file: &str) -> Result<Self, RegistriesError> {
         let at = |offset: usize, what: String| {
-            let before = text.get(..offset).unwrap_or(text);
-            let line = before.matches('\n').count() + 1;
-            let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
+            let (line, column) = position(text, offset);
             RegistriesError { file: file.to_owned(), line, column, what }
         };
         let raw: RawFile = toml::from_str(text)

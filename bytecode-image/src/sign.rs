@@ -5,6 +5,7 @@
 //! replace or rewrite one of another signer. Decides nothing about trust.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use bpfd_policy::image::Claim;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -20,15 +21,6 @@ const PAYLOAD_TYPE: &str = "cosign container image signature";
 
 /// Characters of another type that a message shows.
 const SHOWN_CHARACTERS: usize = 64;
-
-/// What was signed, read from a payload whose signature has been checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
-    /// The name that the signer meant; free text until it is compared.
-    pub docker_reference: String,
-    /// The manifest that the signer meant.
-    pub manifest: Digest,
-}
 
 /// Why a payload claims nothing.
 #[derive(Debug, thiserror::Error)]

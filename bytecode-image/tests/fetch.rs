@@ -5,14 +5,14 @@ mod common;
 
 use std::{collections::BTreeSet, sync::Mutex};
 
+use bpfd_policy::{Policy, read::PolicyText};
 use bytecode_image::{
     candidate::Candidate,
     digest::Digest,
     document::Document,
     fetch::{FetchError, Phase, Progress, PullError, PullPolicy, PullRequest, Pulled, pull},
-    key::{Scheme, SigningKey},
+    key::{Scheme, SigningKey, policy_key},
     limits, media,
-    policy::{ImagePolicy, PolicyText},
     resolve::Selected,
     sign::{Signed, sign},
     store::{Store, Sweep},
@@ -49,7 +49,7 @@ fn signed_by(key: &SigningKey) -> impl Fn(&Selected, &[Candidate]) -> Result<Ver
             "version = 1\n[[signer]]\nname = \"ci\"\nkey = \"/ci.pub\"\n\
              [[image]]\nscope = \"{scope}\"\nrequire = [{{ signed_by = [\"ci\"] }}]\n"
         );
-        let policy = ImagePolicy::parse(&[PolicyText { file: "p", text: &text }], |_| Ok(pem.clone())).unwrap();
+        let policy = Policy::read(&[PolicyText { file: "p", text: &text }], |_| policy_key(Ok(pem.clone()))).unwrap();
         decide(&policy, selected.subject(), candidates)
     }
 }

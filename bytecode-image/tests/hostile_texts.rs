@@ -6,16 +6,16 @@
 
 use std::{error::Error, fs, path::Path};
 
+use bpfd_policy::{Policy, read::PolicyText};
 use bytecode_image::{
     auth::AuthFile,
     build::{self, Recipe},
     config::ImageConfig,
     digest::{Descriptor, Digest},
     document::Document,
-    key::{Scheme, SigningKey},
+    key::{Scheme, SigningKey, policy_key},
     label::Label,
     media,
-    policy::{ImagePolicy, PolicyText},
     reference::Reference,
     registries::Registries,
     resolve::Platform,
@@ -245,7 +245,7 @@ unsigned = "allow"
     let seed = seed.replace("DIGEST", &Digest::of(b"").hex());
     never_breaks_text(6, &[seed], |text| {
         let file = PolicyText { file: "policy.toml", text };
-        ImagePolicy::parse(&[file], |_| Ok(pem.clone())).map(drop).map_err(|error| said(&error))
+        Policy::read(&[file], |_| policy_key(Ok(pem.clone()))).map(drop).map_err(|error| said(&error))
     });
 }
 

@@ -2,7 +2,7 @@
 //!
 //! This file must never decide.
 
-use crate::policy::{Ask, Asked, SourceKind, Verb};
+use crate::policy::{Ask, Asked, SourceKind, Verb, load_of, on_app, on_link};
 use crate::request::{
     AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, LoadRequest, OwnerScope, UnloadRequest, UnloadWhich,
     UpdateRequest,
@@ -45,12 +45,12 @@ pub struct UploadAsk;
 
 impl Ask for UploadAsk {
     fn asked(&self, _: &State) -> Vec<Asked> {
-        vec![Asked { source: Some(SourceKind::Upload), ..Asked::verb(Verb::Load) }]
+        vec![load_of(SourceKind::Upload)]
     }
 }
 
 fn attach_asked(attach: &AttachAsk, app: Option<&App>) -> Asked {
-    Asked { priority: attach.hook.priority(), ..Asked::app(Verb::Attach, app) }
+    Asked { priority: attach.hook.priority().map(u32::from), ..on_app(Verb::Attach, app) }
 }
 
 impl Ask for LoadRequest {
@@ -59,8 +59,9 @@ impl Ask for LoadRequest {
             Bytes::Image { .. } => SourceKind::Image,
             Bytes::Uploaded { .. } => SourceKind::Upload,
         };
-        let load = Asked { source: Some(source), ..Asked::verb(Verb::Load) };
-        std::iter::once(load).chain(self.attach.iter().map(|(attach, _)| attach_asked(attach, None))).collect()
+        std::iter::once(load_of(source))
+            .chain(self.attach.iter().map(|(attach, _)| attach_asked(attach, None)))
+            .collect()
     }
 }
 
@@ -72,8 +73,8 @@ impl Ask for AttachRequest {
 
 impl Ask for UpdateRequest {
     fn asked(&self, state: &State) -> Vec<Asked> {
-        let link = Asked::link(Verb::Update, state, self.link.resolve(state).ok());
-        vec![Asked { priority: self.priority, ..link }]
+        let link = on_link(Verb::Update, state, self.link.resolve(state).ok());
+        vec![Asked { priority: self.priority.map(u32::from), ..link }]
     }
 }
 
@@ -81,7 +82,7 @@ impl Ask for DetachRequest {
     fn asked(&self, state: &State) -> Vec<Asked> {
         match &self.which {
             DetachWhich::Links(links) => {
-                links.iter().map(|link| Asked::link(Verb::Detach, state, link.resolve(state).ok())).collect()
+                links.iter().map(|link| on_link(Verb::Detach, state, link.resolve(state).ok())).collect()
             }
             DetachWhich::All(_) => vec![Asked::verb(Verb::Detach)],
         }
@@ -95,9 +96,7 @@ impl Ask for DetachRequest {
 impl Ask for UnloadRequest {
     fn asked(&self, state: &State) -> Vec<Asked> {
         match &self.which {
-            UnloadWhich::Apps(apps) => {
-                apps.iter().map(|app| Asked::app(Verb::Unload, app.resolve(state).ok())).collect()
-            }
+            UnloadWhich::Apps(apps) => apps.iter().map(|app| on_app(Verb::Unload, app.resolve(state).ok())).collect(),
             UnloadWhich::All => vec![Asked::verb(Verb::Unload)],
         }
     }

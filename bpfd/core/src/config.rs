@@ -6,6 +6,7 @@
 //! ```
 //! This file must never read a file.
 
+use bpfd_policy::position;
 use serde::Deserialize;
 
 use crate::mode::Setting;
@@ -44,9 +45,7 @@ impl Config {
     /// Reads the text of `file`.
     pub fn parse(text: &str, file: &str) -> Result<Self, ConfigError> {
         toml::from_str(text).map_err(|error| {
-            let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or(text);
-            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
-            let line = before.matches('\n').count() + 1;
+            let (line, column) = position(text, error.span().map_or(0, |span| span.start));
             ConfigError { file: file.to_owned(), line, column, what: error.message().to_owned() }
         })
     }

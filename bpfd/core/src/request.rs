@@ -6,13 +6,14 @@
 use std::fmt;
 use std::str::FromStr;
 
+pub use bpfd_policy::caller::OwnerScope;
 use serde::{Deserialize, Serialize};
 
 use crate::hook::{ChainKey, HookAsk, ProceedOn};
 use crate::ident::{AppUid, Handle, LinkUid, RequestKey};
 use crate::labels::Labels;
 use crate::names::{AppName, Priority, printable};
-use crate::state::{App, ChangeError, Link, ObjectDigest, Owner, State, WhenAbsent};
+use crate::state::{App, ChangeError, Link, ObjectDigest, State, WhenAbsent};
 
 /// Where the bytes of a load come from.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -145,26 +146,6 @@ pub enum DetachWhich {
     Links(Vec<LinkRef>),
     /// All of a chain, as far as `owners` goes.
     All(ChainKey),
-}
-
-/// How far `--all` goes. It narrows a request, and permits nothing: what it leaves over is decided on like any other.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub enum OwnerScope {
-    /// Whoever owns it.
-    #[default]
-    Anyone,
-    /// What this user owns.
-    Of(u32),
-}
-
-impl OwnerScope {
-    /// Whether it reaches what `owner` owns.
-    pub fn reaches(self, owner: &Owner) -> bool {
-        match self {
-            Self::Anyone => true,
-            Self::Of(uid) => owner.uid == uid,
-        }
-    }
 }
 
 /// Apps that go, their links with them.

@@ -6,8 +6,8 @@
 //! Long because a state and every change to it are read together, with their tests.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
+pub use bpfd_policy::caller::{Owner, Reach};
 use serde::{Deserialize, Serialize};
 
 pub use ebpf::kind::ProgramKind;
@@ -35,32 +35,14 @@ pub enum Source {
     Upload,
 }
 
-/// Who owns an app and its links: names, not ids, outlive a reinstalled host.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Owner {
-    /// The user id that asked.
-    pub uid: u32,
-    /// Its name when it asked, if it had one.
-    pub user: Option<String>,
-}
-
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.user {
-            Some(user) => f.write_str(user),
-            None => write!(f, "uid {}", self.uid),
+impl Source {
+    /// Whose signatures counted.
+    pub fn signers(&self) -> &[String] {
+        match self {
+            Self::Image { reference: _, digest: _, signers } => signers,
+            Self::Upload => &[],
         }
     }
-}
-
-/// With which capabilities the verifier judged the bytes.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Reach {
-    /// With the daemon's own: for root and for bytes that somebody vetted.
-    Kernel,
-    /// Without CAP_PERFMON and CAP_SYS_ADMIN: packets and its own maps, nothing else.
-    Packet,
 }
 
 /// What made a link.

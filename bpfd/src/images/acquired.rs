@@ -6,6 +6,7 @@
 use bpfd_core::policy::Authorized;
 use bpfd_core::request::LoadRequest;
 use bpfd_core::state::ObjectDigest;
+use bpfd_policy::Policy;
 use bytecode_image::verify::Verified;
 
 use super::judge::Judged;
@@ -30,9 +31,14 @@ impl Acquired {
     ///
     /// # Errors
     /// [`UploadError::Read`]: nobody uploaded it, so it is not absent but lost.
-    pub fn bytecode(self, ask: &Authorized<LoadRequest>, objects: &Objects) -> Result<Bytecode, UploadError> {
+    pub fn bytecode(
+        self,
+        ask: &Authorized<LoadRequest>,
+        objects: &Objects,
+        policy: &Policy,
+    ) -> Result<Bytecode, UploadError> {
         let Self { verified, object, words } = self;
         let bytes = objects.read(&object).map_err(|source| UploadError::Read { object, source })?;
-        Ok(Bytecode::verified(ask, &verified, object, bytes, words))
+        Ok(Bytecode::verified(ask, verified, object, bytes, words, policy))
     }
 }

@@ -11,9 +11,7 @@ use bpfd_core::request::PullPolicy;
 use bpfd_sys::worker::CallError;
 use bytecode_image::digest::Digest;
 use bytecode_image::fetch::{self as transfer, PullRequest, Pulled};
-use bytecode_image::policy::ImagePolicy;
 use bytecode_image::reference::Reference;
-use bytecode_image::scope::most_specific;
 use bytecode_image::store::{Before, Fetched, StoreError, Sweep, Swept};
 use bytecode_image::transport::Timeouts;
 use bytecode_image::verify::Refusal;
@@ -171,7 +169,7 @@ impl Shared {
         waiter.wanted()?;
         let ingest = self.store.ingest()?;
         let reference = request.reference.clone();
-        let policy = applicable(&self.trust.policy().policy, &reference);
+        let policy = self.trust.policy().about(&reference);
         let heard = |step| report(progress(step));
         let ended = fetch::pull(&self.workers, ingest.as_fd(), request, policy, deadline, heard, waiter);
         // A worker that was ended, for that reason.
@@ -269,12 +267,6 @@ fn at_fault(error: &ImageError) -> bool {
         | ImageError::InUse { .. }
         | ImageError::Lost => false,
     }
-}
-
-/// The one rule that speaks about a reference: the worker need not know the others.
-fn applicable(policy: &ImagePolicy, reference: &Reference) -> ImagePolicy {
-    let rule = most_specific(&policy.images, |rule| &rule.scope, reference);
-    ImagePolicy { images: rule.cloned().into_iter().collect() }
 }
 
 fn transfer_policy(pull: PullPolicy) -> transfer::PullPolicy {

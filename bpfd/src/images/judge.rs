@@ -44,7 +44,7 @@ impl Shared {
     pub(super) fn judge(&self, reference: &Reference) -> Result<Judged, ImageError> {
         let selected = self.store.selected(reference, &self.platform)?;
         let signatures = self.store.signatures(&selected)?;
-        let verified = verify::decide(&self.trust.policy().policy, selected.subject(), &signatures)?;
+        let verified = verify::decide(&self.trust.policy(), selected.subject(), &signatures)?;
         Ok(Judged { selected, verified })
     }
 
@@ -61,7 +61,7 @@ impl Shared {
             1 => "1 signature is stored with it".to_owned(),
             more => format!("{more} signatures are stored with it"),
         });
-        match verify::decide(&self.trust.policy().policy, selected.subject(), &signatures) {
+        match verify::decide(&self.trust.policy(), selected.subject(), &signatures) {
             Ok(verified) => {
                 let signers = verified.signers().clone();
                 findings.push(format!("scope `{}` of the policy applies to it", verified.scope()));

@@ -98,7 +98,7 @@ impl Service {
         let (admitted, warnings) = self.admit(&ask, &report, waiter).await?;
         report(Progress::begin(Phase::Inspect));
         let Made { uid, staged, loaded } = tokio::select! {
-            made = self.loads.make(&ask, admitted, &self.objects, &report) => made?,
+            made = self.loads.make(&ask, admitted, &self.objects, self.trust.policy(), &report) => made?,
             why = waiter.given_up() => return Err(why.into()),
         };
         let (request, principal) = ask.into_parts();

@@ -18,6 +18,7 @@ use bpfd_core::report::{Phase, Progress};
 use bpfd_core::request::LoadRequest;
 use bpfd_core::selection::{self, Selection};
 use bpfd_core::state::{Advice, Map, ObjectDigest, ProgramKind, Setting};
+use bpfd_policy::Policy;
 use ebpf::inspect::Object;
 use ebpf::line_info::LineTable;
 use ebpf::verifier_log::{self, LinkedFunction};
@@ -61,6 +62,7 @@ impl Loads {
         ask: &Authorized<LoadRequest>,
         admitted: Admitted,
         objects: &Objects,
+        policy: Arc<Policy>,
         report: &Report,
     ) -> Result<Made, LoadError> {
         let (ask, objects, loads, report) = (ask.clone(), objects.clone(), self.clone(), report.clone());
@@ -68,7 +70,7 @@ impl Loads {
         let (made, making) = oneshot::channel();
         // A thread of its own, which the end of the daemon need not wait for.
         let load = move || {
-            let bytecode = admitted.bytecode(&ask, &objects).map_err(LoadError::from);
+            let bytecode = admitted.bytecode(&ask, &objects, &policy).map_err(LoadError::from);
             let done = bytecode.and_then(|bytecode| loads.made(&ask, &bytecode, &report));
             drop(permit);
             if made.send(done).is_err() {
@@ -107,7 +109,7 @@ impl Loads {
             uid,
             name: request.name.clone(),
             default_name: default_name(bytecode, &functions),
-            source: bytecode.source().clone(),
+            source: bytecode.proof().source(),
             object: bytecode.object(),
             reach: bytecode.reach(),
             globals,
@@ -147,10 +149,15 @@ pub(super) enum Admitted {
 
 impl Admitted {
     /// With its bytes, hashed again. Only for a load that has its permit.
-    fn bytecode(self, ask: &Authorized<LoadRequest>, objects: &Objects) -> Result<Bytecode, UploadError> {
+    fn bytecode(
+        self,
+        ask: &Authorized<LoadRequest>,
+        objects: &Objects,
+        policy: &Policy,
+    ) -> Result<Bytecode, UploadError> {
         match self {
-            Self::Upload(object) => Bytecode::permitted(ask, object, objects),
-            Self::Image(acquired) => acquired.bytecode(ask, objects),
+            Self::Upload(object) => Bytecode::permitted(ask, object, objects, policy),
+            Self::Image(acquired) => acquired.bytecode(ask, objects, policy),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use bpfd_core::policy::{Ask, Authorized, Denied, Policy, Principal, authorize};
+use bpfd_core::policy::{Ask, Authorized, Denied, Principal, authorize};
 use bpfd_core::snapshot::Snapshot;
 
 use crate::engine::EngineHandle;
@@ -52,7 +52,6 @@ pub struct Service {
     pub(crate) trust: Arc<Trust>,
     pub(crate) objects: Objects,
     pub(crate) logs: Arc<LoadLogs>,
-    pub(crate) policy: Policy,
     pub(crate) layout: Layout,
     pub(crate) start: Start,
 }
@@ -61,7 +60,7 @@ impl Service {
     /// The policy's decision. A refusal goes on record.
     async fn permit<R: Ask>(&self, principal: Principal, request: R) -> Result<Authorized<R>, Denied> {
         let snapshot = self.snapshot();
-        let decided = authorize(&self.policy, principal, &snapshot.state, request);
+        let decided = authorize(&self.trust.policy(), principal, &snapshot.state, request);
         if let Err(denied) = &decided {
             let record = denied.clone();
             if let Err(error) = self.engine.call(move |engine| engine.denied(&record)).await {

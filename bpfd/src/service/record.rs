@@ -54,9 +54,10 @@ impl Service {
         let working = tokio::spawn(async move {
             let done = work.await;
             let result = done.as_ref().map_or_else(|error| error_chain(error), |_| "done".to_owned());
+            // Waited for: each change that began before `work` has ended by then, one under an older policy too.
             let end = move |engine: &mut Engine<HostKernel>| engine.audit().ended(operation, &result);
-            if !engine.post(end) {
-                tracing::error!("audit log: no end record, the engine has stopped");
+            if let Err(error) = engine.call(end).await {
+                tracing::error!(%error, "audit log: no end record");
             }
             done
         });

@@ -6,10 +6,11 @@ use bpfd_core::ask::TrustAsk;
 use bpfd_core::names::printable;
 use bpfd_core::policy::Principal;
 use bpfd_core::request::Apply;
+use bpfd_policy::Policy;
 use bytecode_image::key::VerifyingKey;
 
 use super::{Refused, Service};
-use crate::trust::{Added, InForce, TrustError};
+use crate::trust::{Added, TrustError};
 
 /// Whose signatures are to count, for which images.
 #[derive(Clone, Debug)]
@@ -43,16 +44,16 @@ impl Service {
     }
 
     /// Reads the policy again. If it cannot be read, what held before holds on.
-    pub async fn reload_policy(&self, principal: Principal) -> Result<Arc<InForce>, Refused<TrustError>> {
+    pub async fn reload_policy(&self, principal: Principal) -> Result<Arc<Policy>, Refused<TrustError>> {
         self.reload(principal, "read the policy again").await
     }
 
     /// The same, because a signal said so.
-    pub async fn reload_policy_by_signal(&self) -> Result<Arc<InForce>, Refused<TrustError>> {
+    pub async fn reload_policy_by_signal(&self) -> Result<Arc<Policy>, Refused<TrustError>> {
         self.reload(Principal::daemon(), "read the policy again, by a signal").await
     }
 
-    async fn reload(&self, principal: Principal, change: &str) -> Result<Arc<InForce>, Refused<TrustError>> {
+    async fn reload(&self, principal: Principal, change: &str) -> Result<Arc<Policy>, Refused<TrustError>> {
         let (TrustAsk(()), principal) = self.permit(principal, TrustAsk(())).await?.into_parts();
         let trust = self.trust.clone();
         let reload = async move { tokio::task::block_in_place(|| trust.reload()) };

@@ -12,13 +12,13 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use bpfd_policy::Policy;
 use bpfd_sys::channel::{Channel, ChannelError, Message};
 use bpfd_sys::confine;
 use bpfd_sys::worker::{CallError, Identity, Limits, Spec, Stderr, Worker};
 use bytecode_image::candidate::Candidate;
 use bytecode_image::fetch::{Phase, Progress, PullRequest, Pulled, pull as pull_image};
 use bytecode_image::limits;
-use bytecode_image::policy::ImagePolicy;
 use bytecode_image::resolve::Selected;
 use bytecode_image::store::Ingest;
 use bytecode_image::verify;
@@ -79,7 +79,7 @@ pub struct Ended {
 #[derive(Debug, Deserialize, Serialize)]
 struct Request {
     pull: PullRequest,
-    policy: ImagePolicy,
+    policy: Policy,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -95,7 +95,7 @@ pub fn pull(
     workers: &Workers,
     ingest: BorrowedFd<'_>,
     request: PullRequest,
-    policy: ImagePolicy,
+    policy: Policy,
     deadline: Instant,
     heard: impl Fn(Step),
     waiter: &Waiter,

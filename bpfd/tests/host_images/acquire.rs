@@ -29,7 +29,7 @@ fn a_signed_image_becomes_bytes_that_may_be_loaded() {
         digest: image().descriptor().digest.to_string(),
         signers: vec!["ci".to_owned()],
     };
-    assert_eq!((bytecode.source(), bytecode.reach()), (&source, Reach::Kernel));
+    assert_eq!((bytecode.proof().source(), bytecode.reach()), (source, Reach::Kernel));
     assert_eq!(bytecode.name().unwrap().as_str(), "app");
     assert_eq!(bytecode.labels()["org.opencontainers.image.version"], "1.2.3");
     let advice = bytecode.advice("last").unwrap();
@@ -47,8 +47,8 @@ fn an_image_of_an_index_is_acquired_by_either_signature() {
     let index = world.publish_index("multi", &image());
     // The child is the image of `v1`, whose signature counts as well.
     let (bytecode, _) = world.acquire("multi", PullPolicy::Newer).unwrap();
-    let Source::Image { digest, .. } = bytecode.source() else { panic!("{:?}", bytecode.source()) };
-    assert_eq!(*digest, index.to_string());
+    let Source::Image { digest, .. } = bytecode.proof().source() else { panic!("{:?}", bytecode.proof()) };
+    assert_eq!(digest, index.to_string());
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_moved_tag_brings_the_new_image() {
     world.sign("v1", moved, &world.key);
     let (cached, _) = world.acquire("v1", PullPolicy::IfNotPresent).unwrap();
     let (new, _) = world.acquire("v1", PullPolicy::Newer).unwrap();
-    assert_eq!(cached.source(), old.source());
+    assert_eq!(cached.proof().source(), old.proof().source());
     assert_eq!(new.labels()["org.opencontainers.image.version"], "2.0.0");
 }
 
@@ -123,10 +123,10 @@ fn a_bad_push_of_a_tag_leaves_the_last_good_image_in_the_store() {
         assert_eq!(blobs(&world), before, "what was bad is gone, and nothing else");
     }
     // Signed, offline and by the policy of now.
-    assert_eq!(world.acquire("v1", PullPolicy::Never).unwrap().0.source(), old.source());
+    assert_eq!(world.acquire("v1", PullPolicy::Never).unwrap().0.proof().source(), old.proof().source());
     world.registry = None;
     let (served, warnings) = world.acquire("v1", PullPolicy::Newer).unwrap();
-    assert_eq!((served.source(), warnings.len()), (old.source(), 1));
+    assert_eq!((served.proof().source(), warnings.len()), (old.proof().source(), 1));
 }
 
 #[test]
@@ -145,11 +145,14 @@ fn an_image_that_waits_for_its_load_holds_no_bytes_and_they_are_hashed_again() {
     };
     let waiting = acquire();
     flip(&path);
-    assert_eq!(kind(waiting.bytecode(&ask, &world.objects).unwrap_err()), ErrorKind::InvalidData);
+    assert_eq!(
+        kind(waiting.bytecode(&ask, &world.objects, &world.trust.policy()).unwrap_err()),
+        ErrorKind::InvalidData
+    );
     let waiting = acquire();
     std::fs::remove_file(&path).unwrap();
-    assert_eq!(kind(waiting.bytecode(&ask, &world.objects).unwrap_err()), ErrorKind::NotFound);
-    assert_eq!(acquire().bytecode(&ask, &world.objects).unwrap().bytes(), OBJECT);
+    assert_eq!(kind(waiting.bytecode(&ask, &world.objects, &world.trust.policy()).unwrap_err()), ErrorKind::NotFound);
+    assert_eq!(acquire().bytecode(&ask, &world.objects, &world.trust.policy()).unwrap().bytes(), OBJECT);
 }
 
 #[test]
@@ -254,7 +257,7 @@ fn two_callers_of_one_reference_are_served_one_after_the_other() {
     let (first, second, third) = world.run(async { tokio::join!(one(), one(), one()) });
     for acquired in [first, second, third] {
         let ask = load(&reference, PullPolicy::Newer);
-        assert_eq!(acquired.unwrap().0.bytecode(&ask, &world.objects).unwrap().bytes(), OBJECT);
+        assert_eq!(acquired.unwrap().0.bytecode(&ask, &world.objects, &world.trust.policy()).unwrap().bytes(), OBJECT);
     }
     // The second and the third found it stored, and asked for nothing but the tag.
     let fetched =

@@ -7,9 +7,9 @@ use bpfd::images::ImageError;
 use bpfd::waiter::Waiter;
 use bpfd::worker::fetch::{self, FailureKind};
 use bpfd_core::request::PullPolicy;
+use bpfd_policy::Policy;
 use bytecode_image::fetch::{self as transfer, PullRequest};
 use bytecode_image::key::{Scheme, SigningKey};
-use bytecode_image::policy::ImagePolicy;
 use bytecode_image::registries::Registries;
 use bytecode_image::resolve::Platform;
 use bytecode_image::store::Store;
@@ -153,16 +153,9 @@ fn a_manifest_of_a_gibibyte_costs_the_worker_less_than_64_mib() {
         };
         let ingest = store.ingest().unwrap();
         let deadline = Instant::now() + Duration::from_secs(30);
-        let ended = fetch::pull(
-            &workers(),
-            ingest.as_fd(),
-            request,
-            ImagePolicy::default(),
-            deadline,
-            |_| {},
-            &Waiter::default(),
-        )
-        .unwrap();
+        let ended =
+            fetch::pull(&workers(), ingest.as_fd(), request, Policy::default(), deadline, |_| {}, &Waiter::default())
+                .unwrap();
         assert!(ended.outcome.is_err(), "{mode:?}");
         assert!((1 << 10..64 << 10).contains(&ended.peak_kib), "{} KiB at the peak, {mode:?}", ended.peak_kib);
     }

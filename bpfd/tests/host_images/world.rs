@@ -16,10 +16,11 @@ use bpfd::waiter::Waiter;
 use bpfd::worker::Workers;
 use bpfd_core::ask::PullAsk;
 use bpfd_core::labels::Labels;
-use bpfd_core::policy::{Ask, Authorized, Policy, Principal, authorize};
+use bpfd_core::policy::{Ask, Authorized, Principal, authorize};
 use bpfd_core::report::Warning;
 use bpfd_core::request::{Apply, Bytes, LoadRequest, PullPolicy};
 use bpfd_core::state::State;
+use bpfd_policy::Policy;
 use bpfd_proto::status::Refusal;
 use bytecode_image::build::{self, BuiltImage, Recipe};
 use bytecode_image::digest::Digest;
@@ -153,7 +154,8 @@ impl World {
     ) -> Result<(Bytecode, Vec<Warning>), ImageError> {
         let report: Report = Arc::new(|_| {});
         let (acquired, warnings) = self.run(self.images.acquire(reference, pull, &report, &Waiter::default()))?;
-        Ok((acquired.bytecode(&load(reference, pull), &self.objects).unwrap(), warnings))
+        let bytecode = acquired.bytecode(&load(reference, pull), &self.objects, &self.trust.policy());
+        Ok((bytecode.unwrap(), warnings))
     }
 
     /// The phases that a caller hears of an acquisition, each once.
@@ -223,7 +225,7 @@ pub(crate) fn pull(reference: &Reference) -> Authorized<PullAsk> {
 }
 
 fn permitted<R: Ask>(request: R) -> Authorized<R> {
-    authorize(&Policy, Principal::daemon(), &State::default(), request).unwrap()
+    authorize(&Policy::default(), Principal::daemon(), &State::default(), request).unwrap()
 }
 
 /// An image of [`OBJECT`] with a name, and advice for `last`.

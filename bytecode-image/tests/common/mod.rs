@@ -4,13 +4,13 @@
 
 use std::{error::Error, fs, path::Path, time::Duration};
 
+use bpfd_policy::{Policy, read::PolicyText};
 use bytecode_image::{
     auth::{AuthFile, Credentials, Secret},
     candidate::Candidate,
     digest::{Descriptor, Digest},
     fetch::{PullError, PullPolicy, PullRequest, Pulled, pull},
     media,
-    policy::{ImagePolicy, PolicyText},
     reference::Reference,
     registries::Registries,
     resolve::{Platform, Selected},
@@ -127,7 +127,7 @@ pub(crate) fn told(error: &dyn Error, names: &[(&str, String)]) -> String {
 pub(crate) fn let_through(selected: &Selected, candidates: &[Candidate]) -> Result<Verified, Box<Refusal>> {
     let text =
         format!("version = 1\n[[image]]\nscope = \"{}\"\nunsigned = \"allow\"\n", selected.reference().registry());
-    let policy = ImagePolicy::parse(&[PolicyText { file: "policy.toml", text: &text }], |_| Ok(String::new())).unwrap();
+    let policy = Policy::read(&[PolicyText { file: "policy.toml", text: &text }], |_| Ok(vec![].into())).unwrap();
     decide(&policy, selected.subject(), candidates)
 }
 

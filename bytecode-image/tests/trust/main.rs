@@ -1,4 +1,4 @@
-//! The image policy: its text, and what it decides. Whole messages are compared, since they are what a person gets.
+//! What a policy decides about an image and its signatures. Whole messages are compared, since they are what a person gets.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -8,17 +8,21 @@
 )]
 
 mod decision;
-mod policy_text;
 
 use std::{collections::BTreeMap, error::Error, fmt::Write, io, path::Path, sync::LazyLock};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use bpfd_policy::{
+    Policy,
+    image::{Requirement, Trust},
+    key::PublicKey,
+    read::{KeyFault, PolicyText},
+};
 use bytecode_image::{
     candidate::Candidate,
     digest::Digest,
-    key::{Scheme, SigningKey},
+    key::{Scheme, SigningKey, policy_key},
     limits, media,
-    policy::{Identity, ImagePolicy, PolicyText, Requirement, Trust, trusting},
     reference::Reference,
     sign::payload,
     verify::{Fault, Reason, Subject, Verified, decide},
@@ -31,13 +35,10 @@ static KEYS: LazyLock<BTreeMap<&str, SigningKey>> = LazyLock::new(|| {
     [("ci", make(Scheme::P256)), ("release", make(Scheme::Ed25519)), ("other", make(Scheme::P256))].into()
 });
 
-/// `/keys/NAME.pub`; `/keys/broken.pub` holds no key.
-fn key_file(path: &Path) -> io::Result<String> {
-    match path.file_stem().and_then(|name| name.to_str()) {
-        Some("broken") => Ok("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n".to_owned()),
-        Some(name) if KEYS.contains_key(name) => Ok(KEYS[name].public().to_pem()),
-        _ => Err(io::ErrorKind::NotFound.into()),
-    }
+/// `/keys/NAME.pub`
+fn key_file(path: &Path) -> Result<PublicKey, KeyFault> {
+    let name = path.file_stem().and_then(|name| name.to_str()).and_then(|name| KEYS.get(name));
+    policy_key(name.map(|key| key.public().to_pem()).ok_or_else(|| io::ErrorKind::NotFound.into()))
 }
 
 fn chain(error: &dyn Error) -> String {
@@ -59,12 +60,12 @@ name = "release"
 key = "/keys/release.pub"
 "#;
 
-fn policy(images: &str) -> ImagePolicy {
+fn policy(images: &str) -> Policy {
     let text = format!("{SIGNERS}{images}");
-    ImagePolicy::parse(&[PolicyText { file: "policy.toml", text: &text }], key_file).unwrap()
+    Policy::read(&[PolicyText { file: "policy.toml", text: &text }], key_file).unwrap()
 }
 
-fn scope(require: &str) -> ImagePolicy {
+fn scope(require: &str) -> Policy {
     policy(&format!("[[image]]\nscope = \"reg.acme/bpf/**\"\nrequire = [{require}]\n"))
 }
 
@@ -91,11 +92,11 @@ fn good(key: &str) -> Candidate {
     signed(key, "reg.acme/bpf/xdp:v1", manifest())
 }
 
-fn ask(policy: &ImagePolicy, candidates: &[Candidate]) -> Result<Verified, Reason> {
+fn ask(policy: &Policy, candidates: &[Candidate]) -> Result<Verified, Reason> {
     ask_for(policy, &reference(), candidates)
 }
 
-fn ask_for(policy: &ImagePolicy, reference: &Reference, candidates: &[Candidate]) -> Result<Verified, Reason> {
+fn ask_for(policy: &Policy, reference: &Reference, candidates: &[Candidate]) -> Result<Verified, Reason> {
     let subject = Subject { reference, digest: manifest(), chosen: None };
     decide(policy, subject, candidates).map_err(|refusal| refusal.reason)
 }

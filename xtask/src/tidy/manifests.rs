@@ -19,11 +19,12 @@ const AGREED: &str = "aya aya-obj object reqwest oci-spec oci-client tar flate2 
     insta trycmd snapbox proptest fail cargo-deny";
 
 /// I1: what may not be in the tree of a crate that decides. The API is not in it either: the codec depends on `bpfd-core`.
-const PURE: [&str; 2] = ["bpfd-core", "ebpf"];
-const IMPURE: [&str; 9] = ["tonic", "tokio", "hyper", "reqwest", "rusqlite", "rustix", "aya", "prost", "bpfd-proto"];
+const PURE: [&str; 3] = ["bpfd-core", "bpfd-policy", "ebpf"];
+const IMPURE: [&str; 10] =
+    ["tonic", "tokio", "hyper", "reqwest", "rusqlite", "rustix", "aya", "prost", "bpfd-proto", "aws-lc-rs"];
 
 /// These decide and so have lints of their own beside the root's.
-const OWN_CLIPPY: [&str; 2] = ["bpfd/core/clippy.toml", "ebpf/clippy.toml"];
+const OWN_CLIPPY: [&str; 3] = ["bpfd/core/clippy.toml", "bpfd/policy/clippy.toml", "ebpf/clippy.toml"];
 
 const DEPENDENCY_TABLES: [&str; 3] = ["dependencies", "dev-dependencies", "build-dependencies"];
 
@@ -121,8 +122,11 @@ pub(super) fn dependency_trees(root: &Path) -> Result<Vec<Finding>> {
 }
 
 fn impure(name: &str, listing: &str) -> Vec<Finding> {
-    let places: HashMap<&str, &str> =
-        HashMap::from([("bpfd-core", "bpfd/core/Cargo.toml"), ("ebpf", "ebpf/Cargo.toml")]);
+    let places: HashMap<&str, &str> = HashMap::from([
+        ("bpfd-core", "bpfd/core/Cargo.toml"),
+        ("bpfd-policy", "bpfd/policy/Cargo.toml"),
+        ("ebpf", "ebpf/Cargo.toml"),
+    ]);
     let path = places.get(name).copied().unwrap_or(name).to_owned();
     let named = |bad: &&&str| listing.lines().any(|l| l.split(' ').next() == Some(**bad));
     IMPURE
@@ -137,7 +141,8 @@ mod tests {
     use super::*;
 
     fn messages(files: &[(&str, &str)]) -> Vec<String> {
-        let mut all = vec![("clippy.toml", ""), ("bpfd/core/clippy.toml", ""), ("ebpf/clippy.toml", "")];
+        let mut all: Vec<(&str, &str)> = OWN_CLIPPY.map(|path| (path, "")).into();
+        all.push(("clippy.toml", ""));
         all.retain(|(p, _)| !files.iter().any(|(q, _)| p == q));
         all.extend_from_slice(files);
         check(&Tree::of(&all)).unwrap().iter().map(ToString::to_string).collect()
@@ -169,6 +174,7 @@ mod tests {
         let found = messages(&[
             ("clippy.toml", "# c\na = 1\nb = 2\n"),
             ("bpfd/core/clippy.toml", "a = 1\nb = 2\nc = 3\n"),
+            ("bpfd/policy/clippy.toml", "a = 1\nb = 2\n"),
             ("ebpf/clippy.toml", "a = 1\n"),
         ]);
         assert_eq!(found, ["ebpf/clippy.toml:1: does not repeat the root's line `b = 2`"]);

@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use bpfd_policy::Policy;
+use bpfd_policy::image::{Identity, ImageRule, Requirement, Trust};
+use bpfd_policy::key::PublicKey;
+use bpfd_policy::read::PolicyText;
 use bpfd_proto::v1 as pb;
 use bytecode_image::fetch::{fetch_signatures, select};
-use bytecode_image::key::VerifyingKey;
-use bytecode_image::policy::{Identity, ImagePolicy, ImageRule, PolicyText, Requirement, Trust};
+use bytecode_image::key::{VerifyingKey, policy_key};
 use bytecode_image::reference::Reference;
 use bytecode_image::resolve::Platform;
 use bytecode_image::scope::Scope;
@@ -74,30 +77,27 @@ fn parse(image: &str) -> Result<Reference, Failure> {
 }
 
 /// The policy that one key is.
-fn signed_by(path: &Path, reference: &Reference) -> Result<ImagePolicy, Failure> {
+fn signed_by(path: &Path, reference: &Reference) -> Result<Policy, Failure> {
     let key = VerifyingKey::from_pem(&files::key(path)?).map_err(|error| {
         Local::new(Exit::Usage, format!("cannot use the key `{}`", path.display())).cause(error_chain(&error))
     })?;
-    let signers = BTreeMap::from([("key".to_owned(), key)]);
+    let signers = BTreeMap::from([("key".to_owned(), PublicKey::from(&key))]);
     let signed = Requirement::Signed { signers, threshold: 1, identity: Identity::Repository };
     let scope = Scope::of_repository(reference);
-    Ok(ImagePolicy { images: vec![ImageRule { scope, trust: Trust::All(vec![signed]), require_digest: false }] })
+    let rule = ImageRule { scope, trust: Trust::All(vec![signed]), require_digest: false };
+    Ok(Policy { images: vec![rule], ..Policy::default() })
 }
 
-fn read_policy(path: &Path) -> Result<ImagePolicy, Failure> {
+fn read_policy(path: &Path) -> Result<Policy, Failure> {
     let text = files::document(path)?;
     let file = path.display().to_string();
-    ImagePolicy::parse(&[PolicyText { file: &file, text: &text }], |path| std::fs::read_to_string(path)).map_err(
+    Policy::read(&[PolicyText { file: &file, text: &text }], |path| policy_key(std::fs::read_to_string(path))).map_err(
         |error| Local::new(Exit::Usage, format!("cannot use the policy `{file}`")).cause(error_chain(&error)).into(),
     )
 }
 
 /// Judges an image in its registry.
-async fn here(
-    registry: &Registry,
-    reference: &Reference,
-    policy: &ImagePolicy,
-) -> Result<pb::VerifyImageResponse, Failure> {
+async fn here(registry: &Registry, reference: &Reference, policy: &Policy) -> Result<pb::VerifyImageResponse, Failure> {
     let message = format!("cannot verify `{reference}`");
     let remote = registry.remote(reference)?;
     let top = registry::top(&remote).await?;

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use bpfd_core::names::printable;
+use bpfd_policy::Policy;
 use bpfd_proto::codec::v1::{self as codec, BadField};
 use bpfd_proto::v1 as pb;
 use tonic::{Request, Response, Status};
 
 use super::{apply, bad_field, principal, status};
 use crate::service::{NewSigner, Service};
-use crate::trust::{Added, InForce};
+use crate::trust::Added;
 
 /// Bytes of a key's PEM: P-256 and Ed25519 have 200.
 const KEY: usize = 16 << 10;
@@ -46,13 +47,13 @@ impl pb::policy_service_server::PolicyService for PolicyApi {
         let reloaded = reloaded.map_err(|error| {
             status::refused(error, |error| status::trust("cannot reload the policy".to_owned(), &error))
         })?;
-        let InForce { policy, files, signers } = reloaded.as_ref();
+        let Policy { files, signers, images } = reloaded.as_ref();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Ok(Response::new(pb::ReloadPolicyResponse {
-            files: files.iter().map(|file| file.display().to_string()).collect(),
-            signers: count(*signers),
-            images: count(policy.images.len()),
-            // `trust` refuses a policy that has any.
+            files: files.clone(),
+            signers: count(signers.len()),
+            images: count(images.len()),
+            // A policy that has any is refused.
             rules: 0,
         }))
     }

@@ -102,7 +102,7 @@ pub(in crate::rpc::v1) fn trust(message: String, error: &TrustError) -> Refusal 
     let refusal = |reason| Refusal::new(reason, message.clone()).cause(error_chain(error));
     match error {
         TrustError::File(_) => refusal(ErrorReason::InvalidPolicy),
-        TrustError::Policy(_) | TrustError::Rule { .. } => {
+        TrustError::Policy(_) => {
             refusal(ErrorReason::InvalidPolicy).hint("what held before still holds; mend the file and try again")
         }
         TrustError::Name(_) | TrustError::Scope(_) => refusal(ErrorReason::InvalidRequest),

@@ -1,7 +1,7 @@
 //! Names that people choose: of an app in a label, of a signer in a policy. One grammar for all of them, so that a name is
 //! safe in a path, a log line and a command; must never be widened here alone.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Borrow, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -34,6 +34,12 @@ impl FromStr for Name {
             && text.bytes().next().is_some_and(word)
             && text.bytes().all(|byte| word(byte) || matches!(byte, b'.' | b'_' | b'-'));
         if good { Ok(Self(text.to_owned())) } else { Err(NotAName(text.chars().take(MAX_NAME).collect())) }
+    }
+}
+
+impl Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -7,12 +7,9 @@
 //! Grammar: distribution-spec 1.1 spec.md "Pulling manifests" for repository and tag; the host is a DNS name, an IPv4
 //! address or an IPv6 address in brackets.
 
-use std::{
-    error::Error,
-    fmt,
-    net::{Ipv4Addr, Ipv6Addr},
-    str::FromStr,
-};
+// `core::net` has addresses only, no sockets.
+use core::net::{Ipv4Addr, Ipv6Addr};
+use std::{error::Error, fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -351,7 +348,8 @@ fn without_registry(text: &str, named: &str) -> ReferenceError {
 }
 
 /// An error and its causes in one line, for a deserialiser that keeps only a text.
-pub(crate) fn in_full(error: &dyn Error) -> String {
+#[must_use]
+pub fn in_full(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -3,7 +3,7 @@
 
 use std::{error::Error, fs, path::Path};
 
-use bytecode_image::{
+use bpfd_policy::{
     reference::{MAX_NAME, MAX_REFERENCE, Reference, ReferenceError},
     scope::{Scope, most_specific},
 };
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use serde::{Deserialize, de::DeserializeOwned};
 
 fn vectors<T: DeserializeOwned>(file: &str) -> T {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../spec/vectors").join(file);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../spec/vectors").join(file);
     serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap()
 }
 

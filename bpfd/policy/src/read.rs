@@ -1,82 +1,23 @@
-//! Which signatures an image needs: the `[[signer]]` and `[[image]]` sections of the policy files.
+//! The text of the policy files: `[[signer]]` and `[[image]]`, read in one pass into a [`Policy`].
 //!
-//! Owns these two sections and their text; `[[rule]]` in the same files belongs to whoever decides who may do what, and is
-//! passed over here. Deny by default: an empty policy lets no image through, an unknown key is an error with file, line and
-//! column, never a thing to skip. Must never read a file itself: texts and keys come from the caller, who checks owner and
-//! mode.
+//! Deny by default: an unknown key is an error with file, line and column, never a thing to skip, and so is a `[[rule]]`, which nobody
+//! reads yet. Must never read a file itself: texts and keys come from the caller, who checks owner and mode.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    path::{Path, PathBuf},
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde::Deserialize;
 use toml::Spanned;
+use toml::de::{DeTable, Deserializer};
 
-use crate::{
-    digest::Digest,
-    key::{KeyError, VerifyingKey},
-    limits,
-    metadata::position,
-    name::{Name, NotAName},
-    scope::Scope,
-};
-
-/// What images must bring along. The default lets none through.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImagePolicy {
-    /// One for each scope; only the most specific one that matches a reference applies to it.
-    pub images: Vec<ImageRule>,
-}
-
-/// One `[[image]]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageRule {
-    /// The references it speaks about.
-    pub scope: Scope,
-    /// What they need.
-    pub trust: Trust,
-    /// Refuse a reference that has no digest.
-    pub require_digest: bool,
-}
-
-/// What an image of a scope needs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Trust {
-    /// `unsigned = "allow"`: nothing.
-    Anything,
-    /// `require`: all of these. Never empty.
-    All(Vec<Requirement>),
-}
-
-/// One element of `require`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Requirement {
-    /// `{ signed_by, threshold, identity }`
-    Signed {
-        /// Whose signatures count, by name. Never empty.
-        signers: BTreeMap<String, VerifyingKey>,
-        /// How many different keys must have signed; at least one, at most as many as there are.
-        threshold: usize,
-        /// What the name in the signature must say.
-        identity: Identity,
-    },
-    /// `{ digest }`: the image is one of these.
-    Digest(BTreeSet<Digest>),
-}
-
-/// What the name in a signature must say. A signature is over a name and a digest; one that another repository's image
-/// earned must not pass here.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Identity {
-    /// Registry and repository are those of the reference.
-    #[default]
-    Repository,
-    /// Whatever it says: for mirrors, where images keep the signatures of their origin.
-    Any,
-}
+use crate::digest::Digest;
+use crate::image::{Identity, ImageRule, Requirement, Trust};
+use crate::key::PublicKey;
+use crate::name::{Name, NotAName};
+use crate::scope::Scope;
+use crate::{Policy, limits, position};
 
 /// A policy file that is refused, and with it the whole policy.
 #[derive(Debug, thiserror::Error)]
@@ -108,9 +49,12 @@ pub enum PolicyFault {
     /// Not a name.
     #[error(transparent)]
     SignerName(NotAName),
+    /// A rule that nobody reads would not hold.
+    #[error("`[[rule]]` is not read by this version, so it cannot hold")]
+    Rule,
     /// Two signers of one name.
     #[error("there is a signer `{0}` already")]
-    SignerTwice(String),
+    SignerTwice(Name),
     /// A path that depends on where the daemon was started.
     #[error("`{0}` is not an absolute path")]
     RelativeKey(PathBuf),
@@ -130,7 +74,7 @@ pub enum PolicyFault {
         path: PathBuf,
         /// Why.
         #[source]
-        source: KeyError,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// Two sections for one scope.
     #[error("there is an `[[image]]` for the scope `{0}` already: write all requirements into one")]
@@ -178,8 +122,6 @@ struct FileText {
     signer: Vec<SignerText>,
     #[serde(default)]
     image: Vec<Spanned<ImageText>>,
-    #[serde(default, rename = "rule")]
-    _rules_of_another_reader: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -215,6 +157,15 @@ struct RequirementText {
     digest: Option<Vec<Digest>>,
 }
 
+/// Why the file that a `[[signer]]` names gives no key.
+#[derive(Debug)]
+pub enum KeyFault {
+    /// It cannot be read.
+    File(io::Error),
+    /// What is in it is no public key.
+    NotAKey(Box<dyn Error + Send + Sync>),
+}
+
 /// The text of one policy file, and its name for messages.
 #[derive(Debug, Clone, Copy)]
 pub struct PolicyText<'a> {
@@ -234,10 +185,15 @@ impl PolicyText<'_> {
         if u64::try_from(self.text.len()).is_ok_and(|length| length > limits::CONFIG_FILE) {
             return Err(self.fault(0, PolicyFault::TooLong(self.text.len())));
         }
-        let file: FileText = toml::from_str(self.text).map_err(|error| {
+        let toml = |error: toml::de::Error| {
             let offset = error.span().map_or(0, |span| span.start);
             self.fault(offset, PolicyFault::Toml(error.message().to_owned()))
-        })?;
+        };
+        let table = DeTable::parse(self.text).map_err(toml)?;
+        if let Some((key, _)) = table.get_ref().iter().find(|(key, _)| key.get_ref() == "rule") {
+            return Err(self.fault(key.span().start, PolicyFault::Rule));
+        }
+        let file = FileText::deserialize(Deserializer::from(table)).map_err(toml)?;
         match *file.version.get_ref() {
             1 => Ok(file),
             other => Err(self.fault(file.version.span().start, PolicyFault::Version(other))),
@@ -245,21 +201,21 @@ impl PolicyText<'_> {
     }
 }
 
-impl ImagePolicy {
-    /// Reads all policy files as one: signers and scopes are shared among them. `key` reads a public key's file.
+impl Policy {
+    /// Reads all policy files as one: signers and scopes are shared among them. `key` gives the key in a file.
     ///
     /// # Errors
     /// [`PolicyError`]: then nothing of the policy counts.
-    pub fn parse(
+    pub fn read(
         files: &[PolicyText<'_>],
-        mut key: impl FnMut(&Path) -> io::Result<String>,
+        mut key: impl FnMut(&Path) -> Result<PublicKey, KeyFault>,
     ) -> Result<Self, PolicyError> {
         let parsed = files.iter().map(|file| Ok((file, file.parse()?))).collect::<Result<Vec<_>, PolicyError>>()?;
         let mut signers = BTreeMap::new();
         for (file, text) in &parsed {
             for signer in &text.signer {
-                let (name, verifying) = read_signer(file, signer, &mut key)?;
-                if signers.insert(name.clone(), verifying).is_some() {
+                let (name, public) = read_signer(file, signer, &mut key)?;
+                if signers.insert(name.clone(), public).is_some() {
                     return Err(file.fault(signer.name.span().start, PolicyFault::SignerTwice(name)));
                 }
             }
@@ -275,47 +231,46 @@ impl ImagePolicy {
                 images.push(rule);
             }
         }
-        Ok(Self { images })
+        Ok(Self { files: files.iter().map(|file| file.file.to_owned()).collect(), signers, images })
     }
 }
 
 /// The text of a policy file that trusts one more signer for a scope: what `bpfctl trust add` writes into `policy.d`.
 #[must_use]
 pub fn trusting(signer: &Name, key: &Path, scope: &Scope) -> String {
-    let text = |value: String| toml::Value::String(value).to_string();
+    let quoted = |text: String| toml::Value::String(text).to_string();
+    let (key, scope) = (quoted(key.display().to_string()), quoted(scope.to_string()));
     format!(
-        "version = 1\n\n[[signer]]\nname = {name}\nkey = {key}\n\n[[image]]\nscope = {scope}\nrequire = [{{ signed_by = [{name}] }}]\n",
-        name = text(signer.to_string()),
-        key = text(key.display().to_string()),
-        scope = text(scope.to_string()),
+        "# Written by `bpfctl trust add`.\nversion = 1\n\n[[signer]]\nname = \"{signer}\"\nkey = {key}\n\n\
+         [[image]]\nscope = {scope}\nrequire = [{{ signed_by = [\"{signer}\"] }}]\n"
     )
 }
 
 fn read_signer(
     file: &PolicyText<'_>,
     signer: &SignerText,
-    key: &mut impl FnMut(&Path) -> io::Result<String>,
-) -> Result<(String, VerifyingKey), PolicyError> {
-    let name: Name = signer
-        .name
-        .get_ref()
-        .parse()
-        .map_err(|not_a_name| file.fault(signer.name.span().start, PolicyFault::SignerName(not_a_name)))?;
-    let path = signer.key.get_ref();
+    key: &mut impl FnMut(&Path) -> Result<PublicKey, KeyFault>,
+) -> Result<(Name, PublicKey), PolicyError> {
+    let name = signer.name.get_ref().parse::<Name>();
+    let name = name.map_err(|not| file.fault(signer.name.span().start, PolicyFault::SignerName(not)))?;
+    let path = signer.key.get_ref().clone();
     let at_key = |fault| file.fault(signer.key.span().start, fault);
     if !path.is_absolute() {
-        return Err(at_key(PolicyFault::RelativeKey(path.clone())));
+        return Err(at_key(PolicyFault::RelativeKey(path)));
     }
-    let pem = key(path).map_err(|source| at_key(PolicyFault::KeyFile { path: path.clone(), source }))?;
-    let verifying = VerifyingKey::from_pem(&pem);
-    let verifying = verifying.map_err(|source| at_key(PolicyFault::Key { path: path.clone(), source }))?;
-    Ok((name.to_string(), verifying))
+    let public = key(&path).map_err(|fault| {
+        at_key(match fault {
+            KeyFault::File(source) => PolicyFault::KeyFile { path, source },
+            KeyFault::NotAKey(source) => PolicyFault::Key { path, source },
+        })
+    })?;
+    Ok((name, public))
 }
 
 fn read_image(
     file: &PolicyText<'_>,
     image: &Spanned<ImageText>,
-    signers: &BTreeMap<String, VerifyingKey>,
+    signers: &BTreeMap<Name, PublicKey>,
 ) -> Result<ImageRule, PolicyError> {
     let ImageText { scope, unsigned, require, require_digest } = image.get_ref();
     let trust = match (unsigned, require) {
@@ -338,7 +293,7 @@ fn read_image(
 fn read_requirement(
     file: &PolicyText<'_>,
     text: &Spanned<RequirementText>,
-    signers: &BTreeMap<String, VerifyingKey>,
+    signers: &BTreeMap<Name, PublicKey>,
 ) -> Result<Requirement, PolicyError> {
     let here = |fault| file.fault(text.span().start, fault);
     let RequirementText { signed_by, threshold, identity, digest } = text.get_ref();
@@ -346,8 +301,8 @@ fn read_requirement(
         (Some(names), None) => {
             let mut chosen = BTreeMap::new();
             for name in names {
-                let Some(key) = signers.get(name.get_ref()) else {
-                    let known: Vec<&str> = signers.keys().map(String::as_str).collect();
+                let Some(key) = signers.get(name.get_ref().as_str()) else {
+                    let known: Vec<&str> = signers.keys().map(Name::as_str).collect();
                     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                     let fault = PolicyFault::UnknownSigner { name: name.get_ref().clone(), known };
                     return Err(file.fault(name.span().start, fault));

@@ -1,14 +1,48 @@
-//! The text of the policy files.
+//! The text of the policy files. Whole messages are compared, since they are what a person gets.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
 
-use super::*;
+use std::{fmt::Write, io, path::Path};
+
+use bpfd_policy::{
+    Policy,
+    digest::Digest,
+    image::{Identity, Requirement, Trust},
+    key::PublicKey,
+    read::{KeyFault, PolicyText, trusting},
+    reference::in_full as chain,
+};
+
+/// The key of `/keys/NAME.pub` is `NAME`; `broken` is no key, and some files are not there.
+fn key_file(path: &Path) -> Result<PublicKey, KeyFault> {
+    match path.file_stem().and_then(|name| name.to_str()) {
+        Some("broken") => Err(KeyFault::NotAKey("the key is neither ECDSA P-256 nor Ed25519, or damaged".into())),
+        Some(name @ ("ci" | "release")) => Ok(key(name)),
+        _ => Err(KeyFault::File(io::ErrorKind::NotFound.into())),
+    }
+}
+
+fn key(name: &str) -> PublicKey {
+    name.as_bytes().to_vec().into()
+}
+
+const SIGNERS: &str = r#"version = 1
+[[signer]]
+name = "ci"
+key = "/keys/ci.pub"
+[[signer]]
+name = "release"
+key = "/keys/release.pub"
+"#;
+
+fn policy(images: &str) -> Policy {
+    let text = format!("{SIGNERS}{images}");
+    Policy::read(&[PolicyText { file: "policy.toml", text: &text }], key_file).unwrap()
+}
 
 #[test]
 fn a_policy_reads_as_written_and_its_defaults_are_the_safe_choice() {
     let policy = policy(
         r#"
-[[rule]]
-id = "of another reader"
-who = [{ user = "cni" }]
 [[image]]
 scope = "reg.acme/bpf/**"
 require = [{ signed_by = ["ci", "release"] }, { digest = ["sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"] }]
@@ -28,10 +62,12 @@ require_digest = true
     else {
         panic!("{requirements:?}")
     };
-    assert_eq!(signers["release"], KEYS["release"].public());
+    assert_eq!(signers["release"], key("release"));
+    assert_eq!(policy.signers["ci"], key("ci"));
+    assert_eq!(policy.files, ["policy.toml"]);
     assert_eq!(digests.iter().collect::<Vec<_>>(), [&Digest::of(b"")]);
     let json = serde_json::to_string(&policy).unwrap();
-    assert_eq!(serde_json::from_str::<ImagePolicy>(&json).unwrap(), policy);
+    assert_eq!(serde_json::from_str::<Policy>(&json).unwrap(), policy);
 }
 
 #[test]
@@ -41,10 +77,10 @@ fn signers_and_scopes_are_shared_among_files() {
         ("policy.d/a.toml", "version = 1\n[[image]]\nscope = \"r\"\nrequire = [{ signed_by = [\"ci\"] }]\n"),
     ];
     let texts = files.map(|(file, text)| PolicyText { file, text });
-    assert_eq!(ImagePolicy::parse(&texts, key_file).unwrap().images.len(), 1);
+    assert_eq!(Policy::read(&texts, key_file).unwrap().images.len(), 1);
     let twice = [texts[0], texts[1], PolicyText { file: "policy.d/b.toml", text: texts[1].text }];
     assert_eq!(
-        chain(&ImagePolicy::parse(&twice, key_file).unwrap_err()),
+        chain(&Policy::read(&twice, key_file).unwrap_err()),
         "policy is refused at policy.d/b.toml:3:9: there is an `[[image]]` for the scope `r` already: write all requirements into one"
     );
 }
@@ -58,6 +94,8 @@ fn each_bad_policy_is_refused_with_file_line_and_column() {
         "version = 1\nversion = 1\n".to_owned(),
         "version = 1\ndefault = \"allow\"\n".to_owned(),
         "version = 1\n[[signer]\n".to_owned(),
+        format!("{SIGNERS}\n[[rule]]\nid = \"cni\"\nwho = [{{ user = \"cni\" }}]\n"),
+        "version = 1\nrule = []\n".to_owned(),
         "version = 1\n[[signer]]\nname = \"ci\"\nkeyless = { issuer = \"x\", identity = \"y\", root = \"github\" }\n"
             .to_owned(),
         "version = 1\n[[signer]]\nname = \"ci\"\nkey = \"/keys/ci.pub\"\nlog = \"require\"\n".to_owned(),
@@ -97,7 +135,7 @@ fn each_bad_policy_is_refused_with_file_line_and_column() {
     ];
     let mut report = String::new();
     for text in cases {
-        let error = ImagePolicy::parse(&[PolicyText { file: "policy.toml", text: &text }], key_file).unwrap_err();
+        let error = Policy::read(&[PolicyText { file: "policy.toml", text: &text }], key_file).unwrap_err();
         let shown = text.strip_prefix(SIGNERS).unwrap_or(&text);
         let shown: String = shown.chars().take(160).collect();
         writeln!(report, "{}\n  -> {}\n", shown.trim_end(), chain(&error)).unwrap();
@@ -106,12 +144,22 @@ fn each_bad_policy_is_refused_with_file_line_and_column() {
 }
 
 #[test]
-fn the_file_that_trust_add_writes_lets_the_signers_image_through() {
-    for (name, key) in [("ci", "/keys/ci.pub"), ("a.b-c", "/keys \"quoted\" \\/ci.pub")] {
-        let text = trusting(&name.parse().unwrap(), Path::new(key), &"reg.acme/bpf/**".parse().unwrap());
-        let policy = ImagePolicy::parse(&[PolicyText { file: "policy.d/ci.toml", text: &text }], key_file).unwrap();
-        let verified = ask(&policy, &[good("ci")]).unwrap();
-        assert_eq!(verified.signers().iter().collect::<Vec<_>>(), [name]);
-        assert!(ask(&policy, &[good("other")]).is_err());
+fn two_names_for_one_key_are_one_key() {
+    let text = "version = 1\n\
+        [[signer]]\nname = \"a\"\nkey = \"/keys/ci.pub\"\n[[signer]]\nname = \"b\"\nkey = \"/other/ci.pub\"\n\
+        [[image]]\nscope = \"reg.acme\"\nrequire = [{ signed_by = [\"a\", \"b\"], threshold = 2 }]\n";
+    let error = Policy::read(&[PolicyText { file: "p", text }], key_file).unwrap_err();
+    assert_eq!(chain(&error), "policy is refused at p:10:12: threshold 2 of 1 different keys: it must be from 1 to 1");
+}
+
+#[test]
+fn the_file_that_trust_add_writes_asks_for_the_signers_signature() {
+    for (name, path) in [("ci", "/keys/ci.pub"), ("a.b-c", "/keys \"quoted\" \\/ci.pub")] {
+        let text = trusting(&name.parse().unwrap(), Path::new(path), &"reg.acme/bpf/**".parse().unwrap());
+        let policy = Policy::read(&[PolicyText { file: "policy.d/ci.toml", text: &text }], key_file).unwrap();
+        let signers = [(name.to_owned(), key("ci"))].into();
+        let signed = Requirement::Signed { signers, threshold: 1, identity: Identity::Repository };
+        let [rule] = policy.images.as_slice() else { panic!("{policy:?}") };
+        assert_eq!((rule.scope.to_string().as_str(), &rule.trust), ("reg.acme/bpf/**", &Trust::All(vec![signed])));
     }
 }

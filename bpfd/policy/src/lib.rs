@@ -1,0 +1,45 @@
+//! The policy of a host: who may do what, and whose signatures count. One reader of the policy files, one decision.
+//!
+//! Pure: texts, keys and facts go in; a [`Policy`] or a decision comes out. It must never open a file, look at a socket or a clock,
+//! check a signature, or know how the daemon keeps its state. Own `clippy.toml`, checked by `cargo xtask tidy`.
+
+pub mod caller;
+pub mod digest;
+pub mod image;
+pub mod key;
+pub mod limits;
+pub mod name;
+pub mod read;
+pub mod reference;
+pub mod refusal;
+pub mod scope;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::ImageRule;
+use crate::key::PublicKey;
+use crate::name::Name;
+
+/// What holds on a host. The default is the built-in policy, which lets no image through.
+///
+/// Whoever holds one shares it whole, as an `Arc<Policy>`: a decision is made by one policy, never by halves of two. The rules about
+/// callers are built in ([`caller`]), so they have no field yet.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Policy {
+    /// The files it was read from, in their order.
+    pub files: Vec<String>,
+    /// Each `[[signer]]`.
+    pub signers: BTreeMap<Name, PublicKey>,
+    /// Each `[[image]]`; no two have the same scope.
+    pub images: Vec<ImageRule>,
+}
+
+/// Line and column of a byte offset, both from 1; the column counts characters.
+#[must_use]
+pub fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let column = before.chars().rev().take_while(|character| *character != '\n').count();
+    (before.matches('\n').count() + 1, column + 1)
+}

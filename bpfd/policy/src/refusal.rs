@@ -1,0 +1,188 @@
+//! Why an image may not be used, in the words of the person who asked, and what to do about it. Must never decide.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::digest::Digest;
+use crate::limits;
+use crate::reference::Reference;
+use crate::scope::Scope;
+
+/// Rejected signatures that a message shows: a refusal must fit into a gRPC status, whose headers break at a few KiB.
+const SHOWN: usize = 4;
+
+/// An image that may not be used.
+#[derive(Debug, thiserror::Error)]
+#[error("image `{reference}` ({digest}) is refused by policy")]
+pub struct Refusal {
+    /// What was asked for.
+    pub reference: Reference,
+    /// What it was resolved to.
+    pub digest: Digest,
+    /// Why it may not be used.
+    #[source]
+    pub reason: Reason,
+}
+
+/// Why an image may not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Reason {
+    /// No `[[image]]` matches.
+    #[error("no `[[image]]` section of the policy has a scope for it")]
+    NoScope,
+    /// The registry gave something else than was asked for.
+    #[error("the reference names another digest than the one it was resolved to")]
+    OtherDigest,
+    /// `require_digest`, and the reference has a tag only.
+    #[error("scope `{scope}` requires references with a digest")]
+    DigestRequired {
+        /// The scope that applies.
+        scope: Scope,
+    },
+    /// `{ digest = [..] }`, and it is none of them.
+    #[error("its digest is not among those that scope `{scope}` allows ({allowed})")]
+    NotPinned {
+        /// The scope that applies.
+        scope: Scope,
+        /// How many there are.
+        allowed: usize,
+    },
+    /// More than are read.
+    #[error("it has {found} signatures; at most {limit} are read", limit = limits::SIGNATURES)]
+    TooManySignatures {
+        /// How many there are.
+        found: usize,
+    },
+    /// It has no signature at all.
+    #[error("it is not signed, and scope `{scope}` requires {threshold} of the signers {}", names(.signers))]
+    Unsigned {
+        /// The scope that applies.
+        scope: Scope,
+        /// How many must have signed.
+        threshold: usize,
+        /// Whose signatures would count.
+        signers: BTreeSet<String>,
+    },
+    /// It has signatures, but too few that count.
+    #[error(
+        "{} of {threshold} required signatures count (scope `{scope}`, signers {}){}",
+        .valid.len(), names(.signers), list(.rejected)
+    )]
+    NotEnough {
+        /// The scope that applies.
+        scope: Scope,
+        /// How many different keys must have signed.
+        threshold: usize,
+        /// Whose signatures would count.
+        signers: BTreeSet<String>,
+        /// Whose do; of several names for one key the first.
+        valid: BTreeSet<String>,
+        /// The others, in the order they came.
+        rejected: Vec<Rejected>,
+    },
+}
+
+/// A signature that does not count.
+#[derive(Debug)]
+pub struct Rejected {
+    /// Which one, from 1.
+    pub number: usize,
+    /// Why.
+    pub fault: Fault,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "signature {}: {}", self.number, self.fault)
+    }
+}
+
+/// Why a signature does not count.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Fault {
+    /// A payload that is no payload.
+    #[error("its payload has {0} bytes; at most {limit} are read", limit = limits::SIGNATURE)]
+    PayloadTooLarge(usize),
+    /// The annotation is missing.
+    #[error("it has no signature beside its payload")]
+    NoSignature,
+    /// The annotation is no base64.
+    #[error("it is not base64")]
+    Base64,
+    /// No trusted key made it.
+    #[error("no key of these signers made it")]
+    WrongSignature,
+    /// A key made it, over something else than a payload.
+    #[error("`{signer}` signed something that is not a container signature: {why}")]
+    Claim {
+        /// Who.
+        signer: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A key made it, for another image.
+    #[error("`{signer}` signed another image, {claimed}")]
+    OtherImage {
+        /// Who.
+        signer: String,
+        /// The manifest that it is for.
+        claimed: Digest,
+    },
+    /// A key made it, for this image under another name.
+    #[error("`{signer}` signed this image as {claimed:?}, which is another repository")]
+    OtherRepository {
+        /// Who.
+        signer: String,
+        /// The name that it is for; the beginning of the signer's text.
+        claimed: String,
+    },
+}
+
+fn names(signers: &BTreeSet<String>) -> String {
+    let quoted: Vec<String> = signers.iter().map(|name| format!("`{name}`")).collect();
+    quoted.join(", ")
+}
+
+fn list(rejected: &[Rejected]) -> String {
+    let shown: String = rejected.iter().take(SHOWN).map(|rejected| format!("; {rejected}")).collect();
+    match rejected.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown}; and {more} more"),
+    }
+}
+
+impl Refusal {
+    /// What to do about it, as one line with the command filled in.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        let reference = &self.reference;
+        let pinned = format!("{}@{}", reference.name(), self.digest);
+        match &self.reason {
+            Reason::NoScope => format!(
+                "if you trust who signs it, run `bpfctl trust add NAME --key FILE --scope {}`",
+                Scope::of_repository(reference)
+            ),
+            Reason::OtherDigest => "the registry serves something else under this digest: do not use it".to_owned(),
+            Reason::DigestRequired { .. } => format!("if this is the image you mean, ask for `{pinned}`"),
+            Reason::NotPinned { scope, .. } => {
+                format!("if it should pass, add \"{}\" to `digest` in the `[[image]]` of scope `{scope}`", self.digest)
+            }
+            Reason::TooManySignatures { .. } => {
+                format!("remove those that nobody needs from `{}`", reference.signatures(self.digest))
+            }
+            Reason::Unsigned { signers, threshold, .. } => sign_it(&pinned, *threshold, signers),
+            Reason::NotEnough { signers, valid, threshold, rejected, .. } => {
+                if rejected.iter().any(|rejected| matches!(rejected.fault, Fault::OtherRepository { .. })) {
+                    return "if the repository is a mirror, write `identity = \"any\"` into its requirement".to_owned();
+                }
+                let missing = signers.difference(valid).cloned().collect();
+                sign_it(&pinned, threshold.saturating_sub(valid.len()), &missing)
+            }
+        }
+    }
+}
+
+fn sign_it(reference: &str, more: usize, signers: &BTreeSet<String>) -> String {
+    let who = if signers.len() == more { names(signers) } else { format!("{more} of {}", names(signers)) };
+    format!("have it signed by {who}: `bpfctl image sign {reference} --key FILE`")
+}
