@@ -34,6 +34,7 @@ use crate::store::{Store, StoreError};
 use crate::trust::{Trust, TrustError};
 use crate::watch;
 use crate::worker::Workers;
+use crate::worker::identity::Identities;
 
 /// Why the daemon does not run. Nothing was changed on any hook.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +102,9 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     open_files();
     let mut causes = mount_bpffs(layout)?;
     let objects = Objects::open(&layout.objects()).map_err(at("open the object store", &layout.objects()))?;
-    let workers = Workers::default();
+    let settings = settings(layout)?;
+    let identities = Identities::of_host(settings.workers.uid_base);
+    let workers = Workers::with(identities.map_err(at("find whom workers run as in", Path::new("/etc/passwd")))?);
     let trust = Arc::new(Trust::open(layout)?);
     let store = Store::open(&layout.database())?;
     let audit = AuditFile::open(&layout.audit()).map_err(at("open the audit log", &layout.audit()))?;
@@ -109,7 +112,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
 
     let read = objects.clone();
     let paths = Paths { bpffs: layout.bpffs.clone(), ..Paths::default() };
-    let setting = settings(layout)?.chain.mode;
+    let setting = settings.chain.mode;
     let named = paths.netns.clone();
     let kernel = HostKernel::open_in(setting, paths, workers.clone(), Box::new(move |digest| read.read(digest)))?;
     let loader = kernel.loader();
@@ -137,6 +140,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
 
     let registries = RegistryFiles::open(layout)?;
     let images = Arc::new(Images::open(layout, workers.clone(), trust.clone(), registries, objects.clone())?);
+    causes.extend(images.damage().map(str::to_owned));
     let context = rpc::Context {
         loads: Loads::new(engine.clone(), images.clone(), objects.clone(), workers, loader),
         engine,

@@ -151,10 +151,13 @@ fn a_manifest_of_a_gibibyte_costs_the_worker_less_than_64_mib() {
                 ..TransportConfig::default()
             },
         };
-        let ingest = store.ingest().unwrap();
+        let workers = workers();
+        let identity = workers.identity().unwrap();
+        let ingest = store.ingest_apart(identity.ids().uid(), identity.ids().gid()).unwrap();
         let deadline = Instant::now() + Duration::from_secs(30);
         let ended = fetch::pull(
-            &workers(),
+            &workers,
+            &identity,
             ingest.as_fd(),
             request,
             ImagePolicy::default(),
