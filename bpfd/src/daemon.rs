@@ -1,6 +1,7 @@
 //! Start and stop, as a list: directories, bpffs, policy, kernel, engine, socket; then serve until told to stop. What is attached
 //! stays attached: a stop never touches a hook.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
@@ -27,6 +28,7 @@ use crate::layout::Layout;
 use crate::load::Loads;
 use crate::load_log::LoadLogs;
 use crate::objects::Objects;
+use crate::owned::{Links, OwnedDir};
 use crate::registries::{RegistryFiles, RegistryFilesError};
 use crate::repair::{Recovered, Repaired};
 use crate::rpc::{self, ServeError, Start};
@@ -101,6 +103,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     directories(layout)?;
     open_files();
     let mut causes = mount_bpffs(layout)?;
+    OwnedDir::make(&layout.pins(), 0o700)?;
     let objects = Objects::open(&layout.objects()).map_err(at("open the object store", &layout.objects()))?;
     let settings = settings(layout)?;
     let identities = Identities::of_host(settings.workers.uid_base);
@@ -220,10 +223,27 @@ fn open_files() {
     }
 }
 
-/// Makes what is missing. The state is root's alone; the socket's directory lets members of the group in.
+/// Makes what is missing, and refuses to go on where somebody else could have written what is read from now on. The state is root's
+/// alone; the socket's directory lets members of the group in.
 fn directories(layout: &Layout) -> Result<(), DaemonError> {
-    for (dir, mode) in [(&layout.run, 0o755), (&layout.lib, 0o700), (&layout.log, 0o700), (&layout.objects(), 0o700)] {
-        DirBuilder::new().recursive(true).mode(mode).create(dir).map_err(at("make", dir))?;
+    OwnedDir::make(&layout.run, 0o755)?;
+    let state = OwnedDir::make(&layout.lib, 0o700)?;
+    // With the files that SQLite keeps beside a database.
+    state.check(["state.db", "state.db-wal", "state.db-shm"].map(OsStr::new), Links::Refused)?;
+    OwnedDir::make(&layout.objects(), 0o700)?.check_all()?;
+    images(&layout.images())?;
+    // Written and never believed: on many hosts a group may write beside it.
+    DirBuilder::new().recursive(true).mode(0o700).create(&layout.log).map_err(at("make", &layout.log))
+}
+
+/// The image store, as far as its names are believed: content is hashed each time that it is read. What is no store is set aside later.
+fn images(path: &Path) -> Result<(), DaemonError> {
+    for directory in [path.to_path_buf(), path.join("blobs"), path.join("blobs/sha256")] {
+        match OwnedDir::open(&directory) {
+            Ok(store) => store.check(["index.json", "oci-layout"].map(OsStr::new), Links::NotFollowed)?,
+            Err(error) if error.is_absent() || error.is_no_directory() => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(())
 }
@@ -231,7 +251,10 @@ fn directories(layout: &Layout) -> Result<(), DaemonError> {
 /// A bpffs where pins go: the host's own, or one below `--root`. Gives what keeps the daemon from being READY.
 fn mount_bpffs(layout: &Layout) -> Result<Vec<String>, DaemonError> {
     let dir = &layout.bpffs;
-    fs::create_dir_all(dir).map_err(at("make", dir))?;
+    // On a host it is there, and its last directory may be anybody's to write in: pins are in one of their own.
+    let above = dir.parent().unwrap_or(dir);
+    OwnedDir::make(above, 0o755)?;
+    DirBuilder::new().recursive(true).create(dir).map_err(at("make", dir))?;
     if !bpffs::is_bpffs(dir).map_err(at("look at", dir))? {
         bpffs::mount(dir).map_err(at("mount a bpffs at", dir))?;
         tracing::info!(at = %dir.display(), "mounted a bpffs");
