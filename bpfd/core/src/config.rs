@@ -46,7 +46,9 @@ pub struct UidBase(u32);
 
 /// Not the first of 64 usable user ids.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
-#[error("the {UIDS} user ids from {0} on include one that no worker may have: write a number from 1 to 65470, or one above 65534")]
+#[error(
+    "the {UIDS} user ids from {0} on include one that no worker may have: write a number from 1 to 65470, or one above 65534"
+)]
 pub struct UidBaseError(u32);
 
 impl UidBase {

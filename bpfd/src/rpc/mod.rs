@@ -21,7 +21,9 @@ use crate::trust::Trust;
 
 mod app;
 mod chain;
+mod connections;
 mod image;
+mod intake;
 mod link;
 mod peer;
 mod policy;

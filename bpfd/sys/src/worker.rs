@@ -10,8 +10,8 @@
 //! it has the user id that it keeps, so no other process of that id can ever trace it or read its memory.
 use crate::channel::{Channel, ChannelError, Message};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
 use rustix::fs::{Gid, Uid};
+use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal, set_dumpable_behavior};
 use std::fmt;
 use std::io::{self, PipeReader, Read};
