@@ -7,6 +7,7 @@
 )]
 
 mod half_sent_messages;
+mod names_of_identities;
 mod owners_of_paths;
 mod raw;
 mod silent_connections;
