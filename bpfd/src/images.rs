@@ -298,7 +298,11 @@ fn open_or_set_aside(directory: &Path) -> Result<(Store, Option<String>), ImageE
     };
     let aside = directory.with_extension("damaged");
     // One is kept: a store that is damaged again and again must not fill the disk.
-    match std::fs::remove_dir_all(&aside) {
+    let removed = match std::fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => std::fs::remove_file(&aside),
+        removed => removed,
+    };
+    match removed {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(ImageError::Ingest(error)),
