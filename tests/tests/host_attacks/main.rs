@@ -1,10 +1,5 @@
 //! What members, viewers, registries and workers do to others, and must not: each file makes one kind of attack on the built daemon.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "the lints exempt test functions, not what they share"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "the lints exempt test functions, not what they share")]
 
 mod half_sent_messages;
 mod names_of_identities;

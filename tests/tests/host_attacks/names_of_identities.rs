@@ -1,13 +1,15 @@
 //! Apps that are called what another thing's uid or handle is: whoever names that thing must never get this app. And apps in which
 //! others have links: who unloads one must not take those links away.
 
+use std::fs;
+
 use bpfd_tests::{Host, example};
 use insta::assert_snapshot;
 use rusqlite::Connection;
 
 use crate::world::{Images, image};
 
-const DATABASE: &str = "/run/case/var/lib/bpfd/state.db";
+const LIB: &str = "/run/case/var/lib/bpfd";
 
 impl Images {
     /// Root's app `fw`, with one link on `uplink`: its uid, the link's uid and the link's handle.
@@ -15,11 +17,28 @@ impl Images {
         let images = Self::signed();
         let object = example("xdp-counter");
         images.host.bpfctl(&format!("load -q --path {object} --name fw xdp -i uplink --priority 10")).ok();
-        let database = Connection::open(images.host.path(DATABASE)).unwrap();
         let row = "SELECT apps.uid, links.uid, CAST(links.handle AS TEXT) FROM apps JOIN links ON links.app = apps.uid";
-        let row = database.query_row(row, [], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?])).unwrap();
-        (images, row)
+        let rows = in_copy(&images.host, |database| {
+            database.query_row(row, [], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?])).unwrap()
+        });
+        (images, rows.0)
     }
+}
+
+/// Works on a copy of the database, and gives it: SQLite follows `/proc/PID/root` to where it seems to lead.
+fn in_copy<T>(host: &Host, work: impl FnOnce(&Connection) -> T) -> (T, Vec<u8>) {
+    let elsewhere = tempfile::tempdir().unwrap();
+    for file in ["state.db", "state.db-wal"] {
+        let from = host.path(&format!("{LIB}/{file}"));
+        if from.exists() {
+            fs::copy(from, elsewhere.path().join(file)).unwrap();
+        }
+    }
+    let database = Connection::open(elsewhere.path().join("state.db")).unwrap();
+    let done = work(&database);
+    // The last connection to close writes the log back.
+    database.close().unwrap();
+    (done, fs::read(elsewhere.path().join("state.db")).unwrap())
 }
 
 #[test]
@@ -47,16 +66,17 @@ fn an_app_that_an_earlier_version_let_be_called_so_gets_another_name() {
     images.host.bpfctl_as_member("load -q --image registry/team/app:1 --name mine xdp -i uplink --priority 500").ok();
     for (old, new) in [(handle.as_str(), format!("app-{handle}")), (link.as_str(), format!("app-{link}"))] {
         images.host.stop();
-        let database = Connection::open(images.host.path(DATABASE)).unwrap();
         let rename = "UPDATE apps SET name = ?1, body = json_set(body, '$.name', ?1) WHERE name LIKE 'mine' OR name LIKE 'app-%'";
-        assert_eq!(database.execute(rename, [old]).unwrap(), 1);
-        drop(database);
+        let (renamed, database) = in_copy(&images.host, |database| database.execute(rename, [old]).unwrap());
+        assert_eq!(renamed, 1);
+        fs::write(images.host.path(&format!("{LIB}/state.db")), database).unwrap();
+        images.host.shell(&format!("rm -f {LIB}/state.db-wal {LIB}/state.db-shm"));
         images.host.start();
         let told = format!("app `{old}` is now `{new}`: the old name reads as a uid or a number");
         assert!(images.host.log().contains(&told), "{told}{}", images.host.log());
         let shown = images.host.bpfctl(&format!("get link {old}")).ok();
         assert!(shown.contains("fw/count@uplink:xdp"), "{shown}");
-        assert_eq!(images.host.items(&format!("list apps"))[0]["name"], new.as_str());
+        assert_eq!(images.host.items("list apps")[0]["name"], new.as_str());
     }
 }
 

@@ -187,7 +187,10 @@ fn a_worker_has_the_credentials_of_the_host_that_it_asks_and_no_others() {
     let auth = r#"{"auths": {"registry": {"auth": "cHVsbGVyOm93bi1TM0NSRVQ="},
                              "10.0.0.1:5001": {"auth": "cHVsbGVyOm1pcnJvci1TM0NSRVQ="}}}"#;
     fs::write(images.host.path(&format!("{ETC}/auth.json")), auth).unwrap();
-    mirror.put_manifest("open/app", "stalls", media::MANIFEST, &image().manifest);
+    let stalls = image();
+    mirror.put_blob(&stalls.config);
+    mirror.put_blob(&stalls.layer);
+    mirror.put_manifest("open/app", "stalls", media::MANIFEST, &stalls.manifest);
     mirror.behave("open/app", Mode::Stall);
     let (pull, worker) = images.stalled("registry/open/app:stalls");
     let has = |pid: u32| {
