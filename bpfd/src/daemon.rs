@@ -1,6 +1,7 @@
 //! Start and stop, as a list: directories, bpffs, policy, kernel, engine, socket; then serve until told to stop. What is attached
 //! stays attached: a stop never touches a hook.
 
+use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
@@ -27,6 +28,7 @@ use crate::kernel::{HostKernel, OpenError, Paths};
 use crate::layout::Layout;
 use crate::load_log::LoadLogs;
 use crate::objects::Objects;
+use crate::owned::{Links, OwnedDir};
 use crate::registries::{RegistryFiles, RegistryFilesError};
 use crate::repair::{Recovered, Repaired};
 use crate::rpc::{self, ServeError};
@@ -35,6 +37,7 @@ use crate::store::{Answers, Store, StoreError};
 use crate::trust::{Trust, TrustError};
 use crate::watch;
 use crate::worker::Workers;
+use crate::worker::identity::Identities;
 
 /// Why the daemon does not run. Nothing was changed on any hook.
 #[derive(Debug, thiserror::Error)]
@@ -101,8 +104,11 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     directories(layout)?;
     open_files();
     let mut causes = mount_bpffs(layout)?;
+    OwnedDir::make(&layout.pins(), 0o700)?;
     let objects = Objects::open(&layout.objects()).map_err(at("open the object store", &layout.objects()))?;
-    let workers = Workers::default();
+    let settings = settings(layout)?;
+    let identities = Identities::of_host(settings.workers.uid_base);
+    let workers = Workers::with(identities.map_err(at("find whom workers run as in", Path::new("/etc/passwd")))?);
     let trust = Arc::new(Trust::open(layout)?);
     let store = Store::open(&layout.database())?;
     let audit = AuditFile::open(&layout.audit()).map_err(at("open the audit log", &layout.audit()))?;
@@ -110,7 +116,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
 
     let read = objects.clone();
     let paths = Paths { bpffs: layout.bpffs.clone(), ..Paths::default() };
-    let setting = settings(layout)?.chain.mode;
+    let setting = settings.chain.mode;
     let named = paths.netns.clone();
     let kernel = HostKernel::open_in(setting, paths, workers.clone(), Box::new(move |digest| read.read(digest)))?;
     let loader = kernel.loader();
@@ -139,6 +145,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
 
     let registries = RegistryFiles::open(layout)?;
     let images = Arc::new(Images::open(layout, workers.clone(), trust.clone(), registries, objects.clone())?);
+    causes.extend(images.damage().map(str::to_owned));
     let logs = Arc::new(LoadLogs::default());
     let service = Service {
         answers: Answers::open(&layout.database())?,
@@ -219,10 +226,27 @@ fn open_files() {
     }
 }
 
-/// Makes what is missing. The state is root's alone; the socket's directory lets members of the group in.
+/// Makes what is missing, and refuses to go on where somebody else could have written what is read from now on. The state is root's
+/// alone; the socket's directory lets members of the group in.
 fn directories(layout: &Layout) -> Result<(), DaemonError> {
-    for (dir, mode) in [(&layout.run, 0o755), (&layout.lib, 0o700), (&layout.log, 0o700), (&layout.objects(), 0o700)] {
-        DirBuilder::new().recursive(true).mode(mode).create(dir).map_err(at("make", dir))?;
+    OwnedDir::make(&layout.run, 0o755)?;
+    let state = OwnedDir::make(&layout.lib, 0o700)?;
+    // With the files that SQLite keeps beside a database.
+    state.check(["state.db", "state.db-wal", "state.db-shm"].map(OsStr::new), Links::Refused)?;
+    OwnedDir::make(&layout.objects(), 0o700)?.check_all()?;
+    images(&layout.images())?;
+    // Written and never believed: on many hosts a group may write beside it.
+    DirBuilder::new().recursive(true).mode(0o700).create(&layout.log).map_err(at("make", &layout.log))
+}
+
+/// The image store, as far as its names are believed: content is hashed each time that it is read. What is no store is set aside later.
+fn images(path: &Path) -> Result<(), DaemonError> {
+    for directory in [path.to_path_buf(), path.join("blobs"), path.join("blobs/sha256")] {
+        match OwnedDir::open(&directory) {
+            Ok(store) => store.check(["index.json", "oci-layout"].map(OsStr::new), Links::NotFollowed)?,
+            Err(error) if error.is_absent() || error.is_no_directory() => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(())
 }
@@ -230,7 +254,10 @@ fn directories(layout: &Layout) -> Result<(), DaemonError> {
 /// A bpffs where pins go: the host's own, or one below `--root`. Gives what keeps the daemon from being READY.
 fn mount_bpffs(layout: &Layout) -> Result<Vec<String>, DaemonError> {
     let dir = &layout.bpffs;
-    fs::create_dir_all(dir).map_err(at("make", dir))?;
+    // On a host it is there, and its last directory may be anybody's to write in: pins are in one of their own.
+    let above = dir.parent().unwrap_or(dir);
+    OwnedDir::make(above, 0o755)?;
+    DirBuilder::new().recursive(true).create(dir).map_err(at("make", dir))?;
     if !bpffs::is_bpffs(dir).map_err(at("look at", dir))? {
         bpffs::mount(dir).map_err(at("mount a bpffs at", dir))?;
         tracing::info!(at = %dir.display(), "mounted a bpffs");

@@ -1,14 +1,16 @@
 //! Files below `/etc/bpfd`, and keys and certificates that they name: read only if nobody but root can have written them.
 //!
-//! A file is opened without following a symbolic link in its last component, so that what is checked is what is read. Must never
-//! read without a limit, nor look inside.
+//! Each directory on the way is looked at too ([`crate::owned`]). A file is opened without following a symbolic link in its last
+//! component, so that what is checked is what is read. Must never read without a limit, nor look inside.
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+
+use crate::owned::OwnedDir;
 
 /// Bytes of one file: written by hand, a few KiB.
 const LIMIT: u64 = bytecode_image::limits::CONFIG_FILE;
@@ -24,6 +26,18 @@ pub struct EtcError {
     /// Why.
     #[source]
     pub fault: EtcFault,
+}
+
+impl EtcError {
+    /// There is no such file or directory.
+    pub fn is_absent(&self) -> bool {
+        matches!(&self.fault, EtcFault::Io(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// There is something else in the place of a directory.
+    pub fn is_no_directory(&self) -> bool {
+        matches!(&self.fault, EtcFault::Io(error) if error.kind() == io::ErrorKind::NotADirectory)
+    }
 }
 
 /// Why a file is not used.
@@ -52,12 +66,15 @@ pub enum EtcFault {
 /// The text of a file; `None` if there is none.
 pub fn read(path: &Path) -> Result<Option<String>, EtcError> {
     let at = |fault| EtcError { path: path.to_path_buf(), fault };
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file: File = match rustix::fs::open(path, flags, Mode::empty()) {
-        Ok(fd) => fd.into(),
-        Err(rustix::io::Errno::NOENT) => return Ok(None),
-        Err(error) => return Err(at(io::Error::from(error).into())),
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(at(EtcFault::NotAFile));
     };
+    let directory = match OwnedDir::open(directory) {
+        Ok(directory) => directory,
+        Err(error) if error.is_absent() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let Some(file) = directory.file(name).map_err(|error| at(error.into()))? else { return Ok(None) };
     checked(&file).map_err(at)?;
     let mut bytes = Vec::new();
     file.take(LIMIT + 1).read_to_end(&mut bytes).map_err(|error| at(error.into()))?;
@@ -75,8 +92,7 @@ pub fn toml_files(directory: &Path) -> Result<Vec<PathBuf>, EtcError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
         Err(error) => return Err(at(error.into())),
     };
-    let metadata = std::fs::metadata(directory).map_err(|error| at(error.into()))?;
-    owned(metadata.uid(), metadata.mode()).map_err(at)?;
+    OwnedDir::open(directory)?;
     let mut found = Vec::new();
     for entry in entries {
         let name = entry.map_err(|error| at(error.into()))?.file_name();
@@ -95,7 +111,7 @@ pub fn replace(path: &Path, text: &str) -> Result<(), EtcError> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(at(io::ErrorKind::InvalidInput.into()));
     };
-    DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(at)?;
+    OwnedDir::make(directory, 0o755)?;
     let new = directory.join(format!(".{}.new", name.to_string_lossy()));
     let written = write(&new, text).and_then(|()| {
         std::fs::rename(&new, path)?;
@@ -125,7 +141,7 @@ fn checked(file: &File) -> Result<(), EtcFault> {
 }
 
 /// Root's, or of whoever the daemon runs as: that user could change the daemon itself.
-fn owned(uid: u32, mode: u32) -> Result<(), EtcFault> {
+pub(crate) fn owned(uid: u32, mode: u32) -> Result<(), EtcFault> {
     if uid != 0 && uid != rustix::process::geteuid().as_raw() {
         return Err(EtcFault::Owner(uid));
     }

@@ -17,8 +17,9 @@ mod shelf;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bpfd_core::ask::PullAsk;
@@ -26,15 +27,13 @@ use bpfd_core::policy::Authorized;
 use bpfd_core::report::Warning;
 use bpfd_core::request::{Apply, PullPolicy};
 use bpfd_core::state::State;
-use bpfd_sys::worker::NOBODY;
 use bytecode_image::digest::Digest;
 use bytecode_image::limits;
 use bytecode_image::reference::Reference;
 use bytecode_image::resolve::Platform;
-use bytecode_image::store::{Named, Store, Sweep};
+use bytecode_image::store::{Named, Store, StoreError, Sweep};
 use bytecode_image::summary::summary;
 use bytecode_image::transport::Timeouts;
-use rustix::fs::{Gid, Uid};
 use tokio::sync::Semaphore;
 
 pub use self::acquired::Acquired;
@@ -42,6 +41,7 @@ use self::bring::Ready;
 pub use self::error::ImageError;
 use self::judge::{open, platform};
 pub use self::shelf::{Inspected, Removed, Stored, Verdict, users};
+use crate::causes::error_chain;
 use crate::layout::Layout;
 use crate::objects::Objects;
 use crate::progress::Report;
@@ -67,6 +67,7 @@ pub struct Images {
     looks: Arc<Semaphore>,
     /// Held while a reference is pulled and judged.
     pulling: Mutex<BTreeMap<Reference, Weak<tokio::sync::Mutex<()>>>>,
+    damage: Option<String>,
 }
 
 #[derive(Debug)]
@@ -79,8 +80,6 @@ struct Shared {
     objects: Objects,
     platform: Platform,
     timeouts: Timeouts,
-    /// Read by pulls, written by whoever clears away what a worker left.
-    ingest: RwLock<()>,
     /// What names led to that a pull is moving: no collection takes it before the new image is known to be good.
     held: Mutex<BTreeMap<Reference, BTreeSet<Digest>>>,
     /// What was found in images, by the digest of their manifest: a list need not unpack them each time.
@@ -100,16 +99,12 @@ impl Images {
         objects: Objects,
     ) -> Result<Self, ImageError> {
         let directory = layout.images();
-        let store = Store::open(&directory)?;
-        store.clear_ingest()?;
+        let (store, damage) = open_or_set_aside(&directory)?;
+        store.take_ingest()?;
         // Tags move, and what they named before is of no use to anybody: apps keep their objects elsewhere.
         if let Err(error) = store.collect(&BTreeSet::new(), Sweep::Delete) {
             tracing::warn!(%error, "blobs that nothing names are left in the image store");
         }
-        // The worker is nobody. Only it gets this directory, by descriptor: the one above is root's alone.
-        let nobody = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
-        rustix::fs::fchown(store.ingest()?.as_fd(), Some(nobody.0), Some(nobody.1))
-            .map_err(|error| ImageError::Ingest(error.into()))?;
         let shared = Shared {
             store,
             directory,
@@ -119,13 +114,17 @@ impl Images {
             objects,
             platform: platform(),
             timeouts: Timeouts { deadline: WHOLE - AFTERWARDS, ..Timeouts::default() },
-            ingest: RwLock::default(),
             held: Mutex::default(),
             known: Mutex::default(),
         };
         let permits = |number| Arc::new(Semaphore::new(number));
         let (shared, pulling) = (Arc::new(shared), Mutex::default());
-        Ok(Self { shared, permits: permits(AT_ONCE), looks: permits(LOOKS), pulling })
+        Ok(Self { shared, permits: permits(AT_ONCE), looks: permits(LOOKS), pulling, damage })
+    }
+
+    /// What was wrong with the store that was found, if it was set aside.
+    pub fn damage(&self) -> Option<&str> {
+        self.damage.as_deref()
     }
 
     /// With other patience towards registries; the whole never takes longer than its own limit.
@@ -286,6 +285,59 @@ impl Images {
             pulling.insert(reference.clone(), Arc::downgrade(&lock));
             lock
         })
+    }
+}
+
+/// The store; if what is there cannot be read as one, it is moved away, and a new one is made. Everything in it can be pulled again, and
+/// loaded apps have their objects elsewhere: it is no reason to leave a host without its daemon. Gives what was wrong.
+fn open_or_set_aside(directory: &Path) -> Result<(Store, Option<String>), ImageError> {
+    let error = match Store::open(directory) {
+        Ok(store) => return Ok((store, None)),
+        Err(error) if is_damage(&error) => error,
+        Err(error) => return Err(error.into()),
+    };
+    let aside = directory.with_extension("damaged");
+    // One is kept: a store that is damaged again and again must not fill the disk.
+    let removed = match std::fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => std::fs::remove_file(&aside),
+        removed => removed,
+    };
+    match removed {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(ImageError::Ingest(error)),
+    }
+    std::fs::rename(directory, &aside).map_err(ImageError::Ingest)?;
+    let damage = format!(
+        "the image store was damaged ({}) and is now `{}`; pull what you need again, then remove it",
+        error_chain(&error),
+        aside.display()
+    );
+    tracing::error!("{damage}");
+    Ok((Store::open(directory)?, Some(damage)))
+}
+
+/// Whether the store's own files are at fault, and not the disk or the rights on it.
+fn is_damage(error: &StoreError) -> bool {
+    match error {
+        StoreError::Io { source, .. } => match source.kind() {
+            io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::FileTooLarge
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::InvalidData
+            | io::ErrorKind::AlreadyExists => true,
+            _ => source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()),
+        },
+        StoreError::NotALayout(_)
+        | StoreError::Corrupt(_)
+        | StoreError::Missing(_)
+        | StoreError::TooLarge { .. }
+        | StoreError::Index(_)
+        | StoreError::NotFound(_)
+        | StoreError::Document(_)
+        | StoreError::Resolve(_)
+        | StoreError::NotWhatItSays { .. } => true,
     }
 }
 

@@ -15,6 +15,7 @@ pub mod kernel;
 pub mod layout;
 pub mod load_log;
 pub mod objects;
+pub mod owned;
 pub mod progress;
 pub mod registries;
 pub mod repair;

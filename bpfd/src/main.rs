@@ -27,7 +27,7 @@ use tracing_subscriber::filter::{Directive, LevelFilter};
 ///
 /// Examples:
 ///   bpfd                      serve /run/bpfd/bpfd.sock
-///   bpfd --root /tmp/try      keep everything below /tmp/try: socket, state, configuration, pins
+///   bpfd --root /root/try     keep everything below /root/try: socket, state, configuration, pins
 #[derive(Debug, Parser)]
 #[command(name = "bpfd", version, verbatim_doc_comment)]
 struct Args {
@@ -75,12 +75,16 @@ impl From<Filter> for EnvFilter {
 }
 
 fn main() -> ExitCode {
-    // A worker is started by the daemon with these two words and nothing else: before clap, before any thread.
-    let words: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
-    if let [worker, kind] = words.as_slice()
-        && worker == "--worker"
-    {
-        let code = bpfd::worker::run(&kind.to_string_lossy());
+    // A worker is started by the daemon with two words, or three, and nothing else: before clap, before any thread.
+    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let worker = match words.as_slice() {
+        ["--worker", kind] => Some((kind, None)),
+        ["--worker", kind, ids] => Some((kind, Some(*ids))),
+        _ => None,
+    };
+    if let Some((kind, ids)) = worker {
+        let code = bpfd::worker::run(kind, ids);
         return ExitCode::from(u8::try_from(code).unwrap_or(1));
     }
     let args = Args::parse();
@@ -163,7 +167,7 @@ mod tests {
 
         Examples:
           bpfd                      serve /run/bpfd/bpfd.sock
-          bpfd --root /tmp/try      keep everything below /tmp/try: socket, state, configuration, pins
+          bpfd --root /root/try     keep everything below /root/try: socket, state, configuration, pins
         ");
     }
 }

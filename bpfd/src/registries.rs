@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bytecode_image::auth::{AuthError, AuthFile};
 use bytecode_image::reference::Reference;
-use bytecode_image::registries::{CertificateError, Registries, RegistriesError};
+use bytecode_image::registries::{CertificateError, Endpoint, Registries, RegistriesError};
 use bytecode_image::transport::{Timeouts, TransportConfig};
 
 use crate::etc::{self, EtcError};
@@ -51,12 +51,24 @@ impl RegistryFiles {
         Ok(files)
     }
 
-    /// What a transport must know to ask one registry, and nothing of the others' credentials.
-    pub fn transport(&self, reference: &Reference, timeouts: Timeouts) -> Result<TransportConfig, RegistryFilesError> {
-        let registries = self.registries()?;
-        let endpoints = registries.endpoints(reference).into_iter().flat_map(|endpoint| endpoint.names());
-        let names: Vec<String> = endpoints.chain([reference.registry().to_string()]).collect();
-        Ok(TransportConfig { registries, auth: self.auth()?.only_for(&names), timeouts })
+    /// What a transport must know to ask for a reference at each endpoint, mirrors first, its registry itself last: the credentials for
+    /// that repository there, and no others.
+    pub fn transports(
+        &self,
+        reference: &Reference,
+        timeouts: Timeouts,
+    ) -> Result<Vec<TransportConfig>, RegistryFilesError> {
+        let (registries, auth) = (self.registries()?, self.auth()?);
+        let endpoints = registries.endpoints(reference);
+        let own = endpoints.last().cloned();
+        let transport = |endpoint: Endpoint| {
+            // By the name in the reference at the registry itself, else by the endpoint's, as the transport looks them up.
+            let name = (own.as_ref() == Some(&endpoint)).then(|| reference.registry().to_string());
+            let names: Vec<String> = name.into_iter().chain(endpoint.names()).collect();
+            let auth = auth.only_one(&names, reference.repository());
+            TransportConfig { registries: registries.clone(), auth, timeouts: timeouts.clone(), only: Some(endpoint) }
+        };
+        Ok(endpoints.into_iter().map(transport).collect())
     }
 
     fn registries(&self) -> Result<Registries, RegistryFilesError> {
@@ -90,16 +102,23 @@ mod tests {
     }
 
     #[test]
-    fn only_the_asked_registrys_credentials_leave() {
-        // `me:one`, `me:two`, `me:three`.
+    fn each_endpoint_is_asked_with_its_own_credentials_alone() {
+        // `me:one`, `me:two`, `me:three`, `me:four`.
         let auth = r#"{"auths": {"r.example": {"auth": "bWU6b25l"}, "other.example": {"auth": "bWU6dHdv"},
-                       "10.0.0.9:5000": {"auth": "bWU6dGhyZWU="}}}"#;
-        let registries = "[[registry]]\nname = \"r.example\"\nendpoint = \"10.0.0.9:5000\"\nhttp = true\n";
+                       "10.0.0.9:5000": {"auth": "bWU6dGhyZWU="}, "m.example": {"auth": "bWU6Zm91cg=="},
+                       "r.example/x": {"auth": "bWU6dHdv"}}}"#;
+        let registries = "[[registry]]\nname = \"r.example\"\nendpoint = \"10.0.0.9:5000\"\nhttp = true\n\
+                          mirrors = [{ endpoint = \"m.example\" }]\n";
         let (_dir, files) = files(registries, auth);
         let reference: Reference = "r.example/a:b".parse().unwrap();
-        let config = files.unwrap().transport(&reference, Timeouts::default()).unwrap();
-        let has = |registry: &str| config.auth.lookup(registry, "a").is_some();
-        assert!(has("r.example") && has("10.0.0.9:5000") && !has("other.example"));
+        let transports = files.unwrap().transports(&reference, Timeouts::default()).unwrap();
+        let names = ["r.example", "10.0.0.9:5000", "m.example", "other.example", "r.example/x"];
+        let had = |config: &TransportConfig| names.map(|name| config.auth.lookup(name, "a").is_some());
+        let asked: Vec<_> = transports.iter().map(|config| config.only.as_ref().unwrap().origin()).collect();
+        assert_eq!(asked, ["https://m.example:443", "http://10.0.0.9:5000"]);
+        assert_eq!(had(&transports[0]), [false, false, true, false, false]);
+        assert_eq!(had(&transports[1]), [true, false, false, false, true], "by the first name that is known");
+        assert!(transports[1].auth.lookup("r.example", "x").is_some_and(|found| found.password.reveal() == "one"));
     }
 
     #[test]
@@ -109,8 +128,8 @@ mod tests {
         let registries = "[[registry]]\nname = \"r.example\"\n\
                           mirrors = [{ endpoint = \"m.example\" }, { endpoint = \"n.example:5000\" }]\n";
         let (_dir, files) = files(registries, auth);
-        let config = files.unwrap().transport(&"r.example/a:b".parse().unwrap(), Timeouts::default()).unwrap();
-        let has = |registry: &str| config.auth.lookup(registry, "a").is_some();
+        let transports = files.unwrap().transports(&"r.example/a:b".parse().unwrap(), Timeouts::default()).unwrap();
+        let has = |registry: &str| transports.iter().any(|config| config.auth.lookup(registry, "a").is_some());
         assert!(has("m.example") && !has("n.example"));
     }
 

@@ -72,6 +72,15 @@ pub fn repair<K: Kernel>(
 ) -> Result<(State, Observed, Repaired), RepairError> {
     let mut repaired = Repaired::default();
     let mut state = executor.store.state()?;
+    let (named, renamed) = state.without_names_of_identities();
+    if !renamed.is_empty() {
+        executor.store.replace(boot, &state, &named)?;
+        state = named;
+        let told = renamed
+            .iter()
+            .map(|(old, new)| format!("app `{old}` is now `{new}`: the old name reads as a uid or a number"));
+        repaired.steps.extend(told);
+    }
     let open = executor.store.open_operation()?;
     let chains = state.chains().into_iter().chain(open.iter().flat_map(Operation::chains)).collect();
     let everything = Scope::Everything(chains);

@@ -172,7 +172,11 @@ fn read(texts: &[Text], mut key: impl FnMut(&Path) -> io::Result<String>) -> Res
 
 /// A key's file, under the same rules as the policy that names it.
 fn key_text(path: &Path) -> io::Result<String> {
-    let text = etc::read(path).map_err(|EtcError { path: _, fault }| io::Error::other(fault))?;
+    let text = etc::read(path).map_err(|EtcError { path: at, fault }| match at == path {
+        true => io::Error::other(fault),
+        // A directory above it.
+        false => io::Error::other(format!("`{}`: {fault}", at.display())),
+    })?;
     text.ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 

@@ -139,24 +139,24 @@ impl AuthFile {
     /// components of the repository.
     #[must_use]
     pub fn lookup(&self, registry: &str, repository: &str) -> Option<&Credentials> {
+        self.entry(registry, repository).map(|(_key, credentials)| credentials)
+    }
+
+    fn entry(&self, registry: &str, repository: &str) -> Option<(String, &Credentials)> {
         let mut key = format!("{registry}/{repository}");
         loop {
             if let Some(found) = self.auths.get(&key) {
-                return Some(found);
+                return Some((key, found));
             }
             key.truncate(key.rfind('/')?);
         }
     }
 
-    /// Only what the named registries may need: what a worker is given.
+    /// The one entry that a repository is asked with at a host that has these names, the first that is known: what a worker is given.
     #[must_use]
-    pub fn only_for(&self, registries: &[String]) -> Self {
-        let of = |key: &str, registry: &str| {
-            key.strip_prefix(registry).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        let wanted = |key: &str| registries.iter().any(|registry| of(key, registry));
-        let kept = self.auths.iter().filter(|(key, _)| wanted(key));
-        Self { auths: kept.map(|(key, credentials)| (key.clone(), credentials.clone())).collect() }
+    pub fn only_one(&self, names: &[String], repository: &str) -> Self {
+        let found = names.iter().find_map(|name| self.entry(name, repository));
+        Self { auths: found.map(|(key, credentials)| (key, credentials.clone())).into_iter().collect() }
     }
 }
 
@@ -242,10 +242,16 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_is_given_only_what_it_needs() {
+    fn a_worker_is_given_one_entry() {
         let file =
             file(&[("a.example", "a:1"), ("a.example/x", "ax:1"), ("b.example", "b:1"), ("a.example.org", "c:1")]);
-        let narrow = file.only_for(&["a.example".to_owned()]);
-        assert_eq!(narrow.auths.keys().collect::<Vec<_>>(), ["a.example", "a.example/x"]);
+        let given = |names: &[&str], repository| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            file.only_one(&names, repository).auths.into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(given(&["a.example"], "x/y"), ["a.example/x"]);
+        assert_eq!(given(&["a.example"], "z"), ["a.example"]);
+        assert_eq!(given(&["d.example", "b.example", "a.example"], "x"), ["b.example"]);
+        assert_eq!(given(&["d.example"], "x"), Vec::<String>::new());
     }
 }

@@ -6,7 +6,9 @@
 //! ├── index.json         one entry a name (`org.opencontainers.image.ref.name` = the whole reference), and one for each
 //! │                      image's signatures (`HOST/REPOSITORY:sha256-<hex>.sig`)
 //! ├── blobs/sha256/<hex> manifests, configurations, layers, signatures, by digest
-//! └── ingest/            what is being written; never read as content
+//! ├── ingest/            what is being written; never read as content
+//! │   └── apart.N/       …by a process that is not trusted: its own directory, and it may write nowhere else
+//! └── index.json.new     the next index, on its way: never where such a process may write
 //! ```
 //! `skopeo` reads it as `oci:DIR:REFERENCE`.
 //!
@@ -20,6 +22,7 @@
 //!
 //! Must never make a path of anything but a [`Digest`], follow a symbolic link, or say anything about trust.
 
+mod apart;
 mod before;
 mod collect;
 mod dir;
@@ -36,6 +39,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    apart::Apart,
     before::Before,
     collect::{Sweep, Swept},
     index::Named,
@@ -311,8 +315,8 @@ impl Store {
 
     /// Replaces a file of the root, whole or not at all.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        let replaced = self.ingest.write_new(&format!("{name}.new"), bytes).and_then(|()| {
-            self.ingest.rename(&format!("{name}.new"), &self.root, name)?;
+        let replaced = self.root.write_new(&format!("{name}.new"), bytes).and_then(|()| {
+            self.root.rename(&format!("{name}.new"), &self.root, name)?;
             self.root.sync()
         });
         replaced.map_err(|source| self.failed(&format!("write `{name}`"), source))

@@ -58,6 +58,9 @@ pub struct TransportConfig {
     pub auth: AuthFile,
     /// How long to wait.
     pub timeouts: Timeouts,
+    /// The one endpoint to ask, if not each in its turn: whoever holds the credentials of one must not need those of another.
+    #[serde(default)]
+    pub only: Option<Endpoint>,
 }
 
 /// How long to wait. The defaults are those of [`limits`].
@@ -88,6 +91,7 @@ pub struct Remote {
     deadline: Instant,
     clients: Clients,
     endpoints: Vec<Endpoint>,
+    only: Option<Endpoint>,
     /// The endpoint that answered first: mirrors may differ, so everything of one pull comes from one of them.
     serving: Mutex<Option<Endpoint>>,
     authorizations: Mutex<HashMap<(Authority, Access), Authorization>>,
@@ -106,7 +110,7 @@ impl Remote {
     /// Prepares to ask for a repository; connects nowhere yet.
     #[must_use]
     pub fn new(config: &TransportConfig, reference: &Reference) -> Self {
-        let TransportConfig { registries, auth, timeouts } = config.clone();
+        let TransportConfig { registries, auth, timeouts, only } = config.clone();
         Self {
             endpoints: registries.endpoints(reference),
             reference: reference.clone(),
@@ -115,6 +119,7 @@ impl Remote {
             registries,
             auth,
             timeouts,
+            only,
             serving: Mutex::default(),
             authorizations: Mutex::default(),
         }
@@ -231,7 +236,7 @@ impl Remote {
             return ask(&at).await;
         }
         let mut worst: Option<TransportError> = None;
-        for at in &self.endpoints {
+        for at in self.only.as_ref().map_or(self.endpoints.as_slice(), std::slice::from_ref) {
             match ask(at).await {
                 Ok(answer) => {
                     if let Ok(mut serving) = self.serving.lock() {

@@ -84,7 +84,7 @@ impl DockerRegistry {
         let text = format!("[[registry]]\nname = \"registry\"\nendpoint = \"{}\"\n{entry}\n", self.host);
         let mut registries = Registries::parse(&text, "registries.toml").unwrap();
         registries.read_certificates().unwrap();
-        TransportConfig { registries, auth: AuthFile::default(), timeouts: Timeouts::default() }
+        TransportConfig { registries, auth: AuthFile::default(), timeouts: Timeouts::default(), only: None }
     }
 }
 

@@ -3,13 +3,24 @@
 //! ```toml
 //! [chain]
 //! mode = "auto"       # "libxdp" where the kernel allows it, else "fused": spec/dispatch.md
+//! [workers]
+//! uid_base = 61100    # where there is no user `bpfd-worker`: the first of 64 user ids, one a running worker
 //! ```
 //! This file must never read a file.
+
+use std::ops::Range;
 
 use bpfd_policy::position;
 use serde::Deserialize;
 
 use crate::mode::Setting;
+
+/// Workers that run at the same time have so many user ids: above the pulls, looks and loads that are under way at most.
+const UIDS: u32 = 64;
+/// The first of them by default: below those that systemd gives to services (61184 to 65519), above those of people.
+const UID_BASE: u32 = 61_100;
+/// The user `nobody` of every distribution: other services run as it.
+const NOBODY: u32 = 65_534;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
@@ -17,6 +28,55 @@ use crate::mode::Setting;
 pub struct Config {
     /// How several programs share an interface.
     pub chain: Chain,
+    /// Whom workers run as.
+    pub workers: Workers,
+}
+
+/// `[workers]`.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Workers {
+    /// Their user ids where there is no user `bpfd-worker`.
+    pub uid_base: UidBase,
+}
+
+/// The first of 64 user ids in a row, none of them root's or `nobody`'s.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq)]
+#[serde(try_from = "u32")]
+pub struct UidBase(u32);
+
+/// Not the first of 64 usable user ids.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "the {UIDS} user ids from {0} on include one that no worker may have: write a number from 1 to 65470, or one above 65534"
+)]
+pub struct UidBaseError(u32);
+
+impl UidBase {
+    /// From the first.
+    pub fn new(first: u32) -> Result<Self, UidBaseError> {
+        let last = first.checked_add(UIDS).filter(|_| first != 0).ok_or(UidBaseError(first))?;
+        if (first..last).contains(&NOBODY) { Err(UidBaseError(first)) } else { Ok(Self(first)) }
+    }
+
+    /// All of them.
+    pub fn uids(self) -> Range<u32> {
+        self.0..self.0.saturating_add(UIDS)
+    }
+}
+
+impl Default for UidBase {
+    fn default() -> Self {
+        Self(UID_BASE)
+    }
+}
+
+impl TryFrom<u32> for UidBase {
+    type Error = UidBaseError;
+
+    fn try_from(first: u32) -> Result<Self, UidBaseError> {
+        Self::new(first)
+    }
 }
 
 /// `[chain]`.
@@ -70,6 +130,23 @@ mod tests {
         assert_eq!(mode("libxdp"), Ok(Setting::Libxdp));
         let error = mode("group").unwrap_err();
         assert_eq!((error.line, error.column), (2, 8));
+    }
+
+    #[test]
+    fn workers_are_neither_root_nor_nobody() {
+        let base = |uid: u64| Config::parse(&format!("[workers]\nuid_base = {uid}\n"), "f").map(|file| file.workers);
+        assert_eq!(Config::parse("[workers]", "f").unwrap().workers.uid_base.uids(), 61_100..61_164);
+        for good in [1, 65_470, 65_535] {
+            assert!(base(good).is_ok(), "{good}");
+        }
+        for bad in [0, 65_471, 65_534, 4_294_967_295, 4_294_967_296] {
+            assert!(base(bad).is_err(), "{bad}");
+        }
+        assert_eq!(
+            base(65_500).unwrap_err().to_string(),
+            "f:2:12: the 64 user ids from 65500 on include one that no worker may have: write a number from 1 to 65470, \
+             or one above 65534"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// Longest app name, so that a name fits a file name and a label everywhere.
 pub const NAME_MAX: usize = 63;
@@ -15,6 +16,10 @@ pub const NETNS_MAX: usize = 255;
 
 macro_rules! text_name {
     ($(#[$doc:meta])* $name:ident, $error:ident) => {
+        text_name!($(#[$doc])* $name, $error, str::parse);
+    };
+    // `$stored` reads a text that was written down before.
+    ($(#[$doc:meta])* $name:ident, $error:ident, $stored:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -37,7 +42,8 @@ macro_rules! text_name {
             type Error = $error;
 
             fn try_from(text: String) -> Result<Self, Self::Error> {
-                text.parse()
+                let stored: fn(&str) -> Result<Self, $error> = $stored;
+                stored(&text)
             }
         }
 
@@ -52,8 +58,9 @@ macro_rules! text_name {
 pub(crate) use text_name;
 
 text_name! {
-    /// The unique name of an app: `[a-z0-9][a-z0-9._-]{0,62}`.
-    AppName, BadAppName
+    /// The unique name of an app: `[a-z0-9][a-z0-9._-]{0,62}`, but nothing that reads as a UUID or a number: those are identities
+    /// and handles, and a name is never taken for one.
+    AppName, BadAppName, AppName::stored
 }
 
 /// Why a text is no app name.
@@ -68,12 +75,25 @@ pub enum BadAppName {
     /// A character outside the set.
     #[error("`{0}` is not an app name: use a-z, 0-9, `.`, `_` and `-`, and start with a letter or digit")]
     Character(String),
+    /// Somebody could take it for the identity or the handle of something else.
+    #[error("`{0}` is not an app name: it reads as a uid or a number")]
+    Identity(String),
 }
 
 impl FromStr for AppName {
     type Err = BadAppName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::stored(text).and_then(|name| match name.reads_as_identity() {
+            true => Err(BadAppName::Identity(name.0)),
+            false => Ok(name),
+        })
+    }
+}
+
+impl AppName {
+    /// A name of a row: earlier versions took what reads as an identity, too.
+    fn stored(text: &str) -> Result<Self, BadAppName> {
         let first = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
         let rest = |c: char| first(c) || matches!(c, '.' | '_' | '-');
         match text.chars().next() {
@@ -83,9 +103,17 @@ impl FromStr for AppName {
             Some(_) => Err(BadAppName::Character(printable(text))),
         }
     }
-}
 
-impl AppName {
+    /// Whether it reads as a UUID or a number. No name that was parsed does; one of a row may.
+    pub fn reads_as_identity(&self) -> bool {
+        Uuid::parse_str(&self.0).is_ok() || self.0.bytes().all(|byte| byte.is_ascii_digit())
+    }
+
+    /// The name with `app-` before it, shortened so that it still is a name.
+    pub fn prefixed(&self) -> Self {
+        Self(format!("app-{}", self.0).chars().take(NAME_MAX).collect())
+    }
+
     /// The nearest valid name of a file stem or label: lower case, every other character a `-`; `None` if nothing is left.
     pub fn nearest(text: &str) -> Option<Self> {
         let mapped: String = text
@@ -100,7 +128,8 @@ impl AppName {
             .collect::<String>()
             .trim_end_matches('-')
             .to_owned();
-        trimmed.parse().ok()
+        let name = Self::stored(&trimmed).ok()?;
+        Some(if name.reads_as_identity() { name.prefixed() } else { name })
     }
 
     /// What an app is called when nothing about it makes a name.
@@ -285,6 +314,23 @@ mod tests {
         assert_eq!(near("XDP Counter.bpf"), Some("xdp-counter.bpf".into()));
         assert_eq!(near("...hidden"), Some("hidden".into()));
         assert_eq!(near("///"), None);
+    }
+
+    #[test]
+    fn what_reads_as_a_uid_or_a_number_is_no_name() {
+        let uid = "0b5f0c7e9f5a4d1e8a2b3c4d5e6f7a8b";
+        let hyphens = "0b5f0c7e-9f5a-4d1e-8a2b-3c4d5e6f7a8b";
+        for text in [uid, hyphens, "7", "0", "18446744073709551616"] {
+            assert_eq!(text.parse::<AppName>(), Err(BadAppName::Identity(text.to_owned())), "{text}");
+            // A row that an earlier version wrote is read, and told apart.
+            let stored: AppName = serde_json::from_value(text.into()).unwrap();
+            assert!(stored.reads_as_identity());
+            assert_eq!(stored.prefixed().as_str().parse::<AppName>().unwrap(), AppName::nearest(text).unwrap());
+        }
+        for text in ["7a", "a7", "7-2", "1.2", &uid[1..], "app-7"] {
+            assert!(text.parse::<AppName>().is_ok(), "{text}");
+        }
+        assert_eq!(AppName::nearest(&"7".repeat(70)).unwrap().as_str().len(), NAME_MAX);
     }
 
     #[test]

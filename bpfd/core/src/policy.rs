@@ -6,6 +6,7 @@
 use bpfd_policy::Policy;
 pub use bpfd_policy::caller::{Asked, Denied, GROUP, Principal, SourceKind, VIEW_GROUP, Verb};
 
+use crate::ident::AppUid;
 use crate::request::OwnerScope;
 use crate::state::{App, Change, Link, Source, State};
 
@@ -79,6 +80,31 @@ pub fn confirm(policy: &Policy, principal: &Principal, state: &State, changes: &
             Change::Unload(app) => of_app(Verb::Unload, app),
         };
         policy.decide(principal, &asked)
+    })?;
+    changes.iter().try_for_each(|change| match change {
+        Change::Unload(app) => no_links_of_others(principal, state, *app),
+        Change::Load(_) | Change::Attach(_) | Change::Update { .. } | Change::Detach(_) => Ok(()),
+    })
+}
+
+/// An app in which somebody else has links is not its owner's to unload: they would go with it.
+fn no_links_of_others(principal: &Principal, state: &State, app: AppUid) -> Result<(), Denied> {
+    /// Names in one sentence.
+    const SHOWN: usize = 4;
+    let mut others: Vec<&Link> = state.links_of(app).filter(|link| link.owner.uid != principal.uid).collect();
+    if principal.uid == 0 || others.is_empty() {
+        return Ok(());
+    }
+    others.sort_by_key(|link| link.handle);
+    let named = others.iter().take(SHOWN).map(|link| format!("`{}` of {}", state.link_name(link), link.owner));
+    let more = if others.len() > SHOWN { ", …" } else { "" };
+    let name = state.apps.get(&app).map_or_else(|| app.to_string(), |app| app.name.to_string());
+    let named = named.collect::<Vec<_>>().join(", ");
+    Err(Denied {
+        principal: principal.to_string(),
+        verb: Verb::Unload,
+        why: format!("others have links in app `{name}`: {named}{more}"),
+        hint: "ask their owners to detach them, or root to unload the app".to_owned(),
     })
 }
 

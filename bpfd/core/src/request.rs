@@ -168,13 +168,15 @@ pub enum UnloadWhich {
     All,
 }
 
-/// An app as people write it: its name, its uid, or its handle.
+/// An app as people write it: its name, its uid (`uid:…`, or the UUID alone), or its handle (`#…`). No name reads as one of these.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum AppRef {
     /// By name.
     Name(AppName),
     /// By identity.
     Uid(AppUid),
+    /// By its small number.
+    Handle(Handle),
 }
 
 /// A text that names no app.
@@ -186,8 +188,13 @@ impl FromStr for AppRef {
     type Err = BadAppRef;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let uid = text.parse().ok().map(Self::Uid);
-        uid.or_else(|| text.parse().ok().map(Self::Name)).ok_or_else(|| BadAppRef(printable(text)))
+        let uid = |text: &str| text.parse().ok().map(Self::Uid);
+        let read = match (text.strip_prefix("uid:"), text.strip_prefix('#')) {
+            (Some(text), _) => uid(text),
+            (None, Some(text)) => text.parse().ok().map(|number| Self::Handle(Handle(number))),
+            (None, None) => uid(text).or_else(|| text.parse().ok().map(Self::Name)),
+        };
+        read.ok_or_else(|| BadAppRef(printable(text)))
     }
 }
 
@@ -196,6 +203,7 @@ impl fmt::Display for AppRef {
         match self {
             Self::Name(name) => write!(f, "{name}"),
             Self::Uid(uid) => write!(f, "{uid}"),
+            Self::Handle(Handle(number)) => write!(f, "#{number}"),
         }
     }
 }
@@ -206,6 +214,7 @@ impl AppRef {
         let found = match self {
             Self::Name(name) => state.app_named(name),
             Self::Uid(uid) => state.apps.get(uid),
+            Self::Handle(handle) => state.apps.values().find(|app| app.handle == *handle),
         };
         found.ok_or_else(|| ChangeError::NoApp(self.to_string()))
     }
@@ -214,7 +223,8 @@ impl AppRef {
 /// Longest text that names a link: app, function, namespace, interface and what is between.
 const LINK_REF_MAX: usize = 1024;
 
-/// A link as people write it: its name `app/function@hook`, its uid, its handle, or so much of the name that one link fits.
+/// A link as people write it: its name `app/function@hook`, its uid (`uid:…`, or the UUID alone), its handle (`#…`, or the number
+/// alone), or so much of the name that one link fits.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LinkRef(String);
 
@@ -258,13 +268,16 @@ impl LinkRef {
     /// The link that it means: a uid, a handle, a whole name, or an app, an app/function or a hook that only one link has.
     pub fn resolve<'a>(&self, state: &'a State) -> Result<&'a Link, NoOneLink> {
         let text = self.0.as_str();
-        if let Some(link) = text.parse::<LinkUid>().ok().and_then(|uid| state.links.get(&uid)) {
-            return Ok(link);
+        // What says that it is an identity, or reads as one, is never looked for among names.
+        let none = || NoOneLink::None(text.to_owned());
+        let uid = text.strip_prefix("uid:").unwrap_or(text).parse::<LinkUid>();
+        if uid.is_ok() || text.starts_with("uid:") {
+            return uid.ok().and_then(|uid| state.links.get(&uid)).ok_or_else(none);
         }
-        if let Ok(handle) = text.parse::<u32>()
-            && let Some(link) = state.links.values().find(|link| link.handle == Handle(handle))
-        {
-            return Ok(link);
+        let handle = text.strip_prefix('#').unwrap_or(text).parse::<u32>();
+        if handle.is_ok() || text.starts_with('#') {
+            let of = |handle| state.links.values().find(|link| link.handle == Handle(handle));
+            return handle.ok().and_then(of).ok_or_else(none);
         }
         let fits = |link: &&Link| {
             let name = state.link_name(link);

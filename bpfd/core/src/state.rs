@@ -421,6 +421,22 @@ impl State {
         (2..).map(|number| wanted.numbered(number)).find(|name| !taken(name)).unwrap_or_else(|| wanted.clone())
     }
 
+    /// The state with another name for each app whose name reads as a uid or a number, as earlier versions allowed; and what each was
+    /// called, and is called now.
+    pub fn without_names_of_identities(&self) -> (Self, Vec<(AppName, AppName)>) {
+        let mut next = self.clone();
+        let mut renamed = Vec::new();
+        for (uid, app) in self.apps.iter().filter(|(_, app)| app.name.reads_as_identity()) {
+            let name = next.free_name(&app.name.prefixed());
+            renamed.push((app.name.clone(), name.clone()));
+            if let Some(app) = next.apps.get_mut(uid) {
+                app.name = name;
+                app.generation += 1;
+            }
+        }
+        (next, renamed)
+    }
+
     /// The state with fewer links.
     pub fn without_links(&self, gone: impl Fn(&Link) -> bool) -> Self {
         let mut fewer = self.clone();

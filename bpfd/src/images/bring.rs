@@ -3,7 +3,7 @@
 //! What the worker says is not believed: not the name, not the digests, not the verdict. Must never keep the name of an image that
 //! was fetched now and turned out to be unusable, and never lose for it what the name led to before.
 
-use std::sync::{PoisonError, TryLockError};
+use std::sync::PoisonError;
 use std::time::Instant;
 
 use bpfd_core::report::Warning;
@@ -12,7 +12,7 @@ use bpfd_sys::worker::CallError;
 use bytecode_image::digest::Digest;
 use bytecode_image::fetch::{self as transfer, PullRequest, Pulled};
 use bytecode_image::reference::Reference;
-use bytecode_image::store::{Before, Fetched, StoreError, Sweep, Swept};
+use bytecode_image::store::{Apart, Before, Fetched, StoreError, Sweep, Swept};
 use bytecode_image::transport::Timeouts;
 use bytecode_image::verify::Refusal;
 
@@ -21,7 +21,7 @@ use super::{ImageError, Shared};
 use crate::progress::{Phase, Progress, Report};
 use crate::waiter::Waiter;
 use crate::worker::WorkerError;
-use crate::worker::fetch::{self, FailureKind, Step};
+use crate::worker::fetch::{self, FailureKind, FetchFailure, Step};
 use crate::worker::parse::ParseError;
 
 /// An image that may be loaded.
@@ -142,21 +142,42 @@ impl Shared {
     ) -> Result<Brought, ImageError> {
         let left = deadline.saturating_duration_since(Instant::now());
         let timeouts = Timeouts { deadline: self.timeouts.deadline.min(left), ..self.timeouts.clone() };
-        let request = PullRequest {
+        let mut transports = self.registries.transports(reference, timeouts)?;
+        let own = transports.pop();
+        let request = |transport, policy| PullRequest {
             reference: reference.clone(),
-            policy: transfer_policy(pull),
+            policy,
             cached,
             platform: self.platform.clone(),
-            transport: self.registries.transport(reference, timeouts)?,
+            transport,
         };
-        let brought = {
-            let _pulling = self.ingest.read().unwrap_or_else(PoisonError::into_inner);
-            self.ask_worker(request, deadline, report, waiter)
-        };
-        if brought.is_err() {
-            self.clear_ingest();
+        // Each endpoint is asked by a worker of its own, which has that endpoint's credentials and no others. The first that says
+        // what the reference names is the only one.
+        let mut elsewhere: Option<FetchFailure> = None;
+        for mirror in transports {
+            match self.ask_worker(request(mirror, transfer::PullPolicy::Always), deadline, report, waiter) {
+                Err(ImageError::Fetch(failure)) if !failure.resolved => {
+                    tracing::info!(%reference, %failure, "a mirror has not answered");
+                    elsewhere = elsewhere.filter(|known| known.kind != FailureKind::NotFound).or(Some(failure));
+                }
+                brought => return brought,
+            }
         }
-        brought
+        let own = request(own.unwrap_or_default(), transfer_policy(pull));
+        match (self.ask_worker(own, deadline, report, waiter), elsewhere) {
+            // A mirror that could not be asked may have what its source has no more.
+            (Err(ImageError::Fetch(failure)), Some(other))
+                if failure.kind == FailureKind::NotFound && other.kind != FailureKind::NotFound =>
+            {
+                match (cached, pull) {
+                    (Some(_), PullPolicy::Newer) if gone(other.kind) => {
+                        Ok(Brought::Stored(Some(Warning::Unreachable(one_line(&other.to_string())))))
+                    }
+                    _ => Err(other.into()),
+                }
+            }
+            (brought, _) => brought,
+        }
     }
 
     fn ask_worker(
@@ -167,37 +188,29 @@ impl Shared {
         waiter: &Waiter,
     ) -> Result<Brought, ImageError> {
         waiter.wanted()?;
-        let ingest = self.store.ingest()?;
+        let identity = self.workers.identity().map_err(ImageError::Ingest)?;
+        let ingest = self.store.ingest_apart(identity.ids().uid(), identity.ids().gid())?;
         let reference = request.reference.clone();
         let policy = self.trust.policy().about(&reference);
         let heard = |step| report(progress(step));
-        let ended = fetch::pull(&self.workers, ingest.as_fd(), request, policy, deadline, heard, waiter);
+        let ended = fetch::pull(&self.workers, &identity, ingest.as_fd(), request, policy, deadline, heard, waiter);
         // A worker that was ended, for that reason.
         waiter.wanted()?;
         match ended.map_err(worker_error)?.outcome? {
             Pulled::Cached { digest: _, warning } => {
                 Ok(Brought::Stored(warning.map(|text| Warning::Unreachable(one_line(&text)))))
             }
-            Pulled::Fetched(fetched) => self.take_in(&reference, &fetched).map(|()| Brought::Fetched),
+            Pulled::Fetched(fetched) => self.take_in(&ingest, &reference, &fetched).map(|()| Brought::Fetched),
         }
     }
 
     /// Takes in what the worker wrote. Whatever it says, it is filed under the name that was asked for.
-    fn take_in(&self, reference: &Reference, fetched: &Fetched) -> Result<(), ImageError> {
+    fn take_in(&self, ingest: &Apart, reference: &Reference, fetched: &Fetched) -> Result<(), ImageError> {
         if fetched.reference != *reference {
             return Err(ImageError::OtherName { asked: reference.clone(), brought: fetched.reference.clone() });
         }
         // What it moved in before it failed has no name.
-        Ok(self.store.commit(fetched).inspect_err(|_failed| self.sweep())?)
-    }
-
-    /// Removes what a failed pull may have left, if no other pull is at it; the next start does it else.
-    fn clear_ingest(&self) {
-        let cleared = match self.ingest.try_write() {
-            Ok(_alone) => self.store.clear_ingest(),
-            Err(TryLockError::Poisoned(_) | TryLockError::WouldBlock) => Ok(()),
-        };
-        cleared.unwrap_or_else(|error| tracing::warn!(%error, "parts of a failed pull are left"));
+        Ok(self.store.commit_apart(ingest, fetched).inspect_err(|_failed| self.sweep())?)
     }
 
     /// What a name leads to now, kept until it is let go: no collection takes it while another image is tried.

@@ -1,5 +1,7 @@
 //! The API on the sockets: who connects, and each version's codec between messages and the service's requests. Nothing is decided here.
 
+mod connections;
+mod intake;
 mod peer;
 mod server;
 mod v1;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use bpfd_core::policy::{Ask, Authorized, Denied, Principal, authorize};
+use bpfd_core::policy::{Ask, Asked, Authorized, Denied, Principal, authorize};
 use bpfd_core::snapshot::Snapshot;
 
 use crate::engine::EngineHandle;
@@ -68,6 +68,18 @@ impl Service {
             }
         }
         decided
+    }
+
+    /// Whether a caller may ask for such a thing at all: for what is decided before a request is read. A refusal goes on record.
+    pub(crate) fn may_ask(&self, principal: &Principal, asked: &Asked) -> Result<(), Denied> {
+        self.trust.policy().decide(principal, asked).inspect_err(|denied| {
+            let (engine, denied) = (self.engine.clone(), denied.clone());
+            tokio::spawn(async move {
+                if let Err(error) = engine.call(move |engine| engine.denied(&denied)).await {
+                    tracing::error!(%error, "cannot record a refusal: the engine has stopped");
+                }
+            });
+        })
     }
 
     /// What readers see.

@@ -1,7 +1,7 @@
 //! Pulls: a registry asked, and what it sends checked and written, by a worker that has the internet and one directory and nothing
 //! else. What it answers is not believed: the daemon hashes every part again and decides by its own policy.
 //!
-//! The request, with one registry's credentials, goes over the channel and nowhere else. Must never be logged.
+//! The request, with the credentials for one host, goes over the channel and nowhere else. Must never be logged.
 
 mod failure;
 
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bpfd_policy::Policy;
 use bpfd_sys::channel::{Channel, ChannelError, Message};
 use bpfd_sys::confine;
-use bpfd_sys::worker::{CallError, Identity, Limits, Spec, Stderr, Worker};
+use bpfd_sys::worker::{self, CallError, Limits, Spec, Stderr, Worker};
 use bytecode_image::candidate::Candidate;
 use bytecode_image::fetch::{Phase, Progress, PullRequest, Pulled, pull as pull_image};
 use bytecode_image::limits;
@@ -24,6 +24,7 @@ use bytecode_image::store::Ingest;
 use bytecode_image::verify;
 use serde::{Deserialize, Serialize};
 
+use super::identity::Identity;
 use super::{TURN, WorkerError, Workers};
 use crate::causes::error_chain;
 use crate::waiter::Waiter;
@@ -89,10 +90,12 @@ enum Told {
     Ended(Box<Ended>),
 }
 
-/// Has a worker pull into a store's `ingest` directory. The worker is gone when this returns; given up, it is ended. Blocks; call it from a
-/// thread that outlives it.
+/// Has a worker pull into a directory that belongs to `identity`. The worker is gone when this returns; given up, it is ended. Blocks;
+/// call it from a thread that outlives it.
+#[expect(clippy::too_many_arguments, reason = "each is one thing that the worker is given or kept by")]
 pub fn pull(
     workers: &Workers,
+    identity: &Identity,
     ingest: BorrowedFd<'_>,
     request: PullRequest,
     policy: Policy,
@@ -104,7 +107,8 @@ pub fn pull(
     // Address space is far above what is used: allocators and thread stacks reserve much that they never touch.
     let limits =
         Limits { address_space: 1 << 30, cpu_seconds: 60, open_files: 64, file_size: limits::LAYER, wall: Some(wall) };
-    let spec = Spec { kind: KIND.to_owned(), limits, identity: Identity::Nobody, stderr: Stderr::Keep };
+    let identity = worker::Identity::Own(identity.ids());
+    let spec = Spec { kind: KIND.to_owned(), limits, identity, stderr: Stderr::Keep };
     let mut worker = workers.spawn(&spec).map_err(WorkerError::Start)?;
     let _running = waiter.runs(worker.ender().map_err(WorkerError::Start)?);
     let request = serde_json::to_vec(&Request { pull: request, policy }).map_err(WorkerError::Request)?;

@@ -6,6 +6,7 @@
 //! and never more: the next call starts another one.
 
 pub mod fetch;
+pub mod identity;
 pub mod idlookup;
 pub mod netns;
 pub mod parse;
@@ -13,23 +14,37 @@ pub mod parse;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bpfd_sys::channel::{Channel, ChannelError, Message};
-use bpfd_sys::worker::{CallError, Spec, Worker, channel_from_parent};
+use bpfd_sys::worker::{CallError, Spec, Worker, begin};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Which binary workers are run from.
+use self::identity::{Identities, Identity};
+
+/// Which binary workers are run from, and whom they run as.
 #[derive(Clone, Debug, Default)]
 pub struct Workers {
     program: Option<PathBuf>,
+    identities: Arc<Identities>,
 }
 
 impl Workers {
     /// Of another binary than the running one, which is what tests need: theirs is a test.
     pub fn of(program: PathBuf) -> Self {
-        Self { program: Some(program) }
+        Self { program: Some(program), ..Self::default() }
+    }
+
+    /// Of the running binary, under these identities.
+    pub fn with(identities: Identities) -> Self {
+        Self { program: None, identities: Arc::new(identities) }
+    }
+
+    /// Whom one worker may run as.
+    pub fn identity(&self) -> io::Result<Identity> {
+        self.identities.lend()
     }
 
     pub(crate) fn spawn(&self, spec: &Spec) -> io::Result<Worker> {
@@ -41,9 +56,9 @@ impl Workers {
 }
 
 /// The worker's side: serves calls of its kind on descriptor 0 until the daemon is gone. Gives the exit code. Nothing may have run
-/// before it: confinement wants one thread.
-pub fn run(kind: &str) -> i32 {
-    let served = channel_from_parent().map_err(|error| error.to_string()).and_then(|channel| match kind {
+/// before it: confinement wants one thread. `ids` is whom it is to run as, if not as its daemon.
+pub fn run(kind: &str, ids: Option<&str>) -> i32 {
+    let served = begin(ids).map_err(|error| error.to_string()).and_then(|channel| match kind {
         fetch::KIND => fetch::serve(&channel),
         idlookup::KIND => idlookup::serve(&channel),
         netns::KIND => netns::serve(&channel),

@@ -93,7 +93,9 @@ fn ask(workers: &Workers, request: &Request, elf: &[u8], types: Option<Arc<Seale
     let fds: Vec<BorrowedFd<'_>> = std::iter::once(object.as_fd()).chain(types.as_deref().map(AsFd::as_fd)).collect();
     // Address space is far above what is used: the binary and its allocator reserve much that they never touch.
     let limits = Limits { address_space: 768 << 20, cpu_seconds: 10, open_files: 16, file_size: 0, wall: Some(LIMIT) };
-    let spec = Spec { kind: KIND.to_owned(), limits, identity: Identity::Nobody, stderr: Stderr::Keep };
+    // Dropped after the worker.
+    let lent = workers.identity().map_err(trouble)?;
+    let spec = Spec { kind: KIND.to_owned(), limits, identity: Identity::Own(lent.ids()), stderr: Stderr::Keep };
     let mut worker = workers.spawn(&spec).map_err(trouble)?;
     match call(&mut worker, request, &fds, LIMIT) {
         Ok((answer, _fds)) => Ok(answer),

@@ -26,7 +26,7 @@ pub enum Landlock {
     Full,
     /// Some: the kernel is older than 6.12. Files are kept; seccomp keeps the rest (see the module).
     Partial,
-    /// None: not built in, or off. What file permissions let `nobody` read, a fetcher can read; a parser has no call for it.
+    /// None: not built in, or off. What file permissions let everybody read, a fetcher can read; a parser has no call for it.
     Absent,
 }
 

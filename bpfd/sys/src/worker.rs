@@ -5,19 +5,22 @@
 //! descriptors, and a socket-activated service gets it the same way. The environment is empty, standard output goes to
 //! /dev/null. A worker never outlives its [`Worker`], nor the thread that spawned it (`PR_SET_PDEATHSIG` counts the
 //! thread as the parent), so a worker that serves many calls is spawned from a thread that lasts.
+//!
+//! A worker takes its identity itself, as the first thing it does ([`begin`]): it is started as root and made not dumpable before
+//! it has the user id that it keeps, so no other process of that id can ever trace it or read its memory.
 use crate::channel::{Channel, ChannelError, Message};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Gid, Uid};
 use rustix::fs::{Mode, OFlags, fcntl_getfl, fcntl_setfl, open};
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal};
+use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal, set_dumpable_behavior};
+use std::fmt;
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
-
-/// The user and group `nobody` of every distribution.
-pub const NOBODY: u32 = 65_534;
 
 /// A pipe holds 64 KiB, and more is never kept.
 const STDERR_LIMIT: u64 = 64 << 10;
@@ -62,8 +65,48 @@ pub struct Limits {
 pub enum Identity {
     /// As the daemon.
     Same,
-    /// As user and group 65534, without supplementary groups or capabilities. The daemon must be root.
-    Nobody,
+    /// As this user and group, without supplementary groups or capabilities. The daemon must be root.
+    Own(Ids),
+}
+
+/// A user and a group, never root's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ids {
+    uid: u32,
+    gid: u32,
+}
+
+impl Ids {
+    /// `None` for root's, and for the number that stands for "no change" (`setresuid(2)`).
+    pub fn new(uid: u32, gid: u32) -> Option<Self> {
+        let own = |id: u32| id != 0 && id != u32::MAX;
+        (own(uid) && own(gid)).then_some(Self { uid, gid })
+    }
+
+    /// The user.
+    pub fn uid(self) -> u32 {
+        self.uid
+    }
+
+    /// The group.
+    pub fn gid(self) -> u32 {
+        self.gid
+    }
+}
+
+impl fmt::Display for Ids {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.uid, self.gid)
+    }
+}
+
+impl FromStr for Ids {
+    type Err = io::Error;
+
+    fn from_str(text: &str) -> io::Result<Self> {
+        let ids = text.split_once(':').and_then(|(uid, gid)| Self::new(uid.parse().ok()?, gid.parse().ok()?));
+        ids.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "not a user and a group other than root's"))
+    }
 }
 
 /// Where a worker's standard error goes.
@@ -113,7 +156,7 @@ impl Worker {
         Self::spawn_program(Path::new("/proc/self/exe"), spec)
     }
 
-    /// Runs another binary. It is opened before the worker becomes nobody, who may not pass the directories above it.
+    /// Runs another binary.
     pub fn spawn_program(program: &Path, spec: &Spec) -> io::Result<Self> {
         let Spec { kind, limits, identity, stderr } = spec;
         let (channel, far_end) = Channel::pair()?;
@@ -137,9 +180,11 @@ impl Worker {
                 Some(reader)
             }
         };
-        if *identity == Identity::Nobody {
-            // As root the standard library also clears the supplementary groups.
-            command.uid(NOBODY).gid(NOBODY);
+        match identity {
+            Identity::Same => {}
+            Identity::Own(ids) => {
+                command.arg(ids.to_string());
+            }
         }
         let (limits, parent) = (*limits, rustix::process::getpid());
         // SAFETY: between fork and exec of a threaded process only async-signal-safe calls are allowed: `restrict`
@@ -249,8 +294,23 @@ impl Drop for Worker {
     }
 }
 
-/// In the worker: the channel to the daemon, before any confinement.
-pub fn channel_from_parent() -> io::Result<Channel> {
+/// In the worker, before anything else and while it has one thread: it becomes who it is to be, and can no longer be traced. `ids` is
+/// the word after its kind. Gives the channel to the daemon; nothing was read from it.
+pub fn begin(ids: Option<&str>) -> io::Result<Channel> {
+    // The order matters: a process is traced, and its memory read, by who has its user id and finds it dumpable
+    // (`__ptrace_may_access` of kernel/ptrace.c). Such a process has never both.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    if let Some(ids) = ids {
+        let Ids { uid, gid } = ids.parse()?;
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        rustix::thread::set_thread_groups(&[])?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+        // A change of ids sets this to the host's `fs.suid_dumpable` and forgets the death signal (`commit_creds` of kernel/cred.c).
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    }
+    // A daemon that died meanwhile has closed its end: the first read finds out.
     Channel::from_fd(io::stdin().as_fd().try_clone_to_owned()?)
 }
 

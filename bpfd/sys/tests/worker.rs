@@ -12,7 +12,7 @@
 use bpfd_sys::bpf::{self, AttachType, ProgId, ProgLoad, ProgramType};
 use bpfd_sys::channel::{Channel, Message};
 use bpfd_sys::confine::{self, Landlock};
-use bpfd_sys::worker::{CallError, Identity, Limits, Spec, Stderr, Worker, channel_from_parent};
+use bpfd_sys::worker::{CallError, Identity, Ids, Limits, Spec, Stderr, Worker, begin};
 use bpfd_sys::{caps, seal};
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     match (arguments.next().as_deref(), arguments.next()) {
         (Some("--worker"), Some(kind)) => {
-            child(&kind);
+            child(&kind, arguments.next().as_deref());
             ExitCode::SUCCESS
         }
         (Some("--list"), _) => {
@@ -46,10 +46,12 @@ const TESTS: &[(&str, fn())] = &[
     ("workers_of_the_same_user_cannot_signal_each_other", workers_of_the_same_user_cannot_signal_each_other),
     ("a_fetcher_cuts_no_file_that_it_was_not_given", a_fetcher_cuts_no_file_that_it_was_not_given),
     ("an_idlookup_gives_descriptors_and_makes_no_map", an_idlookup_gives_descriptors_and_makes_no_map),
-    ("a_worker_is_nobody_and_has_an_empty_environment", a_worker_is_nobody_and_has_an_empty_environment),
+    ("a_worker_is_who_it_was_to_be_with_an_empty_environment", a_worker_is_who_it_was_to_be_with_an_empty_environment),
+    ("nobody_of_its_user_reads_or_traces_a_worker", nobody_of_its_user_reads_or_traces_a_worker),
+    ("roots_ids_are_no_identity", roots_ids_are_no_identity),
     (
-        "a_binary_below_a_directory_of_root_alone_runs_as_nobody",
-        a_binary_below_a_directory_of_root_alone_runs_as_nobody,
+        "a_binary_below_a_directory_of_root_alone_runs_as_another_user",
+        a_binary_below_a_directory_of_root_alone_runs_as_another_user,
     ),
     ("a_worker_that_panics_leaves_its_last_words", a_worker_that_panics_leaves_its_last_words),
     ("a_worker_that_hangs_is_killed_at_the_deadline", a_worker_that_hangs_is_killed_at_the_deadline),
@@ -81,7 +83,14 @@ fn limits() -> Limits {
 }
 
 fn spec(kind: &str) -> Spec {
-    Spec { kind: kind.into(), limits: limits(), identity: Identity::Nobody, stderr: Stderr::Keep }
+    Spec { kind: kind.into(), limits: limits(), identity: Identity::Own(ids()), stderr: Stderr::Keep }
+}
+
+/// Nobody's on this host.
+const UID: u32 = 61_999;
+
+fn ids() -> Ids {
+    Ids::new(UID, UID).unwrap()
 }
 
 fn soon() -> Instant {
@@ -155,8 +164,8 @@ fn a_fetcher_reaches_the_network_and_its_files_alone() {
     }
     // What landlock forbids too is forbidden with its own number, 13.
     let everywhere = ["read /etc/passwd", "listen", "socket", "unix", "unix_pair", "exec", "replace", "fork", "write"];
-    let beyond_nobody = ["read /proc/1/status", "unshare", "bpf", "mount", "sctp"];
-    for what in everywhere.iter().chain(&beyond_nobody) {
+    let beyond_its_user = ["read /proc/1/status", "unshare", "bpf", "mount", "sctp"];
+    for what in everywhere.iter().chain(&beyond_its_user) {
         assert_refused(&call("fetcher", what).unwrap(), what);
     }
     let status = call("fetcher", "status").unwrap();
@@ -237,19 +246,46 @@ fn an_idlookup_gives_descriptors_and_makes_no_map() {
     }
 }
 
-fn a_worker_is_nobody_and_has_an_empty_environment() {
+fn a_worker_is_who_it_was_to_be_with_an_empty_environment() {
     let text = call("unconfined", "whoami").unwrap();
-    assert_eq!(text, "uid 65534, gid 65534, groups [], environment 0, no_new_privs true, in /");
+    assert_eq!(text, format!("uid {UID}, gid {UID}, groups [], environment 0, no_new_privs true, in /"));
 }
 
-fn a_binary_below_a_directory_of_root_alone_runs_as_nobody() {
+fn nobody_of_its_user_reads_or_traces_a_worker() {
+    let mut worker = Worker::spawn(&spec("unconfined")).unwrap();
+    let pid = String::from_utf8(worker.call(b"pid", &[], soon()).unwrap().bytes).unwrap();
+    // The reader is a process of the same user, no worker: what keeps it out is the worker's own doing.
+    let read = |pid: &str, file: &str| {
+        let mut reader = std::process::Command::new("cat");
+        reader.arg(format!("/proc/{pid}/{file}")).stdout(std::process::Stdio::null());
+        std::os::unix::process::CommandExt::uid(&mut reader, UID).status().unwrap().success()
+    };
+    let mut other = std::process::Command::new("sleep");
+    let other = std::os::unix::process::CommandExt::uid(&mut other, UID).arg("60").spawn();
+    let mut other = other.unwrap();
+    for file in ["environ", "maps", "auxv"] {
+        assert!(!read(&pid, file), "{file} of a worker is read");
+        assert!(read(&other.id().to_string(), file), "the control: {file}");
+    }
+    other.kill().unwrap();
+    other.wait().unwrap();
+}
+
+fn roots_ids_are_no_identity() {
+    for text in ["0:61999", "61999:0", "4294967295:61999", "61999", "", "a:b"] {
+        assert!(text.parse::<Ids>().is_err(), "{text}");
+    }
+    assert_eq!(ids().to_string().parse::<Ids>().unwrap(), ids());
+}
+
+fn a_binary_below_a_directory_of_root_alone_runs_as_another_user() {
     let closed = std::env::temp_dir().join(format!("bpfd-sys-closed-{}", std::process::id()));
     std::fs::DirBuilder::new().mode(0o700).create(&closed).unwrap();
     let copied = std::fs::copy("/proc/self/exe", closed.join("bpfd"));
     let [there, absent] = ["bpfd", "absent"].map(|name| Worker::spawn_program(&closed.join(name), &spec("unconfined")));
     std::fs::remove_dir_all(&closed).unwrap();
     copied.unwrap();
-    assert!(there.unwrap().call(b"whoami", &[], soon()).unwrap().bytes.starts_with(b"uid 65534"));
+    assert!(there.unwrap().call(b"whoami", &[], soon()).unwrap().bytes.starts_with(format!("uid {UID}").as_bytes()));
     assert_eq!(absent.unwrap_err().kind(), std::io::ErrorKind::NotFound);
 }
 
@@ -303,7 +339,12 @@ fn a_dropped_worker_is_dead_and_reaped() {
 }
 
 fn a_worker_dies_with_the_thread_that_spawned_it() {
-    let spawned = std::thread::spawn(|| Worker::spawn(&spec("parser")).unwrap());
+    // It has answered once: until it has its identity, the end of a thread is not told to it.
+    let spawned = std::thread::spawn(|| {
+        let mut worker = Worker::spawn(&spec("parser")).unwrap();
+        worker.call(b"pid", &[], soon()).unwrap();
+        worker
+    });
     let mut worker = spawned.join().unwrap();
     match worker.call(b"hang", &[], soon()) {
         Err(CallError::Died { status, .. }) => assert_eq!(status.signal(), Some(SIGKILL)),
@@ -317,8 +358,8 @@ fn confinement_with_two_threads_is_refused() {
 
 // ---- the worker ----
 
-fn child(kind: &str) {
-    let channel = channel_from_parent().unwrap();
+fn child(kind: &str, ids: Option<&str>) {
+    let channel = begin(ids).unwrap();
     // A thread that outlives the attempt.
     let (_alive, ended) = std::sync::mpsc::channel::<()>();
     let landlock = match kind {

@@ -151,11 +151,21 @@ fn a_manifest_of_a_gibibyte_costs_the_worker_less_than_64_mib() {
                 ..TransportConfig::default()
             },
         };
-        let ingest = store.ingest().unwrap();
+        let workers = workers();
+        let identity = workers.identity().unwrap();
+        let ingest = store.ingest_apart(identity.ids().uid(), identity.ids().gid()).unwrap();
         let deadline = Instant::now() + Duration::from_secs(30);
-        let ended =
-            fetch::pull(&workers(), ingest.as_fd(), request, Policy::default(), deadline, |_| {}, &Waiter::default())
-                .unwrap();
+        let ended = fetch::pull(
+            &workers,
+            &identity,
+            ingest.as_fd(),
+            request,
+            Policy::default(),
+            deadline,
+            |_| {},
+            &Waiter::default(),
+        )
+        .unwrap();
         assert!(ended.outcome.is_err(), "{mode:?}");
         assert!((1 << 10..64 << 10).contains(&ended.peak_kib), "{} KiB at the peak, {mode:?}", ended.peak_kib);
     }

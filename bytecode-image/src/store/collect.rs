@@ -81,7 +81,7 @@ impl Store {
         let _lock = self.lock()?;
         let doing = |source| self.failed("clear `ingest`", source);
         let names = self.ingest.names().map_err(doing)?;
-        names.iter().try_for_each(|name| self.ingest.remove(name).or_else(none_there).map_err(doing))
+        names.iter().try_for_each(|name| self.clear(name).or_else(none_there).map_err(doing))
     }
 
     /// Everything that roots reach, themselves included. A root that is not here reaches nothing; one that is no manifest

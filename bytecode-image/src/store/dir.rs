@@ -13,7 +13,9 @@ use std::{
     path::Path,
 };
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fsync, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{
+    AtFlags, FlockOperation, Gid, Mode, OFlags, Uid, fchmod, fchown, flock, fsync, mkdirat, openat, renameat, unlinkat,
+};
 
 /// Opening a file of the store: never through a link, never waiting for a pipe's other end.
 const READ: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
@@ -51,6 +53,20 @@ impl Dir {
             Err(error) => return Err(error.into()),
         }
         Ok(Self(openat(&self.0, name, DIRECTORY, Mode::empty())?))
+    }
+
+    /// A new directory in this one, for one user and group; an error if the name is taken.
+    pub(super) fn subdir_of(&self, name: &str, uid: Uid, gid: Gid) -> io::Result<Self> {
+        mkdirat(&self.0, name, Mode::RWXU)?;
+        let made = openat(&self.0, name, DIRECTORY, Mode::empty())?;
+        fchown(&made, Some(uid), Some(gid))?;
+        Ok(Self(made))
+    }
+
+    /// Gives the directory to whoever this process is, and to nobody else.
+    pub(super) fn take(&self) -> io::Result<()> {
+        fchown(&self.0, Some(rustix::process::geteuid()), Some(rustix::process::getegid()))?;
+        Ok(fchmod(&self.0, Mode::RWXU)?)
     }
 
     /// A new file, for writing; an error if the name is taken.

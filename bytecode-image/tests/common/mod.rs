@@ -89,6 +89,7 @@ pub(crate) fn config(registry: &TestRegistry, more: &str) -> TransportConfig {
         registries: Registries::parse(&text, "registries.toml").unwrap(),
         auth: AuthFile::default(),
         timeouts: Timeouts { idle: Duration::from_millis(300), ..Timeouts::default() },
+        only: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 
 use bpfd_proto::reason::Exit;
 use bpfd_proto::status::{Answer, Refusal};
@@ -29,9 +30,17 @@ impl ClientError {
     }
 
     pub(crate) fn transport(error: tonic::transport::Error) -> Self {
-        Self::from(
-            Refusal::new(ErrorReason::DaemonUnreachable, "cannot talk to bpfd").cause(innermost(&error).to_string()),
-        )
+        let cause = innermost(&error);
+        let refusal = Refusal::new(ErrorReason::DaemonUnreachable, "cannot talk to bpfd").cause(cause.to_string());
+        let closed = cause.downcast_ref::<io::Error>().is_some_and(|error| {
+            let kinds = [io::ErrorKind::BrokenPipe, io::ErrorKind::ConnectionReset, io::ErrorKind::UnexpectedEof];
+            kinds.contains(&error.kind())
+        });
+        Self::from(match closed {
+            true => refusal
+                .hint("bpfd closed the connection: it has too many of your user, or stops; its journal says which"),
+            false => refusal,
+        })
     }
 
     pub(crate) fn no_result() -> Self {

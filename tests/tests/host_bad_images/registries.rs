@@ -214,8 +214,9 @@ pub(crate) fn workers(daemon: u32) -> Vec<(String, u64)> {
     let children: String = children.collect();
     let kind = |pid: u32| {
         let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).ok()?;
-        let (_, kind) = line.trim_end_matches('\0').split_once("--worker\0")?;
-        Some((kind.to_owned(), peak(pid)?))
+        // After its kind, whom it runs as.
+        let (_, words) = line.split_once("--worker\0")?;
+        Some((words.split('\0').next()?.to_owned(), peak(pid)?))
     };
     children.split_whitespace().filter_map(|pid| kind(pid.parse().ok()?)).collect()
 }

@@ -29,6 +29,7 @@ pub(super) use chain::Chains;
 pub(super) use image::ImageApi;
 pub(super) use link::Links;
 pub(super) use policy::PolicyApi;
+pub(super) use status::denied;
 pub(super) use system::System;
 
 /// Reports that wait for a slow reader; more are dropped.

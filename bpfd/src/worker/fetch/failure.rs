@@ -71,6 +71,8 @@ pub struct FetchFailure {
     pub hint: Option<String>,
     /// What the reference was resolved to, if it was the policy that refused it.
     pub refused: Option<Digest>,
+    /// Whether it was found out what the reference names: until then another endpoint may be asked.
+    pub resolved: bool,
 }
 
 impl fmt::Display for FetchFailure {
@@ -93,20 +95,22 @@ impl FetchFailure {
                 cause: causes(refusal.source()),
                 hint: Some(refusal.hint()),
                 refused: Some(refusal.digest),
+                resolved: true,
             },
             PullError::Fetch(error) => {
                 let kind = FailureKind::from(error);
                 let (what, cause) = (error.to_string(), causes(error.source()));
-                Self { kind, what, cause, hint: hint(kind), refused: None }
+                let resolved = !matches!(error, FetchError::NoSuchImage(..) | FetchError::Resolve(..));
+                Self { kind, what, cause, hint: hint(kind), refused: None, resolved }
             }
         }
     }
 
     /// A worker's words, short and without control characters.
     pub(super) fn bounded(self) -> Self {
-        let Self { kind, what, cause, hint, refused } = self;
+        let Self { kind, what, cause, hint, refused, resolved } = self;
         let clean = |text: String| text.chars().filter(|c| !c.is_control()).take(TEXT).collect();
-        Self { kind, what: clean(what), cause: clean(cause), hint: hint.map(clean), refused }
+        Self { kind, what: clean(what), cause: clean(cause), hint: hint.map(clean), refused, resolved }
     }
 }
 

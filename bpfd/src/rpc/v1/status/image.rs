@@ -78,7 +78,7 @@ pub(super) fn given_up(why: GivenUp) -> ErrorReason {
 }
 
 fn fetch(failure: &FetchFailure) -> Refusal {
-    let FetchFailure { kind, what, cause, hint, refused: _ } = failure;
+    let FetchFailure { kind, what, cause, hint, refused: _, resolved: _ } = failure;
     let mut refusal = Refusal::new(reason(*kind), what);
     refusal.cause = (!cause.is_empty()).then(|| cause.clone());
     refusal.hint = hint.clone();
@@ -139,7 +139,7 @@ mod tests {
     fn refused(kind: FailureKind) -> Refusal {
         let (what, cause) = ("cannot resolve `r.example/a:b`".to_owned(), "cannot reach `r.example:443`".to_owned());
         let hint = Some("do this".to_owned());
-        Refusal::from(ImageError::from(FetchFailure { kind, what, cause, hint, refused: None }))
+        Refusal::from(ImageError::from(FetchFailure { kind, what, cause, hint, refused: None, resolved: true }))
     }
 
     #[test]

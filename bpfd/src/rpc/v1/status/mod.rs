@@ -32,7 +32,7 @@ use crate::trust::TrustError;
 use crate::worker::parse::ParseError;
 
 /// A refusal by policy.
-pub(in crate::rpc::v1) fn denied(denied: &Denied) -> Refusal {
+pub(in crate::rpc) fn denied(denied: &Denied) -> Refusal {
     let Denied { principal, verb, why, hint } = denied;
     Refusal::new(ErrorReason::PolicyDenied, format!("{principal} may not {verb}")).cause(why).hint(hint)
 }

@@ -1,0 +1,128 @@
+//! How much is held of whom: bytes of messages and calls under way, counted by user and in all. Must never wait, nor know what a
+//! call is for.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Bytes of one caller: sixteen messages of the largest size at a time.
+pub(super) const OF_ONE: u64 = 16 << 20;
+/// Bytes of everybody but root; with root's own this makes 64 MiB in all.
+pub(super) const OF_OTHERS: u64 = 48 << 20;
+/// Calls of one caller at a time, on all its connections. Each may have an answer that nobody reads yet.
+pub(super) const CALLS: usize = 64;
+/// Calls of root: agents of the host run as root, and many things are done by one command each.
+const CALLS_OF_ROOT: usize = 256;
+/// What is held of all callers.
+#[derive(Default)]
+pub(super) struct Held(Mutex<BTreeMap<u32, OfOne>>);
+
+#[derive(Clone, Copy, Default)]
+struct OfOne {
+    bytes: u64,
+    calls: usize,
+}
+
+/// The limit that was reached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Full {
+    OfOne,
+    OfOthers,
+    Calls,
+}
+
+/// What one call holds. Dropped, it holds nothing.
+pub(super) struct Share {
+    held: Arc<Held>,
+    uid: u32,
+    bytes: Mutex<u64>,
+}
+
+impl Held {
+    fn table(&self) -> MutexGuard<'_, BTreeMap<u32, OfOne>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call of this user begins.
+    pub(super) fn call(self: &Arc<Self>, uid: u32) -> Result<Share, Full> {
+        let mut table = self.table();
+        let of_one = table.entry(uid).or_default();
+        if of_one.calls >= if uid == 0 { CALLS_OF_ROOT } else { CALLS } {
+            return Err(Full::Calls);
+        }
+        of_one.calls += 1;
+        Ok(Share { held: self.clone(), uid, bytes: Mutex::default() })
+    }
+}
+
+impl Share {
+    /// Holds so much from now on, instead of what it held.
+    pub(super) fn hold(&self, bytes: u64) -> Result<(), Full> {
+        let mut own = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.held.table();
+        let others = table.iter().filter(|(uid, _)| **uid != 0).map(|(_, of_one)| of_one.bytes).sum::<u64>();
+        let of_one = table.entry(self.uid).or_default();
+        let without = of_one.bytes.saturating_sub(*own);
+        if without.saturating_add(bytes) > OF_ONE {
+            return Err(Full::OfOne);
+        }
+        if self.uid != 0 && others.saturating_sub(*own).saturating_add(bytes) > OF_OTHERS {
+            return Err(Full::OfOthers);
+        }
+        of_one.bytes = without.saturating_add(bytes);
+        *own = bytes;
+        Ok(())
+    }
+
+    /// Holds nothing from now on.
+    pub(super) fn let_go(&self) {
+        // Nothing is less than any limit.
+        self.hold(0).unwrap_or_default();
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.let_go();
+        let mut table = self.held.table();
+        if let Some(of_one) = table.get_mut(&self.uid) {
+            of_one.calls = of_one.calls.saturating_sub(1);
+            if of_one.calls == 0 {
+                table.remove(&self.uid);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_has_a_limit_for_one_and_one_for_all_but_root() {
+        let held: Arc<Held> = Arc::default();
+        let hold = |uid: u32, mib: u64| {
+            let share = held.call(uid).unwrap();
+            share.hold(mib << 20).map(|()| share)
+        };
+        let one = hold(1, 15).unwrap();
+        assert_eq!(hold(1, 2).err(), Some(Full::OfOne));
+        // The next message in the place of the last.
+        one.hold(16 << 20).unwrap();
+        let (_two, _three) = (hold(2, 16).unwrap(), hold(3, 16).unwrap());
+        assert_eq!(hold(4, 1).err(), Some(Full::OfOthers));
+        let _root = hold(0, 16).unwrap();
+        drop(one);
+        let _four = hold(4, 1).unwrap();
+    }
+
+    #[test]
+    fn calls_have_a_limit_and_end() {
+        let held: Arc<Held> = Arc::default();
+        let calls: Vec<Share> = std::iter::from_fn(|| held.call(1).ok()).take(1000).collect();
+        assert_eq!(calls.len(), CALLS);
+        assert!(held.call(2).is_ok() && held.call(0).is_ok());
+        drop(calls);
+        assert!(held.call(1).is_ok());
+        assert!(held.table().is_empty());
+    }
+}

@@ -1,0 +1,127 @@
+//! A directory of its own in `ingest/` for one writer that is not trusted, as a worker is that a registry's bytes went through.
+//!
+//! The writer owns the directory and no other; it is not the user that owns the store. What it wrote is copied, hashed on the way,
+//! into files of the store's own before anything is decided on it: who still holds a file open changes nothing then. Must never
+//! rename a file of the writer's into the store.
+
+use std::{
+    io,
+    os::fd::BorrowedFd,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{Gid, Uid};
+
+use super::{Fetched, Ingest, Landed, Store, StoreError, dir::Dir};
+use crate::{digest::Digest, digest::Hasher, limits};
+
+/// See the module. Dropped, it is removed with all that is in it.
+#[derive(Debug)]
+pub struct Apart {
+    dir: Dir,
+    path: PathBuf,
+}
+
+impl Apart {
+    /// The directory, to be given to the writer.
+    #[must_use]
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        // Nobody can be told here; what stays is cleared at the next start.
+        let _cleared_later = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+impl Store {
+    /// A directory for a writer that runs as this user and group.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn ingest_apart(&self, uid: u32, gid: u32) -> Result<Apart, StoreError> {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        let mut number = 0_u64;
+        loop {
+            let name = format!("apart.{number}");
+            match self.ingest.subdir_of(&name, uid, gid) {
+                Ok(dir) => return Ok(Apart { dir, path: self.path.join("ingest").join(name) }),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                Err(error) => return Err(self.failed("make a directory in `ingest`", error)),
+            }
+        }
+    }
+
+    /// [`Store::commit`] of what a writer left in its directory.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then the names are as before.
+    pub fn commit_apart(&self, apart: &Apart, fetched: &Fetched) -> Result<(), StoreError> {
+        let ingest = self.ingest()?;
+        let mut own = Fetched { landed: Vec::new(), ..fetched.clone() };
+        let copied = fetched.landed.iter().try_for_each(|part| {
+            own.landed.push(self.copied(apart, part, &ingest)?);
+            Ok(())
+        });
+        // What was moved in before an error is no longer there to be thrown away.
+        copied.and_then(|()| self.commit(&own)).inspect_err(|_failed| self.discard(&own).unwrap_or_default())
+    }
+
+    /// A part as a file of the store's own, if it is what it says.
+    fn copied(&self, apart: &Apart, part: &Landed, ingest: &Ingest) -> Result<Landed, StoreError> {
+        let Landed { file, descriptor } = part;
+        let (digest, size, limit) = (descriptor.digest, descriptor.size, limits::LAYER);
+        if size > limit {
+            return Err(StoreError::TooLarge { digest, size, limit });
+        }
+        let doing = |source| self.failed("take in a blob", source);
+        let mut from = io::Read::take(apart.dir.open(file.as_str()).map_err(doing)?, size.saturating_add(1));
+        let mut copy = Hashed { to: ingest.begin(descriptor).map_err(doing)?, hasher: Hasher::new() };
+        io::copy(&mut from, &mut copy).map_err(doing)?;
+        let Hashed { to, hasher } = copy;
+        let (length, got): (u64, Digest) = (hasher.length(), hasher.finish());
+        if got != digest || length != size {
+            return Err(StoreError::NotWhatItSays { wanted: digest, got });
+        }
+        to.land().map_err(doing)
+    }
+
+    /// Makes `ingest/` the store's own again, with nothing in it: earlier versions let one writer have all of it. Only for a start.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn take_ingest(&self) -> Result<(), StoreError> {
+        self.ingest.take().map_err(|source| self.failed("own `ingest`", source))?;
+        self.clear_ingest()
+    }
+
+    /// Removes a file in `ingest/`, or a directory that a writer had.
+    pub(super) fn clear(&self, name: &str) -> io::Result<()> {
+        match self.ingest.remove(name) {
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                std::fs::remove_dir_all(Path::new(&self.path).join("ingest").join(name))
+            }
+            done => done,
+        }
+    }
+}
+
+struct Hashed<W> {
+    to: W,
+    hasher: Hasher,
+}
+
+impl<W: io::Write> io::Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.hasher.update(bytes.get(..written).unwrap_or(bytes));
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
+}

@@ -1,0 +1,128 @@
+//! Connections as somebody else, and calls that are begun and not finished: what no honest client makes.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::future::poll_fn;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use bpfd_tests::Host;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use rustix::fs::{Gid, Uid};
+
+/// How long anything may take before the case fails.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// Who connects.
+#[derive(Clone, Copy)]
+pub(crate) struct Who {
+    pub(crate) uid: u32,
+    pub(crate) group: u32,
+    pub(crate) socket: &'static str,
+}
+
+/// The member of `bpfd-view` that [`Host::make_group`] makes.
+pub(crate) const VIEWER: Who = Who { uid: 4712, group: 816, socket: "bpfd-ro.sock" };
+pub(crate) const ROOT: Who = Who { uid: 0, group: 0, socket: "bpfd.sock" };
+
+/// A connection on which nothing was said. The kernel keeps who made it, whoever uses it afterwards.
+pub(crate) fn connect(host: &Host, who: Who) -> UnixStream {
+    let Who { uid, group, socket } = who;
+    let directory = File::open(host.path("/run/case/run/bpfd")).unwrap();
+    let connected = std::thread::spawn(move || {
+        let ids = (Uid::from_raw(uid), Gid::from_raw(uid));
+        rustix::thread::set_thread_groups(&[Gid::from_raw(group)]).unwrap();
+        rustix::thread::set_thread_res_gid(ids.1, ids.1, ids.1).unwrap();
+        rustix::thread::set_thread_res_uid(ids.0, ids.0, ids.0).unwrap();
+        UnixStream::connect(format!("/proc/self/fd/{}/{socket}", directory.as_raw_fd())).unwrap()
+    });
+    connected.join().unwrap()
+}
+
+/// A connection that has greeted. Use it within a `LocalSet`.
+pub(crate) struct Raw(SendRequest<VecDeque<u8>>);
+
+/// A call that is not at its end.
+pub(crate) struct Begun {
+    answer: ResponseFuture,
+    request: SendStream<VecDeque<u8>>,
+}
+
+/// What came of sending.
+pub(crate) enum Sent {
+    /// Everything was taken, and nothing is answered.
+    Taken(Begun),
+    /// It was answered with this gRPC status instead, or the stream was reset.
+    Answered(Option<String>),
+}
+
+impl Raw {
+    pub(crate) async fn greet(stream: UnixStream) -> Self {
+        stream.set_nonblocking(true).unwrap();
+        let stream = tokio::net::UnixStream::from_std(stream).unwrap();
+        let (sender, connection) = h2::client::Builder::new().handshake(stream).await.unwrap();
+        tokio::task::spawn_local(async move { drop(connection.await) });
+        Self(sender)
+    }
+
+    /// Begins a call: its headers, and no end.
+    pub(crate) async fn begin(&mut self, path: &str) -> Begun {
+        let request = http::Request::post(format!("http://bpfd{path}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .unwrap();
+        let mut ready = self.0.clone().ready().await.unwrap();
+        let (answer, request) = ready.send_request(request, false).unwrap();
+        Begun { answer, request }
+    }
+}
+
+impl Begun {
+    /// Sends the head of a message, and so much of it.
+    pub(crate) async fn send(mut self, length: u32, bytes: usize) -> Sent {
+        let head: VecDeque<u8> = [0].into_iter().chain(length.to_be_bytes()).collect();
+        let mut left = bytes;
+        if self.request.send_data(head, false).is_err() {
+            return Sent::Answered(self.status().await);
+        }
+        while left > 0 {
+            self.request.reserve_capacity(left.min(16 << 10));
+            let Self { answer, request } = &mut self;
+            // Room for more, or the answer.
+            let room = tokio::select! {
+                answer = answer => return Sent::Answered(answer.ok().and_then(|answer| status_of(&answer))),
+                room = poll_fn(|cx| request.poll_capacity(cx)) => room,
+            };
+            let Some(Ok(room)) = room else { return Sent::Answered(self.status().await) };
+            let piece = room.min(left);
+            if request_send(&mut self.request, piece).is_err() {
+                return Sent::Answered(self.status().await);
+            }
+            left -= piece;
+        }
+        Sent::Taken(self)
+    }
+
+    /// The gRPC status of the answer, once there is one; `None` if the stream ends without.
+    pub(crate) async fn status(self) -> Option<String> {
+        let answer = tokio::time::timeout(LIMIT, self.answer).await.expect("an answer").ok()?;
+        status_of(&answer)
+    }
+}
+
+fn request_send(request: &mut SendStream<VecDeque<u8>>, bytes: usize) -> Result<(), h2::Error> {
+    request.send_data(vec![0; bytes].into(), false)
+}
+
+fn status_of(answer: &http::Response<RecvStream>) -> Option<String> {
+    Some(answer.headers().get("grpc-status")?.to_str().ok()?.to_owned())
+}
+
+/// Runs a case's calls.
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    tokio::task::LocalSet::new().block_on(&runtime, work)
+}

@@ -1,0 +1,71 @@
+//! Connections on which nothing is said, as many as one may have: they end, make room, and lock nobody out. Who has none left is told.
+
+use std::io::Read;
+
+use bpfd_tests::{Host, eventually};
+use insta::assert_snapshot;
+
+use crate::raw::{LIMIT, ROOT, Raw, Sent, VIEWER, connect, run};
+
+/// As many as one user may have.
+const ALL: usize = 64;
+
+fn host() -> Host {
+    let mut host = Host::without_daemon();
+    host.make_group();
+    host.start();
+    host
+}
+
+#[test]
+fn silent_connections_lock_nobody_out_and_end() {
+    let host = host();
+    for who in [ROOT, VIEWER] {
+        let mut silent: Vec<_> = (0..ALL).map(|_| connect(&host, who)).collect();
+        // Each of these takes the place of one.
+        for _ in 0..3 {
+            host.bpfctl("list").ok();
+            host.bpfctl_as_viewer("list").ok();
+        }
+        for stream in &mut silent {
+            stream.set_read_timeout(Some(LIMIT)).unwrap();
+            // What the daemon says first may come before the end of it.
+            let ended = stream.read_to_end(&mut Vec::new());
+            assert!(ended.is_ok() || ended.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset));
+        }
+    }
+}
+
+#[test]
+fn who_has_a_call_under_way_on_each_connection_is_told_so() {
+    let host = host();
+    run(async {
+        let mut busy = Vec::new();
+        for _ in 0..ALL {
+            let mut connection = Raw::greet(connect(&host, VIEWER)).await;
+            let Sent::Taken(call) = connection.begin("/bpfd.v1.AppService/ListApps").await.send(9, 1).await else {
+                panic!("it is answered")
+            };
+            busy.push((connection, call));
+        }
+        // The daemon has read all of them.
+        let refused = |output: &bpfd_tests::Output| output.code == 1;
+        let output = eventually(|| host.bpfctl_as_viewer("list"), refused);
+        assert_snapshot!(output.refused(1), @"
+        error: bpfd takes no more requests from you now
+        cause: there are 64 connections of your user id, with calls under way on each
+        hint: end some of them; `ss -xp` shows whose they are
+        ");
+        host.bpfctl("list").ok();
+        host.bpfctl_as_member("list").ok();
+        // One that ends makes room.
+        drop(busy.pop());
+        tokio::task::yield_now().await;
+        let served = |output: &bpfd_tests::Output| output.code == 0;
+        drop(busy);
+        for _ in 0..9 {
+            tokio::task::yield_now().await;
+        }
+        eventually(|| host.bpfctl_as_viewer("list"), served).ok();
+    });
+}
