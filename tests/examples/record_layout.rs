@@ -165,11 +165,6 @@ fn record(host: &mut Host, out: &Path) {
             names.insert(id.to_owned(), format!("{}{number}", &id[..1]));
         }
     }
-    let renamed = |text: &str| {
-        names
-            .iter()
-            .fold(text.to_owned(), |text, (old, new)| text.replace(&format!("\"{old}\""), &format!("\"{new}\"")))
-    };
     for program in programs {
         let ProgInfo { id: ProgId(id), load_time_ns, .. } = program;
         let name = &names[&format!("p{id}")];
@@ -180,16 +175,16 @@ fn record(host: &mut Host, out: &Path) {
     }
     let pin = |(path, object): (&String, &String)| {
         let swept = gone.contains(path);
-        Step::Pin { object: object.clone(), path: unnumbered(path, &interfaces, &names), swept }
+        Step::Pin { object: object.clone(), path: unnumbered(path, &runs, &names), swept }
     };
-    let last: Vec<Step> = pins.iter().map(pin).chain(runs).collect();
-    let mut lines = String::new();
+    let last: Vec<Step> = pins.iter().map(pin).chain(runs.clone()).collect();
     for step in &mut steps {
         numbered_maps(step, &names);
     }
-    let steps = steps.into_iter().map(|step| serde_json::from_value::<Step>(step).unwrap());
-    for step in steps.chain(last) {
-        lines += &renamed(&serde_json::to_string(&step).unwrap());
+    let mut lines = String::new();
+    for mut step in steps.into_iter().chain(last.iter().map(|step| serde_json::to_value(step).unwrap())) {
+        rename(&mut step, &names);
+        lines += &serde_json::to_string(&serde_json::from_value::<Step>(step).unwrap()).unwrap();
         lines += "\n";
     }
     fs::write(out.join("kernel.jsonl"), lines).unwrap();
@@ -260,6 +255,19 @@ fn numbered_maps(step: &mut Value, names: &BTreeMap<String, String>) {
     step["insns"] = insns.chunks(8).map(word).collect::<Vec<_>>().join(" ").into();
 }
 
+/// The kernel's numbers of objects as their new names.
+fn rename(value: &mut Value, names: &BTreeMap<String, String>) {
+    match value {
+        Value::String(text) => {
+            if let Some(name) = names.get(text) {
+                text.clone_from(name);
+            }
+        }
+        Value::Object(fields) => fields.values_mut().for_each(|field| rename(field, names)),
+        _ => {}
+    }
+}
+
 /// Takes an interface's place out of a value that names one.
 fn locate(step: &mut Value, interfaces: &[((u64, u32), Interface)]) {
     let Some(value) = step["value"].as_str().filter(|_| step["what"] == "value") else { return };
@@ -275,13 +283,21 @@ fn locate(step: &mut Value, interfaces: &[((u64, u32), Interface)]) {
     }
 }
 
-/// A pin's path without the kernel's numbers: `xdp/dispatch-IFINDEX-PROGRAM`.
-fn unnumbered(path: &str, interfaces: &[Interface], names: &BTreeMap<String, String>) -> String {
+/// A pin's path without the kernel's numbers: `xdp/dispatch-IFINDEX-PROGRAM`. One that nothing runs is for the first interface.
+fn unnumbered(path: &str, runs: &[Step], names: &BTreeMap<String, String>) -> String {
     let Some(rest) = path.strip_prefix("xdp/dispatch-") else { return path.to_owned() };
     let (numbers, file) = rest.split_once('/').unwrap();
-    let (_, program) = numbers.split_once('-').unwrap();
-    // Interfaces of two namespaces may have one number: told apart by what runs.
-    format!("xdp/dispatch-{{ifindex:{}}}-{{{}}}/{file}", interfaces[0].name, names[&format!("p{program}")])
+    let (_, number) = numbers.split_once('-').unwrap();
+    let attached = |step: &Step| match step {
+        Step::Attach { program, interface, .. } => (*program == format!("p{number}")).then(|| interface.clone()),
+        _ => None,
+    };
+    let interface = match runs.iter().find_map(attached) {
+        Some(Interface { name, netns: Some(netns) }) => format!("{netns}:{name}"),
+        Some(Interface { name, netns: None }) => name,
+        None => "uplink".to_owned(),
+    };
+    format!("xdp/dispatch-{{ifindex:{interface}}}-{{{}}}/{file}", names[&format!("p{number}")])
 }
 
 /// `category/event` of a tracepoint's number.

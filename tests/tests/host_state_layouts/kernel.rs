@@ -70,7 +70,7 @@ pub(crate) enum Step {
     },
     Pin {
         object: String,
-        /// Below the bpffs; `{ifindex:uplink}` and `{p1}` are numbers of the kernel that it is made on.
+        /// Below the bpffs; `{ifindex:uplink}`, `{ifindex:NETNS:NAME}` and `{p1}` are numbers of the kernel that it is made on.
         path: String,
         /// The daemon that made it removes it when it starts again.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -269,9 +269,10 @@ impl Made<'_> {
             out = out.replace(&format!("{{tag:{id}}}"), &tag(&info));
         }
         if let Some((_, rest)) = text.split_once("{ifindex:") {
-            let name = rest.split('}').next().unwrap();
-            let interface = Interface { name: name.to_owned(), netns: None };
-            out = out.replace(&format!("{{ifindex:{name}}}"), &located(self.host, &interface).1.to_string());
+            let word = rest.split('}').next().unwrap();
+            let (netns, name) = word.split_once(':').map_or((None, word), |(netns, name)| (Some(netns), name));
+            let interface = Interface { name: name.to_owned(), netns: netns.map(str::to_owned) };
+            out = out.replace(&format!("{{ifindex:{word}}}"), &located(self.host, &interface).1.to_string());
         }
         out
     }

@@ -27,7 +27,8 @@ pub(crate) fn shown(host: &Host) -> String {
     for pb::Chain { netns, interface, mode, members, .. } in &chains {
         let members = members.iter().map(|member| match &member.program {
             Some(chain_member::Program::Link(link)) => format!("{} {}", member.position, link.uid),
-            other => panic!("{other:?}"),
+            Some(chain_member::Program::Foreign(foreign)) => format!("{} foreign {}", member.position, foreign.name),
+            None => format!("{} nothing", member.position),
         });
         let mode = pb::ChainMode::try_from(*mode).unwrap().as_str_name();
         let netns = netns.as_deref().unwrap_or("-");
