@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use bpfd_client::proto::v1::{self as pb, app_source::Source, chain_member, hook::Hook};
+use bpfd_client::proto::v1::{self as pb, app_source::Source, chain_member};
 use bpfd_tests::Host;
 
 /// Packets that are sent.
@@ -16,6 +16,8 @@ pub(crate) fn shown(host: &Host) -> String {
     });
     apps.sort_by(|one, other| one.name.cmp(&other.name));
     links.sort_by(|one, other| (&one.name, &one.uid).cmp(&(&other.name, &other.uid)));
+    // A chain that nothing runs in may be listed or not.
+    chains.retain(|chain| !chain.members.is_empty());
     chains.sort_by(|one, other| (&one.netns, &one.interface).cmp(&(&other.netns, &other.interface)));
     let mut text = String::new();
     for app in &apps {
@@ -48,13 +50,15 @@ pub(crate) fn shown(host: &Host) -> String {
 
 fn show_app(text: &mut String, app: &pb::App) {
     let state = app.state().as_str_name();
-    writeln!(text, "app {} {} {state} generation {} of {:?}", app.name, app.uid, app.generation, app.owner).unwrap();
+    let pb::Owner { uid: owner, user, .. } = app.owner.as_ref().unwrap();
+    let user = user.as_deref().unwrap_or("?");
+    writeln!(text, "app {} {} {state} generation {} of {owner} ({user})", app.name, app.uid, app.generation).unwrap();
     let source = app.source.as_ref().unwrap();
     match source.source.as_ref().unwrap() {
-        Source::Image(pb::ImageOrigin { reference, digest, signers }) => {
+        Source::Image(pb::ImageOrigin { reference, digest, signers, .. }) => {
             writeln!(text, "  image {reference} {digest} {signers:?}").unwrap();
         }
-        Source::Upload(pb::UploadOrigin { name_hint }) => writeln!(text, "  upload {name_hint}").unwrap(),
+        Source::Upload(pb::UploadOrigin { name_hint, .. }) => writeln!(text, "  upload {name_hint}").unwrap(),
     }
     writeln!(text, "  object {}", source.object_sha256).unwrap();
     let programs = app.programs.iter().map(|program| format!("{} in {}", program.function, program.section));
@@ -62,7 +66,7 @@ fn show_app(text: &mut String, app: &pb::App) {
     let mut maps: Vec<&str> = app.maps.iter().map(|map| map.name.as_str()).collect();
     maps.sort_unstable();
     writeln!(text, "  maps {}", maps.join(", ")).unwrap();
-    for pb::GlobalSetting { name, value } in &app.globals {
+    for pb::GlobalSetting { name, value, .. } in &app.globals {
         writeln!(text, "  global {name} = {value}").unwrap();
     }
     let time = app.create_time.unwrap();
@@ -73,23 +77,11 @@ fn show_link(text: &mut String, link: &pb::Link) {
     let state = link.state().as_str_name();
     writeln!(text, "link {} {} {state} generation {} of {}", link.name, link.uid, link.generation, link.owner_uid)
         .unwrap();
-    match link.hook.as_ref().unwrap().hook.as_ref().unwrap() {
-        Hook::Xdp(pb::XdpHook { netns, interface }) => {
-            let proceed_on = link.proceed_on.as_ref().unwrap();
-            let verdicts: Vec<&str> = proceed_on.xdp().map(|verdict| verdict.as_str_name()).collect();
-            let netns = netns.as_deref().unwrap_or("-");
-            writeln!(
-                text,
-                "  xdp {netns}:{interface} {} priority {:?} position {:?} proceed on {}",
-                link.xdp_mode().as_str_name(),
-                link.priority,
-                link.position,
-                verdicts.join(", ")
-            )
-            .unwrap();
-        }
-        Hook::Tracepoint(pb::TracepointHook { category, event }) => {
-            writeln!(text, "  tracepoint {category}/{event}").unwrap();
-        }
+    // Of a chain; the name says where every link is.
+    if let (Some(priority), Some(proceed_on)) = (link.priority, &link.proceed_on) {
+        let position = link.position.map_or_else(|| "-".to_owned(), |position| position.to_string());
+        let verdicts: Vec<&str> = proceed_on.xdp().map(|verdict| verdict.as_str_name()).collect();
+        let (mode, verdicts) = (link.xdp_mode().as_str_name(), verdicts.join(", "));
+        writeln!(text, "  priority {priority} position {position} {mode} proceed on {verdicts}").unwrap();
     }
 }
