@@ -11,6 +11,7 @@
     reason = "a harness of tests: what it cannot do fails the test"
 )]
 
+mod calls;
 mod census;
 mod host;
 mod namespaces;
@@ -19,6 +20,7 @@ mod output;
 pub mod points;
 mod traffic;
 
+pub use calls::Calls;
 pub use census::Census;
 pub use host::{Daemon, Host, eventually};
 pub use objects::{broken, example, proprietary};

@@ -41,7 +41,7 @@ fn is_newer(object: &Path, source: &Path) -> bool {
     matches!((time(object), time(source)), (Ok(object), Ok(source)) if object > source)
 }
 
-fn compile(source: &Path, object: &Path) -> Result<()> {
+pub(crate) fn compile(source: &Path, object: &Path) -> Result<()> {
     // Debian keeps <asm/types.h> in a directory per architecture, which `-target bpf` does not search.
     let headers = format!("/usr/include/{}-linux-gnu", std::env::consts::ARCH);
     // Two runs at once must not see each other's half-written object.

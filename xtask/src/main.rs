@@ -3,6 +3,7 @@
 //! Must never be part of what is shipped: nothing depends on this crate.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
+mod bench;
 mod codegen;
 mod demo;
 mod examples;
@@ -38,6 +39,8 @@ enum Verb {
     Codegen(codegen::Codegen),
     /// Compile the example programs into target/bpf
     Examples,
+    /// Measure something, and judge it by ratios and counts
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +58,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Demo(args) => return demo::run(&root, &args),
         Verb::Test(args) => return test::run(&root, &args),
+        Verb::Bench(args) => return Ok(bench::run(&root, &args)),
         Verb::Tidy => tidy::run(&root)?,
         Verb::Vm(args) => return vm::run(&root, &args),
         Verb::Codegen(args) => args.run(&root)?,

@@ -17,6 +17,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use binaries::Binaries;
+pub(crate) use binaries::FAIL_POINTS;
 use count::Tally;
 use parts::Part;
 use rounds::{Round, Rounds};
@@ -133,7 +134,7 @@ fn report(total: &Tally, rounds: u32) -> ExitCode {
 }
 
 /// The commit of the tree, with a mark when files differ from it.
-fn commit(root: &Path) -> Result<String> {
+pub(crate) fn commit(root: &Path) -> Result<String> {
     let git = |args: &[&str]| -> Result<String> {
         let out = std::process::Command::new("git").args(args).current_dir(root).output()?;
         if !out.status.success() {

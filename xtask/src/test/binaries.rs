@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const RECORD: &str = "target/xtask/test-programs.json";
 
 /// The feature that lets tests fail or end bpfd at chosen points; without effect unless a test asks.
-pub(super) const FAIL_POINTS: &str = "bpfd/failpoints";
+pub(crate) const FAIL_POINTS: &str = "bpfd/failpoints";
 
 #[derive(Debug, Default)]
 pub(super) struct Binaries {

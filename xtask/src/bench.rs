@@ -1,0 +1,84 @@
+//! `cargo xtask bench NAME`: what is measured, and whether it is within its bounds. Each bench is a file of its name.
+//!
+//! A bound is on a count or on a ratio of two things that were measured in turn in one run, never on a time: a machine may be slow
+//! or busy. Nothing of it is a test.
+
+mod figure;
+mod kinds;
+mod scale;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::builder::PossibleValuesParser;
+use serde_json::json;
+
+use figure::{Figure, table};
+
+/// A bench, in its own file.
+struct Bench {
+    name: &'static str,
+    run: fn(&Path, &Args) -> Result<Vec<Figure>>,
+}
+
+/// A new bench is a line here and a file.
+const BENCHES: [Bench; 2] =
+    [Bench { name: "scale", run: scale::measure }, Bench { name: "kinds", run: kinds::measure }];
+
+/// It could not be measured.
+const NOT_MEASURED: u8 = 2;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+  scale  what more interfaces and links cost; as root
+  kinds  how much code each hook kind is, from git
+
+Exit status:
+  0  every figure is within its bound
+  1  one is not
+  2  it could not be measured")]
+pub(crate) struct Args {
+    /// What to measure
+    #[arg(value_parser = PossibleValuesParser::new(BENCHES.map(|bench| bench.name)))]
+    name: String,
+    /// One JSON object on the last line
+    #[arg(long)]
+    json: bool,
+    /// Smaller sizes and fewer rounds
+    #[arg(long)]
+    quick: bool,
+    /// Cargo's profile of the programs that are measured
+    #[arg(long, default_value = "release", value_name = "PROFILE")]
+    profile: String,
+}
+
+pub(crate) fn run(root: &Path, args: &Args) -> ExitCode {
+    match measured(root, args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(NOT_MEASURED)
+        }
+    }
+}
+
+fn measured(root: &Path, args: &Args) -> Result<ExitCode> {
+    let bench = BENCHES.iter().find(|bench| bench.name == args.name).context("no such bench")?;
+    let figures = (bench.run)(root, args)?;
+    print!("{}", table(&figures));
+    if args.json {
+        let commit = crate::test::commit(root)?;
+        let figures: Vec<_> = figures.iter().map(Figure::to_json).collect();
+        let load = load_average()?;
+        println!("{}", json!({"bench": bench.name, "commit": commit, "load_average": load, "figures": figures}));
+    }
+    let all_hold = figures.iter().all(|figure| figure.holds() != Some(false));
+    Ok(if all_hold { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Of the last minute: how busy the machine was.
+fn load_average() -> Result<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    text.split(' ').next().and_then(|first| first.parse().ok()).context("/proc/loadavg is not what it was")
+}

@@ -1,0 +1,70 @@
+//! `bench scale`: builds the daemon and the program that measures it (`tests/examples/scale.rs`), and runs that.
+//!
+//! Bounds stand where the figures are measured; nothing here knows what a figure means.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::Args;
+use super::figure::Figure;
+use crate::{examples, tools};
+
+/// Objects that only benches load.
+const OBJECTS: [&str; 2] = ["slow-to-verify", "tracepoint-12k"];
+const TOOLS: [tools::Tool; 6] = [tools::CLANG, tools::LIBBPF, tools::IPROUTE, tools::PING, tools::STRACE, tools::CC];
+
+pub(super) fn measure(root: &Path, args: &Args) -> Result<Vec<Figure>> {
+    if !tools::is_root() {
+        bail!("needs root: it makes interfaces and loads BPF programs");
+    }
+    tools::ensure(&TOOLS)?;
+    examples::build(root, &root.join("target/bpf"))?;
+    for name in OBJECTS {
+        let source = root.join(format!("tests/bench/{name}.bpf.c"));
+        examples::compile(&source, &root.join(format!("target/bpf/{name}.bpf.o")))?;
+    }
+    let notes = notes(root)?;
+    let program = build(root, &args.profile)?;
+    let mut command = Command::new(&program);
+    command.arg("--notes").arg(notes).args(args.quick.then_some("--quick"));
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot run `{}`", program.display()))?;
+    let lines = BufReader::new(child.stdout.take().context("no standard output")?).lines();
+    let figures = lines.map(|line| Figure::from_json(&line?)).collect();
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("`{}`: {status}", program.display());
+    }
+    figures
+}
+
+/// Writes down what a daemon gives to the kernel.
+fn notes(root: &Path) -> Result<PathBuf> {
+    let library = root.join("target/notes.so");
+    let mut cc = Command::new("cc");
+    cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(root.join("tests/layouts/notes.c"));
+    let status = cc.status().context("cannot run cc")?;
+    if !status.success() {
+        bail!("cannot compile `tests/layouts/notes.c`: {status}");
+    }
+    Ok(library)
+}
+
+fn build(root: &Path, profile: &str) -> Result<PathBuf> {
+    // The whole workspace: dependencies have the features that every other build gives them.
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--workspace", "--locked", "--bin", "bpfd", "--bin", "bpfctl", "--example", "scale"]);
+    if profile == "dev" {
+        // As tests have it: what they would run next stays built.
+        cargo.args(["--features", crate::test::FAIL_POINTS]);
+    }
+    let status = cargo.args(["--profile", profile]).current_dir(root).status().context("cannot run cargo build")?;
+    if !status.success() {
+        bail!("cargo build: {status}");
+    }
+    let dir = if profile == "dev" { "debug" } else { profile };
+    Ok(root.join("target").join(dir).join("examples/scale"))
+}
