@@ -3,6 +3,7 @@
 //! Invariant: no I/O, no clock, no async, no `unsafe`; own `clippy.toml`, checked by `cargo xtask tidy`.
 
 pub mod ask;
+pub mod chain;
 pub mod changes;
 pub mod config;
 pub mod describe;

@@ -5,7 +5,7 @@
 
 use crate::hook::ChainKey;
 use crate::ident::AppUid;
-use crate::kernel::{ForeignSlot, Live, Member, Observed, PinnedExt, Recipe, Slot};
+use crate::kernel::{Member, Recipe};
 use crate::state::{App, Link, State};
 use std::collections::BTreeMap;
 
@@ -36,49 +36,6 @@ pub fn members(state: &State, chain: &ChainKey) -> Vec<Member> {
             })
         })
         .collect()
-}
-
-/// The slots that a chain's dispatcher should have, in order: ours, and those of others that are there. Peers see our copies, so
-/// their tag and load time count, not the app's; one that is not loaded yet will be the youngest.
-pub fn slots(state: &State, observed: &Observed, chain: &ChainKey) -> Vec<Slot> {
-    let ours = ordered(state, chain).into_iter().zip(members(state, chain)).map(|(link, member)| {
-        let loaded = match observed.exts.get(&link.uid) {
-            Some(PinnedExt { program: _, tag, load_time }) => (*tag, *load_time),
-            None => {
-                let program = state.apps.get(&link.app).and_then(|app| app.program(&link.function));
-                (program.map_or([0; 8], |program| program.tag), u64::MAX)
-            }
-        };
-        let key = (u32::from(member.priority), member.function.clone(), loaded, Some(link.handle));
-        (key, Slot::Ours(member))
-    });
-    let foreign = foreign(observed, chain).map(|slot| {
-        let ForeignSlot { name, tag, load_time, priority, .. } = slot;
-        ((*priority, name.clone(), (*tag, *load_time), None), Slot::Foreign(slot.clone()))
-    });
-    let mut slots: Vec<_> = ours.chain(foreign).collect();
-    slots.sort_by(|(a, _), (b, _)| a.cmp(b));
-    slots.into_iter().map(|(_, slot)| slot).collect()
-}
-
-/// The programs of others in a chain's dispatcher.
-fn foreign<'a>(observed: &'a Observed, chain: &ChainKey) -> impl Iterator<Item = &'a ForeignSlot> {
-    let slots = match observed.chains.get(chain).map(|seen| &seen.live) {
-        Some(Live::Dispatcher(live)) => live.slots.as_slice(),
-        Some(Live::Empty | Live::Ours(_) | Live::Foreign(_)) | None => &[],
-    };
-    slots.iter().filter_map(|slot| match slot {
-        Slot::Foreign(slot) => Some(slot),
-        Slot::Ours(_) => None,
-    })
-}
-
-/// The members that a chain should have, in the order of what runs it: a dispatcher's is by what peers see of ours.
-pub fn wanted(state: &State, observed: &Observed, chain: &ChainKey) -> Vec<Member> {
-    match observed.chains.get(chain).map(|seen| &seen.live) {
-        Some(Live::Dispatcher(_)) => slots(state, observed, chain).iter().filter_map(Slot::ours).cloned().collect(),
-        Some(Live::Empty | Live::Ours(_) | Live::Foreign(_)) | None => members(state, chain),
-    }
 }
 
 /// What makes the apps of these members again.

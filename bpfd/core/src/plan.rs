@@ -4,23 +4,18 @@
 //! Order of a plan: pin what is new, build and pin new generations, attach links of own hooks, swap the chains;
 //! up to here each step can be undone and a failure leaves the host as it was. From `committed` on links of
 //! own hooks go, and pins that nothing uses. It must never remove what it could not observe.
-//!
-//! Long because the planner of both chain modes is one decision.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chain::{self, ChainPlan};
 use crate::hook::{ChainKey, Placement, XdpMode};
 use crate::ident::{AppUid, KernelId, LinkUid, TopUid, Uids};
-use crate::kernel::{
-    ChainMode, ForeignProgram, Live, LiveDispatcher, LiveTop, Member, Observed, ObservedChain, SLOTS, Slot, Step,
-    TopContent,
-};
+use crate::kernel::{ForeignProgram, Live, LiveDispatcher, LiveTop, Observed, SLOTS, Step};
 use crate::names::NetnsName;
-use crate::order;
-use crate::state::{Change, ChangeError, Link, State, WhenAbsent};
+use crate::state::{Change, ChangeError, Link, State};
 
 /// What to do, in order.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -154,7 +149,7 @@ pub struct Planned {
 pub fn plan(state: &State, observed: &Observed, changes: &[Change], uids: &mut dyn Uids) -> Result<Planned, PlanError> {
     let after = state.after(changes)?;
     let touched = touched(state, changes);
-    touched.iter().try_for_each(|chain| refuse(&after, observed, chain, changes))?;
+    touched.iter().try_for_each(|key| chain::refuse(&after, observed, key, changes))?;
     // What cannot be had elsewhere on the host is no reason against this, and what drifted there is left alone.
     let chains = observed.chains.iter().filter(|(chain, _)| touched.contains(chain));
     let near = Observed { chains: chains.map(|(key, seen)| (key.clone(), seen.clone())).collect(), ..observed.clone() };
@@ -196,12 +191,12 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
     before.extend(target.apps.keys().filter(|app| !observed.apps.contains_key(app)).map(|app| Step::PinApp(*app)));
 
     let mut wanted_tops = BTreeSet::new();
-    for (chain, seen) in &observed.chains {
-        match chain_steps(target, observed, chain, seen, uids) {
+    for (key, seen) in &observed.chains {
+        match chain::converge(target, observed, key, seen, uids) {
             ChainPlan::Keep(top) => wanted_tops.extend(top),
             ChainPlan::Adopt(live) => {
                 wanted_tops.insert(live.top);
-                after.push(Step::Adopt { chain: chain.clone(), live });
+                after.push(Step::Adopt { chain: key.clone(), live });
             }
             ChainPlan::Replace { build, swap } => {
                 // A peer's dispatcher is adopted before it is replaced, and its pins go with it.
@@ -224,7 +219,7 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
     after.extend(unwanted.map(|link| Step::DetachLink(*link)));
     after.extend(dead_tops(observed, &wanted_tops).map(Step::UnpinTop));
     after.extend(
-        observed.exts.keys().filter(|link| !keeps_ext(target, observed, link)).map(|link| Step::UnpinExt(*link)),
+        observed.exts.keys().filter(|link| !chain::libxdp::keeps_ext(target, observed, link)).map(|link| Step::UnpinExt(*link)),
     );
     // A half-made directory of a wanted app is cleared by its `PinApp`.
     let pinned = observed.apps.keys().chain(&observed.half_made);
@@ -251,7 +246,7 @@ pub fn adoptions(observed: &Observed) -> Plan {
 /// How each link of `state` stands in what was observed; links of chains that were not observed are absent.
 pub fn status(state: &State, observed: &Observed) -> BTreeMap<LinkUid, LinkStatus> {
     let chains: BTreeSet<ChainKey> = observed.chains.keys().cloned().collect();
-    let mut statuses = status_of(state, observed, &chains);
+    let mut statuses = chain::status_of(state, observed, &chains);
     statuses.extend(own_status(state, observed));
     statuses
 }
@@ -266,34 +261,6 @@ pub fn own_status<'a>(
         true => (link.uid, LinkStatus::Attached),
         false => (link.uid, LinkStatus::Drifted { cause: "its kernel link is gone".to_owned() }),
     })
-}
-
-/// The same for the links of these chains alone.
-pub fn status_of(state: &State, observed: &Observed, chains: &BTreeSet<ChainKey>) -> BTreeMap<LinkUid, LinkStatus> {
-    let mut statuses = BTreeMap::new();
-    for (chain, seen) in observed.chains.iter().filter(|(chain, _)| chains.contains(chain)) {
-        let wanted = order::wanted(state, observed, chain);
-        let runs = observed.members(chain);
-        let in_order = runs.iter().eq(wanted.iter().filter(|member| runs.contains(member)));
-        let drifted = |member: &Member, cause: &str| {
-            let cause = observed.barred.get(&member.link).map_or(cause, String::as_str).to_owned();
-            LinkStatus::Drifted { cause }
-        };
-        let stands = |member: &Member| match &seen.live {
-            _ if seen.interface.is_none() => LinkStatus::Waiting,
-            Live::Ours(_) | Live::Dispatcher(_) if !in_order => {
-                drifted(member, "the chain's members or their order differ")
-            }
-            Live::Ours(_) | Live::Dispatcher(_) if runs.contains(member) => LinkStatus::Attached,
-            Live::Ours(_) | Live::Dispatcher(_) => drifted(member, "the chain runs without it"),
-            Live::Empty => drifted(member, "the interface runs no XDP program"),
-            Live::Foreign(ForeignProgram { program, name, .. }) => {
-                LinkStatus::Drifted { cause: format!("the interface runs XDP program {program} (`{name}`)") }
-            }
-        };
-        statuses.extend(wanted.iter().map(|member| (member.link, stands(member))));
-    }
-    statuses
 }
 
 /// Whether the kernel already has what `target` wants, left-over pins aside: what recovery asks to know if a broken-off
@@ -313,238 +280,6 @@ pub fn touched(state: &State, changes: &[Change]) -> BTreeSet<ChainKey> {
         Change::Unload(app) => state.links_of(*app).filter_map(|link| link.placement.chain().cloned()).collect(),
     });
     chains.collect()
-}
-
-/// Another chain with links on the interface of this one.
-fn same_interface(target: &State, observed: &Observed, chain: &ChainKey) -> Option<ChainKey> {
-    let interface = observed.chains.get(chain)?.interface?;
-    let mut others = observed.chains.iter().filter(|(key, seen)| *key != chain && seen.interface == Some(interface));
-    others.find(|(key, _)| !order::ordered(target, key).is_empty()).map(|(key, _)| key.clone())
-}
-
-fn absent(observed: &Observed, chain: &ChainKey) -> PlanError {
-    match observed.absent_netns(chain) {
-        Some(netns) => PlanError::NoNetns(netns.clone()),
-        None => PlanError::NoInterface(chain.clone()),
-    }
-}
-
-/// Whether a chain cannot be had for a request that adds to it. Requests that only remove are never refused: they end bpfd's
-/// interest in the hook, whatever it runs.
-fn refuse(target: &State, observed: &Observed, chain: &ChainKey, changes: &[Change]) -> Result<(), PlanError> {
-    if changes.iter().all(Change::removes) {
-        return Ok(());
-    }
-    let seen = observed.chains.get(chain);
-    let waits = |link: &Link| match link.when_absent {
-        WhenAbsent::Wait => true,
-        WhenAbsent::Fail => false,
-    };
-    let asked = changes.iter().filter_map(|change| match change {
-        Change::Attach(link) if link.placement.chain() == Some(chain) => Some(link),
-        _ => None,
-    });
-    if let Some(other) = same_interface(target, observed, chain) {
-        return Err(PlanError::OneInterface { chain: chain.clone(), other });
-    }
-    match seen {
-        None => Err(absent(observed, chain)),
-        Some(ObservedChain { interface: None, .. }) => match asked.into_iter().all(waits) {
-            true => Ok(()),
-            false => Err(absent(observed, chain)),
-        },
-        Some(ObservedChain { live: Live::Foreign(holder), driven, .. }) => {
-            Err(PlanError::Foreign { chain: chain.clone(), holder: holder.clone(), driven: *driven })
-        }
-        Some(ObservedChain { mode: ChainMode::Libxdp, .. }) if order::slots(target, observed, chain).len() > SLOTS => {
-            let programs = order::slots(target, observed, chain).len();
-            Err(PlanError::ChainFull { chain: chain.clone(), programs })
-        }
-        Some(ObservedChain { mode: ChainMode::Fused { .. }, live: Live::Dispatcher(live), driven, .. })
-            if live.is_shared() =>
-        {
-            let LiveTop { program, top: _ } = live.top;
-            let holder = ForeignProgram { program, name: DISPATCHER.to_owned(), link: None, holders: vec![] };
-            Err(PlanError::Foreign { chain: chain.clone(), holder, driven: *driven })
-        }
-        Some(ObservedChain { driven, .. }) => {
-            let modes = modes(target, observed, chain);
-            match (modes.iter().find(|mode| **mode != XdpMode::Auto), driven) {
-                _ if modes.contains(&XdpMode::Native) && modes.contains(&XdpMode::Generic) => {
-                    Err(PlanError::MixedModes(chain.clone()))
-                }
-                (Some(asked), Some(driven)) if asked != driven => {
-                    Err(PlanError::Mode { chain: chain.clone(), driven: *driven, asked: *asked })
-                }
-                _ => Ok(()),
-            }
-        }
-    }
-}
-
-/// The kernel's name of every dispatcher (`XDP_DISPATCHER` in libxdp).
-const DISPATCHER: &str = "xdp_dispatcher";
-
-/// The version that libxdp 1.3 to 1.5 write and later ones read: for an interface that has no dispatcher yet.
-const NEW_DISPATCHER: u8 = 2;
-
-/// The modes that a chain's links ask for; one that is left out does not drive it.
-fn modes(state: &State, observed: &Observed, chain: &ChainKey) -> BTreeSet<XdpMode> {
-    order::ordered(state, chain)
-        .into_iter()
-        .filter(|link| !observed.barred.contains_key(&link.uid))
-        .filter_map(|link| link.placement.place().map(|place| place.mode))
-        .collect()
-}
-
-enum ChainPlan {
-    Keep(Option<TopUid>),
-    /// As it is, but it needs references of our own.
-    Adopt(LiveTop),
-    Replace {
-        build: Vec<Step>,
-        swap: Step,
-    },
-}
-
-fn chain_steps(
-    target: &State,
-    observed: &Observed,
-    chain: &ChainKey,
-    seen: &ObservedChain,
-    uids: &mut dyn Uids,
-) -> ChainPlan {
-    let ObservedChain { interface, live, driven, mode: _ } = seen;
-    if interface.is_none() {
-        return ChainPlan::Keep(None);
-    }
-    let wanted = wanted(target, observed, chain, seen);
-    let from = match live {
-        Live::Foreign(_) => return ChainPlan::Keep(None),
-        Live::Empty if wanted.is_empty() || wanted.slots() > SLOTS => return ChainPlan::Keep(None),
-        Live::Empty => None,
-        Live::Ours(top) if wanted == Wanted::Fused(observed.members(chain)) => return ChainPlan::Keep(Some(top.top)),
-        Live::Ours(top) => Some(*top),
-        Live::Dispatcher(live) => match keep(live, observed, &wanted) {
-            Some(plan) => return plan,
-            None => Some(live.top),
-        },
-    };
-    let asked = modes(target, observed, chain).into_iter().find(|mode| *mode != XdpMode::Auto);
-    let mode = driven.or(asked).unwrap_or_default();
-    let mut build = Vec::new();
-    if let Live::Dispatcher(LiveDispatcher { top, .. }) = live
-        && !observed.tops.contains_key(&top.top)
-    {
-        build.push(Step::Adopt { chain: chain.clone(), live: *top });
-    }
-    if wanted.is_empty() {
-        return ChainPlan::Replace { build, swap: Step::Swap { chain: chain.clone(), from, to: None, mode } };
-    }
-    let top = TopUid(uids.fresh());
-    let content = match wanted {
-        Wanted::Fused(members) => {
-            let recipes = order::recipes(target, &members);
-            TopContent::Fused { members, recipes }
-        }
-        Wanted::Dispatcher(slots) => {
-            let version = match live {
-                Live::Dispatcher(LiveDispatcher { version, .. }) => *version,
-                Live::Empty | Live::Ours(_) | Live::Foreign(_) => NEW_DISPATCHER,
-            };
-            build.extend(missing_exts(target, observed, &slots));
-            TopContent::Dispatcher { version, slots }
-        }
-    };
-    build.extend([Step::BuildTop { top, chain: chain.clone(), content }, Step::PinTop(top)]);
-    ChainPlan::Replace { build, swap: Step::Swap { chain: chain.clone(), from, to: Some(top), mode } }
-}
-
-/// What a chain should be made of.
-#[derive(Eq, PartialEq)]
-enum Wanted {
-    Fused(Vec<Member>),
-    Dispatcher(Vec<Slot>),
-}
-
-/// A chain in the form that its mode and what runs there allow. Where not all of ours can be had, in a dispatcher that is full or
-/// that is shared although chains are to be fused, nothing is added, and what should go goes.
-fn wanted(target: &State, observed: &Observed, chain: &ChainKey, seen: &ObservedChain) -> Wanted {
-    let ObservedChain { live, mode, .. } = seen;
-    let slots = order::slots(target, observed, chain);
-    match (mode, live) {
-        (ChainMode::Libxdp, Live::Ours(_)) if slots.len() > SLOTS => Wanted::Fused(order::members(target, chain)),
-        (ChainMode::Libxdp, Live::Dispatcher(live)) if slots.len() > SLOTS => there(slots, live),
-        (ChainMode::Libxdp, _) => Wanted::Dispatcher(slots),
-        (ChainMode::Fused { .. }, Live::Dispatcher(live)) if live.is_shared() => there(slots, live),
-        (ChainMode::Fused { .. }, _) => Wanted::Fused(order::members(target, chain)),
-    }
-}
-
-/// The slots that are in a dispatcher already.
-fn there(slots: Vec<Slot>, live: &LiveDispatcher) -> Wanted {
-    let links: BTreeSet<LinkUid> = live.slots.iter().filter_map(Slot::ours).map(|member| member.link).collect();
-    let there = |slot: &Slot| slot.ours().is_none_or(|member| links.contains(&member.link));
-    Wanted::Dispatcher(slots.into_iter().filter(there).collect())
-}
-
-impl Wanted {
-    fn is_empty(&self) -> bool {
-        match self {
-            Self::Fused(members) => members.is_empty(),
-            Self::Dispatcher(slots) => slots.is_empty(),
-        }
-    }
-
-    /// How many slots it needs of those that there are.
-    fn slots(&self) -> usize {
-        match self {
-            Self::Fused(_) => 0,
-            Self::Dispatcher(slots) => slots.len(),
-        }
-    }
-}
-
-/// A dispatcher that stays: it runs what is wanted, or nothing of ours is in it and nothing should be. A slot whose program is gone
-/// goes with the next change.
-fn keep(live: &LiveDispatcher, observed: &Observed, wanted: &Wanted) -> Option<ChainPlan> {
-    let LiveDispatcher { top, slots, .. } = live;
-    let has_ours = |slots: &[Slot]| slots.iter().any(|slot| slot.ours().is_some());
-    let referenced = observed.tops.contains_key(&top.top);
-    let (same, wants_ours) = match wanted {
-        Wanted::Dispatcher(wanted) => (wanted == slots && !slots.is_empty(), has_ours(wanted)),
-        Wanted::Fused(wanted) => (false, !wanted.is_empty()),
-    };
-    let not_our_business = !wants_ours && !has_ours(slots) && !referenced;
-    match same || not_our_business {
-        true if has_ours(slots) && !referenced => Some(ChainPlan::Adopt(*top)),
-        true => Some(ChainPlan::Keep(Some(top.top))),
-        false => None,
-    }
-}
-
-fn missing_exts<'a>(target: &'a State, observed: &'a Observed, slots: &[Slot]) -> Vec<Step> {
-    let missing = slots.iter().filter_map(Slot::ours).filter(|member| !observed.exts.contains_key(&member.link));
-    let mut missing: Vec<&Member> = missing.collect();
-    // The order of loading decides between equals, now and after the next boot.
-    missing.sort_by_key(|member| target.links.get(&member.link).map(|link| link.handle));
-    let steps = missing.into_iter().filter_map(|member| {
-        let recipe = order::recipe(target.apps.get(&member.app)?);
-        Some(Step::LoadExt { member: member.clone(), recipe })
-    });
-    steps.collect()
-}
-
-/// A copy is kept while its link is wanted and its chain has copies, or may have: without it nobody would know whose program runs.
-fn keeps_ext(target: &State, observed: &Observed, link: &LinkUid) -> bool {
-    let Some(chain) = target.links.get(link).and_then(|link| link.placement.chain()) else { return false };
-    match observed.chains.get(chain) {
-        None | Some(ObservedChain { mode: ChainMode::Libxdp, .. }) => true,
-        Some(ObservedChain { mode: ChainMode::Fused { .. }, live: Live::Dispatcher(live), .. }) => {
-            live.is_shared() && live.slots.iter().filter_map(Slot::ours).any(|member| member.link == *link)
-        }
-        Some(ObservedChain { mode: ChainMode::Fused { .. }, .. }) => false,
-    }
 }
 
 fn attach_step(link: &Link) -> Option<Step> {

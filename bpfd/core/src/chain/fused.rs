@@ -1,0 +1,32 @@
+//! All members in one program of the interface's own, with libxdp's semantics: where one program cannot replace another's function.
+
+use super::Backend;
+use crate::hook::ChainKey;
+use crate::kernel::{Live, Member, Observed, Step, TopContent};
+use crate::order;
+use crate::state::State;
+
+/// The members, in order.
+pub(super) struct Fused(pub(super) Vec<Member>);
+
+impl Backend for Fused {
+    fn members(&self) -> Vec<&Member> {
+        self.0.iter().collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn fits(&self) -> bool {
+        true
+    }
+
+    fn runs(&self, observed: &Observed, chain: &ChainKey, live: &Live) -> bool {
+        matches!(live, Live::Ours(_)) && observed.members(chain) == self.0
+    }
+
+    fn content(&self, target: &State, _: &Observed, _: &Live) -> (Vec<Step>, TopContent) {
+        (vec![], TopContent::Fused { members: self.0.clone(), recipes: order::recipes(target, &self.0) })
+    }
+}

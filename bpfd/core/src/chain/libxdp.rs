@@ -1,0 +1,121 @@
+//! libxdp's protocol: a dispatcher with a slot for each program, those of others beside ours.
+//!
+//! This file must never drop or reorder what somebody else put into a slot.
+
+use std::collections::BTreeSet;
+
+use super::Backend;
+use crate::hook::ChainKey;
+use crate::ident::LinkUid;
+use crate::kernel::{
+    ChainMode, ForeignSlot, Live, LiveDispatcher, Member, Observed, ObservedChain, PinnedExt, SLOTS, Slot, Step,
+    TopContent,
+};
+use crate::order;
+use crate::state::State;
+
+/// The kernel's name of every dispatcher (`XDP_DISPATCHER` in libxdp).
+pub(super) const DISPATCHER: &str = "xdp_dispatcher";
+
+/// The version that libxdp 1.3 to 1.5 write and later ones read: for an interface that has no dispatcher yet.
+const NEW_DISPATCHER: u8 = 2;
+
+/// The slots, in order.
+pub(super) struct Slots(pub(super) Vec<Slot>);
+
+impl Backend for Slots {
+    fn members(&self) -> Vec<&Member> {
+        self.0.iter().filter_map(Slot::ours).collect()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn fits(&self) -> bool {
+        self.0.len() <= SLOTS
+    }
+
+    fn runs(&self, _: &Observed, _: &ChainKey, live: &Live) -> bool {
+        match live {
+            Live::Dispatcher(live) => self.0 == live.slots && !self.0.is_empty(),
+            Live::Empty | Live::Ours(_) | Live::Foreign(_) => false,
+        }
+    }
+
+    fn content(&self, target: &State, observed: &Observed, live: &Live) -> (Vec<Step>, TopContent) {
+        let version = match live {
+            Live::Dispatcher(LiveDispatcher { version, .. }) => *version,
+            Live::Empty | Live::Ours(_) | Live::Foreign(_) => NEW_DISPATCHER,
+        };
+        let content = TopContent::Dispatcher { version, slots: self.0.clone() };
+        (missing_exts(target, observed, &self.0), content)
+    }
+}
+
+/// The slots that a chain's dispatcher should have, in order: ours, and those of others that are there. Peers see our copies, so
+/// their tag and load time count, not the app's; one that is not loaded yet will be the youngest.
+pub fn slots(state: &State, observed: &Observed, chain: &ChainKey) -> Vec<Slot> {
+    let ours = order::ordered(state, chain).into_iter().zip(order::members(state, chain)).map(|(link, member)| {
+        let loaded = match observed.exts.get(&link.uid) {
+            Some(PinnedExt { program: _, tag, load_time }) => (*tag, *load_time),
+            None => {
+                let program = state.apps.get(&link.app).and_then(|app| app.program(&link.function));
+                (program.map_or([0; 8], |program| program.tag), u64::MAX)
+            }
+        };
+        let key = (u32::from(member.priority), member.function.clone(), loaded, Some(link.handle));
+        (key, Slot::Ours(member))
+    });
+    let foreign = foreign(observed, chain).map(|slot| {
+        let ForeignSlot { name, tag, load_time, priority, .. } = slot;
+        ((*priority, name.clone(), (*tag, *load_time), None), Slot::Foreign(slot.clone()))
+    });
+    let mut slots: Vec<_> = ours.chain(foreign).collect();
+    slots.sort_by(|(a, _), (b, _)| a.cmp(b));
+    slots.into_iter().map(|(_, slot)| slot).collect()
+}
+
+/// The programs of others in a chain's dispatcher.
+fn foreign<'a>(observed: &'a Observed, chain: &ChainKey) -> impl Iterator<Item = &'a ForeignSlot> {
+    let slots = match observed.chains.get(chain).map(|seen| &seen.live) {
+        Some(Live::Dispatcher(live)) => live.slots.as_slice(),
+        Some(Live::Empty | Live::Ours(_) | Live::Foreign(_)) | None => &[],
+    };
+    slots.iter().filter_map(|slot| match slot {
+        Slot::Foreign(slot) => Some(slot),
+        Slot::Ours(_) => None,
+    })
+}
+
+/// The slots that are in a dispatcher already.
+pub(super) fn there(slots: Vec<Slot>, live: &LiveDispatcher) -> Slots {
+    let links: BTreeSet<LinkUid> = live.slots.iter().filter_map(Slot::ours).map(|member| member.link).collect();
+    let there = |slot: &Slot| slot.ours().is_none_or(|member| links.contains(&member.link));
+    Slots(slots.into_iter().filter(there).collect())
+}
+
+fn missing_exts<'a>(target: &'a State, observed: &'a Observed, slots: &[Slot]) -> Vec<Step> {
+    let missing = slots.iter().filter_map(Slot::ours).filter(|member| !observed.exts.contains_key(&member.link));
+    let mut missing: Vec<&Member> = missing.collect();
+    // The order of loading decides between equals, now and after the next boot.
+    missing.sort_by_key(|member| target.links.get(&member.link).map(|link| link.handle));
+    let steps = missing.into_iter().filter_map(|member| {
+        let recipe = order::recipe(target.apps.get(&member.app)?);
+        Some(Step::LoadExt { member: member.clone(), recipe })
+    });
+    steps.collect()
+}
+
+
+/// A copy is kept while its link is wanted and its chain has copies, or may have: without it nobody would know whose program runs.
+pub(crate) fn keeps_ext(target: &State, observed: &Observed, link: &LinkUid) -> bool {
+    let Some(chain) = target.links.get(link).and_then(|link| link.placement.chain()) else { return false };
+    match observed.chains.get(chain) {
+        None | Some(ObservedChain { mode: ChainMode::Libxdp, .. }) => true,
+        Some(ObservedChain { mode: ChainMode::Fused { .. }, live: Live::Dispatcher(live), .. }) => {
+            live.is_shared() && live.slots.iter().filter_map(Slot::ours).any(|member| member.link == *link)
+        }
+        Some(ObservedChain { mode: ChainMode::Fused { .. }, .. }) => false,
+    }
+}

@@ -1,0 +1,241 @@
+//! Chains: what each should run, by which back end, and the steps from what its hook runs to that. One convergence serves all back
+//! ends; a back end is a file beside this one and a line in `back_end`.
+//!
+//! This module must never touch an interface, and never remove what it could not observe.
+
+mod fused;
+pub mod libxdp;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::hook::{ChainKey, XdpMode};
+use crate::ident::{LinkUid, TopUid, Uids};
+use crate::kernel::{
+    ChainMode, ForeignProgram, Live, LiveDispatcher, LiveTop, Member, Observed, ObservedChain, SLOTS, Slot, Step,
+    TopContent,
+};
+use crate::order;
+use crate::plan::{LinkStatus, PlanError};
+use crate::state::{Change, Link, State, WhenAbsent};
+
+/// What a back end would have a hook run.
+trait Backend {
+    /// Our members in it, in order.
+    fn members(&self) -> Vec<&Member>;
+
+    /// Whether it runs nothing at all.
+    fn is_empty(&self) -> bool;
+
+    /// Whether the hook has room for it.
+    fn fits(&self) -> bool;
+
+    /// Whether the hook runs exactly this.
+    fn runs(&self, observed: &Observed, chain: &ChainKey, live: &Live) -> bool;
+
+    /// The steps that must be taken before it is built, and what it is built of.
+    fn content(&self, target: &State, observed: &Observed, live: &Live) -> (Vec<Step>, TopContent);
+}
+
+/// The back end of a chain, with what it would run: by the chain's mode and by what runs there. Where not all of ours can be had, in a
+/// dispatcher that is full or that is shared although the chain is to be fused, nothing is added, and what should go goes.
+fn back_end(target: &State, observed: &Observed, chain: &ChainKey, seen: &ObservedChain) -> Box<dyn Backend> {
+    let ObservedChain { live, mode, .. } = seen;
+    let slots = libxdp::slots(target, observed, chain);
+    let fused = || Box::new(fused::Fused(order::members(target, chain)));
+    match (mode, live) {
+        (ChainMode::Libxdp, Live::Ours(_)) if slots.len() > SLOTS => fused(),
+        (ChainMode::Libxdp, Live::Dispatcher(live)) if slots.len() > SLOTS => Box::new(libxdp::there(slots, live)),
+        (ChainMode::Libxdp, _) => Box::new(libxdp::Slots(slots)),
+        (ChainMode::Fused { .. }, Live::Dispatcher(live)) if live.is_shared() => Box::new(libxdp::there(slots, live)),
+        (ChainMode::Fused { .. }, _) => fused(),
+    }
+}
+
+/// What becomes of a chain.
+pub(crate) enum ChainPlan {
+    /// It stays as it is; the generation that it runs is wanted.
+    Keep(Option<TopUid>),
+    /// As it is, but it needs references of our own.
+    Adopt(LiveTop),
+    /// Another generation replaces what runs.
+    Replace {
+        /// Before the swap.
+        build: Vec<Step>,
+        /// The swap.
+        swap: Step,
+    },
+}
+
+/// The steps of one chain.
+pub(crate) fn converge(
+    target: &State,
+    observed: &Observed,
+    chain: &ChainKey,
+    seen: &ObservedChain,
+    uids: &mut dyn Uids,
+) -> ChainPlan {
+    let ObservedChain { interface, live, driven, mode: _ } = seen;
+    if interface.is_none() {
+        return ChainPlan::Keep(None);
+    }
+    let wanted = back_end(target, observed, chain, seen);
+    let from = match live {
+        Live::Foreign(_) => return ChainPlan::Keep(None),
+        Live::Empty if wanted.is_empty() || !wanted.fits() => return ChainPlan::Keep(None),
+        Live::Empty => None,
+        Live::Ours(top) if wanted.runs(observed, chain, live) => return ChainPlan::Keep(Some(top.top)),
+        Live::Ours(top) => Some(*top),
+        Live::Dispatcher(dispatcher) => match keep(dispatcher, observed, wanted.as_ref(), chain, live) {
+            Some(plan) => return plan,
+            None => Some(dispatcher.top),
+        },
+    };
+    let asked = modes(target, observed, chain).into_iter().find(|mode| *mode != XdpMode::Auto);
+    let mode = driven.or(asked).unwrap_or_default();
+    let mut build = Vec::new();
+    if let Live::Dispatcher(LiveDispatcher { top, .. }) = live
+        && !observed.tops.contains_key(&top.top)
+    {
+        build.push(Step::Adopt { chain: chain.clone(), live: *top });
+    }
+    if wanted.is_empty() {
+        return ChainPlan::Replace { build, swap: Step::Swap { chain: chain.clone(), from, to: None, mode } };
+    }
+    let top = TopUid(uids.fresh());
+    let (before, content) = wanted.content(target, observed, live);
+    build.extend(before);
+    build.extend([Step::BuildTop { top, chain: chain.clone(), content }, Step::PinTop(top)]);
+    ChainPlan::Replace { build, swap: Step::Swap { chain: chain.clone(), from, to: Some(top), mode } }
+}
+
+/// A dispatcher that stays: it runs what is wanted, or nothing of ours is in it and nothing should be. A slot whose program is gone
+/// goes with the next change.
+fn keep(
+    dispatcher: &LiveDispatcher,
+    observed: &Observed,
+    wanted: &dyn Backend,
+    chain: &ChainKey,
+    live: &Live,
+) -> Option<ChainPlan> {
+    let LiveDispatcher { top, slots, .. } = dispatcher;
+    let has_ours = slots.iter().any(|slot| slot.ours().is_some());
+    let referenced = observed.tops.contains_key(&top.top);
+    let not_our_business = wanted.members().is_empty() && !has_ours && !referenced;
+    match wanted.runs(observed, chain, live) || not_our_business {
+        true if has_ours && !referenced => Some(ChainPlan::Adopt(*top)),
+        true => Some(ChainPlan::Keep(Some(top.top))),
+        false => None,
+    }
+}
+
+/// How each link of these chains stands in what was observed.
+pub fn status_of(state: &State, observed: &Observed, chains: &BTreeSet<ChainKey>) -> BTreeMap<LinkUid, LinkStatus> {
+    let mut statuses = BTreeMap::new();
+    for (chain, seen) in observed.chains.iter().filter(|(chain, _)| chains.contains(chain)) {
+        let wanted = wanted(state, observed, chain);
+        let runs = observed.members(chain);
+        let in_order = runs.iter().eq(wanted.iter().filter(|member| runs.contains(member)));
+        let drifted = |member: &Member, cause: &str| {
+            let cause = observed.barred.get(&member.link).map_or(cause, String::as_str).to_owned();
+            LinkStatus::Drifted { cause }
+        };
+        let stands = |member: &Member| match &seen.live {
+            _ if seen.interface.is_none() => LinkStatus::Waiting,
+            Live::Ours(_) | Live::Dispatcher(_) if !in_order => {
+                drifted(member, "the chain's members or their order differ")
+            }
+            Live::Ours(_) | Live::Dispatcher(_) if runs.contains(member) => LinkStatus::Attached,
+            Live::Ours(_) | Live::Dispatcher(_) => drifted(member, "the chain runs without it"),
+            Live::Empty => drifted(member, "the interface runs no XDP program"),
+            Live::Foreign(ForeignProgram { program, name, .. }) => {
+                LinkStatus::Drifted { cause: format!("the interface runs XDP program {program} (`{name}`)") }
+            }
+        };
+        statuses.extend(wanted.iter().map(|member| (member.link, stands(member))));
+    }
+    statuses
+}
+
+/// The members that a chain should have, in the order of what runs it: a dispatcher's is by what peers see of ours.
+fn wanted(state: &State, observed: &Observed, chain: &ChainKey) -> Vec<Member> {
+    match observed.chains.get(chain).map(|seen| &seen.live) {
+        Some(Live::Dispatcher(_)) => libxdp::slots(state, observed, chain).iter().filter_map(Slot::ours).cloned().collect(),
+        Some(Live::Empty | Live::Ours(_) | Live::Foreign(_)) | None => order::members(state, chain),
+    }
+}
+
+/// Another chain with links on the interface of this one.
+fn same_interface(target: &State, observed: &Observed, chain: &ChainKey) -> Option<ChainKey> {
+    let interface = observed.chains.get(chain)?.interface?;
+    let mut others = observed.chains.iter().filter(|(key, seen)| *key != chain && seen.interface == Some(interface));
+    others.find(|(key, _)| !order::ordered(target, key).is_empty()).map(|(key, _)| key.clone())
+}
+
+fn absent(observed: &Observed, chain: &ChainKey) -> PlanError {
+    match observed.absent_netns(chain) {
+        Some(netns) => PlanError::NoNetns(netns.clone()),
+        None => PlanError::NoInterface(chain.clone()),
+    }
+}
+
+/// Whether a chain cannot be had for a request that adds to it. Requests that only remove are never refused: they end bpfd's
+/// interest in the hook, whatever it runs.
+pub(crate) fn refuse(target: &State, observed: &Observed, chain: &ChainKey, changes: &[Change]) -> Result<(), PlanError> {
+    if changes.iter().all(Change::removes) {
+        return Ok(());
+    }
+    let seen = observed.chains.get(chain);
+    let waits = |link: &Link| match link.when_absent {
+        WhenAbsent::Wait => true,
+        WhenAbsent::Fail => false,
+    };
+    let asked = changes.iter().filter_map(|change| match change {
+        Change::Attach(link) if link.placement.chain() == Some(chain) => Some(link),
+        _ => None,
+    });
+    if let Some(other) = same_interface(target, observed, chain) {
+        return Err(PlanError::OneInterface { chain: chain.clone(), other });
+    }
+    match seen {
+        None => Err(absent(observed, chain)),
+        Some(ObservedChain { interface: None, .. }) => match asked.into_iter().all(waits) {
+            true => Ok(()),
+            false => Err(absent(observed, chain)),
+        },
+        Some(ObservedChain { live: Live::Foreign(holder), driven, .. }) => {
+            Err(PlanError::Foreign { chain: chain.clone(), holder: holder.clone(), driven: *driven })
+        }
+        Some(ObservedChain { mode: ChainMode::Libxdp, .. }) if libxdp::slots(target, observed, chain).len() > SLOTS => {
+            let programs = libxdp::slots(target, observed, chain).len();
+            Err(PlanError::ChainFull { chain: chain.clone(), programs })
+        }
+        Some(ObservedChain { mode: ChainMode::Fused { .. }, live: Live::Dispatcher(live), driven, .. })
+            if live.is_shared() =>
+        {
+            let LiveTop { program, top: _ } = live.top;
+            let holder = ForeignProgram { program, name: libxdp::DISPATCHER.to_owned(), link: None, holders: vec![] };
+            Err(PlanError::Foreign { chain: chain.clone(), holder, driven: *driven })
+        }
+        Some(ObservedChain { driven, .. }) => {
+            let modes = modes(target, observed, chain);
+            match (modes.iter().find(|mode| **mode != XdpMode::Auto), driven) {
+                _ if modes.contains(&XdpMode::Native) && modes.contains(&XdpMode::Generic) => {
+                    Err(PlanError::MixedModes(chain.clone()))
+                }
+                (Some(asked), Some(driven)) if asked != driven => {
+                    Err(PlanError::Mode { chain: chain.clone(), driven: *driven, asked: *asked })
+                }
+                _ => Ok(()),
+            }
+        }
+    }
+}
+
+/// The modes that a chain's links ask for; one that is left out does not drive it.
+fn modes(state: &State, observed: &Observed, chain: &ChainKey) -> BTreeSet<XdpMode> {
+    order::ordered(state, chain)
+        .into_iter()
+        .filter(|link| !observed.barred.contains_key(&link.uid))
+        .filter_map(|link| link.placement.place().map(|place| place.mode))
+        .collect()
+}
