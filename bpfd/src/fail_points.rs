@@ -2,7 +2,7 @@
 //! feature `failpoints` kills it there with SIGKILL. Without the feature a point is nothing.
 //!
 //! The names are `journal-*` around each write of the journal, `step-<verb>-*` around each step, `undo-*` and `repair-*`; the
-//! crash test lists them and fails if one was not reached.
+//! crash test lists them and fails if one was not reached. At others a test may hold what is done: `FAILPOINTS="load-made=return(FIFO)"`.
 
 /// Arms the points that the environment names, for the life of the process.
 pub fn arm() {
@@ -16,6 +16,22 @@ pub fn point(name: &str) {
     fail::fail_point!(name, |_| die());
     #[cfg(not(feature = "failpoints"))]
     let _ = name;
+}
+
+/// Waits here as long as a test has the FIFO open for writing that it named.
+pub fn hold(name: &str) {
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!(name, wait_for);
+    #[cfg(not(feature = "failpoints"))]
+    let _ = name;
+}
+
+/// First for a writer, then for its end.
+#[cfg(feature = "failpoints")]
+fn wait_for(fifo: Option<String>) {
+    if let Some(Err(error)) = fifo.map(std::fs::read) {
+        tracing::error!(%error, "a fail point does not hold");
+    }
 }
 
 /// As `kill -9` would: no destructor runs, no buffer is flushed.

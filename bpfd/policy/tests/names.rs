@@ -1,30 +1,11 @@
 //! References and scopes against `spec/vectors`, and properties that hold for any text.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
-
-use std::{error::Error, fs, path::Path};
 
 use bpfd_policy::{
-    reference::{MAX_NAME, MAX_REFERENCE, Reference, ReferenceError},
+    reference::{MAX_NAME, MAX_REFERENCE, Reference, ReferenceError, in_full as chain},
     scope::{Scope, most_specific},
 };
 use proptest::prelude::*;
-use serde::{Deserialize, de::DeserializeOwned};
-
-fn vectors<T: DeserializeOwned>(file: &str) -> T {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../spec/vectors").join(file);
-    serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap()
-}
-
-/// The error and its causes, as an edge prints them.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
-}
+use serde::Deserialize;
 
 #[derive(Deserialize)]
 struct Refused {
@@ -50,7 +31,7 @@ struct Parsed {
 
 #[test]
 fn references_parse_as_the_vectors_say() {
-    let vectors: References = vectors("references.json");
+    let vectors: References = serde_json::from_str(include_str!("../../../spec/vectors/references.json")).unwrap();
     assert!(vectors.parsed.len() >= 10 && vectors.refused.len() >= 30);
     for Parsed { text, registry, repository, tag, digest, canonical } in vectors.parsed {
         let reference: Reference = text.parse().unwrap();
@@ -91,7 +72,7 @@ struct Choice {
 
 #[test]
 fn the_most_specific_scope_applies_as_the_vectors_say() {
-    let vectors: Scopes = vectors("scopes.json");
+    let vectors: Scopes = serde_json::from_str(include_str!("../../../spec/vectors/scopes.json")).unwrap();
     assert!(vectors.choices.len() >= 17 && vectors.refused.len() >= 8);
     for Choice { mut scopes, reference, choice } in vectors.choices {
         let chosen = most_specific(&scopes, |scope| scope, &reference).cloned();

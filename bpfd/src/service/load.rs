@@ -97,12 +97,13 @@ impl Service {
         let ask = self.permit(principal, request).await.map_err(EngineError::Denied)?;
         let (admitted, warnings) = self.admit(&ask, &report, waiter).await?;
         report(Progress::begin(Phase::Inspect));
-        let Made { uid, staged, loaded } = tokio::select! {
+        let Made { uid, staged, mut loaded, proof } = tokio::select! {
             made = self.loads.make(&ask, admitted, &self.objects, self.trust.policy(), &report) => made?,
             why = waiter.given_up() => return Err(why.into()),
         };
         let (request, principal) = ask.into_parts();
         let owner = principal.owner();
+        let asks = principal.clone();
         let new_links = request.attach.len();
         if new_links > 0 {
             report(Progress::begin(Phase::Attach));
@@ -113,10 +114,16 @@ impl Service {
         let job = move |engine: &mut Engine<HostKernel>| {
             // The last time to turn back: others may have been before it in the engine's queue.
             waits.wanted()?;
+            // A key may have been revoked since the image was judged.
+            loaded.source = proof.again(&engine.policy()).map_err(ImageError::from)?.source();
             let build = |state: &_, fresh: &_| changes::load(state, loaded.clone(), &owner, fresh);
             engine.change(&context, Some((uid, staged)), build).map_err(LoadError::from)
         };
-        let answer = self.engine.call(job).await??;
+        let committed = self.engine.call(job).await?;
+        if let (Bytes::Image { reference, .. }, Err(LoadError::Image(error))) = (&request.bytes, &committed) {
+            self.record(&asks, reference, error).await;
+        }
+        let answer = committed?;
         Ok(Changed { answer, before, now: self.snapshot(), warnings })
     }
 
@@ -131,7 +138,7 @@ impl Service {
             Bytes::Image { reference, pull } => {
                 let acquired = self.images.acquire(reference, *pull, report, waiter).await;
                 if let Err(error) = &acquired {
-                    self.record(ask, reference, error).await;
+                    self.record(ask.principal(), reference, error).await;
                 }
                 let (acquired, warnings) = acquired?;
                 Ok((Admitted::Image(Box::new(acquired)), warnings))
@@ -140,11 +147,10 @@ impl Service {
     }
 
     /// Puts it on record that the image policy refused a load.
-    async fn record(&self, ask: &Authorized<LoadRequest>, reference: &str, error: &ImageError) {
+    async fn record(&self, principal: &Principal, reference: &str, error: &ImageError) {
         let Some((digest, why)) = error.refused() else { return };
         let image = DeniedImage { reference: printable(reference), digest: digest.to_string() };
-        let principal = ask.principal().to_string();
-        let denied = Denied { principal, verb: Verb::Load, why, hint: String::new() };
+        let denied = Denied { principal: principal.to_string(), verb: Verb::Load, why, hint: String::new() };
         let job = move |engine: &mut Engine<HostKernel>| engine.audit().denied_image(&denied, &image);
         match self.engine.call(job).await {
             Ok(Ok(())) => {}

@@ -26,12 +26,13 @@ use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
 
 use super::LoadError;
+use crate::fail_points;
 use crate::images::Acquired;
 use crate::kernel::{Loader, StagedApp};
 use crate::load_log::LoadLogs;
 use crate::objects::Objects;
 use crate::progress::Report;
-use crate::source::{Bytecode, UploadError};
+use crate::source::{Bytecode, Proof, UploadError};
 use crate::worker::Workers;
 use crate::worker::parse;
 
@@ -72,6 +73,7 @@ impl Loads {
         let load = move || {
             let bytecode = admitted.bytecode(&ask, &objects, &policy).map_err(LoadError::from);
             let done = bytecode.and_then(|bytecode| loads.made(&ask, &bytecode, &report));
+            fail_points::hold("load-made");
             drop(permit);
             if made.send(done).is_err() {
                 tracing::info!("a load was given up; what it made is dropped");
@@ -121,7 +123,7 @@ impl Loads {
             attach: request.attach.iter().map(|(ask, _)| ask.clone()).zip(attach).collect(),
             request: request.request.map(|key| key.id),
         };
-        Ok(Made { uid, staged, loaded })
+        Ok(Made { uid, staged, loaded, proof: bytecode.proof().clone() })
     }
 
     /// A verifier's log with the place in the source that it means, read from the object's own line information. The whole log is kept
@@ -167,6 +169,8 @@ pub(super) struct Made {
     pub(super) uid: AppUid,
     pub(super) staged: StagedApp,
     pub(super) loaded: Loaded,
+    /// Why its bytes may be loaded; the policy is asked again.
+    pub(super) proof: Proof,
 }
 
 fn settings(object: &Object, wanted: &[(String, String)]) -> Result<BTreeMap<String, Setting>, LoadError> {

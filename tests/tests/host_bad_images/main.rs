@@ -5,4 +5,5 @@
 mod callers;
 mod contents;
 mod registries;
+mod revoked;
 mod world;
