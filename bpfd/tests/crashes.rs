@@ -32,8 +32,7 @@ use bpfd_core::names::{Netns, Priority};
 use bpfd_core::plan::{LinkStatus, PlanError};
 use bpfd_core::policy::Principal;
 use bpfd_core::request::{
-    AttachAsk, AttachRequest, DetachRequest, DetachWhich, HookAsk, OwnerScope, UnloadRequest, UnloadWhich,
-    UpdateRequest,
+    AttachAsk, AttachRequest, DetachRequest, DetachWhich, HookAsk, UnloadRequest, UnloadWhich, UpdateRequest, OwnerScope,
 };
 use bpfd_core::state::{Map, ObjectDigest, Owner, Program, ProgramType, Reach, Source, State, WhenAbsent};
 use proptest::prelude::*;

@@ -4,8 +4,8 @@
 
 use crate::policy::{Ask, Asked, SourceKind, Verb};
 use crate::request::{
-    AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, HookAsk, LoadRequest, OwnerScope, UnloadRequest,
-    UnloadWhich, UpdateRequest,
+    AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, HookAsk, LoadRequest, UnloadRequest, UnloadWhich,
+    UpdateRequest, OwnerScope,
 };
 use crate::state::{App, State};
 

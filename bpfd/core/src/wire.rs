@@ -11,7 +11,7 @@ use crate::ident::{AskedId, RequestId, RequestKey};
 use crate::names::{IfName, Netns, Priority};
 use crate::request::{
     ATTACH_MAX, AppRef, AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, HookAsk, LIST_MAX, LinkRef,
-    LoadRequest, OwnerScope, PullPolicy, Select, UnloadRequest, UnloadWhich, UpdateRequest,
+    LoadRequest, PullPolicy, Select, UnloadRequest, UnloadWhich, UpdateRequest, OwnerScope,
 };
 use crate::state::WhenAbsent;
 

@@ -87,9 +87,8 @@ fn signed_by(path: &Path, reference: &Reference) -> Result<ImagePolicy, Failure>
 fn read_policy(path: &Path) -> Result<ImagePolicy, Failure> {
     let text = files::document(path)?;
     let file = path.display().to_string();
-    ImagePolicy::parse(&[PolicyText { file: &file, text: &text }], |path| std::fs::read_to_string(path)).map_err(
-        |error| Local::new(Exit::Usage, format!("cannot use the policy `{file}`")).cause(error_chain(&error)).into(),
-    )
+    ImagePolicy::parse(&[PolicyText { file: &file, text: &text }], |path| std::fs::read_to_string(path))
+        .map_err(|error| Local::new(Exit::Usage, format!("cannot use the policy `{file}`")).cause(error_chain(&error)).into())
 }
 
 /// Judges an image in its registry.
