@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 use crate::audit::AuditSink;
 use crate::execute::{ExecuteError, Executor, RACES, execute};
-use crate::repair::{Attempt, RepairError, Repaired, repair, settle};
+use crate::repair::{RepairError, Repaired, Attempt, repair, settle};
 use crate::store::{Earlier, Outcome, Store, StoreError};
 
 pub use bpfd_core::snapshot::Snapshot;

@@ -172,7 +172,11 @@ mod tests {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             assert!(matches!(read(&path).unwrap_err().fault, EtcFault::Mode(found) if found == mode));
         }
-        assert!(matches!(read(dir.path()).unwrap_err().fault, EtcFault::NotAFile));
+        let directory = dir.path().join("directory");
+        std::fs::create_dir(&directory).unwrap();
+        assert!(matches!(read(&directory).unwrap_err().fault, EtcFault::NotAFile));
+        // Anybody may put a file beside this one.
+        assert!(matches!(read(dir.path()).unwrap_err().fault, EtcFault::Mode(0o1777)));
         let long = "#".repeat(usize::try_from(LIMIT).unwrap() + 1);
         replace(&path, &long).unwrap();
         assert!(matches!(read(&path).unwrap_err().fault, EtcFault::TooLong));

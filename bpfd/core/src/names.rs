@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn app_names_are_lower_case_and_short() {
-        for good in ["a", "0", "xdp-counter", "a.b_c-d", &"x".repeat(63)] {
+        for good in ["a", "0a", "xdp-counter", "a.b_c-d", &"x".repeat(63)] {
             assert_eq!(good.parse::<AppName>().unwrap().as_str(), good);
         }
         for bad in ["", "-a", ".a", "A", "a b", "a/b", "ä", "a\0", &"x".repeat(64)] {
