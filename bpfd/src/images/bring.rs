@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use bpfd_core::report::Warning;
 use bpfd_core::request::PullPolicy;
+use bpfd_proto::v1::ErrorReason;
 use bpfd_sys::worker::CallError;
 use bytecode_image::digest::Digest;
 use bytecode_image::fetch::{self as transfer, PullRequest, Pulled};
@@ -23,7 +24,7 @@ use super::{ImageError, Shared};
 use crate::progress::{Phase, Progress, Report};
 use crate::waiter::Waiter;
 use crate::worker::WorkerError;
-use crate::worker::fetch::{self, FailureKind, Step};
+use crate::worker::fetch::{self, Step};
 use crate::worker::parse::ParseError;
 
 /// An image that may be loaded.
@@ -115,8 +116,8 @@ impl Shared {
             (Have::Good(_) | Have::Refused(_) | Have::Nothing, _, _) => None,
         };
         report(Progress::begin(Phase::Resolve));
-        match (self.fetch(reference, pull, cached, deadline, report, waiter), have) {
-            (Err(ImageError::Fetch(failure)), Have::Refused(refusal)) if gone(failure.kind) => {
+        match (self.fetch(reference, cached, deadline, report, waiter), have) {
+            (Err(ImageError::Fetch(failure)), Have::Refused(refusal)) if gone(failure.reason) => {
                 tracing::info!(%reference, %failure, "the stored image is refused, and no other can be had");
                 Err(ImageError::Refused(refusal))
             }
@@ -136,7 +137,6 @@ impl Shared {
     fn fetch(
         &self,
         reference: &Reference,
-        pull: PullPolicy,
         cached: Option<Digest>,
         deadline: Instant,
         report: &Report,
@@ -146,7 +146,6 @@ impl Shared {
         let timeouts = Timeouts { deadline: self.timeouts.deadline.min(left), ..self.timeouts.clone() };
         let request = PullRequest {
             reference: reference.clone(),
-            policy: transfer_policy(pull),
             cached,
             platform: self.platform.clone(),
             transport: self.registries.transport(reference, timeouts)?,
@@ -277,15 +276,6 @@ fn applicable(policy: &ImagePolicy, reference: &Reference) -> ImagePolicy {
     ImagePolicy { images: rule.cloned().into_iter().collect() }
 }
 
-fn transfer_policy(pull: PullPolicy) -> transfer::PullPolicy {
-    match pull {
-        PullPolicy::Newer => transfer::PullPolicy::Newer,
-        PullPolicy::Always => transfer::PullPolicy::Always,
-        PullPolicy::IfNotPresent => transfer::PullPolicy::IfNotPresent,
-        PullPolicy::Never => transfer::PullPolicy::Never,
-    }
-}
-
 fn progress(step: Step) -> Progress {
     let Step { phase, done, total } = step;
     let (phase, bytes) = match phase {
@@ -297,8 +287,8 @@ fn progress(step: Step) -> Progress {
 }
 
 /// Whether nobody said anything, neither yes nor no.
-fn gone(kind: FailureKind) -> bool {
-    matches!(kind, FailureKind::Unreachable | FailureKind::BrokenOff | FailureKind::Timeout)
+fn gone(reason: ErrorReason) -> bool {
+    matches!(reason, ErrorReason::RegistryUnreachable | ErrorReason::Timeout)
 }
 
 /// A line of the worker's words.
