@@ -1,5 +1,5 @@
 //! The store: what survives a crash, a flipped bit and a full disk, and what a collection takes.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 mod common;
 #[path = "store/index.rs"]
