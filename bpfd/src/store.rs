@@ -5,7 +5,8 @@
 //! STRICT; identities and owners are columns, the rest of a row is JSON, so that `sqlite3` shows what bpfd knows. This file must
 //! never touch the kernel.
 
-use std::collections::BTreeMap;
+mod migrate;
+
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -15,16 +16,8 @@ use bpfd_core::journal::Operation;
 use bpfd_core::state::{App, Change, Link, Owner, State};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
-/// The layout that this version writes, kept in `user_version`. A newer file is refused, an older one is migrated in place.
-const SCHEMA_VERSION: i64 = 3;
-const SCHEMA: &str = include_str!("store/schema.sql");
-/// From layout 1, which did not know what a request had asked for: an answer that it kept is one to anything of that key.
-const FROM_1: &str = "ALTER TABLE answers ADD COLUMN asked TEXT NOT NULL DEFAULT '';
-    UPDATE operations SET body = json_set(body, '$.request', json_object(
-        'id', json_extract(body, '$.request'), 'asked', '00000000-0000-0000-0000-000000000000'))
-    WHERE json_extract(body, '$.request') IS NOT NULL;";
+use self::migrate::{SCHEMA_VERSION, migrate};
 
 /// How long one connection waits for another, such as `sqlite3` in somebody's hands.
 const BUSY: Duration = Duration::from_secs(5);
@@ -69,7 +62,7 @@ pub struct Store {
 impl Store {
     /// Opens or makes `state.db`.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let db = Connection::open(path)?;
+        let mut db = Connection::open(path)?;
         db.busy_timeout(BUSY)?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
@@ -78,27 +71,9 @@ impl Store {
         if check != "ok" {
             return Err(StoreError::Damaged(check));
         }
-        let mut store = Self { db, undone: None, handle: Handle(0) };
-        store.migrate()?;
-        store.handle = last_handle(&store.db)?;
-        Ok(store)
-    }
-
-    fn migrate(&mut self) -> Result<(), StoreError> {
-        let found: i64 = self.db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-        let tx = self.db.transaction()?;
-        match found {
-            SCHEMA_VERSION => return Ok(()),
-            0 => tx.execute_batch(SCHEMA)?,
-            1 => {
-                tx.execute_batch(FROM_1)?;
-                from_2(&tx)?;
-            }
-            2 => from_2(&tx)?,
-            found => return Err(StoreError::TooNew { found }),
-        }
-        tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
-        Ok(tx.commit()?)
+        migrate(&mut db)?;
+        let handle = last_handle(&db)?;
+        Ok(Self { db, undone: None, handle })
     }
 
     /// Everything asked for.
@@ -245,47 +220,6 @@ fn last_handle(db: &Connection) -> Result<Handle, StoreError> {
 fn write_handle(tx: &Transaction<'_>, last: Handle) -> Result<(), StoreError> {
     tx.execute("INSERT OR REPLACE INTO counters (name, value) VALUES ('handle', ?1)", [last.0])?;
     Ok(())
-}
-
-/// From layout 2, whose programs had no numbers and whose apps had no labels of their callers. An app's programs have the same numbers
-/// wherever the app is written down.
-fn from_2(tx: &Transaction<'_>) -> Result<(), StoreError> {
-    type Apps = fn(&mut Value) -> Vec<&mut Value>;
-    let tables: [(&str, Apps); 3] = [
-        ("apps", |row| vec![row]),
-        ("operations", |row| items(row, "changes").filter_map(|change| change.get_mut("load")).collect()),
-        ("answers", |row| items(row, "apps").collect()),
-    ];
-    // Recovery never read the steps of an operation.
-    tx.execute_batch("DROP TABLE steps")?;
-    let mut last = last_handle(tx)?;
-    let mut given: BTreeMap<String, Handle> = BTreeMap::new();
-    for (table, apps) in tables {
-        let mut rows = tx.prepare(&format!("SELECT rowid, body FROM {table}"))?;
-        let rows = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let rows: Vec<(i64, String)> = rows.collect::<Result<_, _>>()?;
-        for (rowid, body) in rows {
-            let mut body: Value = parse("a row", &body)?;
-            for app in apps(&mut body) {
-                let uid = app.get("uid").map(Value::to_string).unwrap_or_default();
-                for program in items(app, "programs").filter_map(Value::as_object_mut) {
-                    let function = program.get("function").map(Value::to_string).unwrap_or_default();
-                    let number = given.entry(uid.clone() + &function).or_insert_with(|| {
-                        last = last.next();
-                        last
-                    });
-                    program.insert("handle".to_owned(), number.0.into());
-                }
-                app.as_object_mut().and_then(|app| app.insert("user_labels".to_owned(), json!({})));
-            }
-            tx.execute(&format!("UPDATE {table} SET body = ?1 WHERE rowid = ?2"), params![text(&body), rowid])?;
-        }
-    }
-    write_handle(tx, last)
-}
-
-fn items<'a>(row: &'a mut Value, list: &str) -> impl Iterator<Item = &'a mut Value> {
-    row.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten()
 }
 
 /// What a request's key was used for before.

@@ -34,30 +34,14 @@ use crate::{
     verify::Verified,
 };
 
-/// When to ask the registry.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PullPolicy {
-    /// Ask what the tag names; if nobody answers, use what is cached, with a warning.
-    #[default]
-    Newer,
-    /// Ask what the tag names; if nobody answers, fail.
-    Always,
-    /// Ask only if nothing is cached.
-    IfNotPresent,
-    /// Never ask: at boot.
-    Never,
-}
-
 /// Everything that a pull needs to know; with the transport's secrets in it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PullRequest {
     /// What to pull.
     pub reference: Reference,
-    /// When to ask.
-    pub policy: PullPolicy,
-    /// What the store has under that name, undamaged ([`crate::store::Store::cached`]).
+    /// What the store has under that name, undamaged ([`crate::store::Store::cached`]), and may be used if the registry names the same
+    /// or does not answer. `None`: the image is fetched, whatever the store has.
     pub cached: Option<Digest>,
     /// Which image of an index.
     pub platform: Platform,
@@ -145,9 +129,6 @@ pub enum FetchError {
     /// Received, but not written.
     #[error("cannot write what was received into the image store")]
     Ingest(#[source] io::Error),
-    /// Never to be asked for, and not here.
-    #[error("`{0}` is not in the image store, and the pull policy is never to ask")]
-    NotCached(Box<Reference>),
     /// The proof is about something else.
     #[error("`{verified}` was verified, but `{selected}` was to be fetched")]
     NotWhatWasVerified {
@@ -179,10 +160,10 @@ pub async fn pull<E: std::error::Error + 'static>(
     decide: impl FnOnce(&Selected, &[Candidate]) -> Result<Verified, E>,
     progress: &dyn Progress,
 ) -> Result<Pulled, PullError<E>> {
-    let PullRequest { reference, policy, cached, platform, transport } = request;
+    let PullRequest { reference, cached, platform, transport } = request;
     let remote = Remote::new(transport, reference);
     progress.report(Phase::Resolve, 0, None);
-    let top = match ask(&remote, *policy, *cached).await? {
+    let top = match ask(&remote, *cached).await? {
         Answer::Same { digest, warning } => return Ok(Pulled::Cached { digest, warning }),
         Answer::Other(top) => top,
     };
@@ -200,27 +181,25 @@ enum Answer {
     Other(Document),
 }
 
-/// What the reference names now: as little traffic as the policy allows.
-async fn ask(remote: &Remote, policy: PullPolicy, cached: Option<Digest>) -> Result<Answer, FetchError> {
+/// What the reference names now, with as little traffic as that takes.
+async fn ask(remote: &Remote, cached: Option<Digest>) -> Result<Answer, FetchError> {
     let reference = remote.reference();
     let same = |digest| Ok(Answer::Same { digest, warning: None });
     let failed = |error: TransportError| match error.is_not_found() {
         true => FetchError::NoSuchImage(reference.clone().into(), error.into()),
         false => FetchError::Resolve(reference.clone().into(), error.into()),
     };
-    let tag = match (policy, cached, reference.digest()) {
-        (PullPolicy::Never, None, _) => return Err(FetchError::NotCached(reference.clone().into())),
-        (PullPolicy::Never | PullPolicy::IfNotPresent, Some(cached), _) => return same(cached),
+    let tag = match (cached, reference.digest()) {
         // A digest cannot come to mean something else.
-        (_, Some(cached), Some(digest)) if cached == digest => return same(cached),
-        (_, _, Some(digest)) => return remote.manifest(digest).await.map(Answer::Other).map_err(failed),
-        (_, _, None) => reference.tag().unwrap_or(crate::reference::DEFAULT_TAG),
+        (Some(cached), Some(digest)) if cached == digest => return same(cached),
+        (_, Some(digest)) => return remote.manifest(digest).await.map(Answer::Other).map_err(failed),
+        (_, None) => reference.tag().unwrap_or(crate::reference::DEFAULT_TAG),
     };
     let Some(cached) = cached else { return remote.tagged(tag).await.map(Answer::Other).map_err(failed) };
     match remote.resolve(tag).await {
         Ok(resolved) if resolved.digest == cached => same(cached),
         Ok(resolved) => remote.manifest(resolved.digest).await.map(Answer::Other).map_err(failed),
-        Err(error) if policy == PullPolicy::Newer && error.is_unreachable() => {
+        Err(error) if error.is_unreachable() => {
             let warning = Some(format!("{error}: using what was pulled before, which may be old"));
             Ok(Answer::Same { digest: cached, warning })
         }

@@ -10,7 +10,7 @@ use bytecode_image::{
     candidate::Candidate,
     digest::Digest,
     document::Document,
-    fetch::{FetchError, Phase, Progress, PullError, PullPolicy, PullRequest, Pulled, pull},
+    fetch::{FetchError, Phase, Progress, PullError, PullRequest, Pulled, pull},
     key::{Scheme, SigningKey, policy_key},
     limits, media,
     resolve::Selected,
@@ -226,8 +226,8 @@ fn an_index_without_this_platform_lists_what_it_has() {
     assert_eq!(told(&error, &[("REFERENCE", reference(&registry).to_string())]), expected);
 }
 
-fn with(request: &PullRequest, policy: PullPolicy, cached: Option<Digest>) -> PullRequest {
-    PullRequest { policy, cached, ..request.clone() }
+fn with(request: &PullRequest, cached: Option<Digest>) -> PullRequest {
+    PullRequest { cached, ..request.clone() }
 }
 
 fn cached(digest: Digest) -> Pulled {
@@ -235,27 +235,18 @@ fn cached(digest: Digest) -> Pulled {
 }
 
 #[test]
-fn each_policy_asks_as_little_as_it_may() {
+fn a_pull_asks_once_whether_what_is_cached_is_still_right() {
     let (registry, image) = registry(Mode::Honest);
     let (_dir, store) = store();
     let request = request(&registry);
-    let asked = |policy, known| {
+    let asked = |known| {
         let before = registry.seen().len();
-        let pulled = pull_into(&store, &with(&request, policy, known)).unwrap();
+        let pulled = pull_into(&store, &with(&request, Some(known))).unwrap();
         (pulled, registry.seen().len() - before)
     };
-    let have = Some(image.digest);
-    assert_eq!(asked(PullPolicy::Newer, have), (cached(image.digest), 1));
-    assert_eq!(asked(PullPolicy::Always, have), (cached(image.digest), 1));
-    assert_eq!(asked(PullPolicy::IfNotPresent, have), (cached(image.digest), 0));
-    assert_eq!(asked(PullPolicy::Never, have), (cached(image.digest), 0));
-    let old = Some(Digest::of(b"old"));
-    for policy in [PullPolicy::Newer, PullPolicy::Always] {
-        let (Pulled::Fetched(fetched), 5) = asked(policy, old) else { panic!("{policy:?}") };
-        assert_eq!(fetched.image.digest, image.digest);
-    }
-    let Err(error) = pull_into(&store, &with(&request, PullPolicy::Never, None)) else { panic!("asked") };
-    assert!(matches!(error, PullError::Fetch(FetchError::NotCached(_))), "{error:?}");
+    assert_eq!(asked(image.digest), (cached(image.digest), 1));
+    let (Pulled::Fetched(fetched), 5) = asked(Digest::of(b"old")) else { panic!("not fetched") };
+    assert_eq!(fetched.image.digest, image.digest);
 }
 
 #[test]
@@ -264,23 +255,19 @@ fn a_digest_that_is_cached_is_never_asked_for() {
     let (_dir, store) = store();
     let mut request = request(&registry);
     request.reference = request.reference.by_digest(image.digest);
-    for policy in [PullPolicy::Newer, PullPolicy::Always, PullPolicy::IfNotPresent, PullPolicy::Never] {
-        assert_eq!(pull_into(&store, &with(&request, policy, Some(image.digest))).unwrap(), cached(image.digest));
-    }
+    assert_eq!(pull_into(&store, &with(&request, Some(image.digest))).unwrap(), cached(image.digest));
     assert_eq!(registry.seen(), []);
     let selected = stored(&store, &request);
     assert_eq!(selected.digest(), image.digest);
 }
 
 #[test]
-fn only_newer_uses_what_is_cached_when_nobody_answers_and_says_so() {
+fn what_is_cached_is_used_when_nobody_answers_and_the_caller_hears_of_it() {
     let (registry, image) = registry(Mode::Status(503));
     let (_dir, store) = store();
     let request = request(&registry);
     let have = Some(image.digest);
-    let Pulled::Cached { digest, warning: Some(warning) } =
-        pull_into(&store, &with(&request, PullPolicy::Newer, have)).unwrap()
-    else {
+    let Pulled::Cached { digest, warning: Some(warning) } = pull_into(&store, &with(&request, have)).unwrap() else {
         panic!("no warning")
     };
     assert_eq!(digest, image.digest);
@@ -290,12 +277,12 @@ fn only_newer_uses_what_is_cached_when_nobody_answers_and_says_so() {
         expected.replace(" (ON_PURPOSE: on purpose)", ""),
         "a HEAD has no body"
     );
-    let error = pull_into(&store, &with(&request, PullPolicy::Always, have)).unwrap_err();
+    let error = pull_into(&store, &with(&request, None)).unwrap_err();
     assert!(matches!(error, PullError::Fetch(FetchError::Resolve(..))), "{error:?}");
     // A registry that answers is believed, also when it says no.
     for status in [401, 403, 404] {
         registry.behave(REPO, Mode::Status(status));
-        pull_into(&store, &with(&request, PullPolicy::Newer, have)).unwrap_err();
+        pull_into(&store, &with(&request, have)).unwrap_err();
     }
 }
 
@@ -303,7 +290,7 @@ fn only_newer_uses_what_is_cached_when_nobody_answers_and_says_so() {
 fn a_tag_that_moves_between_the_questions_is_not_followed() {
     let (registry, image) = registry(Mode::Changing);
     let (_dir, store) = store();
-    let error = pull_into(&store, &with(&request(&registry), PullPolicy::Newer, Some(image.digest))).unwrap_err();
+    let error = pull_into(&store, &with(&request(&registry), Some(image.digest))).unwrap_err();
     assert!(matches!(error, PullError::Fetch(FetchError::NoSuchImage(..) | FetchError::Resolve(..))), "{error:?}");
 }
 
@@ -384,7 +371,7 @@ fn a_moved_tag_replaces_the_old_image_in_the_store() {
     let request = request(&registry);
     stored(&store, &request);
     let new = seed(&registry, REPO, "v1", noise(77));
-    let again = with(&request, PullPolicy::Newer, Some(old.digest));
+    let again = with(&request, Some(old.digest));
     assert_eq!(stored(&store, &again).digest(), new.digest);
     assert_eq!(store.list().unwrap().len(), 1);
     let swept = store.collect(&BTreeSet::new(), Sweep::Delete).unwrap();

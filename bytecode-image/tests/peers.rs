@@ -21,7 +21,7 @@ use bytecode_image::{
     auth::{AuthFile, Credentials, Secret},
     digest::{Descriptor, Digest},
     document::Document,
-    fetch::{PullPolicy, PullRequest, Pulled},
+    fetch::{PullRequest, Pulled},
     limits, media,
     reference::Reference,
     registries::Registries,
@@ -153,13 +153,8 @@ fn oci_client(registry: &DockerRegistry, image: &str) -> (oci_client::Client, oc
 }
 
 fn pulled(store: &Store, config: &TransportConfig, reference: &Reference) {
-    let request = PullRequest {
-        reference: reference.clone(),
-        policy: PullPolicy::Always,
-        cached: None,
-        platform: platform(),
-        transport: config.clone(),
-    };
+    let request =
+        PullRequest { reference: reference.clone(), cached: None, platform: platform(), transport: config.clone() };
     let Pulled::Fetched(fetched) = pull_into(store, &request).unwrap() else { panic!("cached") };
     store.commit(&fetched).unwrap();
 }

@@ -76,10 +76,10 @@ fn a_rust_client_uploads_loads_lists_and_unloads() {
             target: Some(unload_request::Target::Apps(pb::AppNames { names: vec!["counter".to_owned()] })),
         };
         let unloaded = client.unload(request.clone()).await.unwrap();
-        assert_eq!((unloaded.apps, unloaded.links), (vec!["counter".to_owned()], vec![link.name.clone()]));
+        assert_eq!((&unloaded.apps, &unloaded.links), (&vec!["counter".to_owned()], &vec![link.name.clone()]));
         assert_eq!(client.apps(pb::ListAppsRequest::default()).await.unwrap(), []);
         // The same request again is the same answer, not an app that is not there.
-        assert_eq!(client.unload(request.clone()).await.unwrap().apps, ["counter"]);
+        assert_eq!(client.unload(request.clone()).await.unwrap(), unloaded);
         // Its id for something else is refused.
         let other = pb::UnloadRequest { target: Some(unload_request::Target::All(pb::AllApps {})), ..request };
         let refused = client.unload(other).await.unwrap_err();

@@ -8,8 +8,9 @@ use bpfd_core::labels::{LabelKey, LabelValue, Labels};
 use bpfd_core::names::AppName;
 use bpfd_proto::v1::{self as pb, load_request, program_selector};
 use bytecode_image::reference::Reference;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use super::views::{Apps, Planned};
 use crate::args::{Cli, DryRun, label, word};
@@ -71,8 +72,8 @@ struct What {
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(LabelKey, LabelValue)>,
     /// When to ask the registry [default: newer]
-    #[arg(long, value_enum, value_name = "WHEN")]
-    pull: Option<Pull>,
+    #[arg(long, value_name = "WHEN", value_parser = pull_policy())]
+    pull: Option<pb::PullPolicy>,
     /// If the interface does not exist, attach when it appears
     #[arg(long)]
     when_present: bool,
@@ -83,27 +84,18 @@ impl HookVerb for What {
 }
 
 /// When to ask the registry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Pull {
-    /// Ask whether the tag moved; if the registry is down, take what is stored
-    Newer,
-    /// Fetch, whatever is stored
-    Always,
-    /// Ask only for what is not stored
-    IfNotPresent,
-    /// Never ask
-    Never,
-}
-
-impl From<Pull> for pb::PullPolicy {
-    fn from(pull: Pull) -> Self {
-        match pull {
-            Pull::Newer => Self::Newer,
-            Pull::Always => Self::Always,
-            Pull::IfNotPresent => Self::IfNotPresent,
-            Pull::Never => Self::Never,
-        }
-    }
+pub(super) fn pull_policy() -> impl TypedValueParser<Value = pb::PullPolicy> {
+    let values = [
+        ("newer", "Ask whether the tag moved; if the registry is down, take what is stored"),
+        ("always", "Fetch, whatever is stored"),
+        ("if-not-present", "Ask only for what is not stored"),
+        ("never", "Never ask"),
+    ];
+    let parser = PossibleValuesParser::new(values.map(|(word, help)| PossibleValue::new(word).help(help)));
+    let number = |word: String| word.to_ascii_uppercase().replace('-', "_");
+    parser.try_map(move |word| {
+        pb::PullPolicy::from_str_name(&format!("PULL_POLICY_{}", number(word))).ok_or("the API has no such policy")
+    })
 }
 
 /// `NAME=VALUE` for a global variable. The value is read by the variable's type, which only the object knows.
@@ -126,7 +118,7 @@ impl FromStr for Setting {
 /// Where the bytes come from.
 enum Source {
     File(PathBuf),
-    Image(Reference, Option<Pull>),
+    Image(Reference, Option<pb::PullPolicy>),
 }
 
 impl Load {
@@ -184,7 +176,7 @@ async fn send(
             Ok((load_request::Source::ObjectSha256(uploaded.sha256), stem))
         }
         Source::Image(reference, pull) => {
-            let pull = pull.map_or(pb::PullPolicy::Unspecified, pb::PullPolicy::from).into();
+            let pull = pull.unwrap_or_default().into();
             let image = pb::ImageSource { reference: reference.to_string(), pull };
             Ok((load_request::Source::Image(image), None))
         }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use bpfd_core::report::Warning;
 use bpfd_core::request::PullPolicy;
+use bpfd_proto::v1::ErrorReason;
 use bpfd_sys::worker::CallError;
 use bytecode_image::digest::Digest;
 use bytecode_image::fetch::{self as transfer, PullRequest, Pulled};
@@ -21,7 +22,7 @@ use super::{ImageError, Shared};
 use crate::progress::{Phase, Progress, Report};
 use crate::waiter::Waiter;
 use crate::worker::WorkerError;
-use crate::worker::fetch::{self, FailureKind, FetchFailure, Step};
+use crate::worker::fetch::{self, FetchFailure, Step};
 use crate::worker::parse::ParseError;
 
 /// An image that may be loaded.
@@ -113,8 +114,8 @@ impl Shared {
             (Have::Good(_) | Have::Refused(_) | Have::Nothing, _, _) => None,
         };
         report(Progress::begin(Phase::Resolve));
-        match (self.fetch(reference, pull, cached, deadline, report, waiter), have) {
-            (Err(ImageError::Fetch(failure)), Have::Refused(refusal)) if gone(failure.kind) => {
+        match (self.fetch(reference, cached, deadline, report, waiter), have) {
+            (Err(ImageError::Fetch(failure)), Have::Refused(refusal)) if gone(failure.reason) => {
                 tracing::info!(%reference, %failure, "the stored image is refused, and no other can be had");
                 Err(ImageError::Refused(refusal))
             }
@@ -134,7 +135,6 @@ impl Shared {
     fn fetch(
         &self,
         reference: &Reference,
-        pull: PullPolicy,
         cached: Option<Digest>,
         deadline: Instant,
         report: &Report,
@@ -144,9 +144,8 @@ impl Shared {
         let timeouts = Timeouts { deadline: self.timeouts.deadline.min(left), ..self.timeouts.clone() };
         let mut transports = self.registries.transports(reference, timeouts)?;
         let own = transports.pop();
-        let request = |transport, policy| PullRequest {
+        let request = |transport| PullRequest {
             reference: reference.clone(),
-            policy,
             cached,
             platform: self.platform.clone(),
             transport,
@@ -154,29 +153,28 @@ impl Shared {
         // Each endpoint is asked by a worker of its own, which has that endpoint's credentials and no others. The first that says
         // what the reference names is the only one.
         let mut elsewhere: Option<FetchFailure> = None;
+        let mut silent: Option<Warning> = None;
         for mirror in transports {
-            match self.ask_worker(request(mirror, transfer::PullPolicy::Always), deadline, report, waiter) {
+            match self.ask_worker(request(mirror), deadline, report, waiter) {
+                Ok(Brought::Stored(Some(warning))) => silent = Some(warning),
                 Err(ImageError::Fetch(failure)) if !failure.resolved => {
                     tracing::info!(%reference, %failure, "a mirror has not answered");
-                    elsewhere = elsewhere.filter(|known| known.kind != FailureKind::NotFound).or(Some(failure));
+                    let not_found = |known: &FetchFailure| known.reason == ErrorReason::RegistryNotFound;
+                    elsewhere = elsewhere.filter(|known| !not_found(known)).or(Some(failure));
                 }
                 brought => return brought,
             }
         }
-        let own = request(own.unwrap_or_default(), transfer_policy(pull));
-        match (self.ask_worker(own, deadline, report, waiter), elsewhere) {
+        match self.ask_worker(request(own.unwrap_or_default()), deadline, report, waiter) {
             // A mirror that could not be asked may have what its source has no more.
-            (Err(ImageError::Fetch(failure)), Some(other))
-                if failure.kind == FailureKind::NotFound && other.kind != FailureKind::NotFound =>
-            {
-                match (cached, pull) {
-                    (Some(_), PullPolicy::Newer) if gone(other.kind) => {
-                        Ok(Brought::Stored(Some(Warning::Unreachable(one_line(&other.to_string())))))
-                    }
-                    _ => Err(other.into()),
+            Err(ImageError::Fetch(failure)) if failure.reason == ErrorReason::RegistryNotFound => {
+                match (silent, elsewhere.filter(|other| other.reason != ErrorReason::RegistryNotFound)) {
+                    (Some(warning), _) => Ok(Brought::Stored(Some(warning))),
+                    (None, Some(other)) => Err(other.into()),
+                    (None, None) => Err(failure.into()),
                 }
             }
-            (brought, _) => brought,
+            brought => brought,
         }
     }
 
@@ -282,13 +280,6 @@ fn at_fault(error: &ImageError) -> bool {
     }
 }
 
-fn transfer_policy(pull: PullPolicy) -> transfer::PullPolicy {
-    match pull {
-        PullPolicy::Newer => transfer::PullPolicy::Newer,
-        PullPolicy::Always => transfer::PullPolicy::Always,
-        PullPolicy::IfNotPresent => transfer::PullPolicy::IfNotPresent,
-        PullPolicy::Never => transfer::PullPolicy::Never,
-    }
 }
 
 fn progress(step: Step) -> Progress {
@@ -302,8 +293,8 @@ fn progress(step: Step) -> Progress {
 }
 
 /// Whether nobody said anything, neither yes nor no.
-fn gone(kind: FailureKind) -> bool {
-    matches!(kind, FailureKind::Unreachable | FailureKind::BrokenOff | FailureKind::Timeout)
+fn gone(reason: ErrorReason) -> bool {
+    matches!(reason, ErrorReason::RegistryUnreachable | ErrorReason::Timeout)
 }
 
 /// A line of the worker's words.

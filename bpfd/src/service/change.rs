@@ -27,8 +27,17 @@ pub struct Changed {
     pub warnings: Vec<Warning>,
 }
 
+impl Changed {
+    /// The answer to a request that was carried out before. What it took away has its name still.
+    pub(super) fn again(answer: Answer, now: &Arc<Snapshot>) -> Self {
+        let mut before = Snapshot::clone(now);
+        before.state.apps.extend(answer.outcome.apps.iter().map(|app| (app.uid, app.clone())));
+        Self { answer, before: Arc::new(before), now: now.clone(), warnings: vec![] }
+    }
+}
+
 /// A request that one change of the state carries out.
-pub(super) trait ChangeRequest: Ask + Send + 'static {
+pub(crate) trait ChangeRequest: Ask + Send + 'static {
     /// The caller's idempotency key.
     fn key(&self) -> Option<RequestKey>;
 
@@ -47,7 +56,8 @@ pub(super) trait ChangeRequest: Ask + Send + 'static {
 }
 
 impl Service {
-    pub(super) async fn change<R: ChangeRequest>(
+    /// Attaches, moves or unloads. For a detach see [`Service::detach`].
+    pub(crate) async fn change<R: ChangeRequest>(
         &self,
         principal: Principal,
         request: R,
@@ -55,7 +65,7 @@ impl Service {
     ) -> Result<Changed, EngineError> {
         let before = self.snapshot();
         if let Some(answer) = self.earlier(&principal, request.key(), apply)? {
-            return Ok(Changed { answer, now: before.clone(), before, warnings: vec![] });
+            return Ok(Changed::again(answer, &before));
         }
         let (request, principal) = self.permit(principal, request).await?.into_parts();
         let warnings = request.leaves(&before.state);

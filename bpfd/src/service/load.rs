@@ -92,7 +92,7 @@ impl Service {
     ) -> Result<Changed, LoadError> {
         let before = self.snapshot();
         if let Some(answer) = self.earlier(&principal, request.request, apply)? {
-            return Ok(Changed { answer, now: before.clone(), before, warnings: vec![] });
+            return Ok(Changed::again(answer, &before));
         }
         let ask = self.permit(principal, request).await.map_err(EngineError::Denied)?;
         let (admitted, warnings) = self.admit(&ask, &report, waiter).await?;

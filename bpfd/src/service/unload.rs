@@ -1,27 +1,12 @@
-//! Unload: apps by name, or all that the caller may unload, and their links with them.
+//! Unload: apps by name, or all that the caller may unload, and their links with them. What went is the outcome's.
 
 use bpfd_core::changes::{self, Fresh, RequestError};
 use bpfd_core::ident::RequestKey;
-use bpfd_core::policy::Principal;
 use bpfd_core::report::Warning;
-use bpfd_core::request::{Apply, UnloadRequest};
+use bpfd_core::request::UnloadRequest;
 use bpfd_core::state::{App, Change, Owner, State};
 
 use super::change::ChangeRequest;
-use super::{Changed, Service};
-use crate::engine::EngineError;
-
-impl Service {
-    /// The apps that went, and their links, are the outcome's.
-    pub async fn unload(
-        &self,
-        principal: Principal,
-        request: UnloadRequest,
-        apply: Apply,
-    ) -> Result<Changed, EngineError> {
-        self.change(principal, request, apply).await
-    }
-}
 
 impl ChangeRequest for UnloadRequest {
     fn key(&self) -> Option<RequestKey> {

@@ -29,7 +29,8 @@ use super::{TURN, WorkerError, Workers};
 use crate::causes::error_chain;
 use crate::waiter::Waiter;
 
-pub use self::failure::{FailureKind, FetchFailure};
+pub use self::failure::FetchFailure;
+pub(crate) use self::failure::reason_of;
 
 pub(super) const KIND: &str = "fetch";
 

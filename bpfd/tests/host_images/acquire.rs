@@ -6,12 +6,12 @@ use bpfd::images::ImageError;
 use bpfd::progress::Phase;
 use bpfd::source::UploadError;
 use bpfd::waiter::Waiter;
-use bpfd::worker::fetch::FailureKind;
 use bpfd_core::hook::ProceedOn;
 use bpfd_core::names::Priority;
 use bpfd_core::report::Warning;
 use bpfd_core::request::PullPolicy;
 use bpfd_core::state::{ObjectDigest, Reach, Source};
+use bpfd_proto::v1::ErrorReason;
 use bytecode_image::digest::Digest;
 use bytecode_image::key::{Scheme, SigningKey};
 use bytecode_image::testing::registry::{Access, Options};
@@ -73,7 +73,10 @@ fn with_the_registry_down_the_stored_image_serves_with_a_warning() {
         assert_eq!(world.acquire("v1", silent).unwrap().1, []);
     }
     let error = world.acquire("v1", PullPolicy::Always).unwrap_err();
-    assert!(matches!(&error, ImageError::Fetch(failure) if failure.kind == FailureKind::Unreachable), "{error:?}");
+    assert!(
+        matches!(&error, ImageError::Fetch(failure) if failure.reason == ErrorReason::RegistryUnreachable),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -216,7 +219,7 @@ fn the_daemons_credentials_open_the_registry() {
     world.trust_anything();
     world.publish("v1", &image());
     let error = world.acquire("v1", PullPolicy::Newer).unwrap_err();
-    assert!(matches!(&error, ImageError::Fetch(failure) if failure.kind == FailureKind::Denied), "{error:?}");
+    assert!(matches!(&error, ImageError::Fetch(failure) if failure.reason == ErrorReason::RegistryDenied), "{error:?}");
     // `user:s3cret`
     let auth = format!(r#"{{"auths": {{"{}": {{"auth": "dXNlcjpzM2NyZXQ="}}}}}}"#, world.host);
     std::fs::write(world.layout.etc.join("auth.json"), auth).unwrap();
@@ -244,7 +247,10 @@ fn the_confined_worker_reads_the_systems_certificates() {
     // The registry speaks no TLS: what counts is how far the worker comes.
     std::fs::remove_file(world.layout.etc.join("registries.toml")).unwrap();
     let error = world.acquire("v1", PullPolicy::Newer).unwrap_err();
-    assert!(matches!(&error, ImageError::Fetch(failure) if failure.kind == FailureKind::Unreachable), "{error:?}");
+    assert!(
+        matches!(&error, ImageError::Fetch(failure) if failure.reason == ErrorReason::RegistryUnreachable),
+        "{error:?}"
+    );
 }
 
 #[test]

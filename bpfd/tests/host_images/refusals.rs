@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use bpfd::images::ImageError;
 use bpfd::waiter::Waiter;
-use bpfd::worker::fetch::{self, FailureKind};
+use bpfd::worker::fetch;
 use bpfd_core::request::PullPolicy;
 use bpfd_policy::Policy;
-use bytecode_image::fetch::{self as transfer, PullRequest};
+use bpfd_proto::v1::ErrorReason;
+use bytecode_image::fetch::PullRequest;
 use bytecode_image::key::{Scheme, SigningKey};
 use bytecode_image::registries::Registries;
 use bytecode_image::resolve::Platform;
@@ -99,7 +100,7 @@ fn a_registry_that_keeps_one_waiting_is_given_up_in_time() {
     world.trust_anything();
     world.behave(Mode::Stall);
     let error = world.acquire("v1", PullPolicy::Newer).unwrap_err();
-    assert!(matches!(&error, ImageError::Fetch(failure) if failure.kind == FailureKind::Timeout), "{error:?}");
+    assert!(matches!(&error, ImageError::Fetch(failure) if failure.reason == ErrorReason::Timeout), "{error:?}");
     assert_eq!(world.traces(), (vec![], vec![]));
 }
 
@@ -111,7 +112,7 @@ fn a_redirect_to_a_port_that_nobody_named_is_not_followed() {
         world.behave(mode(format!("http://{}/v2/team/app/blobs/x", elsewhere.host())));
         let error = world.acquire("v1", PullPolicy::Newer).unwrap_err();
         let ImageError::Fetch(failure) = &error else { panic!("{error:?}") };
-        assert_eq!(failure.kind, FailureKind::Redirect, "{failure}");
+        assert_eq!(failure.reason, ErrorReason::RegistryRedirect, "{failure}");
     }
     assert_eq!(elsewhere.seen(), []);
 }
@@ -143,7 +144,6 @@ fn a_manifest_of_a_gibibyte_costs_the_worker_less_than_64_mib() {
         let store = Store::open(directory.path()).unwrap();
         let request = PullRequest {
             reference: world.reference("v1"),
-            policy: transfer::PullPolicy::Newer,
             cached: None,
             platform: Platform::host(None),
             transport: TransportConfig {

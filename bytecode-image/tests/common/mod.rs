@@ -9,7 +9,7 @@ use bytecode_image::{
     auth::{AuthFile, Credentials, Secret},
     candidate::Candidate,
     digest::{Descriptor, Digest},
-    fetch::{PullError, PullPolicy, PullRequest, Pulled, pull},
+    fetch::{PullError, PullRequest, Pulled, pull},
     media,
     reference::Reference,
     registries::Registries,
@@ -137,13 +137,7 @@ pub(crate) fn platform() -> Platform {
 }
 
 pub(crate) fn request(registry: &TestRegistry) -> PullRequest {
-    PullRequest {
-        reference: reference(registry),
-        policy: PullPolicy::Newer,
-        cached: None,
-        platform: platform(),
-        transport: config(registry, ""),
-    }
+    PullRequest { reference: reference(registry), cached: None, platform: platform(), transport: config(registry, "") }
 }
 
 pub(crate) fn pull_into(store: &Store, request: &PullRequest) -> Result<Pulled, PullError<Box<Refusal>>> {

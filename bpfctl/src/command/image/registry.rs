@@ -168,8 +168,7 @@ pub(super) fn fetch_failed(message: &str, error: &FetchError) -> Failure {
         FetchError::Unusable(_, ResolveError::Nested | ResolveError::Layers(_)) => {
             (Exit::NotFound, Some("build it with `bpfctl image build`"))
         }
-        FetchError::Unusable(_, ResolveError::NoPlatform { .. } | ResolveError::Document(_))
-        | FetchError::NotCached(_) => (Exit::NotFound, None),
+        FetchError::Unusable(_, ResolveError::NoPlatform { .. } | ResolveError::Document(_)) => (Exit::NotFound, None),
         FetchError::SignatureManifest(..)
         | FetchError::TooManySignatures { .. }
         | FetchError::NotWhatWasVerified { .. } => (Exit::Signature, None),

@@ -24,8 +24,8 @@ pub(super) struct Pull {
     /// The image, with its registry's host
     reference: Reference,
     /// When to ask the registry [default: newer]
-    #[arg(long, value_enum, value_name = "WHEN")]
-    pull: Option<load::Pull>,
+    #[arg(long, value_name = "WHEN", value_parser = load::pull_policy())]
+    pull: Option<pb::PullPolicy>,
 }
 
 impl Pull {
@@ -34,7 +34,7 @@ impl Pull {
         let request = pb::PullRequest {
             request_id: request_id(),
             reference: reference.to_string(),
-            pull: pull.map_or(pb::PullPolicy::Unspecified, pb::PullPolicy::from).into(),
+            pull: pull.unwrap_or_default().into(),
         };
         let mut client = session.client().await?;
         let mut progress = Progress::new(session);

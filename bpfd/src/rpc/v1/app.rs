@@ -91,7 +91,7 @@ impl pb::app_service_server::AppService for Apps {
         let principal = principal(&request)?;
         let unload = UnloadRequest::try_from(request.get_ref()).map_err(bad_field)?;
         let message = status::unloading(&unload);
-        let changed = self.0.unload(principal, unload, apply(request.get_ref().validate_only)).await;
+        let changed = self.0.change(principal, unload, apply(request.get_ref().validate_only)).await;
         let Changed { answer, before, now: _, warnings } = changed.map_err(|error| status::engine(&message, &error))?;
         let Answer { outcome, plan } = answer;
         Ok(Response::new(pb::UnloadResponse {

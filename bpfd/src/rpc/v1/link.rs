@@ -21,7 +21,7 @@ impl pb::link_service_server::LinkService for Links {
         let principal = principal(&request)?;
         let attach = AttachRequest::try_from(request.get_ref()).map_err(bad_field)?;
         let message = status::attaching(&attach);
-        let changed = self.0.attach(principal, attach, apply(request.get_ref().validate_only)).await;
+        let changed = self.0.change(principal, attach, apply(request.get_ref().validate_only)).await;
         let Changed { answer, before: _, now, warnings } = changed.map_err(|error| status::engine(&message, &error))?;
         let Answer { outcome, plan } = answer;
         Ok(Response::new(pb::AttachResponse {
@@ -38,7 +38,7 @@ impl pb::link_service_server::LinkService for Links {
         let principal = principal(&request)?;
         let update = UpdateRequest::try_from(request.get_ref()).map_err(bad_field)?;
         let message = format!("cannot update `{}`", update.link);
-        let changed = self.0.update(principal, update, apply(request.get_ref().validate_only)).await;
+        let changed = self.0.change(principal, update, apply(request.get_ref().validate_only)).await;
         let Changed { answer, before: _, now, warnings } = changed.map_err(|error| status::engine(&message, &error))?;
         let Answer { outcome, plan } = answer;
         Ok(Response::new(pb::UpdateLinkResponse {

@@ -1,10 +1,10 @@
-//! Why a pull failed, on its way from the worker: what kind of failure, in words, and what to do. Owns the table from errors of the
-//! transport and reasons of the policy to kinds, so that each refusal keeps its own; must never turn "could not ask" into "there is
-//! none".
+//! Why a pull failed, on its way from the worker: the API's reason, in words, and what to do. Owns the table from errors of the
+//! transport and of the policy to reasons, so that each refusal keeps its own; must never turn "could not ask" into "there is none".
 
 use std::error::Error;
 use std::fmt;
 
+use bpfd_proto::v1::ErrorReason;
 use bytecode_image::digest::Digest;
 use bytecode_image::document::DocumentError;
 use bytecode_image::fetch::{FetchError, PullError};
@@ -18,51 +18,12 @@ use crate::causes::error_chain;
 /// Characters kept of each text: a status of the API has no room for more.
 const TEXT: usize = 1000;
 
-/// What kind of failure it is.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FailureKind {
-    /// The registry was asked, and has no such repository, tag or digest.
-    NotFound,
-    /// The registry is not there, or cannot answer.
-    Unreachable,
-    /// It began to answer, and stopped, again and again.
-    BrokenOff,
-    /// It wants other credentials, or none were there.
-    Denied,
-    /// A redirect or an address that nobody named.
-    Redirect,
-    /// Credentials were to go to somebody else.
-    ForeignRealm,
-    /// Bytes do not have the digest that names them.
-    DigestMismatch,
-    /// More bytes than are ever taken.
-    Oversized,
-    /// The registry's answer breaks the protocol.
-    Protocol,
-    /// It is an image, but not one of bytecode.
-    InvalidImage,
-    /// It has nothing for this machine.
-    NoPlatform,
-    /// No scope of the policy covers it, or its digest is not one that may pass.
-    NotTrusted,
-    /// It has no signature, and needs one.
-    SignatureMissing,
-    /// It has signatures; too few count.
-    SignatureInvalid,
-    /// The policy wants references by digest.
-    DigestRequired,
-    /// It took too long.
-    Timeout,
-    /// This host: the disk, TLS set-up.
-    Local,
-}
-
 /// A failure of a pull.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct FetchFailure {
-    /// What kind.
-    pub kind: FailureKind,
+    /// What kind, in the API's words.
+    #[serde(with = "word")]
+    pub reason: ErrorReason,
     /// What could not be done.
     pub what: String,
     /// Why, the causes in one line; may be empty.
@@ -90,7 +51,7 @@ impl FetchFailure {
     pub(super) fn of(error: &PullError<Box<Refusal>>) -> Self {
         match error {
             PullError::Refused(refusal) => Self {
-                kind: FailureKind::from(&refusal.reason),
+                reason: reason_of(&refusal.reason),
                 what: refusal.to_string(),
                 cause: causes(refusal.source()),
                 hint: Some(refusal.hint()),
@@ -98,19 +59,19 @@ impl FetchFailure {
                 resolved: true,
             },
             PullError::Fetch(error) => {
-                let kind = FailureKind::from(error);
-                let (what, cause) = (error.to_string(), causes(error.source()));
+                let Class(reason, hint) = Class::from(error);
+                let (what, cause, hint) = (error.to_string(), causes(error.source()), hint.map(str::to_owned));
                 let resolved = !matches!(error, FetchError::NoSuchImage(..) | FetchError::Resolve(..));
-                Self { kind, what, cause, hint: hint(kind), refused: None, resolved }
+                Self { reason, what, cause, hint, refused: None, resolved }
             }
         }
     }
 
     /// A worker's words, short and without control characters.
     pub(super) fn bounded(self) -> Self {
-        let Self { kind, what, cause, hint, refused, resolved } = self;
+        let Self { reason, what, cause, hint, refused, resolved } = self;
         let clean = |text: String| text.chars().filter(|c| !c.is_control()).take(TEXT).collect();
-        Self { kind, what: clean(what), cause: clean(cause), hint: hint.map(clean), refused, resolved }
+        Self { reason, what: clean(what), cause: clean(cause), hint: hint.map(clean), refused, resolved }
     }
 }
 
@@ -118,116 +79,143 @@ fn causes(first: Option<&(dyn Error + 'static)>) -> String {
     first.map(error_chain).unwrap_or_default()
 }
 
-fn hint(kind: FailureKind) -> Option<String> {
-    let text = match kind {
-        FailureKind::NotFound => {
-            "is the tag right, and does the image exist? `skopeo list-tags docker://HOST/REPOSITORY`"
-        }
-        FailureKind::Unreachable => {
-            "is the host's name right? a registry without TLS, or at another address, needs an entry in \
-             /etc/bpfd/registries.toml"
-        }
-        FailureKind::Denied => "log the daemon in: `podman login --authfile /etc/bpfd/auth.json HOST`",
-        FailureKind::Redirect => {
-            "if that is right, name host and port in the registry's entry in /etc/bpfd/registries.toml, as \
-             `redirects` or as `endpoint`"
-        }
-        FailureKind::DigestMismatch => {
-            "the registry, or something before it, changes what it serves: do not use the image"
-        }
-        FailureKind::BrokenOff | FailureKind::Timeout => {
-            "try again; a mirror nearer by can be named in /etc/bpfd/registries.toml"
-        }
-        FailureKind::Oversized => "no image of bytecode is that large: is the reference right?",
-        FailureKind::InvalidImage => "build it with `bpfctl image build`",
-        // The text itself says what to write, or there is nothing to do here.
-        FailureKind::ForeignRealm
-        | FailureKind::Protocol
-        | FailureKind::NoPlatform
-        | FailureKind::NotTrusted
-        | FailureKind::SignatureMissing
-        | FailureKind::SignatureInvalid
-        | FailureKind::DigestRequired
-        | FailureKind::Local => return None,
-    };
-    Some(text.to_owned())
-}
+/// An [`ErrorReason`] as its word, between processes.
+mod word {
+    use bpfd_proto::v1::ErrorReason;
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
 
-impl From<&Reason> for FailureKind {
-    fn from(reason: &Reason) -> Self {
-        match reason {
-            Reason::NoScope | Reason::NotPinned { .. } => Self::NotTrusted,
-            Reason::OtherDigest => Self::DigestMismatch,
-            Reason::DigestRequired { .. } => Self::DigestRequired,
-            Reason::Unsigned { .. } => Self::SignatureMissing,
-            Reason::TooManySignatures { .. } | Reason::NotEnough { .. } => Self::SignatureInvalid,
-        }
+    pub(super) fn serialize<S: Serializer>(reason: &ErrorReason, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(reason.word())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ErrorReason, D::Error> {
+        let word = String::deserialize(deserializer)?;
+        ErrorReason::from_word(&word).ok_or_else(|| D::Error::custom("no reason of an error"))
     }
 }
 
-impl From<&FetchError> for FailureKind {
+/// Why an image is refused, in the API's words.
+pub(crate) fn reason_of(reason: &Reason) -> ErrorReason {
+    match reason {
+        Reason::NoScope | Reason::NotPinned { .. } => ErrorReason::ImageNotTrusted,
+        Reason::OtherDigest => ErrorReason::DigestMismatch,
+        Reason::DigestRequired { .. } => ErrorReason::DigestRequired,
+        Reason::Unsigned { .. } => ErrorReason::SignatureRequired,
+        Reason::TooManySignatures { .. } | Reason::NotEnough { .. } => ErrorReason::SignatureInvalid,
+    }
+}
+
+/// What kind of failure of the transport it is, and what to do where its text does not say so.
+struct Class(ErrorReason, Option<&'static str>);
+
+const AGAIN: &str = "try again; a mirror nearer by can be named in /etc/bpfd/registries.toml";
+
+impl Class {
+    const NOT_FOUND: Self = Self(
+        ErrorReason::RegistryNotFound,
+        Some("is the tag right, and does the image exist? `skopeo list-tags docker://HOST/REPOSITORY`"),
+    );
+    const UNREACHABLE: Self = Self(
+        ErrorReason::RegistryUnreachable,
+        Some(
+            "is the host's name right? a registry without TLS, or at another address, needs an entry in \
+             /etc/bpfd/registries.toml",
+        ),
+    );
+    /// It began to answer, and stopped, again and again.
+    const BROKEN_OFF: Self = Self(ErrorReason::RegistryUnreachable, Some(AGAIN));
+    const TIMEOUT: Self = Self(ErrorReason::Timeout, Some(AGAIN));
+    const DENIED: Self = Self(
+        ErrorReason::RegistryDenied,
+        Some("log the daemon in: `podman login --authfile /etc/bpfd/auth.json HOST`"),
+    );
+    const REDIRECT: Self = Self(
+        ErrorReason::RegistryRedirect,
+        Some(
+            "if that is right, name host and port in the registry's entry in /etc/bpfd/registries.toml, as \
+             `redirects` or as `endpoint`",
+        ),
+    );
+    const DIGEST_MISMATCH: Self = Self(
+        ErrorReason::DigestMismatch,
+        Some("the registry, or something before it, changes what it serves: do not use the image"),
+    );
+    const OVERSIZED: Self =
+        Self(ErrorReason::RegistryInvalid, Some("no image of bytecode is that large: is the reference right?"));
+    const INVALID_IMAGE: Self = Self(ErrorReason::InvalidImage, Some("build it with `bpfctl image build`"));
+    const NO_PLATFORM: Self = Self(ErrorReason::NoPlatform, None);
+    const SIGNATURE: Self = Self(ErrorReason::SignatureInvalid, None);
+    /// Credentials were to go to somebody else.
+    const FOREIGN_REALM: Self = Self(ErrorReason::RegistryRedirect, None);
+    const PROTOCOL: Self = Self(ErrorReason::RegistryInvalid, None);
+    /// This host: the disk, TLS set-up.
+    const LOCAL: Self = Self(ErrorReason::Internal, None);
+}
+
+impl From<&FetchError> for Class {
     fn from(error: &FetchError) -> Self {
         match error {
-            FetchError::NoSuchImage(..) => Self::NotFound,
+            FetchError::NoSuchImage(..) => Self::NOT_FOUND,
             FetchError::Resolve(_, error)
             | FetchError::Manifest(_, error)
             | FetchError::Signatures(_, error)
             | FetchError::Config(_, error)
             | FetchError::Layer(_, error) => Self::from(error.as_ref()),
             FetchError::Unusable(_, error) => Self::from(error),
-            FetchError::SignatureManifest(..) | FetchError::TooManySignatures { .. } => Self::SignatureInvalid,
-            FetchError::Ingest(_) | FetchError::NotCached(_) | FetchError::NotWhatWasVerified { .. } => Self::Local,
+            FetchError::SignatureManifest(..) | FetchError::TooManySignatures { .. } => Self::SIGNATURE,
+            FetchError::Ingest(_) | FetchError::NotWhatWasVerified { .. } => Self::LOCAL,
         }
     }
 }
 
-impl From<&ResolveError> for FailureKind {
+impl From<&ResolveError> for Class {
     fn from(error: &ResolveError) -> Self {
         match error {
-            ResolveError::NoPlatform { .. } => Self::NoPlatform,
-            ResolveError::Nested | ResolveError::Layers(_) => Self::InvalidImage,
+            ResolveError::NoPlatform { .. } => Self::NO_PLATFORM,
+            ResolveError::Nested | ResolveError::Layers(_) => Self::INVALID_IMAGE,
             ResolveError::Document(error) => Self::from(error),
         }
     }
 }
 
-impl From<&DocumentError> for FailureKind {
+impl From<&DocumentError> for Class {
     fn from(error: &DocumentError) -> Self {
         match error {
-            DocumentError::Digest { .. } | DocumentError::Size { .. } => Self::DigestMismatch,
+            DocumentError::Digest { .. } | DocumentError::Size { .. } => Self::DIGEST_MISMATCH,
             DocumentError::MediaType(_)
             | DocumentError::MediaTypeDiffers { .. }
             | DocumentError::Ambiguous
             | DocumentError::Schema(_)
-            | DocumentError::Json(_) => Self::Protocol,
+            | DocumentError::Json(_) => Self::PROTOCOL,
         }
     }
 }
 
-impl From<&TransportError> for FailureKind {
+impl From<&TransportError> for Class {
     fn from(error: &TransportError) -> Self {
         match error {
-            TransportError::Unreachable { .. } | TransportError::Unavailable { .. } => Self::Unreachable,
-            TransportError::BrokenOff { .. } => Self::BrokenOff,
-            TransportError::Deadline { .. } => Self::Timeout,
-            TransportError::Denied { .. } | TransportError::NoCredentials(_) => Self::Denied,
-            TransportError::TooLarge { .. } => Self::Oversized,
+            TransportError::Unreachable { .. } | TransportError::Unavailable { .. } => Self::UNREACHABLE,
+            TransportError::BrokenOff { .. } => Self::BROKEN_OFF,
+            TransportError::Deadline { .. } => Self::TIMEOUT,
+            TransportError::Denied { .. } | TransportError::NoCredentials(_) => Self::DENIED,
+            TransportError::TooLarge { .. } => Self::OVERSIZED,
             TransportError::WrongLength { .. }
             | TransportError::WrongDigest { .. }
             | TransportError::Announced { .. }
-            | TransportError::Stored { .. } => Self::DigestMismatch,
+            | TransportError::Stored { .. } => Self::DIGEST_MISMATCH,
             TransportError::Document(error) => Self::from(error),
             TransportError::Redirects(_)
             | TransportError::Location(_)
             | TransportError::Insecure { .. }
-            | TransportError::PrivateAddress { .. } => Self::Redirect,
-            TransportError::ForeignRealm { .. } => Self::ForeignRealm,
+            | TransportError::PrivateAddress { .. } => Self::REDIRECT,
+            TransportError::ForeignRealm { .. } => Self::FOREIGN_REALM,
             // Of a part that a manifest names: the image itself is there, see `FetchError::NoSuchImage`.
             TransportError::NotFound { .. }
             | TransportError::Status { .. }
             | TransportError::Challenge(_)
-            | TransportError::Token(_) => Self::Protocol,
-            TransportError::Sink(_) | TransportError::Client { .. } | TransportError::Url(_) => Self::Local,
+            | TransportError::Token(_) => Self::PROTOCOL,
+            TransportError::Sink(_) | TransportError::Client { .. } | TransportError::Url(_) => Self::LOCAL,
         }
     }
 }

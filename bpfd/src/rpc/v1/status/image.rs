@@ -13,7 +13,7 @@ use bytecode_image::verify;
 use crate::causes::error_chain;
 use crate::images::ImageError;
 use crate::waiter::GivenUp;
-use crate::worker::fetch::{FailureKind, FetchFailure};
+use crate::worker::fetch::{FetchFailure, reason_of};
 use crate::worker::parse::ParseError;
 
 /// An error of an image as what was tried.
@@ -78,15 +78,15 @@ pub(super) fn given_up(why: GivenUp) -> ErrorReason {
 }
 
 fn fetch(failure: &FetchFailure) -> Refusal {
-    let FetchFailure { kind, what, cause, hint, refused: _, resolved: _ } = failure;
-    let mut refusal = Refusal::new(reason(*kind), what);
+    let FetchFailure { reason, what, cause, hint, refused: _, resolved: _ } = failure;
+    let mut refusal = Refusal::new(*reason, what);
     refusal.cause = (!cause.is_empty()).then(|| cause.clone());
     refusal.hint = hint.clone();
     refusal
 }
 
 fn policy(refused: &verify::Refusal) -> Refusal {
-    let refusal = Refusal::new(reason(FailureKind::from(&refused.reason)), refused.to_string());
+    let refusal = Refusal::new(reason_of(&refused.reason), refused.to_string());
     refusal.cause(error_chain(&refused.reason)).hint(refused.hint())
 }
 
@@ -113,38 +113,19 @@ fn stored(error: &StoreError, refusal: impl Fn(ErrorReason) -> Refusal) -> Refus
     }
 }
 
-fn reason(kind: FailureKind) -> ErrorReason {
-    match kind {
-        FailureKind::NotFound => ErrorReason::RegistryNotFound,
-        FailureKind::Unreachable | FailureKind::BrokenOff => ErrorReason::RegistryUnreachable,
-        FailureKind::Denied => ErrorReason::RegistryDenied,
-        FailureKind::Redirect | FailureKind::ForeignRealm => ErrorReason::RegistryRedirect,
-        FailureKind::DigestMismatch => ErrorReason::DigestMismatch,
-        FailureKind::Oversized | FailureKind::Protocol => ErrorReason::RegistryInvalid,
-        FailureKind::InvalidImage => ErrorReason::InvalidImage,
-        FailureKind::NoPlatform => ErrorReason::NoPlatform,
-        FailureKind::NotTrusted => ErrorReason::ImageNotTrusted,
-        FailureKind::SignatureMissing => ErrorReason::SignatureRequired,
-        FailureKind::SignatureInvalid => ErrorReason::SignatureInvalid,
-        FailureKind::DigestRequired => ErrorReason::DigestRequired,
-        FailureKind::Timeout => ErrorReason::Timeout,
-        FailureKind::Local => ErrorReason::Internal,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn refused(kind: FailureKind) -> Refusal {
+    fn refused(reason: ErrorReason) -> Refusal {
         let (what, cause) = ("cannot resolve `r.example/a:b`".to_owned(), "cannot reach `r.example:443`".to_owned());
         let hint = Some("do this".to_owned());
-        Refusal::from(ImageError::from(FetchFailure { kind, what, cause, hint, refused: None, resolved: true }))
+        Refusal::from(ImageError::from(FetchFailure { reason, what, cause, hint, refused: None, resolved: true }))
     }
 
     #[test]
     fn a_failed_pull_keeps_its_reason_cause_and_hint() {
-        let refusal = refused(FailureKind::Unreachable);
+        let refusal = refused(ErrorReason::RegistryUnreachable);
         assert_eq!(refusal.reason, ErrorReason::RegistryUnreachable);
         assert_eq!(refusal.message, "cannot resolve `r.example/a:b`");
         assert_eq!(refusal.cause.as_deref(), Some("cannot reach `r.example:443`"));
