@@ -280,8 +280,6 @@ fn at_fault(error: &ImageError) -> bool {
     }
 }
 
-}
-
 fn progress(step: Step) -> Progress {
     let Step { phase, done, total } = step;
     let (phase, bytes) = match phase {
