@@ -29,7 +29,7 @@ use bytecode_image::build::{self, Recipe};
 use bytecode_image::media;
 use bytecode_image::resolve::Platform;
 use bytecode_image::testing::registry::{Options, TestRegistry};
-use kernel::{Interface, Place, Step, located, numbered, unhex, within};
+use kernel::{Interface, Number, Place, Step, located, numbered, unhex, within};
 use serde_json::Value;
 use shown::shown;
 
@@ -38,26 +38,43 @@ const NOTES: &str = "/run/notes";
 /// Numbers below this one may be in a row of the database without being a program's.
 const DISTINCT: u32 = 10_000;
 
+/// What our name for a peer's dispatcher begins with, `peer`.
+const PEER: &str = "70656572";
+
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let [mode, preload, out, point @ ..] = words.as_slice() else {
-        panic!("usage: record_layout fused|libxdp NOTES.SO DIRECTORY [FAIL-POINT]")
+    let [mode, preload, out, special @ ..] = words.as_slice() else {
+        panic!("usage: record_layout fused|libxdp NOTES.SO DIRECTORY [peer-before|peer-after|FAIL-POINT]")
     };
     let out = Path::new(out);
-    let point = point.first().map(|point| format!("{point}=return"));
+    let special = special.first().map(String::as_str);
     let mut host = Host::without_daemon();
     let _registry = prepare(&host, mode);
     let preload = fs::canonicalize(preload).unwrap();
     let environment = [("LD_PRELOAD", preload.to_str().unwrap()), ("BPF_NOTES", NOTES)];
+    let peer = |host: &Host| {
+        let mut loader = host.command("xdp-loader");
+        loader.args(["load", "-P", "30", "uplink", &example("xdp-counter")]).envs(environment);
+        let said = loader.env("LIBXDP_BPFFS", "/run/case/sys/fs/bpf").output().unwrap();
+        assert!(said.status.success(), "{said:?}");
+    };
     host.start_with(&environment);
     fill(&host);
+    if special == Some("peer-before") {
+        peer(&host);
+    }
+    host.bpfctl_as_member("load -q --image registry/open/app:1 --name team xdp -i uplink --priority 300").ok();
     host.ping(7);
-    match point {
-        None => host.stop(),
+    match special {
+        None | Some("peer-before") => host.stop(),
+        Some("peer-after") => {
+            peer(&host);
+            host.check_settled();
+            host.stop();
+        }
         Some(point) => {
             host.stop();
-            let armed = [("FAILPOINTS", point.as_str())];
-            host.start_with(&[&environment[..], &armed].concat());
+            host.start_with(&[&environment[..], &[("FAILPOINTS", &format!("{point}=return"))]].concat());
             let said = host.bpfctl("attach idle xdp -i uplink --priority 1");
             assert_ne!(said.code, 0, "{said}");
             host.wait();
@@ -115,7 +132,6 @@ fn fill(host: &Host) {
     ] {
         host.bpfctl(&line).ok();
     }
-    host.bpfctl_as_member("load -q --image registry/open/app:1 --name team xdp -i uplink --priority 300").ok();
 }
 
 /// Writes down a host whose daemon has ended, and what the same daemon shows of it when it starts again.
@@ -141,7 +157,11 @@ fn record(host: &mut Host, out: &Path) {
         Step::Attach { program: format!("p{}", program.0), interface, generic: mode == XdpMode::Generic }
     });
     let mut steps: Vec<Value> = needed(host, &notes, pins.values().cloned().collect());
-    steps.iter_mut().for_each(|step| locate(step, &interfaces.clone().map(|i| (located(host, &i), i))));
+    let places = interfaces.clone().map(|interface| (located(host, &interface), interface));
+    for step in &mut steps {
+        locate(step, &places);
+        number(step);
+    }
 
     // The database, with what differs from boot to boot as a name.
     let database = "/run/case/var/lib/bpfd/state.db";
@@ -197,7 +217,8 @@ fn record(host: &mut Host, out: &Path) {
         assert!(copied.success());
     }
     println!("{}", out.display());
-    host.bpfctl("unload --all").ok();
+    host.stop();
+    host.shell("ip link set uplink xdp off; ip -n far link set far xdp off; cd /run/case/sys/fs/bpf; rm -rf bpfd xdp");
 }
 
 fn info(program: ProgId) -> ProgInfo {
@@ -283,8 +304,29 @@ fn locate(step: &mut Value, interfaces: &[((u64, u32), Interface)]) {
     }
 }
 
+/// Takes the number of a peer's dispatcher out of the record of it: bpfd names it by that (`TopUid::of_peer`).
+fn number(step: &mut Value) {
+    const AT: usize = 16;
+    const DIGITS: usize = 2 * AT + 24;
+    let Some(value) = step["value"].as_str().filter(|value| value.get(2 * AT..2 * AT + 8) == Some(PEER)) else {
+        return;
+    };
+    let program = u32::from_str_radix(&value[DIGITS..DIGITS + 8], 16).unwrap();
+    let without = format!("{}00000000{}", &value[..DIGITS], &value[DIGITS + 8..]);
+    step["number"] = serde_json::to_value(Number { at: AT + 12, program: format!("p{program}") }).unwrap();
+    step["value"] = without.into();
+}
+
 /// A pin's path without the kernel's numbers: `xdp/dispatch-IFINDEX-PROGRAM`. One that nothing runs is for the first interface.
 fn unnumbered(path: &str, runs: &[Step], names: &BTreeMap<String, String>) -> String {
+    if let Some((dir, uid, file)) = path.strip_prefix("bpfd/v1/top/").and_then(|rest| {
+        let (uid, file) = rest.split_once('/')?;
+        uid.starts_with(PEER).then_some(("bpfd/v1/top", uid, file))
+    }) {
+        let (name, number) = uid.split_at(24);
+        let program = u32::from_str_radix(number, 16).unwrap();
+        return format!("{dir}/{name}{{hex:{}}}/{file}", names[&format!("p{program}")]);
+    }
     let Some(rest) = path.strip_prefix("xdp/dispatch-") else { return path.to_owned() };
     let (numbers, file) = rest.split_once('/').unwrap();
     let (_, number) = numbers.split_once('-').unwrap();

@@ -321,7 +321,7 @@ fn a_start(links: usize) {
     figure("restart", started.elapsed().as_secs_f64() * 1e3, "ms", None);
     world.host.stop();
     let off: String = (0..links / LINKS).map(|index| format!("ip link set i{index} xdp off\n")).collect();
-    world.host.shell(&format!("{off}rm -r /run/case/sys/fs/bpf/bpfd"));
+    world.host.shell(&format!("{off}cd /run/case/sys/fs/bpf; rm -rf bpfd xdp"));
     let started = Instant::now();
     world.host.start();
     let start = started.elapsed();

@@ -21,8 +21,11 @@
 #include <unistd.h>
 
 static long (*real)(long, ...);
-/* The tracepoints of perf events, by descriptor. */
+/* By descriptor: the tracepoints of perf events, and the functions that programs were loaded to replace. */
 static unsigned long long tracepoints[4096];
+static struct {
+	unsigned program, function;
+} replaced[4096];
 
 static __thread FILE *note;
 
@@ -88,8 +91,11 @@ static void program(const union bpf_attr *attr, int fd)
 		bytes("line_info", (void *)attr->line_info, attr->line_info_cnt * attr->line_info_rec_size);
 		fputc('}', note);
 	}
-	if (attr->attach_prog_fd)
-		fprintf(note, ",\"target\":{\"program\":\"p%u\",\"function\":%u}", prog(attr->attach_prog_fd), attr->attach_btf_id);
+	if (attr->attach_prog_fd) {
+		replaced[fd % 4096].program = prog(attr->attach_prog_fd);
+		replaced[fd % 4096].function = attr->attach_btf_id;
+		fprintf(note, ",\"target\":{\"program\":\"p%u\",\"function\":%u}", replaced[fd % 4096].program, attr->attach_btf_id);
+	}
 	instructions(attr);
 	fputs("}\n", note);
 }
@@ -115,14 +121,32 @@ static void value(const union bpf_attr *attr)
 	fputs("}\n", note);
 }
 
-static void new_link(const union bpf_attr *attr, int fd)
+#define REPLACES "{\"function\":{\"function\":%llu,\"program\":\"p%u\"}}"
+
+static void new_link(int fd, int from, const char *to, unsigned program, unsigned long long number)
 {
-	fprintf(note, "{\"what\":\"link\",\"id\":\"l%u\",\"program\":\"p%u\",\"to\":", bpf_link(fd), prog(attr->link_create.prog_fd));
+	fprintf(note, "{\"what\":\"link\",\"id\":\"l%u\",\"program\":\"p%u\",\"to\":", bpf_link(fd), prog(from));
+	fprintf(note, to, number, program);
+	fputs("}\n", note);
+}
+
+static void linked(const union bpf_attr *attr, int fd)
+{
+	int from = attr->link_create.prog_fd;
+
 	if (attr->link_create.attach_type == BPF_PERF_EVENT)
-		fprintf(note, "{\"tracepoint\":%llu}}\n", tracepoints[attr->link_create.target_fd % 4096]);
+		new_link(fd, from, "{\"tracepoint\":%llu}", 0, tracepoints[attr->link_create.target_fd % 4096]);
 	else
-		fprintf(note, "{\"function\":{\"program\":\"p%u\",\"function\":%u}}}\n", prog(attr->link_create.target_fd),
-			attr->link_create.target_btf_id);
+		new_link(fd, from, REPLACES, prog(attr->link_create.target_fd), attr->link_create.target_btf_id);
+}
+
+/* Without a name a program goes where it was loaded for. */
+static void opened(const union bpf_attr *attr, int fd)
+{
+	int from = attr->raw_tracepoint.prog_fd;
+
+	if (!attr->raw_tracepoint.name)
+		new_link(fd, from, REPLACES, replaced[from % 4096].program, replaced[from % 4096].function);
 }
 
 static void made(int command, const union bpf_attr *attr, size_t size, int fd)
@@ -140,7 +164,8 @@ static void made(int command, const union bpf_attr *attr, size_t size, int fd)
 	case BPF_MAP_CREATE: new_map(&whole, fd); break;
 	case BPF_MAP_UPDATE_ELEM: value(&whole); break;
 	case BPF_MAP_FREEZE: fprintf(note, "{\"what\":\"freeze\",\"map\":\"m%u\"}\n", map(whole.map_fd)); break;
-	case BPF_LINK_CREATE: new_link(&whole, fd); break;
+	case BPF_LINK_CREATE: linked(&whole, fd); break;
+	case BPF_RAW_TRACEPOINT_OPEN: opened(&whole, fd); break;
 	case BPF_BTF_LOAD:
 		fprintf(note, "{\"what\":\"types\",\"id\":\"t%u\"", btf(fd));
 		bytes("bytes", (void *)whole.btf, whole.btf_size);

@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// Smaller sizes and fewer rounds
     #[arg(long)]
     quick: bool,
+    /// Measure in a guest with this kernel, as `cargo xtask vm` runs it
+    #[arg(long, value_name = "SERIES")]
+    kernel: Option<String>,
     /// Cargo's profile of the programs that are measured
     #[arg(long, default_value = "release", value_name = "PROFILE")]
     profile: String,

@@ -45,6 +45,8 @@ pub(crate) enum Step {
         value: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         place: Option<Place>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        number: Option<Number>,
     },
     Freeze {
         map: String,
@@ -70,7 +72,7 @@ pub(crate) enum Step {
     },
     Pin {
         object: String,
-        /// Below the bpffs; `{ifindex:uplink}`, `{ifindex:NETNS:NAME}` and `{p1}` are numbers of the kernel that it is made on.
+        /// Below the bpffs; `{ifindex:uplink}`, `{ifindex:NETNS:NAME}`, `{p1}` and `{hex:p1}` are numbers of the kernel that it is made on.
         path: String,
         /// The daemon that made it removes it when it starts again.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -135,6 +137,14 @@ pub(crate) struct Place {
     pub(crate) interface: Interface,
 }
 
+/// Where a value has a program's number, in 4 bytes, the highest first.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Number {
+    pub(crate) at: usize,
+    pub(crate) program: String,
+}
+
 /// Kernel objects by kind and number.
 pub(crate) type Objects = BTreeSet<(&'static str, u32)>;
 
@@ -170,12 +180,16 @@ impl Made<'_> {
                 });
                 (id, Map::create(&MapCreate { name, flags: *flags, btf, ..plain }).unwrap().into_fd())
             }
-            Step::Value { map, key, value, place } => {
+            Step::Value { map, key, value, place, number } => {
                 let mut value = unhex(value);
                 if let Some(Place { at, interface }) = place {
                     let (cookie, index) = located(self.host, interface);
                     value[*at..at + 8].copy_from_slice(&cookie.to_le_bytes());
                     value[at + 8..at + 12].copy_from_slice(&index.to_le_bytes());
+                }
+                if let Some(Number { at, program }) = number {
+                    let (_, number) = numbered(self.fd(program));
+                    value[*at..at + 4].copy_from_slice(&number.to_be_bytes());
                 }
                 return self.map(map).update(&unhex(key), &value, Update::Any).unwrap();
             }
@@ -258,13 +272,14 @@ impl Made<'_> {
         insns
     }
 
-    /// A text with the numbers that this kernel gave: `{p1}` a program's, `{loaded:p1}` its time of loading, `{tag:p1}` the hash that
+    /// A text with the numbers that this kernel gave: `{p1}` and `{hex:p1}` a program's, `{loaded:p1}` its time of loading, `{tag:p1}` the hash that
     /// this kernel has of it, `{ifindex:uplink}` an interface's, `{boot}` the boot's.
     pub(crate) fn named(&self, text: &str) -> String {
         let mut out = text.replace("{boot}", boot().trim());
         for (id, fd) in self.objects.iter().filter(|(id, _)| id.starts_with('p')) {
             let info = bpf::prog_info(fd.as_fd()).unwrap();
             out = out.replace(&format!("{{{id}}}"), &info.id.0.to_string());
+            out = out.replace(&format!("{{hex:{id}}}"), &format!("{:08x}", info.id.0));
             out = out.replace(&format!("{{loaded:{id}}}"), &info.load_time_ns.to_string());
             out = out.replace(&format!("{{tag:{id}}}"), &tag(&info));
         }

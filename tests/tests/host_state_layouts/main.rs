@@ -28,6 +28,8 @@ use shown::shown;
 /// Where the daemon's pins are.
 const BPFFS: &str = "/run/case/sys/fs/bpf";
 
+const NOTHING_RUNS: &str = "ip link set uplink xdp off; ip -n far link set far xdp off";
+
 /// What records of chains begin with, `bpfdchn\0`.
 const MAGIC: &str = "6270666463686e00";
 
@@ -183,6 +185,12 @@ fn every_recorded_host_is_brought_up_with_its_programs_untouched() {
         host.ping(1);
         assert!(host.counted(&app) > before, "{name}");
         host.check();
+        host.bpfctl("unload --all").ok();
+        if running(&host, &layout).values().any(Option::is_some) {
+            // Programs of peers, and our pins of what they run in, stay; nothing of bpfd's would be left on any other host.
+            host.stop();
+            host.shell(&format!("{NOTHING_RUNS}; rm -r {BPFFS}/bpfd {BPFFS}/xdp"));
+        }
     }
 }
 
@@ -207,6 +215,6 @@ fn a_layout_that_is_not_read_is_noticed() {
         assert!(!wrong.is_empty(), "{name}");
         // Pins of chains that it could not read stay: nothing of this host holds at its end.
         left.host.kill();
-        left.host.shell("ip link set uplink xdp off; ip -n far link set far xdp off");
+        left.host.shell(NOTHING_RUNS);
     }
 }
