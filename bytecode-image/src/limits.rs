@@ -22,6 +22,9 @@ pub const TAR_ENTRIES: usize = 64;
 pub const SIGNATURES: usize = 32;
 /// Bytes of one signature's payload or bundle.
 pub const SIGNATURE: u64 = 1 << 20;
+/// Compressed streams of a layer one behind the other, skippable ones counted: bgzip begins one every 64 KiB, 512 for the most that a layer
+/// decodes to; seekable formats one or two a file.
+pub const STREAMS: usize = 1024;
 /// Bytes of a token server's answer: tokens are a few KiB.
 pub const TOKEN: u64 = 64 << 10;
 /// Bytes read of an error's body, to quote its code and message.
