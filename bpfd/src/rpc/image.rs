@@ -310,7 +310,7 @@ fn store(error: &StoreError, refusal: impl Fn(ErrorReason) -> Refusal) -> Refusa
             refusal(ErrorReason::NotFoundImage).hint("`bpfctl image pull REFERENCE` fetches it anew")
         }
         StoreError::Resolve(ResolveError::NoPlatform { .. }) => refusal(ErrorReason::NoPlatform),
-        StoreError::Resolve(_) | StoreError::Document(_) | StoreError::TooLarge { .. } => {
+        StoreError::Resolve(_) | StoreError::Document(_) | StoreError::TooLarge { .. } | StoreError::Parts(_) => {
             refusal(ErrorReason::InvalidImage)
         }
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {

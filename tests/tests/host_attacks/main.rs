@@ -1,0 +1,6 @@
+//! Attacks on the built daemon: what a member, a viewer, a registry or a worker could do to others, and must not. A file for each kind.
+#![expect(clippy::unwrap_used, reason = "the lint exempts test functions, not what they share")]
+
+mod index_bomb;
+#[path = "../host_bad_images/world.rs"]
+mod world;
