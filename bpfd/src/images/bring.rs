@@ -12,6 +12,7 @@ use bytecode_image::digest::Digest;
 use bytecode_image::fetch::{self as transfer, PullRequest, Pulled};
 use bytecode_image::policy::ImagePolicy;
 use bytecode_image::reference::Reference;
+use bytecode_image::registries::Author;
 use bytecode_image::scope::most_specific;
 use bytecode_image::store::{Before, Fetched, StoreError, Sweep, Swept};
 use bytecode_image::transport::Timeouts;
@@ -48,6 +49,17 @@ enum Brought {
     Fetched,
 }
 
+/// How an image may be had.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// When to ask the registry.
+    pub(super) pull: PullPolicy,
+    /// Who wrote the reference.
+    pub(super) author: Author,
+    /// When the registry must have answered.
+    pub(super) deadline: Instant,
+}
+
 /// What the store has for a reference, before anybody is asked.
 enum Have {
     /// Whole, and good by the policy of now.
@@ -63,13 +75,12 @@ impl Shared {
     pub(super) fn ready(
         &self,
         reference: &Reference,
-        pull: PullPolicy,
-        deadline: Instant,
+        terms: Terms,
         report: &Report,
         waiter: &Waiter,
     ) -> Result<Ready, ImageError> {
         let before = self.hold(reference)?;
-        let ready = self.bring(reference, pull, deadline, report, waiter).and_then(|brought| {
+        let ready = self.bring(reference, terms, report, waiter).and_then(|brought| {
             let warning = match brought {
                 Brought::Stored(warning) => return self.usable(reference, warning, report, waiter),
                 Brought::Fetched => None,
@@ -102,11 +113,11 @@ impl Shared {
     fn bring(
         &self,
         reference: &Reference,
-        pull: PullPolicy,
-        deadline: Instant,
+        terms: Terms,
         report: &Report,
         waiter: &Waiter,
     ) -> Result<Brought, ImageError> {
+        let Terms { pull, .. } = terms;
         let have = match pull {
             PullPolicy::Never => return Ok(Brought::Stored(None)),
             PullPolicy::Newer | PullPolicy::Always | PullPolicy::IfNotPresent => self.have(reference)?,
@@ -121,7 +132,7 @@ impl Shared {
             (Have::Good(_) | Have::Refused(_) | Have::Nothing, _, _) => None,
         };
         report(Progress::begin(Phase::Resolve));
-        match (self.fetch(reference, pull, cached, deadline, report, waiter), have) {
+        match (self.fetch(reference, terms, cached, report, waiter), have) {
             (Err(ImageError::Fetch(failure)), Have::Refused(refusal)) if gone(failure.kind) => {
                 tracing::info!(%reference, %failure, "the stored image is refused, and no other can be had");
                 Err(ImageError::Refused(refusal))
@@ -142,12 +153,12 @@ impl Shared {
     fn fetch(
         &self,
         reference: &Reference,
-        pull: PullPolicy,
+        terms: Terms,
         cached: Option<Digest>,
-        deadline: Instant,
         report: &Report,
         waiter: &Waiter,
     ) -> Result<Brought, ImageError> {
+        let Terms { pull, author, deadline } = terms;
         let left = deadline.saturating_duration_since(Instant::now());
         let timeouts = Timeouts { deadline: self.timeouts.deadline.min(left), ..self.timeouts.clone() };
         let request = PullRequest {
@@ -155,7 +166,7 @@ impl Shared {
             policy: transfer_policy(pull),
             cached,
             platform: self.platform.clone(),
-            transport: self.registries.transport(reference, timeouts)?,
+            transport: self.registries.transport(reference, author, timeouts)?,
         };
         let brought = {
             let _pulling = self.ingest.read().unwrap_or_else(PoisonError::into_inner);
@@ -262,6 +273,7 @@ fn at_fault(error: &ImageError) -> bool {
             ParseError::TooSlow(_) | ParseError::Died { .. } | ParseError::Worker(_) => false,
         },
         ImageError::Reference(_)
+        | ImageError::NotCovered(_)
         | ImageError::Registries(_)
         | ImageError::Fetch(_)
         | ImageError::Worker(_)

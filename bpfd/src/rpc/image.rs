@@ -13,6 +13,7 @@ use bpfd_proto::v1::ErrorReason;
 use bytecode_image::label::LabelError;
 use bytecode_image::reference::Reference;
 use bytecode_image::resolve::ResolveError;
+use bytecode_image::scope::Scope;
 use bytecode_image::store::StoreError;
 use bytecode_image::summary::{GlobalSummary, MapSummary, ProgramSummary, Summary};
 use bytecode_image::verify;
@@ -246,6 +247,12 @@ impl From<ImageError> for Refusal {
         };
         match &error {
             ImageError::Reference(_) => refusal(ErrorReason::InvalidReference),
+            ImageError::NotCovered(reference) => {
+                Self::new(ErrorReason::ImageNotTrusted, text).cause(verify::Reason::NoScope.to_string()).hint(format!(
+                    "have root say who signs it: `bpfctl trust add NAME --key FILE --scope {}`",
+                    Scope::of_repository(reference)
+                ))
+            }
             ImageError::Registries(_) => {
                 refusal(ErrorReason::InvalidPolicy).hint("mend the file; it is read anew for each pull")
             }

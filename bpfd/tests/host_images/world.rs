@@ -150,7 +150,8 @@ impl World {
         pull: PullPolicy,
     ) -> Result<(Bytecode, Vec<Warning>), ImageError> {
         let report: Report = Arc::new(|_| {});
-        let (acquired, warnings) = self.run(self.images.acquire(reference, pull, &report, &Waiter::default()))?;
+        let (acquired, warnings) =
+            self.run(self.images.acquire(&Principal::daemon(), reference, pull, &report, &Waiter::default()))?;
         Ok((acquired.bytecode(&load(reference, pull), &self.objects).unwrap(), warnings))
     }
 
@@ -160,7 +161,7 @@ impl World {
         let ears = heard.clone();
         let report: Report = Arc::new(move |progress| ears.lock().unwrap().push(progress));
         let (reference, pull) = (self.reference(tag).to_string(), PullPolicy::Newer);
-        self.run(self.images.acquire(&reference, pull, &report, &Waiter::default())).unwrap();
+        self.run(self.images.acquire(&Principal::daemon(), &reference, pull, &report, &Waiter::default())).unwrap();
         let mut phases: Vec<Phase> = heard.lock().unwrap().iter().map(|progress| progress.phase).collect();
         phases.dedup();
         phases

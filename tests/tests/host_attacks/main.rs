@@ -2,5 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "the lint exempts test functions, not what they share")]
 
 mod index_bomb;
+mod keys_and_layers;
+mod private_addresses;
 #[path = "../host_bad_images/world.rs"]
 mod world;
