@@ -15,6 +15,7 @@ pub mod layout;
 pub mod load;
 pub mod load_log;
 pub mod objects;
+pub mod pages;
 pub mod progress;
 pub mod registries;
 pub mod repair;

@@ -177,16 +177,22 @@ impl Tracepoint {
     }
 }
 
+/// Bytes of a tracepoint's category.
+const CATEGORY_MAX: usize = 63;
+/// Bytes of a tracepoint's name.
+const EVENT_MAX: usize = 127;
+
 impl FromStr for Tracepoint {
     type Err = BadTracepoint;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         // Longest names in a 6.12 tracefs are 24 and 42 bytes; the parts become path components.
-        let part = |part: &str| {
-            (1..=96).contains(&part.len()) && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+        let part = |part: &str, most: usize| {
+            (1..=most).contains(&part.len())
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
         };
         match text.split_once('/') {
-            Some((category, event)) if part(category) && part(event) => {
+            Some((category, event)) if part(category, CATEGORY_MAX) && part(event, EVENT_MAX) => {
                 Ok(Self { category: category.to_owned(), event: event.to_owned() })
             }
             _ => Err(BadTracepoint(printable(text))),

@@ -6,7 +6,7 @@ use bpfd_core::ask::{Look, UploadAsk};
 use bpfd_core::changes;
 use bpfd_core::request::{AppRef, Bytes, LoadRequest, UnloadRequest, UnloadWhich};
 use bpfd_core::state::App;
-use bpfd_core::wire;
+use bpfd_core::wire::{self, BadField};
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::ErrorReason;
@@ -18,6 +18,7 @@ use super::{Context, principal, status, view};
 use crate::causes::error_chain;
 use crate::engine;
 use crate::objects::IncomingError;
+use crate::pages::{self, Page};
 use crate::progress::in_order;
 use crate::waiter::{Stopping, Waiter};
 
@@ -25,8 +26,6 @@ use crate::waiter::{Stopping, Waiter};
 const REPORTS: usize = 64;
 /// Characters of a log in one message.
 const LOG_PIECE: usize = 256 << 10;
-/// Apps in one page unless the caller asks for fewer.
-const PAGE: usize = 200;
 
 pub(super) struct Apps(pub(super) Arc<Context>, pub(super) Stopping);
 
@@ -40,6 +39,10 @@ impl pb::app_service_server::AppService for Apps {
         let mut pieces = request.into_inner();
         let mut incoming = self.0.objects.incoming().map_err(|error| no_room(IncomingError::Write(error)))?;
         while let Some(pb::UploadObjectRequest { chunk }) = pieces.message().await? {
+            if chunk.is_empty() {
+                // Each costs a message, and an upload of them never ends.
+                return Err(super::bad_field(BadField { field: "chunk", why: "it is empty".to_owned() }));
+            }
             incoming.write(&chunk).map_err(no_room)?;
         }
         let finished = tokio::task::spawn_blocking(move || incoming.finish()).await;
@@ -113,15 +116,13 @@ impl pb::app_service_server::AppService for Apps {
             None => true,
             Some(chain) => snapshot.state.links_of(app.uid).any(|link| link.placement.chain() == Some(chain)),
         };
-        let mut apps: Vec<&App> = snapshot.state.apps.values().filter(on_chain).collect();
+        let size = pages::size(page_size).map_err(super::bad_field)?;
+        let left = |app: &&App| app.name.as_str() > page_token.as_str();
+        let mut apps: Vec<&App> = snapshot.state.apps.values().filter(on_chain).filter(left).collect();
         apps.sort_by(|one, other| one.name.cmp(&other.name));
-        let pins = self.0.layout.pins();
-        let size = page_size.and_then(|size| usize::try_from(size).ok()).map_or(PAGE, |size| size.clamp(1, PAGE));
-        let mut rest = apps.into_iter().filter(|app| app.name.as_str() > page_token.as_str());
-        let page: Vec<&App> = rest.by_ref().take(size).collect();
-        let last = page.last().map(|app| app.name.to_string()).unwrap_or_default();
-        let next_page_token = if rest.next().is_some() { last } else { String::new() };
-        let apps = page.into_iter().map(|app| view::app(&snapshot, app, &pins)).collect();
+        let (snapshot, pins) = (&snapshot, self.0.layout.pins());
+        let made = apps.into_iter().map(|app| (app.name.to_string(), || view::app(snapshot, app, &pins)));
+        let Page { items: apps, next: next_page_token } = pages::page(size, made);
         Ok(Response::new(pb::ListAppsResponse { apps, next_page_token }))
     }
 
@@ -145,9 +146,9 @@ impl pb::app_service_server::AppService for Apps {
         let answer = self.0.engine.call(job).await.and_then(|result| result);
         let engine::Answer { outcome, plan } = answer.map_err(|error| status::engine(&message, error))?;
         Ok(Response::new(pb::UnloadResponse {
-            apps: outcome.apps.iter().map(|app| app.name.to_string()).collect(),
-            links: outcome.links.iter().map(|link| before.state.link_name(link)).collect(),
-            warnings,
+            apps: pages::texts(outcome.apps.iter().map(|app| app.name.to_string()).collect()),
+            links: pages::texts(outcome.links.iter().map(|link| before.state.link_name(link)).collect()),
+            warnings: view::few(warnings),
             plan: view::plan(plan),
         }))
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bpfd_core::ask::Look;
 use bpfd_core::hook::ChainKey;
+use bpfd_core::names::Netns;
 use bpfd_core::wire;
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
@@ -11,6 +12,7 @@ use bpfd_proto::v1::ErrorReason;
 use tonic::{Request, Response, Status};
 
 use super::{Context, principal, status, view};
+use crate::pages::{self, Page};
 
 pub(super) struct Chains(pub(super) Arc<Context>);
 
@@ -49,13 +51,22 @@ impl pb::chain_service_server::ChainService for Chains {
         request: Request<pb::ListChainsRequest>,
     ) -> Result<Response<pb::ListChainsResponse>, Status> {
         self.0.permit(principal(&request)?, Look).await?;
+        let pb::ListChainsRequest { page_size, page_token } = request.into_inner();
+        let size = pages::size(page_size).map_err(super::bad_field)?;
         let snapshot = self.0.snapshot();
-        let chains = snapshot
-            .observed
-            .chains
-            .keys()
-            .filter_map(|key| view::chain(&snapshot, key, &self.0.layout.bpffs))
-            .collect();
-        Ok(Response::new(pb::ListChainsResponse { chains }))
+        // The host's own first: a name begins with no space.
+        let place = |key: &ChainKey| match &key.netns {
+            Netns::Host => format!(" {key}"),
+            Netns::Named(_) => key.to_string(),
+        };
+        let there = |key: &&ChainKey| snapshot.observed.chains.get(*key).is_some_and(|seen| seen.interface.is_some());
+        let keys = snapshot.observed.chains.keys().filter(there).map(|key| (place(key), key));
+        let mut keys: Vec<(String, &ChainKey)> = keys.filter(|(place, _)| *place > page_token).collect();
+        keys.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let (snapshot, bpffs) = (&snapshot, &self.0.layout.bpffs);
+        let made =
+            keys.into_iter().map(|(place, key)| (place, || view::chain(snapshot, key, bpffs).unwrap_or_default()));
+        let Page { items: chains, next: next_page_token } = pages::page(size, made);
+        Ok(Response::new(pb::ListChainsResponse { chains, next_page_token }))
     }
 }

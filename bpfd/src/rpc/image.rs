@@ -25,6 +25,7 @@ use super::{Context, bad_field, principal, view};
 use crate::causes::error_chain;
 use crate::engine::Snapshot;
 use crate::images::{self, ImageError, Inspected, Removed, Stored, Verdict};
+use crate::pages::{self, Page};
 use crate::progress::in_order;
 use crate::trust::Apply;
 use crate::waiter::{GivenUp, Stopping, Waiter};
@@ -33,7 +34,7 @@ use crate::worker::parse::ParseError;
 
 /// Reports that wait for a slow reader; more are dropped.
 const REPORTS: usize = 64;
-/// Images in one page unless the caller asks for fewer.
+/// Images in one page at most, as each is judged, and read if it was not before.
 const PAGE: usize = 100;
 /// Images of one removal.
 const REMOVED: usize = 64;
@@ -94,18 +95,17 @@ impl pb::image_service_server::ImageService for ImageApi {
     ) -> Result<Response<pb::ListImagesResponse>, Status> {
         self.context.permit(principal(&request)?, Look).await?;
         let pb::ListImagesRequest { page_size, page_token } = request.into_inner();
-        let size = page_size.and_then(|size| usize::try_from(size).ok()).map_or(PAGE, |size| size.clamp(1, PAGE));
+        let size = pages::size(page_size).map_err(bad_field)?.min(PAGE);
         let all = self
             .context
             .images
             .list(&page_token, size + 1)
             .await
             .map_err(|error| Status::from(Refusal::from(error)))?;
-        let more = all.len() > size;
-        let snapshot = self.context.snapshot();
-        let images: Vec<pb::Image> = all.into_iter().take(size).map(|stored| image(&snapshot, stored)).collect();
-        let last = images.last().filter(|_| more).map(|image| image.reference.clone());
-        Ok(Response::new(pb::ListImagesResponse { images, next_page_token: last.unwrap_or_default() }))
+        let snapshot = &self.context.snapshot();
+        let made = all.into_iter().map(|stored| (stored.reference.to_string(), || image(snapshot, stored)));
+        let Page { items: images, next: next_page_token } = pages::page(size, made);
+        Ok(Response::new(pb::ListImagesResponse { images, next_page_token }))
     }
 
     async fn inspect_image(
@@ -167,7 +167,7 @@ fn image(snapshot: &Snapshot, stored: Stored) -> pb::Image {
     let Stored { reference, digest, manifest, object, size, pulled, signers } = stored;
     let seconds = pulled.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map(|since| since.as_secs());
     pb::Image {
-        apps: images::users(&snapshot.state, &reference, digest),
+        apps: pages::texts(images::users(&snapshot.state, &reference, digest)),
         reference: reference.to_string(),
         digest: digest.to_string(),
         manifest_digest: manifest.map(|manifest| manifest.to_string()).unwrap_or_default(),

@@ -15,9 +15,7 @@ use tonic::{Request, Response, Status};
 use super::chain::look;
 use super::{Context, principal, status, view};
 use crate::engine::{self, Engine};
-
-/// Links in one page unless the caller asks for fewer.
-const PAGE: usize = 500;
+use crate::pages::{self, Page};
 
 pub(super) struct Links(pub(super) Arc<Context>);
 
@@ -94,8 +92,8 @@ impl pb::link_service_server::LinkService for Links {
             look(&self.0, chain).await?;
         }
         Ok(Response::new(pb::DetachResponse {
-            links: outcome.links.iter().map(|link| before.state.link_name(link)).collect(),
-            warnings,
+            links: pages::texts(outcome.links.iter().map(|link| before.state.link_name(link)).collect()),
+            warnings: view::few(warnings),
             plan: view::plan(plan),
         }))
     }
@@ -118,6 +116,7 @@ impl pb::link_service_server::LinkService for Links {
     ) -> Result<Response<pb::ListLinksResponse>, Status> {
         self.0.permit(principal(&request)?, Look).await?;
         let pb::ListLinksRequest { interface, netns, app, page_size, page_token } = request.into_inner();
+        let size = pages::size(page_size).map_err(super::bad_field)?;
         let chain = interface.map(|interface| wire::xdp_chain(netns.as_deref(), &interface));
         let chain = chain.transpose().map_err(super::bad_field)?;
         let snapshot = self.0.snapshot();
@@ -139,14 +138,12 @@ impl pb::link_service_server::LinkService for Links {
                 .and_then(|key| snapshot.observed.members(key).iter().position(|member| member.link == link.uid));
             format!("{} {:05} {}", link.placement, place.unwrap_or(99_999), link.uid)
         };
-        let mut links: Vec<&Link> = snapshot.state.links.values().filter(wanted).collect();
-        links.sort_by_cached_key(key);
-        let size = page_size.and_then(|size| usize::try_from(size).ok()).map_or(PAGE, |size| size.clamp(1, PAGE));
-        let mut rest = links.into_iter().filter(|link| page_token.is_empty() || key(link) > page_token);
-        let page: Vec<&Link> = rest.by_ref().take(size).collect();
-        let last = page.last().map(key).unwrap_or_default();
-        let next_page_token = if rest.next().is_some() { last } else { String::new() };
-        let links = page.into_iter().map(|link| view::link(&snapshot, link)).collect();
+        let links = snapshot.state.links.values().filter(wanted).map(|link| (key(&link), link));
+        let mut links: Vec<(String, &Link)> = links.filter(|(place, _)| *place > page_token).collect();
+        links.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let snapshot = &snapshot;
+        let made = links.into_iter().map(|(place, link)| (place, || view::link(snapshot, link)));
+        let Page { items: links, next: next_page_token } = pages::page(size, made);
         Ok(Response::new(pb::ListLinksResponse { links, next_page_token }))
     }
 }

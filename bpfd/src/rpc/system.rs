@@ -9,6 +9,9 @@ use tonic::{Request, Response, Status};
 
 use super::{Context, principal, status, view};
 
+/// Broken invariants that an answer lists, as it must fit one message.
+const SHOWN: usize = 256;
+
 pub(super) struct System(pub(super) Arc<Context>);
 
 #[tonic::async_trait]
@@ -49,7 +52,9 @@ impl pb::system_service_server::SystemService for System {
             check("start", CheckStatus::Warn, cause.clone(), "mend that, then restart bpfd; its log has more")
         });
         checks.extend(causes);
-        let broken = broken.iter().map(|broken| {
+        let more = broken.len().saturating_sub(SHOWN);
+        let more = (more > 0).then(|| check("invariants", CheckStatus::Fail, format!("and {more} more"), ""));
+        let broken = broken.iter().take(SHOWN).map(|broken| {
             check(
                 &broken.invariant,
                 CheckStatus::Fail,
@@ -58,7 +63,7 @@ impl pb::system_service_server::SystemService for System {
             )
         });
         let before = checks.len();
-        checks.extend(broken);
+        checks.extend(broken.chain(more));
         if checks.len() == before {
             let detail = "rows, pins and hooks agree".to_owned();
             checks.push(check("invariants", CheckStatus::Ok, detail, ""));

@@ -7,6 +7,7 @@ use bpfd_core::kernel::{ChainMode, ForeignSlot, Live, LiveTop, Member, Observed,
 use bpfd_core::names::Netns;
 use bpfd_core::order;
 use bpfd_core::plan::LinkStatus;
+use bpfd_core::request::GLOBAL_VALUE_MAX;
 use bpfd_core::state::{App, Link, Owner, ProgramType, Reach, Source};
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::ErrorReason;
@@ -14,6 +15,7 @@ use bpfd_proto::v1::ErrorReason;
 use crate::engine::Snapshot;
 use crate::images::Warning;
 use crate::kernel::map_path;
+use crate::pages;
 use crate::progress::{Phase, Progress};
 
 /// An app with what the kernel has of it.
@@ -41,8 +43,10 @@ pub(super) fn app(snapshot: &Snapshot, app: &App, pins: &Path) -> pb::App {
             pin_path: path.map(|path| path.display().to_string()),
         }
     });
+    // Rows of earlier versions may have longer ones.
+    let short = |text: &str| text.get(..text.floor_char_boundary(GLOBAL_VALUE_MAX)).unwrap_or_default().to_owned();
     let globals =
-        app.globals.iter().map(|(name, set)| pb::GlobalSetting { name: name.clone(), value: set.text.clone() });
+        app.globals.iter().map(|(name, set)| pb::GlobalSetting { name: name.clone(), value: short(&set.text) });
     pb::App {
         uid: app.uid.to_string(),
         name: app.name.to_string(),
@@ -56,7 +60,7 @@ pub(super) fn app(snapshot: &Snapshot, app: &App, pins: &Path) -> pb::App {
         maps: maps.collect(),
         globals: globals.collect(),
         create_time: time(app.created),
-        links: state.links_of(app.uid).map(|link| state.link_name(link)).collect(),
+        links: pages::texts(state.links_of(app.uid).map(|link| state.link_name(link)).collect()),
         reach: match app.reach {
             Reach::Kernel => pb::Reach::Kernel,
             Reach::Packet => pb::Reach::Packet,
@@ -216,6 +220,7 @@ pub(super) fn chain(snapshot: &Snapshot, key: &ChainKey, bpffs: &Path) -> Option
             findings.push(format!("`{}` is not as asked: {cause}", state.link_name(row)));
         }
     }
+    let findings = pages::texts(findings);
     Some(pb::Chain {
         netns: netns(&key.netns),
         interface: key.interface.to_string(),
@@ -293,7 +298,7 @@ pub(super) fn progress(progress: Progress) -> pb::Progress {
 
 /// A plan, a line an entry.
 pub(super) fn plan(text: Option<String>) -> Vec<String> {
-    text.map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default()
+    pages::texts(text.map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default())
 }
 
 /// Warnings that came with a result.
@@ -305,6 +310,17 @@ pub(super) fn warnings(warnings: Vec<Warning>) -> Vec<pb::Warning> {
         pb::Warning { reason: reason.word().to_owned(), message, hint: String::new() }
     };
     warnings.into_iter().map(warning).collect()
+}
+
+/// No more warnings than are read; of the rest the last one says how many there are.
+pub(super) fn few(mut warnings: Vec<pb::Warning>) -> Vec<pb::Warning> {
+    const SHOWN: usize = 64;
+    let more = warnings.len().saturating_sub(SHOWN);
+    if let Some(last) = warnings.last().filter(|_| more > 0).cloned() {
+        warnings.truncate(SHOWN);
+        warnings.push(pb::Warning { message: format!("and {more} more"), ..last });
+    }
+    warnings
 }
 
 /// What `--all` leaves, and why.

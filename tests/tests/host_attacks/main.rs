@@ -3,6 +3,8 @@
 
 mod index_bomb;
 mod keys_and_layers;
+mod list_pages;
+mod moving_tags;
 mod private_addresses;
 #[path = "../host_bad_images/world.rs"]
 mod world;
