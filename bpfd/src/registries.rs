@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bytecode_image::auth::{AuthError, AuthFile};
 use bytecode_image::reference::Reference;
-use bytecode_image::registries::{CertificateError, Registries, RegistriesError};
+use bytecode_image::registries::{Author, CertificateError, Registries, RegistriesError};
 use bytecode_image::transport::{Timeouts, TransportConfig};
 
 use crate::etc::{self, EtcError};
@@ -52,17 +52,22 @@ impl RegistryFiles {
     }
 
     /// What a transport must know to ask one registry, and nothing of the others' credentials.
-    pub fn transport(&self, reference: &Reference, timeouts: Timeouts) -> Result<TransportConfig, RegistryFilesError> {
+    pub fn transport(
+        &self,
+        reference: &Reference,
+        author: Author,
+        timeouts: Timeouts,
+    ) -> Result<TransportConfig, RegistryFilesError> {
         let registries = self.registries()?;
         let endpoints = registries.endpoints(reference).into_iter().flat_map(|endpoint| endpoint.names());
         let names: Vec<String> = endpoints.chain([reference.registry().to_string()]).collect();
-        Ok(TransportConfig { registries, auth: self.auth()?.only_for(&names), timeouts })
+        Ok(TransportConfig { registries, auth: self.auth()?.only_for(&names), timeouts, author })
     }
 
     fn registries(&self) -> Result<Registries, RegistryFilesError> {
         let text = etc::read(&self.registries)?.unwrap_or_default();
         let mut registries = Registries::parse(&text, &shown(&self.registries))?;
-        registries.read_certificates()?;
+        registries.read_certificates(etc::named)?;
         Ok(registries)
     }
 
@@ -97,7 +102,7 @@ mod tests {
         let registries = "[[registry]]\nname = \"r.example\"\nendpoint = \"10.0.0.9:5000\"\nhttp = true\n";
         let (_dir, files) = files(registries, auth);
         let reference: Reference = "r.example/a:b".parse().unwrap();
-        let config = files.unwrap().transport(&reference, Timeouts::default()).unwrap();
+        let config = files.unwrap().transport(&reference, Author::Trusted, Timeouts::default()).unwrap();
         let has = |registry: &str| config.auth.lookup(registry, "a").is_some();
         assert!(has("r.example") && has("10.0.0.9:5000") && !has("other.example"));
     }
@@ -109,7 +114,8 @@ mod tests {
         let registries = "[[registry]]\nname = \"r.example\"\n\
                           mirrors = [{ endpoint = \"m.example\" }, { endpoint = \"n.example:5000\" }]\n";
         let (_dir, files) = files(registries, auth);
-        let config = files.unwrap().transport(&"r.example/a:b".parse().unwrap(), Timeouts::default()).unwrap();
+        let config =
+            files.unwrap().transport(&"r.example/a:b".parse().unwrap(), Author::Trusted, Timeouts::default()).unwrap();
         let has = |registry: &str| config.auth.lookup(registry, "a").is_some();
         assert!(has("m.example") && !has("n.example"));
     }

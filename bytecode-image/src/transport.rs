@@ -45,7 +45,7 @@ use crate::{
     document::{ACCEPTED, Document, DocumentError},
     limits,
     reference::Reference,
-    registries::{Authority, Endpoint, Registries},
+    registries::{Author, Authority, Endpoint, Registries},
 };
 
 /// Everything that a transport needs to know; serialises, with secrets, for the process that does the asking.
@@ -58,6 +58,8 @@ pub struct TransportConfig {
     pub auth: AuthFile,
     /// How long to wait.
     pub timeouts: Timeouts,
+    /// Who wrote the reference.
+    pub author: Author,
 }
 
 /// How long to wait. The defaults are those of [`limits`].
@@ -85,6 +87,7 @@ pub struct Remote {
     registries: Registries,
     auth: AuthFile,
     timeouts: Timeouts,
+    author: Author,
     deadline: Instant,
     clients: Clients,
     endpoints: Vec<Endpoint>,
@@ -106,7 +109,7 @@ impl Remote {
     /// Prepares to ask for a repository; connects nowhere yet.
     #[must_use]
     pub fn new(config: &TransportConfig, reference: &Reference) -> Self {
-        let TransportConfig { registries, auth, timeouts } = config.clone();
+        let TransportConfig { registries, auth, timeouts, author } = config.clone();
         Self {
             endpoints: registries.endpoints(reference),
             reference: reference.clone(),
@@ -115,6 +118,7 @@ impl Remote {
             registries,
             auth,
             timeouts,
+            author,
             serving: Mutex::default(),
             authorizations: Mutex::default(),
         }

@@ -12,6 +12,7 @@ use bpfd_sys::worker::CallError;
 use bytecode_image::digest::Digest;
 use bytecode_image::fetch::{self as transfer, PullRequest, Pulled};
 use bytecode_image::reference::Reference;
+use bytecode_image::registries::Author;
 use bytecode_image::store::{Before, Fetched, StoreError, Sweep, Swept};
 use bytecode_image::transport::Timeouts;
 use bytecode_image::verify::Refusal;
@@ -40,6 +41,17 @@ enum Brought {
     Fetched,
 }
 
+/// How an image may be had.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// When to ask the registry.
+    pub(super) pull: PullPolicy,
+    /// Who wrote the reference.
+    pub(super) author: Author,
+    /// When the registry must have answered.
+    pub(super) deadline: Instant,
+}
+
 /// What the store has for a reference, before anybody is asked.
 enum Have {
     /// Whole, and good by the policy of now.
@@ -55,13 +67,12 @@ impl Shared {
     pub(super) fn ready(
         &self,
         reference: &Reference,
-        pull: PullPolicy,
-        deadline: Instant,
+        terms: Terms,
         report: &Report,
         waiter: &Waiter,
     ) -> Result<Ready, ImageError> {
         let before = self.hold(reference)?;
-        let ready = self.bring(reference, pull, deadline, report, waiter).and_then(|brought| {
+        let ready = self.bring(reference, terms, report, waiter).and_then(|brought| {
             let warning = match brought {
                 Brought::Stored(warning) => return self.usable(reference, warning, report, waiter),
                 Brought::Fetched => None,
@@ -94,11 +105,11 @@ impl Shared {
     fn bring(
         &self,
         reference: &Reference,
-        pull: PullPolicy,
-        deadline: Instant,
+        terms: Terms,
         report: &Report,
         waiter: &Waiter,
     ) -> Result<Brought, ImageError> {
+        let Terms { pull, .. } = terms;
         let have = match pull {
             PullPolicy::Never => return Ok(Brought::Stored(None)),
             PullPolicy::Newer | PullPolicy::Always | PullPolicy::IfNotPresent => self.have(reference)?,
@@ -113,7 +124,7 @@ impl Shared {
             (Have::Good(_) | Have::Refused(_) | Have::Nothing, _, _) => None,
         };
         report(Progress::begin(Phase::Resolve));
-        match (self.fetch(reference, pull, cached, deadline, report, waiter), have) {
+        match (self.fetch(reference, terms, cached, report, waiter), have) {
             (Err(ImageError::Fetch(failure)), Have::Refused(refusal)) if gone(failure.kind) => {
                 tracing::info!(%reference, %failure, "the stored image is refused, and no other can be had");
                 Err(ImageError::Refused(refusal))
@@ -134,12 +145,12 @@ impl Shared {
     fn fetch(
         &self,
         reference: &Reference,
-        pull: PullPolicy,
+        terms: Terms,
         cached: Option<Digest>,
-        deadline: Instant,
         report: &Report,
         waiter: &Waiter,
     ) -> Result<Brought, ImageError> {
+        let Terms { pull, author, deadline } = terms;
         let left = deadline.saturating_duration_since(Instant::now());
         let timeouts = Timeouts { deadline: self.timeouts.deadline.min(left), ..self.timeouts.clone() };
         let request = PullRequest {
@@ -147,7 +158,7 @@ impl Shared {
             policy: transfer_policy(pull),
             cached,
             platform: self.platform.clone(),
-            transport: self.registries.transport(reference, timeouts)?,
+            transport: self.registries.transport(reference, author, timeouts)?,
         };
         let brought = {
             let _pulling = self.ingest.read().unwrap_or_else(PoisonError::into_inner);
@@ -254,6 +265,7 @@ fn at_fault(error: &ImageError) -> bool {
             ParseError::TooSlow(_) | ParseError::Died { .. } | ParseError::Worker(_) => false,
         },
         ImageError::Reference(_)
+        | ImageError::NotCovered(_)
         | ImageError::Registries(_)
         | ImageError::Fetch(_)
         | ImageError::Worker(_)

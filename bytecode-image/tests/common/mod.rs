@@ -12,7 +12,7 @@ use bytecode_image::{
     fetch::{PullError, PullPolicy, PullRequest, Pulled, pull},
     media,
     reference::Reference,
-    registries::Registries,
+    registries::{Author, Registries},
     resolve::{Platform, Selected},
     store::Store,
     testing::registry::{Mode, Options, TestRegistry},
@@ -89,6 +89,7 @@ pub(crate) fn config(registry: &TestRegistry, more: &str) -> TransportConfig {
         registries: Registries::parse(&text, "registries.toml").unwrap(),
         auth: AuthFile::default(),
         timeouts: Timeouts { idle: Duration::from_millis(300), ..Timeouts::default() },
+        author: Author::Trusted,
     }
 }
 

@@ -216,6 +216,8 @@ impl From<&TransportError> for FailureKind {
             TransportError::Redirects(_)
             | TransportError::Location(_)
             | TransportError::Insecure { .. }
+            | TransportError::PrivateHost(_)
+            | TransportError::Elsewhere { .. }
             | TransportError::PrivateAddress { .. } => Self::Redirect,
             TransportError::ForeignRealm { .. } => Self::ForeignRealm,
             // Of a part that a manifest names: the image itself is there, see `FetchError::NoSuchImage`.

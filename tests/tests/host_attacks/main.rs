@@ -1,0 +1,15 @@
+//! Attacks on the built daemon: what a member, a viewer, a registry or a worker could do to others, and must not. A file for each kind.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::unreachable,
+    reason = "the lints exempt test functions, not what they share"
+)]
+
+mod index_bomb;
+mod keys_and_layers;
+mod list_pages;
+mod moving_tags;
+mod private_addresses;
+#[path = "../host_bad_images/world.rs"]
+mod world;
