@@ -73,8 +73,9 @@ pub struct DeniedImage {
     /// As it was asked for.
     #[serde(rename = "image")]
     pub reference: String,
-    /// What it was resolved to.
-    pub digest: String,
+    /// What it was resolved to; absent if no registry was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
 }
 
 /// Where records go. The engine writes one before each effect and does nothing if it cannot.

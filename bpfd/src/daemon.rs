@@ -8,7 +8,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bpfd_core::config::{Config, ConfigError};
 use bpfd_core::ident::BootId;
@@ -93,6 +93,10 @@ pub enum DaemonError {
     Serve(#[from] ServeError),
 }
 
+/// How long threads that work on images may go on once nothing is served any more. What they leave is what a crash leaves: the image
+/// store is changed by renames alone.
+const THREADS: Duration = Duration::from_secs(3);
+
 /// Names what a call on a path was for.
 fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> DaemonError {
     let path = path.to_path_buf();
@@ -165,12 +169,11 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
         },
     };
     let listeners = listen(layout)?;
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(DaemonError::Runtime)?
-        .block_on(serve(Arc::new(service), listeners))
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(DaemonError::Runtime)?;
+    let served = runtime.block_on(serve(Arc::new(service), listeners));
+    runtime.shutdown_timeout(THREADS);
+    served
 }
 
 async fn serve(service: Arc<Service>, listeners: Vec<UnixListener>) -> Result<(), DaemonError> {

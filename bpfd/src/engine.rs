@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bpfd_core::chain::status_of;
 use bpfd_core::changes::{Fresh, RequestError};
 use bpfd_core::hook::ChainKey;
 use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, RequestKey, Uids};
@@ -17,7 +18,6 @@ use bpfd_core::invariants::{self, Broken};
 use bpfd_core::journal::Operation;
 use bpfd_core::kernel::{InterfaceId, Kernel, ObserveError, Observed, Scope, StepError};
 use bpfd_core::order;
-use bpfd_core::chain::status_of;
 use bpfd_core::plan::{PlanError, Planned, adoptions, own_status, plan, status, touched};
 use bpfd_core::policy::{Denied, Principal, confirm};
 use bpfd_core::state::{Change, State};
@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 use crate::audit::AuditSink;
 use crate::execute::{ExecuteError, Executor, RACES, execute};
-use crate::repair::{RepairError, Repaired, Attempt, repair, settle};
+use crate::repair::{Attempt, RepairError, Repaired, repair, settle};
 use crate::store::{Earlier, Outcome, Store, StoreError};
 
 pub use bpfd_core::snapshot::Snapshot;

@@ -84,6 +84,12 @@ pub fn read(path: &Path) -> Result<Option<String>, EtcError> {
     String::from_utf8(bytes).map(Some).map_err(|_not| at(EtcFault::Text))
 }
 
+/// The text of a file that another one names: it must be there, and is read under the same rules.
+pub fn named(path: &Path) -> io::Result<String> {
+    let text = read(path).map_err(|EtcError { path: _, fault }| io::Error::other(fault))?;
+    text.ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
 /// The names of the files in a directory that end in `.toml` and are not hidden, sorted; none if it is not there.
 pub fn toml_files(directory: &Path) -> Result<Vec<PathBuf>, EtcError> {
     let at = |fault: EtcFault| EtcError { path: directory.to_path_buf(), fault };

@@ -1,7 +1,8 @@
 //! Images in the daemon: pulled by the fetch worker, judged here by the policy of now, kept in the OCI layout.
 //!
 //! ```text
-//! acquire ─ bring    does the store serve? else the worker pulls into ingest/, and what it wrote is taken in     bring.rs
+//! acquire ─ covered  only root may have a registry asked if no scope of the policy covers the reference
+//!         ─ bring    does the store serve? else the worker pulls into ingest/, and what it wrote is taken in     bring.rs
 //!         ─ judge    always, from the store alone: selected image + kept signatures + policy → Verified          judge.rs
 //!         ─ open     layer hashed, unpacked; the parse worker reads the object; the label agrees with it         judge.rs
 //!         ─ Acquired: the proof, the object's digest, what the label says                                        words.rs
@@ -23,13 +24,14 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bpfd_core::ask::PullAsk;
-use bpfd_core::policy::Authorized;
+use bpfd_core::policy::{Authorized, Principal};
 use bpfd_core::report::Warning;
 use bpfd_core::request::{Apply, PullPolicy};
 use bpfd_core::state::State;
 use bytecode_image::digest::Digest;
 use bytecode_image::limits;
 use bytecode_image::reference::Reference;
+use bytecode_image::registries::Author;
 use bytecode_image::resolve::Platform;
 use bytecode_image::store::{Named, Store, StoreError, Sweep};
 use bytecode_image::summary::summary;
@@ -37,7 +39,7 @@ use bytecode_image::transport::Timeouts;
 use tokio::sync::Semaphore;
 
 pub use self::acquired::Acquired;
-use self::bring::Ready;
+use self::bring::{Ready, Terms};
 pub use self::error::ImageError;
 use self::judge::{open, platform};
 pub use self::shelf::{Inspected, Removed, Stored, Verdict, users};
@@ -143,15 +145,18 @@ impl Images {
     /// [`ImageError`].
     pub async fn acquire(
         &self,
+        caller: &Principal,
         reference: &str,
         pull: PullPolicy,
         report: &Report,
         waiter: &Waiter,
     ) -> Result<(Acquired, Vec<Warning>), ImageError> {
         let reference: Reference = reference.parse()?;
+        let author = self.shared.covered(caller, &reference)?;
         let (told, waits) = (report.clone(), waiter.clone());
         let work = move |shared: &Shared, reference: &Reference, deadline| {
-            let Ready { judged, opened, warning } = shared.ready(reference, pull, deadline, &told, &waits)?;
+            let terms = Terms { pull, author, deadline };
+            let Ready { judged, opened, warning } = shared.ready(reference, terms, &told, &waits)?;
             let object = shared.objects.put(&opened.object)?;
             let words = words::words(reference, &opened);
             Ok((Acquired::new(judged, object, words), warning.into_iter().collect()))
@@ -171,15 +176,18 @@ impl Images {
         waiter: &Waiter,
     ) -> Result<(Stored, Vec<Warning>), ImageError> {
         let PullAsk(reference) = ask.request();
+        let reference: Reference = reference.parse()?;
+        let author = self.shared.covered(ask.principal(), &reference)?;
         let (told, waits) = (report.clone(), waiter.clone());
         let work = move |shared: &Shared, reference: &Reference, deadline| {
-            let Ready { judged: _, opened: _, warning } = shared.ready(reference, pull, deadline, &told, &waits)?;
+            let terms = Terms { pull, author, deadline };
+            let Ready { judged: _, opened: _, warning } = shared.ready(reference, terms, &told, &waits)?;
             let named = shared.named(&reference.to_string())?;
             let stored = named.first().map(|named| shared.stored(named));
             let stored = stored.ok_or_else(|| ImageError::NotStored(reference.to_string()))?;
             Ok((stored, warning.into_iter().collect()))
         };
-        self.alone(reference.parse()?, waiter, work).await
+        self.alone(reference, waiter, work).await
     }
 
     /// Images of the store by name: at most `limit` of those whose names come after `after`.
@@ -332,12 +340,28 @@ fn is_damage(error: &StoreError) -> bool {
         StoreError::NotALayout(_)
         | StoreError::Corrupt(_)
         | StoreError::Missing(_)
+        | StoreError::Parts(_)
         | StoreError::TooLarge { .. }
         | StoreError::Index(_)
         | StoreError::NotFound(_)
         | StoreError::Document(_)
         | StoreError::Resolve(_)
         | StoreError::NotWhatItSays { .. } => true,
+    }
+}
+
+impl Shared {
+    /// Who wrote a reference, if the caller may have its registry asked: only root may, if no scope of the policy covers the reference. The
+    /// refusal comes before a name is resolved or a packet is sent.
+    fn covered(&self, caller: &Principal, reference: &Reference) -> Result<Author, ImageError> {
+        if caller.uid == 0 {
+            return Ok(Author::Trusted);
+        }
+        let policy = self.trust.policy();
+        policy
+            .image_rule(reference)
+            .map(|_covers| Author::Other)
+            .ok_or_else(|| ImageError::NotCovered(reference.clone()))
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bytecode_image::auth::{AuthError, AuthFile};
 use bytecode_image::reference::Reference;
-use bytecode_image::registries::{CertificateError, Endpoint, Registries, RegistriesError};
+use bytecode_image::registries::{Author, CertificateError, Endpoint, Registries, RegistriesError};
 use bytecode_image::transport::{Timeouts, TransportConfig};
 
 use crate::etc::{self, EtcError};
@@ -56,6 +56,7 @@ impl RegistryFiles {
     pub fn transports(
         &self,
         reference: &Reference,
+        author: Author,
         timeouts: Timeouts,
     ) -> Result<Vec<TransportConfig>, RegistryFilesError> {
         let (registries, auth) = (self.registries()?, self.auth()?);
@@ -66,7 +67,13 @@ impl RegistryFiles {
             let name = (own.as_ref() == Some(&endpoint)).then(|| reference.registry().to_string());
             let names: Vec<String> = name.into_iter().chain(endpoint.names()).collect();
             let auth = auth.only_one(&names, reference.repository());
-            TransportConfig { registries: registries.clone(), auth, timeouts: timeouts.clone(), only: Some(endpoint) }
+            TransportConfig {
+                registries: registries.clone(),
+                auth,
+                timeouts: timeouts.clone(),
+                author,
+                only: Some(endpoint),
+            }
         };
         Ok(endpoints.into_iter().map(transport).collect())
     }
@@ -74,7 +81,7 @@ impl RegistryFiles {
     fn registries(&self) -> Result<Registries, RegistryFilesError> {
         let text = etc::read(&self.registries)?.unwrap_or_default();
         let mut registries = Registries::parse(&text, &shown(&self.registries))?;
-        registries.read_certificates()?;
+        registries.read_certificates(etc::named)?;
         Ok(registries)
     }
 
@@ -111,7 +118,7 @@ mod tests {
                           mirrors = [{ endpoint = \"m.example\" }]\n";
         let (_dir, files) = files(registries, auth);
         let reference: Reference = "r.example/a:b".parse().unwrap();
-        let transports = files.unwrap().transports(&reference, Timeouts::default()).unwrap();
+        let transports = files.unwrap().transports(&reference, Author::Trusted, Timeouts::default()).unwrap();
         let names = ["r.example", "10.0.0.9:5000", "m.example", "other.example", "r.example/x"];
         let had = |config: &TransportConfig| names.map(|name| config.auth.lookup(name, "a").is_some());
         let asked: Vec<_> = transports.iter().map(|config| config.only.as_ref().unwrap().origin()).collect();
@@ -128,7 +135,8 @@ mod tests {
         let registries = "[[registry]]\nname = \"r.example\"\n\
                           mirrors = [{ endpoint = \"m.example\" }, { endpoint = \"n.example:5000\" }]\n";
         let (_dir, files) = files(registries, auth);
-        let transports = files.unwrap().transports(&"r.example/a:b".parse().unwrap(), Timeouts::default()).unwrap();
+        let transports =
+            files.unwrap().transports(&"r.example/a:b".parse().unwrap(), Author::Trusted, Timeouts::default()).unwrap();
         let has = |registry: &str| transports.iter().any(|config| config.auth.lookup(registry, "a").is_some());
         assert!(has("m.example") && !has("n.example"));
     }

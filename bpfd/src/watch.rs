@@ -100,7 +100,9 @@ fn wait(own: &LinkWatch, named: &Named, mounts: &File, alarm: &Alarm) -> io::Res
         fds.push(PollFd::new(mounts, PollFlags::PRI));
         fds.push(PollFd::new(&named.files, PollFlags::IN));
     }
-    fds.extend(named.listeners.values().filter_map(EventListener::watch).map(|watch| PollFd::new(watch, PollFlags::IN)));
+    fds.extend(
+        named.listeners.values().filter_map(EventListener::watch).map(|watch| PollFd::new(watch, PollFlags::IN)),
+    );
     retry_on_intr(|| poll(&mut fds, None))?;
     let rang = |fd: &PollFd<'_>| !fd.revents().is_empty();
     let names = if named.listeners.is_empty() { false } else { fds.iter().skip(before_names).take(2).any(rang) };
@@ -300,7 +302,11 @@ impl Named {
     }
 }
 
-fn listen_at(namespaces: &mut Namespaces, name: &NetnsName, file: io::Result<Option<FileId>>) -> io::Result<EventListener> {
+fn listen_at(
+    namespaces: &mut Namespaces,
+    name: &NetnsName,
+    file: io::Result<Option<FileId>>,
+) -> io::Result<EventListener> {
     let Some(file) = file? else { return Ok(EventListener::Absent) };
     let watch = namespaces.news(name)?;
     Ok(watch.map_or(EventListener::NotANamespace(file), |watch| EventListener::Listening(file, watch)))

@@ -4,13 +4,16 @@
 //! Must never hold bytes whose digest was not computed here, and never guess between an index and an image: a text that
 //! could be read as both is refused (CVE-2021-41190).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Serialize,
+    de::{Error, SeqAccess, Visitor},
+};
 
 use crate::{
     digest::{Descriptor, Digest},
-    media,
+    limits, media,
 };
 
 /// The four media types that this crate asks for and accepts, in order of preference.
@@ -143,12 +146,40 @@ struct Raw {
     schema_version: u64,
     media_type: Option<String>,
     artifact_type: Option<String>,
-    manifests: Option<Vec<IndexEntry>>,
+    manifests: Option<Few<IndexEntry>>,
     config: Option<Descriptor>,
-    layers: Option<Vec<Layer>>,
+    layers: Option<Few<Layer>>,
     subject: Option<Descriptor>,
     #[serde(default, deserialize_with = "nothing_for_null")]
     annotations: BTreeMap<String, String>,
+}
+
+/// A list that is read up to [`limits::ENTRIES`], and not at all if it is longer.
+struct Few<T>(Vec<T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Reader<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<T> {
+            type Value = Few<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a list of at most {} entries", limits::ENTRIES)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Few<T>, A::Error> {
+                let mut few = Vec::new();
+                while let Some(entry) = list.next_element()? {
+                    if few.len() == limits::ENTRIES {
+                        return Err(A::Error::custom(format_args!("a list has more than {} entries", limits::ENTRIES)));
+                    }
+                    few.push(entry);
+                }
+                Ok(Few(few))
+            }
+        }
+        from.deserialize_seq(Reader(PhantomData))
+    }
 }
 
 /// Go writes an absent map as `null`.
@@ -230,12 +261,12 @@ impl Document {
         if let Some(inside) = media_type.filter(|inside| inside != announced) {
             return Err(DocumentError::MediaTypeDiffers { inside, announced: announced.to_owned() });
         }
-        let missing = |field| Err(DocumentError::Json(serde::de::Error::missing_field(field)));
+        let missing = |field| Err(DocumentError::Json(Error::missing_field(field)));
         match (manifests, config, layers) {
             (Some(_), Some(_), _) | (Some(_), _, Some(_)) => Err(DocumentError::Ambiguous),
-            (Some(manifests), None, None) if is_index => Ok(Manifest::Index(Index { manifests })),
+            (Some(manifests), None, None) if is_index => Ok(Manifest::Index(Index { manifests: manifests.0 })),
             (None, Some(config), Some(layers)) if !is_index => {
-                Ok(Manifest::Image(ImageManifest { artifact_type, config, layers, subject, annotations }))
+                Ok(Manifest::Image(ImageManifest { artifact_type, config, layers: layers.0, subject, annotations }))
             }
             (None, _, _) if is_index => missing("manifests"),
             (_, None, _) => missing("config"),
@@ -300,6 +331,17 @@ mod tests {
         let text = format!(r#"{{"schemaVersion":2,"layers":[],"layers":[],"config":{}}}"#, blob());
         let document = Document::new(media::MANIFEST, text.into_bytes());
         assert!(matches!(document.parse(), Err(DocumentError::Json(_))));
+    }
+
+    #[test]
+    fn a_list_is_read_up_to_its_limit() {
+        let of = |entries: usize| {
+            let index = json!({"schemaVersion": 2, "manifests": vec![blob(); entries]});
+            let image = json!({"schemaVersion": 2, "config": blob(), "layers": vec![blob(); entries]});
+            [parse(media::INDEX, &index), parse(media::MANIFEST, &image)].map(|parsed| parsed.is_ok())
+        };
+        assert_eq!(of(limits::ENTRIES), [true, true]);
+        assert_eq!(of(limits::ENTRIES + 1), [false, false]);
     }
 
     #[test]

@@ -30,6 +30,27 @@ const P256_SPKI: &[u8] = &[
 /// The same for Ed25519 (RFC 8410 §4).
 const ED25519_SPKI: &[u8] = &[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
+/// Points of order 1, 2, 4 and 8 on Curve25519, by their y without the sign bit: for such a key anybody can make signatures (RFC 8032
+/// §8.4; libsodium's `ge25519_has_small_order` has the same list, and two encodings more that are not canonical).
+const SMALL_ORDER: [[u8; 32]; 5] = [
+    [0; 32],
+    [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    [
+        0x26, 0xe8, 0x95, 0x8f, 0xc2, 0xb2, 0x27, 0xb0, 0x45, 0xc3, 0xf4, 0x89, 0xf2, 0xef, 0x98, 0xf0, 0xd5, 0xdf,
+        0xac, 0x05, 0xd3, 0xc6, 0x33, 0x39, 0xb1, 0x38, 0x02, 0x88, 0x6d, 0x53, 0xfc, 0x05,
+    ],
+    [
+        0xc7, 0x17, 0x6a, 0x70, 0x3d, 0x4d, 0xd8, 0x4f, 0xba, 0x3c, 0x0b, 0x76, 0x0d, 0x10, 0x67, 0x0f, 0x2a, 0x20,
+        0x53, 0xfa, 0x2c, 0x39, 0xcc, 0xc6, 0x4e, 0xc7, 0xfd, 0x77, 0x92, 0xac, 0x03, 0x7a,
+    ],
+    [
+        0xec, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+        0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f,
+    ],
+];
+/// The least byte of 2^255 - 19, whose other bytes are all ones: a y from there on has a second encoding (RFC 8032 §5.1.3).
+const FIELD_LEAST: u8 = 0xed;
+
 /// The signature scheme of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scheme {
@@ -83,6 +104,9 @@ pub enum KeyError {
     /// RSA, P-384, … or damaged.
     #[error("the key is neither ECDSA P-256 nor Ed25519, or damaged")]
     Scheme,
+    /// A point for which signatures can be made without a private key, or one with a second encoding.
+    #[error("this Ed25519 key is degenerate: anybody can make signatures for it")]
+    Degenerate,
     /// No randomness, or the library refuses.
     #[error("the cryptographic library cannot make a key or a signature")]
     Library,
@@ -108,13 +132,26 @@ impl VerifyingKey {
             }
             other => other?,
         };
-        Self::from_spki(&spki).ok_or(KeyError::Scheme)
+        Self::from_spki(&spki)
     }
 
-    fn from_spki(spki: &[u8]) -> Option<Self> {
-        [Scheme::P256, Scheme::Ed25519]
+    fn from_spki(spki: &[u8]) -> Result<Self, KeyError> {
+        let key = [Scheme::P256, Scheme::Ed25519]
             .into_iter()
             .find_map(|scheme| Self::checked(scheme, spki.strip_prefix(scheme.spki())?))
+            .ok_or(KeyError::Scheme)?;
+        if key.degenerate() { Err(KeyError::Degenerate) } else { Ok(key) }
+    }
+
+    /// Whether it is a point of small order, or not the canonical encoding of its point: two encodings would count as two keys. P-256 has
+    /// neither: its order is prime, and the library checks that a point is on the curve.
+    fn degenerate(&self) -> bool {
+        let Self { scheme: Scheme::Ed25519, point } = self else { return false };
+        let Ok(mut y) = <[u8; 32]>::try_from(point.as_slice()) else { return true };
+        let [least, middle @ .., last] = &mut y;
+        *last &= 0x7f;
+        let canonical = *least < FIELD_LEAST || *last != 0x7f || middle.iter().any(|byte| *byte != 0xff);
+        !canonical || SMALL_ORDER.contains(&y)
     }
 
     /// The key if the point is one of its curve.
@@ -186,7 +223,7 @@ pub fn policy_key(pem: io::Result<String>) -> Result<PublicKey, KeyFault> {
 
 /// True if a policy's key made the signature over exactly these bytes.
 pub(crate) fn verifies(key: &PublicKey, message: &[u8], signature: &[u8]) -> bool {
-    VerifyingKey::from_spki(key.spki()).is_some_and(|key| key.verifies(message, signature))
+    VerifyingKey::from_spki(key.spki()).is_ok_and(|key| key.verifies(message, signature))
 }
 
 /// A private key.

@@ -8,6 +8,12 @@ pub use bpfd_policy::limits::{CONFIG_FILE, SIGNATURE, SIGNATURES};
 
 /// Bytes of a manifest or an index: what registries themselves accept (distribution-spec 1.1, "Pushing Manifests": 4 MiB).
 pub const MANIFEST: u64 = 4 << 20;
+/// Entries of an index, and layers of a manifest: an image for every machine that Go knows, with its attestation, has less. Whatever is
+/// followed is a tree of two levels with this many branches each.
+pub const ENTRIES: usize = 64;
+/// Parts of one image on their way into the store: an index, and as many images of manifest, configuration and layer as it has entries. An
+/// image with all its signatures has 40.
+pub const PARTS: usize = 1 + 3 * ENTRIES;
 /// Bytes of an image configuration: labels are at most 64 KiB, the rest is a few hundred bytes; room for other builders.
 pub const CONFIG: u64 = 1 << 20;
 /// Bytes of the compressed layer: no more than an object may have, so that a stored (uncompressed) layer still fits.
@@ -18,6 +24,9 @@ pub const OBJECT: u64 = 16 << 20;
 pub const EXPANSION: u64 = 200;
 /// Decoded bytes that are allowed at any ratio: a small object full of zeros is not an attack.
 pub const EXPANSION_FLOOR: u64 = 1 << 20;
+/// Compressed streams of a layer one behind the other, skippable ones counted: bgzip begins one every 64 KiB, 512 for the most that a layer
+/// decodes to; seekable formats one or two a file.
+pub const STREAMS: usize = 1024;
 /// Entries of a layer's tar: one ELF, BTF files for some kernels, a licence.
 pub const TAR_ENTRIES: usize = 64;
 /// Bytes of a token server's answer: tokens are a few KiB.

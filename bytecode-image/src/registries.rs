@@ -12,16 +12,17 @@
 //! ```
 //! An unknown key is an error with file, line and column. Must never open a connection or resolve a name.
 
+mod certificates;
 mod endpoint;
 
-use std::{collections::BTreeSet, fs::File, io, io::Read, path::PathBuf};
+use std::{collections::BTreeSet, path::PathBuf};
 
 use bpfd_policy::position;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+pub use self::certificates::{CertificateError, plain_file};
 pub use self::endpoint::{Authorities, Authority, Endpoint, Scheme};
-use crate::limits::AUTHORITIES;
 use crate::reference::{Reference, Registry};
 
 /// Docker's registry answers at another name than the one in references, and its tokens come from a third
@@ -43,6 +44,17 @@ struct Entry {
     redirects: Vec<Authority>,
 }
 
+/// Who wrote a reference: whether the host in it may be on a private network.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Author {
+    /// Whoever may write `registries.toml` too: root, or the user of a command that runs as that user.
+    Trusted,
+    /// Anybody else.
+    #[default]
+    Other,
+}
+
 /// What is wrong in `registries.toml`, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file}:{line}:{column}: {what}")]
@@ -55,14 +67,6 @@ pub struct RegistriesError {
     pub column: usize,
     /// What is wrong.
     pub what: String,
-}
-
-/// A certificate file that cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read the certificate authorities in `{path}`")]
-pub struct CertificateError {
-    path: String,
-    source: io::Error,
 }
 
 #[derive(Deserialize)]
@@ -121,27 +125,6 @@ impl Registries {
         Ok(Self { entries })
     }
 
-    /// Reads every certificate file into memory, so that a process without file access can connect.
-    ///
-    /// # Errors
-    /// [`CertificateError`] for the first file that cannot be read, or with which they have more than [`AUTHORITIES`] bytes.
-    pub fn read_certificates(&mut self) -> Result<(), CertificateError> {
-        let mut left = AUTHORITIES;
-        let endpoints = self.entries.iter_mut().flat_map(|entry| entry.mirrors.iter_mut().chain([&mut entry.endpoint]));
-        for ca in endpoints.filter_map(|endpoint| endpoint.ca.as_mut()) {
-            let at = |source| CertificateError { path: ca.path.display().to_string(), source };
-            let mut bytes = Vec::new();
-            let file = File::open(&ca.path).map_err(at)?;
-            let read = file.take(left + 1).read_to_end(&mut bytes).map_err(at)?;
-            left = left.checked_sub(u64::try_from(read).unwrap_or(u64::MAX)).ok_or_else(|| {
-                at(io::Error::other(format!("the files of `ca` have more than {AUTHORITIES} bytes together")))
-            })?;
-            let text = String::from_utf8(bytes).map_err(|not| at(io::Error::new(io::ErrorKind::InvalidData, not)))?;
-            ca.pem = Some(text);
-        }
-        Ok(())
-    }
-
     /// Where a reference's registry is asked: its mirrors in order, then itself.
     #[must_use]
     pub fn endpoints(&self, reference: &Reference) -> Vec<Endpoint> {
@@ -152,15 +135,24 @@ impl Registries {
         }
     }
 
-    /// Whether the reference or this file names a host and port: only then may it have a private address.
+    /// Whether this file, or a reference of somebody who could write it, names a host and port: only then may it have a private address.
     #[must_use]
-    pub fn names(&self, reference: &Reference, authority: &Authority) -> bool {
-        let mine = self.entries.iter().any(|entry| {
+    pub fn names(&self, reference: &Reference, author: Author, authority: &Authority) -> bool {
+        let written = match author {
+            Author::Trusted => Authority::of(reference.registry(), Scheme::Https) == *authority,
+            Author::Other => false,
+        };
+        written || self.lists(authority)
+    }
+
+    /// Whether this file names a host and port.
+    #[must_use]
+    pub fn lists(&self, authority: &Authority) -> bool {
+        self.entries.iter().any(|entry| {
             entry.endpoints().any(|endpoint| endpoint.authority == *authority)
                 || entry.token_realms.contains(authority)
                 || entry.redirects.contains(authority)
-        });
-        mine || Authority::of(reference.registry(), Scheme::Https) == *authority
+        })
     }
 
     /// The endpoint that this file describes at a host and port: its scheme and its certificates hold for redirects too.
@@ -252,8 +244,6 @@ fn with_port(text: &Spanned<String>) -> Result<Authority, Wrong> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn reference(text: &str) -> Reference {
@@ -309,12 +299,15 @@ mod tests {
             redirects = ["10.0.0.7:9000"]
         "#;
         let registries = Registries::parse(text, "x").unwrap();
-        let names = |text: &str| registries.names(&reference("127.0.0.1:5000/a"), &authority(text).unwrap());
-        for named in ["r.example:443", "auth.example:8443", "10.0.0.7:9000", "127.0.0.1:5000"] {
-            assert!(names(named), "{named}");
+        let of =
+            |author, text: &str| registries.names(&reference("127.0.0.1:5000/a"), author, &authority(text).unwrap());
+        let names = |text: &str| [of(Author::Trusted, text), of(Author::Other, text)];
+        for named in ["r.example:443", "auth.example:8443", "10.0.0.7:9000"] {
+            assert_eq!(names(named), [true, true], "{named}");
         }
+        assert_eq!(names("127.0.0.1:5000"), [true, false]);
         for other in ["r.example:80", "auth.example:443", "10.0.0.7:9001", "127.0.0.1:5001"] {
-            assert!(!names(other), "{other}");
+            assert_eq!(names(other), [false, false], "{other}");
         }
     }
 
@@ -358,37 +351,5 @@ mod tests {
         ] {
             assert_eq!(error(text), expected, "{text}");
         }
-    }
-
-    #[test]
-    fn certificates_are_read_before_they_are_needed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ca.pem");
-        let text = format!("[[registry]]\nname = 'a'\nca = '{}'", path.display());
-        let mut registries = Registries::parse(&text, "x").unwrap();
-        assert_eq!(
-            registries.read_certificates().unwrap_err().to_string(),
-            format!("cannot read the certificate authorities in `{}`", path.display())
-        );
-        fs::write(&path, "PEM").unwrap();
-        registries.read_certificates().unwrap();
-        let endpoints = registries.endpoints(&reference("a/b"));
-        assert_eq!(endpoints[0].ca.as_ref().unwrap().pem.as_deref(), Some("PEM"));
-        let json = serde_json::to_string(&registries).unwrap();
-        assert_eq!(serde_json::from_str::<Registries>(&json).unwrap(), registries);
-    }
-
-    #[test]
-    fn certificates_are_read_up_to_a_limit_for_all_files_together() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ca.pem");
-        let entry = |name: &str| format!("[[registry]]\nname = '{name}'\nca = '{}'\n", path.display());
-        let mut registries = Registries::parse(&(entry("a") + &entry("b")), "x").unwrap();
-        let half = usize::try_from(AUTHORITIES / 2).unwrap();
-        fs::write(&path, "x".repeat(half)).unwrap();
-        registries.read_certificates().unwrap();
-        fs::write(&path, "x".repeat(half + 1)).unwrap();
-        let refused = registries.read_certificates().unwrap_err();
-        assert_eq!(refused.source.to_string(), "the files of `ca` have more than 524288 bytes together");
     }
 }

@@ -29,6 +29,7 @@ mod dir;
 mod index;
 mod ingest;
 mod read;
+mod whole;
 
 use std::{
     io,
@@ -49,6 +50,7 @@ use self::{dir::Dir, index::Names};
 use crate::{
     digest::{Descriptor, Digest, Hasher},
     document::DocumentError,
+    limits,
     reference::Reference,
     resolve::ResolveError,
 };
@@ -125,6 +127,9 @@ pub enum StoreError {
     /// A stored manifest cannot be read.
     #[error("a manifest in the image store is refused")]
     Document(#[from] DocumentError),
+    /// More parts than an image can have.
+    #[error("an image of {0} parts was received; at most {limit} are taken in", limit = limits::PARTS)]
+    Parts(usize),
     /// Nothing in the image is for this platform.
     #[error("a stored image cannot be used here")]
     Resolve(#[from] ResolveError),
@@ -189,22 +194,22 @@ impl Store {
     }
 
     /// Moves an image's parts in and names it: all or nothing that counts. Each part is hashed again here, since whoever
-    /// wrote it may be a process that reads hostile bytes.
+    /// wrote it may be a process that reads hostile bytes; under the lock nothing of it is read any more.
     ///
     /// # Errors
     /// [`StoreError`]; then the names are as before.
     pub fn commit(&self, fetched: &Fetched) -> Result<(), StoreError> {
+        self.check_landed(fetched)?;
         let Fetched { reference, image, landed, signatures } = fetched;
         let _lock = self.lock()?;
-        for part in landed {
-            self.adopt(part)?;
+        for Landed { file, descriptor } in landed {
+            let moved = self.ingest.rename(file.as_str(), &self.blobs, &descriptor.digest.hex());
+            moved.map_err(|source| self.failed("take in a blob", source))?;
         }
         self.blobs.sync().map_err(|source| self.failed("write `blobs`", source))?;
-        self.check_whole(image)?;
         let mut names = self.names()?;
         names.set(&reference.to_string(), image);
         for Signatures { over, manifest } in signatures {
-            self.check_whole(manifest)?;
             names.set_signatures(&reference.signatures(*over), *over, manifest);
         }
         // Each image that a tag led to before has left its own.
@@ -274,21 +279,6 @@ impl Store {
             Ok(reached) => names.keep_signatures(&reached),
             Err(_doubt) => {}
         }
-    }
-
-    /// Moves one part from `ingest/` to `blobs/`, if it is what it says.
-    fn adopt(&self, part: &Landed) -> Result<(), StoreError> {
-        let Landed { file, descriptor } = part;
-        let doing = |source| self.failed("take in a blob", source);
-        let mut opened = self.ingest.open(file.as_str()).map_err(doing)?;
-        let mut hashed = HashedSink(Hasher::new());
-        io::copy(&mut io::Read::take(&mut opened, descriptor.size.saturating_add(1)), &mut hashed).map_err(doing)?;
-        let (length, got) = (hashed.0.length(), hashed.0.finish());
-        if got != descriptor.digest || length != descriptor.size {
-            return Err(StoreError::NotWhatItSays { wanted: descriptor.digest, got });
-        }
-        opened.sync_all().map_err(doing)?;
-        self.ingest.rename(file.as_str(), &self.blobs, &descriptor.digest.hex()).map_err(doing)
     }
 
     fn names(&self) -> Result<Names, StoreError> {

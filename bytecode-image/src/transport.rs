@@ -45,7 +45,7 @@ use crate::{
     document::{ACCEPTED, Document, DocumentError},
     limits,
     reference::Reference,
-    registries::{Authority, Endpoint, Registries},
+    registries::{Author, Authority, Endpoint, Registries},
 };
 
 /// Everything that a transport needs to know; serialises, with secrets, for the process that does the asking.
@@ -61,6 +61,8 @@ pub struct TransportConfig {
     /// The one endpoint to ask, if not each in its turn: whoever holds the credentials of one must not need those of another.
     #[serde(default)]
     pub only: Option<Endpoint>,
+    /// Who wrote the reference.
+    pub author: Author,
 }
 
 /// How long to wait. The defaults are those of [`limits`].
@@ -88,6 +90,7 @@ pub struct Remote {
     registries: Registries,
     auth: AuthFile,
     timeouts: Timeouts,
+    author: Author,
     deadline: Instant,
     clients: Clients,
     endpoints: Vec<Endpoint>,
@@ -110,7 +113,7 @@ impl Remote {
     /// Prepares to ask for a repository; connects nowhere yet.
     #[must_use]
     pub fn new(config: &TransportConfig, reference: &Reference) -> Self {
-        let TransportConfig { registries, auth, timeouts, only } = config.clone();
+        let TransportConfig { registries, auth, timeouts, author, only } = config.clone();
         Self {
             endpoints: registries.endpoints(reference),
             reference: reference.clone(),
@@ -120,6 +123,7 @@ impl Remote {
             auth,
             timeouts,
             only,
+            author,
             serving: Mutex::default(),
             authorizations: Mutex::default(),
         }

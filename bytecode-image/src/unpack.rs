@@ -10,7 +10,7 @@ use std::{
     path::{Component, Path},
 };
 
-use flate2::bufread::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use ruzstd::decoding::{
     FrameDecoder,
     errors::{FrameDecoderError, ReadFrameHeaderError},
@@ -55,6 +55,9 @@ pub enum UnpackError {
     /// The compressed stream is wrong.
     #[error("layer cannot be decompressed")]
     Corrupt(#[source] io::Error),
+    /// More streams one behind the other than any builder makes: empty ones decode to nothing and cost as much to begin as full ones.
+    #[error("layer has more than {limit} compressed streams one behind the other", limit = limits::STREAMS)]
+    Streams,
     /// The tar is wrong.
     #[error("layer is not a well-formed tar")]
     Tar(#[source] io::Error),
@@ -112,7 +115,7 @@ pub fn object(media_type: &str, layer: &[u8]) -> Result<Unpacked, UnpackError> {
     let fate = Fate::default();
     let decoder: Box<dyn Read + '_> = match media_type {
         media::LAYER_TAR | media::DOCKER_LAYER_TAR => Box::new(layer),
-        media::LAYER_TAR_GZIP | media::DOCKER_LAYER_TAR_GZIP => Box::new(MultiGzDecoder::new(layer)),
+        media::LAYER_TAR_GZIP | media::DOCKER_LAYER_TAR_GZIP => Box::new(GzipMembers::new(layer)),
         media::LAYER_TAR_ZSTD | media::DOCKER_LAYER_TAR_ZSTD => Box::new(ZstdFrames::new(layer)),
         other => return Err(UnpackError::MediaType(other.to_owned())),
     };
@@ -120,6 +123,9 @@ pub fn object(media_type: &str, layer: &[u8]) -> Result<Unpacked, UnpackError> {
     match (fate.bomb.get(), fate.broken.into_inner()) {
         (true, _) => Err(UnpackError::Bomb { encoded, allowed }),
         (false, Some(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(UnpackError::Truncated),
+        (false, Some(error)) if error.get_ref().is_some_and(|error| error.is::<TooManyStreams>()) => {
+            Err(UnpackError::Streams)
+        }
         (false, Some(error)) => Err(UnpackError::Corrupt(error)),
         (false, None) => found,
     }
@@ -222,22 +228,73 @@ impl Read for Decoded<'_> {
     }
 }
 
+/// How many compressed streams began.
+#[derive(Debug, Default)]
+struct Streams(usize);
+
+/// One stream too many.
+#[derive(Debug, thiserror::Error)]
+#[error("too many compressed streams")]
+struct TooManyStreams;
+
+impl Streams {
+    fn begin(&mut self) -> io::Result<()> {
+        self.0 += 1;
+        if self.0 > limits::STREAMS { Err(io::Error::other(TooManyStreams)) } else { Ok(()) }
+    }
+}
+
+/// Gzip members one after the other (RFC 1952 §2.2).
+struct GzipMembers<'a> {
+    input: &'a [u8],
+    member: Option<GzDecoder<&'a [u8]>>,
+    streams: Streams,
+}
+
+impl<'a> GzipMembers<'a> {
+    fn new(input: &'a [u8]) -> Self {
+        Self { input, member: None, streams: Streams::default() }
+    }
+}
+
+impl Read for GzipMembers<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let Some(mut member) = self.member.take() else {
+                // Nothing at all is a member that ends early.
+                if self.input.is_empty() && self.streams.0 > 0 {
+                    return Ok(0);
+                }
+                self.streams.begin()?;
+                self.member = Some(GzDecoder::new(self.input));
+                continue;
+            };
+            let length = member.read(buffer)?;
+            if length > 0 || buffer.is_empty() {
+                self.member = Some(member);
+                return Ok(length);
+            }
+            self.input = member.into_inner();
+        }
+    }
+}
+
 /// Zstd frames one after the other, skippable ones (RFC 8878 §3.1.2; zstd:chunked writes them) left out.
 struct ZstdFrames<'a> {
     input: &'a [u8],
     frame: Option<FrameDecoder>,
-    began: bool,
+    streams: Streams,
 }
 
 impl<'a> ZstdFrames<'a> {
     fn new(input: &'a [u8]) -> Self {
-        Self { input, frame: None, began: false }
+        Self { input, frame: None, streams: Streams::default() }
     }
 
     /// Starts the next frame; `None` at the end of the input.
     fn next_frame(&mut self) -> io::Result<Option<FrameDecoder>> {
-        while !self.input.is_empty() || !self.began {
-            self.began = true;
+        while !self.input.is_empty() || self.streams.0 == 0 {
+            self.streams.begin()?;
             let mut decoder = FrameDecoder::new();
             decoder.set_max_window_size(ZSTD_WINDOW);
             match decoder.init(&mut self.input) {

@@ -24,7 +24,7 @@ use bytecode_image::{
     fetch::{PullRequest, Pulled},
     limits, media,
     reference::Reference,
-    registries::Registries,
+    registries::{Author, Registries, plain_file},
     store::Store,
     testing::registry::{Mode, TestRegistry},
     transport::{Place, Put, Remote, Timeouts, TransportConfig, TransportError},
@@ -83,8 +83,14 @@ impl DockerRegistry {
     fn config(&self, entry: &str) -> TransportConfig {
         let text = format!("[[registry]]\nname = \"registry\"\nendpoint = \"{}\"\n{entry}\n", self.host);
         let mut registries = Registries::parse(&text, "registries.toml").unwrap();
-        registries.read_certificates().unwrap();
-        TransportConfig { registries, auth: AuthFile::default(), timeouts: Timeouts::default(), only: None }
+        registries.read_certificates(plain_file).unwrap();
+        TransportConfig {
+            registries,
+            auth: AuthFile::default(),
+            timeouts: Timeouts::default(),
+            author: Author::Trusted,
+            only: None,
+        }
     }
 }
 

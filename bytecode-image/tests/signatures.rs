@@ -147,6 +147,48 @@ fn each_wrong_key_file_has_its_own_error() {
 }
 
 #[test]
+fn a_key_for_which_anybody_can_sign_is_no_key() {
+    let pem = |point: [u8; 32]| {
+        let spki = [&[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00][..], &point].concat();
+        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(spki))
+    };
+    let read = |point| VerifyingKey::from_pem(&pem(point));
+    let small = |least: u8| {
+        let mut point = [0; 32];
+        point[0] = least;
+        point
+    };
+    let large = |least: u8| {
+        let mut point = [0xff; 32];
+        (point[0], point[31]) = (least, 0x7f);
+        point
+    };
+    let of_order_8 = [
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+    ];
+    let of_order_8 = of_order_8.map(|text| {
+        let digit = |at: usize| u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap();
+        std::array::from_fn(digit)
+    });
+    // With either sign; and what is no number of the field, each a second encoding of another point.
+    let others = [small(0), small(1), large(0xec)].into_iter().chain(of_order_8).chain((0xed..=0xff).map(large));
+    for point in others {
+        for sign in [0, 0x80] {
+            let mut point = point;
+            point[31] |= sign;
+            assert!(matches!(read(point), Err(KeyError::Degenerate)), "{point:?}");
+        }
+    }
+    // A signature for the neutral element, over anything: the library itself takes it.
+    let forged = [small(1), small(0)].concat();
+    let unchecked = aws_lc_rs::signature::UnparsedPublicKey::new(&aws_lc_rs::signature::ED25519, small(1));
+    assert!(unchecked.verify(b"anything", &forged).is_ok());
+    let honest = SigningKey::generate(Scheme::Ed25519).unwrap().public();
+    assert_eq!(VerifyingKey::from_pem(&honest.to_pem()).unwrap(), honest);
+}
+
+#[test]
 fn the_payload_is_cosigns_to_the_byte() {
     let digest = Digest::of(b"");
     let text = format!(

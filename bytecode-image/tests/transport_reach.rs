@@ -10,7 +10,7 @@ mod common;
 
 use bytecode_image::{
     limits,
-    registries::Registries,
+    registries::{Author, Registries},
     testing::registry::{Access, Mode, Options, TestRegistry},
     transport::{Remote, TransportConfig, TransportError},
 };
@@ -199,4 +199,19 @@ fn wrong_and_missing_credentials_are_told_apart() {
     let config = with_credentials(config(&registry, ""), &registry);
     let wrong = run(Remote::new(&config, &reference(&registry)).tagged("v1")).unwrap_err();
     assert_eq!(told(&wrong, &names), "`REGISTRY` denies access");
+}
+
+#[test]
+fn a_reference_of_somebody_else_names_no_private_address() {
+    let (registry, _) = registry(Mode::Honest);
+    let unknown = TransportConfig { registries: Registries::default(), author: Author::Other, ..config(&registry, "") };
+    for host in ["127.0.0.1", "localhost", "[::1]", "10.0.0.1", "169.254.169.254"] {
+        let host = format!("{host}:{}", registry.address().port());
+        let error = run(Remote::new(&unknown, &format!("{host}/{REPO}:v1").parse().unwrap()).tagged("v1")).unwrap_err();
+        assert_eq!(error.to_string(), format!("`{host}` has a private address, and registries.toml does not name it"));
+    }
+    assert_eq!(registry.seen(), []);
+    // The file's word is enough.
+    let known = TransportConfig { author: Author::Other, ..config(&registry, "") };
+    run(Remote::new(&known, &reference(&registry)).tagged("v1")).unwrap();
 }

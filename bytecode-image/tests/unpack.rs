@@ -203,6 +203,21 @@ fn files_behind_the_end_of_the_tar_are_refused() {
 }
 
 #[test]
+fn streams_without_end_are_refused() {
+    let tar = tar_of(&[Entry::File("a.o", ELF)]);
+    let skippable: &[u8] = &[0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
+    for (media_type, whole, empty) in [
+        (media::LAYER_TAR_GZIP, gzip(&tar), gzip(b"")),
+        (media::LAYER_TAR_ZSTD, zstd(&tar), zstd(b"")),
+        (media::LAYER_TAR_ZSTD, zstd(&tar), skippable.to_vec()),
+    ] {
+        let with = |more: usize| object(media_type, &[whole.clone(), empty.repeat(more)].concat());
+        assert!(with(limits::STREAMS - 1).is_ok(), "{media_type}");
+        assert!(matches!(with(limits::STREAMS), Err(UnpackError::Streams)), "{media_type}");
+    }
+}
+
+#[test]
 fn a_zstd_window_of_more_than_eight_mebibytes_is_refused() {
     // Magic, frame header descriptor 0, window descriptor: 1 << (10 + 14) bytes; then one last raw block without content.
     let frame = [0x28, 0xb5, 0x2f, 0xfd, 0, 14 << 3, 1, 0, 0];

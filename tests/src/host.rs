@@ -389,7 +389,7 @@ impl Host {
         let (apps, links, chains) = self.ask(async |daemon| {
             let apps = daemon.apps(pb::ListAppsRequest::default()).await?;
             let links = daemon.links(pb::ListLinksRequest::default()).await?;
-            Ok((apps, links, daemon.chains(pb::ListChainsRequest::default()).await?.chains))
+            Ok((apps, links, daemon.chains(pb::ListChainsRequest::default()).await?))
         });
         let pins = Pins::read(&self.bpffs());
         let wrong = pins.wrong(&Rows { apps, links, chains }, &mut self.copies.borrow_mut());

@@ -59,7 +59,7 @@ impl Chain {
                 };
                 vec![client.chain(request).await?]
             }
-            ChainVerb::List => client.chains(pb::ListChainsRequest {}).await?.chains,
+            ChainVerb::List => client.chains(pb::ListChainsRequest::default()).await?,
         };
         for finding in chains.iter().flat_map(|chain| &chain.findings) {
             warn(finding, "");

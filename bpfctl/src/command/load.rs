@@ -8,9 +8,9 @@ use bpfd_core::labels::{LabelKey, LabelValue, Labels};
 use bpfd_core::names::AppName;
 use bpfd_proto::v1::{self as pb, load_request, program_selector};
 use bytecode_image::reference::Reference;
+use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
-use clap::Args;
 
 use super::views::{Apps, Planned};
 use crate::args::{Cli, DryRun, label, word};

@@ -405,7 +405,10 @@ impl ChainService for Fake {
 
     async fn list_chains(&self, _: Request<pb::ListChainsRequest>) -> Answer<pb::ListChainsResponse> {
         let request = Request::new(pb::GetChainRequest { interface: "eth0".into(), ..Default::default() });
-        answer(pb::ListChainsResponse { chains: vec![self.get_chain(request).await?.into_inner()] })
+        answer(pb::ListChainsResponse {
+            chains: vec![self.get_chain(request).await?.into_inner()],
+            ..Default::default()
+        })
     }
 }
 

@@ -219,7 +219,11 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
     after.extend(unwanted.map(|link| Step::DetachLink(*link)));
     after.extend(dead_tops(observed, &wanted_tops).map(Step::UnpinTop));
     after.extend(
-        observed.exts.keys().filter(|link| !chain::libxdp::keeps_ext(target, observed, link)).map(|link| Step::UnpinExt(*link)),
+        observed
+            .exts
+            .keys()
+            .filter(|link| !chain::libxdp::keeps_ext(target, observed, link))
+            .map(|link| Step::UnpinExt(*link)),
     );
     // A half-made directory of a wanted app is cleared by its `PinApp`.
     let pinned = observed.apps.keys().chain(&observed.half_made);

@@ -77,9 +77,15 @@ pub struct AttachAsk {
 }
 
 /// Most links that one load makes.
-pub const ATTACH_MAX: usize = 16;
-/// Most `--set` values, selectors or names in one request.
+pub const ATTACH_MAX: usize = 64;
+/// Most `--set` values or selectors in one request.
 pub const LIST_MAX: usize = 256;
+/// Most names of apps or links in one request.
+pub const NAMES_MAX: usize = 64;
+/// Bytes of a global variable's name in a request: C compilers promise to tell 63 characters apart.
+pub const GLOBAL_NAME_MAX: usize = 127;
+/// Bytes of a value for a global variable: kept with the app, and in every list of apps.
+pub const GLOBAL_VALUE_MAX: usize = 1024;
 
 /// Load one object, and attach programs of it if asked.
 #[derive(Clone, Debug, Eq, PartialEq)]

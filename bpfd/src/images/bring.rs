@@ -13,6 +13,7 @@ use bpfd_sys::worker::CallError;
 use bytecode_image::digest::Digest;
 use bytecode_image::fetch::{self as transfer, PullRequest, Pulled};
 use bytecode_image::reference::Reference;
+use bytecode_image::registries::Author;
 use bytecode_image::store::{Apart, Before, Fetched, StoreError, Sweep, Swept};
 use bytecode_image::transport::Timeouts;
 use bytecode_image::verify::Refusal;
@@ -41,6 +42,17 @@ enum Brought {
     Fetched,
 }
 
+/// How an image may be had.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// When to ask the registry.
+    pub(super) pull: PullPolicy,
+    /// Who wrote the reference.
+    pub(super) author: Author,
+    /// When the registry must have answered.
+    pub(super) deadline: Instant,
+}
+
 /// What the store has for a reference, before anybody is asked.
 enum Have {
     /// Whole, and good by the policy of now.
@@ -56,13 +68,12 @@ impl Shared {
     pub(super) fn ready(
         &self,
         reference: &Reference,
-        pull: PullPolicy,
-        deadline: Instant,
+        terms: Terms,
         report: &Report,
         waiter: &Waiter,
     ) -> Result<Ready, ImageError> {
         let before = self.hold(reference)?;
-        let ready = self.bring(reference, pull, deadline, report, waiter).and_then(|brought| {
+        let ready = self.bring(reference, terms, report, waiter).and_then(|brought| {
             let warning = match brought {
                 Brought::Stored(warning) => return self.usable(reference, warning, report, waiter),
                 Brought::Fetched => None,
@@ -95,11 +106,11 @@ impl Shared {
     fn bring(
         &self,
         reference: &Reference,
-        pull: PullPolicy,
-        deadline: Instant,
+        terms: Terms,
         report: &Report,
         waiter: &Waiter,
     ) -> Result<Brought, ImageError> {
+        let Terms { pull, .. } = terms;
         let have = match pull {
             PullPolicy::Never => return Ok(Brought::Stored(None)),
             PullPolicy::Newer | PullPolicy::Always | PullPolicy::IfNotPresent => self.have(reference)?,
@@ -114,7 +125,7 @@ impl Shared {
             (Have::Good(_) | Have::Refused(_) | Have::Nothing, _, _) => None,
         };
         report(Progress::begin(Phase::Resolve));
-        match (self.fetch(reference, cached, deadline, report, waiter), have) {
+        match (self.fetch(reference, terms, cached, report, waiter), have) {
             (Err(ImageError::Fetch(failure)), Have::Refused(refusal)) if gone(failure.reason) => {
                 tracing::info!(%reference, %failure, "the stored image is refused, and no other can be had");
                 Err(ImageError::Refused(refusal))
@@ -135,14 +146,15 @@ impl Shared {
     fn fetch(
         &self,
         reference: &Reference,
+        terms: Terms,
         cached: Option<Digest>,
-        deadline: Instant,
         report: &Report,
         waiter: &Waiter,
     ) -> Result<Brought, ImageError> {
+        let Terms { pull: _, author, deadline } = terms;
         let left = deadline.saturating_duration_since(Instant::now());
         let timeouts = Timeouts { deadline: self.timeouts.deadline.min(left), ..self.timeouts.clone() };
-        let mut transports = self.registries.transports(reference, timeouts)?;
+        let mut transports = self.registries.transports(reference, author, timeouts)?;
         let own = transports.pop();
         let request = |transport| PullRequest {
             reference: reference.clone(),
@@ -265,6 +277,7 @@ fn at_fault(error: &ImageError) -> bool {
             ParseError::TooSlow(_) | ParseError::Died { .. } | ParseError::Worker(_) => false,
         },
         ImageError::Reference(_)
+        | ImageError::NotCovered(_)
         | ImageError::Registries(_)
         | ImageError::Fetch(_)
         | ImageError::Worker(_)

@@ -9,7 +9,7 @@ use bytecode_image::limits;
 use bytecode_image::reference::{Reference, ReferenceError};
 use bytecode_image::store::StoreError;
 use bytecode_image::unpack::UnpackError;
-use bytecode_image::verify::Refusal;
+use bytecode_image::verify::{Reason, Refusal};
 
 use crate::causes::error_chain;
 use crate::objects::IncomingError;
@@ -25,6 +25,9 @@ pub enum ImageError {
     /// Not a reference.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
+    /// Somebody who is not root asks for what the policy says nothing of.
+    #[error("no registry is asked for `{0}`")]
+    NotCovered(Reference),
     /// The daemon's own files about registries.
     #[error(transparent)]
     Registries(#[from] RegistryFilesError),
@@ -92,11 +95,12 @@ pub enum ImageError {
 }
 
 impl ImageError {
-    /// If it is the image policy that refused: the digest that it decided on, and why.
-    pub fn refused(&self) -> Option<(Digest, String)> {
+    /// If it is the image policy that refused: the digest that it decided on, if it came so far, and why.
+    pub fn refused(&self) -> Option<(Option<Digest>, String)> {
         match self {
-            Self::Fetch(failure) => failure.refused.map(|digest| (digest, failure.cause.clone())),
-            Self::Refused(refusal) => Some((refusal.digest, error_chain(&refusal.reason))),
+            Self::Fetch(failure) => failure.refused.map(|digest| (Some(digest), failure.cause.clone())),
+            Self::Refused(refusal) => Some((Some(refusal.digest), error_chain(&refusal.reason))),
+            Self::NotCovered(_) => Some((None, Reason::NoScope.to_string())),
             _ => None,
         }
     }

@@ -70,9 +70,17 @@ pub struct Removed {
     pub freed: u64,
 }
 
+/// Images whose object is remembered: more than `index.json` has room for names.
+const KNOWN: usize = 16 << 10;
+
 impl Shared {
     pub(super) fn remember(&self, manifest: Digest, object: Digest) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(manifest, object);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is forgotten is read again when it is listed.
+        if known.len() >= KNOWN {
+            known.clear();
+        }
+        known.insert(manifest, object);
     }
 
     pub(super) fn stored(&self, named: &Named) -> Stored {

@@ -24,13 +24,10 @@ impl Service {
     /// Images by name.
     pub async fn images(&self, principal: Principal, page: Page) -> Result<Listed<StoredImage>, Refused<ImageError>> {
         let (Look(page), _) = self.permit(principal, Look(page)).await?.into_parts();
-        let size = page.limit(PAGE);
-        let mut all = self.images.list(&page.after, size + 1).await.map_err(Refused::Failed)?;
-        let more = all.len() > size;
-        all.truncate(size);
-        let last = all.last().filter(|_| more).map(|stored| stored.reference.to_string());
-        let items = all.into_iter().map(|stored| self.used(stored)).collect();
-        Ok(Listed { snapshot: self.snapshot(), items, next: last.unwrap_or_default() })
+        let page = Page { size: page.size.min(PAGE), ..page };
+        let stored = self.images.list(&page.after, page.size + 1).await.map_err(Refused::Failed)?;
+        let stored = stored.into_iter().map(|stored| (stored.reference.to_string(), self.used(stored)));
+        Ok(page.of(self.snapshot(), stored))
     }
 
     /// What is in an image, by reference or digest, and the apps that came from it.

@@ -7,7 +7,7 @@ use bpfd_core::ask::Look;
 use bpfd_core::hook::ChainKey;
 use bpfd_core::kernel::ObserveError;
 use bpfd_core::labels::LabelSelector;
-use bpfd_core::names::NetnsName;
+use bpfd_core::names::{Netns, NetnsName};
 use bpfd_core::policy::{Denied, Principal};
 use bpfd_core::request::{AppRef, LinkRef, NoOneLink};
 use bpfd_core::snapshot::Snapshot;
@@ -16,43 +16,34 @@ use bpfd_core::state::{App, ChangeError, Link};
 use super::Service;
 use crate::engine::EngineError;
 
-/// Apps of one page at most: a message has room for no more than a megabyte.
-const APPS: usize = 200;
-/// Links of one page at most.
-const LINKS: usize = 500;
-
 /// Which part of a list.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Page {
-    /// How many at most; a list has a limit of its own.
-    pub size: Option<u32>,
-    /// What the page before ended with; empty for the first.
+    /// How many items at most.
+    pub size: usize,
+    /// The place of the last item of the page before; empty for the first page.
     pub after: String,
 }
 
 impl Page {
-    /// How many, for a list whose pages have at most `most`.
-    pub(super) fn limit(&self, most: usize) -> usize {
-        self.size.and_then(|size| usize::try_from(size).ok()).map_or(most, |size| size.clamp(1, most))
-    }
-
-    /// The page of a sorted list, and what the next one begins after.
-    fn of<T>(&self, most: usize, sorted: impl IntoIterator<Item = T>, key: impl Fn(&T) -> String) -> (Vec<T>, String) {
-        let mut rest = sorted.into_iter().filter(|item| key(item) > self.after);
-        let page: Vec<T> = rest.by_ref().take(self.limit(most)).collect();
-        let last = page.last().map(&key).unwrap_or_default();
-        (page, if rest.next().is_some() { last } else { String::new() })
+    /// The page of a list whose items come with their places, in ascending order of these.
+    pub(super) fn of<T>(&self, snapshot: Arc<Snapshot>, sorted: impl IntoIterator<Item = (String, T)>) -> Listed<T> {
+        let mut rest = sorted.into_iter().filter(|(place, _)| *place > self.after);
+        let items: Vec<(String, T)> = rest.by_ref().take(self.size).collect();
+        let last = items.last().map(|(place, _)| place.clone()).unwrap_or_default();
+        let next = if rest.next().is_some() { last } else { String::new() };
+        Listed { snapshot, items, next }
     }
 }
 
-/// One page.
+/// One page. If not all of it can be sent, the next page begins after the place of the last item that was.
 #[derive(Clone, Debug)]
 pub struct Listed<T> {
     /// What it was read from.
     pub snapshot: Arc<Snapshot>,
-    /// What is on it.
-    pub items: Vec<T>,
-    /// For the next one; empty on the last.
+    /// What is on it, each item with its place in the list.
+    pub items: Vec<(String, T)>,
+    /// What the next page begins after; empty on the last.
     pub next: String,
 }
 
@@ -137,8 +128,9 @@ impl Service {
             |app: &&App| chain.as_ref().is_none_or(|chain| on_chain(app, chain)) && app.user_labels.fit(&labels);
         let mut apps: Vec<&App> = state.apps.values().filter(wanted).collect();
         apps.sort_by(|one, other| one.name.cmp(&other.name));
-        let (page, next) = page.of(APPS, apps, |app| app.name.to_string());
-        let items = page.into_iter().cloned().collect();
+        let Listed { items, next, .. } =
+            page.of(snapshot.clone(), apps.into_iter().map(|app| (app.name.to_string(), app)));
+        let items = items.into_iter().map(|(place, app)| (place, app.clone())).collect();
         Ok(Listed { items, next, snapshot })
     }
 
@@ -176,10 +168,11 @@ impl Service {
                 .and_then(|key| snapshot.observed.members(key).iter().position(|member| member.link == link.uid));
             format!("{} {:05} {}", link.placement, place.unwrap_or(99_999), link.uid)
         };
-        let mut links: Vec<&Link> = snapshot.state.links.values().filter(wanted).collect();
-        links.sort_by_cached_key(key);
-        let (page, next) = page.of(LINKS, links, key);
-        let items = page.into_iter().cloned().collect();
+        let links = snapshot.state.links.values().filter(wanted);
+        let mut links: Vec<(String, &Link)> = links.map(|link| (key(&link), link)).collect();
+        links.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let Listed { items, next, .. } = page.of(snapshot.clone(), links);
+        let items = items.into_iter().map(|(place, link)| (place, link.clone())).collect();
         Ok(Listed { items, next, snapshot })
     }
 
@@ -189,10 +182,19 @@ impl Service {
         self.look(&chain).await
     }
 
-    /// Every chain that has links.
-    pub async fn chains(&self, principal: Principal) -> Result<Arc<Snapshot>, Denied> {
+    /// Chains that have links, of interfaces that are there; the daemon's own network namespace first.
+    pub async fn chains(&self, principal: Principal, page: &Page) -> Result<Listed<ChainKey>, Denied> {
         self.permit(principal, Look(())).await?;
-        Ok(self.snapshot())
+        let snapshot = self.snapshot();
+        // The name of a network namespace never begins with a space.
+        let place = |key: &ChainKey| match &key.netns {
+            Netns::Host => format!(" {key}"),
+            Netns::Named(_) => key.to_string(),
+        };
+        let there = snapshot.observed.chains.iter().filter(|(_, seen)| seen.interface.is_some());
+        let mut keys: Vec<(String, ChainKey)> = there.map(|(key, _)| (place(key), key.clone())).collect();
+        keys.sort();
+        Ok(page.of(snapshot, keys))
     }
 
     /// The verifier's log of a load that this caller was refused, or root.

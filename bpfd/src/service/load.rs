@@ -136,7 +136,7 @@ impl Service {
         match &ask.request().bytes {
             Bytes::Uploaded { object, stem: _ } => Ok((Admitted::Upload(*object), vec![])),
             Bytes::Image { reference, pull } => {
-                let acquired = self.images.acquire(reference, *pull, report, waiter).await;
+                let acquired = self.images.acquire(ask.principal(), reference, *pull, report, waiter).await;
                 if let Err(error) = &acquired {
                     self.record(ask.principal(), reference, error).await;
                 }
@@ -149,7 +149,7 @@ impl Service {
     /// Puts it on record that the image policy refused a load.
     async fn record(&self, principal: &Principal, reference: &str, error: &ImageError) {
         let Some((digest, why)) = error.refused() else { return };
-        let image = DeniedImage { reference: printable(reference), digest: digest.to_string() };
+        let image = DeniedImage { reference: printable(reference), digest: digest.map(|digest| digest.to_string()) };
         let denied = Denied { principal: principal.to_string(), verb: Verb::Load, why, hint: String::new() };
         let job = move |engine: &mut Engine<HostKernel>| engine.audit().denied_image(&denied, &image);
         match self.engine.call(job).await {

@@ -7,6 +7,9 @@ use bpfd_core::policy::{Denied, Principal};
 use super::Service;
 use crate::engine::EngineError;
 
+/// Broken invariants that one report lists: the report must stay of a bounded size.
+const SHOWN: usize = 256;
+
 /// What the daemon found when it started.
 #[derive(Clone, Debug, Default)]
 pub struct Start {
@@ -97,9 +100,13 @@ impl Service {
         if broken.is_empty() {
             checks.push(check("invariants", Condition::Good, "rows, pins and hooks agree".to_owned(), ""));
         }
-        checks.extend(broken.into_iter().map(|broken| {
+        let more = broken.len().saturating_sub(SHOWN);
+        checks.extend(broken.into_iter().take(SHOWN).map(|broken| {
             check(&broken.invariant, Condition::Bad, broken.what, "restart bpfd: start-up repairs what it can")
         }));
+        if more > 0 {
+            checks.push(check("invariants", Condition::Bad, format!("and {more} more"), ""));
+        }
         let sysctl = std::fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled").unwrap_or_default();
         checks.push(match sysctl.trim() {
             "0" => check(

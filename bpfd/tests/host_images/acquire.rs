@@ -8,6 +8,7 @@ use bpfd::source::UploadError;
 use bpfd::waiter::Waiter;
 use bpfd_core::hook::ProceedOn;
 use bpfd_core::names::Priority;
+use bpfd_core::policy::Principal;
 use bpfd_core::report::Warning;
 use bpfd_core::request::PullPolicy;
 use bpfd_core::state::{ObjectDigest, Reach, Source};
@@ -138,8 +139,12 @@ fn an_image_that_waits_for_its_load_holds_no_bytes_and_they_are_hashed_again() {
     let reference = world.reference("v1").to_string();
     let ask = load(&reference, PullPolicy::Newer);
     let report: bpfd::progress::Report = std::sync::Arc::new(|_| {});
-    let acquire =
-        || world.run(world.images.acquire(&reference, PullPolicy::Newer, &report, &Waiter::default())).unwrap().0;
+    let acquire = || {
+        world
+            .run(world.images.acquire(&Principal::daemon(), &reference, PullPolicy::Newer, &report, &Waiter::default()))
+            .unwrap()
+            .0
+    };
     let object = ObjectDigest(*Digest::of(OBJECT).bytes());
     let path = world.layout.objects().join(object.to_string());
     let kind = |error| match error {
@@ -259,7 +264,8 @@ fn two_callers_of_one_reference_are_served_one_after_the_other() {
     let reference = world.reference("v1").to_string();
     let report: bpfd::progress::Report = std::sync::Arc::new(|_| {});
     let waiter = Waiter::default();
-    let one = || world.images.acquire(&reference, PullPolicy::Newer, &report, &waiter);
+    let root = Principal::daemon();
+    let one = || world.images.acquire(&root, &reference, PullPolicy::Newer, &report, &waiter);
     let (first, second, third) = world.run(async { tokio::join!(one(), one(), one()) });
     for acquired in [first, second, third] {
         let ask = load(&reference, PullPolicy::Newer);

@@ -153,7 +153,9 @@ impl World {
         pull: PullPolicy,
     ) -> Result<(Bytecode, Vec<Warning>), ImageError> {
         let report: Report = Arc::new(|_| {});
-        let (acquired, warnings) = self.run(self.images.acquire(reference, pull, &report, &Waiter::default()))?;
+        let root = Principal::daemon();
+        let (acquired, warnings) =
+            self.run(self.images.acquire(&root, reference, pull, &report, &Waiter::default()))?;
         let bytecode = acquired.bytecode(&load(reference, pull), &self.objects, &self.trust.policy());
         Ok((bytecode.unwrap(), warnings))
     }
@@ -164,7 +166,7 @@ impl World {
         let ears = heard.clone();
         let report: Report = Arc::new(move |progress| ears.lock().unwrap().push(progress));
         let (reference, pull) = (self.reference(tag).to_string(), PullPolicy::Newer);
-        self.run(self.images.acquire(&reference, pull, &report, &Waiter::default())).unwrap();
+        self.run(self.images.acquire(&Principal::daemon(), &reference, pull, &report, &Waiter::default())).unwrap();
         let mut phases: Vec<Phase> = heard.lock().unwrap().iter().map(|progress| progress.phase).collect();
         phases.dedup();
         phases

@@ -50,13 +50,15 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; then the names are as they are.
     pub fn put_back(&self, reference: &Reference, before: &Before) -> Result<(), StoreError> {
+        let Before { image, signatures } = before;
+        // A lease keeps what is looked at here until the lock is held.
+        let whole = self.check_whole(image);
         let _lock = self.lock()?;
         let mut names = self.names()?;
         if !names.remove(&reference.to_string()) {
             return Ok(());
         }
-        let Before { image, signatures } = before;
-        match self.check_whole(image) {
+        match whole {
             Ok(()) => {
                 names.set(&reference.to_string(), image);
                 for (over, manifest) in signatures {

@@ -44,6 +44,12 @@ struct Mention {
     digest: String,
 }
 
+impl Mention {
+    fn digest(self) -> Option<Digest> {
+        self.digest.parse().ok()
+    }
+}
+
 impl Store {
     /// Removes blobs that neither a name nor a lease reaches.
     ///
@@ -85,32 +91,40 @@ impl Store {
     }
 
     /// Everything that roots reach, themselves included. A root that is not here reaches nothing; one that is no manifest
-    /// (a lease may be on a layer) reaches itself.
+    /// (a lease may be on a layer) reaches itself. Two levels, as images have: an index among the manifests of an index is
+    /// reached, and what it names is not. So each blob is read once, whatever the documents say of each other.
     pub(super) fn reached(&self, roots: impl Iterator<Item = Digest>) -> Result<BTreeSet<Digest>, StoreError> {
-        let mut reached = BTreeSet::new();
-        let mut open: Vec<Digest> = roots.collect();
-        while let Some(digest) = open.pop() {
-            if !reached.insert(digest) {
-                continue;
-            }
-            let bytes = match self.raw(digest, limits::MANIFEST) {
-                Ok(bytes) => bytes,
-                Err(StoreError::Missing(_)) => continue,
-                Err(error) => return Err(error),
-            };
-            // More than a manifest can have, or not the start of one: a layer.
-            let manifest = u64::try_from(bytes.len()).is_ok_and(|length| length <= limits::MANIFEST);
-            if !manifest || bytes.first() != Some(&b'{') {
-                continue;
-            }
-            if Digest::of(&bytes) != digest {
-                return Err(StoreError::Corrupt(digest));
-            }
-            let Mentions { manifests, layers, config } = serde_json::from_slice(&bytes).unwrap_or_default();
-            let parse = |mention: Mention| mention.digest.parse::<Digest>().ok();
-            reached.extend(layers.into_iter().chain(config).filter_map(parse));
-            open.extend(manifests.into_iter().filter_map(parse));
+        let roots: BTreeSet<Digest> = roots.collect();
+        let mut reached = roots.clone();
+        let mut images = BTreeSet::new();
+        for root in &roots {
+            let Mentions { manifests, layers, config } = self.mentions(*root)?;
+            reached.extend(layers.into_iter().chain(config).filter_map(Mention::digest));
+            images.extend(manifests.into_iter().filter_map(Mention::digest));
         }
+        for image in images.difference(&roots) {
+            let Mentions { manifests: _, layers, config } = self.mentions(*image)?;
+            reached.extend(layers.into_iter().chain(config).filter_map(Mention::digest));
+        }
+        reached.extend(images);
         Ok(reached)
+    }
+
+    /// What a blob names; nothing if it is not here, or no manifest.
+    fn mentions(&self, digest: Digest) -> Result<Mentions, StoreError> {
+        let bytes = match self.raw(digest, limits::MANIFEST) {
+            Ok(bytes) => bytes,
+            Err(StoreError::Missing(_)) => return Ok(Mentions::default()),
+            Err(error) => return Err(error),
+        };
+        // More than a manifest can have, or not the start of one: a layer.
+        let manifest = u64::try_from(bytes.len()).is_ok_and(|length| length <= limits::MANIFEST);
+        if !manifest || bytes.first() != Some(&b'{') {
+            return Ok(Mentions::default());
+        }
+        if Digest::of(&bytes) != digest {
+            return Err(StoreError::Corrupt(digest));
+        }
+        Ok(serde_json::from_slice(&bytes).unwrap_or_default())
     }
 }

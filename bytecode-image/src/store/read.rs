@@ -8,7 +8,7 @@ use super::{Store, StoreError};
 use crate::{
     candidate::Candidate,
     digest::{Descriptor, Digest},
-    document::{Document, Manifest},
+    document::{Document, ImageManifest, Manifest},
     limits, media,
     reference::Reference,
     resolve::{Platform, ResolveError, Selected, choose},
@@ -93,18 +93,22 @@ impl Store {
         Ok(Document::check(wanted, bytes)?)
     }
 
-    /// Whether everything that a manifest names is here. Of an index one image is enough: only one was pulled.
+    /// Whether an image is here whole. Of an index one image is enough: only one was pulled. There is no third level, and the number of
+    /// entries is bounded.
     pub(super) fn check_whole(&self, wanted: &Descriptor) -> Result<(), StoreError> {
+        let whole = |image: &ImageManifest| {
+            let blobs = image.layers.iter().map(|layer| &layer.descriptor).chain([&image.config]);
+            blobs.map(|blob| blob.digest).try_for_each(|blob| self.exists(blob))
+        };
         match self.document(wanted)?.parse()? {
-            Manifest::Image(image) => {
-                let blobs = image.layers.iter().map(|layer| &layer.descriptor).chain([&image.config]);
-                blobs.map(|blob| blob.digest).try_for_each(|blob| self.exists(blob))
-            }
+            Manifest::Image(image) => whole(&image),
             Manifest::Index(index) => {
                 let mut missing = StoreError::Missing(wanted.digest);
                 for entry in &index.manifests {
-                    match self.check_whole(&entry.descriptor) {
-                        Ok(()) => return Ok(()),
+                    match self.document(&entry.descriptor).and_then(|document| Ok(document.parse()?)) {
+                        Ok(Manifest::Image(image)) if whole(&image).is_ok() => return Ok(()),
+                        Ok(Manifest::Image(_)) => {}
+                        Ok(Manifest::Index(_)) => missing = ResolveError::Nested.into(),
                         Err(error) => missing = error,
                     }
                 }
@@ -113,7 +117,7 @@ impl Store {
         }
     }
 
-    fn exists(&self, digest: Digest) -> Result<(), StoreError> {
+    pub(super) fn exists(&self, digest: Digest) -> Result<(), StoreError> {
         self.blobs.open(&digest.hex()).map(drop).map_err(|error| self.unread(digest, error))
     }
 

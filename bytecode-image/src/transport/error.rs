@@ -140,6 +140,17 @@ pub enum TransportError {
         /// Where to, as host and port.
         to: Authority,
     },
+    /// The same of the registry itself, in a reference of somebody who may not name it.
+    #[error("`{0}` has a private address, and registries.toml does not name it")]
+    PrivateHost(Authority),
+    /// A host that nobody named, by a registry's redirect or realm: whatever is wrong there, it is told the same way.
+    #[error("`{host}` leads to `{to}`, and nothing can be had from there")]
+    Elsewhere {
+        /// Who led there.
+        host: Authority,
+        /// Where to.
+        to: Authority,
+    },
     /// `WWW-Authenticate` that cannot be followed.
     #[error("`{0}` asks for an authentication that is neither Basic nor a Bearer token with a realm")]
     Challenge(Authority),
@@ -194,7 +205,10 @@ impl TransportError {
     /// may be used in its place.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Unavailable { .. } | Self::Deadline { .. })
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::Unavailable { .. } | Self::Deadline { .. } | Self::Elsewhere { .. }
+        )
     }
 }
 

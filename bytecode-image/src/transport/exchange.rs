@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     limits,
-    registries::{Authority, Endpoint, Scheme},
+    registries::{Author, Authority, Endpoint, Scheme},
 };
 
 /// What to ask for.
@@ -136,9 +136,15 @@ impl Remote {
         sent.map_err(|source| {
             let (source, to) = (source.without_url(), target.authority);
             if caused_by_private_address(&source) {
-                return TransportError::PrivateAddress { host: host.clone(), to };
+                return private(host, to);
             }
-            TransportError::Unreachable { host: to, source }
+            match self.author {
+                // Whether something listens there is nothing that a caller may find out by a registry of its own.
+                Author::Other if to != *host && !self.registries.lists(&to) => {
+                    TransportError::Elsewhere { host: host.clone(), to }
+                }
+                Author::Trusted | Author::Other => TransportError::Unreachable { host: to, source },
+            }
         })
     }
 
@@ -159,10 +165,11 @@ impl Remote {
             let to = format!("{}://{authority}", url.scheme());
             return Err(TransportError::Insecure { host: host.clone(), to });
         }
-        let reach = if self.registries.names(&self.reference, &authority) { Reach::Named } else { Reach::Public };
+        let reach =
+            if self.registries.names(&self.reference, self.author, &authority) { Reach::Named } else { Reach::Public };
         let literal = authority.host.trim_matches(['[', ']']).parse();
         if reach == Reach::Public && literal.is_ok_and(|address| !is_public(address)) {
-            return Err(TransportError::PrivateAddress { host: host.clone(), to: authority });
+            return Err(private(host, authority));
         }
         let ca = known.and_then(|known| known.ca.clone());
         Ok(Target { authority, reach, tls: url.scheme() == "https", ca })
@@ -189,6 +196,15 @@ impl Remote {
     ) -> Result<T, TransportError> {
         let limit = self.timeouts.deadline;
         timeout_at(self.deadline, work).await.map_err(|_elapsed| TransportError::Deadline { host: host.clone(), limit })
+    }
+}
+
+/// The refusal of a private address: of the host that was asked for, or of one that it leads to.
+fn private(host: &Authority, to: Authority) -> TransportError {
+    if to == *host {
+        TransportError::PrivateHost(to)
+    } else {
+        TransportError::PrivateAddress { host: host.clone(), to }
     }
 }
 

@@ -12,7 +12,7 @@ use bytecode_image::{
     fetch::{PullError, PullRequest, Pulled, pull},
     media,
     reference::Reference,
-    registries::Registries,
+    registries::{Author, Registries},
     resolve::{Platform, Selected},
     store::Store,
     testing::registry::{Mode, Options, TestRegistry},
@@ -90,6 +90,7 @@ pub(crate) fn config(registry: &TestRegistry, more: &str) -> TransportConfig {
         auth: AuthFile::default(),
         timeouts: Timeouts { idle: Duration::from_millis(300), ..Timeouts::default() },
         only: None,
+        author: Author::Trusted,
     }
 }
 

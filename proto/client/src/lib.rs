@@ -36,8 +36,8 @@ pub type Result<T> = std::result::Result<T, ClientError>;
 
 /// Pages that a list is read in at most: with the page size below a million entries, far above any daemon's quotas.
 const PAGES: usize = 1000;
-/// Entries a page. An app with the most programs and maps takes some 60 KiB, and a page must fit one message.
-const PAGE_SIZE: u32 = 16;
+/// Entries a page at most: the daemon puts as many on it as fit one message.
+const PAGE_SIZE: u32 = 100;
 
 /// A connection to one daemon. Cheap to clone; calls of clones share the connection.
 #[derive(Debug, Clone)]
@@ -175,8 +175,6 @@ impl Client {
         link = links.get_link(GetLinkRequest) -> Link;
         /// The chain of one interface.
         chain = chains.get_chain(GetChainRequest) -> Chain;
-        /// All chains.
-        chains = chains.list_chains(ListChainsRequest) -> ListChainsResponse;
         /// What is in an image of the store.
         inspect = images.inspect_image(InspectImageRequest) -> InspectImageResponse;
         /// What the policy says of an image of the store.
@@ -198,6 +196,8 @@ impl Client {
         apps = apps.list_apps(ListAppsRequest).apps -> App;
         /// Links that the caller may see.
         links = links.list_links(ListLinksRequest).links -> Link;
+        /// All chains.
+        chains = chains.list_chains(ListChainsRequest).chains -> Chain;
         /// Images of the daemon's store.
         images = images.list_images(ListImagesRequest).images -> Image;
     }

@@ -1195,9 +1195,10 @@ func (*AllApps) Descriptor() ([]byte, []int) {
 // What is gone.
 type UnloadResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Names of the apps, in the order of the request.
+	// Names of the apps, in the order of the request, as far as 128 KiB hold them;
+	// of the rest the last entry says how many there are.
 	Apps []string `protobuf:"bytes,1,rep,name=apps,proto3" json:"apps,omitempty"`
-	// Names of the links that were detached with them.
+	// Names of the links that were detached with them, cut in the same way.
 	Links []string `protobuf:"bytes,2,rep,name=links,proto3" json:"links,omitempty"`
 	// Things to know that were no reason to refuse.
 	Warnings []*Warning `protobuf:"bytes,3,rep,name=warnings,proto3" json:"warnings,omitempty"`
@@ -1374,7 +1375,8 @@ type App struct {
 	Owner *Owner `protobuf:"bytes,6,opt,name=owner,proto3" json:"owner,omitempty"`
 	// Where it came from.
 	Source *AppSource `protobuf:"bytes,7,opt,name=source,proto3" json:"source,omitempty"`
-	// From the image: what its author says of it.
+	// From the image, what its author says of it: at most 32, with at most 256
+	// bytes in a key or a value.
 	Labels map[string]string `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// In the object's order.
 	Programs []*Program `protobuf:"bytes,9,rep,name=programs,proto3" json:"programs,omitempty"`
@@ -1384,7 +1386,8 @@ type App struct {
 	Globals []*GlobalSetting `protobuf:"bytes,11,rep,name=globals,proto3" json:"globals,omitempty"`
 	// When it was loaded first.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// Names of its links.
+	// Names of its links, as far as 128 KiB hold them: of the rest the last entry
+	// says how many there are, and ListLinks has them.
 	Links []string `protobuf:"bytes,13,rep,name=links,proto3" json:"links,omitempty"`
 	// How far its programs reach into the kernel.
 	Reach Reach `protobuf:"varint,14,opt,name=reach,proto3,enum=bpfd.v1.Reach" json:"reach,omitempty"`

@@ -199,7 +199,12 @@ func (x *GetChainRequest) GetHook() ChainHook {
 
 // Which chains: all.
 type ListChainsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most this many, 1 to 1000; fewer if they would not fit one message.
+	// Unset: 100.
+	PageSize *uint32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3,oneof" json:"page_size,omitempty"`
+	// From the previous answer; empty for the first page.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -234,11 +239,27 @@ func (*ListChainsRequest) Descriptor() ([]byte, []int) {
 	return file_bpfd_v1_chain_proto_rawDescGZIP(), []int{1}
 }
 
-// All chains.
+func (x *ListChainsRequest) GetPageSize() uint32 {
+	if x != nil && x.PageSize != nil {
+		return *x.PageSize
+	}
+	return 0
+}
+
+func (x *ListChainsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// One page.
 type ListChainsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// By network namespace, interface and hook.
-	Chains        []*Chain `protobuf:"bytes,1,rep,name=chains,proto3" json:"chains,omitempty"`
+	// By network namespace, interface and hook; the daemon's own namespace first.
+	Chains []*Chain `protobuf:"bytes,1,rep,name=chains,proto3" json:"chains,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -278,6 +299,13 @@ func (x *ListChainsResponse) GetChains() []*Chain {
 		return x.Chains
 	}
 	return nil
+}
+
+func (x *ListChainsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // The programs of one shared hook, in the order in which they run.
@@ -640,10 +668,16 @@ const file_bpfd_v1_chain_proto_rawDesc = "" +
 	"\x05netns\x18\x01 \x01(\tH\x00R\x05netns\x88\x01\x01\x12\x1c\n" +
 	"\tinterface\x18\x02 \x01(\tR\tinterface\x12&\n" +
 	"\x04hook\x18\x03 \x01(\x0e2\x12.bpfd.v1.ChainHookR\x04hookB\b\n" +
-	"\x06_netns\"\x13\n" +
-	"\x11ListChainsRequest\"<\n" +
+	"\x06_netns\"b\n" +
+	"\x11ListChainsRequest\x12 \n" +
+	"\tpage_size\x18\x01 \x01(\rH\x00R\bpageSize\x88\x01\x01\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageTokenB\f\n" +
+	"\n" +
+	"_page_size\"d\n" +
 	"\x12ListChainsResponse\x12&\n" +
-	"\x06chains\x18\x01 \x03(\v2\x0e.bpfd.v1.ChainR\x06chains\"\xeb\x03\n" +
+	"\x06chains\x18\x01 \x03(\v2\x0e.bpfd.v1.ChainR\x06chains\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xeb\x03\n" +
 	"\x05Chain\x12\x19\n" +
 	"\x05netns\x18\x01 \x01(\tH\x00R\x05netns\x88\x01\x01\x12\x1c\n" +
 	"\tinterface\x18\x02 \x01(\tR\tinterface\x12\x18\n" +
@@ -751,6 +785,7 @@ func file_bpfd_v1_chain_proto_init() {
 	file_bpfd_v1_hook_proto_init()
 	file_bpfd_v1_link_proto_init()
 	file_bpfd_v1_chain_proto_msgTypes[0].OneofWrappers = []any{}
+	file_bpfd_v1_chain_proto_msgTypes[1].OneofWrappers = []any{}
 	file_bpfd_v1_chain_proto_msgTypes[3].OneofWrappers = []any{}
 	file_bpfd_v1_chain_proto_msgTypes[4].OneofWrappers = []any{
 		(*ChainMember_Link)(nil),

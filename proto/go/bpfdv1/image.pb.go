@@ -1081,7 +1081,8 @@ type Image struct {
 	// pulled: a key that is trusted no longer is not listed. Which counted when an
 	// app was loaded is in ImageOrigin.
 	Signers []string `protobuf:"bytes,7,rep,name=signers,proto3" json:"signers,omitempty"`
-	// Names of the apps that came from it.
+	// Names of the apps that came from it, as far as 128 KiB hold them; of the
+	// rest the last entry says how many there are.
 	Apps []string `protobuf:"bytes,8,rep,name=apps,proto3" json:"apps,omitempty"`
 	// Whether the policy of now lets it through; VerifyImage says why.
 	Trusted       bool `protobuf:"varint,9,opt,name=trusted,proto3" json:"trusted,omitempty"`

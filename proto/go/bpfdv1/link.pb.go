@@ -639,7 +639,8 @@ func (x *AllOnInterface) GetInterface() string {
 // What is gone.
 type DetachResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Names of the links.
+	// Names of the links, as far as 128 KiB hold them; of the rest the last entry
+	// says how many there are.
 	Links []string `protobuf:"bytes,1,rep,name=links,proto3" json:"links,omitempty"`
 	// Things to know that were no reason to refuse.
 	Warnings []*Warning `protobuf:"bytes,2,rep,name=warnings,proto3" json:"warnings,omitempty"`

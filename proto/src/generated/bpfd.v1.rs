@@ -688,7 +688,8 @@ pub struct Image {
     /// app was loaded is in ImageOrigin.
     #[prost(string, repeated, tag = "7")]
     pub signers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Names of the apps that came from it.
+    /// Names of the apps that came from it, as far as 128 KiB hold them; of the
+    /// rest the last entry says how many there are.
     #[prost(string, repeated, tag = "8")]
     pub apps: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Whether the policy of now lets it through; VerifyImage says why.
@@ -1374,7 +1375,8 @@ impl ::prost::Name for AllOnInterface {
 /// What is gone.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct DetachResponse {
-    /// Names of the links.
+    /// Names of the links, as far as 128 KiB hold them; of the rest the last entry
+    /// says how many there are.
     #[prost(string, repeated, tag = "1")]
     pub links: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Things to know that were no reason to refuse.
@@ -2388,10 +2390,11 @@ impl ::prost::Name for AllApps {
 /// What is gone.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UnloadResponse {
-    /// Names of the apps, in the order of the request.
+    /// Names of the apps, in the order of the request, as far as 128 KiB hold them;
+    /// of the rest the last entry says how many there are.
     #[prost(string, repeated, tag = "1")]
     pub apps: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// Names of the links that were detached with them.
+    /// Names of the links that were detached with them, cut in the same way.
     #[prost(string, repeated, tag = "2")]
     pub links: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// Things to know that were no reason to refuse.
@@ -2469,7 +2472,8 @@ pub struct App {
     /// Where it came from.
     #[prost(message, optional, tag = "7")]
     pub source: ::core::option::Option<AppSource>,
-    /// From the image: what its author says of it.
+    /// From the image, what its author says of it: at most 32, with at most 256
+    /// bytes in a key or a value.
     #[prost(btree_map = "string, string", tag = "8")]
     pub labels: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
     /// In the object's order.
@@ -2484,7 +2488,8 @@ pub struct App {
     /// When it was loaded first.
     #[prost(message, optional, tag = "12")]
     pub create_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// Names of its links.
+    /// Names of its links, as far as 128 KiB hold them: of the rest the last entry
+    /// says how many there are, and ListLinks has them.
     #[prost(string, repeated, tag = "13")]
     pub links: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// How far its programs reach into the kernel.
@@ -3297,8 +3302,16 @@ impl ::prost::Name for GetChainRequest {
     }
 }
 /// Which chains: all.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListChainsRequest {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListChainsRequest {
+    /// At most this many, 1 to 1000; fewer if they would not fit one message.
+    /// Unset: 100.
+    #[prost(uint32, optional, tag = "1")]
+    pub page_size: ::core::option::Option<u32>,
+    /// From the previous answer; empty for the first page.
+    #[prost(string, tag = "2")]
+    pub page_token: ::prost::alloc::string::String,
+}
 impl ::prost::Name for ListChainsRequest {
     const NAME: &'static str = "ListChainsRequest";
     const PACKAGE: &'static str = "bpfd.v1";
@@ -3309,12 +3322,15 @@ impl ::prost::Name for ListChainsRequest {
         "/bpfd.v1.ListChainsRequest".into()
     }
 }
-/// All chains.
+/// One page.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListChainsResponse {
-    /// By network namespace, interface and hook.
+    /// By network namespace, interface and hook; the daemon's own namespace first.
     #[prost(message, repeated, tag = "1")]
     pub chains: ::prost::alloc::vec::Vec<Chain>,
+    /// Empty on the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
 }
 impl ::prost::Name for ListChainsResponse {
     const NAME: &'static str = "ListChainsResponse";

@@ -1,12 +1,23 @@
-//! What members, viewers, registries and workers do to others, and must not: each file makes one kind of attack on the built daemon.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "the lints exempt test functions, not what they share")]
+//! Attacks on the built daemon: what a member, a viewer, a registry or a worker could do to others, and must not. A file for each kind.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unreachable,
+    reason = "the lints exempt test functions, not what they share"
+)]
 
 mod half_sent_messages;
+mod index_bomb;
+mod keys_and_layers;
+mod list_pages;
+mod moving_tags;
 mod names_of_identities;
 mod owners_of_paths;
+mod private_addresses;
 mod raw;
 mod silent_connections;
+mod still_workers;
 mod workers_identity;
 #[path = "../host_bad_images/world.rs"]
-#[expect(dead_code, reason = "of that page only what these attacks need")]
 mod world;

@@ -12,7 +12,7 @@ pub(crate) fn shown(host: &Host) -> String {
     let (mut apps, mut links, mut chains) = host.ask(async |daemon| {
         let apps = daemon.apps(pb::ListAppsRequest::default()).await?;
         let links = daemon.links(pb::ListLinksRequest::default()).await?;
-        Ok((apps, links, daemon.chains(pb::ListChainsRequest::default()).await?.chains))
+        Ok((apps, links, daemon.chains(pb::ListChainsRequest::default()).await?))
     });
     apps.sort_by(|one, other| one.name.cmp(&other.name));
     links.sort_by(|one, other| (&one.name, &one.uid).cmp(&(&other.name, &other.uid)));

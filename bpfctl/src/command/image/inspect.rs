@@ -51,7 +51,8 @@ impl Inspect {
 
         let refuse = |cause: String| Local::new(Exit::Other, message.clone()).cause(cause);
         let config = ImageConfig::parse(&config).map_err(|error| refuse(error_chain(&error)))?;
-        let unpacked = unpack::object(&selected.layer().media_type, &layer).map_err(|error| refuse(error_chain(&error)))?;
+        let unpacked =
+            unpack::object(&selected.layer().media_type, &layer).map_err(|error| refuse(error_chain(&error)))?;
         let summary = summary::read(&unpacked.object, &config.labels).map_err(|error| refuse(error_chain(&error)))?;
         for remark in &summary.remarks {
             warn(&remark.to_string(), "");

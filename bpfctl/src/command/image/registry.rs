@@ -10,7 +10,7 @@ use bytecode_image::auth::AuthFile;
 use bytecode_image::document::{Document, DocumentError};
 use bytecode_image::fetch::FetchError;
 use bytecode_image::reference::Reference;
-use bytecode_image::registries::Registries;
+use bytecode_image::registries::{Author, Registries, plain_file};
 use bytecode_image::resolve::ResolveError;
 use bytecode_image::transport::{Remote, TransportConfig, TransportError};
 use clap::Args;
@@ -39,13 +39,13 @@ impl Registry {
             Some(path) => read_registries(&path)?,
             None => Registries::default(),
         };
-        registries.read_certificates().map_err(|error| unusable("cannot read a certificate", &error))?;
+        registries.read_certificates(plain_file).map_err(|error| unusable("cannot read a certificate", &error))?;
         let auth = match given_or_found(self.authfile.as_ref(), &auth_files()) {
             Some(path) => AuthFile::read(&path)
                 .map_err(|error| unusable(&format!("cannot read credentials from `{}`", path.display()), &error))?,
             None => AuthFile::default(),
         };
-        let config = TransportConfig { registries, auth, ..TransportConfig::default() };
+        let config = TransportConfig { registries, auth, author: Author::Trusted, ..TransportConfig::default() };
         Ok(Remote::new(&config, reference))
     }
 }
@@ -118,7 +118,10 @@ fn hint(error: &TransportError) -> Option<&'static str> {
         TransportError::Insecure { .. } => {
             Some("add the registry to ~/.config/bpfd/registries.toml with `http = true`, if plain HTTP is right")
         }
-        TransportError::Redirects(_) | TransportError::Location(_) | TransportError::PrivateAddress { .. } => Some(
+        TransportError::Redirects(_)
+        | TransportError::Location(_)
+        | TransportError::PrivateHost(_)
+        | TransportError::PrivateAddress { .. } => Some(
             "if that is right, name host and port in the registry's entry in ~/.config/bpfd/registries.toml, as \
              `redirects` or as `endpoint`",
         ),
@@ -149,6 +152,7 @@ fn hint(error: &TransportError) -> Option<&'static str> {
         | TransportError::NotFound { .. }
         | TransportError::Status { .. }
         | TransportError::Challenge(_)
+        | TransportError::Elsewhere { .. }
         | TransportError::Token(_)
         | TransportError::Sink(_)
         | TransportError::Client { .. }

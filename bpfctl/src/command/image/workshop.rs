@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bytecode_image::store::{Store, StoreError};
 use clap::Args;
 
-use super::registry::{error_chain, directory};
+use super::registry::{directory, error_chain};
 use crate::error::{Exit, Failure, Local};
 
 /// Where the caller's images are.

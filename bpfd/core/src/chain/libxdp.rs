@@ -107,7 +107,6 @@ fn missing_exts<'a>(target: &'a State, observed: &'a Observed, slots: &[Slot]) -
     steps.collect()
 }
 
-
 /// A copy is kept while its link is wanted and its chain has copies, or may have: without it nobody would know whose program runs.
 pub(crate) fn keeps_ext(target: &State, observed: &Observed, link: &LinkUid) -> bool {
     let Some(chain) = target.links.get(link).and_then(|link| link.placement.chain()) else { return false };

@@ -159,7 +159,9 @@ pub fn status_of(state: &State, observed: &Observed, chains: &BTreeSet<ChainKey>
 /// The members that a chain should have, in the order of what runs it: a dispatcher's is by what peers see of ours.
 fn wanted(state: &State, observed: &Observed, chain: &ChainKey) -> Vec<Member> {
     match observed.chains.get(chain).map(|seen| &seen.live) {
-        Some(Live::Dispatcher(_)) => libxdp::slots(state, observed, chain).iter().filter_map(Slot::ours).cloned().collect(),
+        Some(Live::Dispatcher(_)) => {
+            libxdp::slots(state, observed, chain).iter().filter_map(Slot::ours).cloned().collect()
+        }
         Some(Live::Empty | Live::Ours(_) | Live::Foreign(_)) | None => order::members(state, chain),
     }
 }
@@ -180,7 +182,12 @@ fn absent(observed: &Observed, chain: &ChainKey) -> PlanError {
 
 /// Whether a chain cannot be had for a request that adds to it. Requests that only remove are never refused: they end bpfd's
 /// interest in the hook, whatever it runs.
-pub(crate) fn refuse(target: &State, observed: &Observed, chain: &ChainKey, changes: &[Change]) -> Result<(), PlanError> {
+pub(crate) fn refuse(
+    target: &State,
+    observed: &Observed,
+    chain: &ChainKey,
+    changes: &[Change],
+) -> Result<(), PlanError> {
     if changes.iter().all(Change::removes) {
         return Ok(());
     }

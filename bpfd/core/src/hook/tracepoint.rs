@@ -14,6 +14,11 @@ pub struct Tracepoint {
     event: String,
 }
 
+/// Bytes of a tracepoint's category.
+const CATEGORY_MAX: usize = 63;
+/// Bytes of a tracepoint's name.
+const EVENT_MAX: usize = 127;
+
 target_text!(Tracepoint);
 
 impl Tracepoint {
@@ -36,11 +41,13 @@ impl Own for Tracepoint {
     /// Sections write `category/event`, labels of images `category:event`.
     fn read(text: &str) -> Option<Self> {
         // The longest names in the tracefs of Linux 6.12 have 24 and 42 bytes; the parts become path components.
-        let part = |part: &str| {
-            (1..=96).contains(&part.len()) && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+        let part = |part: &str, most: usize| {
+            (1..=most).contains(&part.len())
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
         };
         let (category, event) = text.split_once(['/', ':'])?;
-        (part(category) && part(event)).then(|| Self { category: category.to_owned(), event: event.to_owned() })
+        (part(category, CATEGORY_MAX) && part(event, EVENT_MAX))
+            .then(|| Self { category: category.to_owned(), event: event.to_owned() })
     }
 
     fn absent_hint(&self) -> String {

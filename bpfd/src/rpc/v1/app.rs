@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use bpfd_core::names::printable;
 use bpfd_core::request::{AppRef, LoadRequest, UnloadRequest};
-use bpfd_proto::codec::v1 as codec;
+use bpfd_proto::codec::v1::{self as codec, BadField};
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::ErrorReason;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Streamed, apply, bad_field, page, principal, status, streamed};
+use super::{Streamed, apply, bad_field, fitting, page, principal, status, streamed};
 use crate::engine::Answer;
-use crate::service::{AppFilter, Changed, GetAppError, Listed, Service};
+use crate::service::{AppFilter, Changed, GetAppError, Service};
 use crate::waiter::Stopping;
 
 /// Characters of a log in one message.
@@ -29,6 +29,10 @@ impl pb::app_service_server::AppService for Apps {
         let mut incoming = self.0.upload(principal(&request)?).await.map_err(status::upload)?;
         let mut pieces = request.into_inner();
         while let Some(pb::UploadObjectRequest { chunk }) = pieces.message().await? {
+            if chunk.is_empty() {
+                // Empty chunks never reach the size limit, so an upload of them would never end.
+                return Err(bad_field(BadField { field: "chunk", why: "it is empty".to_owned() }));
+            }
             incoming.write(&chunk).map_err(|error| status::upload(error.into()))?;
         }
         let (digest, size) = self.0.uploaded(incoming).await.map_err(status::upload)?;
@@ -81,10 +85,10 @@ impl pb::app_service_server::AppService for Apps {
         let chain = interface.map(|interface| codec::chain_key(netns.as_deref(), &interface));
         let chain = chain.transpose().map_err(bad_field)?;
         let labels = codec::label_selectors(&user_labels).map_err(bad_field)?;
-        let listed = self.0.apps(principal, AppFilter { chain, labels }, &page(page_size, page_token)).await;
-        let Listed { snapshot, items, next } = listed.map_err(|denied| status::denied(&denied))?;
-        let apps = items.iter().map(|app| codec::app(&snapshot, app, &self.0.layout)).collect();
-        Ok(Response::new(pb::ListAppsResponse { apps, next_page_token: next }))
+        let listed = self.0.apps(principal, AppFilter { chain, labels }, &page(page_size, page_token)?).await;
+        let listed = listed.map_err(|denied| status::denied(&denied))?;
+        let (apps, next_page_token) = fitting(listed, |snapshot, app| codec::app(snapshot, &app, &self.0.layout));
+        Ok(Response::new(pb::ListAppsResponse { apps, next_page_token }))
     }
 
     async fn unload(&self, request: Request<pb::UnloadRequest>) -> Result<Response<pb::UnloadResponse>, Status> {
@@ -95,8 +99,8 @@ impl pb::app_service_server::AppService for Apps {
         let Changed { answer, before, now: _, warnings } = changed.map_err(|error| status::engine(&message, &error))?;
         let Answer { outcome, plan } = answer;
         Ok(Response::new(pb::UnloadResponse {
-            apps: outcome.apps.iter().map(|app| app.name.to_string()).collect(),
-            links: outcome.links.iter().map(|link| before.state.link_name(link)).collect(),
+            apps: codec::texts(outcome.apps.iter().map(|app| app.name.to_string()).collect()),
+            links: codec::texts(outcome.links.iter().map(|link| before.state.link_name(link)).collect()),
             warnings: codec::warnings(warnings),
             plan: codec::plan(plan),
         }))

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use bpfd_core::snapshot::Snapshot;
 use bpfd_proto::codec::v1 as codec;
 use bpfd_proto::v1 as pb;
 use tonic::{Request, Response, Status};
 
-use super::{bad_field, principal, status};
+use super::{bad_field, fitting, page, principal, status};
 use crate::service::{LookError, Service};
 
 pub(in crate::rpc) struct Chains(pub(in crate::rpc) Arc<Service>);
@@ -26,9 +27,12 @@ impl pb::chain_service_server::ChainService for Chains {
         &self,
         request: Request<pb::ListChainsRequest>,
     ) -> Result<Response<pb::ListChainsResponse>, Status> {
-        let snapshot = self.0.chains(principal(&request)?).await.map_err(|denied| status::denied(&denied))?;
-        let chains = snapshot.observed.chains.keys();
-        let chains = chains.filter_map(|key| codec::chain(&snapshot, key, &self.0.layout)).collect();
-        Ok(Response::new(pb::ListChainsResponse { chains }))
+        let principal = principal(&request)?;
+        let pb::ListChainsRequest { page_size, page_token } = request.into_inner();
+        let listed = self.0.chains(principal, &page(page_size, page_token)?).await;
+        let listed = listed.map_err(|denied| status::denied(&denied))?;
+        let chain = |snapshot: &Snapshot, key| codec::chain(snapshot, &key, &self.0.layout).unwrap_or_default();
+        let (chains, next_page_token) = fitting(listed, chain);
+        Ok(Response::new(pb::ListChainsResponse { chains, next_page_token }))
     }
 }

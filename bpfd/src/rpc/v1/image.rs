@@ -10,9 +10,9 @@ use bytecode_image::reference::Reference;
 use bytecode_image::summary::{GlobalSummary, MapSummary, ProgramSummary, Summary};
 use tonic::{Request, Response, Status};
 
-use super::{Streamed, apply, bad_field, page, principal, status, streamed};
+use super::{Streamed, apply, bad_field, fitting, page, principal, status, streamed};
 use crate::images::{ImageError, Inspected, Removed, Stored, Verdict};
-use crate::service::{Listed, Refused, Service, StoredImage};
+use crate::service::{Refused, Service, StoredImage};
 use crate::waiter::Stopping;
 
 /// Images of one removal.
@@ -53,10 +53,10 @@ impl pb::image_service_server::ImageService for ImageApi {
     ) -> Result<Response<pb::ListImagesResponse>, Status> {
         let principal = principal(&request)?;
         let pb::ListImagesRequest { page_size, page_token } = request.into_inner();
-        let listed = self.context.images(principal, page(page_size, page_token)).await;
-        let Listed { snapshot: _, items, next } = listed.map_err(|error| status::refused(error, Refusal::from))?;
-        let images = items.into_iter().map(image).collect();
-        Ok(Response::new(pb::ListImagesResponse { images, next_page_token: next }))
+        let listed = self.context.images(principal, page(page_size, page_token)?).await;
+        let listed = listed.map_err(|error| status::refused(error, Refusal::from))?;
+        let (images, next_page_token) = fitting(listed, |_, stored| image(stored));
+        Ok(Response::new(pb::ListImagesResponse { images, next_page_token }))
     }
 
     async fn inspect_image(
@@ -115,7 +115,7 @@ fn image(StoredImage { stored, apps }: StoredImage) -> pb::Image {
     let Stored { reference, digest, manifest, object, size, pulled, signers } = stored;
     let seconds = pulled.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map(|since| since.as_secs());
     pb::Image {
-        apps,
+        apps: codec::texts(apps),
         reference: reference.to_string(),
         digest: digest.to_string(),
         manifest_digest: manifest.map(|manifest| manifest.to_string()).unwrap_or_default(),

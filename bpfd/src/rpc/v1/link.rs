@@ -9,9 +9,9 @@ use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::ErrorReason;
 use tonic::{Request, Response, Status};
 
-use super::{apply, bad_field, page, principal, status};
+use super::{apply, bad_field, fitting, page, principal, status};
 use crate::engine::Answer;
-use crate::service::{Changed, DetachError, GetLinkError, LinkFilter, Listed, Service};
+use crate::service::{Changed, DetachError, GetLinkError, LinkFilter, Service};
 
 pub(in crate::rpc) struct Links(pub(in crate::rpc) Arc<Service>);
 
@@ -59,7 +59,7 @@ impl pb::link_service_server::LinkService for Links {
         })?;
         let Answer { outcome, plan } = answer;
         Ok(Response::new(pb::DetachResponse {
-            links: outcome.links.iter().map(|link| before.state.link_name(link)).collect(),
+            links: codec::texts(outcome.links.iter().map(|link| before.state.link_name(link)).collect()),
             warnings: codec::warnings(warnings),
             plan: codec::plan(plan),
         }))
@@ -88,10 +88,10 @@ impl pb::link_service_server::LinkService for Links {
         let app = app.map(|app| app.parse::<AppRef>().map_err(|error| bad("app", error))).transpose()?;
         let labels = codec::label_selectors(&user_labels).map_err(bad_field)?;
         let filter = LinkFilter { chain, app, labels };
-        let listed = self.0.links(principal, filter, &page(page_size, page_token)).await;
-        let Listed { snapshot, items, next } = listed.map_err(|error| status::look(&error))?;
-        let links = items.iter().map(|link| codec::link(&snapshot, link)).collect();
-        Ok(Response::new(pb::ListLinksResponse { links, next_page_token: next }))
+        let listed = self.0.links(principal, filter, &page(page_size, page_token)?).await;
+        let listed = listed.map_err(|error| status::look(&error))?;
+        let (links, next_page_token) = fitting(listed, |snapshot, link| codec::link(snapshot, &link));
+        Ok(Response::new(pb::ListLinksResponse { links, next_page_token }))
     }
 }
 

@@ -2,9 +2,11 @@
 
 use bpfd_core::ident::{AppUid, KernelId};
 use bpfd_core::request::Apply;
-use bpfd_proto::codec::v1::{self as codec, BadField, Paths};
+use bpfd_core::snapshot::Snapshot;
+use bpfd_proto::codec::v1::{self as codec, BadField, Fitted, Paths};
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1::{self as pb, ErrorReason};
+use prost::Message;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status};
@@ -13,7 +15,7 @@ use super::principal;
 use crate::kernel::map_path;
 use crate::layout::Layout;
 use crate::progress::{Report, in_order};
-use crate::service::Page;
+use crate::service::{Listed, Page};
 use crate::waiter::{Stopping, Waiter};
 
 mod app;
@@ -68,8 +70,20 @@ fn apply(validate_only: bool) -> Apply {
     if validate_only { Apply::ValidateOnly } else { Apply::Write }
 }
 
-fn page(size: Option<u32>, token: String) -> Page {
-    Page { size, after: token }
+fn page(size: Option<u32>, token: String) -> Result<Page, Status> {
+    Ok(Page { size: codec::page_size(size).map_err(bad_field)?, after: token })
+}
+
+/// As much of a page as fits one message, and the token of the next page.
+fn fitting<T, M: Message>(listed: Listed<T>, message: impl Fn(&Snapshot, T) -> M) -> (Vec<M>, String) {
+    let Listed { snapshot, items, next } = listed;
+    let (snapshot, message) = (&snapshot, &message);
+    let made = items.into_iter().map(|(place, item)| (place, move || message(snapshot, item)));
+    let Fitted { items, next, oversized } = codec::fitting(made, next);
+    for place in oversized {
+        tracing::error!(place, "an item does not fit a message, and is left out of a list");
+    }
+    (items, next)
 }
 
 fn bad_field(error: BadField) -> Status {

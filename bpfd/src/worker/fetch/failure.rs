@@ -208,6 +208,8 @@ impl From<&TransportError> for Class {
             TransportError::Redirects(_)
             | TransportError::Location(_)
             | TransportError::Insecure { .. }
+            | TransportError::PrivateHost(_)
+            | TransportError::Elsewhere { .. }
             | TransportError::PrivateAddress { .. } => Self::REDIRECT,
             TransportError::ForeignRealm { .. } => Self::FOREIGN_REALM,
             // Of a part that a manifest names: the image itself is there, see `FetchError::NoSuchImage`.

@@ -7,7 +7,7 @@ use bpfd_core::plan::LinkStatus;
 use bpfd_core::snapshot::Snapshot;
 
 use super::hook::xdp::{mode as xdp_mode, netns, proceed_on};
-use super::{Paths, link};
+use super::{Paths, link, texts};
 use crate::v1 as pb;
 
 /// A chain as the kernel has it, beside what was asked for.
@@ -73,7 +73,7 @@ pub fn chain(snapshot: &Snapshot, key: &ChainKey, paths: &impl Paths) -> Option<
         slots_used: slots,
         slots: slots.and_then(|_| u32::try_from(SLOTS).ok()),
         members,
-        findings,
+        findings: texts(findings),
     })
 }
 

@@ -5,6 +5,7 @@
 
 mod chain;
 pub mod hook;
+mod pages;
 mod report;
 mod request;
 mod row;
@@ -13,6 +14,7 @@ use bpfd_core::ident::{AppUid, KernelId};
 
 pub use self::chain::chain;
 pub use self::hook::xdp::chain_key;
+pub use self::pages::{Fitted, fitting, page_size, texts};
 pub use self::report::{plan, progress, time, warnings};
 pub use self::request::{label_selectors, pull_policy, request_id};
 pub use self::row::{app, link};

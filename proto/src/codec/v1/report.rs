@@ -2,7 +2,11 @@
 
 use bpfd_core::report::{Phase, Progress, Warning};
 
+use super::texts;
 use crate::v1::{self as pb, ErrorReason};
+
+/// Warnings of one answer: nobody reads more, and the answer must fit one message.
+const WARNINGS: usize = 64;
 
 /// A report.
 pub fn progress(progress: Progress) -> pb::Progress {
@@ -18,12 +22,12 @@ pub fn progress(progress: Progress) -> pb::Progress {
     pb::Progress { phase: phase.into(), digest, done_bytes: done, total_bytes: total }
 }
 
-/// A plan, a line an entry.
+/// A plan, a line an entry, as far as a message has room for it.
 pub fn plan(text: Option<String>) -> Vec<String> {
-    text.map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default()
+    texts(text.map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default())
 }
 
-/// Warnings that come with a result.
+/// Warnings that come with a result: at most [`WARNINGS`], then one that says how many more there are.
 pub fn warnings(warnings: Vec<Warning>) -> Vec<pb::Warning> {
     let warning = |warning| {
         let (reason, message, hint) = match warning {
@@ -34,7 +38,12 @@ pub fn warnings(warnings: Vec<Warning>) -> Vec<pb::Warning> {
         };
         pb::Warning { reason: reason.word().to_owned(), message, hint: hint.to_owned() }
     };
-    warnings.into_iter().map(warning).collect()
+    let more = warnings.len().saturating_sub(WARNINGS);
+    let mut shown: Vec<pb::Warning> = warnings.into_iter().take(WARNINGS).map(warning).collect();
+    if let Some(last) = shown.last().filter(|_| more > 0).cloned() {
+        shown.push(pb::Warning { message: format!("and {more} more"), ..last });
+    }
+    shown
 }
 
 /// Seconds since 1970.

@@ -1,12 +1,13 @@
 //! From messages to typed requests: the door where every field is parsed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bpfd_core::ident::{AskedId, RequestId, RequestKey};
 use bpfd_core::labels::{LABELS_MAX, LabelSelector, Labels};
+use bpfd_core::names::printable;
 use bpfd_core::request::{
-    ATTACH_MAX, AppRef, AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, LIST_MAX, LinkRef, LoadRequest,
-    OwnerScope, PullPolicy, Select, UnloadRequest, UnloadWhich, UpdateRequest,
+    ATTACH_MAX, AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, GLOBAL_NAME_MAX, GLOBAL_VALUE_MAX,
+    LIST_MAX, LoadRequest, NAMES_MAX, OwnerScope, PullPolicy, Select, UnloadRequest, UnloadWhich, UpdateRequest,
 };
 use bpfd_core::state::WhenAbsent;
 use prost::Message;
@@ -19,6 +20,50 @@ use super::{BadField, bad, bounded, parsed};
 use crate::v1 as pb;
 
 const USER_LABELS: &str = "user_labels";
+
+/// Names of apps or links: 1 to [`NAMES_MAX`], each once.
+fn names<T: std::str::FromStr<Err: ToString>>(field: &'static str, list: &[String]) -> Result<Vec<T>, BadField> {
+    if list.is_empty() {
+        return Err(bad(field, format!("no `{field}` given")));
+    }
+    bounded(field, list, NAMES_MAX)?;
+    each_once(field, list.iter())?;
+    list.iter().map(|name| parsed(field, name)).collect()
+}
+
+fn each_once<'a>(field: &'static str, list: impl Iterator<Item = &'a String>) -> Result<(), BadField> {
+    let mut seen = BTreeSet::new();
+    for name in list {
+        if !seen.insert(name) {
+            return Err(bad(field, format!("`{}` is there twice", printable(name))));
+        }
+    }
+    Ok(())
+}
+
+/// Values for global variables.
+fn globals(list: &[pb::GlobalSetting]) -> Result<Vec<(String, String)>, BadField> {
+    const FIELD: &str = "globals";
+    bounded(FIELD, list, LIST_MAX)?;
+    each_once(FIELD, list.iter().map(|global| &global.name))?;
+    let within = |pb::GlobalSetting { name, value }: &pb::GlobalSetting| {
+        if name.len() > GLOBAL_NAME_MAX {
+            return Err(bad(
+                FIELD,
+                format!("a name has at most {GLOBAL_NAME_MAX} bytes; `{}` has {}", printable(name), name.len()),
+            ));
+        }
+        if value.len() > GLOBAL_VALUE_MAX {
+            let name = printable(name);
+            return Err(bad(
+                FIELD,
+                format!("a value has at most {GLOBAL_VALUE_MAX} bytes; that of `{name}` has {}", value.len()),
+            ));
+        }
+        Ok((name.clone(), value.clone()))
+    };
+    list.iter().map(within).collect()
+}
 
 /// An empty key is no key.
 pub fn request_id(text: &str) -> Result<Option<RequestId>, BadField> {
@@ -83,7 +128,6 @@ impl TryFrom<&pb::LoadRequest> for LoadRequest {
             user_labels,
         } = message;
         bounded("programs", programs, LIST_MAX)?;
-        bounded("globals", globals, LIST_MAX)?;
         bounded("attach", attach, ATTACH_MAX)?;
         let bytes = match source {
             None => return Err(bad("source", "neither an image nor an object given")),
@@ -103,7 +147,7 @@ impl TryFrom<&pb::LoadRequest> for LoadRequest {
             bytes,
             name: name.as_deref().map(|name| parsed("name", name)).transpose()?,
             select: select.collect::<Result<_, _>>()?,
-            globals: globals.iter().map(|global| (global.name.clone(), global.value.clone())).collect(),
+            globals: self::globals(globals)?,
             labels: labels(user_labels)?,
             attach: attach.iter().map(attachment).collect::<Result<_, _>>()?,
             request: request_key("load", key, message)?,
@@ -151,10 +195,8 @@ impl TryFrom<&pb::DetachRequest> for DetachRequest {
         let pb::DetachRequest { request_id: key, validate_only: _, target } = message;
         let which = match target {
             None => return Err(bad("target", "neither links nor an interface given")),
-            Some(pb::detach_request::Target::Links(pb::LinkNames { names })) => {
-                bounded("links.names", names, LIST_MAX)?;
-                let links = names.iter().map(|name| parsed::<LinkRef>("links.names", name));
-                DetachWhich::Links(links.collect::<Result<_, _>>()?)
+            Some(pb::detach_request::Target::Links(pb::LinkNames { names: links })) => {
+                DetachWhich::Links(names("links.names", links)?)
             }
             Some(pb::detach_request::Target::AllOn(pb::AllOnInterface { netns, interface })) => {
                 DetachWhich::All(chain_key(netns.as_deref(), interface)?)
@@ -171,10 +213,8 @@ impl TryFrom<&pb::UnloadRequest> for UnloadRequest {
         let pb::UnloadRequest { request_id: key, validate_only: _, target } = message;
         let which = match target {
             None => return Err(bad("target", "no app given")),
-            Some(pb::unload_request::Target::Apps(pb::AppNames { names })) => {
-                bounded("apps.names", names, LIST_MAX)?;
-                let apps = names.iter().map(|name| parsed::<AppRef>("apps.names", name));
-                UnloadWhich::Apps(apps.collect::<Result<_, _>>()?)
+            Some(pb::unload_request::Target::Apps(pb::AppNames { names: apps })) => {
+                UnloadWhich::Apps(names("apps.names", apps)?)
             }
             Some(pb::unload_request::Target::All(pb::AllApps {})) => UnloadWhich::All,
         };
@@ -207,7 +247,12 @@ mod tests {
         check(|message| message.name = Some("A".into()), "name");
         check(|message| message.request_id = "x".into(), "request_id");
         check(|message| message.globals = vec![pb::GlobalSetting::default(); 257], "globals");
-        check(|message| message.attach = vec![on_eth0(); 17], "attach");
+        check(|message| message.globals = vec![pb::GlobalSetting::default(); 2], "globals");
+        let global = |name: usize, value: usize| pb::GlobalSetting { name: "n".repeat(name), value: "v".repeat(value) };
+        assert_eq!(load(|message| message.globals = vec![global(128, 1)]).unwrap_err().field, "globals");
+        assert_eq!(load(|message| message.globals = vec![global(1, 1025)]).unwrap_err().field, "globals");
+        assert!(load(|message| message.globals = vec![global(127, 1024), global(126, 0)]).is_ok());
+        check(|message| message.attach = vec![on_eth0(); 65], "attach");
         check(|message| message.user_labels = [("Team".into(), "a".into())].into(), "user_labels");
         check(|message| message.user_labels = [("team".into(), "a\n".into())].into(), "user_labels");
         check(
@@ -217,6 +262,24 @@ mod tests {
         check(|message| message.attach = vec![pb::Attachment::default()], "attachment.hook");
         check(|message| message.attach = vec![pb::Attachment { priority: Some(1001), ..on_eth0() }], "priority");
         check(|message| message.attach = vec![pb::Attachment { xdp_mode: 9, ..on_eth0() }], "attachment.xdp_mode");
+    }
+
+    #[test]
+    fn names_are_1_to_64_each_once() {
+        let check = |names: Vec<String>, good: bool| {
+            let target = pb::unload_request::Target::Apps(pb::AppNames { names: names.clone() });
+            let unload = pb::UnloadRequest { target: Some(target), ..Default::default() };
+            assert_eq!(UnloadRequest::try_from(&unload).is_ok(), good, "{names:?}");
+            let target = pb::detach_request::Target::Links(pb::LinkNames { names: names.clone() });
+            let detach = pb::DetachRequest { target: Some(target), ..Default::default() };
+            assert_eq!(DetachRequest::try_from(&detach).is_ok(), good, "{names:?}");
+        };
+        let numbered = |count: usize| (0..count).map(|number| format!("a{number}")).collect();
+        check(numbered(0), false);
+        check(numbered(1), true);
+        check(numbered(64), true);
+        check(numbered(65), false);
+        check(vec!["a".to_owned(); 2], false);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Apps and links, with how they stand, to messages.
 
 use bpfd_core::plan::LinkStatus;
+use bpfd_core::request::GLOBAL_VALUE_MAX;
 use bpfd_core::snapshot::Snapshot;
 use bpfd_core::state::{App, Link, Owner, Reach, Source};
 
 use super::hook::{Placed, placed, program_type};
-use super::{Paths, chain, time};
+use super::{Paths, chain, texts, time};
 use crate::v1 as pb;
 
 /// An app with what the kernel has of it.
@@ -33,8 +34,10 @@ pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
             pin_path: id.and_then(|_| paths.map_pin(app.uid, &map.name)),
         }
     });
+    // Rows of earlier versions may have longer values.
+    let short = |text: &str| text.get(..text.floor_char_boundary(GLOBAL_VALUE_MAX)).unwrap_or_default().to_owned();
     let globals =
-        app.globals.iter().map(|(name, set)| pb::GlobalSetting { name: name.clone(), value: set.text.clone() });
+        app.globals.iter().map(|(name, set)| pb::GlobalSetting { name: name.clone(), value: short(&set.text) });
     pb::App {
         uid: app.uid.to_string(),
         handle: app.handle.0,
@@ -50,7 +53,7 @@ pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
         maps: maps.collect(),
         globals: globals.collect(),
         create_time: time(app.created),
-        links: state.links_of(app.uid).map(|link| state.link_name(link)).collect(),
+        links: texts(state.links_of(app.uid).map(|link| state.link_name(link)).collect()),
         reach: match app.reach {
             Reach::Kernel => pb::Reach::Kernel,
             Reach::Packet => pb::Reach::Packet,

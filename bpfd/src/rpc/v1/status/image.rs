@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use bpfd_core::names::printable;
+use bpfd_policy::scope::Scope;
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1::ErrorReason;
 use bytecode_image::label::LabelError;
@@ -36,6 +37,12 @@ impl From<ImageError> for Refusal {
         };
         match &error {
             ImageError::Reference(_) => refusal(ErrorReason::InvalidReference),
+            ImageError::NotCovered(reference) => {
+                Self::new(ErrorReason::ImageNotTrusted, text).cause(verify::Reason::NoScope.to_string()).hint(format!(
+                    "have root say who signs it: `bpfctl trust add NAME --key FILE --scope {}`",
+                    Scope::of_repository(reference)
+                ))
+            }
             ImageError::Registries(_) => {
                 refusal(ErrorReason::InvalidPolicy).hint("mend the file; it is read anew for each pull")
             }
@@ -100,7 +107,7 @@ fn stored(error: &StoreError, refusal: impl Fn(ErrorReason) -> Refusal) -> Refus
             refusal(ErrorReason::NotFoundImage).hint("`bpfctl image pull REFERENCE` fetches it anew")
         }
         StoreError::Resolve(ResolveError::NoPlatform { .. }) => refusal(ErrorReason::NoPlatform),
-        StoreError::Resolve(_) | StoreError::Document(_) | StoreError::TooLarge { .. } => {
+        StoreError::Resolve(_) | StoreError::Document(_) | StoreError::TooLarge { .. } | StoreError::Parts(_) => {
             refusal(ErrorReason::InvalidImage)
         }
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
