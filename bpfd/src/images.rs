@@ -12,14 +12,14 @@
 
 mod acquired;
 mod bring;
+mod damaged;
 mod error;
 mod judge;
 mod shelf;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -33,17 +33,17 @@ use bytecode_image::limits;
 use bytecode_image::reference::Reference;
 use bytecode_image::registries::Author;
 use bytecode_image::resolve::Platform;
-use bytecode_image::store::{Named, Store, StoreError, Sweep};
+use bytecode_image::store::{Named, Store, Sweep};
 use bytecode_image::summary::summary;
 use bytecode_image::transport::Timeouts;
 use tokio::sync::Semaphore;
 
 pub use self::acquired::Acquired;
 use self::bring::{Ready, Terms};
+use self::damaged::open_or_set_aside;
 pub use self::error::ImageError;
 use self::judge::{open, platform};
 pub use self::shelf::{Inspected, Removed, Stored, Verdict, users};
-use crate::causes::error_chain;
 use crate::layout::Layout;
 use crate::objects::Objects;
 use crate::progress::Report;
@@ -293,60 +293,6 @@ impl Images {
             pulling.insert(reference.clone(), Arc::downgrade(&lock));
             lock
         })
-    }
-}
-
-/// The store; if what is there cannot be read as one, it is moved away, and a new one is made. Everything in it can be pulled again, and
-/// loaded apps have their objects elsewhere: it is no reason to leave a host without its daemon. Gives what was wrong.
-fn open_or_set_aside(directory: &Path) -> Result<(Store, Option<String>), ImageError> {
-    let error = match Store::open(directory) {
-        Ok(store) => return Ok((store, None)),
-        Err(error) if is_damage(&error) => error,
-        Err(error) => return Err(error.into()),
-    };
-    let aside = directory.with_extension("damaged");
-    // One is kept: a store that is damaged again and again must not fill the disk.
-    let removed = match std::fs::remove_dir_all(&aside) {
-        Err(error) if error.kind() == io::ErrorKind::NotADirectory => std::fs::remove_file(&aside),
-        removed => removed,
-    };
-    match removed {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(ImageError::Ingest(error)),
-    }
-    std::fs::rename(directory, &aside).map_err(ImageError::Ingest)?;
-    let damage = format!(
-        "the image store was damaged ({}) and is now `{}`; pull what you need again, then remove it",
-        error_chain(&error),
-        aside.display()
-    );
-    tracing::error!("{damage}");
-    Ok((Store::open(directory)?, Some(damage)))
-}
-
-/// Whether the store's own files are at fault, and not the disk or the rights on it.
-fn is_damage(error: &StoreError) -> bool {
-    match error {
-        StoreError::Io { source, .. } => match source.kind() {
-            io::ErrorKind::NotADirectory
-            | io::ErrorKind::IsADirectory
-            | io::ErrorKind::FileTooLarge
-            | io::ErrorKind::InvalidInput
-            | io::ErrorKind::InvalidData
-            | io::ErrorKind::AlreadyExists => true,
-            _ => source.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()),
-        },
-        StoreError::NotALayout(_)
-        | StoreError::Corrupt(_)
-        | StoreError::Missing(_)
-        | StoreError::Parts(_)
-        | StoreError::TooLarge { .. }
-        | StoreError::Index(_)
-        | StoreError::NotFound(_)
-        | StoreError::Document(_)
-        | StoreError::Resolve(_)
-        | StoreError::NotWhatItSays { .. } => true,
     }
 }
 
