@@ -812,7 +812,7 @@ fn a_full_disk_changes_nothing() {
     let mut host = busy(Chains::Shared);
     let before = host.sight();
     let db = rusqlite::Connection::open(host.dir.path().join("state.db")).unwrap();
-    db.execute_batch("CREATE TRIGGER full BEFORE INSERT ON steps BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
+    db.execute_batch("CREATE TRIGGER full BEFORE INSERT ON links BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
         .unwrap();
     let refused = host.ask(&Ask::Update { link: "a".into(), priority: 1 }, None);
     assert!(matches!(refused, Err(EngineError::Execute(ExecuteError::Store(_)))), "{refused:?}");
@@ -828,7 +828,8 @@ fn what_was_undone_on_a_full_disk_is_not_done_later() {
     let lost_room = |host: &Host| {
         let db = rusqlite::Connection::open(host.dir.path().join("state.db")).unwrap();
         db.execute_batch(
-            "CREATE TRIGGER full BEFORE INSERT ON steps BEGIN SELECT RAISE(FAIL, 'disk is full'); END;
+            "CREATE TRIGGER full BEFORE INSERT ON links BEGIN SELECT RAISE(FAIL, 'disk is full'); END;
+             CREATE TRIGGER full_again BEFORE DELETE ON links BEGIN SELECT RAISE(FAIL, 'disk is full'); END;
              CREATE TRIGGER full_too BEFORE DELETE ON operations BEGIN SELECT RAISE(FAIL, 'disk is full'); END",
         )
         .unwrap();
@@ -849,7 +850,7 @@ fn what_was_undone_on_a_full_disk_is_not_done_later() {
             let refused = host.ask(&ask, None);
             assert!(matches!(refused, Err(EngineError::Execute(ExecuteError::Store(_)))), "{refused:?}");
             assert_eq!((host.sight(), operations(&db)), (before.clone(), 1));
-            db.execute_batch("DROP TRIGGER full; DROP TRIGGER full_too").unwrap();
+            db.execute_batch("DROP TRIGGER full; DROP TRIGGER full_again; DROP TRIGGER full_too").unwrap();
             let again = if is_asked_again { ask } else { Ask::Update { link: "c/pass@eth1:xdp".into(), priority: 3 } };
             host.ask(&again, None).unwrap();
             let after = host.sight();

@@ -96,8 +96,9 @@ impl<V: HookVerb> Subcommand for Hook<V> {
                 Examples::Load => kind.load_examples,
                 Examples::Attach => kind.attach_examples,
             };
-            let command = Command::new(kind.word).about(kind.about).after_help(format!("Examples:\n{examples}"));
-            V::augment_args((kind.augment)(command))
+            // Last: the derived arguments bring their own help along.
+            let command = V::augment_args((kind.augment)(Command::new(kind.word)));
+            command.about(kind.about).long_about(None::<&str>).after_help(format!("Examples:\n{examples}"))
         };
         verb.subcommands(KINDS.iter().map(command))
     }

@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn a_write_that_fails_halfway_leaves_whole_lines() {
         const LIMITED: &str = "TEST_AUDIT_UNDER_A_LIMIT";
-        const NAME: &str = "audit::tests::a_write_that_fails_halfway_leaves_whole_lines";
+        const NAME: &str = "audit::file::tests::a_write_that_fails_halfway_leaves_whole_lines";
         if let Some(path) = std::env::var_os(LIMITED) {
             let path = Path::new(&path);
             let mut log = AuditFile::open(path).unwrap();

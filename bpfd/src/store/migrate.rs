@@ -45,7 +45,7 @@ fn from_2(tx: &Transaction<'_>) -> Result<(), StoreError> {
         ("answers", |row| items(row, "apps").collect()),
     ];
     // Recovery never read the steps of an operation.
-    tx.execute_batch("DROP TABLE steps")?;
+    tx.execute_batch("DROP TABLE IF EXISTS steps")?;
     let mut last = last_handle(tx)?;
     let mut given: BTreeMap<String, Handle> = BTreeMap::new();
     for (table, apps) in tables {
