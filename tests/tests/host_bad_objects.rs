@@ -251,7 +251,11 @@ fn a_global_out_of_range_is_refused() {
     cause: 26 bytes do not fit `char device[16]`: at most 15 and a NUL
     ");
     // What is quoted of a value is short.
-    assert_snapshot!(refuse(&format!("port={}", "9".repeat(5000)), 2), @"
+    assert_snapshot!(refuse(&format!("port={}", "9".repeat(1025)), 2), @"
+    error: the request is not valid
+    cause: a value has at most 1024 bytes; that of `port` has 1025
+    ");
+    assert_snapshot!(refuse(&format!("port={}", "9".repeat(1024)), 2), @"
     reading the object
     error: cannot set `port`
     cause: `999999999999999999999999999999999999999999999999999999999999…` is out of range for `u16 port`: 0 to 65535

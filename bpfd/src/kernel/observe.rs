@@ -36,6 +36,8 @@ pub(crate) struct Known {
     pub(crate) tops: BTreeMap<TopUid, SeenTop>,
     /// Whether the interface that a generation was made for runs it; `None` if that could not be seen.
     lives: BTreeMap<TopUid, Option<bool>>,
+    /// The interface that each chain had when it was last looked at.
+    interfaces: BTreeMap<ChainKey, InterfaceId>,
     pub(crate) links: BTreeSet<LinkUid>,
     half_links: BTreeSet<LinkUid>,
     pub(crate) exts: BTreeMap<LinkUid, SeenExt>,
@@ -47,7 +49,8 @@ impl Known {
         let tops = top::observe(pins).map_err(unseen("the pinned generations"))?;
         let (links, half_links) = hook::observe(pins).map_err(unseen("the pinned links"))?;
         let exts = ext::observe(pins).map_err(unseen("the pinned programs of slots"))?;
-        Ok(Self { apps, half_made, tops, lives: BTreeMap::new(), links, half_links, exts })
+        let (lives, interfaces) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { apps, half_made, tops, lives, interfaces, links, half_links, exts })
     }
 
     /// Follows a step that was taken. `Err` if what it pinned cannot be read: then everything must be read anew.
@@ -119,11 +122,13 @@ pub(crate) fn observe(
         .iter()
         .map(|key| Ok((key.clone(), look(&mut observer, key)?)))
         .collect::<Result<BTreeMap<_, _>, ObserveError>>()?;
+    let before = scope.chains().iter().filter_map(|key| known.interfaces.get(key).copied());
+    let before: BTreeSet<InterfaceId> = before.collect();
     for (uid, top) in &known.tops {
         let Some(record) = &top.record else { continue };
         let looked_at = chains.values().any(|chain| chain.interface == Some(record.interface));
         // Elsewhere nothing changed that this process did not do, or hear of.
-        if !whole && !looked_at && known.lives.contains_key(uid) {
+        if !whole && !looked_at && !before.contains(&record.interface) && known.lives.contains_key(uid) {
             continue;
         }
         let unseen = || unseen(format!("generation {uid}"));
@@ -136,6 +141,12 @@ pub(crate) fn observe(
                 chains.insert(key, chain);
             }
         }
+    }
+    for (key, seen) in &chains {
+        match seen.interface {
+            Some(interface) => known.interfaces.insert(key.clone(), interface),
+            None => known.interfaces.remove(key),
+        };
     }
     let pinned = |(uid, top): (&TopUid, &SeenTop)| {
         let members = top.record.as_ref().map(|record| record.members.clone());

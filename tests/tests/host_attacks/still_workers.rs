@@ -17,7 +17,7 @@ fn reader(daemon: u32) -> Option<u32> {
     let children = threads.filter_map(|thread| fs::read_to_string(thread.ok()?.path().join("children")).ok());
     let reads = |pid: &u32| {
         let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.trim_end_matches('\0').ends_with("--worker\0parse")
+        line.contains("\0--worker\0parse")
     };
     children.collect::<String>().split_whitespace().filter_map(|pid| pid.parse().ok()).find(reads)
 }
