@@ -38,7 +38,7 @@ const GUESTS: [&str; 3] = ["bpfd-sys", "bpfd", "bpfd-tests"];
 
 /// Needs the tree's own build, or hosts' tools that write where a guest cannot (Go's compiler, buildah); or is about what no
 /// kernel changes, and starts so many processes that an emulated processor takes minutes for it.
-const NOT_IN_GUESTS: [&str; 13] = [
+const NOT_IN_GUESTS: [&str; 14] = [
     "demo",
     "host_attacks",
     "host_audit",
@@ -50,6 +50,7 @@ const NOT_IN_GUESTS: [&str; 13] = [
     "host_dry_run",
     "host_images",
     "host_peers",
+    "host_scale",
     "host_shows",
     "host_verbs",
 ];
@@ -117,7 +118,7 @@ const FIXTURE_TOOLS: [tools::Tool; 2] = [tools::CLANG, tools::LIBBPF];
 /// Unit tests that hold what we make against what others make of it, and with what.
 const BESIDE_PEERS: [&str; 2] = ["peers", "signatures"];
 const PEERS: [tools::Tool; 3] = [tools::REGISTRY, tools::SKOPEO, tools::OPENSSL];
-const HOST_TOOLS: [tools::Tool; 8] = [
+const HOST_TOOLS: [tools::Tool; 9] = [
     tools::IPROUTE,
     tools::PING,
     tools::REGISTRY,
@@ -125,6 +126,7 @@ const HOST_TOOLS: [tools::Tool; 8] = [
     tools::BUILDAH,
     tools::XDP_TOOLS,
     tools::BPFTOOL,
+    tools::STRACE,
     tools::SUDO,
 ];
 const GUEST_TOOLS: [tools::Tool; 9] = [

@@ -1,0 +1,82 @@
+//! What a change and an event cost the daemon in system calls: as much on a host with one chain as on one with 64. Counts, not times.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "the lints exempt test functions, not what they share")]
+
+use std::fmt::Write as _;
+
+use bpfd_tests::{Calls, Host, example};
+
+/// Chains on the larger host.
+const MANY: u32 = 64;
+/// System calls of one change, with those of the workers that it starts and of what follows from it.
+const CHANGE: u64 = 400;
+/// The same of an event of an interface that has no chain.
+const EVENT: u64 = 20;
+/// How much two counts of the same work differ: threads of the runtime sleep and wake as they like.
+const NOISE: u64 = 40;
+
+/// A host with a program on each of so many interfaces `i0`, `i1`, …, and an app `more` that runs nowhere.
+fn with_chains(chains: u32) -> Host {
+    let host = Host::new();
+    let mut batch = String::new();
+    // One more than there are chains.
+    for index in 0..=chains {
+        writeln!(batch, "link add i{index} type veth peer name i{index} netns far").unwrap();
+        writeln!(batch, "link set i{index} up").unwrap();
+    }
+    host.shell(&format!("ip -batch - <<END\n{batch}END"));
+    let object = example("xdp-counter");
+    for name in ["app", "more"] {
+        host.bpfctl(&format!("load --path {} --name {name}", object.display())).ok();
+    }
+    for index in 0..chains {
+        host.bpfctl(&format!("attach app xdp -i i{index}")).ok();
+    }
+    host
+}
+
+fn sum(calls: &Calls) -> u64 {
+    calls.values().sum()
+}
+
+fn syncs(calls: &Calls) -> u64 {
+    ["fsync", "fdatasync", "sync_file_range"].into_iter().filter_map(|name| calls.get(name)).sum()
+}
+
+#[test]
+fn a_change_costs_the_same_on_a_host_with_64_chains() {
+    let hosts = [with_chains(1), with_chains(MANY)];
+    for (verb, line, most_syncs) in [
+        ("attach", "attach more xdp -i i0", 4),
+        ("update", "update more/count@i0:xdp --priority 7", 4),
+        ("detach", "detach more/count@i0:xdp", 4),
+    ] {
+        let [one, many] = hosts.each_ref().map(|host| {
+            host.await_quiet();
+            host.calls(|| drop(host.bpfctl(line).ok()))
+        });
+        for calls in [&one, &many] {
+            assert!(sum(calls) <= CHANGE, "{verb}: {calls:?}");
+            assert!(syncs(calls) <= most_syncs, "{verb}: {calls:?}");
+        }
+        assert!(sum(&many) <= sum(&one) + NOISE, "{verb}: {one:?}, with {MANY} chains {many:?}");
+    }
+}
+
+#[test]
+fn a_load_syncs_six_times_at_most() {
+    let host = Host::new();
+    let line = format!("load --path {}", example("tracepoint-count").display());
+    let calls = host.calls(|| drop(host.bpfctl(&line).ok()));
+    assert!(syncs(&calls) <= 6, "{calls:?}");
+}
+
+#[test]
+fn an_event_of_an_interface_without_a_chain_is_only_read() {
+    let host = with_chains(1);
+    host.await_quiet();
+    // A change of an interface that has no chain, and the control: a change of one that has.
+    let unrelated = host.calls(|| drop(host.shell("ip link set i1 mtu 1400")));
+    assert!(sum(&unrelated) <= EVENT, "{unrelated:?}");
+    let ours = host.calls(|| drop(host.shell("ip link set i0 xdp off; ip link set i0 xdpgeneric off")));
+    assert!(sum(&ours) > sum(&unrelated), "{ours:?}");
+}
