@@ -13,10 +13,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bpfd_core::chain::status_of;
 use bpfd_core::changes::{Fresh, RequestError};
 use bpfd_core::hook::ChainKey;
-use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, RequestKey, Uids};
+use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, RequestKey, TopUid, Uids};
 use bpfd_core::invariants::{self, Broken};
 use bpfd_core::journal::Operation;
-use bpfd_core::kernel::{InterfaceId, Kernel, ObserveError, Observed, Scope, StepError};
+use bpfd_core::kernel::{InterfaceId, Kernel, ObserveError, Observed, ObservedChain, Scope, StepError};
 use bpfd_core::order;
 use bpfd_core::plan::{PlanError, Planned, adoptions, own_status, plan, status, touched};
 use bpfd_core::policy::{Denied, Principal, confirm};
@@ -365,11 +365,11 @@ impl<K: Kernel> Engine<K> {
         let observed = match scope {
             Scope::Everything(_) => seen,
             Scope::Chains(_) => {
-                let mut observed = seen.over(&before.observed, |chain| chains.contains(chain));
-                // One that lost its last link is nobody's chain any more, unless something of ours still runs there.
-                let left: Vec<_> = looked_at.iter().filter(|chain| !chains.contains(chain)).collect();
-                let left: Vec<_> = left.into_iter().filter(|chain| observed.members(chain).is_empty()).collect();
-                left.into_iter().for_each(|chain| drop(observed.chains.remove(chain)));
+                let mut observed = seen.over(&before.observed, |_| true);
+                let pinned: BTreeSet<TopUid> = observed.tops.keys().copied().collect();
+                // One that lost its last link is of interest while it runs a generation that is pinned here.
+                let runs = |seen: &ObservedChain| seen.live.top().is_some_and(|top| pinned.contains(&top));
+                observed.chains.retain(|chain, seen| chains.contains(chain) || runs(seen));
                 observed
             }
         };

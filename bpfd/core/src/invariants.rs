@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::{Live, Observed};
+use crate::kernel::Observed;
 use crate::order;
 use crate::plan::{LinkStatus, converge, status};
 use crate::state::State;
@@ -80,11 +80,7 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
         say("K3", format!("a copy of a program for link {link} is pinned and no row knows it"));
     }
     for (top, pinned) in &observed.tops {
-        let live = observed.chains.values().any(|chain| match &chain.live {
-            Live::Ours(live) => live.top == *top,
-            Live::Dispatcher(live) => live.top.top == *top,
-            Live::Empty | Live::Foreign(_) => false,
-        });
+        let live = observed.chains.values().any(|chain| chain.live.top() == Some(*top));
         if !live && pinned.live == Some(false) {
             say("K4", format!("generation {top} is pinned and no hook runs it"));
         }

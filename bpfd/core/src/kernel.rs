@@ -366,6 +366,17 @@ pub enum Live {
     Foreign(ForeignProgram),
 }
 
+impl Live {
+    /// Our name for the generation that runs, if it is one of ours or a dispatcher.
+    pub fn top(&self) -> Option<TopUid> {
+        match self {
+            Self::Ours(live) => Some(live.top),
+            Self::Dispatcher(live) => Some(live.top.top),
+            Self::Empty | Self::Foreign(_) => None,
+        }
+    }
+}
+
 /// One shared hook as it is.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ObservedChain {

@@ -300,16 +300,7 @@ fn attach_step(link: &Link) -> Option<Step> {
 
 /// Generations that no hook runs once the plan's swaps are done.
 fn dead_tops<'a>(observed: &'a Observed, wanted: &'a BTreeSet<TopUid>) -> impl Iterator<Item = TopUid> + 'a {
-    let kept: BTreeSet<TopUid> = observed
-        .chains
-        .values()
-        .filter_map(|chain| match &chain.live {
-            Live::Ours(LiveTop { top, .. }) | Live::Dispatcher(LiveDispatcher { top: LiveTop { top, .. }, .. }) => {
-                Some(*top)
-            }
-            Live::Empty | Live::Foreign(_) => None,
-        })
-        .collect();
+    let kept: BTreeSet<TopUid> = observed.chains.values().filter_map(|chain| chain.live.top()).collect();
     observed
         .tops
         .iter()

@@ -297,6 +297,9 @@ impl Drop for Worker {
 /// In the worker, before anything else and while it has one thread: it becomes who it is to be, and can no longer be traced. `ids` is
 /// the word after its kind. Gives the channel to the daemon; nothing was read from it.
 pub fn begin(ids: Option<&str>) -> io::Result<Channel> {
+    // rustix reads `/proc/self/auxv` when it is first needed where the kernel has no `PR_GET_AUXV` (before Linux 6.4), and panics if it
+    // cannot: of a process that is not dumpable the file is root's.
+    let _page = rustix::param::page_size();
     // The order matters: a process is traced, and its memory read, by who has its user id and finds it dumpable
     // (`__ptrace_may_access` of kernel/ptrace.c). Such a process has never both.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
