@@ -26,7 +26,7 @@ fn with_chains(chains: u32) -> Host {
     host.shell(&format!("ip -batch - <<END\n{batch}END"));
     let object = example("xdp-counter");
     for name in ["app", "more"] {
-        host.bpfctl(&format!("load --path {} --name {name}", object.display())).ok();
+        host.bpfctl(&format!("load --path {object} --name {name}")).ok();
     }
     for index in 0..chains {
         host.bpfctl(&format!("attach app xdp -i i{index}")).ok();
@@ -65,7 +65,7 @@ fn a_change_costs_the_same_on_a_host_with_64_chains() {
 #[test]
 fn a_load_syncs_six_times_at_most() {
     let host = Host::new();
-    let line = format!("load --path {}", example("tracepoint-count").display());
+    let line = format!("load --path {}", example("tracepoint-count"));
     let calls = host.calls(|| drop(host.bpfctl(&line).ok()));
     assert!(syncs(&calls) <= 6, "{calls:?}");
 }

@@ -11,13 +11,10 @@ use ebpf::kind::{DeclaredKind, ProgramKind};
 use ebpf::names::{FunctionName, NameError, SectionName};
 use ebpf::select::{self, SelectError, Selector};
 
-use crate::hook::ProceedOn;
+use crate::hook::{self, ProceedOn};
 use crate::names::Priority;
 use crate::request::{AttachAsk, Select};
 use crate::state::Advice;
-
-/// The kinds whose hooks are managed; the others of the table are read only.
-const MANAGED: [ProgramKind; 2] = [ProgramKind::Xdp, ProgramKind::Tracepoint];
 
 /// What a load takes from its object.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -38,7 +35,7 @@ pub enum SelectionError {
     #[error(transparent)]
     Name(#[from] NameError),
     /// A type that this version does not load.
-    #[error("`{function}` is in section `{section}`: bpfd loads programs of the types {}", MANAGED.map(ProgramKind::as_str).join(", "))]
+    #[error("`{function}` is in section `{section}`: bpfd loads programs of the types {}", managed())]
     Unsupported {
         /// The program.
         function: String,
@@ -83,6 +80,12 @@ pub fn select(
     Ok(selection)
 }
 
+/// The types whose hooks are managed, for an error's text.
+fn managed() -> String {
+    let managed = ProgramKind::ALL.iter().filter(|kind| hook::is_managed(**kind));
+    managed.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 fn chosen<'a>(object: &'a Object, wanted: &[Select]) -> Result<Vec<&'a Declared>, SelectionError> {
     if wanted.is_empty() {
         return match select::all(object) {
@@ -110,7 +113,7 @@ fn chosen<'a>(object: &'a Object, wanted: &[Select]) -> Result<Vec<&'a Declared>
 fn declared(program: &Declared) -> Result<ProgramKind, SelectionError> {
     let named = || (program.function.to_string(), program.section.to_string());
     match &program.kind {
-        DeclaredKind::Known(kind) if MANAGED.contains(kind) => Ok(*kind),
+        DeclaredKind::Known(kind) if hook::is_managed(*kind) => Ok(*kind),
         DeclaredKind::Known(_) | DeclaredKind::Unsupported(_) => {
             let (function, section) = named();
             Err(SelectionError::Unsupported { function, section })

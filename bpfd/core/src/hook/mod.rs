@@ -37,7 +37,15 @@ pub enum Point {
     Xdp,
 }
 
+/// Whether programs of a kind can be loaded: their hooks are managed.
+pub fn is_managed(kind: ProgramKind) -> bool {
+    own::form(kind).is_some() || Point::ALL.iter().any(|point| point.kind() == kind)
+}
+
 impl Point {
+    /// Every shared hook of an interface.
+    pub const ALL: &[Self] = &[Self::Xdp];
+
     /// The kind of program that runs here.
     pub fn kind(self) -> ProgramKind {
         match self {
