@@ -61,6 +61,8 @@ kinds! {
     Tc = "tc", load (3, 0), sections &["tc", "tcx", "classifier"], Sees::Packets;
     /// `BPF_PROG_TYPE_TRACEPOINT`.
     Tracepoint = "tracepoint", load (5, 0), sections &["tracepoint", "tp"], Sees::Kernel;
+    /// `BPF_PROG_TYPE_RAW_TRACEPOINT`.
+    RawTracepoint = "raw_tracepoint", load (17, 0), sections &["raw_tp", "raw_tracepoint"], Sees::Kernel;
 }
 
 impl ProgramKind {

@@ -167,6 +167,27 @@ fn a_chain_in_another_namespace_is_kept_as_well() {
 }
 
 #[test]
+fn a_raw_tracepoint_program_runs_across_a_kill_until_it_is_detached() {
+    let mut host = Host::new();
+    let object = example("raw-tracepoint-count");
+    // The section names the target.
+    assert_snapshot!(host.bpfctl(&format!("load --path {object} --name raw raw_tracepoint")).ok(), @"");
+    let counts = |host: &Host| {
+        let before = host.sum("raw", "switches");
+        host.ping(1);
+        host.sum("raw", "switches") > before
+    };
+    assert!(counts(&host));
+    host.kill();
+    assert!(counts(&host), "the pinned link holds it");
+    host.start();
+    assert!(counts(&host));
+    assert_snapshot!(host.refuses(3, "attach raw raw_tracepoint no_such_event"), @"");
+    assert_snapshot!(host.bpfctl("detach raw/on_switch@raw_tracepoint:sched_switch").ok(), @"");
+    assert!(!counts(&host));
+}
+
+#[test]
 fn a_tracepoint_program_runs() {
     let host = Host::new();
     let object = example("tracepoint-count");

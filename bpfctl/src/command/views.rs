@@ -127,7 +127,7 @@ fn hook_kind(hook: Option<&pb::Hook>) -> String {
     hook.and_then(codec::hook::shown).map_or_else(|| NONE.to_owned(), |(kind, _)| kind.to_string())
 }
 
-/// `[netns:]interface:xdp` or `tracepoint:category/event`.
+/// `[netns:]interface:xdp`, or a word and a target: `tracepoint:category/event`.
 pub(crate) fn hook(hook: &pb::Hook) -> String {
     codec::hook::shown(hook).map_or_else(|| NONE.to_owned(), |(_, name)| name)
 }

@@ -2,6 +2,7 @@
 //!
 //! This module must never call the daemon.
 
+mod raw_tracepoint;
 mod tracepoint;
 mod xdp;
 
@@ -46,7 +47,7 @@ const fn kind<T: HookArgs>() -> Kind {
 }
 
 /// The registry: a new kind is a line here.
-const KINDS: &[Kind] = &[kind::<xdp::Xdp>(), kind::<tracepoint::Tracepoint>()];
+const KINDS: &[Kind] = &[kind::<xdp::Xdp>(), kind::<tracepoint::Tracepoint>(), kind::<raw_tracepoint::RawTracepoint>()];
 
 /// A verb that takes a hook, with the arguments of its own that may also stand behind the hook.
 pub(crate) trait HookVerb: Args {

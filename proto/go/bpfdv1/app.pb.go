@@ -150,6 +150,8 @@ const (
 	ProgramType_PROGRAM_TYPE_TRACEPOINT ProgramType = 2
 	// BPF_PROG_TYPE_SCHED_CLS.
 	ProgramType_PROGRAM_TYPE_TC ProgramType = 3
+	// BPF_PROG_TYPE_RAW_TRACEPOINT.
+	ProgramType_PROGRAM_TYPE_RAW_TRACEPOINT ProgramType = 4
 )
 
 // Enum value maps for ProgramType.
@@ -159,12 +161,14 @@ var (
 		1: "PROGRAM_TYPE_XDP",
 		2: "PROGRAM_TYPE_TRACEPOINT",
 		3: "PROGRAM_TYPE_TC",
+		4: "PROGRAM_TYPE_RAW_TRACEPOINT",
 	}
 	ProgramType_value = map[string]int32{
-		"PROGRAM_TYPE_UNSPECIFIED": 0,
-		"PROGRAM_TYPE_XDP":         1,
-		"PROGRAM_TYPE_TRACEPOINT":  2,
-		"PROGRAM_TYPE_TC":          3,
+		"PROGRAM_TYPE_UNSPECIFIED":    0,
+		"PROGRAM_TYPE_XDP":            1,
+		"PROGRAM_TYPE_TRACEPOINT":     2,
+		"PROGRAM_TYPE_TC":             3,
+		"PROGRAM_TYPE_RAW_TRACEPOINT": 4,
 	}
 )
 
@@ -2168,12 +2172,13 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\x05Reach\x12\x15\n" +
 	"\x11REACH_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fREACH_KERNEL\x10\x01\x12\x10\n" +
-	"\fREACH_PACKET\x10\x02*s\n" +
+	"\fREACH_PACKET\x10\x02*\x94\x01\n" +
 	"\vProgramType\x12\x1c\n" +
 	"\x18PROGRAM_TYPE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10PROGRAM_TYPE_XDP\x10\x01\x12\x1b\n" +
 	"\x17PROGRAM_TYPE_TRACEPOINT\x10\x02\x12\x13\n" +
-	"\x0fPROGRAM_TYPE_TC\x10\x032\x87\x03\n" +
+	"\x0fPROGRAM_TYPE_TC\x10\x03\x12\x1f\n" +
+	"\x1bPROGRAM_TYPE_RAW_TRACEPOINT\x10\x042\x87\x03\n" +
 	"\n" +
 	"AppService\x12M\n" +
 	"\fUploadObject\x12\x1c.bpfd.v1.UploadObjectRequest\x1a\x1d.bpfd.v1.UploadObjectResponse(\x01\x125\n" +

@@ -159,6 +159,7 @@ type Hook struct {
 	//
 	//	*Hook_Xdp
 	//	*Hook_Tracepoint
+	//	*Hook_RawTracepoint
 	Hook          isHook_Hook `protobuf_oneof:"hook"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -219,6 +220,15 @@ func (x *Hook) GetTracepoint() *TracepointHook {
 	return nil
 }
 
+func (x *Hook) GetRawTracepoint() *RawTracepointHook {
+	if x != nil {
+		if x, ok := x.Hook.(*Hook_RawTracepoint); ok {
+			return x.RawTracepoint
+		}
+	}
+	return nil
+}
+
 type isHook_Hook interface {
 	isHook_Hook()
 }
@@ -233,9 +243,16 @@ type Hook_Tracepoint struct {
 	Tracepoint *TracepointHook `protobuf:"bytes,2,opt,name=tracepoint,proto3,oneof"`
 }
 
+type Hook_RawTracepoint struct {
+	// A raw tracepoint: not shared, every link stands alone.
+	RawTracepoint *RawTracepointHook `protobuf:"bytes,3,opt,name=raw_tracepoint,json=rawTracepoint,proto3,oneof"`
+}
+
 func (*Hook_Xdp) isHook_Hook() {}
 
 func (*Hook_Tracepoint) isHook_Hook() {}
+
+func (*Hook_RawTracepoint) isHook_Hook() {}
 
 // XDP on one network interface.
 type XdpHook struct {
@@ -349,6 +366,54 @@ func (x *TracepointHook) GetEvent() string {
 	return ""
 }
 
+// A raw tracepoint: its program sees the arguments as the kernel passes them.
+type RawTracepointHook struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The event's name without a category, for example `sched_switch`. At most 127
+	// bytes of `[A-Za-z0-9_]`. In a request it may be empty: the one that the
+	// program's section names.
+	Event         string `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RawTracepointHook) Reset() {
+	*x = RawTracepointHook{}
+	mi := &file_bpfd_v1_hook_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RawTracepointHook) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RawTracepointHook) ProtoMessage() {}
+
+func (x *RawTracepointHook) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_hook_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RawTracepointHook.ProtoReflect.Descriptor instead.
+func (*RawTracepointHook) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RawTracepointHook) GetEvent() string {
+	if x != nil {
+		return x.Event
+	}
+	return ""
+}
+
 // The results after which the next program of the chain runs too. The message
 // gives the list presence: unset means "the default", set but empty means
 // "nothing runs after this program".
@@ -362,7 +427,7 @@ type ProceedOn struct {
 
 func (x *ProceedOn) Reset() {
 	*x = ProceedOn{}
-	mi := &file_bpfd_v1_hook_proto_msgTypes[3]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -374,7 +439,7 @@ func (x *ProceedOn) String() string {
 func (*ProceedOn) ProtoMessage() {}
 
 func (x *ProceedOn) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_hook_proto_msgTypes[3]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -387,7 +452,7 @@ func (x *ProceedOn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProceedOn.ProtoReflect.Descriptor instead.
 func (*ProceedOn) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{3}
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ProceedOn) GetXdp() []XdpAction {
@@ -421,7 +486,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_bpfd_v1_hook_proto_msgTypes[4]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -433,7 +498,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_hook_proto_msgTypes[4]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -446,7 +511,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{4}
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Attachment) GetFunction() string {
@@ -495,12 +560,13 @@ var File_bpfd_v1_hook_proto protoreflect.FileDescriptor
 
 const file_bpfd_v1_hook_proto_rawDesc = "" +
 	"\n" +
-	"\x12bpfd/v1/hook.proto\x12\abpfd.v1\"o\n" +
+	"\x12bpfd/v1/hook.proto\x12\abpfd.v1\"\xb4\x01\n" +
 	"\x04Hook\x12$\n" +
 	"\x03xdp\x18\x01 \x01(\v2\x10.bpfd.v1.XdpHookH\x00R\x03xdp\x129\n" +
 	"\n" +
 	"tracepoint\x18\x02 \x01(\v2\x17.bpfd.v1.TracepointHookH\x00R\n" +
-	"tracepointB\x06\n" +
+	"tracepoint\x12C\n" +
+	"\x0eraw_tracepoint\x18\x03 \x01(\v2\x1a.bpfd.v1.RawTracepointHookH\x00R\rrawTracepointB\x06\n" +
 	"\x04hook\"L\n" +
 	"\aXdpHook\x12\x19\n" +
 	"\x05netns\x18\x01 \x01(\tH\x00R\x05netns\x88\x01\x01\x12\x1c\n" +
@@ -508,7 +574,9 @@ const file_bpfd_v1_hook_proto_rawDesc = "" +
 	"\x06_netns\"B\n" +
 	"\x0eTracepointHook\x12\x1a\n" +
 	"\bcategory\x18\x01 \x01(\tR\bcategory\x12\x14\n" +
-	"\x05event\x18\x02 \x01(\tR\x05event\"1\n" +
+	"\x05event\x18\x02 \x01(\tR\x05event\")\n" +
+	"\x11RawTracepointHook\x12\x14\n" +
+	"\x05event\x18\x01 \x01(\tR\x05event\"1\n" +
 	"\tProceedOn\x12$\n" +
 	"\x03xdp\x18\x01 \x03(\x0e2\x12.bpfd.v1.XdpActionR\x03xdp\"\x8e\x02\n" +
 	"\n" +
@@ -549,28 +617,30 @@ func file_bpfd_v1_hook_proto_rawDescGZIP() []byte {
 }
 
 var file_bpfd_v1_hook_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_bpfd_v1_hook_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_bpfd_v1_hook_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_bpfd_v1_hook_proto_goTypes = []any{
-	(XdpMode)(0),           // 0: bpfd.v1.XdpMode
-	(XdpAction)(0),         // 1: bpfd.v1.XdpAction
-	(*Hook)(nil),           // 2: bpfd.v1.Hook
-	(*XdpHook)(nil),        // 3: bpfd.v1.XdpHook
-	(*TracepointHook)(nil), // 4: bpfd.v1.TracepointHook
-	(*ProceedOn)(nil),      // 5: bpfd.v1.ProceedOn
-	(*Attachment)(nil),     // 6: bpfd.v1.Attachment
+	(XdpMode)(0),              // 0: bpfd.v1.XdpMode
+	(XdpAction)(0),            // 1: bpfd.v1.XdpAction
+	(*Hook)(nil),              // 2: bpfd.v1.Hook
+	(*XdpHook)(nil),           // 3: bpfd.v1.XdpHook
+	(*TracepointHook)(nil),    // 4: bpfd.v1.TracepointHook
+	(*RawTracepointHook)(nil), // 5: bpfd.v1.RawTracepointHook
+	(*ProceedOn)(nil),         // 6: bpfd.v1.ProceedOn
+	(*Attachment)(nil),        // 7: bpfd.v1.Attachment
 }
 var file_bpfd_v1_hook_proto_depIdxs = []int32{
 	3, // 0: bpfd.v1.Hook.xdp:type_name -> bpfd.v1.XdpHook
 	4, // 1: bpfd.v1.Hook.tracepoint:type_name -> bpfd.v1.TracepointHook
-	1, // 2: bpfd.v1.ProceedOn.xdp:type_name -> bpfd.v1.XdpAction
-	2, // 3: bpfd.v1.Attachment.hook:type_name -> bpfd.v1.Hook
-	5, // 4: bpfd.v1.Attachment.proceed_on:type_name -> bpfd.v1.ProceedOn
-	0, // 5: bpfd.v1.Attachment.xdp_mode:type_name -> bpfd.v1.XdpMode
-	6, // [6:6] is the sub-list for method output_type
-	6, // [6:6] is the sub-list for method input_type
-	6, // [6:6] is the sub-list for extension type_name
-	6, // [6:6] is the sub-list for extension extendee
-	0, // [0:6] is the sub-list for field type_name
+	5, // 2: bpfd.v1.Hook.raw_tracepoint:type_name -> bpfd.v1.RawTracepointHook
+	1, // 3: bpfd.v1.ProceedOn.xdp:type_name -> bpfd.v1.XdpAction
+	2, // 4: bpfd.v1.Attachment.hook:type_name -> bpfd.v1.Hook
+	6, // 5: bpfd.v1.Attachment.proceed_on:type_name -> bpfd.v1.ProceedOn
+	0, // 6: bpfd.v1.Attachment.xdp_mode:type_name -> bpfd.v1.XdpMode
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_bpfd_v1_hook_proto_init() }
@@ -581,16 +651,17 @@ func file_bpfd_v1_hook_proto_init() {
 	file_bpfd_v1_hook_proto_msgTypes[0].OneofWrappers = []any{
 		(*Hook_Xdp)(nil),
 		(*Hook_Tracepoint)(nil),
+		(*Hook_RawTracepoint)(nil),
 	}
 	file_bpfd_v1_hook_proto_msgTypes[1].OneofWrappers = []any{}
-	file_bpfd_v1_hook_proto_msgTypes[4].OneofWrappers = []any{}
+	file_bpfd_v1_hook_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bpfd_v1_hook_proto_rawDesc), len(file_bpfd_v1_hook_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

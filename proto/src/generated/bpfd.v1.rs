@@ -6,7 +6,7 @@
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Hook {
     /// Exactly one must be set.
-    #[prost(oneof = "hook::Hook", tags = "1, 2")]
+    #[prost(oneof = "hook::Hook", tags = "1, 2, 3")]
     pub hook: ::core::option::Option<hook::Hook>,
 }
 /// Nested message and enum types in `Hook`.
@@ -20,6 +20,9 @@ pub mod hook {
         /// A kernel tracepoint: not shared, every link stands alone.
         #[prost(message, tag = "2")]
         Tracepoint(super::TracepointHook),
+        /// A raw tracepoint: not shared, every link stands alone.
+        #[prost(message, tag = "3")]
+        RawTracepoint(super::RawTracepointHook),
     }
 }
 impl ::prost::Name for Hook {
@@ -72,6 +75,25 @@ impl ::prost::Name for TracepointHook {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/bpfd.v1.TracepointHook".into()
+    }
+}
+/// A raw tracepoint: its program sees the arguments as the kernel passes them.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RawTracepointHook {
+    /// The event's name without a category, for example `sched_switch`. At most 127
+    /// bytes of `\[A-Za-z0-9_\]`. In a request it may be empty: the one that the
+    /// program's section names.
+    #[prost(string, tag = "1")]
+    pub event: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RawTracepointHook {
+    const NAME: &'static str = "RawTracepointHook";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.RawTracepointHook".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.RawTracepointHook".into()
     }
 }
 /// The results after which the next program of the chain runs too. The message
@@ -2763,6 +2785,8 @@ pub enum ProgramType {
     Tracepoint = 2,
     /// BPF_PROG_TYPE_SCHED_CLS.
     Tc = 3,
+    /// BPF_PROG_TYPE_RAW_TRACEPOINT.
+    RawTracepoint = 4,
 }
 impl ProgramType {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2775,6 +2799,7 @@ impl ProgramType {
             Self::Xdp => "PROGRAM_TYPE_XDP",
             Self::Tracepoint => "PROGRAM_TYPE_TRACEPOINT",
             Self::Tc => "PROGRAM_TYPE_TC",
+            Self::RawTracepoint => "PROGRAM_TYPE_RAW_TRACEPOINT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2784,6 +2809,7 @@ impl ProgramType {
             "PROGRAM_TYPE_XDP" => Some(Self::Xdp),
             "PROGRAM_TYPE_TRACEPOINT" => Some(Self::Tracepoint),
             "PROGRAM_TYPE_TC" => Some(Self::Tc),
+            "PROGRAM_TYPE_RAW_TRACEPOINT" => Some(Self::RawTracepoint),
             _ => None,
         }
     }

@@ -4,6 +4,7 @@
 //! This module must never touch an interface or the kernel: it only names them.
 
 pub mod own;
+pub mod raw_tracepoint;
 pub mod tracepoint;
 pub mod xdp;
 
@@ -12,6 +13,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use own::{BadTarget, OwnHook};
+pub use raw_tracepoint::RawTracepoint;
 pub use tracepoint::Tracepoint;
 pub use xdp::{BadProceedOn, BadXdpMode, ProceedOn, XdpMode};
 

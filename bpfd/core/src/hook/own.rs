@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::raw_tracepoint::RawTracepoint;
 use super::tracepoint::Tracepoint;
 use crate::names::printable;
 use crate::state::ProgramKind;
@@ -141,6 +142,7 @@ macro_rules! own_hooks {
 // The registry of own hooks: a new kind is a line here.
 own_hooks! {
     Tracepoint,
+    RawTracepoint,
 }
 
 impl fmt::Display for OwnHook {

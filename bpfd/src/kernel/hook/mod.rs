@@ -3,6 +3,7 @@
 //!
 //! This file must never name a kind elsewhere, nor decide what is attached.
 
+mod raw_tracepoint;
 pub(crate) mod tracefs;
 mod tracepoint;
 
@@ -57,6 +58,7 @@ pub(crate) fn attach(
     // The registry of own hooks: a new kind is a line here.
     let links = match hook {
         OwnHook::Tracepoint(hook) => hook.attach(host, program),
+        OwnHook::RawTracepoint(hook) => hook.attach(host, program),
     };
     let links = links.map_err(|error| error.while_doing(|| attaching(function, hook)))?;
     pins::make_whole(&pins.links, &link.to_string(), |dir| {

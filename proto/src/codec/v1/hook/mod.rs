@@ -1,5 +1,6 @@
 //! The registry of hooks: which message belongs to which kind. What a kind's message says is in the kind's own file.
 
+mod raw_tracepoint;
 mod tracepoint;
 pub(super) mod xdp;
 
@@ -28,6 +29,7 @@ pub(super) fn asked(message: &pb::Attachment) -> Result<HookAsk, BadField> {
         None => Err(bad("attachment.hook", "no hook given")),
         Some(pb::hook::Hook::Xdp(hook)) => xdp::asked(hook, message),
         // The registry of own hooks, one way: a new kind is a line here.
+        Some(pb::hook::Hook::RawTracepoint(hook)) => own::<bpfd_core::hook::RawTracepoint>(hook, message),
         Some(pb::hook::Hook::Tracepoint(hook)) => own::<bpfd_core::hook::Tracepoint>(hook, message),
     }
 }
@@ -46,6 +48,7 @@ fn message(hook: &OwnHook) -> pb::hook::Hook {
     // The registry of own hooks, the other way: a new kind is a line here.
     match hook {
         OwnHook::Tracepoint(hook) => hook.message(),
+        OwnHook::RawTracepoint(hook) => hook.message(),
     }
 }
 
