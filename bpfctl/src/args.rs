@@ -19,7 +19,7 @@ Exit codes:
   1  any other failure          8  conflict: name taken, chain full, foreign program
   2  wrong usage                9  registry or network
   3  not found                 10  timeout
-  4  denied                    11  the kernel lacks what it takes
+  4  denied                    11  not supported by this kernel
   5  rejected by the verifier  12  `doctor` found something wrong
   6  signature or digest";
 
@@ -148,7 +148,8 @@ pub(crate) struct Place {
     /// 0 to 1000, lower runs first [default: the image's, else the object's, else 50]
     #[arg(short, long, value_name = "N", value_parser = priority, allow_negative_numbers = true)]
     pub(crate) priority: Option<Priority>,
-    /// Results after which the next program runs too, such as pass,drop, or `none` [default: as --priority, else pass]
+    /// Verdicts after which the next program runs, such as pass,drop, or `none`
+    /// [default: the image's, else the object's, else pass]
     #[arg(long, value_name = "ACTIONS", value_parser = proceed_on)]
     pub(crate) proceed_on: Option<ProceedOn>,
 }

@@ -78,7 +78,7 @@ impl Failure {
     pub(crate) fn timeout(limit: Limit, _elapsed: &tokio::time::error::Elapsed) -> Self {
         Local::new(Exit::Timeout, format!("not done after {} s", limit.seconds()))
             .cause("--timeout ended the wait")
-            .hint("see what became of it with `bpfctl list`")
+            .hint("check the result with `bpfctl list`")
             .into()
     }
 

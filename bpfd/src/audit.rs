@@ -91,7 +91,7 @@ pub trait AuditSink {
     /// The record after an operation. It is done, or not, whatever becomes of this.
     fn ended(&mut self, operation: OpId, result: &str) {
         let written = self.write(&Record::End { operation, result });
-        written.unwrap_or_else(|error| tracing::error!(%error, "audit log: no end record"));
+        written.unwrap_or_else(|error| tracing::error!(%error, "cannot write an end record to the audit log"));
     }
 
     /// The record of a refusal.

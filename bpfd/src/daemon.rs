@@ -71,16 +71,16 @@ pub enum DaemonError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The kernel's side.
-    #[error("cannot open the kernel's side")]
+    #[error("cannot open the pins or probe the kernel")]
     Kernel(#[from] OpenError),
     /// The engine.
     #[error(transparent)]
     Engine(#[from] StartError),
     /// The boot id.
-    #[error("the boot id is no UUID")]
+    #[error("/proc/sys/kernel/random/boot_id does not contain a UUID")]
     Boot(#[from] uuid::Error),
     /// Something else has the socket's path.
-    #[error("`{}` is in the way, and is no socket", .0.display())]
+    #[error("`{}` exists and is not a socket", .0.display())]
     InTheWay(PathBuf),
     /// Another daemon answers there.
     #[error("another bpfd serves `{}`", .0.display())]
@@ -133,8 +133,8 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let (engine, repaired) = EngineHandle::spawn(make)?;
     let Repaired { recovered, steps, failures, .. } = repaired;
     let recovered = recovered.map(|how| match how {
-        Recovered::Forward => "a change that a crash broke off was carried out",
-        Recovered::Back => "a change that a crash broke off was undone",
+        Recovered::Forward => "a change that a crash interrupted was carried out",
+        Recovered::Back => "a change that a crash interrupted was undone",
     });
     recovered.iter().for_each(|how| tracing::info!("{how}"));
     steps.iter().for_each(|step| tracing::info!(%step, "repaired"));
@@ -143,7 +143,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
 
     let used = engine.snapshot().state.apps.values().map(|app| app.object).collect();
     let swept = objects.sweep(&used).map_err(at("sweep the object store", &layout.objects()))?;
-    tracing::debug!(swept, "objects that nothing uses");
+    tracing::debug!(swept, "removed unused objects");
 
     watch::start(engine.clone(), workers.clone(), named).map_err(DaemonError::Runtime)?;
 
@@ -187,11 +187,14 @@ async fn serve(service: Arc<Service>, listeners: Vec<UnixListener>) -> Result<()
     tokio::spawn(async move {
         while reload.recv().await.is_some() {
             match reloading.reload_policy_by_signal().await {
-                Ok(_) => tracing::info!("policy read again"),
+                Ok(_) => tracing::info!("reloaded the policy"),
                 Err(Refused::Failed(error)) => {
-                    tracing::error!(error = error_chain(&error), "the old policy stays in force");
+                    tracing::error!(
+                        error = error_chain(&error),
+                        "cannot reload the policy; the previous policy stays in force"
+                    );
                 }
-                Err(error) => tracing::error!(error = error_chain(&error), "the policy is not read again"),
+                Err(error) => tracing::error!(error = error_chain(&error), "cannot reload the policy"),
             }
         }
     });
@@ -203,14 +206,14 @@ async fn serve(service: Arc<Service>, listeners: Vec<UnixListener>) -> Result<()
             _ = interrupt.recv() => {}
         }
         tell_systemd(&[sd_notify::NotifyState::Stopping]);
-        tracing::info!("stopping; what is attached stays attached");
+        tracing::info!("stopping; attached programs stay attached");
     };
     Ok(rpc::serve(service, listeners, stop).await?)
 }
 
 fn tell_systemd(states: &[sd_notify::NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "cannot tell systemd");
+        tracing::warn!(%error, "cannot notify systemd");
     }
 }
 
@@ -225,7 +228,7 @@ fn settings(layout: &Layout) -> Result<Config, DaemonError> {
 fn open_files() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        tracing::warn!(%error, "no more descriptors than now");
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
 }
 
@@ -268,7 +271,7 @@ fn mount_bpffs(layout: &Layout) -> Result<Vec<String>, DaemonError> {
     let host = Path::new("/proc/1/root/sys/fs/bpf");
     let differs = layout.root.is_none() && bpffs::device(host).ok() != bpffs::device(dir).ok();
     let cause = format!(
-        "{} is not the host's bpffs: pins die with this mount namespace; run bpfd without PrivateMounts",
+        "{} is not the host's bpffs: pins are lost when this mount namespace ends; run bpfd without `PrivateMounts=`",
         dir.display()
     );
     Ok(differs.then_some(cause).into_iter().collect())
@@ -293,7 +296,7 @@ fn listen(layout: &Layout) -> Result<Vec<UnixListener>, DaemonError> {
         make_way(&path)?;
         let group = group_id(GROUP)?;
         if group.is_none() {
-            tracing::info!("no group `{GROUP}`: the socket is root's alone");
+            tracing::info!("group `{GROUP}` does not exist: only root can use the socket");
         }
         listeners.push(bind(&path, group)?);
         let path = layout.view_socket();

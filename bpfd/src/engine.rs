@@ -80,7 +80,7 @@ pub enum EngineError {
     #[error("request id {0} was used for another request")]
     Reused(RequestId),
     /// What an earlier change left is in the way.
-    #[error("an earlier change was broken off, and cannot be mended")]
+    #[error("an earlier operation was interrupted, and recovery failed")]
     Repair(#[from] RepairError),
     /// The engine's thread is gone.
     #[error("the engine has stopped")]
@@ -223,7 +223,7 @@ impl<K: Kernel> Engine<K> {
     pub fn denied(&mut self, denied: &Denied) {
         self.audit
             .denied(denied)
-            .unwrap_or_else(|error| tracing::error!(%error, "audit log: a refusal is not on record"));
+            .unwrap_or_else(|error| tracing::error!(%error, "cannot record a refusal in the audit log"));
     }
 
     /// The audit log, for changes that are no chain's.

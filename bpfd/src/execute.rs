@@ -31,7 +31,7 @@ pub enum ExecuteError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The audit log could not be written; everything was undone.
-    #[error("cannot write the audit log: nothing is changed without it")]
+    #[error("cannot write the audit log, so nothing was changed")]
     Audit(#[source] io::Error),
     /// A step failed, and then its undo did: the operation stays in the journal and repair ends it.
     #[error("{failed}; undoing `{step}` failed too")]
@@ -148,9 +148,9 @@ fn clean<K: Kernel>(executor: &mut Executor<'_, K>, operation: &Operation, steps
     for step in steps {
         point(&format!("step-{}-before", step.verb()));
         let audited = executor.audit.intent(operation.id, step);
-        audited.unwrap_or_else(|error| tracing::error!(%error, "audit log: no record of a clean-up step"));
+        audited.unwrap_or_else(|error| tracing::error!(%error, "cannot record a clean-up step in the audit log"));
         if let Err(error) = executor.kernel.step(step) {
-            tracing::warn!(%error, %step, "left for the next repair");
+            tracing::warn!(%error, %step, "a clean-up step failed; the next repair repeats it");
         }
         point(&format!("step-{}-after", step.verb()));
     }

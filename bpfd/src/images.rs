@@ -105,7 +105,7 @@ impl Images {
         store.take_ingest()?;
         // Tags move, and what they named before is of no use to anybody: apps keep their objects elsewhere.
         if let Err(error) = store.collect(&BTreeSet::new(), Sweep::Delete) {
-            tracing::warn!(%error, "blobs that nothing names are left in the image store");
+            tracing::warn!(%error, "cannot remove unreferenced blobs from the image store");
         }
         let shared = Shared {
             store,

@@ -21,7 +21,7 @@ use tracing_subscriber::filter::{Directive, LevelFilter};
 /// /sys/fs/bpf/bpfd. Logs to standard error.
 ///
 /// Exit status:
-///   0  stopped by SIGTERM or SIGINT; what is attached stays
+///   0  stopped by SIGTERM or SIGINT; attached programs stay
 ///   1  cannot start, or cannot go on
 ///   2  wrong usage
 ///
@@ -161,7 +161,7 @@ mod tests {
         /sys/fs/bpf/bpfd. Logs to standard error.
 
         Exit status:
-          0  stopped by SIGTERM or SIGINT; what is attached stays
+          0  stopped by SIGTERM or SIGINT; attached programs stay
           1  cannot start, or cannot go on
           2  wrong usage
 

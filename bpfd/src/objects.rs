@@ -129,7 +129,9 @@ impl Drop for Incoming {
         match fs::remove_file(&self.path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(%error, path = %self.path.display(), "half an object is left"),
+            Err(error) => {
+                tracing::warn!(%error, path = %self.path.display(), "cannot remove an incomplete object file")
+            }
         }
     }
 }

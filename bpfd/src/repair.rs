@@ -88,7 +88,9 @@ pub fn repair<K: Kernel>(
     let mut verdict = open.as_ref().map(|operation| {
         recover(&state, &observed, operation).unwrap_or_else(|error| {
             // Undone before, and nobody could write that down; the state went on without it.
-            repaired.failures.push(format!("an operation of the journal was let go: {error}"));
+            repaired
+                .failures
+                .push(format!("an operation in the journal no longer fits the state and was dropped: {error}"));
             Verdict::Back
         })
     });

@@ -223,7 +223,7 @@ mod tests {
         );
         check(
             "version = 1\n\n[[rule]]\nid = \"x\"\n",
-            "policy is refused at ETC/policy.d/a.toml:3:3: `[[rule]]` is not read by this version, so it cannot hold",
+            "policy is refused at ETC/policy.d/a.toml:3:3: this version does not support `[[rule]]`",
         );
         check(
             "version = 1\n[[signer]]\nname = \"ci\"\nkey = \"/nowhere/ci.pub\"\n",

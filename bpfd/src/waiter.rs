@@ -103,7 +103,7 @@ impl Stopping {
         let mut told = self.0.clone();
         // An error is the end of who would say so.
         if let Err(error) = told.wait_for(|begun| *begun).await {
-            tracing::debug!(%error, "nobody serves any more");
+            tracing::debug!(%error, "the server has stopped");
         }
     }
 

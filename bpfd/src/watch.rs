@@ -237,8 +237,8 @@ impl Named {
             tracing::warn!(
                 beyond,
                 limit = NAMED_MAX,
-                "links are in more network namespaces than can be watched: those in the last ones by name follow their \
-                 interfaces only with the next change or start"
+                "too many network namespaces to watch: links in the last ones by name are updated only with the next \
+                 change or start"
             );
         }
         if let Some(first_beyond) = names.iter().nth(NAMED_MAX).cloned() {
@@ -263,7 +263,11 @@ impl Named {
                     drop(before);
                     let listener = listen_at(&mut namespaces, &name, file).unwrap_or_else(|error| {
                         if !failed_before {
-                            tracing::warn!(netns = %name, error = error_chain(&error), "cannot hear of interfaces there");
+                            tracing::warn!(
+                                netns = %name,
+                                error = error_chain(&error),
+                                "cannot receive interface events of this network namespace"
+                            );
                         }
                         EventListener::Failed
                     });
@@ -287,7 +291,11 @@ impl Named {
         match inotify::add_watch(&self.files, &self.directory, events) {
             Ok(_) | Err(Errno::NOENT) => {}
             Err(error) => {
-                tracing::warn!(%error, directory = %self.directory.display(), "cannot hear of names that come")
+                tracing::warn!(
+                    %error,
+                    directory = %self.directory.display(),
+                    "cannot watch the directory for new network namespaces"
+                );
             }
         }
     }

@@ -872,7 +872,10 @@ fn an_operation_that_fits_the_state_no_more_is_let_go() {
     host.stop();
     db.execute_batch("INSERT INTO operations SELECT * FROM kept").unwrap();
     let repaired = host.start();
-    assert_eq!(repaired.failures, ["an operation of the journal was let go: an app named `twice` exists"]);
+    assert_eq!(
+        repaired.failures,
+        ["an operation in the journal no longer fits the state and was dropped: an app named `twice` exists"]
+    );
     assert_eq!(host.sight(), after);
     assert_eq!(host.wrong(), NOTHING);
     assert_eq!(host.restart(), Repaired::default());

@@ -112,7 +112,7 @@ pub enum FetchError {
     #[error("cannot read the signatures of `{0}`")]
     Signatures(Box<Reference>, #[source] Box<TransportError>),
     /// What is there instead of signatures.
-    #[error("the signatures of `{0}` are no manifest of signatures")]
+    #[error("the signature tag of `{0}` does not contain a signature manifest")]
     SignatureManifest(Box<Reference>, #[source] DocumentError),
     /// More than are looked at.
     #[error("`{reference}` has more than {limit} signatures", limit = limits::SIGNATURES)]

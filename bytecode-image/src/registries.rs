@@ -118,7 +118,7 @@ impl Registries {
             let start = entry.name.span().start;
             let entry = Entry::of(entry).map_err(|(offset, what)| at(offset, what))?;
             if entries.iter().any(|known| known.name == entry.name) {
-                return Err(at(start, format!("registry `{}` is there twice", entry.name)));
+                return Err(at(start, format!("registry `{}` has two entries", entry.name)));
             }
             entries.push(entry);
         }
@@ -334,7 +334,7 @@ mod tests {
                 "[[registry]]\n  name = 'A.example'",
                 "registries.toml:2:10: registry host `A.example` has upper-case letters: write `a.example`",
             ),
-            ("[[registry]]\nname = 'a'\n[[registry]]\nname = 'a'", "registries.toml:4:8: registry `a` is there twice"),
+            ("[[registry]]\nname = 'a'\n[[registry]]\nname = 'a'", "registries.toml:4:8: registry `a` has two entries"),
             (
                 "[[registry]]\nname = 'a'\nendpoint = 'http://b'",
                 "registries.toml:3:12: `//b` is not a port from 1 to 65535",

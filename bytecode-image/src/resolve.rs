@@ -38,7 +38,7 @@ pub struct Selected {
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
     /// No entry for this platform.
-    #[error("the image has nothing for {wanted}; it has: {}", list(.there))]
+    #[error("the image has no variant for {wanted}; it has: {}", list(.there))]
     NoPlatform {
         /// What was asked for.
         wanted: Platform,
@@ -49,7 +49,7 @@ pub enum ResolveError {
     #[error("the image's index holds another index; one level is allowed")]
     Nested,
     /// Bytecode is one layer.
-    #[error("the image has {0} layers; bytecode is exactly one")]
+    #[error("the image has {0} layers; a bytecode image has exactly one")]
     Layers(usize),
     /// The document cannot be read.
     #[error("the image's manifest is refused")]
@@ -281,9 +281,9 @@ mod tests {
             entry("c", "unknown", "unknown", None),
             bare,
         ];
-        let error = "the image has nothing for `linux/amd64` with kernel 6.1; it has: linux/arm64, linux/amd64 for kernel >=7.0, an image without a platform";
+        let error = "the image has no variant for `linux/amd64` with kernel 6.1; it has: linux/arm64, linux/amd64 for kernel >=7.0, an image without a platform";
         check(Some((6, 1)), "amd64", entries, Err(error));
-        check(None, "amd64", vec![], Err("the image has nothing for `linux/amd64`; it has: nothing"));
+        check(None, "amd64", vec![], Err("the image has no variant for `linux/amd64`; it has: nothing"));
     }
 
     #[test]

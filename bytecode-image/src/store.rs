@@ -145,7 +145,7 @@ pub enum StoreError {
 
 /// Why no name more is written.
 #[derive(Debug, thiserror::Error)]
-#[error("it would have more than {INDEX_LIMIT} bytes, and nobody could read it: `bpfctl image rm` makes room")]
+#[error("the index would exceed {INDEX_LIMIT} bytes; remove images with `bpfctl image rm`")]
 struct IndexFull;
 
 /// Holds the store's lock until it is dropped.

@@ -126,7 +126,7 @@ pub enum Remark {
     #[error("the label has no licence")]
     NoLicense,
     /// A section that says nothing.
-    #[error("the section of program `{program}` names no type: every load must say it, or the label can")]
+    #[error("the section of program `{program}` names no type: give it at each load, or in the label")]
     NoType {
         /// Which.
         program: String,

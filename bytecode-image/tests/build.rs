@@ -261,7 +261,7 @@ fn a_summary_shows_the_object_and_remarks_on_what_is_missing() {
         remarks(None),
         [
             "the image has no labels: priority and proceed-on will be the defaults, and nothing tells its version",
-            "the section of program `let_through` names no type: every load must say it, or the label can",
+            "the section of program `let_through` names no type: give it at each load, or in the label",
         ]
     );
     assert_eq!(
@@ -270,7 +270,7 @@ fn a_summary_shows_the_object_and_remarks_on_what_is_missing() {
             "the label has no name: an app is then named after the file or the repository",
             "the label has no version: a downgrade cannot be told from an update",
             "the label has no licence",
-            "the section of program `let_through` names no type: every load must say it, or the label can",
+            "the section of program `let_through` names no type: give it at each load, or in the label",
         ]
     );
 }

@@ -48,10 +48,11 @@ fn refusal(to: &str) -> String {
 fn a_redirect_to_a_loopback_port_that_nobody_named_is_refused() {
     let other = other_with_layer();
     let to = |scheme: &str| refusal(&format!("{scheme}://{}/v2/{REPO}/blobs/LAYER", other.host()));
-    let insecure = "`REGISTRY` leads to `http://OTHER`, which is not https and which registries.toml does not list with \
-                    `http = true`";
+    let insecure = "`REGISTRY` refers to `http://OTHER`, which is not https and which registries.toml does not list \
+                    with `http = true`";
     assert_eq!(to("http").replace(&other.host(), "OTHER"), insecure);
-    let private = "`REGISTRY` leads to `OTHER`, a private address that neither the reference nor registries.toml names";
+    let private =
+        "`REGISTRY` refers to `OTHER`, a private address that neither the reference nor registries.toml names";
     assert_eq!(to("https").replace(&other.host(), "OTHER"), private);
     assert_eq!(other.seen(), [], "it was asked all the same");
 }
@@ -85,7 +86,7 @@ fn credentials_do_not_follow_a_redirect_to_another_origin() {
 #[test]
 fn redirects_to_private_and_metadata_addresses_are_refused() {
     let private = |to: &str| {
-        format!("`REGISTRY` leads to `{to}`, a private address that neither the reference nor registries.toml names")
+        format!("`REGISTRY` refers to `{to}`, a private address that neither the reference nor registries.toml names")
     };
     for (to, named) in [
         ("https://10.0.0.1/x", "10.0.0.1:443"),
@@ -101,8 +102,8 @@ fn redirects_to_private_and_metadata_addresses_are_refused() {
 
 #[test]
 fn a_redirect_without_tls_or_with_a_user_in_it_is_refused() {
-    let insecure = "`REGISTRY` leads to `http://198.51.100.1:80`, which is not https and which registries.toml does not \
-                    list with `http = true`";
+    let insecure = "`REGISTRY` refers to `http://198.51.100.1:80`, which is not https and which registries.toml does \
+                    not list with `http = true`";
     assert_eq!(refusal("http://198.51.100.1/x"), insecure);
     let unusable = "`REGISTRY` redirects without a usable `Location`";
     assert_eq!(refusal("https://user:pass@198.51.100.1/x"), unusable);
@@ -195,7 +196,7 @@ fn wrong_and_missing_credentials_are_told_apart() {
     let (registry, _) = registry_with(options, Mode::Honest);
     let names = [("REGISTRY", registry.host())];
     let missing = run(common::remote(&registry).tagged("v1")).unwrap_err();
-    assert_eq!(told(&missing, &names), "`REGISTRY` wants credentials, and the auth file has none for it");
+    assert_eq!(told(&missing, &names), "`REGISTRY` requires credentials, and the auth file has none for it");
     let config = with_credentials(config(&registry, ""), &registry);
     let wrong = run(Remote::new(&config, &reference(&registry)).tagged("v1")).unwrap_err();
     assert_eq!(told(&wrong, &names), "`REGISTRY` denies access");

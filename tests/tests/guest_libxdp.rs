@@ -172,7 +172,7 @@ fn an_eleventh_program_is_refused_and_changes_nothing() {
     attaching
     error: cannot load `more`
     cause: `uplink` would have 11 XDP programs, and a dispatcher has 10 slots
-    hint: `bpfctl chain show uplink` shows who has the slots; detach one first
+    hint: `bpfctl chain show uplink` shows which programs use the slots; detach one of them
     ");
     assert_eq!(agreed(&host), full);
     host.ping(2);

@@ -158,7 +158,7 @@ fn a_program_that_the_verifier_rejects_is_shown_in_its_source_and_its_log_is_kep
     assert!(log.contains("invalid access to packet") && log.lines().count() > 3, "{log}");
     assert_snapshot!(host.refuses(3, "get log 00000000"), @"
     error: no such log
-    hint: the last 32 are kept, until the daemon ends; load again to get another
+    hint: the daemon keeps the last 32 logs in memory; repeat the load to get a new one
     ");
 }
 

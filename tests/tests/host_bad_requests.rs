@@ -43,7 +43,7 @@ fn an_unknown_interface_is_refused() {
     attaching
     error: cannot load `xdp-pass.bpf`
     cause: no interface `nosuch` in network namespace `host`
-    hint: `ip link` shows interfaces; `--when-present` waits for this one
+    hint: `ip link` shows interfaces; use `--when-present` to attach when the interface appears
     ");
     assert_snapshot!(host.refuses(3, &format!("load --path {pass} xdp --netns far -i uplink")), @"
     reading the object
@@ -51,7 +51,7 @@ fn an_unknown_interface_is_refused() {
     attaching
     error: cannot load `xdp-pass.bpf`
     cause: no interface `uplink` in network namespace `far`
-    hint: `ip -n far link` shows interfaces; `--when-present` waits for this one
+    hint: `ip -n far link` shows interfaces; use `--when-present` to attach when the interface appears
     ");
     assert_snapshot!(host.refuses(3, &format!("load --path {pass} xdp --netns nosuch -i uplink")), @"
     reading the object
@@ -59,7 +59,7 @@ fn an_unknown_interface_is_refused() {
     attaching
     error: cannot load `xdp-pass.bpf`
     cause: no network namespace `nosuch`
-    hint: `ip netns` shows network namespaces that have a name; `--when-present` waits for this one
+    hint: `ip netns` shows network namespaces that have a name; use `--when-present` to attach when the interface appears
     ");
     assert_snapshot!(host.refuses(2, &format!("load --path {pass} xdp -i a/b")), @"
     error: invalid value 'a/b' for '--interface <IF>': `a/b` is not an interface name
@@ -69,7 +69,7 @@ fn an_unknown_interface_is_refused() {
     assert_snapshot!(host.refuses(3, "attach a xdp -i nosuch"), @"
     error: cannot attach `a` to `nosuch`
     cause: no interface `nosuch` in network namespace `host`
-    hint: `ip link` shows interfaces; `--when-present` waits for this one
+    hint: `ip link` shows interfaces; use `--when-present` to attach when the interface appears
     ");
     assert_snapshot!(host.refuses(3, "chain show uplink --netns nosuch"), @"
     error: no network namespace `nosuch`
@@ -165,7 +165,7 @@ fn a_name_that_is_taken_is_refused() {
     loading programs
     error: cannot load `a`
     cause: an app named `a` exists
-    hint: choose another `--name`, or leave it out and bpfd numbers one
+    hint: choose another `--name`, or omit it: bpfd then adds a number
     ");
     assert_snapshot!(host.refuses(2, &format!("load --path {} --name A/b", example("xdp-pass"))), @"
     error: invalid value 'A/b' for '--name <NAME>': `A/b` is not an app name: use a-z, 0-9, `.`, `_` and `-`, and start with a letter or digit
@@ -205,7 +205,7 @@ fn an_interface_that_another_program_holds_is_refused_and_left_alone() {
     attaching
     error: cannot load `xdp-pass.bpf`
     cause: `uplink` runs XDP program ID (`pass`), which is not bpfd's
-    hint: see it with `bpftool prog show id ID`; `ip link set uplink xdpgeneric off` takes it away
+    hint: inspect it with `bpftool prog show id ID`; `ip link set uplink xdpgeneric off` detaches it
     ");
     host.ping(1);
     let request = pb::GetChainRequest { interface: "uplink".to_owned(), ..Default::default() };
@@ -237,7 +237,7 @@ fn an_interface_that_a_process_holds_by_a_link_is_refused_with_its_name() {
     attaching
     error: cannot load `xdp-pass.bpf`
     cause: `far` runs XDP program ID (`rival`), held by PID (host_bad_reques), which is not bpfd's
-    hint: see it with `bpftool prog show id ID`; `bpftool link detach id ID` takes it away
+    hint: inspect it with `bpftool prog show id ID`; `bpftool link detach id ID` detaches it
     ");
     let shown = &host.items("chain show far --netns far")[0]["members"][0]["foreign"];
     assert_eq!(
@@ -334,14 +334,14 @@ fn a_member_of_the_group_removes_nothing_of_roots() {
     assert_snapshot!(member("detach --all -i uplink").to_string(), @"
     $ bpfctl detach --all -i uplink
     --- stderr
-    warning: link `a/count@uplink:xdp` stays: it belongs to root
+    warning: link `a/count@uplink:xdp` was not removed: it belongs to root
     hint: ask its owner, or root
     no links that you may detach
     ");
     assert_snapshot!(member("unload --all").to_string(), @"
     $ bpfctl unload --all
     --- stderr
-    warning: app `a` stays: it belongs to root
+    warning: app `a` was not removed: it belongs to root
     hint: ask its owner, or root
     no apps that you may unload
     ");
@@ -491,7 +491,7 @@ fn a_program_that_cannot_be_one_with_the_others_is_refused() {
     assert_snapshot!(host.refuses(8, "load -q --path /run/closed.o xdp -i uplink"), @"
     error: cannot load `closed`
     cause: `pass` cannot be fused with other programs: `count` is under a GPL-compatible licence and `pass` is under `Proprietary`: they cannot be one program
-    hint: on a kernel without BPF trampolines all programs of an interface share one; give this one an interface of its own
+    hint: in mode `fused` all programs of an interface are combined into one; attach this program to an interface without other programs
     ");
     host.bpfctl("unload a").ok();
     host.bpfctl("load --path /run/closed.o xdp -i uplink").ok();

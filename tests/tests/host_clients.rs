@@ -102,7 +102,7 @@ fn a_refused_load_tells_a_rust_client_why_and_what_to_do() {
             @"
         cannot load `taken`
         an app named `taken` exists
-        choose another `--name`, or leave it out and bpfd numbers one
+        choose another `--name`, or omit it: bpfd then adds a number
         "
         );
 

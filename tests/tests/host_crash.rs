@@ -264,7 +264,7 @@ fn a_start_says_how_a_change_ended_that_was_broken_off() {
     for (point, how) in [("step-swap-before", "undone"), ("step-swap-after", "carried out")] {
         assert!(dies(&mut host, &format!("{point}=return"), &verb));
         host.start();
-        let told = format!("a change that a crash broke off was {how}");
+        let told = format!("a change that a crash interrupted was {how}");
         assert_eq!(state(&host), (pb::DaemonState::Recovered, vec![told]));
     }
     host.stop();

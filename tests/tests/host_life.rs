@@ -42,7 +42,7 @@ fn a_stopped_daemon_leaves_its_programs_running_too() {
     host.ping(10);
     assert_snapshot!(host.bpfctl("list").refused(7), @"
     error: cannot reach bpfd at `/run/case/run/bpfd/bpfd.sock`
-    cause: the socket is there, but nobody listens
+    cause: the socket exists, but no process listens on it
     hint: start the daemon with `systemctl start bpfd` or `sudo bpfd`
     ");
     host.start();
@@ -132,7 +132,7 @@ fn a_chain_is_of_the_interface_that_has_its_name() {
 fn a_second_daemon_on_the_same_root_does_not_start() {
     let host = three();
     assert_eq!(host.spawn(&[]).unwrap_err().code(), Some(1));
-    assert_snapshot!(host.log().split_once("ERROR ").map(|(_, error)| error).unwrap_or_default(), @"cannot open the kernel's side: another bpfd uses `/run/case/sys/fs/bpf`");
+    assert_snapshot!(host.log().split_once("ERROR ").map(|(_, error)| error).unwrap_or_default(), @"cannot open the pins or probe the kernel: another bpfd uses `/run/case/sys/fs/bpf`");
     host.ping(10);
     assert_eq!(counted(&host), [10; 3]);
     host.check();
@@ -168,10 +168,10 @@ fn drift_is_found_and_a_restart_repairs_it() {
     $ bpfctl doctor
     STATUS  CHECK             FOUND
     ok      xdp-chain-mode    MODE
-    fail    K1                link `a/count@uplink:xdp` is not as asked: the interface runs no XDP program
-    fail    K1                link `b/count@uplink:xdp` is not as asked: the interface runs no XDP program
-    fail    K1                link `c/count@uplink:xdp` is not as asked: the interface runs no XDP program
-    fail    K11               a repair would do 3 steps
+    fail    K1                link `a/count@uplink:xdp` is not as requested: the interface runs no XDP program
+    fail    K1                link `b/count@uplink:xdp` is not as requested: the interface runs no XDP program
+    fail    K1                link `c/count@uplink:xdp` is not as requested: the interface runs no XDP program
+    fail    K11               the kernel differs from the database: a repair would take 3 steps
 
     K1: restart bpfd: start-up repairs what it can
     K1: restart bpfd: start-up repairs what it can
@@ -186,9 +186,9 @@ fn drift_is_found_and_a_restart_repairs_it() {
     xdp mode:   -
     kernel id:  -
     --- stderr
-    warning: `b/count@uplink:xdp` is not as asked: the interface runs no XDP program
-    warning: `c/count@uplink:xdp` is not as asked: the interface runs no XDP program
-    warning: `a/count@uplink:xdp` is not as asked: the interface runs no XDP program
+    warning: `b/count@uplink:xdp` is not as requested: the interface runs no XDP program
+    warning: `c/count@uplink:xdp` is not as requested: the interface runs no XDP program
+    warning: `a/count@uplink:xdp` is not as requested: the interface runs no XDP program
     ");
     host.stop();
     host.start();
@@ -212,8 +212,8 @@ fn what_is_broken_by_hand_is_found_by_doctor() {
     $ bpfctl doctor
     STATUS  CHECK             FOUND
     ok      xdp-chain-mode    MODE
-    fail    K3                app UID is pinned and no row knows it
-    fail    K11               a repair would do 1 steps
+    fail    K3                app UID is pinned but is not in the database
+    fail    K11               the kernel differs from the database: a repair would take 1 steps
 
     K3: restart bpfd: start-up repairs what it can
     K11: restart bpfd: start-up repairs what it can

@@ -33,7 +33,7 @@ fn a_program_for_one_buffer_is_refused_with_what_to_do() {
     attaching
     error: cannot load `one`
     cause: the driver of `uplink:xdp` does not take these programs at an MTU of 9000 bytes: veth: Peer MTU is too large to set XDP
-    hint: lower the MTU, or give the interface only programs that take packets in several buffers (`SEC("xdp.frags")`), or use `--mode generic`
+    hint: reduce the MTU, or attach only programs with multi-buffer support (`SEC("xdp.frags")`), or use `--mode generic`
     "#);
     host.bpfctl(&format!("{load} --mode generic")).ok();
     host.ping(10);

@@ -150,9 +150,9 @@ fn an_image_with_bpfmans_labels_alone_loads() {
     // They are read: what contradicts the object is refused.
     peers.containerfile("open/liar:1", labels, &arguments(r#"{"count":"tracepoint"}"#));
     assert_snapshot!(peers.host.bpfctl("load --image registry/open/liar:1 -q").refused(1), @"
-    error: the image is not what its labels say
+    error: the image does not match its labels
     cause: label contradicts the object: type of program `count`: label says `tracepoint`, object has section `xdp`
-    hint: whoever built the image must build it anew: `bpfctl image build` writes labels from the object
+    hint: the image must be rebuilt: `bpfctl image build` takes the labels from the object
     ");
 }
 

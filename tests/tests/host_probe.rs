@@ -26,12 +26,12 @@ fn refused(host: &Host, capabilities: &[&str]) -> String {
 #[test]
 fn without_a_capability_the_daemon_does_not_start_and_names_it() {
     let host = mounted();
-    assert_snapshot!(refused(&host, &["sys_admin", "bpf"]), @"cannot open the kernel's side: cannot tell whether this kernel lets one program replace another's function: bpfd runs without CAP_BPF");
-    assert_snapshot!(refused(&host, &["sys_admin", "net_admin"]), @"cannot open the kernel's side: cannot tell whether this kernel lets one program replace another's function: bpfd runs without CAP_NET_ADMIN");
+    assert_snapshot!(refused(&host, &["sys_admin", "bpf"]), @"cannot open the pins or probe the kernel: cannot find out whether this kernel supports freplace, because bpfd lacks CAP_BPF");
+    assert_snapshot!(refused(&host, &["sys_admin", "net_admin"]), @"cannot open the pins or probe the kernel: cannot find out whether this kernel supports freplace, because bpfd lacks CAP_NET_ADMIN");
     // The verifier says EACCES, where the others' answer is EPERM.
-    assert_snapshot!(refused(&host, &["sys_admin", "perfmon"]), @"cannot open the kernel's side: cannot tell whether this kernel lets one program replace another's function: bpfd runs without CAP_PERFMON");
-    assert_snapshot!(refused(&host, &["sys_admin", "bpf", "perfmon"]), @"cannot open the kernel's side: cannot tell whether this kernel lets one program replace another's function: bpfd runs without CAP_BPF, CAP_PERFMON");
-    assert_snapshot!(refused(&host, &["sys_admin", "bpf", "perfmon", "net_admin"]), @"cannot open the kernel's side: cannot tell whether this kernel lets one program replace another's function: bpfd runs without CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN");
+    assert_snapshot!(refused(&host, &["sys_admin", "perfmon"]), @"cannot open the pins or probe the kernel: cannot find out whether this kernel supports freplace, because bpfd lacks CAP_PERFMON");
+    assert_snapshot!(refused(&host, &["sys_admin", "bpf", "perfmon"]), @"cannot open the pins or probe the kernel: cannot find out whether this kernel supports freplace, because bpfd lacks CAP_BPF, CAP_PERFMON");
+    assert_snapshot!(refused(&host, &["sys_admin", "bpf", "perfmon", "net_admin"]), @"cannot open the pins or probe the kernel: cannot find out whether this kernel supports freplace, because bpfd lacks CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN");
     // The control: CAP_SYS_ADMIN is no part of the try.
     drop(host.spawn_without(&["sys_admin"]).unwrap());
 }
@@ -44,7 +44,7 @@ fn without_cap_perfmon_a_kernel_that_forbids_sharing_is_not_believed() {
         return;
     }
     host.stop();
-    assert_snapshot!(refused(&host, &["perfmon"]), @"cannot open the kernel's side: cannot tell whether this kernel lets one program replace another's function: bpfd runs without CAP_PERFMON");
+    assert_snapshot!(refused(&host, &["perfmon"]), @"cannot open the pins or probe the kernel: cannot find out whether this kernel supports freplace, because bpfd lacks CAP_PERFMON");
     // The control: the same refusal with every capability is believed.
     host.start();
 }

@@ -11,7 +11,7 @@ use crate::client::Session;
 use crate::error::{Exit, Failure, warn};
 use crate::output::{Block, View, messages};
 
-/// Show who runs on an interface, in which order
+/// Show the programs of an interface, in the order in which they run
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -18,7 +18,7 @@ Examples:
   bpfctl doctor
   bpfctl doctor --strict -o json")]
 pub(crate) struct Doctor {
-    /// Take warnings for failures
+    /// Treat warnings as failures
     #[arg(long)]
     strict: bool,
 }

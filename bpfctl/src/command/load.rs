@@ -28,7 +28,7 @@ use crate::progress::Progress;
     after_help = "\
 Without a hook the programs are loaded only; `bpfctl attach` attaches them later. With a hook both happen or nothing does. \
 Options may stand before or after the hook. With --dry-run an image is fetched and programs are verified as \
-ever, but none stays.
+usual, but none is kept.
 
 Examples:
   bpfctl load --path pass.o --section-name pass xdp -i eth0 --priority 50

@@ -9,13 +9,13 @@ use crate::client::{Session, request_id};
 use crate::error::{Exit, Failure};
 use crate::output::warnings;
 
-/// Change a link's priority or what it proceeds on
+/// Change a link's priority or its proceed-on set
 #[derive(Debug, Args)]
 #[command(
     group = clap::ArgGroup::new("change").args(["priority", "proceed_on"]).required(true).multiple(true),
-    mut_arg("priority", |arg| arg.help("0 to 1000, lower runs first [default: stays as it is]")),
+    mut_arg("priority", |arg| arg.help("0 to 1000, lower runs first [default: unchanged]")),
     mut_arg("proceed_on", |arg| arg.help(
-        "Results after which the next program runs too, such as pass,drop, or `none` [default: stays as it is]"
+        "Verdicts after which the next program runs, such as pass,drop, or `none` [default: unchanged]"
     )),
     after_help = "\
 Examples:

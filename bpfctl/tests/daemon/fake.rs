@@ -229,7 +229,7 @@ fn plan(validate_only: bool, verb: &str) -> Vec<String> {
 
 /// What `--all` leaves.
 fn stays(what: &str) -> pb::Warning {
-    let (message, hint) = (format!("{what} stays: it belongs to root"), "ask its owner, or root".into());
+    let (message, hint) = (format!("{what} was not removed: it belongs to root"), "ask its owner, or root".into());
     pb::Warning { reason: "PERMISSION_DENIED".into(), message, hint }
 }
 

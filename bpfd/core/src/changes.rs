@@ -94,7 +94,7 @@ pub enum RequestError {
         source: BadTarget,
     },
     /// Somebody else moved the link since the caller looked.
-    #[error("link `{link}` has generation {now} by now")]
+    #[error("link `{link}` has generation {now}, not the one in the request")]
     Generation {
         /// Which.
         link: String,

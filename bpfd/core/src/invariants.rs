@@ -37,7 +37,7 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
     let drifted = status(state, observed).into_iter().filter_map(|(link, status)| match status {
         LinkStatus::Drifted { cause } => {
             let row = state.links.get(&link)?;
-            Some(format!("link `{}` is not as asked: {cause}", state.link_name(row)))
+            Some(format!("link `{}` is not as requested: {cause}", state.link_name(row)))
         }
         LinkStatus::Attached | LinkStatus::Waiting => None,
     });
@@ -47,15 +47,21 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
         let wanted = order::members(state, chain);
         for member in observed.members(chain) {
             if !wanted.iter().any(|want| want.link == member.link) {
-                say("K2", format!("`{chain}` runs `{}` for link {}, which no row knows", member.function, member.link));
+                say(
+                    "K2",
+                    format!(
+                        "`{chain}` runs `{}` for link {}, which is not in the database",
+                        member.function, member.link
+                    ),
+                );
             }
         }
     }
     for app in observed.apps.keys().filter(|app| !state.apps.contains_key(app)) {
-        say("K3", format!("app {app} is pinned and no row knows it"));
+        say("K3", format!("app {app} is pinned but is not in the database"));
     }
     for app in &observed.half_made {
-        say("K3", format!("app {app} is half pinned"));
+        say("K3", format!("the pins of app {app} are incomplete"));
     }
     for (uid, app) in &state.apps {
         match observed.apps.get(uid) {
@@ -71,23 +77,23 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
         }
     }
     for link in observed.links.iter().filter(|link| !state.links.contains_key(link)) {
-        say("K3", format!("link {link} is pinned and no row knows it"));
+        say("K3", format!("link {link} is pinned but is not in the database"));
     }
     for link in &observed.half_links {
-        say("K3", format!("link {link} is half pinned"));
+        say("K3", format!("the pins of link {link} are incomplete"));
     }
     for link in observed.exts.keys().filter(|link| !state.links.contains_key(link)) {
-        say("K3", format!("a copy of a program for link {link} is pinned and no row knows it"));
+        say("K3", format!("a copy of a program for link {link} is pinned, but the link is not in the database"));
     }
     for (top, pinned) in &observed.tops {
         let live = observed.chains.values().any(|chain| chain.live.top() == Some(*top));
         if !live && pinned.live == Some(false) {
-            say("K4", format!("generation {top} is pinned and no hook runs it"));
+            say("K4", format!("chain program {top} is pinned, but no interface runs it"));
         }
     }
     let plan = converge(state, observed, &mut || uuid::Uuid::nil());
     if !plan.is_empty() {
-        say("K11", format!("a repair would do {} steps", plan.steps.len()));
+        say("K11", format!("the kernel differs from the database: a repair would take {} steps", plan.steps.len()));
     }
     broken
 }

@@ -499,7 +499,7 @@ pub enum StepError {
         hint: String,
     },
     /// Somebody else changed the hook first.
-    #[error("`{0}` changed while bpfd was changing it")]
+    #[error("another process changed `{0}` at the same time")]
     Raced(ChainKey),
     /// A call failed.
     #[error("cannot {doing}: {errno}")]

@@ -39,8 +39,8 @@ impl fmt::Display for Stage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Dispatcher => "loading a dispatcher",
-            Self::Replacement => "loading a program in the place of another one's function",
-            Self::Attach => "putting a program in the place of another one's function",
+            Self::Replacement => "loading a program that replaces a function (freplace)",
+            Self::Attach => "attaching a program that replaces a function (freplace)",
         })
     }
 }
@@ -73,7 +73,7 @@ impl fmt::Display for Capability {
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ModeError {
     /// The refusal may be ours to mend: it says nothing about the kernel.
-    #[error("cannot tell whether this kernel lets one program replace another's function: bpfd runs without {}", list(.0))]
+    #[error("cannot find out whether this kernel supports freplace, because bpfd lacks {}", list(.0))]
     Missing(Vec<Capability>),
     /// Plain XDP programs do not load either: no mode would work.
     #[error("cannot load XDP programs at all: errno {0}")]
@@ -101,7 +101,7 @@ impl Setting {
     pub fn apply(self, decided: Result<ChainMode, ModeError>) -> Result<ChainMode, ModeError> {
         match (self, decided?) {
             (Self::Libxdp, ChainMode::Fused { cause }) => Err(ModeError::Impossible(cause)),
-            (Self::Fused, ChainMode::Libxdp) => Ok(ChainMode::Fused { cause: "bpfd.toml says so".to_owned() }),
+            (Self::Fused, ChainMode::Libxdp) => Ok(ChainMode::Fused { cause: "set in bpfd.toml".to_owned() }),
             (Self::Auto | Self::Libxdp, ChainMode::Libxdp) => Ok(ChainMode::Libxdp),
             (Self::Auto | Self::Fused, decided @ ChainMode::Fused { .. }) => Ok(decided),
         }
@@ -127,10 +127,12 @@ pub fn decide(attempt: Attempt, missing: &[Capability]) -> Result<ChainMode, Mod
         Attempt::Refused { at, errno } => {
             // Up to the colon it is short enough for a line of a table.
             fused(match errno {
-                EPERM => format!("this kernel forbids sharing: {at} is refused, with every capability that it needs"),
-                E2BIG => format!("this kernel is too old to share: {at} is refused"),
+                EPERM => format!(
+                    "this kernel does not allow freplace: {at} is refused, although bpfd has all required capabilities"
+                ),
+                E2BIG => format!("this kernel does not support freplace: {at} is refused"),
                 ENOTSUPP => format!("this kernel has no BPF trampolines: {at} is refused"),
-                other => format!("this kernel cannot share: {at} is refused, errno {other}"),
+                other => format!("this kernel does not support freplace: {at} is refused, errno {other}"),
             })
         }
     }
@@ -153,22 +155,24 @@ mod tests {
 
     #[test]
     fn a_refusal_with_every_capability_is_the_kernels_word() {
-        let replacement = "loading a program in the place of another one's function is refused";
-        let attach = "putting a program in the place of another one's function is refused";
+        let replacement = "loading a program that replaces a function (freplace) is refused";
+        let attach = "attaching a program that replaces a function (freplace) is refused";
         for (errno, at, expected) in [
             (
                 EPERM,
                 Stage::Replacement,
-                format!("this kernel forbids sharing: {replacement}, with every capability that it needs"),
+                format!(
+                    "this kernel does not allow freplace: {replacement}, although bpfd has all required capabilities"
+                ),
             ),
             (
                 EPERM,
                 Stage::Attach,
-                format!("this kernel forbids sharing: {attach}, with every capability that it needs"),
+                format!("this kernel does not allow freplace: {attach}, although bpfd has all required capabilities"),
             ),
-            (E2BIG, Stage::Replacement, format!("this kernel is too old to share: {replacement}")),
+            (E2BIG, Stage::Replacement, format!("this kernel does not support freplace: {replacement}")),
             (ENOTSUPP, Stage::Attach, format!("this kernel has no BPF trampolines: {attach}")),
-            (22, Stage::Attach, format!("this kernel cannot share: {attach}, errno 22")),
+            (22, Stage::Attach, format!("this kernel does not support freplace: {attach}, errno 22")),
         ] {
             assert_eq!(cause(errno, at), expected);
         }
@@ -181,7 +185,7 @@ mod tests {
             let refused = decide(Attempt::Refused { at, errno: EPERM }, &missing).unwrap_err();
             assert_eq!(refused, ModeError::Missing(missing.to_vec()));
             assert_eq!(decide(Attempt::Refused { at, errno: EACCES }, &missing), Err(refused.clone()));
-            assert!(refused.to_string().ends_with("bpfd runs without CAP_PERFMON, CAP_NET_ADMIN"));
+            assert!(refused.to_string().ends_with("bpfd lacks CAP_PERFMON, CAP_NET_ADMIN"));
         }
     }
 
@@ -215,7 +219,7 @@ mod tests {
         let cannot = ChainMode::Fused { cause: "the kernel said no".to_owned() };
         assert_eq!(Setting::Libxdp.apply(Ok(ChainMode::Libxdp)), Ok(ChainMode::Libxdp));
         let Ok(ChainMode::Fused { cause }) = Setting::Fused.apply(Ok(ChainMode::Libxdp)) else { panic!("fused") };
-        assert_eq!(cause, "bpfd.toml says so");
+        assert_eq!(cause, "set in bpfd.toml");
         assert_eq!(Setting::Fused.apply(Ok(cannot.clone())), Ok(cannot.clone()));
         let refused = Setting::Libxdp.apply(Ok(cannot)).unwrap_err();
         assert_eq!(refused, ModeError::Impossible("the kernel said no".to_owned()));

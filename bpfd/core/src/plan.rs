@@ -91,7 +91,7 @@ pub enum PlanError {
     #[error("no interface `{}` in network namespace `{}`", .0.interface, .0.netns)]
     NoInterface(ChainKey),
     /// One interface, asked for in two ways: two names of one network namespace.
-    #[error("`{chain}` and `{other}` are one interface")]
+    #[error("`{chain}` and `{other}` are two names of the same interface")]
     OneInterface {
         /// As it was asked for now.
         chain: ChainKey,
@@ -112,7 +112,7 @@ pub enum PlanError {
         driven: Option<XdpMode>,
     },
     /// Another mode than the one that the chain is driven in.
-    #[error("`{chain}` is driven in {driven} mode: it cannot be {asked} at the same time")]
+    #[error("`{chain}` is attached in {driven} mode; an interface cannot use {asked} mode at the same time")]
     Mode {
         /// The hook.
         chain: ChainKey,

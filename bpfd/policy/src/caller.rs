@@ -265,7 +265,7 @@ fn denied(principal: &Principal, verb: Verb, why: String, hint: &str) -> Denied 
 fn in_band(asked: &Asked, deny: impl Fn(String, &str) -> Result<(), Denied>) -> Result<(), Denied> {
     match asked.priority {
         Some(priority) if priority < GROUP_PRIORITY_MIN => deny(
-            format!("priority {priority} is below {GROUP_PRIORITY_MIN}: those places are root's"),
+            format!("priority {priority} is below {GROUP_PRIORITY_MIN}: lower priorities are reserved for root"),
             "ask for a priority from 100 to 1000",
         ),
         Some(_) | None => Ok(()),

@@ -50,7 +50,7 @@ pub enum PolicyFault {
     #[error(transparent)]
     SignerName(NotAName),
     /// A rule that nobody reads would not hold.
-    #[error("`[[rule]]` is not read by this version, so it cannot hold")]
+    #[error("this version does not support `[[rule]]`")]
     Rule,
     /// Two signers of one name.
     #[error("there is a signer `{0}` already")]

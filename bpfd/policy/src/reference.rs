@@ -48,7 +48,7 @@ pub enum ReferenceError {
     #[error("an image reference is empty: write `HOST[:PORT]/REPOSITORY[:TAG]`")]
     Empty,
     /// Longer than any reference can be.
-    #[error("an image reference has {0} bytes; at most {MAX_REFERENCE} make sense")]
+    #[error("an image reference has {0} bytes; at most {MAX_REFERENCE} are allowed")]
     TooLong(usize),
     /// Neither a letter nor anything else that any part may have: it could steer a terminal, or look like another.
     #[error("`{}` is in no image reference: it is written in ASCII, without control characters", .0.escape_default())]

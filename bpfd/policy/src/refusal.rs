@@ -168,7 +168,7 @@ impl Refusal {
                 format!("if it should pass, add \"{}\" to `digest` in the `[[image]]` of scope `{scope}`", self.digest)
             }
             Reason::TooManySignatures { .. } => {
-                format!("remove those that nobody needs from `{}`", reference.signatures(self.digest))
+                format!("remove unneeded signatures from `{}`", reference.signatures(self.digest))
             }
             Reason::Unsigned { signers, threshold, .. } => sign_it(&pinned, *threshold, signers),
             Reason::NotEnough { signers, valid, threshold, rejected, .. } => {

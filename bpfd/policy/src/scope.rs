@@ -36,7 +36,7 @@ enum Extent {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScopeError {
     /// Longer than any reference.
-    #[error("a scope has {0} bytes; at most {MAX_REFERENCE} make sense")]
+    #[error("a scope has {0} bytes; at most {MAX_REFERENCE} are allowed")]
     TooLong(usize),
     /// Something that no name has.
     #[error("not a scope")]

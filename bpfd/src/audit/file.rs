@@ -59,12 +59,18 @@ impl AuditFile {
         self.mend()?;
         if self.size >= self.full {
             // A full file that cannot be put aside grows on: better than a record that is lost.
-            self.put_aside()
-                .unwrap_or_else(|error| tracing::error!(%error, "audit log: it is full and cannot be put aside"));
+            self.put_aside().unwrap_or_else(
+                |error| tracing::error!(%error, "cannot rotate the audit log; it grows beyond its limit"),
+            );
         }
         if let Err(error) = self.file.write_all(&line) {
             self.torn = true;
-            self.mend().unwrap_or_else(|error| tracing::error!(%error, "audit log: half a record is left for now"));
+            self.mend().unwrap_or_else(|error| {
+                tracing::error!(
+                    %error,
+                    "cannot remove an incomplete record from the audit log; the next write tries again"
+                );
+            });
             return Err(error);
         }
         self.size += u64::try_from(line.len()).unwrap_or(u64::MAX);
@@ -85,7 +91,8 @@ impl AuditFile {
     fn append_counts(&mut self, now: Instant) {
         for (principal, count) in self.denials.over(now) {
             let more = Record::DeniedMore { principal: &principal, count };
-            self.append(&more).unwrap_or_else(|error| tracing::error!(%error, "audit log: refusals are not counted"));
+            self.append(&more)
+                .unwrap_or_else(|error| tracing::error!(%error, "cannot write the count of refusals to the audit log"));
         }
     }
 

@@ -43,7 +43,7 @@ impl<K: Kernel + Send + 'static> EngineHandle<K> {
                 }
                 Err(error) => {
                     if ready.send(Err(error)).is_err() {
-                        tracing::error!("nobody waits for the engine");
+                        tracing::error!("the engine failed to start, and the daemon no longer waits for it");
                     }
                     return;
                 }
@@ -66,7 +66,7 @@ impl<K: Kernel + Send + 'static> EngineHandle<K> {
         let (answer, result) = oneshot::channel();
         let job: Job<K> = Box::new(move |engine| {
             if answer.send(job(engine)).is_err() {
-                tracing::info!("the caller left before the answer");
+                tracing::info!("the client left before the answer");
             }
         });
         self.jobs.send(job).map_err(|_| EngineError::Stopped)?;
@@ -96,7 +96,7 @@ struct AbortOnPanic;
 impl Drop for AbortOnPanic {
     fn drop(&mut self) {
         if thread::panicking() {
-            tracing::error!("the engine panicked: ending, so that a new start repairs");
+            tracing::error!("the engine panicked: aborting; the next start of bpfd repairs the state");
             std::process::abort();
         }
     }

@@ -127,7 +127,11 @@ impl Shared {
         report(Progress::begin(Phase::Resolve));
         match (self.fetch(reference, terms, cached, report, waiter), have) {
             (Err(ImageError::Fetch(failure)), Have::Refused(refusal)) if gone(failure.reason) => {
-                tracing::info!(%reference, %failure, "the stored image is refused, and no other can be had");
+                tracing::info!(
+                    %reference,
+                    %failure,
+                    "the policy refuses the stored image, and the registry has no other"
+                );
                 Err(ImageError::Refused(refusal))
             }
             (brought, _) => brought,
@@ -170,7 +174,7 @@ impl Shared {
             match self.ask_worker(request(mirror), deadline, report, waiter) {
                 Ok(Brought::Stored(Some(warning))) => silent = Some(warning),
                 Err(ImageError::Fetch(failure)) if !failure.resolved => {
-                    tracing::info!(%reference, %failure, "a mirror has not answered");
+                    tracing::info!(%reference, %failure, "a mirror did not provide the image");
                     let not_found = |known: &FetchFailure| known.reason == ErrorReason::RegistryNotFound;
                     elsewhere = elsewhere.filter(|known| !not_found(known)).or(Some(failure));
                 }
@@ -245,14 +249,14 @@ impl Shared {
             None => return,
         };
         if let Err(error) = back {
-            tracing::warn!(%error, %reference, "the name of an image that cannot be used is left in the store");
+            tracing::warn!(%error, %reference, "cannot remove the name of an unusable image from the store");
         }
         self.sweep();
     }
 
     fn sweep(&self) {
         if let Err(error) = self.collect() {
-            tracing::warn!(%error, "blobs that nothing names are left in the image store");
+            tracing::warn!(%error, "cannot remove unreferenced blobs from the image store");
         }
     }
 

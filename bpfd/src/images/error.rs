@@ -26,7 +26,7 @@ pub enum ImageError {
     #[error(transparent)]
     Reference(#[from] ReferenceError),
     /// Somebody who is not root asks for what the policy says nothing of.
-    #[error("no registry is asked for `{0}`")]
+    #[error("bpfd does not pull `{0}`")]
     NotCovered(Reference),
     /// The daemon's own files about registries.
     #[error(transparent)]
@@ -38,7 +38,7 @@ pub enum ImageError {
     #[error("the fetch worker failed")]
     Worker(#[source] WorkerError),
     /// The worker brought something that nobody asked for.
-    #[error("the fetch worker brought `{brought}` when `{asked}` was asked for")]
+    #[error("the fetch worker returned `{brought}` instead of `{asked}`")]
     OtherName {
         /// What was asked for.
         asked: Reference,
@@ -46,7 +46,7 @@ pub enum ImageError {
         brought: Reference,
     },
     /// All of it took too long.
-    #[error("it took more than {} s", limits::DEADLINE.as_secs())]
+    #[error("the pull did not finish within {} s", limits::DEADLINE.as_secs())]
     Timeout,
     /// Nobody waits for it any more.
     #[error(transparent)]
@@ -73,7 +73,7 @@ pub enum ImageError {
     #[error("the image's labels are refused")]
     Label(#[from] LabelError),
     /// The labels and the object.
-    #[error("the image is not what its labels say")]
+    #[error("the image does not match its labels")]
     Mismatch(#[from] LabelMismatch),
     /// The object.
     #[error("the object in the image is refused")]
@@ -90,7 +90,7 @@ pub enum ImageError {
         users: Vec<String>,
     },
     /// A thread ended without an answer: it panicked, and said so on stderr.
-    #[error("the work on the image was lost")]
+    #[error("the task that handled the image ended unexpectedly")]
     Lost,
 }
 

@@ -159,7 +159,7 @@ impl Shared {
                 let swept = self.collect();
                 // The names are gone; a blob that is not is no reason to say that nothing happened.
                 swept.map(|swept| swept.bytes).unwrap_or_else(|error| {
-                    tracing::warn!(%error, "blobs of removed images are left");
+                    tracing::warn!(%error, "cannot remove the blobs of removed images from the image store");
                     0
                 })
             }

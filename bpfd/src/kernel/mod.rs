@@ -123,7 +123,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The try of function replacement could not be made.
-    #[error("cannot try what this kernel allows")]
+    #[error("cannot probe whether this kernel supports freplace")]
     Probe(#[source] io::Error),
     /// Nothing follows from the try.
     #[error(transparent)]
@@ -350,7 +350,11 @@ impl HostKernel {
             && let Err(error) = shared.unpin(id)
         {
             // Unpinning the generation tries again.
-            tracing::warn!(dispatcher = id.0, %error, "libxdp's pins of a dispatcher that nothing runs are left");
+            tracing::warn!(
+                dispatcher = id.0,
+                %error,
+                "cannot remove libxdp's pins of a detached dispatcher; they are removed with its generation"
+            );
         }
         swapped
     }

@@ -71,7 +71,7 @@ pub(crate) fn finish(unlinked: &Unlinked, maps: &BTreeMap<String, RawFd>) -> Res
 pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, ObjectError>) -> Result<T, ObjectError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let words = words(panic.as_ref());
-        Err(ObjectError(format!("reading it broke the reader ({words})")))
+        Err(ObjectError(format!("the object parser panicked ({words})")))
     })
 }
 
@@ -80,7 +80,7 @@ fn words(panic: &(dyn Any + Send)) -> &str {
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("no word")
+        .unwrap_or("no message")
 }
 
 fn wanted(function: &str, kind: ProgramKind) -> Result<Wanted, ObjectError> {
@@ -108,12 +108,14 @@ fn within_reach(object: &Object, recipe: &Recipe) -> Result<(), ObjectError> {
     });
     if let Some((function, kind)) = beyond {
         return Err(ObjectError(format!(
-            "`{function}` is a {kind} program, which reads more than packets: nobody vouches for it"
+            "`{function}` is a {kind} program, which can read more than packets; only \
+             signed images and root's uploads may contain one"
         )));
     }
     match object.decl_tags.first() {
         Some(tag) => Err(ObjectError(format!(
-            "it uses the declaration tag `{tag}`, which reaches beyond packets: nobody vouches for it"
+            "it uses the declaration tag `{tag}`, which can give access to kernel memory; \
+             only signed images and root's uploads may use it"
         ))),
         None => Ok(()),
     }
@@ -141,7 +143,7 @@ mod tests {
     #[test]
     fn a_panic_is_an_error_with_its_words() {
         let error = guarded::<()>(|| panic!("index 7 of 3")).unwrap_err();
-        assert_eq!(error.0, "reading it broke the reader (index 7 of 3)");
+        assert_eq!(error.0, "the object parser panicked (index 7 of 3)");
     }
 
     #[test]

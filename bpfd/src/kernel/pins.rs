@@ -117,7 +117,11 @@ pub(crate) fn make_whole(
         (Ok(()), _nothing_left) => Ok(()),
         (Err(error), Ok(())) => Err(error),
         (Err(error), Err(left)) => {
-            tracing::warn!(directory = unfinished, error = %left, "a half-made pin directory stays until the next repair");
+            tracing::warn!(
+                directory = unfinished,
+                error = %left,
+                "cannot remove an incomplete pin directory; the next repair removes it"
+            );
             Err(error)
         }
     }

@@ -83,8 +83,8 @@ pub(crate) fn swap(
     let modes = modes(&row.xdp, from.map(|(id, _)| id), asked).map_err(|clash| match clash {
         Clash::Raced => StepError::Raced(chain.clone()),
         Clash::Mode(driven) => StepError::Call {
-            doing: format!("drive `{chain}` in {asked} mode"),
-            errno: format!("it is driven in {} mode", word(driven)),
+            doing: format!("attach to `{chain}` in {asked} mode"),
+            errno: format!("an XDP program is attached in {} mode", word(driven)),
         },
     })?;
     let expected = || from.map_or(Expected::Nothing, |(_, fd)| Expected::Program(fd));
@@ -108,7 +108,7 @@ pub(crate) fn swap(
     Err(refused)
 }
 
-const MTU_HINT: &str = "lower the MTU, or give the interface only programs that take packets in several buffers \
+const MTU_HINT: &str = "reduce the MTU, or attach only programs with multi-buffer support \
     (`SEC(\"xdp.frags\")`), or use `--mode generic`";
 
 /// Why the kernel did not change a program.

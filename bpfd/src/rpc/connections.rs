@@ -90,7 +90,7 @@ pub(super) async fn accept(
             Ok((stream, _)) => stream,
             Err(error) => {
                 // EMFILE and the like: the backlog waits until a descriptor is free.
-                tracing::warn!(%error, "cannot accept");
+                tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

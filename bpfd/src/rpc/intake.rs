@@ -165,7 +165,7 @@ impl http_body::Body for Counted {
             Poll::Pending if this.timer.as_mut().poll(cx).is_ready() => {
                 this.over = true;
                 let refusal = Refusal::new(ErrorReason::Timeout, "the request did not come to its end")
-                    .cause(format!("nothing more of it came within {} s", PATIENCE.as_secs()));
+                    .cause(format!("no more of it arrived within {} s", PATIENCE.as_secs()));
                 Poll::Ready(Some(Err(refusal.into())))
             }
             other => other,

@@ -102,7 +102,10 @@ pub async fn serve(
     let served = tokio::select! {
         served = serving => served,
         idle = overdue => {
-            tracing::warn!(idle = idle.is_ok(), "callers that do not read their answers, or do not leave, are left");
+            tracing::warn!(
+                idle = idle.is_ok(),
+                "closing connections of clients that did not read their answers or disconnect in time"
+            );
             Ok(())
         }
     };

@@ -76,7 +76,7 @@ pub enum LoadError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// A thread of the pool ended without an answer: it panicked, and said so on stderr.
-    #[error("the load was lost")]
+    #[error("the load ended unexpectedly")]
     Lost,
 }
 
@@ -154,8 +154,8 @@ impl Service {
         let job = move |engine: &mut Engine<HostKernel>| engine.audit().denied_image(&denied, &image);
         match self.engine.call(job).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "audit log: a refused image is not on record"),
-            Err(error) => tracing::error!(%error, "audit log: a refused image is not on record"),
+            Ok(Err(error)) => tracing::error!(%error, "cannot record a refused image in the audit log"),
+            Err(error) => tracing::error!(%error, "cannot record a refused image in the audit log"),
         }
     }
 }

@@ -76,7 +76,7 @@ impl Loads {
             fail_points::hold("load-made");
             drop(permit);
             if made.send(done).is_err() {
-                tracing::info!("a load was given up; what it made is dropped");
+                tracing::info!("a load was cancelled or timed out: discarding its maps and programs");
             }
         };
         thread::Builder::new().name("load".to_owned()).spawn(load).map_err(|_| LoadError::Lost)?;

@@ -64,7 +64,7 @@ impl Service {
         if let Err(denied) = &decided {
             let record = denied.clone();
             if let Err(error) = self.engine.call(move |engine| engine.denied(&record)).await {
-                tracing::error!(%error, "a refusal is not on record");
+                tracing::error!(%error, "cannot record a refusal: the engine has stopped");
             }
         }
         decided

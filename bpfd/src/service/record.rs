@@ -24,7 +24,7 @@ pub enum Refused<E: Error + 'static> {
     #[error(transparent)]
     NotBegun(EngineError),
     /// Its thread ended without an answer: it panicked, and said so on stderr.
-    #[error("the work was lost")]
+    #[error("the operation ended unexpectedly")]
     Lost,
     /// It was tried.
     #[error(transparent)]
@@ -57,7 +57,7 @@ impl Service {
             // Waited for: each change that began before `work` has ended by then, one under an older policy too.
             let end = move |engine: &mut Engine<HostKernel>| engine.audit().ended(operation, &result);
             if let Err(error) = engine.call(end).await {
-                tracing::error!(%error, "audit log: no end record");
+                tracing::error!(%error, "cannot write an end record to the audit log");
             }
             done
         });

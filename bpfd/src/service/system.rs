@@ -95,10 +95,15 @@ impl Service {
         let Start { causes, mode, mode_cause, .. } = &self.start;
         let mut checks = vec![check("xdp-chain-mode", Condition::Good, format!("{mode}: {mode_cause}"), "")];
         checks.extend(causes.iter().map(|cause| {
-            check("start", Condition::Doubtful, cause.clone(), "mend that, then restart bpfd; its log has more")
+            check("start", Condition::Doubtful, cause.clone(), "correct this and restart bpfd; its log has details")
         }));
         if broken.is_empty() {
-            checks.push(check("invariants", Condition::Good, "rows, pins and hooks agree".to_owned(), ""));
+            checks.push(check(
+                "invariants",
+                Condition::Good,
+                "database, pins and attached programs are consistent".to_owned(),
+                "",
+            ));
         }
         let more = broken.len().saturating_sub(SHOWN);
         checks.extend(broken.into_iter().take(SHOWN).map(|broken| {

@@ -64,5 +64,5 @@ impl Service {
 /// A key in a record: by its fingerprint.
 fn key_words(pem: &str) -> String {
     VerifyingKey::from_pem(pem)
-        .map_or_else(|_no_key| "what is no key".to_owned(), |key| format!("key {}", key.fingerprint()))
+        .map_or_else(|_no_key| "an unreadable key".to_owned(), |key| format!("key {}", key.fingerprint()))
 }

@@ -17,7 +17,7 @@ pub enum UploadRefused {
     #[error(transparent)]
     Incoming(#[from] IncomingError),
     /// Its thread ended without an answer: it panicked, and said so on stderr.
-    #[error("the upload was lost")]
+    #[error("the upload ended unexpectedly")]
     Lost,
 }
 

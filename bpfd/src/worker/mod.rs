@@ -90,7 +90,7 @@ pub enum WorkerError {
     #[error(transparent)]
     Call(#[from] CallError),
     /// What came back is not an answer.
-    #[error("the worker's answer makes no sense")]
+    #[error("the worker's answer is malformed")]
     Answer(#[source] serde_json::Error),
     /// The request cannot be written.
     #[error("the request cannot be written")]

@@ -38,10 +38,10 @@ pub enum ParseError {
     #[error("{0}")]
     Refused(String),
     /// It took too long to read.
-    #[error("reading it took more than {} s", .0.as_secs())]
+    #[error("the parse worker did not finish within {} s", .0.as_secs())]
     TooSlow(Duration),
     /// The reader died of it: of memory, of a forbidden call, or of a fault of its own.
-    #[error("the reader of objects died of it ({status})")]
+    #[error("the parse worker crashed while it read the object ({status})")]
     Died {
         /// How it ended.
         status: String,
@@ -49,7 +49,7 @@ pub enum ParseError {
         stderr: String,
     },
     /// The worker could not be run or talked to: not the object's fault.
-    #[error("cannot run the reader of objects: {0}")]
+    #[error("cannot run the parse worker: {0}")]
     Worker(String),
 }
 

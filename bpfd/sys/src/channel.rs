@@ -52,13 +52,13 @@ pub enum ChannelError {
     #[error("{0} descriptors are more than {FDS_LIMIT}")]
     TooManyFds(usize),
     /// The other end sent more descriptors than there is room for, or this process may not open more.
-    #[error("descriptors were lost")]
+    #[error("file descriptors of a message were cut off")]
     FdsCut,
     /// The other end does not keep to the frames.
     #[error("a frame is malformed")]
     Malformed,
     /// Anything else.
-    #[error("the channel does not work")]
+    #[error("the channel to the worker failed")]
     Io(#[source] io::Error),
 }
 

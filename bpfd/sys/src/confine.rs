@@ -34,7 +34,7 @@ pub enum Landlock {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfineError {
     /// Rules would not hold for the other threads.
-    #[error("{0} threads are running, not one")]
+    #[error("cannot confine a process with {0} threads; it must have one")]
     Threads(usize),
     /// The threads cannot be counted.
     #[error("cannot count the threads")]

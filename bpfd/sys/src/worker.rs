@@ -146,7 +146,7 @@ pub enum CallError {
         stderr: String,
     },
     /// The message could not be sent, or what came back is no message.
-    #[error("the worker cannot be talked to")]
+    #[error("cannot communicate with the worker")]
     Channel(#[source] ChannelError),
 }
 

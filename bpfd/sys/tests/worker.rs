@@ -353,7 +353,7 @@ fn a_worker_dies_with_the_thread_that_spawned_it() {
 }
 
 fn confinement_with_two_threads_is_refused() {
-    assert_eq!(call("two_threads", "status").unwrap(), "2 threads are running, not one");
+    assert_eq!(call("two_threads", "status").unwrap(), "cannot confine a process with 2 threads; it must have one");
 }
 
 // ---- the worker ----

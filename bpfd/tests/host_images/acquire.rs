@@ -96,7 +96,7 @@ fn an_image_that_never_came_is_not_asked_for_by_the_policy_never() {
     let world = World::new();
     let error = world.acquire("v1", PullPolicy::Never).unwrap_err();
     let expected = "NOT_FOUND_IMAGE\n  error: the image store has no `REGISTRY/team/app:v1`\n  \
-                    hint: `bpfctl image pull REFERENCE` brings it";
+                    hint: `bpfctl image pull REFERENCE` fetches it";
     assert_eq!(world.told(error, &[]), expected);
     assert_eq!(world.registry().seen(), []);
 }
@@ -175,7 +175,7 @@ fn a_flipped_blob_in_the_store_is_noticed_offline_and_mended_online() {
         let error = world.acquire("v1", PullPolicy::Never).unwrap_err();
         let told = world.told(error, &[]);
         let expected = "DIGEST_MISMATCH\n  error: blob `DIGEST1` in the image store is damaged; pull the image again\n  \
-                        hint: `bpfctl image pull REFERENCE` fetches it anew; look at the disk";
+                        hint: pull it again with `bpfctl image pull REFERENCE`, and check the disk for errors";
         assert_eq!(told, expected, "{part}");
         world.acquire("v1", PullPolicy::Newer).unwrap();
         world.acquire("v1", PullPolicy::Never).unwrap();

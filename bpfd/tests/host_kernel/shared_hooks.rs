@@ -148,8 +148,8 @@ fn a_swap_from_anything_but_what_runs_is_a_race_and_changes_nothing() {
     else {
         panic!("native and generic at once")
     };
-    assert_eq!(doing, format!("drive `{chain}` in generic mode"));
-    assert_eq!(errno, "it is driven in native mode");
+    assert_eq!(doing, format!("attach to `{chain}` in generic mode"));
+    assert_eq!(errno, "an XDP program is attached in native mode");
     kernel.swap(&chain, Some(running), Some(other.top), XdpMode::Native).unwrap();
 }
 

@@ -54,8 +54,8 @@ pub enum TransportError {
         /// Its words.
         said: Said,
     },
-    /// It wants credentials, and there are none for it.
-    #[error("`{0}` wants credentials, and the auth file has none for it")]
+    /// It requires credentials, and there are none for it.
+    #[error("`{0}` requires credentials, and the auth file has none for it")]
     NoCredentials(Authority),
     /// A status that says nothing we know.
     #[error("`{host}` answered with status {status}{said}")]
@@ -106,7 +106,7 @@ pub enum TransportError {
         got: Digest,
     },
     /// A body that stopped, again and again.
-    #[error("{what} broke off after {got} bytes")]
+    #[error("{what} ended early after {got} bytes")]
     BrokenOff {
         /// Which blob or document.
         what: String,
@@ -125,7 +125,7 @@ pub enum TransportError {
     #[error("`{0}` redirects without a usable `Location`")]
     Location(Authority),
     /// Plain HTTP that nobody allowed.
-    #[error("`{host}` leads to `{to}`, which is not https and which registries.toml does not list with `http = true`")]
+    #[error("`{host}` refers to `{to}`, which is not https and which registries.toml does not list with `http = true`")]
     Insecure {
         /// Who led there.
         host: Authority,
@@ -133,7 +133,7 @@ pub enum TransportError {
         to: String,
     },
     /// A private, loopback or link-local address that nobody named.
-    #[error("`{host}` leads to `{to}`, a private address that neither the reference nor registries.toml names")]
+    #[error("`{host}` refers to `{to}`, a private address that neither the reference nor registries.toml names")]
     PrivateAddress {
         /// Who led there.
         host: Authority,
@@ -144,7 +144,7 @@ pub enum TransportError {
     #[error("`{0}` has a private address, and registries.toml does not name it")]
     PrivateHost(Authority),
     /// A host that nobody named, by a registry's redirect or realm: whatever is wrong there, it is told the same way.
-    #[error("`{host}` leads to `{to}`, and nothing can be had from there")]
+    #[error("`{host}` refers to `{to}`, and fetching from there failed")]
     Elsewhere {
         /// Who led there.
         host: Authority,

@@ -86,7 +86,7 @@ fn a_full_index_is_refused_before_nobody_can_read_it() {
     let refused = [store.commit(&fetched), store.tag(&name(two), &name(&format!("r.example/{}", "x".repeat(200))))];
     for error in refused.map(Result::unwrap_err) {
         let why = std::error::Error::source(&error).unwrap().to_string();
-        let expected = "it would have more than 8388608 bytes, and nobody could read it: `bpfctl image rm` makes room";
+        let expected = "the index would exceed 8388608 bytes; remove images with `bpfctl image rm`";
         assert_eq!(why, expected, "{error}");
     }
     assert_eq!(fs::read(&path).unwrap(), before);

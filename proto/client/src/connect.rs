@@ -73,7 +73,7 @@ fn refusal(path: &Path, error: &io::Error) -> ClientError {
             .cause("there is no such socket")
             .hint("start the daemon with `systemctl start bpfd` or `sudo bpfd`, or name its socket with --socket"),
         io::ErrorKind::ConnectionRefused => Refusal::new(ErrorReason::DaemonUnreachable, what)
-            .cause("the socket is there, but nobody listens")
+            .cause("the socket exists, but no process listens on it")
             .hint("start the daemon with `systemctl start bpfd` or `sudo bpfd`"),
         io::ErrorKind::PermissionDenied => Refusal::new(ErrorReason::SocketDenied, what)
             .cause("you may not open the socket")

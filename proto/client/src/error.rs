@@ -47,7 +47,7 @@ impl ClientError {
         Self::from(
             Refusal::new(ErrorReason::Internal, "the daemon's answer ended early")
                 .cause("the stream had no result")
-                .hint("see what became of it with `bpfctl list`, and the daemon's journal for why"),
+                .hint("check the result with `bpfctl list`, and the daemon's journal for the cause"),
         )
     }
 
@@ -78,7 +78,7 @@ impl From<Status> for ClientError {
             Some(source) if answer.reason.is_none() => Self::from(
                 Refusal::new(ErrorReason::DaemonUnreachable, "the connection to bpfd broke")
                     .cause(innermost(source).to_string())
-                    .hint("see what became of it with `bpfctl list`, and the daemon's journal for why"),
+                    .hint("check the result with `bpfctl list`, and the daemon's journal for the cause"),
             ),
             _ => Self(Box::new(answer)),
         }

@@ -28,7 +28,7 @@ async fn a_socket_of_a_dead_daemon_is_said_to_have_no_listener() {
     let path = directory.path().join("s");
     drop(UnixListener::bind(&path).unwrap());
     let error = Client::connect(&path, NO_WAIT).await.unwrap_err();
-    assert_eq!(told(&error), (Some(ErrorReason::DaemonUnreachable), "the socket is there, but nobody listens"));
+    assert_eq!(told(&error), (Some(ErrorReason::DaemonUnreachable), "the socket exists, but no process listens on it"));
 }
 
 #[tokio::test]

@@ -124,28 +124,28 @@ fn certificates_that_others_could_have_written_are_not_used() {
     --- stderr
     error: cannot pull `registry/open/app:1`
     cause: cannot read the certificate authorities in `/run/case/etc/bpfd/ca.pem`: its mode is 666; only its owner may be allowed to write: `chmod go-w`
-    hint: mend the file; it is read anew for each pull
+    hint: correct the file; bpfd reads it at each pull
     --- exit 2
 
     a member's: $ bpfctl image pull -q registry/open/app:1 --timeout 20
     --- stderr
     error: cannot pull `registry/open/app:1`
     cause: cannot read the certificate authorities in `/run/case/etc/bpfd/ca.pem`: it belongs to uid 4711; it must belong to root: `chown root`
-    hint: mend the file; it is read anew for each pull
+    hint: correct the file; bpfd reads it at each pull
     --- exit 2
 
     a link: $ bpfctl image pull -q registry/open/app:1 --timeout 20
     --- stderr
     error: cannot pull `registry/open/app:1`
     cause: cannot read the certificate authorities in `/run/case/etc/bpfd/ca.pem`: Too many levels of symbolic links (os error 40)
-    hint: mend the file; it is read anew for each pull
+    hint: correct the file; bpfd reads it at each pull
     --- exit 2
 
     a pipe: $ bpfctl image pull -q registry/open/app:1 --timeout 20
     --- stderr
     error: cannot pull `registry/open/app:1`
     cause: cannot read the certificate authorities in `/run/case/etc/bpfd/ca.pem`: it is not a regular file
-    hint: mend the file; it is read anew for each pull
+    hint: correct the file; bpfd reads it at each pull
     --- exit 2
     ");
     honest();

@@ -117,7 +117,7 @@ fn a_request_names_64_things_at_most() {
     let said = refused((0..65).map(|number| format!("n{number}")).collect());
     assert!(said.contains("at most 64 `apps.names`; 65 were sent"), "{said}");
     assert!(said.contains("at most 64 `links.names`; 65 were sent"), "{said}");
-    assert_eq!(refused(vec!["n0".to_owned(); 2]).matches("`n0` is there twice").count(), 2);
+    assert_eq!(refused(vec!["n0".to_owned(); 2]).matches("`n0` is given twice").count(), 2);
     assert!(refused(vec![]).contains("no `apps.names` given"));
     assert_eq!(images.host.items("list links").len(), 1);
 }

@@ -107,13 +107,13 @@ fn nothing_leaves_for_a_name_that_no_scope_covers() {
     assert_snapshot!(doors.told_of_each().join("\n"), @"
     6
     error: cannot pull `HOST/team/app:1`
-    cause: no registry is asked for `HOST/team/app:1`: no `[[image]]` section of the policy has a scope for it
-    hint: have root say who signs it: `bpfctl trust add NAME --key FILE --scope HOST/team/app`
+    cause: bpfd does not pull `HOST/team/app:1`: no `[[image]]` section of the policy has a scope for it
+    hint: ask root to trust its signer: `bpfctl trust add NAME --key FILE --scope HOST/team/app`
 
     6
-    error: no registry is asked for `HOST/team/app:1`
+    error: bpfd does not pull `HOST/team/app:1`
     cause: no `[[image]]` section of the policy has a scope for it
-    hint: have root say who signs it: `bpfctl trust add NAME --key FILE --scope HOST/team/app`
+    hint: ask root to trust its signer: `bpfctl trust add NAME --key FILE --scope HOST/team/app`
     ");
     doors.told("image pull -q", "nosuch.example", 443);
     assert_eq!(names.recv_from(&mut [0; 512]).unwrap_err().kind(), ErrorKind::WouldBlock);
@@ -171,7 +171,7 @@ fn a_registry_of_a_members_own_tells_no_open_port_from_a_closed_one() {
     $ bpfctl image pull -q registry/open/app:1 --timeout 30
     --- stderr
     error: cannot pull `registry/open/app:1`
-    cause: cannot fetch the configuration of `registry/open/app:1`: `REGISTRY` leads to `ELSEWHERE`, and nothing can be had from there
+    cause: cannot fetch the configuration of `registry/open/app:1`: `REGISTRY` refers to `ELSEWHERE`, and fetching from there failed
     hint: if that is right, name host and port in the registry's entry in /etc/bpfd/registries.toml, as `redirects` or as `endpoint`
     --- exit 9
     ");

@@ -36,9 +36,9 @@ fn a_label_that_contradicts_the_object_is_refused() {
     let config = config.replace(r#"\"name\":\"count\""#, r#"\"name\":\"other\""#);
     images.publish("open/app", &altered(Some(config.into_bytes()), None));
     assert_snapshot!(images.refuses(1, "registry/open/app:1"), @"
-    error: the image is not what its labels say
+    error: the image does not match its labels
     cause: label contradicts the object: it lists program `other`, which the object does not have; it has: count
-    hint: whoever built the image must build it anew: `bpfctl image build` writes labels from the object
+    hint: the image must be rebuilt: `bpfctl image build` takes the labels from the object
     ");
 }
 
@@ -124,20 +124,20 @@ fn a_member_of_the_group_loads_signed_images_behind_roots_programs() {
     let load = "load -q --image registry/team/app:1 xdp -i uplink";
     assert_snapshot!(images.refused(4, || member(&format!("{load} --priority 99"))), @"
     error: member may not attach
-    cause: priority 99 is below 100: those places are root's
+    cause: priority 99 is below 100: lower priorities are reserved for root
     hint: ask for a priority from 100 to 1000
     ");
     // The priority that nobody asked for is known when the image is here.
     assert_snapshot!(images.host.unchanged(|| member(load)).refused(4), @"
     error: member may not attach
-    cause: priority 50 is below 100: those places are root's
+    cause: priority 50 is below 100: lower priorities are reserved for root
     hint: ask for a priority from 100 to 1000
     ");
     member(&format!("{load} --priority 100")).ok();
     let move_it = |priority: u32| member(&format!("update app/count@uplink:xdp --priority {priority}"));
     assert_snapshot!(images.refused(4, || move_it(10)), @"
     error: member may not update
-    cause: priority 10 is below 100: those places are root's
+    cause: priority 10 is below 100: lower priorities are reserved for root
     hint: ask for a priority from 100 to 1000
     ");
     move_it(200).ok();
@@ -155,7 +155,7 @@ fn all_that_a_member_of_the_group_takes_away_is_its_own() {
     $ bpfctl detach --all -i uplink
     detached mine/count@uplink:xdp
     --- stderr
-    warning: link `roots/count@uplink:xdp` stays: it belongs to root
+    warning: link `roots/count@uplink:xdp` was not removed: it belongs to root
     hint: ask its owner, or root
     ");
     assert_snapshot!(images.host.bpfctl("list").ok(), @"
@@ -167,7 +167,7 @@ fn all_that_a_member_of_the_group_takes_away_is_its_own() {
     $ bpfctl unload --all
     unloaded mine
     --- stderr
-    warning: app `roots` stays: it belongs to root
+    warning: app `roots` was not removed: it belongs to root
     hint: ask its owner, or root
     ");
     assert_snapshot!(images.host.bpfctl("list").ok(), @"

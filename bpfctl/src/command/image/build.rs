@@ -84,7 +84,7 @@ impl Build {
         let Self { object, tag, metadata, workshop } = self;
         if tag.tag().is_none() {
             return Err(Local::new(Exit::Usage, format!("cannot name an image `{tag}`"))
-                .cause("a digest follows from the bytes; it cannot be given")
+                .cause("a digest is computed from the content and cannot be given")
                 .hint(format!("give a tag, as in `{}:1.0.0`", tag.name()))
                 .into());
         }

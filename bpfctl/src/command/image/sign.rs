@@ -68,8 +68,8 @@ impl Sign {
             outcome = Outcome::Signed;
         }
         Err(Local::new(Exit::Registry, message)
-            .cause(format!("the signature was put {ATTEMPTS} times, and is not there"))
-            .hint("somebody else pushes signatures of this image at the same time: try again")
+            .cause(format!("the signature was pushed {ATTEMPTS} times, and another client removed it each time"))
+            .hint("another client pushes signatures of this image at the same time: try again")
             .into())
     }
 }

@@ -43,7 +43,7 @@ pub(super) fn failed(message: &str, error: &StoreError) -> Failure {
     let local = Local::new(exit, message).cause(error_chain(error));
     match error {
         StoreError::NotFound(reference) => {
-            local.hint(format!("`bpfctl image build … --tag {reference}` makes it")).into()
+            local.hint(format!("`bpfctl image build … --tag {reference}` creates it")).into()
         }
         _ => local.into(),
     }

@@ -145,7 +145,9 @@ pub fn status_of(state: &State, observed: &Observed, chains: &BTreeSet<ChainKey>
                 drifted(member, "the chain's members or their order differ")
             }
             Live::Ours(_) | Live::Dispatcher(_) if runs.contains(member) => LinkStatus::Attached,
-            Live::Ours(_) | Live::Dispatcher(_) => drifted(member, "the chain runs without it"),
+            Live::Ours(_) | Live::Dispatcher(_) => {
+                drifted(member, "the chain on the interface does not contain this link")
+            }
             Live::Empty => drifted(member, "the interface runs no XDP program"),
             Live::Foreign(ForeignProgram { program, name, .. }) => {
                 LinkStatus::Drifted { cause: format!("the interface runs XDP program {program} (`{name}`)") }

@@ -116,7 +116,7 @@ impl pb::app_service_server::AppService for Apps {
         let log = self.0.load_log(principal, request.into_inner().log_id).await;
         let log = log.map_err(|denied| status::denied(&denied))?.ok_or_else(|| {
             Refusal::new(ErrorReason::NotFoundLog, "no such log")
-                .hint("the last 32 are kept, until the daemon ends; load again to get another")
+                .hint("the daemon keeps the last 32 logs in memory; repeat the load to get a new one")
         })?;
         let pieces: Vec<_> = pieces(&log).into_iter().map(|text| Ok(pb::GetLoadLogResponse { text })).collect();
         Ok(Response::new(tokio_stream::iter(pieces)))

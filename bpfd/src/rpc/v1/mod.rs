@@ -59,7 +59,7 @@ where
     tokio::spawn(async move {
         let answer = stopping.while_wanted(&waiter, &events, work).await;
         if events.send(answer).await.is_err() {
-            tracing::info!("the caller left before the answer");
+            tracing::info!("the client left before the answer");
         }
     });
     Response::new(ReceiverStream::new(stream))
@@ -81,7 +81,7 @@ fn fitting<T, M: Message>(listed: Listed<T>, message: impl Fn(&Snapshot, T) -> M
     let made = items.into_iter().map(|(place, item)| (place, move || message(snapshot, item)));
     let Fitted { items, next, oversized } = codec::fitting(made, next);
     for place in oversized {
-        tracing::error!(place, "an item does not fit a message, and is left out of a list");
+        tracing::error!(place, "an item is too large for a message and is left out of the list");
     }
     (items, next)
 }

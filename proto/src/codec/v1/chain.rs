@@ -58,7 +58,7 @@ pub fn chain(snapshot: &Snapshot, key: &ChainKey, paths: &impl Paths) -> Option<
     };
     for row in order::ordered(state, key) {
         if let Some(LinkStatus::Drifted { cause }) = statuses.get(&row.uid) {
-            findings.push(format!("`{}` is not as asked: {cause}", state.link_name(row)));
+            findings.push(format!("`{}` is not as requested: {cause}", state.link_name(row)));
         }
     }
     Some(pb::Chain {

@@ -32,9 +32,11 @@ pub fn warnings(warnings: Vec<Warning>) -> Vec<pb::Warning> {
     let warning = |warning| {
         let (reason, message, hint) = match warning {
             Warning::Unreachable(why) => (ErrorReason::RegistryUnreachable, why, ""),
-            Warning::Stays { thing, owner } => {
-                (ErrorReason::PolicyDenied, format!("{thing} stays: it belongs to {owner}"), "ask its owner, or root")
-            }
+            Warning::Stays { thing, owner } => (
+                ErrorReason::PolicyDenied,
+                format!("{thing} was not removed: it belongs to {owner}"),
+                "ask its owner, or root",
+            ),
         };
         pb::Warning { reason: reason.word().to_owned(), message, hint: hint.to_owned() }
     };

@@ -35,7 +35,7 @@ fn each_once<'a>(field: &'static str, list: impl Iterator<Item = &'a String>) ->
     let mut seen = BTreeSet::new();
     for name in list {
         if !seen.insert(name) {
-            return Err(bad(field, format!("`{}` is there twice", printable(name))));
+            return Err(bad(field, format!("`{}` is given twice", printable(name))));
         }
     }
     Ok(())
@@ -160,7 +160,7 @@ impl TryFrom<&pb::AttachRequest> for AttachRequest {
 
     fn try_from(message: &pb::AttachRequest) -> Result<Self, BadField> {
         let pb::AttachRequest { request_id: key, validate_only: _, app, attachment: place } = message;
-        let place = place.as_ref().ok_or_else(|| bad("attachment", "nowhere to attach given"))?;
+        let place = place.as_ref().ok_or_else(|| bad("attachment", "no hook given"))?;
         let (attach, function) = attachment(place)?;
         Ok(Self { app: parsed("app", app)?, function, attach, request: request_key("attach", key, message)? })
     }

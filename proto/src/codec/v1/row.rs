@@ -44,7 +44,11 @@ pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
         name: app.name.to_string(),
         generation: app.generation,
         state: pb::AppState::Loaded.into(),
-        cause: if pinned.is_some() { String::new() } else { "its pins are gone: `bpfctl doctor` says more".to_owned() },
+        cause: if pinned.is_some() {
+            String::new()
+        } else {
+            "its pins are missing: `bpfctl doctor` shows details".to_owned()
+        },
         owner: Some(owner(&app.owner)),
         source: Some(source(app)),
         labels: app.labels.clone(),

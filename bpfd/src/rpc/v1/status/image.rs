@@ -39,12 +39,12 @@ impl From<ImageError> for Refusal {
             ImageError::Reference(_) => refusal(ErrorReason::InvalidReference),
             ImageError::NotCovered(reference) => {
                 Self::new(ErrorReason::ImageNotTrusted, text).cause(verify::Reason::NoScope.to_string()).hint(format!(
-                    "have root say who signs it: `bpfctl trust add NAME --key FILE --scope {}`",
+                    "ask root to trust its signer: `bpfctl trust add NAME --key FILE --scope {}`",
                     Scope::of_repository(reference)
                 ))
             }
             ImageError::Registries(_) => {
-                refusal(ErrorReason::InvalidPolicy).hint("mend the file; it is read anew for each pull")
+                refusal(ErrorReason::InvalidPolicy).hint("correct the file; bpfd reads it at each pull")
             }
             ImageError::Fetch(failure) => fetch(failure),
             ImageError::Refused(refused) => policy(refused),
@@ -55,13 +55,13 @@ impl From<ImageError> for Refusal {
             ImageError::GivenUp(why) => refusal(given_up(*why)),
             ImageError::Store(store) => stored(store, refusal),
             ImageError::NotStored(_) => refusal(ErrorReason::NotFoundImage)
-                .hint("`bpfctl image ls` shows what is there; `bpfctl image pull REFERENCE` brings more"),
+                .hint("`bpfctl image ls` lists the stored images; `bpfctl image pull REFERENCE` adds one"),
             ImageError::Label(LabelError::Schema(_)) => refusal(ErrorReason::InvalidImage),
             ImageError::Unpack(_) | ImageError::Config(_) | ImageError::Label(_) => {
                 refusal(ErrorReason::InvalidImage).hint("build it with `bpfctl image build`")
             }
             ImageError::Mismatch(_) => refusal(ErrorReason::LabelMismatch)
-                .hint("whoever built the image must build it anew: `bpfctl image build` writes labels from the object"),
+                .hint("the image must be rebuilt: `bpfctl image build` takes the labels from the object"),
             ImageError::Parse(parse) => match parse {
                 ParseError::Refused(_) | ParseError::Died { .. } => refusal(ErrorReason::InvalidObject),
                 ParseError::TooSlow(_) => refusal(ErrorReason::Timeout),
@@ -99,12 +99,11 @@ fn policy(refused: &verify::Refusal) -> Refusal {
 
 fn stored(error: &StoreError, refusal: impl Fn(ErrorReason) -> Refusal) -> Refusal {
     match error {
-        StoreError::NotFound(_) => refusal(ErrorReason::NotFoundImage).hint("`bpfctl image pull REFERENCE` brings it"),
-        StoreError::Corrupt(_) | StoreError::NotWhatItSays { .. } => {
-            refusal(ErrorReason::DigestMismatch).hint("`bpfctl image pull REFERENCE` fetches it anew; look at the disk")
-        }
+        StoreError::NotFound(_) => refusal(ErrorReason::NotFoundImage).hint("`bpfctl image pull REFERENCE` fetches it"),
+        StoreError::Corrupt(_) | StoreError::NotWhatItSays { .. } => refusal(ErrorReason::DigestMismatch)
+            .hint("pull it again with `bpfctl image pull REFERENCE`, and check the disk for errors"),
         StoreError::Missing(_) => {
-            refusal(ErrorReason::NotFoundImage).hint("`bpfctl image pull REFERENCE` fetches it anew")
+            refusal(ErrorReason::NotFoundImage).hint("pull it again with `bpfctl image pull REFERENCE`")
         }
         StoreError::Resolve(ResolveError::NoPlatform { .. }) => refusal(ErrorReason::NoPlatform),
         StoreError::Resolve(_) | StoreError::Document(_) | StoreError::TooLarge { .. } | StoreError::Parts(_) => {
@@ -114,7 +113,8 @@ fn stored(error: &StoreError, refusal: impl Fn(ErrorReason) -> Refusal) -> Refus
             refusal(ErrorReason::ResourceExhausted).hint("the disk of /var/lib/bpfd is full: `df /var/lib/bpfd`")
         }
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::FileTooLarge => {
-            refusal(ErrorReason::ResourceExhausted).hint("`bpfctl image ls` shows images, `bpfctl image rm` makes room")
+            refusal(ErrorReason::ResourceExhausted)
+                .hint("`bpfctl image ls` lists the stored images; `bpfctl image rm` removes them")
         }
         StoreError::Io { .. } | StoreError::NotALayout(_) | StoreError::Index(_) => refusal(ErrorReason::Internal),
     }

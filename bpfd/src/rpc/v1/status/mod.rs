@@ -102,9 +102,8 @@ pub(in crate::rpc::v1) fn trust(message: String, error: &TrustError) -> Refusal 
     let refusal = |reason| Refusal::new(reason, message.clone()).cause(error_chain(error));
     match error {
         TrustError::File(_) => refusal(ErrorReason::InvalidPolicy),
-        TrustError::Policy(_) => {
-            refusal(ErrorReason::InvalidPolicy).hint("what held before still holds; mend the file and try again")
-        }
+        TrustError::Policy(_) => refusal(ErrorReason::InvalidPolicy)
+            .hint("the previous policy stays in force; correct the file and try again"),
         TrustError::Name(_) | TrustError::Scope(_) => refusal(ErrorReason::InvalidRequest),
         TrustError::Key(_) => {
             refusal(ErrorReason::InvalidRequest).hint("`bpfctl keygen` makes a pair; the public half ends in `.pub`")
@@ -144,7 +143,7 @@ fn selection(message: String, error: &SelectionError) -> Refusal {
             refusal(ErrorReason::WrongProgramType).hint("name the programs that you want: `--program FUNCTION`")
         }
         SelectionError::Untyped { .. } => refusal(ErrorReason::WrongProgramType)
-            .hint("say where it attaches, as in `bpfctl load … xdp -i eth0`, or name other programs"),
+            .hint("give a hook, as in `bpfctl load … xdp -i eth0`, or select other programs with `--program`"),
     }
 }
 
@@ -152,7 +151,7 @@ fn global(name: &str, error: &GlobalError) -> Refusal {
     let refusal = |reason| Refusal::new(reason, format!("cannot set `{name}`")).cause(error_chain(error));
     match error {
         GlobalError::Unknown { candidates, .. } if candidates.is_empty() => refusal(ErrorReason::NoSuchGlobal)
-            .hint("the object has none: a global is a variable outside of every function, compiled with `clang -g`"),
+            .hint("the object has no global variables: define them outside functions and compile with `clang -g`"),
         GlobalError::Unknown { candidates, .. } => {
             refusal(ErrorReason::NoSuchGlobal).hint(format!("the object has {}", some_of(candidates)))
         }
@@ -209,10 +208,11 @@ pub(in crate::rpc::v1) fn engine(message: &str, error: &EngineError) -> Refusal 
         EngineError::Store(_) => Refusal::new(ErrorReason::ResourceExhausted, message).cause(error_chain(error)),
         EngineError::Reused(_) => Refusal::new(ErrorReason::RequestIdReused, message)
             .cause(error.to_string())
-            .hint("each request wants a UUID of its own; only the same request again has the same one"),
-        EngineError::Repair(_) => Refusal::new(ErrorReason::KernelError, message)
-            .cause(error_chain(error))
-            .hint("the last change was broken off; `bpfctl doctor` says what is left, a restart of bpfd tries again"),
+            .hint("use a new UUID for each request; use the same UUID only to repeat the same request"),
+        EngineError::Repair(_) => Refusal::new(ErrorReason::KernelError, message).cause(error_chain(error)).hint(
+            "the last operation was interrupted; `bpfctl doctor` shows what is inconsistent; \
+                 a restart of bpfd tries to recover again",
+        ),
         EngineError::Stopped => Refusal::new(ErrorReason::DaemonNotReady, message).cause(error.to_string()),
     }
 }
@@ -225,7 +225,9 @@ fn execute(message: &str, error: &ExecuteError) -> Refusal {
             .hint("nothing was changed; is the disk of /var/lib/bpfd full? `df /var/lib/bpfd`"),
         ExecuteError::Audit(_) => exhausted(ErrorReason::ResourceExhausted)
             .hint("nothing was changed; is the disk of /var/log/bpfd full? `df /var/log/bpfd`"),
-        ExecuteError::Stuck { .. } => exhausted(ErrorReason::KernelError).hint("`bpfctl doctor` says what is left"),
+        ExecuteError::Stuck { .. } => {
+            exhausted(ErrorReason::KernelError).hint("`bpfctl doctor` shows what is inconsistent")
+        }
     }
 }
 
@@ -237,7 +239,8 @@ fn step(message: String, error: &StepError) -> Refusal {
             Refusal::new(ErrorReason::VerifierRejected, message).cause(format!("`{program}`: {last}"))
         }
         StepError::CannotFuse { .. } => refusal(ErrorReason::CannotFuse).hint(
-            "on a kernel without BPF trampolines all programs of an interface share one; give this one an interface of its own",
+            "in mode `fused` all programs of an interface are combined into one; \
+             attach this program to an interface without other programs",
         ),
         StepError::NoInterface(_) => refusal(ErrorReason::NoSuchInterface),
         StepError::NoTarget(hook) => refusal(ErrorReason::NoSuchTracepoint).hint(hook.absent_hint()),
@@ -266,7 +269,7 @@ fn request(message: &str, error: &RequestError) -> Refusal {
         }
         RequestError::Target { source: BadTarget::Form { .. }, .. } => refusal(ErrorReason::InvalidRequest),
         RequestError::Generation { .. } => {
-            refusal(ErrorReason::GenerationMismatch).hint("look again: somebody moved it since")
+            refusal(ErrorReason::GenerationMismatch).hint("the link was changed since you read it; read it again")
         }
         RequestError::NothingToUpdate => refusal(ErrorReason::InvalidRequest),
     }
@@ -276,7 +279,7 @@ fn change(message: &str, error: &ChangeError) -> Refusal {
     let refusal = |reason| Refusal::new(reason, message).cause(error.to_string());
     match error {
         ChangeError::NameTaken(_) => {
-            refusal(ErrorReason::NameTaken).hint("choose another `--name`, or leave it out and bpfd numbers one")
+            refusal(ErrorReason::NameTaken).hint("choose another `--name`, or omit it: bpfd then adds a number")
         }
         ChangeError::NoApp(_) => refusal(ErrorReason::NotFoundApp).hint("`bpfctl list` shows apps"),
         ChangeError::NoProgram { .. } => refusal(ErrorReason::NoSuchProgram),
@@ -293,18 +296,22 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
     let refusal = |reason| Refusal::new(reason, message).cause(error.to_string());
     match error {
         PlanError::Change(error) => change(message, error),
-        PlanError::NoInterface(chain) => refusal(ErrorReason::NoSuchInterface)
-            .hint(format!("`{}` shows interfaces; `--when-present` waits for this one", show_interfaces(chain))),
+        PlanError::NoInterface(chain) => refusal(ErrorReason::NoSuchInterface).hint(format!(
+            "`{}` shows interfaces; use `--when-present` to attach when the interface appears",
+            show_interfaces(chain)
+        )),
         PlanError::OneInterface { other, .. } => refusal(ErrorReason::InUse).hint(format!(
-            "say `-i {}`{}, as its other links do",
+            "use `-i {}`{}, as the other links of this interface do",
             other.interface,
             match &other.netns {
                 Netns::Host => " without `--netns`".to_owned(),
                 Netns::Named(name) => format!(" with `--netns {name}`"),
             }
         )),
-        PlanError::NoNetns(_) => refusal(ErrorReason::NoSuchNetns)
-            .hint("`ip netns` shows network namespaces that have a name; `--when-present` waits for this one"),
+        PlanError::NoNetns(_) => refusal(ErrorReason::NoSuchNetns).hint(
+            "`ip netns` shows network namespaces that have a name; \
+                 use `--when-present` to attach when the interface appears",
+        ),
         PlanError::Foreign { chain, holder, driven } => {
             let ForeignProgram { program, name, link, holders } = holder;
             let held = match (link, holders.as_slice()) {
@@ -318,12 +325,12 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
                     chain.interface
                 ))
                 .hint(format!(
-                    "see it with `bpftool prog show id {program}`; `{}` takes it away",
+                    "inspect it with `bpftool prog show id {program}`; `{}` detaches it",
                     way_out(chain, holder, *driven)
                 ))
         }
         PlanError::ChainFull { chain, .. } => refusal(ErrorReason::ChainFull)
-            .hint(format!("`{}` shows who has the slots; detach one first", show_chain(chain))),
+            .hint(format!("`{}` shows which programs use the slots; detach one of them", show_chain(chain))),
         PlanError::Mode { .. } | PlanError::MixedModes(_) => {
             refusal(ErrorReason::ModeConflict).hint("leave out `--mode`, or detach the others first")
         }

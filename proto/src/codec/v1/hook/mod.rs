@@ -36,7 +36,7 @@ pub(super) fn asked(message: &pb::Attachment) -> Result<HookAsk, BadField> {
 
 fn own<T: OwnMessage>(hook: &T::Message, message: &pb::Attachment) -> Result<HookAsk, BadField> {
     if message.priority.is_some() || message.proceed_on.is_some() {
-        let why = format!("a {} has no priority and no proceed-on: it is not shared", T::NOUN);
+        let why = format!("a {} runs each program independently: priority and proceed-on do not apply", T::NOUN);
         return Err(bad("attachment", why));
     }
     let hook = T::target(hook).map(|target| OwnHook::parse(T::KIND, &target)).transpose();
