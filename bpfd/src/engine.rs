@@ -16,7 +16,7 @@ use bpfd_core::hook::ChainKey;
 use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, RequestKey, TopUid, Uids};
 use bpfd_core::invariants::{self, Broken};
 use bpfd_core::journal::Operation;
-use bpfd_core::kernel::{InterfaceId, Kernel, ObserveError, Observed, ObservedChain, Scope, StepError};
+use bpfd_core::kernel::{Kernel, ObserveError, Observed, ObservedChain, Scope, StepError};
 use bpfd_core::order;
 use bpfd_core::plan::{PlanError, Planned, adoptions, own_status, plan, status, touched};
 use bpfd_core::policy::{Denied, Principal, confirm};
@@ -31,7 +31,8 @@ use crate::store::{Earlier, Outcome, Store, StoreError};
 
 pub use bpfd_core::snapshot::Snapshot;
 pub use handle::{EngineHandle, StartError};
-pub use news::{Changed, News};
+use news::interfaces;
+pub use news::{Changed, News, Settled};
 
 /// Who asks for a change, and how.
 #[derive(Clone, Debug)]
@@ -96,9 +97,9 @@ pub struct Engine<K: Kernel> {
     boot: BootId,
     uids: Box<dyn Uids + Send>,
     state: State,
-    /// The interface of each chain when the chains were last made what they should be. A look alone does not count: one that comes
-    /// between a look and the news of it is still to be dealt with.
-    settled: BTreeMap<ChainKey, Option<InterfaceId>>,
+    settled: Settled,
+    /// A look because of news failed: the next news are a reason to look at everything.
+    missed: bool,
     /// See [`Observed::barred`]. Each is tried again when its interface comes anew, and at the next start.
     barred: BTreeMap<LinkUid, String>,
     /// A change was broken off, and what it left could not be mended.
@@ -119,9 +120,9 @@ impl<K: Kernel> Engine<K> {
         let mut executor = Executor { kernel: &mut kernel, store: &mut store, audit: audit.as_mut() };
         let (state, seen, repaired) = repair(&mut executor, boot, uids.as_mut())?;
         let (published, _) = watch::channel(Arc::new(Snapshot::default()));
-        let (settled, barred, unrepaired) = (interfaces(&seen), repaired.lasting(), false);
+        let (settled, barred, missed, unrepaired) = (interfaces(&seen), repaired.lasting(), false, false);
         let mut engine =
-            Self { kernel, store, audit, policy, boot, uids, state, settled, barred, unrepaired, published };
+            Self { kernel, store, audit, policy, boot, uids, state, settled, missed, barred, unrepaired, published };
         let everything = Scope::Everything(engine.state.chains());
         engine.publish(&everything)?;
         Ok((engine, repaired))
@@ -155,9 +156,19 @@ impl<K: Kernel> Engine<K> {
     /// went is swept; a peer's dispatcher with programs of ours is held. What somebody else took off an interface that stayed is
     /// DRIFTED, and left alone.
     pub fn settle(&mut self, news: &News) -> Result<Repaired, RepairError> {
-        let Some(mut scope) = news.scope(&self.state, &self.published.borrow().observed) else {
-            return Ok(Repaired::default());
+        let scope = match self.missed {
+            true => Some(Scope::Everything(self.state.chains())),
+            false => news.scope(&self.state, &self.published.borrow().observed, &self.settled),
         };
+        let Some(scope) = scope else { return Ok(Repaired::default()) };
+        self.missed = true;
+        let repaired = self.settle_all(scope)?;
+        self.missed = false;
+        Ok(repaired)
+    }
+
+    /// Looks and deals with it until there is nothing more to do, and publishes.
+    fn settle_all(&mut self, mut scope: Scope) -> Result<Repaired, RepairError> {
         let mut repaired = Repaired::default();
         let mut races = 0;
         loop {
@@ -386,8 +397,4 @@ impl<K: Kernel> Engine<K> {
         self.published.send_replace(Arc::new(Snapshot { state: self.state.clone(), observed, statuses }));
         Ok(())
     }
-}
-
-fn interfaces(observed: &Observed) -> BTreeMap<ChainKey, Option<InterfaceId>> {
-    observed.chains.iter().map(|(chain, seen)| (chain.clone(), seen.interface)).collect()
 }

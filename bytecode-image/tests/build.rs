@@ -194,7 +194,7 @@ fn metadata_that_contradicts_the_object_is_refused() {
         ),
         (
             "[programs.let_through]\ntype = \"kprobe\"\n",
-            "metadata gives program `let_through` the type `kprobe`; it is one of `xdp`, `tc`, `tracepoint`",
+            "metadata gives program `let_through` the type `kprobe`; it is one of `xdp`, `tc`, `tracepoint`, `raw_tracepoint`",
         ),
     ] {
         assert_eq!(of(text).to_string(), message);

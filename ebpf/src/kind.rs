@@ -240,6 +240,8 @@ mod tests {
         check("tracepoint/a/b", Known(ProgramKind::Tracepoint), Some("a/b"), false, false);
         check("tracepoint/../b", Known(ProgramKind::Tracepoint), Some("../b"), false, false);
         check("tracepoint", Known(ProgramKind::Tracepoint), None, false, false);
+        check("raw_tp/sched_switch", Known(ProgramKind::RawTracepoint), Some("sched_switch"), false, false);
+        check("raw_tracepoint.w/x", other("raw_tracepoint.w/x"), None, false, false);
         check("lsm.s/file_open", other("lsm.s/file_open"), None, false, false);
         check("kprobe.multi/x", other("kprobe.multi/x"), None, false, false);
         for silent in ["pass", "prog", "xdp_pass", "tcfoo"] {

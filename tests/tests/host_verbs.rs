@@ -171,7 +171,10 @@ fn a_raw_tracepoint_program_runs_across_a_kill_until_it_is_detached() {
     let mut host = Host::new();
     let object = example("raw-tracepoint-count");
     // The section names the target.
-    assert_snapshot!(host.bpfctl(&format!("load --path {object} --name raw raw_tracepoint")).ok(), @"");
+    assert_snapshot!(host.bpfctl(&format!("load --path {object} --name raw raw_tracepoint")).ok(), @"
+    PROGRAM        TYPE            HOOK                         PRIO  POS  STATE
+    raw/on_switch  raw_tracepoint  raw_tracepoint:sched_switch  -     -    ATTACHED
+    ");
     let counts = |host: &Host| {
         let before = host.sum("raw", "switches");
         host.ping(1);
@@ -179,11 +182,14 @@ fn a_raw_tracepoint_program_runs_across_a_kill_until_it_is_detached() {
     };
     assert!(counts(&host));
     host.kill();
-    assert!(counts(&host), "the pinned link holds it");
     host.start();
-    assert!(counts(&host));
-    assert_snapshot!(host.refuses(3, "attach raw raw_tracepoint no_such_event"), @"");
-    assert_snapshot!(host.bpfctl("detach raw/on_switch@raw_tracepoint:sched_switch").ok(), @"");
+    assert!(counts(&host), "the pinned link holds it");
+    assert_snapshot!(host.refuses(3, "attach raw raw_tracepoint no_such_event"), @"
+    error: cannot attach `raw` to raw tracepoint `no_such_event`
+    cause: this kernel has no raw tracepoint `no_such_event`
+    hint: `ls -d /sys/kernel/tracing/events/*/*/` shows those there are; give the last part
+    ");
+    assert_snapshot!(host.bpfctl("detach raw/on_switch@raw_tracepoint:sched_switch").ok(), @"detached raw/on_switch@raw_tracepoint:sched_switch");
     assert!(!counts(&host));
 }
 

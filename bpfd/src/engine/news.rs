@@ -7,9 +7,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bpfd_core::hook::ChainKey;
 use bpfd_core::ident::KernelId;
-use bpfd_core::kernel::{Live, Observed, ObservedChain, Scope};
+use bpfd_core::kernel::{InterfaceId, Live, Observed, ObservedChain, Scope};
 use bpfd_core::names::Netns;
 use bpfd_core::state::State;
+
+/// The interface of each chain when the chains were last made what they should be. A look alone does not count: an interface that
+/// comes between a look and the news of it is still to be dealt with.
+pub type Settled = BTreeMap<ChainKey, Option<InterfaceId>>;
+
+/// The interface of each observed chain.
+pub(super) fn interfaces(observed: &Observed) -> Settled {
+    observed.chains.iter().map(|(chain, seen)| (chain.clone(), seen.interface)).collect()
+}
 
 /// An event of one interface.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -62,8 +71,9 @@ impl News {
         }
     }
 
-    /// What must be looked at; `None` if nothing of it is about a chain, or all of it is known already.
-    pub fn scope(&self, state: &State, seen: &Observed) -> Option<Scope> {
+    /// What must be looked at; `None` if nothing of it is about a chain, or all of it is known already: it was seen, on an interface
+    /// that the chain was settled on.
+    pub fn scope(&self, state: &State, seen: &Observed, settled: &Settled) -> Option<Scope> {
         let everything = || Some(Scope::Everything(state.chains()));
         if self.everything {
             return everything();
@@ -82,7 +92,11 @@ impl News {
                 }
                 let named = |chain: &&ChainKey| chain.netns == *netns && chain.interface.as_str() == changed.name;
                 let of_name = wanted.iter().chain(seen.chains.keys()).filter(named);
-                chains.extend(of_name.filter(|chain| !known(seen.chains.get(chain), changed)).cloned());
+                let known = |chain: &&ChainKey| {
+                    let settled = settled.get(chain).copied().flatten();
+                    known(seen.chains.get(chain).filter(|seen| seen.interface == settled), changed)
+                };
+                chains.extend(of_name.filter(|chain| !known(chain)).cloned());
             }
         }
         (!chains.is_empty()).then_some(Scope::Chains(chains))
@@ -105,7 +119,7 @@ fn known(seen: Option<&ObservedChain>, changed: &Changed) -> bool {
 mod tests {
     use bpfd_core::hook::Point;
     use bpfd_core::ident::TopUid;
-    use bpfd_core::kernel::{ChainMode, InterfaceId, LiveTop};
+    use bpfd_core::kernel::{ChainMode, LiveTop};
 
     use super::*;
 
@@ -116,16 +130,22 @@ mod tests {
     /// eth0 has index 2 and runs program 7.
     fn seen() -> Observed {
         let live = Live::Ours(LiveTop { program: KernelId(7), top: TopUid::of_peer(KernelId(7)) });
-        let interface = Some(InterfaceId { netns_cookie: 1, index: 2 });
+        let interface = Some(INTERFACE);
         let chain = ObservedChain { interface, live, driven: None, mode: ChainMode::Libxdp };
         Observed { chains: [(eth("eth0"), chain)].into(), ..Observed::default() }
     }
 
+    const INTERFACE: InterfaceId = InterfaceId { netns_cookie: 1, index: 2 };
+
     fn scope(index: u32, name: &str, runs: Option<Option<u32>>) -> Option<Scope> {
+        scope_of(&[(eth("eth0"), Some(INTERFACE))].into(), index, name, runs)
+    }
+
+    fn scope_of(settled: &Settled, index: u32, name: &str, runs: Option<Option<u32>>) -> Option<Scope> {
         let mut news = News::default();
         let runs = runs.map(|program| program.map(KernelId));
         news.heard(&Netns::Host, Changed { index, name: name.to_owned(), runs });
-        news.scope(&State::default(), &seen())
+        news.scope(&State::default(), &seen(), settled)
     }
 
     #[test]
@@ -136,6 +156,15 @@ mod tests {
     #[test]
     fn the_event_of_what_was_done_is_known() {
         assert_eq!(scope(2, "eth0", Some(Some(7))), None);
+    }
+
+    #[test]
+    fn an_interface_that_was_seen_and_not_dealt_with_is_looked_at() {
+        let elsewhere = Some(InterfaceId { index: 1, ..INTERFACE });
+        for settled in [Settled::new(), [(eth("eth0"), None)].into(), [(eth("eth0"), elsewhere)].into()] {
+            let one = Some(Scope::Chains([eth("eth0")].into()));
+            assert_eq!(scope_of(&settled, 2, "eth0", Some(Some(7))), one, "{settled:?}");
+        }
     }
 
     #[test]
@@ -155,11 +184,11 @@ mod tests {
     #[test]
     fn lost_events_and_too_many_events_are_looked_for() {
         let everything = Some(Scope::Everything(BTreeSet::new()));
-        assert_eq!(News::everything().scope(&State::default(), &seen()), everything);
+        assert_eq!(News::everything().scope(&State::default(), &seen(), &Settled::new()), everything);
         let mut many = News::default();
         for index in 100..100 + u32::try_from(KEPT).unwrap() + 1 {
             many.heard(&Netns::Host, Changed { index, name: "x".into(), runs: None });
         }
-        assert_eq!(many.scope(&State::default(), &seen()), everything);
+        assert_eq!(many.scope(&State::default(), &seen(), &Settled::new()), everything);
     }
 }

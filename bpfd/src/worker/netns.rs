@@ -153,6 +153,10 @@ fn open(directory: &Path, name: &NetnsName) -> Result<netns::Netns, Errno> {
         rustix::fs::openat(CWD, directory, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     // Not blocking: the name may be a fifo.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(directory, name.as_str(), flags, Mode::empty())?;
+    let file = rustix::fs::openat(directory, name.as_str(), flags, Mode::empty()).map_err(|errno| match errno {
+        // A namespace can be read by everybody (mode 0444, fs/nsfs.c); a file of `ip netns add` that leads to none yet, by nobody.
+        Errno::ACCESS => Errno::INVAL,
+        errno => errno,
+    })?;
     netns::Netns::from_fd(file).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }

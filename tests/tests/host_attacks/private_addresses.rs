@@ -106,13 +106,13 @@ fn nothing_leaves_for_a_name_that_no_scope_covers() {
     names.set_nonblocking(true).unwrap();
     assert_snapshot!(doors.told_of_each().join("\n"), @"
     6
-    error: cannot pull `HOST/team/app:1`
-    cause: bpfd does not pull `HOST/team/app:1`: no `[[image]]` section of the policy has a scope for it
+    error: bpfd does not pull `HOST/team/app:1`
+    cause: no `[[image]]` section of the policy has a scope for it
     hint: ask root to trust its signer: `bpfctl trust add NAME --key FILE --scope HOST/team/app`
 
     6
-    error: bpfd does not pull `HOST/team/app:1`
-    cause: no `[[image]]` section of the policy has a scope for it
+    error: cannot pull `HOST/team/app:1`
+    cause: bpfd does not pull `HOST/team/app:1`: no `[[image]]` section of the policy has a scope for it
     hint: ask root to trust its signer: `bpfctl trust add NAME --key FILE --scope HOST/team/app`
     ");
     doors.told("image pull -q", "nosuch.example", 443);
