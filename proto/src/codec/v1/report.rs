@@ -27,7 +27,7 @@ pub fn plan(text: Option<String>) -> Vec<String> {
     texts(text.map(|text| text.lines().map(str::to_owned).collect()).unwrap_or_default())
 }
 
-/// Warnings that come with a result: at most [`WARNINGS`], then one that says how many more there are.
+/// Warnings that come with a result: at most `WARNINGS`, then one that says how many more there are.
 pub fn warnings(warnings: Vec<Warning>) -> Vec<pb::Warning> {
     let warning = |warning| {
         let (reason, message, hint) = match warning {
