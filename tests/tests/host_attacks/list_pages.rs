@@ -1,29 +1,16 @@
 //! A member who makes what is listed so large that no answer holds it: lists come in pages that fit, and nothing is kept beyond the limits
 //! of the API.
 
-use std::fs;
-
 use bpfd_client::proto::v1 as pb;
 use bpfd_tests::broken;
-use bytecode_image::build::{self, BuiltImage, Recipe};
-use bytecode_image::resolve::Platform;
+use bytecode_image::build::BuiltImage;
 use serde_json::{Value, json};
 
-use crate::world::{Images, altered, image};
+use crate::world::{Images, altered, image, image_of};
 
 /// An object with a text of 200,000 bytes that a load may set.
 fn with_long_text() -> BuiltImage {
-    let object = fs::read(broken("long_text")).unwrap();
-    let architecture = Platform::host(None).architecture.parse().unwrap();
-    let metadata = Default::default();
-    let recipe = Recipe {
-        object: &object,
-        path: "bytecode.bpf.o",
-        architecture: &architecture,
-        metadata: &metadata,
-        epoch: None,
-    };
-    build::build(&recipe).unwrap()
+    image_of(&broken("long_text"))
 }
 
 /// An image with as many labels as are kept of one, each as long as may be.

@@ -113,7 +113,12 @@ impl Images {
 }
 
 pub(crate) fn image() -> BuiltImage {
-    let object = fs::read(example("xdp-counter")).unwrap();
+    image_of(&example("xdp-counter"))
+}
+
+/// The same of another object, by its path.
+pub(crate) fn image_of(object: &str) -> BuiltImage {
+    let object = fs::read(object).unwrap();
     let architecture = Platform::host(None).architecture.parse().unwrap();
     let metadata = Default::default();
     let recipe = Recipe {
