@@ -13,6 +13,8 @@ const CHANGE: u64 = 400;
 const EVENT: u64 = 20;
 /// How much two counts of the same work differ: threads of the runtime sleep and wake as they like.
 const NOISE: u64 = 40;
+/// How often the same is counted. What the runtime does beside it (threads that end, timers) only adds: the least count is the work's.
+const TRIES: usize = 3;
 
 /// A host with a program on each of so many interfaces `i0`, `i1`, …, and an app `more` that runs nowhere.
 fn with_chains(chains: u32) -> Host {
@@ -42,23 +44,34 @@ fn syncs(calls: &Calls) -> u64 {
     ["fsync", "fdatasync", "sync_file_range"].into_iter().filter_map(|name| calls.get(name)).sum()
 }
 
+/// The count with the least calls.
+fn least(counts: Vec<Calls>) -> Calls {
+    counts.into_iter().min_by_key(sum).unwrap()
+}
+
 #[test]
 fn a_change_costs_the_same_on_a_host_with_64_chains() {
-    let hosts = [with_chains(1), with_chains(MANY)];
-    for (verb, line, most_syncs) in [
-        ("attach", "attach more xdp -i i0", 4),
-        ("update", "update more/count@i0:xdp --priority 7", 4),
-        ("detach", "detach more/count@i0:xdp", 4),
-    ] {
-        let [one, many] = hosts.each_ref().map(|host| {
-            host.await_quiet();
-            host.calls(|| drop(host.bpfctl(line).ok()))
-        });
-        for calls in [&one, &many] {
-            assert!(sum(calls) <= CHANGE, "{verb}: {calls:?}");
-            assert!(syncs(calls) <= most_syncs, "{verb}: {calls:?}");
+    const VERBS: [(&str, &str); 3] = [
+        ("attach", "attach more xdp -i i0"),
+        ("update", "update more/count@i0:xdp --priority 7"),
+        ("detach", "detach more/count@i0:xdp"),
+    ];
+    let [one, many] = [with_chains(1), with_chains(MANY)].map(|host| {
+        let mut counts = VERBS.map(|_| Vec::new());
+        for _ in 0..TRIES {
+            for (counts, (_, line)) in counts.iter_mut().zip(VERBS) {
+                host.await_quiet();
+                counts.push(host.calls(|| drop(host.bpfctl(line).ok())));
+            }
         }
-        assert!(sum(&many) <= sum(&one) + NOISE, "{verb}: {one:?}, with {MANY} chains {many:?}");
+        counts.map(least)
+    });
+    for ((one, many), (verb, _)) in one.iter().zip(&many).zip(VERBS) {
+        for calls in [one, many] {
+            assert!(sum(calls) <= CHANGE, "{verb}: {calls:?}");
+            assert!(syncs(calls) <= 4, "{verb}: {calls:?}");
+        }
+        assert!(sum(many) <= sum(one) + NOISE, "{verb}: {one:?}, with {MANY} chains {many:?}");
     }
 }
 
@@ -73,10 +86,16 @@ fn a_load_syncs_six_times_at_most() {
 #[test]
 fn an_event_of_an_interface_without_a_chain_is_only_read() {
     let host = with_chains(1);
-    host.await_quiet();
-    // The control: the same change of an interface that has one.
-    let unrelated = host.calls(|| drop(host.shell("ip link set i1 mtu 1400")));
+    let of_event = |interface: &str| {
+        let counted = |number| {
+            host.await_quiet();
+            host.calls(|| drop(host.shell(&format!("ip link set {interface} mtu {}", 1400 + number))))
+        };
+        least((0..TRIES).map(counted).collect())
+    };
+    let unrelated = of_event("i1");
     assert!(sum(&unrelated) <= EVENT, "{unrelated:?}");
-    let ours = host.calls(|| drop(host.shell("ip link set i0 mtu 1400")));
+    // The control: the same change of an interface that has one.
+    let ours = of_event("i0");
     assert!(sum(&ours) > sum(&unrelated), "{ours:?}");
 }
