@@ -1,5 +1,5 @@
 //! The kernel as the engine sees it: what was observed, the steps that change it, and the trait with two implementations, the
-//! real one in the daemon and an in-memory one that fails or dies on demand (`fake`).
+//! real one in the daemon and an in-memory one of the tests that fails or dies on demand.
 //!
 //! Everything here is plain data: a plan can be printed, compared and stored. This file must never hold a file descriptor.
 //!

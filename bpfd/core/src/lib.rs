@@ -7,7 +7,6 @@ pub mod chain;
 pub mod changes;
 pub mod config;
 pub mod describe;
-pub mod fake;
 pub mod hook;
 pub mod ident;
 pub mod invariants;

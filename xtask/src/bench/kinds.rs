@@ -139,7 +139,7 @@ fn range(text: &str) -> Option<(usize, usize)> {
 fn counts(path: &str) -> bool {
     let source = [".rs", ".proto", ".go", ".sql", ".toml"].iter().any(|end| path.ends_with(end));
     let made = ["proto/src/generated/", "proto/go/bpfdv1/"].iter().any(|dir| path.starts_with(dir));
-    let test = path.split('/').any(|part| ["tests", "examples", "vectors", "fake"].contains(&part))
+    let test = path.split('/').any(|part| ["tests", "examples", "vectors"].contains(&part))
         || path.ends_with("_test.go")
         || path.ends_with("/tests.rs")
         || path.starts_with("xtask/");

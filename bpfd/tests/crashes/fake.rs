@@ -10,20 +10,20 @@ mod dispatchers;
 use std::collections::{BTreeMap, BTreeSet};
 
 use dispatchers::{Dispatcher, Dispatchers, Holders};
-pub use dispatchers::{Filled, Loaded};
+pub(crate) use dispatchers::{Filled, Loaded};
 
-use crate::hook::{ChainKey, ProceedOn, XdpMode};
-use crate::ident::{AppUid, KernelId, LinkUid, TopUid};
-use crate::kernel::{
+use bpfd_core::hook::{ChainKey, ProceedOn, XdpMode};
+use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
+use bpfd_core::kernel::{
     ChainMode, ForeignProgram, ForeignSlot, InterfaceId, Kernel, Live, LiveDispatcher, LiveTop, Member, ObserveError,
     Observed, ObservedChain, PinnedApp, PinnedExt, PinnedTop, Recipe, SLOTS, Scope, Slot, Step, StepError, TopContent,
 };
-use crate::names::Priority;
-use crate::state::ProgramFacts;
+use bpfd_core::names::Priority;
+use bpfd_core::state::ProgramFacts;
 
 /// What happens at a step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// The step fails and changes nothing.
     Fail,
     /// The process ends before the step.
@@ -39,7 +39,7 @@ pub enum Fate {
 
 /// What another user of libxdp does. It does nothing where libxdp would refuse.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub enum PeerMove {
+pub(crate) enum PeerMove {
     /// Loads a program of its own.
     Load {
         /// Onto this interface.
@@ -82,9 +82,9 @@ struct Top {
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
-pub struct FakeKernel {
+pub(crate) struct FakeKernel {
     /// Interfaces that exist.
-    pub interfaces: BTreeMap<ChainKey, InterfaceId>,
+    pub(crate) interfaces: BTreeMap<ChainKey, InterfaceId>,
     attached: BTreeMap<ChainKey, (KernelId, XdpMode)>,
     foreign: BTreeMap<KernelId, String>,
     staged_apps: BTreeMap<AppUid, PinnedApp>,
@@ -113,31 +113,31 @@ pub struct FakeKernel {
     peers: Vec<(usize, PeerMove)>,
     dead: bool,
     /// Every step that took effect, as text.
-    pub log: Vec<String>,
+    pub(crate) log: Vec<String>,
 }
 
 impl FakeKernel {
     /// A kernel with these interfaces, nothing attached.
-    pub fn with_interfaces(chains: impl IntoIterator<Item = ChainKey>) -> Self {
+    pub(crate) fn with_interfaces(chains: impl IntoIterator<Item = ChainKey>) -> Self {
         let interfaces =
             chains.into_iter().zip(1..).map(|(chain, index)| (chain, InterfaceId { netns_cookie: 1, index }));
         Self { interfaces: interfaces.collect(), ..Self::default() }
     }
 
     /// Something else takes an interface.
-    pub fn attach_foreign(&mut self, chain: &ChainKey, name: &str) {
+    pub(crate) fn attach_foreign(&mut self, chain: &ChainKey, name: &str) {
         let id = self.fresh_id();
         self.foreign.insert(id, name.to_owned());
         self.attached.insert(chain.clone(), (id, XdpMode::Native));
     }
 
     /// From now on chains are kept in this way.
-    pub fn keep_chains(&mut self, mode: ChainMode) {
+    pub(crate) fn keep_chains(&mut self, mode: ChainMode) {
         self.mode = Some(mode);
     }
 
     /// A peer acts; `false` if libxdp would have refused.
-    pub fn peer(&mut self, act: &PeerMove) -> bool {
+    pub(crate) fn peer(&mut self, act: &PeerMove) -> bool {
         let id = self.fresh_id();
         let runs = |chain: &ChainKey| self.attached.get(chain).map(|(program, _)| *program);
         let done = match act {
@@ -197,26 +197,26 @@ impl FakeKernel {
     }
 
     /// At the `step`th step from now on, counted from 0, a peer acts first.
-    pub fn peer_at_step(&mut self, step: usize, act: PeerMove) {
+    pub(crate) fn peer_at_step(&mut self, step: usize, act: PeerMove) {
         self.peers.push((self.steps + step, act));
     }
 
     /// What the dispatcher of an interface runs, in order, as a peer sees it.
-    pub fn slots(&self, chain: &ChainKey) -> Vec<Filled> {
+    pub(crate) fn slots(&self, chain: &ChainKey) -> Vec<Filled> {
         let program = self.attached.get(chain).map(|(program, _)| program);
         let dispatcher = program.and_then(|program| self.dispatchers.all.get(program));
         dispatcher.iter().flat_map(|found| &found.slots).filter(|slot| slot.linked).cloned().collect()
     }
 
     /// The version of an interface's dispatcher.
-    pub fn version(&self, chain: &ChainKey) -> Option<u8> {
+    pub(crate) fn version(&self, chain: &ChainKey) -> Option<u8> {
         let (program, _) = self.attached.get(chain)?;
         self.dispatchers.all.get(program).map(|dispatcher| dispatcher.version)
     }
 
     /// What is wrong with what peers see, in a sentence each: K5, the comparator's order, one place a program, no directory of
     /// libxdp's for what nothing runs.
-    pub fn wrong_for_peers(&self) -> Vec<String> {
+    pub(crate) fn wrong_for_peers(&self) -> Vec<String> {
         let mut wrong = Vec::new();
         for (chain, (attached, _)) in &self.attached {
             let slots = self.slots(chain);
@@ -261,7 +261,7 @@ impl FakeKernel {
     }
 
     /// An interface goes, and what it ran with it; `false` if there was none.
-    pub fn remove_interface(&mut self, chain: &ChainKey) -> bool {
+    pub(crate) fn remove_interface(&mut self, chain: &ChainKey) -> bool {
         self.attached.remove(chain);
         self.theirs.remove(chain);
         let was_there = self.interfaces.remove(chain).is_some();
@@ -270,42 +270,42 @@ impl FakeKernel {
     }
 
     /// An app cannot be loaded again from now on.
-    pub fn lose(&mut self, app: AppUid) {
+    pub(crate) fn lose(&mut self, app: AppUid) {
         self.unloadable.insert(app);
     }
 
     /// An app's programs share with no others from now on.
-    pub fn keep_alone(&mut self, app: AppUid) {
+    pub(crate) fn keep_alone(&mut self, app: AppUid) {
         self.unshareable.insert(app);
     }
 
     /// An interface that is known by two keys: the names of one network namespace.
-    pub fn alias(&mut self, chain: &ChainKey, also: ChainKey) {
+    pub(crate) fn alias(&mut self, chain: &ChainKey, also: ChainKey) {
         if let Some(interface) = self.interfaces.get(chain) {
             self.interfaces.insert(also, *interface);
         }
     }
 
     /// An interface comes, with an index that none had before.
-    pub fn add_interface(&mut self, chain: ChainKey) {
+    pub(crate) fn add_interface(&mut self, chain: ChainKey) {
         self.next_index += 1;
         self.interfaces.insert(chain, InterfaceId { netns_cookie: 1, index: 1000 + self.next_index });
     }
 
     /// Somebody takes off what an interface runs.
-    pub fn clear(&mut self, chain: &ChainKey) {
+    pub(crate) fn clear(&mut self, chain: &ChainKey) {
         self.attached.remove(chain);
         self.theirs.remove(chain);
         self.collect();
     }
 
     /// The digest of an app's instructions, the same for every copy of them.
-    pub fn tag(app: AppUid) -> [u8; 8] {
+    pub(crate) fn tag(app: AppUid) -> [u8; 8] {
         app.bytes().last().map_or([0; 8], |last| [last.wrapping_mul(167); 8])
     }
 
     /// What loading does for real: an app's programs and maps as file descriptors.
-    pub fn load(&mut self, functions: &[&str], maps: &[&str]) -> PinnedApp {
+    pub(crate) fn load(&mut self, functions: &[&str], maps: &[&str]) -> PinnedApp {
         let programs = functions.iter().map(|function| ((*function).to_owned(), self.fresh_id())).collect();
         // The kernel numbers maps apart from programs.
         let maps = maps.iter().map(|map| {
@@ -316,17 +316,17 @@ impl FakeKernel {
     }
 
     /// At the `step`th step from now on, counted from 0, this happens.
-    pub fn at_step(&mut self, step: usize, fate: Fate) {
+    pub(crate) fn at_step(&mut self, step: usize, fate: Fate) {
         self.fate = Some((self.steps + step, fate));
     }
 
     /// Whether the step of the last `at_step` or `peer_at_step` came.
-    pub fn met(&self) -> bool {
+    pub(crate) fn met(&self) -> bool {
         self.fate.is_none_or(|(at, _)| at < self.steps) && self.peers.is_empty()
     }
 
     /// A new process: what was staged is gone, pins and attachments are not.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.staged_apps.clear();
         self.staged_tops.clear();
         self.fate = None;
@@ -336,7 +336,7 @@ impl FakeKernel {
     }
 
     /// A new boot: only interfaces are left.
-    pub fn reboot(&mut self) {
+    pub(crate) fn reboot(&mut self) {
         self.restart();
         self.attached.clear();
         self.apps.clear();
@@ -349,7 +349,7 @@ impl FakeKernel {
     }
 
     /// Program ids that exist: K8 counts them.
-    pub fn programs(&self) -> usize {
+    pub(crate) fn programs(&self) -> usize {
         let apps = self.apps.values().chain(self.staged_apps.values()).map(|app| app.programs.len()).sum::<usize>();
         let tops = self.tops.values().chain(self.staged_tops.values()).map(|top| top.program);
         let tops: BTreeSet<KernelId> = tops.chain(self.dispatchers.all.keys().copied()).collect();

@@ -10,6 +10,8 @@
     reason = "the lints exempt test functions, not what they share"
 )]
 
+mod fake;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,7 +24,6 @@ use bpfd::execute::ExecuteError;
 use bpfd::repair::{Recovered, Repaired};
 use bpfd::store::{Earlier, Outcome, Store};
 use bpfd_core::changes::{self, Fresh, Loaded};
-use bpfd_core::fake::{FakeKernel, Fate, PeerMove};
 use bpfd_core::hook::{ChainKey, HookAsk, OwnHook, Point, XdpMode};
 use bpfd_core::ident::{AppUid, AskedId, BootId, KernelId, RequestId, RequestKey};
 use bpfd_core::invariants::Broken;
@@ -38,6 +39,7 @@ use bpfd_core::request::{
 };
 use bpfd_core::state::{Map, ObjectDigest, Owner, ProgramFacts, ProgramKind, Reach, Source, State, WhenAbsent};
 use bpfd_policy::Policy;
+use fake::{FakeKernel, Fate, PeerMove};
 use proptest::prelude::*;
 use tokio::sync::watch;
 use uuid::Uuid;

@@ -5,40 +5,40 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ident::KernelId;
-use crate::kernel::SLOTS;
+use bpfd_core::ident::KernelId;
+use bpfd_core::kernel::SLOTS;
 
 /// A program that can stand in a slot.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     /// Its function.
-    pub name: String,
+    pub(crate) name: String,
     /// The kernel's digest of its instructions.
-    pub tag: [u8; 8],
+    pub(crate) tag: [u8; 8],
     /// Nanoseconds since boot.
-    pub load_time: u64,
+    pub(crate) load_time: u64,
     /// Its number.
-    pub program: KernelId,
+    pub(crate) program: KernelId,
 }
 
 /// A slot as the configuration has it, and what is in it.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Filled {
+pub(crate) struct Filled {
     /// Its place.
-    pub priority: u32,
+    pub(crate) priority: u32,
     /// Verdicts after which the next one runs.
-    pub actions: u32,
+    pub(crate) actions: u32,
     /// Of the program.
-    pub flags: u32,
+    pub(crate) flags: u32,
     /// The program.
-    pub loaded: Loaded,
+    pub(crate) loaded: Loaded,
     /// Whether its link is still there: without it the slot lets every packet through.
-    pub linked: bool,
+    pub(crate) linked: bool,
 }
 
 impl Filled {
     /// `cmp_xdp_programs` of xdp-tools lib/libxdp/libxdp.c, for loaded programs.
-    pub fn place(&self) -> (u32, &str, [u8; 8], u64) {
+    pub(crate) fn place(&self) -> (u32, &str, [u8; 8], u64) {
         let Loaded { name, tag, load_time, program: _ } = &self.loaded;
         (self.priority, name, *tag, *load_time)
     }
