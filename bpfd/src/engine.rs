@@ -10,17 +10,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bpfd_core::chain::status_of;
 use bpfd_core::changes::{Fresh, RequestError};
-use bpfd_core::hook::ChainKey;
-use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, RequestKey, TopUid, Uids};
+use bpfd_core::hook::{ChainId, ChainName};
+use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, RequestKey, Uids};
 use bpfd_core::invariants::{self, Broken};
 use bpfd_core::journal::Operation;
-use bpfd_core::kernel::{Kernel, ObserveError, Observed, ObservedChain, Scope, StepError};
+use bpfd_core::kernel::{Kernel, ObserveError, Observed, Scope, StepError, Targets};
 use bpfd_core::order;
-use bpfd_core::plan::{PlanError, Planned, adoptions, own_status, plan, status, touched};
+use bpfd_core::plan::{PlanError, Planned, adoptions, plan, status, targets};
 use bpfd_core::policy::{Denied, Principal, confirm};
-use bpfd_core::state::{Change, State};
+use bpfd_core::seat::seated;
+use bpfd_core::state::{Change, Link, State};
 use bpfd_policy::Policy;
 use tokio::sync::watch;
 
@@ -31,7 +31,7 @@ use crate::store::{Earlier, Outcome, Store, StoreError};
 
 pub use bpfd_core::snapshot::Snapshot;
 pub use handle::{EngineHandle, StartError};
-use news::interfaces;
+use news::chains;
 pub use news::{Changed, News, Settled};
 
 /// Who asks for a change, and how.
@@ -120,11 +120,10 @@ impl<K: Kernel> Engine<K> {
         let mut executor = Executor { kernel: &mut kernel, store: &mut store, audit: audit.as_mut() };
         let (state, seen, repaired) = repair(&mut executor, boot, uids.as_mut())?;
         let (published, _) = watch::channel(Arc::new(Snapshot::default()));
-        let (settled, barred, missed, unrepaired) = (interfaces(&seen), repaired.lasting(), false, false);
+        let (settled, barred, missed, unrepaired) = (chains(&seen), repaired.lasting(), false, false);
         let mut engine =
             Self { kernel, store, audit, policy, boot, uids, state, settled, missed, barred, unrepaired, published };
-        let everything = Scope::Everything(engine.state.chains());
-        engine.publish(&everything)?;
+        engine.publish(&Scope::Everything(engine.targets()))?;
         Ok((engine, repaired))
     }
 
@@ -157,7 +156,7 @@ impl<K: Kernel> Engine<K> {
     /// DRIFTED, and left alone.
     pub fn settle(&mut self, news: &News) -> Result<Repaired, RepairError> {
         let scope = match self.missed {
-            true => Some(Scope::Everything(self.state.chains())),
+            true => Some(Scope::Everything(self.targets())),
             false => news.scope(&self.state, &self.published.borrow().observed, &self.settled),
         };
         let Some(scope) = scope else { return Ok(Repaired::default()) };
@@ -177,7 +176,7 @@ impl<K: Kernel> Engine<K> {
                 repaired.failures.extend(attempt.failed);
                 break;
             }
-            scope = Scope::Everything(self.state.chains());
+            scope = Scope::Everything(self.targets());
             tracing::info!(
                 races,
                 "making a new plan: another process changed a hook, or a program cannot be part of its chain"
@@ -191,20 +190,32 @@ impl<K: Kernel> Engine<K> {
     /// One observation, and what follows from it.
     fn settle_once(&mut self, scope: &Scope, repaired: &mut Repaired) -> Result<Attempt, RepairError> {
         let mut observed = self.kernel.observe(scope)?;
-        let now = interfaces(&observed);
-        let (came, stayed) = std::mem::take(&mut observed.chains).into_iter().partition(|(chain, seen)| {
-            let known = self.settled.get(chain).copied().flatten();
-            known.is_none() || known != seen.interface
-        });
+        let now = chains(&observed);
+        // A link that joins a chain makes it one that is to be dealt with, as an interface that comes does.
+        let seated = seated(&self.state, &observed);
+        let joined = seated
+            .links
+            .iter()
+            .filter(|(uid, link)| self.state.links.get(*uid).is_none_or(|before| before.chain() != link.chain()));
+        let joined: BTreeSet<ChainId> = joined.filter_map(|(_, link)| link.chain()).collect();
+        if seated != self.state {
+            match self.store.replace(self.boot, &self.state, &seated) {
+                Ok(()) => self.state.clone_from(&seated),
+                Err(error) => tracing::warn!(%error, "cannot write down which interfaces links are on; retried later"),
+            }
+        }
+        self.settled.retain(|chain| !joined.contains(chain) && !observed.missing.contains_key(chain));
+        let (stayed, came) =
+            std::mem::take(&mut observed.chains).into_iter().partition(|(chain, _)| self.settled.contains(chain));
         observed.chains = stayed;
         let adoptions = adoptions(&observed);
         observed.chains = came;
-        let here = |link: &LinkUid| self.state.links.get(link).and_then(|link| link.placement.chain());
-        self.barred.retain(|link, _| here(link).is_some_and(|chain| !observed.chains.contains_key(chain)));
+        let here = |link: &LinkUid| seated.links.get(link).and_then(Link::chain);
+        self.barred.retain(|link, _| here(link).is_some_and(|chain| !observed.chains.contains_key(&chain)));
         self.barred.extend(repaired.barred.clone());
         observed.barred.clone_from(&self.barred);
         let mut executor = Executor { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
-        let attempt = settle(&mut executor, &adoptions, &self.state, &observed, self.uids.as_mut(), repaired)?;
+        let attempt = settle(&mut executor, &adoptions, &seated, &observed, self.uids.as_mut(), repaired)?;
         self.barred.extend(repaired.barred.clone());
         // What came is to be dealt with until it was.
         if attempt.whole() {
@@ -216,16 +227,23 @@ impl<K: Kernel> Engine<K> {
         Ok(attempt)
     }
 
-    /// The state beside the kernel as it is now, with this chain, which the state may not have.
-    pub fn look(&mut self, chain: &ChainKey) -> Result<Snapshot, ObserveError> {
-        let observed = self.observe(&Scope::Chains([chain.clone()].into()))?;
-        let statuses = status(&self.state, &observed);
-        Ok(Snapshot { state: self.state.clone(), observed, statuses })
+    /// The state beside the kernel as it is now, with the chain of this name, which the state may not have.
+    pub fn look(&mut self, name: &ChainName) -> Result<Snapshot, ObserveError> {
+        let links = Targets::of(self.state.links_called(name));
+        let observed = self.observe(&Scope::Chains(links.and(Targets::name(name.clone()))))?;
+        let state = seated(&self.state, &observed);
+        let statuses = status(&state, &observed);
+        Ok(Snapshot { state, observed, statuses })
+    }
+
+    /// Everything that the state is about.
+    fn targets(&self) -> Targets {
+        Targets::of(self.state.links.values())
     }
 
     /// Every invariant that does not hold right now.
     pub fn check(&mut self) -> Result<Vec<Broken>, ObserveError> {
-        self.publish(&Scope::Everything(self.state.chains()))?;
+        self.publish(&Scope::Everything(self.targets()))?;
         let snapshot = self.published.borrow().clone();
         Ok(invariants::check(&snapshot.state, &snapshot.observed))
     }
@@ -280,7 +298,7 @@ impl<K: Kernel> Engine<K> {
             self.denied(&denied);
             return Err(denied.into());
         }
-        let mut scope = Scope::Chains(touched(&self.state, &changes));
+        let mut scope = Scope::Chains(targets(&self.state, &changes));
         let mut races = 0;
         let result = loop {
             match self.once(context, &changes, &scope) {
@@ -288,7 +306,7 @@ impl<K: Kernel> Engine<K> {
                     races += 1;
                     tracing::info!(%chain, races, "making a new plan: another process changed the hook");
                     // What is pinned may have been changed as well.
-                    scope = Scope::Everything(self.state.chains().union(scope.chains()).cloned().collect());
+                    scope = Scope::Everything(self.targets().and(scope.targets().clone()));
                     if let Err(error) = self.load_again(&mut changes) {
                         break Err(error.into());
                     }
@@ -298,7 +316,7 @@ impl<K: Kernel> Engine<K> {
                     if let Err(error) = self.repair() {
                         tracing::error!(%error, "repair failed; the next change or start tries again");
                     }
-                    scope = Scope::Everything(self.state.chains());
+                    scope = Scope::Everything(self.targets());
                     break Err(stuck.into());
                 }
                 other => break other,
@@ -316,7 +334,7 @@ impl<K: Kernel> Engine<K> {
         let mut executor = Executor { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
         let (state, seen, repaired) = repair(&mut executor, self.boot, self.uids.as_mut())?;
         self.state = state;
-        self.settled = interfaces(&seen);
+        self.settled = chains(&seen);
         self.barred = repaired.lasting();
         self.unrepaired = false;
         Ok(())
@@ -335,9 +353,9 @@ impl<K: Kernel> Engine<K> {
 
     fn once(&mut self, context: &Context, changes: &[Change], scope: &Scope) -> Result<Answer, EngineError> {
         self.state.after(changes).map_err(PlanError::Change)?;
-        let observed = self.observe(scope)?.over(&self.published.borrow().observed, |_| true);
-        let Planned { after, touched, plan } = plan(&self.state, &observed, changes, self.uids.as_mut())?;
-        let outcome = Outcome::of(&self.state, &after, changes);
+        let observed = self.observe(scope)?.over(&self.published.borrow().observed);
+        let Planned { changes, after, touched, plan } = plan(&self.state, &observed, changes, self.uids.as_mut())?;
+        let outcome = Outcome::of(&self.state, &after, &changes);
         if context.validate_only {
             return Ok(Answer { outcome, plan: Some(plan.to_string()) });
         }
@@ -346,18 +364,17 @@ impl<K: Kernel> Engine<K> {
             boot: self.boot,
             request: context.request,
             owner: context.principal.owner(),
-            changes: changes.to_vec(),
+            changes,
             plan,
         };
         let mut executor = Executor { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
         execute(&mut executor, &operation, &self.state, &after, &outcome)?;
         self.state = after;
         // An interface that came elsewhere meanwhile is still to be dealt with, and one for which links are to be tried again.
-        let barred = self.barred.keys().filter_map(|link| self.state.links.get(link)?.placement.chain());
-        let barred: BTreeSet<&ChainKey> = barred.collect();
-        let here = |chain: &ChainKey| touched.contains(chain) && !barred.contains(chain);
-        let near = interfaces(&observed).into_iter().filter(|(chain, _)| here(chain));
-        self.settled.extend(near);
+        let barred = self.barred.keys().filter_map(|link| self.state.links.get(link)?.chain());
+        let barred: BTreeSet<ChainId> = barred.collect();
+        let here = |chain: &ChainId| observed.chains.contains_key(chain) && !barred.contains(chain);
+        self.settled.extend(touched.into_iter().filter(here));
         Ok(Answer { outcome, plan: None })
     }
 
@@ -370,31 +387,8 @@ impl<K: Kernel> Engine<K> {
     /// Shows readers the state, beside the kernel as it is now in this scope and as it was seen last elsewhere.
     fn publish(&mut self, scope: &Scope) -> Result<(), ObserveError> {
         let seen = self.observe(scope)?;
-        let before = self.published.borrow().clone();
-        let chains = self.state.chains();
-        let looked_at: BTreeSet<ChainKey> = seen.chains.keys().cloned().collect();
-        let observed = match scope {
-            Scope::Everything(_) => seen,
-            Scope::Chains(_) => {
-                let mut observed = seen.over(&before.observed, |_| true);
-                let pinned: BTreeSet<TopUid> = observed.tops.keys().copied().collect();
-                // One that lost its last link is of interest while it runs a generation that is pinned here.
-                let runs = |seen: &ObservedChain| seen.live.top().is_some_and(|top| pinned.contains(&top));
-                observed.chains.retain(|chain, seen| chains.contains(chain) || runs(seen));
-                observed
-            }
-        };
-        let statuses = match scope {
-            Scope::Everything(_) => status(&self.state, &observed),
-            Scope::Chains(_) => {
-                let mut statuses = before.statuses.clone();
-                statuses.retain(|link, _| self.state.links.contains_key(link));
-                statuses.extend(own_status(&self.state, &observed));
-                statuses.extend(status_of(&self.state, &observed, &looked_at));
-                statuses
-            }
-        };
-        self.published.send_replace(Arc::new(Snapshot { state: self.state.clone(), observed, statuses }));
+        let next = self.published.borrow().after(&self.state, seen, scope);
+        self.published.send_replace(Arc::new(next));
         Ok(())
     }
 }

@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bpfd_core::ident::{AppUid, BootId, LinkUid, TopUid, Uids};
 use bpfd_core::journal::{Operation, Verdict, recover};
-use bpfd_core::kernel::{Kernel, ObserveError, Observed, Scope, Step, StepError};
+use bpfd_core::kernel::{Kernel, ObserveError, Observed, Scope, Step, StepError, Targets};
 use bpfd_core::order;
 use bpfd_core::plan::{Plan, converge, converge_chains, reached};
+use bpfd_core::seat::seated;
 use bpfd_core::state::State;
 
 use crate::execute::{Executor, RACES};
@@ -71,7 +72,7 @@ pub fn repair<K: Kernel>(
     uids: &mut dyn Uids,
 ) -> Result<(State, Observed, Repaired), RepairError> {
     let mut repaired = Repaired::default();
-    let mut state = executor.store.state()?;
+    let mut state = executor.store.state(boot)?;
     let (named, renamed) = state.without_names_of_identities();
     if !renamed.is_empty() {
         executor.store.replace(boot, &state, &named)?;
@@ -81,10 +82,18 @@ pub fn repair<K: Kernel>(
             .map(|(old, new)| format!("app `{old}` is now `{new}`: the old name reads as a uid or a number"));
         repaired.steps.extend(told);
     }
-    let open = executor.store.open_operation()?;
-    let chains = state.chains().into_iter().chain(open.iter().flat_map(Operation::chains)).collect();
-    let everything = Scope::Everything(chains);
+    let open = executor.store.open_operation()?.map(|operation| operation.read_in(boot));
+    let targets = open.iter().map(Operation::targets).fold(Targets::of(state.links.values()), Targets::and);
+    let everything = Scope::Everything(targets);
     let mut observed = executor.kernel.observe(&everything)?;
+    let known = seated(&state, &observed);
+    if known != state {
+        // Found out again by the next start: no reason to leave interfaces without their programs.
+        if let Err(error) = executor.store.replace(boot, &state, &known) {
+            repaired.failures.push(format!("cannot write down which interfaces links are on: {error}"));
+        }
+        state = known;
+    }
     let mut verdict = open.as_ref().map(|operation| {
         recover(&state, &observed, operation).unwrap_or_else(|error| {
             // Undone before, and nobody could write that down; the state went on without it.
@@ -110,7 +119,8 @@ pub fn repair<K: Kernel>(
         let mut races = 0;
         loop {
             observed.barred.clone_from(&repaired.barred);
-            let attempt = carry_out(executor, &converge(&wanted, &observed, uids), &observed, &mut repaired)?;
+            let plan = converge(&seated(&wanted, &observed), &observed, uids);
+            let attempt = carry_out(executor, &plan, &observed, &mut repaired)?;
             if !attempt.again(&mut races) {
                 repaired.failures.extend(attempt.failed);
                 break;
@@ -122,7 +132,7 @@ pub fn repair<K: Kernel>(
         }
         observed = executor.kernel.observe(&everything)?;
         observed.barred.clone_from(&repaired.barred);
-        if reached(&wanted, &observed) {
+        if reached(&seated(&wanted, &observed), &observed) {
             break reloaded;
         }
         // What the kernel would not let go keeps its rows: without them nobody would look at its chain again.

@@ -76,19 +76,21 @@ impl Store {
         Ok(Self { db, undone: None, handle })
     }
 
-    /// Everything asked for.
-    pub fn state(&self) -> Result<State, StoreError> {
+    /// Everything asked for. What a link was in is forgotten after another boot.
+    pub fn state(&self, boot: BootId) -> Result<State, StoreError> {
         let mut apps = self.db.prepare("SELECT body FROM apps")?;
         let apps = apps.query_map([], |row| row.get::<_, String>(0))?.map(|body| {
             let app: App = parse("an app", &body?)?;
             Ok((app.uid, app))
         });
         let apps = apps.collect::<Result<_, StoreError>>()?;
-        let mut links = self.db.prepare("SELECT body FROM links")?;
-        let links = links.query_map([], |row| row.get::<_, String>(0))?.map(|body| {
-            let link: Link = parse("a link", &body?)?;
-            Ok((link.uid, link))
-        });
+        let mut links = self.db.prepare("SELECT body, boot_id = ?1 FROM links")?;
+        let links =
+            links.query_map([boot.0.to_string()], |row| Ok((row.get::<_, String>(0)?, row.get(1)?)))?.map(|row| {
+                let (body, of_this_boot) = row?;
+                let link: Link = parse("a link", &body)?;
+                Ok((link.uid, Link { on: link.on.filter(|_| of_this_boot), ..link }))
+            });
         let links = links.collect::<Result<_, StoreError>>()?;
         Ok(State { apps, links })
     }

@@ -162,11 +162,13 @@ fn look(engine: &EngineHandle<HostKernel>, pending: &Arc<Mutex<News>>, news: New
     })
 }
 
-/// The names that chains are asked for in.
+/// The namespaces that chains are asked for in, and those by which they are reached now.
 fn names(state: &State) -> BTreeSet<NetnsName> {
-    let named = state.chains().into_iter().filter_map(|chain| match chain.netns {
+    let asked = state.links.values().filter_map(|link| link.placement.asked());
+    let called = state.links.values().filter_map(|link| link.on.as_ref()).map(|seat| &seat.called);
+    let named = asked.chain(called).filter_map(|name| match &name.netns {
         Netns::Host => None,
-        Netns::Named(name) => Some(name),
+        Netns::Named(name) => Some(name.clone()),
     });
     named.collect()
 }

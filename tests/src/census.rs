@@ -36,6 +36,8 @@ pub(crate) struct Rows {
 pub(crate) struct Pins {
     /// All but the others.
     own: Census,
+    /// Generations of chains: `bpfd/v1/top/GENERATION`.
+    tops: BTreeMap<String, Census>,
     /// Copies of links' programs: `bpfd/v1/ext/LINK`.
     copies: BTreeMap<String, Census>,
     /// libxdp's directories, bpfd's dispatchers included: `xdp/dispatch-IFINDEX-PROGRAM`, by the number of the program.
@@ -50,10 +52,11 @@ impl Pins {
         };
         let shared: Vec<(String, Census)> = within("xdp").collect();
         let copies: BTreeMap<String, Census> = within("bpfd/v1/ext").collect();
+        let tops = within("bpfd/v1/top").collect();
         let own = Census::pinned_but(bpffs, &[&bpffs.join("xdp"), &bpffs.join("bpfd/v1/ext")]);
         let number = |name: String| name.rsplit_once('-').and_then(|(_, number)| number.parse().ok());
         let shared = shared.into_iter().map(|(name, pins)| (number(name.clone()).expect(&name), pins)).collect();
-        Self { own, copies, shared }
+        Self { own, tops, copies, shared }
     }
 
     pub(crate) fn all(&self) -> Census {
@@ -63,7 +66,7 @@ impl Pins {
     /// What is not as the rows say. `seen` are all copies that a check saw: each may be in the dispatcher of its link alone.
     pub(crate) fn wrong(&self, rows: &Rows, seen: &mut BTreeSet<u32>) -> Vec<String> {
         let Rows { apps, links, chains } = rows;
-        let Self { own, copies, shared } = self;
+        let Self { own, tops, copies, shared } = self;
         let mut wrong = Vec::new();
         seen.extend(copies.values().flat_map(|copy| &copy.programs));
 
@@ -75,8 +78,21 @@ impl Pins {
             apps.iter().map(|app| app.maps.len()).sum::<usize>() + chains.len(),
             dispatchers().map(|chain| ours(chain).count()).sum::<usize>() + unshared,
         ];
-        if own.counts() != model {
-            wrong.push(format!("programs, maps, links: {:?} are pinned, {model:?} by the rows", own.counts()));
+        // In a namespace without a name, a dispatcher may run on for links that wait: no more of them than there are such links.
+        let runs =
+            |top: &&Census| chains.iter().any(|chain| top.programs.iter().next() == chain.kernel_program_id.as_ref());
+        let unseen: Vec<&Census> = tops.values().filter(|top| !top.links.is_empty() && !runs(top)).collect();
+        let waits = |link: &&pb::Link| {
+            let named = matches!(hook(link), Some(Hook::Xdp(pb::XdpHook { netns: Some(_), .. })));
+            named && link.state() == pb::LinkState::Waiting
+        };
+        if unseen.len() > links.iter().filter(waits).count() {
+            wrong.push(format!("{unseen:?} are pinned for no link that waits"));
+        }
+        let unseen = unseen.into_iter().fold(Census::default(), |all, more| all.and(more));
+        let seen_here = own.without(&unseen).counts();
+        if seen_here != model {
+            wrong.push(format!("programs, maps, links: {seen_here:?} are pinned, {model:?} by the rows"));
         }
 
         // A link that waits may have its copy already: it had an interface before.
@@ -105,7 +121,7 @@ impl Pins {
                 wrong.push(format!("dispatcher {program} has {members:?}, and for peers {pins:?} are pinned"));
             }
         }
-        let elsewhere = shared.iter().filter(|(number, _)| !live.contains(number));
+        let elsewhere = shared.iter().filter(|(number, _)| !live.contains(number) && !unseen.programs.contains(number));
         let elsewhere = elsewhere.filter(|(_, pins)| pins.programs.is_empty() || !pins.programs.is_disjoint(seen));
         wrong
             .extend(elsewhere.map(|(number, pins)| format!("for a dispatcher {number} of before {pins:?} are pinned")));

@@ -98,37 +98,6 @@ fn a_program_waits_for_its_interface() {
 }
 
 #[test]
-fn a_chain_is_of_the_interface_that_has_its_name() {
-    let mut host = Host::new();
-    host.shell("ip link add one type veth peer name two");
-    let object = example("xdp-counter");
-    host.bpfctl(&format!("load --path {object} --name a xdp -i one")).ok();
-    host.shell("ip link set one name other");
-    host.await_output("list", "WAITING").ok();
-    let runs = |host: &Host| eventually(|| host.shell("ip link show other"), |shown| !shown.contains("xdp"));
-    assert!(!runs(&host).contains("xdp"), "it runs on under another name");
-    host.check();
-    host.shell("ip link set other name one");
-    host.await_output("list", "ATTACHED").ok();
-
-    // Two interfaces change names while nobody looks, and one of them goes on without a row.
-    host.bpfctl(&format!("load --path {object} --name b xdp -i two")).ok();
-    host.kill();
-    host.shell("ip link set one name other; ip link set two name one; ip link set other name two");
-    host.start();
-    host.check();
-    host.kill();
-    host.shell("ip link set two name other");
-    host.start();
-    assert_snapshot!(host.bpfctl("list").ok(), @"
-    PROGRAM  TYPE  HOOK     PRIO  POS  STATE
-    a/count  xdp   one:xdp  50    1    ATTACHED
-    b/count  xdp   two:xdp  50    -    WAITING
-    ");
-    assert!(!host.shell("ip link show other").contains("xdp"), "a start takes it off");
-}
-
-#[test]
 fn a_second_daemon_on_the_same_root_does_not_start() {
     let host = three();
     assert_eq!(host.spawn(&[]).unwrap_err().code(), Some(1));

@@ -1,5 +1,7 @@
 //! `bpfctl chain`: the programs of one shared hook in the order in which they run, those of others included.
 
+use std::collections::BTreeSet;
+
 use bpfd_core::names::{IfName, Netns};
 use bpfd_proto::v1::{self as pb, chain_member};
 use clap::{Args, Subcommand};
@@ -108,12 +110,20 @@ fn facts(chain: &pb::Chain) -> Vec<(&'static str, String)> {
     let gist = chain.mode_cause.split(": ").next().unwrap_or_default();
     let mode = if gist.is_empty() { mode } else { format!("{mode} ({gist})") };
     let hook = views::lower(chain.hook().as_str_name(), "CHAIN_HOOK_");
-    let mut facts = vec![
-        ("chain", format!("{place}:{hook}")),
+    let mut facts = vec![("chain", format!("{place}:{hook}"))];
+    let links = chain.members.iter().filter_map(|member| match &member.program {
+        Some(chain_member::Program::Link(link)) => link.hook.as_ref().map(views::hook),
+        Some(chain_member::Program::Foreign(_)) | None => None,
+    });
+    let asked: BTreeSet<String> = links.collect();
+    if asked.iter().any(|asked| *asked != format!("{place}:{hook}")) {
+        facts.push(("asked for as", asked.into_iter().collect::<Vec<_>>().join(", ")));
+    }
+    facts.extend([
         ("mode", mode),
         ("xdp mode", views::lower(chain.xdp_mode().as_str_name(), "XDP_MODE_")),
         ("kernel id", or_none(chain.kernel_program_id)),
-    ];
+    ]);
     if let (Some(used), Some(slots)) = (chain.slots_used, chain.slots) {
         facts.push(("slots", format!("{used} of {slots}")));
     }

@@ -199,7 +199,7 @@ impl View for Link {
             ("uid", link.uid.clone()),
             ("state", with_cause(views::link_state(link.state()), &link.cause)),
             ("program", format!("{}/{}", link.app, link.function)),
-            ("hook", link.hook.as_ref().map_or_else(|| views::NONE.to_owned(), views::hook)),
+            ("hook", views::place_of(link)),
             ("priority", or_none(link.priority)),
             ("proceed on", views::proceed_on(link.proceed_on.as_ref())),
             ("position", or_none(link.position)),

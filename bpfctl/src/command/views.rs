@@ -116,7 +116,7 @@ fn place(link: &pb::Link, kind: String) -> Vec<String> {
     vec![
         format!("{}/{}", link.app, link.function),
         kind,
-        link.hook.as_ref().map_or_else(|| NONE.to_owned(), hook),
+        place_of(link),
         or_none(link.priority),
         or_none(link.position),
         link_state(link.state()),
@@ -125,6 +125,15 @@ fn place(link: &pb::Link, kind: String) -> Vec<String> {
 
 fn hook_kind(hook: Option<&pb::Hook>) -> String {
     hook.and_then(codec::hook::shown).map_or_else(|| NONE.to_owned(), |(kind, _)| kind.to_string())
+}
+
+/// Where a link was asked for, and what that is called now if it is called otherwise: `eth0:xdp (now wan0:xdp)`.
+pub(crate) fn place_of(link: &pb::Link) -> String {
+    let asked = link.hook.as_ref().map_or_else(|| NONE.to_owned(), hook);
+    match link.name_now.split_once('@') {
+        Some((_, now)) => format!("{asked} (now {now})"),
+        None => asked,
+    }
 }
 
 /// `[netns:]interface:xdp`, or a word and a target: `tracepoint:category/event`.

@@ -133,6 +133,7 @@ async fn refuse(name: &str) -> Result<(), Status> {
 fn link(app: &str, interface: &str, priority: u32, position: Option<u32>) -> pb::Link {
     let state = if position.is_some() { pb::LinkState::Attached } else { pb::LinkState::Waiting };
     pb::Link {
+        name_now: String::new(),
         uid: format!("00000000-0000-4000-8000-00000000{priority:04}"),
         name: format!("{app}/pass@{interface}:xdp"),
         generation: 1,

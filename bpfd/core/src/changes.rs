@@ -7,7 +7,6 @@ use crate::hook::{BadTarget, HookAsk, OwnHook, Place, Placement};
 use crate::ident::{AppUid, Handle, LinkUid, RequestId};
 use crate::labels::Labels;
 use crate::names::{AppName, Priority};
-use crate::order::ordered;
 use crate::request::{
     AttachAsk, AttachRequest, DetachRequest, DetachWhich, NoOneLink, UnloadRequest, UnloadWhich, UpdateRequest,
 };
@@ -208,7 +207,7 @@ pub fn detach(state: &State, ask: &DetachRequest) -> Result<Vec<Change>, Request
             links.iter().map(|link| link.resolve(state).map(|link| link.uid)).collect::<Result<_, _>>()?
         }
         DetachWhich::All(chain) => {
-            let reached = ordered(state, chain).into_iter().filter(|link| ask.owners.reaches(&link.owner));
+            let reached = state.links_called(chain).into_iter().filter(|link| ask.owners.reaches(&link.owner));
             reached.map(|link| link.uid).collect()
         }
     };
@@ -220,7 +219,7 @@ pub fn links_left<'a>(state: &'a State, ask: &DetachRequest) -> Vec<&'a Link> {
     match &ask.which {
         DetachWhich::Links(_) => vec![],
         DetachWhich::All(chain) => {
-            ordered(state, chain).into_iter().filter(|link| !ask.owners.reaches(&link.owner)).collect()
+            state.links_called(chain).into_iter().filter(|link| !ask.owners.reaches(&link.owner)).collect()
         }
     }
 }
@@ -286,6 +285,7 @@ fn link(
         app: app.uid,
         function,
         placement,
+        on: None,
         owner: owner.clone(),
         origin: LinkOrigin::Request,
         lifetime: LinkLifetime::UntilDetached,
@@ -300,7 +300,7 @@ fn link(
 pub fn placement(function: &str, hook: &HookAsk, advice: &Advice) -> Result<Placement, RequestError> {
     match hook {
         HookAsk::Shared { chain, priority, proceed_on, mode } => Ok(Placement::Shared(Place {
-            key: chain.clone(),
+            asked: chain.clone(),
             priority: priority.or(advice.priority).unwrap_or(Priority::DEFAULT),
             proceed_on: proceed_on.or(advice.proceed_on).unwrap_or_default(),
             mode: *mode,

@@ -8,7 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::kernel::Observed;
+use crate::ident::LinkUid;
+use crate::kernel::{Observed, Runs};
 use crate::order;
 use crate::plan::{LinkStatus, converge, status};
 use crate::state::State;
@@ -43,15 +44,15 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
     });
     // By name: uids have no order that means anything.
     drifted.collect::<BTreeSet<String>>().into_iter().for_each(|what| say("K1", what));
-    for chain in observed.chains.keys() {
+    for (chain, seen) in &observed.chains {
         let wanted = order::members(state, chain);
         for member in observed.members(chain) {
             if !wanted.iter().any(|want| want.link == member.link) {
                 say(
                     "K2",
                     format!(
-                        "`{chain}` runs `{}` for link {}, which is not in the database",
-                        member.function, member.link
+                        "`{}` runs `{}` for link {}, which is not in the database",
+                        seen.name, member.function, member.link
                     ),
                 );
             }
@@ -82,12 +83,13 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
     for link in &observed.half_links {
         say("K3", format!("the pins of link {link} are incomplete"));
     }
-    for link in observed.exts.keys().filter(|link| !state.links.contains_key(link)) {
+    let known = |link: &LinkUid| state.links.contains_key(link) || observed.unreachable_tops_of(*link).next().is_some();
+    for link in observed.exts.keys().filter(|link| !known(link)) {
         say("K3", format!("a copy of a program for link {link} is pinned, but the link is not in the database"));
     }
     for (top, pinned) in &observed.tops {
         let live = observed.chains.values().any(|chain| chain.live.top() == Some(*top));
-        if !live && pinned.live == Some(false) {
+        if !live && pinned.runs == Runs::No {
             say("K4", format!("chain program {top} is pinned, but no interface runs it"));
         }
     }

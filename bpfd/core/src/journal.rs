@@ -3,14 +3,12 @@
 //! An operation is in the journal from before its first effect until its changes are part of the state, in one transaction. This
 //! file decides what recovery makes of a broken-off one; it must never write.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 
-use crate::hook::ChainKey;
 use crate::ident::{BootId, OpId, RequestKey};
-use crate::kernel::Observed;
+use crate::kernel::{Observed, Targets};
 use crate::plan::{Plan, reached};
+use crate::seat::seated;
 use crate::state::{Change, ChangeError, Owner, State};
 
 /// An operation as it began.
@@ -32,15 +30,26 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// Every chain that it may have touched: what recovery must observe beside the chains of the state.
-    pub fn chains(&self) -> BTreeSet<ChainKey> {
-        self.changes
-            .iter()
-            .filter_map(|change| match change {
-                Change::Attach(link) => link.placement.chain().cloned(),
-                Change::Load(_) | Change::Update { .. } | Change::Detach(_) | Change::Unload(_) => None,
-            })
-            .collect()
+    /// Everything that it may have touched: what recovery must observe beside the chains of the state.
+    pub fn targets(&self) -> Targets {
+        Targets::of(self.changes.iter().filter_map(|change| match change {
+            Change::Attach(link) => Some(link),
+            Change::Load(_) | Change::Update { .. } | Change::Detach(_) | Change::Unload(_) => None,
+        }))
+    }
+
+    /// The same, read in a boot: what was known of interfaces of another boot is forgotten.
+    #[must_use]
+    pub fn read_in(mut self, boot: BootId) -> Self {
+        let forgotten = self.boot != boot;
+        for change in &mut self.changes {
+            if let Change::Attach(link) = change
+                && forgotten
+            {
+                link.on = None;
+            }
+        }
+        self
     }
 }
 
@@ -56,7 +65,7 @@ pub enum Verdict {
 /// Forward if it only removes, or if the kernel already has all that it wanted; else back. Nobody was told that it succeeded,
 /// so both are right; this one loses no work and never leaves half.
 pub fn recover(state: &State, observed: &Observed, operation: &Operation) -> Result<Verdict, ChangeError> {
-    let target = state.after(&operation.changes)?;
+    let target = seated(&state.after(&operation.changes)?, observed);
     let removes = operation.changes.iter().all(Change::removes);
     match removes || reached(&target, observed) {
         true => Ok(Verdict::Forward(target)),

@@ -10,10 +10,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::hook::{ChainKey, OwnHook, ProceedOn, XdpMode};
+use crate::hook::{ChainId, ChainName, InterfaceId, NamedChain, OwnHook, ProceedOn, XdpMode};
 use crate::ident::{AppUid, KernelId, LinkUid, TopUid};
 use crate::names::{Netns, NetnsName, Priority};
-use crate::state::{ObjectDigest, ProgramFacts, ProgramKind, Reach};
+use crate::state::{Link, ObjectDigest, ProgramFacts, ProgramKind, Reach};
 
 /// One member of what bpfd attaches to a shared hook.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -173,11 +173,12 @@ pub enum Step {
     },
     /// Remove the pins of such a copy.
     UnpinExt(LinkUid),
-    /// Take references of our own to a dispatcher that a peer built, and to our links in it: a peer can then not let go of them.
+    /// Take references of our own to a dispatcher that a peer built, and to our links in it: a peer can then not let go of them. Or to
+    /// a generation of ours that runs and lost its pins.
     Adopt {
         /// On which interface.
-        chain: ChainKey,
-        /// The dispatcher.
+        chain: NamedChain,
+        /// What runs there.
         live: LiveTop,
     },
     /// Make a generation of a chain, held by file descriptors only. Binds the kernel's id of its program.
@@ -185,7 +186,7 @@ pub enum Step {
         /// Its name.
         top: TopUid,
         /// For which chain.
-        chain: ChainKey,
+        chain: NamedChain,
         /// Of what.
         content: TopContent,
     },
@@ -209,7 +210,7 @@ pub enum Step {
     /// Replace what the hook runs, by compare-and-swap; packets see the old chain or the new one.
     Swap {
         /// Which hook.
-        chain: ChainKey,
+        chain: NamedChain,
         /// What must be there.
         from: Option<LiveTop>,
         /// What is there afterwards.
@@ -303,18 +304,22 @@ pub struct PinnedTop {
     pub program: KernelId,
     /// Its members in order; `None` if the frozen map does not parse.
     pub members: Option<Vec<Member>>,
-    /// Whether the interface that it was made for runs it; `None` if that could not be seen, so nothing may be removed.
-    pub live: Option<bool>,
+    /// Whether the interface that it was made for runs it.
+    pub runs: Runs,
 }
 
-/// An interface, as the kernel identifies it: the index means something only beside the namespace's cookie
-/// (`SO_NETNS_COOKIE`, include/uapi/asm-generic/socket.h).
-#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
-pub struct InterfaceId {
-    /// Of the namespace.
-    pub netns_cookie: u64,
-    /// Of the interface.
-    pub index: u32,
+/// Whether a generation runs.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Runs {
+    /// It does.
+    Yes,
+    /// Not where it was made for, as far as that can be known.
+    No,
+    /// Its interface is in a namespace that no name leads to: if that lives, it runs there, and its pins keep what is in its slots.
+    Unreachable(InterfaceId),
+    /// That could not be seen, so nothing may be removed.
+    Unseen,
 }
 
 /// Which way a chain is kept, and why.
@@ -380,14 +385,24 @@ impl Live {
 /// One shared hook as it is.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct ObservedChain {
-    /// The interface; `None` if it is absent, or its namespace is.
-    pub interface: Option<InterfaceId>,
+    /// The name of its interface now.
+    pub name: ChainName,
     /// What runs there.
     pub live: Live,
     /// How the interface is driven, when something is attached: native or generic, never auto.
     pub driven: Option<XdpMode>,
     /// Which way the chain is kept.
     pub mode: ChainMode,
+}
+
+/// Why a chain that was looked for is not there.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Missing {
+    /// Its interface is not in its network namespace any more.
+    Gone,
+    /// No name leads to its network namespace.
+    Unreachable,
 }
 
 /// The kernel's half, at one moment.
@@ -399,35 +414,84 @@ pub struct Observed {
     pub half_made: BTreeSet<AppUid>,
     /// Every pinned generation.
     pub tops: BTreeMap<TopUid, PinnedTop>,
+    /// Generations that run and have no pins, by their records: their members, in order.
+    pub unpinned: BTreeMap<TopUid, Vec<Member>>,
     /// Pinned links of own hooks.
     pub links: BTreeSet<LinkUid>,
     /// Links that a crash left half-pinned.
     pub half_links: BTreeSet<LinkUid>,
     /// Our copies of links' programs for dispatchers.
     pub exts: BTreeMap<LinkUid, PinnedExt>,
-    /// The chains that were asked about.
-    pub chains: BTreeMap<ChainKey, ObservedChain>,
-    /// Names in these chains that no network namespace has.
-    pub absent_netns: BTreeSet<NetnsName>,
+    /// The cookies of the namespaces that names lead to; none where a name leads to no namespace.
+    pub namespaces: BTreeMap<Netns, Option<u64>>,
+    /// What names of interfaces lead to, each looked up once.
+    pub interfaces: BTreeMap<ChainName, Option<InterfaceId>>,
+    /// The chains that were looked at.
+    pub chains: BTreeMap<ChainId, ObservedChain>,
+    /// The chains that were looked for and are not there.
+    pub missing: BTreeMap<ChainId, Missing>,
     /// Links whose program did not go into what runs their chain when that was last built without a request, and why: the others run
     /// without them. Nobody can look that up: who tried it remembers it.
     pub barred: BTreeMap<LinkUid, String>,
 }
 
 impl Observed {
-    /// The name in a chain that no network namespace has.
-    pub fn absent_netns(&self, chain: &ChainKey) -> Option<&NetnsName> {
-        match &chain.netns {
-            Netns::Host => None,
-            Netns::Named(name) => self.absent_netns.get(name),
+    /// The namespace in a name of a chain, if it was looked for and no namespace has this name.
+    pub fn absent_netns<'a>(&self, name: &'a ChainName) -> Option<&'a NetnsName> {
+        match &name.netns {
+            Netns::Named(netns) if self.namespaces.get(&name.netns) == Some(&None) => Some(netns),
+            Netns::Named(_) | Netns::Host => None,
         }
     }
 
-    /// This observation, with what an earlier one says of chains that this one did not look at and that `keep` wants.
+    /// The chain that a name leads to.
+    pub fn chain_of(&self, name: &ChainName) -> Option<ChainId> {
+        let interface = self.interfaces.get(name).copied().flatten()?;
+        Some(ChainId { interface, point: name.point })
+    }
+
+    /// The generations that nobody can look at now and that may run a copy of a link's program.
+    pub fn unreachable_tops_of(&self, link: LinkUid) -> impl Iterator<Item = TopUid> {
+        let unreachable = self.tops.iter().filter(|(_, top)| matches!(top.runs, Runs::Unreachable(_)));
+        let of_link = move |top: &PinnedTop| top.members.iter().flatten().any(|member| member.link == link);
+        unreachable.filter(move |(_, top)| of_link(top)).map(|(uid, _)| *uid)
+    }
+
+    /// The chain that runs a link.
+    pub fn chain_running(&self, link: LinkUid) -> Option<ChainId> {
+        let runs = |chain: &&ChainId| self.members(chain).iter().any(|member| member.link == link);
+        self.chains.keys().find(runs).copied()
+    }
+
+    /// How the interface of a chain is called now, by somebody who asked for it by a name: in the same namespace, if that leads there.
+    /// If that was not looked at, the namespace is the one of `before`.
+    pub fn called(&self, chain: ChainId, asked: &ChainName, before: Option<&ChainName>) -> Option<ChainName> {
+        let name = &self.chains.get(&chain)?.name;
+        let netns = match self.namespaces.get(&asked.netns) {
+            Some(Some(cookie)) if *cookie == chain.interface.netns_cookie => &asked.netns,
+            Some(_) => &name.netns,
+            None => before.map_or(&name.netns, |before| &before.netns),
+        };
+        Some(ChainName { netns: netns.clone(), ..name.clone() })
+    }
+
+    /// This observation, with what an earlier one says of what this one did not look at.
     #[must_use]
-    pub fn over(mut self, earlier: &Self, keep: impl Fn(&ChainKey) -> bool) -> Self {
-        for (chain, seen) in earlier.chains.iter().filter(|(chain, _)| keep(chain)) {
-            self.chains.entry(chain.clone()).or_insert_with(|| seen.clone());
+    pub fn over(mut self, earlier: &Self) -> Self {
+        let looked_at =
+            |observed: &Self, chain| observed.chains.contains_key(chain) || observed.missing.contains_key(chain);
+        let unseen: Vec<_> = earlier.chains.iter().filter(|(chain, _)| !looked_at(&self, chain)).collect();
+        let missing: Vec<_> = earlier.missing.iter().filter(|(chain, _)| !looked_at(&self, chain)).collect();
+        self.chains.extend(unseen.into_iter().map(|(chain, seen)| (*chain, seen.clone())));
+        self.missing.extend(missing.into_iter().map(|(chain, why)| (*chain, *why)));
+        for (top, members) in &earlier.unpinned {
+            self.unpinned.entry(*top).or_insert_with(|| members.clone());
+        }
+        for (netns, cookie) in &earlier.namespaces {
+            self.namespaces.entry(netns.clone()).or_insert(*cookie);
+        }
+        for (name, interface) in &earlier.interfaces {
+            self.interfaces.entry(name.clone()).or_insert(*interface);
         }
         self
     }
@@ -438,10 +502,11 @@ impl Observed {
     }
 
     /// The members of ours that a chain runs, in order.
-    pub fn members(&self, chain: &ChainKey) -> Vec<Member> {
+    pub fn members(&self, chain: &ChainId) -> Vec<Member> {
         match self.chains.get(chain).map(|chain| &chain.live) {
             Some(Live::Ours(LiveTop { top, .. })) => {
-                self.tops.get(top).and_then(|top| top.members.clone()).unwrap_or_default()
+                let pinned = self.tops.get(top).and_then(|top| top.members.clone());
+                pinned.or_else(|| self.unpinned.get(top).cloned()).unwrap_or_default()
             }
             Some(Live::Dispatcher(live)) => live.slots.iter().filter_map(Slot::ours).cloned().collect(),
             Some(Live::Empty | Live::Foreign(_)) | None => Vec::new(),
@@ -478,7 +543,7 @@ pub enum StepError {
     },
     /// The interface is gone.
     #[error("no interface for `{0}`")]
-    NoInterface(ChainKey),
+    NoInterface(ChainName),
     /// This kernel has no such target.
     #[error("this kernel has no {} `{}`", .0.noun(), .0.target())]
     NoTarget(OwnHook),
@@ -500,7 +565,7 @@ pub enum StepError {
     },
     /// Somebody else changed the hook first.
     #[error("another process changed `{0}` at the same time")]
-    Raced(ChainKey),
+    Raced(ChainName),
     /// A call failed.
     #[error("cannot {doing}: {errno}")]
     Call {
@@ -535,20 +600,59 @@ pub struct ObserveError {
     pub errno: String,
 }
 
+/// What an observation looks for.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Targets {
+    /// What these names lead to.
+    pub names: BTreeSet<ChainName>,
+    /// These chains, whatever their interfaces are called now.
+    pub chains: BTreeSet<ChainId>,
+}
+
+impl Targets {
+    /// What links ask for, and the chains that they are in.
+    pub fn of<'a>(links: impl IntoIterator<Item = &'a Link>) -> Self {
+        let mut targets = Self::default();
+        for link in links {
+            targets.names.extend(link.placement.asked().cloned());
+            targets.chains.extend(link.chain());
+        }
+        targets
+    }
+
+    /// One name.
+    pub fn name(name: ChainName) -> Self {
+        Self { names: [name].into(), chains: BTreeSet::new() }
+    }
+
+    /// Both.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.names.extend(other.names);
+        self.chains.extend(other.chains);
+        self
+    }
+
+    /// Whether nothing is looked for.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty() && self.chains.is_empty()
+    }
+}
+
 /// What is read anew by an observation. One scoped to some chains costs the same on a host with 1 and with 256 interfaces.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Scope {
     /// Every pin, and these chains.
-    Everything(BTreeSet<ChainKey>),
+    Everything(Targets),
     /// These chains alone. Of what is pinned, this process knows what it pinned and removed since it last read everything.
-    Chains(BTreeSet<ChainKey>),
+    Chains(Targets),
 }
 
 impl Scope {
     /// The chains that are looked at.
-    pub fn chains(&self) -> &BTreeSet<ChainKey> {
+    pub fn targets(&self) -> &Targets {
         match self {
-            Self::Everything(chains) | Self::Chains(chains) => chains,
+            Self::Everything(targets) | Self::Chains(targets) => targets,
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod plan;
 pub mod policy;
 pub mod report;
 pub mod request;
+pub mod seat;
 pub mod selection;
 pub mod snapshot;
 pub mod state;

@@ -3,15 +3,15 @@
 //! Source: `cmp_xdp_programs` in xdp-tools lib/libxdp/libxdp.c: run priority, full function name, tag, load time. It must never
 //! depend on anything that a restart loses: what is left equal is ordered by the link's handle.
 
-use crate::hook::ChainKey;
+use crate::hook::ChainId;
 use crate::ident::AppUid;
 use crate::kernel::{Member, Recipe};
 use crate::state::{App, Link, State};
 use std::collections::BTreeMap;
 
 /// The links of a chain, in the order in which they run.
-pub fn ordered<'a>(state: &'a State, chain: &ChainKey) -> Vec<&'a Link> {
-    let mut links: Vec<&Link> = state.links.values().filter(|link| link.placement.chain() == Some(chain)).collect();
+pub fn ordered<'a>(state: &'a State, chain: &ChainId) -> Vec<&'a Link> {
+    let mut links: Vec<&Link> = state.links.values().filter(|link| link.chain() == Some(*chain)).collect();
     links.sort_by_cached_key(|link| {
         let priority = link.placement.place().map(|place| place.priority);
         let program = state.apps.get(&link.app).and_then(|app| app.program(&link.function));
@@ -22,7 +22,7 @@ pub fn ordered<'a>(state: &'a State, chain: &ChainKey) -> Vec<&'a Link> {
 }
 
 /// The members that a chain should have, in order.
-pub fn members(state: &State, chain: &ChainKey) -> Vec<Member> {
+pub fn members(state: &State, chain: &ChainId) -> Vec<Member> {
     ordered(state, chain)
         .into_iter()
         .filter_map(|link| {

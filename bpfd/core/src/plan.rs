@@ -11,10 +11,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::chain::{self, ChainPlan};
-use crate::hook::{ChainKey, Placement, XdpMode};
+use crate::hook::{ChainId, ChainName, NamedChain, Placement, XdpMode};
 use crate::ident::{AppUid, KernelId, LinkUid, TopUid, Uids};
-use crate::kernel::{ForeignProgram, Live, LiveDispatcher, LiveTop, Observed, SLOTS, Step};
+use crate::kernel::{ForeignProgram, Live, LiveDispatcher, LiveTop, Observed, Runs, SLOTS, Step, Targets};
 use crate::names::NetnsName;
+use crate::seat::{seated, seated_changes};
 use crate::state::{Change, ChangeError, Link, State};
 
 /// What to do, in order.
@@ -89,15 +90,7 @@ pub enum PlanError {
     Change(#[from] ChangeError),
     /// The interface is absent.
     #[error("no interface `{}` in network namespace `{}`", .0.interface, .0.netns)]
-    NoInterface(ChainKey),
-    /// One interface, asked for in two ways: two names of one network namespace.
-    #[error("`{chain}` and `{other}` are two names of the same interface")]
-    OneInterface {
-        /// As it was asked for now.
-        chain: ChainKey,
-        /// The chain that it has.
-        other: ChainKey,
-    },
+    NoInterface(ChainName),
     /// The interface's network namespace is absent.
     #[error("no network namespace `{0}`")]
     NoNetns(NetnsName),
@@ -105,7 +98,7 @@ pub enum PlanError {
     #[error("`{}` runs XDP program {} (`{}`), which is not bpfd's", chain.interface, holder.program, holder.name)]
     Foreign {
         /// The hook.
-        chain: ChainKey,
+        chain: ChainName,
         /// What is there.
         holder: ForeignProgram,
         /// How it is driven; `None` by the device itself.
@@ -115,7 +108,7 @@ pub enum PlanError {
     #[error("`{chain}` is attached in {driven} mode; an interface cannot use {asked} mode at the same time")]
     Mode {
         /// The hook.
-        chain: ChainKey,
+        chain: ChainName,
         /// As it is.
         driven: XdpMode,
         /// As asked for.
@@ -125,36 +118,41 @@ pub enum PlanError {
     #[error("`{}` would have {programs} XDP programs, and a dispatcher has {SLOTS} slots", chain.interface)]
     ChainFull {
         /// The hook.
-        chain: ChainKey,
+        chain: ChainName,
         /// How many there would be.
         programs: usize,
     },
     /// Links of one chain ask for different modes.
     #[error("links of `{0}` ask for native and generic mode at once")]
-    MixedModes(ChainKey),
+    MixedModes(ChainName),
 }
 
 /// Changes, planned.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Planned {
+    /// The changes, with the chains that new links are in.
+    pub changes: Vec<Change>,
     /// The state that they lead to.
     pub after: State,
     /// The chains that they are about: what others have is left as it is.
-    pub touched: BTreeSet<ChainKey>,
+    pub touched: BTreeSet<ChainId>,
     /// How.
     pub plan: Plan,
 }
 
-/// The steps that make `changes` so. Every chain that a change touches must be in `observed`.
+/// The steps that make `changes` so. What `targets` says of the changes must have been looked at.
 pub fn plan(state: &State, observed: &Observed, changes: &[Change], uids: &mut dyn Uids) -> Result<Planned, PlanError> {
-    let after = state.after(changes)?;
-    let touched = touched(state, changes);
-    touched.iter().try_for_each(|key| chain::refuse(&after, observed, key, changes))?;
+    let state = seated(state, observed);
+    let changes = seated_changes(changes, observed);
+    let after = state.after(&changes)?;
+    let touched = about(&state, &changes).into_iter().filter_map(Link::chain).collect::<BTreeSet<ChainId>>();
+    changes.iter().try_for_each(|change| chain::refuse_absent(observed, change))?;
+    touched.iter().try_for_each(|chain| chain::refuse(&after, observed, chain, &changes))?;
     // What cannot be had elsewhere on the host is no reason against this, and what drifted there is left alone.
     let chains = observed.chains.iter().filter(|(chain, _)| touched.contains(chain));
-    let near = Observed { chains: chains.map(|(key, seen)| (key.clone(), seen.clone())).collect(), ..observed.clone() };
-    let plan = converge_chains(&after, &near, changes, uids);
-    Ok(Planned { after, touched, plan })
+    let near = Observed { chains: chains.map(|(chain, seen)| (*chain, seen.clone())).collect(), ..observed.clone() };
+    let plan = converge_chains(&after, &near, &changes, uids);
+    Ok(Planned { changes, after, touched, plan })
 }
 
 /// `converge` for the observed chains, and for what `changes` name: no other app is pinned and no other link attached. Members that
@@ -165,7 +163,7 @@ pub fn converge_chains(target: &State, observed: &Observed, changes: &[Change], 
         |link: &LinkUid| changes.iter().any(|change| matches!(change, Change::Attach(new) if new.uid == *link));
     let runs = |link: &Link| {
         let app = observed.apps.contains_key(&link.app) || loads(&link.app);
-        app || observed.exts.contains_key(&link.uid) || link.placement.chain().is_none()
+        app || observed.exts.contains_key(&link.uid) || link.placement.asked().is_none()
     };
     let runnable = target.without_links(|link| !runs(link));
     let Plan { mut steps, committed } = converge(&runnable, observed, uids);
@@ -191,15 +189,15 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
     before.extend(target.apps.keys().filter(|app| !observed.apps.contains_key(app)).map(|app| Step::PinApp(*app)));
 
     let mut wanted_tops = BTreeSet::new();
-    for (key, seen) in &observed.chains {
-        match chain::converge(target, observed, key, seen, uids) {
+    for (id, seen) in &observed.chains {
+        match chain::converge(target, observed, id, seen, uids) {
             ChainPlan::Keep(top) => wanted_tops.extend(top),
             ChainPlan::Adopt(live) => {
                 wanted_tops.insert(live.top);
-                after.push(Step::Adopt { chain: key.clone(), live });
+                after.push(Step::Adopt { chain: NamedChain { id: *id, name: seen.name.clone() }, live });
             }
             ChainPlan::Replace { build, swap } => {
-                // A peer's dispatcher is adopted before it is replaced, and its pins go with it.
+                // What has no pins of ours is adopted before it is replaced, and its pins go with it.
                 after.extend(build.iter().filter_map(|step| match step {
                     Step::Adopt { live, .. } => Some(Step::UnpinTop(live.top)),
                     _ => None,
@@ -217,14 +215,14 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
     // What a crash left half-made of a wanted link is cleared by its `AttachLink`.
     let unwanted = observed.links.union(&observed.half_links).filter(|link| !target.links.contains_key(link));
     after.extend(unwanted.map(|link| Step::DetachLink(*link)));
-    after.extend(dead_tops(observed, &wanted_tops).map(Step::UnpinTop));
-    after.extend(
-        observed
-            .exts
-            .keys()
-            .filter(|link| !chain::libxdp::keeps_ext(target, observed, link))
-            .map(|link| Step::UnpinExt(*link)),
-    );
+    let dead: BTreeSet<TopUid> = dead_tops(target, observed, &wanted_tops).collect();
+    let keeps_ext = |link: &LinkUid| {
+        let may_run = observed.unreachable_tops_of(*link).any(|top| !dead.contains(&top));
+        may_run || chain::libxdp::keeps_ext(target, observed, link)
+    };
+    let unwanted: Vec<_> = observed.exts.keys().filter(|link| !keeps_ext(link)).collect();
+    after.extend(dead.iter().map(|top| Step::UnpinTop(*top)));
+    after.extend(unwanted.into_iter().map(|link| Step::UnpinExt(*link)));
     // A half-made directory of a wanted app is cleared by its `PinApp`.
     let pinned = observed.apps.keys().chain(&observed.half_made);
     after.extend(pinned.filter(|app| !target.apps.contains_key(app)).map(|app| Step::UnpinApp(*app)));
@@ -234,23 +232,26 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
     Plan { steps: before, committed }
 }
 
-/// References to take to dispatchers that a peer built around programs of ours: nothing that runs is changed by it.
+/// References to take to dispatchers that a peer built around programs of ours, and to generations of ours that lost their pins: nothing
+/// that runs is changed by it.
 pub fn adoptions(observed: &Observed) -> Plan {
-    let steps = observed.chains.iter().filter_map(|(chain, seen)| match &seen.live {
-        Live::Dispatcher(LiveDispatcher { top, slots, .. }) => {
-            let carries_ours = slots.iter().any(|slot| slot.ours().is_some());
-            let new = carries_ours && !observed.tops.contains_key(&top.top);
-            new.then(|| Step::Adopt { chain: chain.clone(), live: *top })
-        }
-        Live::Empty | Live::Ours(_) | Live::Foreign(_) => None,
+    let steps = observed.chains.iter().filter_map(|(id, seen)| {
+        let (live, carries_ours) = match &seen.live {
+            Live::Dispatcher(LiveDispatcher { top, slots, .. }) => {
+                (top, slots.iter().any(|slot| slot.ours().is_some()))
+            }
+            Live::Ours(top) => (top, true),
+            Live::Empty | Live::Foreign(_) => return None,
+        };
+        let new = carries_ours && !observed.tops.contains_key(&live.top);
+        new.then(|| Step::Adopt { chain: NamedChain { id: *id, name: seen.name.clone() }, live: *live })
     });
     Plan { steps: steps.collect(), committed: 0 }
 }
 
-/// How each link of `state` stands in what was observed; links of chains that were not observed are absent.
+/// How each link of `state` stands in what was observed.
 pub fn status(state: &State, observed: &Observed) -> BTreeMap<LinkUid, LinkStatus> {
-    let chains: BTreeSet<ChainKey> = observed.chains.keys().cloned().collect();
-    let mut statuses = chain::status_of(state, observed, &chains);
+    let mut statuses = chain::status_of(state, observed, |_| true);
     statuses.extend(own_status(state, observed));
     statuses
 }
@@ -274,16 +275,24 @@ pub fn reached(target: &State, observed: &Observed) -> bool {
     converge(target, observed, &mut none).committed == 0
 }
 
-/// The chains that changes are about: what must be observed before they are planned.
-pub fn touched(state: &State, changes: &[Change]) -> BTreeSet<ChainKey> {
-    let of = |link: &LinkUid| state.links.get(link).and_then(|link| link.placement.chain().cloned());
-    let chains = changes.iter().flat_map(|change| match change {
+/// What must be looked at before changes are planned. The name of a new link may be that of others, whose interface is gone and this
+/// one in its place.
+pub fn targets(state: &State, changes: &[Change]) -> Targets {
+    let links = about(state, changes);
+    let named = |link: &Link| links.iter().any(|about| about.placement.asked() == link.placement.asked());
+    let others = state.links.values().filter(|link| link.placement.asked().is_some() && named(link));
+    Targets::of(links.iter().copied()).and(Targets::of(others))
+}
+
+/// The links that changes make, move or remove.
+fn about<'a>(state: &'a State, changes: &'a [Change]) -> Vec<&'a Link> {
+    let of = |change: &'a Change| match change {
         Change::Load(_) => vec![],
-        Change::Attach(link) => link.placement.chain().cloned().into_iter().collect(),
-        Change::Update { link, .. } | Change::Detach(link) => of(link).into_iter().collect(),
-        Change::Unload(app) => state.links_of(*app).filter_map(|link| link.placement.chain().cloned()).collect(),
-    });
-    chains.collect()
+        Change::Attach(link) => vec![link],
+        Change::Update { link, .. } | Change::Detach(link) => state.links.get(link).into_iter().collect(),
+        Change::Unload(app) => state.links_of(*app).collect(),
+    };
+    changes.iter().flat_map(of).collect()
 }
 
 fn attach_step(link: &Link) -> Option<Step> {
@@ -299,16 +308,22 @@ fn attach_step(link: &Link) -> Option<Step> {
 }
 
 /// Generations that no hook runs once the plan's swaps are done.
-fn dead_tops<'a>(observed: &'a Observed, wanted: &'a BTreeSet<TopUid>) -> impl Iterator<Item = TopUid> + 'a {
+fn dead_tops<'a>(
+    target: &'a State,
+    observed: &'a Observed,
+    wanted: &'a BTreeSet<TopUid>,
+) -> impl Iterator<Item = TopUid> + 'a {
     let kept: BTreeSet<TopUid> = observed.chains.values().filter_map(|chain| chain.live.top()).collect();
+    let links_on = |interface| target.chains().iter().any(|chain| chain.interface == interface);
     observed
         .tops
         .iter()
-        .filter(move |(top, pinned)| match pinned.live {
+        .filter(move |(top, pinned)| match pinned.runs {
             // On an observed chain: it stays only if the plan keeps it. Elsewhere and alive: some other chain's, leave it.
-            Some(true) => kept.contains(top) && !wanted.contains(top),
-            Some(false) => !wanted.contains(top),
-            None => false,
+            Runs::Yes => kept.contains(top) && !wanted.contains(top),
+            Runs::No => !wanted.contains(top),
+            Runs::Unreachable(interface) => !links_on(interface),
+            Runs::Unseen => false,
         })
         .map(|(top, _)| *top)
 }

@@ -9,7 +9,7 @@ use std::str::FromStr;
 pub use bpfd_policy::caller::OwnerScope;
 use serde::{Deserialize, Serialize};
 
-use crate::hook::{ChainKey, HookAsk, ProceedOn};
+use crate::hook::{ChainName, HookAsk, ProceedOn};
 use crate::ident::{AppUid, Handle, LinkUid, RequestKey};
 use crate::labels::Labels;
 use crate::names::{AppName, Priority, printable};
@@ -150,8 +150,8 @@ pub struct DetachRequest {
 pub enum DetachWhich {
     /// These.
     Links(Vec<LinkRef>),
-    /// All of a chain, as far as `owners` goes.
-    All(ChainKey),
+    /// All of the chain of an interface, as far as `owners` goes.
+    All(ChainName),
 }
 
 /// Apps that go, their links with them.
@@ -229,8 +229,8 @@ impl AppRef {
 /// Longest text that names a link: app, function, namespace, interface and what is between.
 const LINK_REF_MAX: usize = 1024;
 
-/// A link as people write it: its name `app/function@hook`, its uid (`uid:…`, or the UUID alone), its handle (`#…`, or the number
-/// alone), or so much of the name that one link fits.
+/// A link as people write it: its name `app/function@hook`, by the interface's name as it was asked for or as it is now; its uid
+/// (`uid:…`, or the UUID alone); its handle (`#…`, or the number alone); or so much of the name that one link fits.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct LinkRef(String);
 
@@ -289,7 +289,10 @@ impl LinkRef {
             let name = state.link_name(link);
             let app = state.apps.get(&link.app).map(|app| app.name.as_str().to_owned());
             let program = name.split_once('@').map(|(program, _)| program.to_owned());
-            name == text || program.as_deref() == Some(text) || app.as_deref() == Some(text)
+            name == text
+                || state.link_name_now(link).as_deref() == Some(text)
+                || program.as_deref() == Some(text)
+                || app.as_deref() == Some(text)
         };
         let found: Vec<&Link> = state.links.values().filter(fits).collect();
         match found.as_slice() {

@@ -1,11 +1,13 @@
 //! What readers see: intent beside what the kernel had at one moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ident::LinkUid;
-use crate::kernel::Observed;
-use crate::plan::LinkStatus;
-use crate::state::State;
+use crate::chain::status_of;
+use crate::ident::{LinkUid, TopUid};
+use crate::kernel::{Observed, ObservedChain, Scope, Targets};
+use crate::plan::{LinkStatus, own_status, status};
+use crate::seat::seated;
+use crate::state::{Link, State};
 
 /// The last whole state, and how the kernel stood then.
 #[derive(Clone, Debug, Default)]
@@ -16,4 +18,38 @@ pub struct Snapshot {
     pub observed: Observed,
     /// How each link stands.
     pub statuses: BTreeMap<LinkUid, LinkStatus>,
+}
+
+impl Snapshot {
+    /// The snapshot after this one: the state beside the kernel as it was seen in the scope, and elsewhere as it was seen before. Links
+    /// are shown in the chains where they would be now; they are put there by whatever deals with what was seen.
+    #[must_use]
+    pub fn after(&self, state: &State, seen: Observed, scope: &Scope) -> Self {
+        let state = seated(state, &seen);
+        match scope {
+            Scope::Everything(_) => Self { statuses: status(&state, &seen), state, observed: seen },
+            Scope::Chains(_) => {
+                let of = |chain| seen.chains.contains_key(&chain) || seen.missing.contains_key(&chain);
+                let named = |link: &Link| link.placement.asked().is_some_and(|name| seen.interfaces.contains_key(name));
+                let looked_at = |link: &Link| named(link) || link.chain().is_some_and(of);
+                let observed = of_interest(&state, seen.clone().over(&self.observed));
+                let mut statuses = self.statuses.clone();
+                statuses.retain(|link, _| state.links.contains_key(link));
+                statuses.extend(own_status(&state, &observed));
+                statuses.extend(status_of(&state, &observed, looked_at));
+                Self { state, observed, statuses }
+            }
+        }
+    }
+}
+
+/// A chain that lost its last link is of interest while it runs a generation that is pinned here.
+fn of_interest(state: &State, mut observed: Observed) -> Observed {
+    let Targets { names, chains } = Targets::of(state.links.values());
+    let pinned: BTreeSet<TopUid> = observed.tops.keys().copied().collect();
+    let runs = |seen: &ObservedChain| seen.live.top().is_some_and(|top| pinned.contains(&top));
+    observed.chains.retain(|chain, seen| chains.contains(chain) || runs(seen));
+    observed.missing.retain(|chain, _| chains.contains(chain));
+    observed.interfaces.retain(|name, _| names.contains(name));
+    observed
 }

@@ -5,18 +5,20 @@
 //!
 //! Long because a state and every change to it are read together, with their tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use bpfd_policy::caller::{Owner, Reach};
 use serde::{Deserialize, Serialize};
 
 pub use ebpf::kind::ProgramKind;
 
-use crate::hook::{ChainKey, Placement, ProceedOn};
+use crate::hook::{ChainId, ChainName, Placement, ProceedOn};
 use crate::ident::{AppUid, Handle, LinkUid, RequestId};
 use crate::labels::Labels;
 use crate::names::{AppName, Priority};
 pub use crate::object_digest::ObjectDigest;
+use crate::order;
+use crate::seat::Seat;
 
 /// Where an app's bytes came from.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -233,8 +235,11 @@ pub struct Link {
     pub app: AppUid,
     /// Which program.
     pub function: String,
-    /// Where, and with which options.
+    /// Where it was asked for, and with which options.
     pub placement: Placement,
+    /// The chain that it is in: none while it waits for its interface, and on own hooks. It means nothing after a boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on: Option<Seat>,
     /// Who attached it.
     pub owner: Owner,
     /// What made it.
@@ -249,6 +254,13 @@ pub struct Link {
     pub generation: u64,
     /// The caller's idempotency key.
     pub request: Option<RequestId>,
+}
+
+impl Link {
+    /// The chain that it is in.
+    pub fn chain(&self) -> Option<ChainId> {
+        self.on.as_ref().map(|seat| seat.chain)
+    }
 }
 
 /// One wanted difference. Several make one transaction.
@@ -378,7 +390,7 @@ impl State {
                 }
                 let same = |other: &Link| other.app == link.app && other.function == link.function;
                 let there = |other: &Link| same(other) && other.placement == link.placement;
-                if link.placement.chain().is_none() && self.links.values().any(there) {
+                if link.placement.asked().is_none() && self.links.values().any(there) {
                     return Err(ChangeError::Attached {
                         app: app.name.clone(),
                         function: link.function.clone(),
@@ -450,13 +462,37 @@ impl State {
     }
 
     /// Every chain that some link is in, each once.
-    pub fn chains(&self) -> std::collections::BTreeSet<ChainKey> {
-        self.links.values().filter_map(|link| link.placement.chain().cloned()).collect()
+    pub fn chains(&self) -> BTreeSet<ChainId> {
+        self.links.values().filter_map(Link::chain).collect()
+    }
+
+    /// The chain that a name means among those that have links: of the interface that is called so now, else of the one that was
+    /// asked for by this name.
+    pub fn chain_called(&self, name: &ChainName) -> Option<ChainId> {
+        let called = |link: &&Link| link.on.as_ref().is_some_and(|seat| seat.called == *name);
+        let asked = |link: &&Link| link.on.is_some() && link.placement.asked() == Some(name);
+        let links = || self.links.values();
+        links().find(called).or_else(|| links().find(asked)).and_then(Link::chain)
+    }
+
+    /// The links that a name means, in their order: those of its chain, and those that wait for an interface of this name.
+    pub fn links_called(&self, name: &ChainName) -> Vec<&Link> {
+        let chain = self.chain_called(name);
+        let mut links = chain.map(|chain| order::ordered(self, &chain)).unwrap_or_default();
+        links.extend(self.links.values().filter(|link| link.on.is_none() && link.placement.asked() == Some(name)));
+        links
     }
 
     /// `app/function@hook`, the name of a link that people type.
     pub fn link_name(&self, link: &Link) -> String {
         let app = self.apps.get(&link.app).map_or_else(|| link.app.to_string(), |app| app.name.to_string());
         format!("{app}/{}@{}", link.function, link.placement)
+    }
+
+    /// The same by what its interface is called now, if that is something else.
+    pub fn link_name_now(&self, link: &Link) -> Option<String> {
+        let called = &link.on.as_ref()?.called;
+        let app = self.apps.get(&link.app)?;
+        (link.placement.asked() != Some(called)).then(|| format!("{}/{}@{called}", app.name, link.function))
     }
 }

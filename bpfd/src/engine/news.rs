@@ -5,19 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bpfd_core::hook::ChainKey;
+use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
 use bpfd_core::ident::KernelId;
-use bpfd_core::kernel::{InterfaceId, Live, Observed, ObservedChain, Scope};
+use bpfd_core::kernel::{Live, Observed, ObservedChain, Scope, Targets};
 use bpfd_core::names::Netns;
-use bpfd_core::state::State;
+use bpfd_core::state::{Link, State};
 
-/// The interface of each chain when the chains were last made what they should be. A look alone does not count: an interface that
-/// comes between a look and the news of it is still to be dealt with.
-pub type Settled = BTreeMap<ChainKey, Option<InterfaceId>>;
+/// The chains that were there when chains were last made what they should be. A look alone does not count: an interface that comes
+/// between a look and the news of it is still to be dealt with.
+pub type Settled = BTreeSet<ChainId>;
 
-/// The interface of each observed chain.
-pub(super) fn interfaces(observed: &Observed) -> Settled {
-    observed.chains.iter().map(|(chain, seen)| (chain.clone(), seen.interface)).collect()
+/// The chains that were observed.
+pub(super) fn chains(observed: &Observed) -> Settled {
+    observed.chains.keys().copied().collect()
 }
 
 /// An event of one interface.
@@ -72,80 +72,126 @@ impl News {
     }
 
     /// What must be looked at; `None` if nothing of it is about a chain, or all of it is known already: it was seen, on an interface
-    /// that the chain was settled on.
+    /// whose chain was settled.
     pub fn scope(&self, state: &State, seen: &Observed, settled: &Settled) -> Option<Scope> {
-        let everything = || Some(Scope::Everything(state.chains()));
+        let wanted = Targets::of(state.links.values());
         if self.everything {
-            return everything();
+            return Some(Scope::Everything(wanted));
         }
-        let wanted = state.chains();
-        let mut chains = BTreeSet::new();
+        let mut targets = Targets::default();
         for (netns, heard) in &self.interfaces {
+            let cookie = seen.namespaces.get(netns).copied().flatten();
             for changed in heard {
-                let here = seen.chains.iter().filter(|(chain, _)| chain.netns == *netns);
-                let on_it = |seen: &ObservedChain| seen.interface.is_some_and(|id| id.index == changed.index);
-                for (chain, _) in here.filter(|(_, seen)| on_it(seen)) {
-                    // An interface that has another name now may be another chain's, and its chain another interface's.
-                    if chain.interface.as_str() != changed.name {
-                        return everything();
-                    }
+                let name = changed.name.parse().ok().map(|interface| ChainName {
+                    netns: netns.clone(),
+                    interface,
+                    point: Point::Xdp,
+                });
+                let id = cookie.map(|netns_cookie| ChainId {
+                    interface: InterfaceId { netns_cookie, index: changed.index },
+                    point: Point::Xdp,
+                });
+                let is_chain = |id: &ChainId| wanted.chains.contains(id) || seen.chains.contains_key(id);
+                let id = id.filter(is_chain);
+                let asked = name.filter(|name| wanted.names.contains(name));
+                let is_known = |id| settled.contains(&id) && known(seen.chains.get(&id), changed);
+                let known = id.is_some_and(is_known);
+                let leads_here = asked.as_ref().is_none_or(|asked| id.is_some() && seen.chain_of(asked) == id);
+                if (id.is_none() && asked.is_none()) || (known && leads_here) {
+                    continue;
                 }
-                let named = |chain: &&ChainKey| chain.netns == *netns && chain.interface.as_str() == changed.name;
-                let of_name = wanted.iter().chain(seen.chains.keys()).filter(named);
-                let known = |chain: &&ChainKey| {
-                    let settled = settled.get(chain).copied().flatten();
-                    known(seen.chains.get(chain).filter(|seen| seen.interface == settled), changed)
+                let about = |link: &&Link| {
+                    let asks = asked.is_some() && link.placement.asked() == asked.as_ref();
+                    asks || id.is_some() && link.chain() == id
                 };
-                chains.extend(of_name.filter(|chain| !known(chain)).cloned());
+                targets = targets.and(Targets::of(state.links.values().filter(about)));
+                targets.chains.extend(id);
             }
         }
-        (!chains.is_empty()).then_some(Scope::Chains(chains))
+        (!targets.is_empty()).then_some(Scope::Chains(targets))
     }
 }
 
 /// Whether an event says of a chain what was seen already, as the events of our own changes do.
 fn known(seen: Option<&ObservedChain>, changed: &Changed) -> bool {
-    let (Some(seen), Some(runs)) = (seen, changed.runs) else { return false };
-    let program = match &seen.live {
+    let (Some(ObservedChain { name, live, .. }), Some(runs)) = (seen, changed.runs) else { return false };
+    let program = match live {
         Live::Empty => None,
         Live::Ours(live) => Some(live.program),
         Live::Dispatcher(live) => Some(live.top.program),
         Live::Foreign(foreign) => Some(foreign.program),
     };
-    seen.interface.is_some_and(|id| id.index == changed.index) && program == runs
+    name.interface.as_str() == changed.name && program == runs
 }
 
 #[cfg(test)]
 mod tests {
-    use bpfd_core::hook::Point;
-    use bpfd_core::ident::TopUid;
+    use bpfd_core::hook::{Place, Placement, ProceedOn, XdpMode};
+    use bpfd_core::ident::{AppUid, Handle, LinkUid, TopUid};
     use bpfd_core::kernel::{ChainMode, LiveTop};
+    use bpfd_core::names::Priority;
+    use bpfd_core::seat::Seat;
+    use bpfd_core::state::{LinkLifetime, LinkOrigin, Owner, WhenAbsent};
 
     use super::*;
 
-    fn eth(name: &str) -> ChainKey {
-        ChainKey { netns: Netns::Host, interface: name.parse().unwrap(), point: Point::Xdp }
+    fn eth(name: &str) -> ChainName {
+        ChainName { netns: Netns::Host, interface: name.parse().unwrap(), point: Point::Xdp }
     }
 
     /// eth0 has index 2 and runs program 7.
     fn seen() -> Observed {
         let live = Live::Ours(LiveTop { program: KernelId(7), top: TopUid::of_peer(KernelId(7)) });
-        let interface = Some(INTERFACE);
-        let chain = ObservedChain { interface, live, driven: None, mode: ChainMode::Libxdp };
-        Observed { chains: [(eth("eth0"), chain)].into(), ..Observed::default() }
+        let chain = ObservedChain { name: eth("eth0"), live, driven: None, mode: ChainMode::Libxdp };
+        Observed {
+            namespaces: [(Netns::Host, Some(1))].into(),
+            interfaces: [(eth("eth0"), Some(CHAIN.interface))].into(),
+            chains: [(CHAIN, chain)].into(),
+            ..Observed::default()
+        }
     }
 
-    const INTERFACE: InterfaceId = InterfaceId { netns_cookie: 1, index: 2 };
+    fn link_on(number: u8, asked: ChainName, on: Option<Seat>) -> Link {
+        let (priority, proceed_on, mode) = (Priority::DEFAULT, ProceedOn::PASS, XdpMode::Auto);
+        Link {
+            uid: LinkUid::from_bytes([number; 16]),
+            handle: Handle(number.into()),
+            app: AppUid::from_bytes([9; 16]),
+            function: "pass".to_owned(),
+            placement: Placement::Shared(Place { asked, priority, proceed_on, mode }),
+            on,
+            owner: Owner { uid: 0, user: None },
+            origin: LinkOrigin::Request,
+            lifetime: LinkLifetime::UntilDetached,
+            when_absent: WhenAbsent::Wait,
+            created: 0,
+            generation: 1,
+            request: None,
+        }
+    }
+
+    const CHAIN: ChainId = ChainId { interface: InterfaceId { netns_cookie: 1, index: 2 }, point: Point::Xdp };
+
+    /// A link that is in the chain, and one that waits for `later`.
+    fn state() -> State {
+        let on = Seat { chain: CHAIN, called: eth("eth0") };
+        let links = [link_on(1, eth("eth0"), Some(on)), link_on(2, eth("later"), None)];
+        State { links: links.map(|link| (link.uid, link)).into(), ..State::default() }
+    }
 
     fn scope(index: u32, name: &str, runs: Option<Option<u32>>) -> Option<Scope> {
-        scope_of(&[(eth("eth0"), Some(INTERFACE))].into(), index, name, runs)
+        scope_of(&[CHAIN].into(), index, name, runs)
     }
 
     fn scope_of(settled: &Settled, index: u32, name: &str, runs: Option<Option<u32>>) -> Option<Scope> {
         let mut news = News::default();
         let runs = runs.map(|program| program.map(KernelId));
         news.heard(&Netns::Host, Changed { index, name: name.to_owned(), runs });
-        news.scope(&State::default(), &seen(), settled)
+        news.scope(&state(), &seen(), settled)
+    }
+
+    fn eth0() -> Option<Scope> {
+        Some(Scope::Chains(Targets { names: [eth("eth0")].into(), chains: [CHAIN].into() }))
     }
 
     #[test]
@@ -160,35 +206,32 @@ mod tests {
 
     #[test]
     fn an_interface_that_was_seen_and_not_dealt_with_is_looked_at() {
-        let elsewhere = Some(InterfaceId { index: 1, ..INTERFACE });
-        for settled in [Settled::new(), [(eth("eth0"), None)].into(), [(eth("eth0"), elsewhere)].into()] {
-            let one = Some(Scope::Chains([eth("eth0")].into()));
-            assert_eq!(scope_of(&settled, 2, "eth0", Some(Some(7))), one, "{settled:?}");
-        }
+        assert_eq!(scope_of(&Settled::new(), 2, "eth0", Some(Some(7))), eth0());
     }
 
     #[test]
     fn a_change_of_a_chain_is_looked_at_alone() {
-        let one = Some(Scope::Chains([eth("eth0")].into()));
-        assert_eq!(scope(2, "eth0", Some(Some(8))), one, "another program");
-        assert_eq!(scope(2, "eth0", Some(None)), one, "no program");
-        assert_eq!(scope(2, "eth0", None), one, "gone");
-        assert_eq!(scope(9, "eth0", Some(Some(7))), one, "another interface of the name");
+        assert_eq!(scope(2, "eth0", Some(Some(8))), eth0(), "another program");
+        assert_eq!(scope(2, "eth0", Some(None)), eth0(), "no program");
+        assert_eq!(scope(2, "eth0", None), eth0(), "gone");
+        assert_eq!(scope(2, "wan0", Some(Some(7))), eth0(), "another name");
+        assert_eq!(scope(9, "eth0", Some(Some(7))), eth0(), "another interface of the name");
     }
 
     #[test]
-    fn after_a_rename_everything_is_looked_at() {
-        assert_eq!(scope(2, "wan0", Some(Some(7))), Some(Scope::Everything(BTreeSet::new())));
+    fn a_name_that_a_link_waits_for_is_looked_at() {
+        let later = Some(Scope::Chains(Targets::name(eth("later"))));
+        assert_eq!(scope(9, "later", Some(None)), later);
     }
 
     #[test]
     fn lost_events_and_too_many_events_are_looked_for() {
-        let everything = Some(Scope::Everything(BTreeSet::new()));
-        assert_eq!(News::everything().scope(&State::default(), &seen(), &Settled::new()), everything);
+        let everything = Some(Scope::Everything(Targets::of(state().links.values())));
+        assert_eq!(News::everything().scope(&state(), &seen(), &Settled::new()), everything);
         let mut many = News::default();
         for index in 100..100 + u32::try_from(KEPT).unwrap() + 1 {
             many.heard(&Netns::Host, Changed { index, name: "x".into(), runs: None });
         }
-        assert_eq!(many.scope(&State::default(), &seen(), &Settled::new()), everything);
+        assert_eq!(many.scope(&state(), &seen(), &Settled::new()), everything);
     }
 }

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use bpfd_core::hook::{ChainKey, ProceedOn};
+use bpfd_core::hook::{InterfaceId, NamedChain, ProceedOn};
 use bpfd_core::ident::{KernelId, LinkUid, TopUid};
-use bpfd_core::kernel::{ForeignSlot, InterfaceId, LiveDispatcher, LiveTop, Member, Slot, StepError};
+use bpfd_core::kernel::{ForeignSlot, LiveDispatcher, LiveTop, Member, Slot, StepError};
 use bpfd_core::names::Priority;
 use bpfd_sys::bpf::{
     AttachType, BtfTypeId, F_RDONLY_PROG, LinkId, LinkInfo, LinkKind, Map, MapCreate, MapInfo, MapType, ProgBtf,
@@ -103,8 +103,7 @@ fn config_map(value: &[u8]) -> io::Result<OwnedFd> {
 /// What a generation is to be.
 pub(crate) struct Wanted<'a> {
     pub(crate) top: TopUid,
-    pub(crate) chain: &'a ChainKey,
-    pub(crate) interface: InterfaceId,
+    pub(crate) chain: &'a NamedChain,
     pub(crate) version: u8,
     pub(crate) slots: &'a [Slot],
 }
@@ -112,14 +111,15 @@ pub(crate) struct Wanted<'a> {
 /// Makes a dispatcher and puts every program into its slot. Each was verified when it was loaded: this takes no longer for long
 /// programs. A program of somebody else's that is gone by now is a race.
 pub(crate) fn build(wanted: &Wanted<'_>, pins: &Pins, ids: &mut IdLookup) -> Result<Generation, StepError> {
-    let Wanted { top, chain, interface, version, slots } = *wanted;
+    let Wanted { top, chain, version, slots } = *wanted;
+    let interface = chain.id.interface;
     let doing = || format!("build a dispatcher for `{chain}`");
     let unknown = || StepError::Call { doing: doing(), errno: format!("version {version} is not known") };
     let version = Version::from_number(u32::from(version)).ok_or_else(unknown)?;
     let mut opened = Vec::new();
     for slot in slots {
         let found = open(slot, pins, ids).map_err(failed(doing))?;
-        opened.push(found.ok_or_else(|| StepError::Raced(chain.clone()))?);
+        opened.push(found.ok_or_else(|| StepError::Raced(chain.name.clone()))?);
     }
     let loaded = load(&DispatcherConfig::of(version, opened.iter().map(|(_, config)| *config).collect()))?;
     let mut held = Vec::new();

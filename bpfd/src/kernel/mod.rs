@@ -38,11 +38,10 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-use bpfd_core::hook::{ChainKey, XdpMode};
+use bpfd_core::hook::{InterfaceId, NamedChain, XdpMode};
 use bpfd_core::ident::{AppUid, KernelId, TopUid};
 use bpfd_core::kernel::{
-    ChainMode, InterfaceId, Kernel, LiveTop, Member, ObserveError, Observed, Recipe, Scope, Slot, Step, StepError,
-    TopContent,
+    ChainMode, Kernel, LiveTop, Member, ObserveError, Observed, Recipe, Scope, Slot, Step, StepError, TopContent,
 };
 use bpfd_core::mode::{self, ModeError, Setting};
 use bpfd_core::state::{ObjectDigest, ProgramFacts};
@@ -189,35 +188,27 @@ impl HostKernel {
     fn build_top(
         &mut self,
         top: TopUid,
-        chain: &ChainKey,
+        chain: &NamedChain,
         members: &[Member],
         recipes: &BTreeMap<AppUid, Recipe>,
     ) -> Result<KernelId, StepError> {
-        let interface = self.interface(chain)?;
         for app in members.iter().map(|member| member.app) {
             self.open_app(app, recipes.get(&app))?;
         }
-        let built = top::build(top, interface, members, &self.apps)?;
+        let built = top::build(top, chain.id.interface, members, &self.apps)?;
         let id = built.id;
         self.built.insert(top, built);
         Ok(id)
     }
 
-    fn interface(&mut self, chain: &ChainKey) -> Result<InterfaceId, StepError> {
-        let namespace = self.namespace(chain)?;
-        let found = xdp::interface(&namespace, chain).map_err(failed(|| format!("look for `{chain}`")))?;
-        Ok(found.ok_or_else(|| StepError::NoInterface(chain.clone()))?.id)
-    }
-
     fn build_dispatcher(
         &mut self,
         top: TopUid,
-        chain: &ChainKey,
+        chain: &NamedChain,
         version: u8,
         slots: &[Slot],
     ) -> Result<KernelId, StepError> {
-        let interface = self.interface(chain)?;
-        let wanted = Wanted { top, chain, interface, version, slots };
+        let wanted = Wanted { top, chain, version, slots };
         let generation = dispatcher::build(&wanted, &self.pins, &mut self.ids)?;
         let id = generation.id;
         self.generations.insert(top, generation);
@@ -229,22 +220,31 @@ impl HostKernel {
         ext::load(&self.pins, &dispatcher::template()?, member, &self.apps)
     }
 
-    /// Takes references of our own to a peer's dispatcher.
-    fn adopt(&mut self, chain: &ChainKey, live: LiveTop) -> Result<(), StepError> {
+    /// Takes references of our own to a peer's dispatcher, or to a generation of ours that has none.
+    fn adopt(&mut self, chain: &NamedChain, live: LiveTop) -> Result<(), StepError> {
         let namespace = self.namespace(chain)?;
-        let found = xdp::interface(&namespace, chain).map_err(failed(|| format!("look for `{chain}`")))?;
-        let found = found.ok_or_else(|| StepError::NoInterface(chain.clone()))?;
+        let found = xdp::indexed(&namespace, chain.id.interface.index);
+        let found = found.map_err(failed(|| format!("look for `{chain}`")))?;
+        let found = found.ok_or_else(|| StepError::NoInterface(chain.name.clone()))?;
         let runs = found.row.xdp.program().map(|(_, program)| KernelId(program.0));
         if runs != Some(live.program) {
-            return Err(StepError::Raced(chain.clone()));
+            return Err(StepError::Raced(chain.name.clone()));
         }
-        self.capture(chain, live, found.id)?;
-        let generation = self.generations.get(&live.top).ok_or_else(|| StepError::Raced(chain.clone()))?;
-        dispatcher::pin(&self.pins, live.top, generation)
+        let raced = || StepError::Raced(chain.name.clone());
+        let doing = || format!("take hold of program {}", live.program);
+        let program = self.ids.program(ProgId(live.program.0)).map_err(failed(doing))?.ok_or_else(raced)?;
+        let Attachable { fd, id, is_dispatcher } = Attachable::of(program)?;
+        if is_dispatcher {
+            self.capture(chain, live)?;
+            let generation = self.generations.get(&live.top).ok_or_else(raced)?;
+            return dispatcher::pin(&self.pins, live.top, generation);
+        }
+        let (record, _) = top::own_record(fd.as_fd(), &mut self.ids).map_err(failed(doing))?.ok_or_else(raced)?;
+        top::pin(&self.pins, live.top, &BuiltTop { program: fd, record, id, interface: chain.id.interface })
     }
 
     /// Holds a dispatcher that runs, so that it can be pinned, or put back.
-    fn capture(&mut self, chain: &ChainKey, live: LiveTop, interface: InterfaceId) -> Result<(), StepError> {
+    fn capture(&mut self, chain: &NamedChain, live: LiveTop) -> Result<(), StepError> {
         if self.generations.contains_key(&live.top) {
             return Ok(());
         }
@@ -256,8 +256,8 @@ impl HostKernel {
                 &read
             }
         };
-        let generation = dispatcher::capture(live, interface, (&self.pins, exts), &mut self.ids)?;
-        self.generations.insert(live.top, generation.ok_or_else(|| StepError::Raced(chain.clone()))?);
+        let generation = dispatcher::capture(live, chain.id.interface, (&self.pins, exts), &mut self.ids)?;
+        self.generations.insert(live.top, generation.ok_or_else(|| StepError::Raced(chain.name.clone()))?);
         Ok(())
     }
 
@@ -320,17 +320,14 @@ impl HostKernel {
 
     fn swap(
         &mut self,
-        chain: &ChainKey,
+        chain: &NamedChain,
         from: Option<LiveTop>,
         to: Option<TopUid>,
         mode: XdpMode,
     ) -> Result<(), StepError> {
         let namespace = self.namespace(chain)?;
-        let doing = || format!("change what `{chain}` runs");
-        let found = xdp::interface(&namespace, chain).map_err(failed(doing))?;
-        let found = found.ok_or_else(|| StepError::NoInterface(chain.clone()))?.id;
-        let leaving = from.map(|live| self.leaving(chain, live, found)).transpose()?;
-        let coming = to.map(|top| self.coming(chain, top, found)).transpose()?;
+        let leaving = from.map(|live| self.leaving(chain, live)).transpose()?;
+        let coming = to.map(|top| self.coming(chain, top)).transpose()?;
         let both = [&leaving, &coming];
         let shared = match both.into_iter().flatten().any(|program| program.is_dispatcher) {
             true => Some(libxdp::lock(&self.pins.bpffs)?),
@@ -338,7 +335,7 @@ impl HostKernel {
         };
         let generation = to.and_then(|top| self.generations.get(&top));
         if let (Some(shared), Some(generation)) = (&shared, generation) {
-            shared.pin(found.index, generation.id, &generation.slots)?;
+            shared.pin(chain.id.interface.index, generation.id, &generation.slots)?;
         }
         let expected = leaving.as_ref().map(|Attachable { fd, id, .. }| (*id, fd.as_fd()));
         let swapped = xdp::swap(&namespace, chain, expected, coming.as_ref().map(|coming| coming.fd.as_fd()), mode);
@@ -360,8 +357,8 @@ impl HostKernel {
     }
 
     /// What must run now: its program, by our pins or, for a peer's, by its number.
-    fn leaving(&mut self, chain: &ChainKey, live: LiveTop, found: InterfaceId) -> Result<Attachable, StepError> {
-        let raced = || StepError::Raced(chain.clone());
+    fn leaving(&mut self, chain: &NamedChain, live: LiveTop) -> Result<Attachable, StepError> {
+        let raced = || StepError::Raced(chain.name.clone());
         let LiveTop { program, top } = live;
         let fd = match self.top_program(top)? {
             Some((fd, id, _)) => Some(fd).filter(|_| id == program),
@@ -373,19 +370,18 @@ impl HostKernel {
         let fd = fd.ok_or_else(raced)?;
         let attachable = Attachable::of(fd)?;
         if attachable.is_dispatcher {
-            self.capture(chain, live, found)?;
+            self.capture(chain, live)?;
         }
         Ok(attachable)
     }
 
     /// What is to run: built for this very interface.
-    fn coming(&mut self, chain: &ChainKey, top: TopUid, found: InterfaceId) -> Result<Attachable, StepError> {
+    fn coming(&mut self, chain: &NamedChain, top: TopUid) -> Result<Attachable, StepError> {
         let doing = || format!("attach generation {top}");
         let absent = || StepError::Call { doing: doing(), errno: "it was not built".to_owned() };
         let (fd, _, made_for) = self.top_program(top)?.ok_or_else(absent)?;
-        // The interface was replaced by another one of its name since the generation was built.
-        if made_for.is_some_and(|made_for| made_for != found) {
-            return Err(StepError::Raced(chain.clone()));
+        if made_for.is_some_and(|made_for| made_for != chain.id.interface) {
+            return Err(StepError::Raced(chain.name.clone()));
         }
         Attachable::of(fd)
     }
@@ -411,12 +407,14 @@ impl HostKernel {
         Ok(Some((fd, id, record.map(|record| record.interface))))
     }
 
-    /// The namespace of a chain; absent, its interface is too.
-    fn namespace(&mut self, chain: &ChainKey) -> Result<Namespace, StepError> {
-        match self.namespaces.look_up(&chain.netns) {
-            Ok(Lookup::Found(namespace)) => Ok(namespace),
-            Ok(Lookup::Absent | Lookup::NotANamespace) => Err(StepError::NoInterface(chain.clone())),
-            Err(error) => Err(failed(|| format!("enter network namespace `{}`", chain.netns))(error)),
+    /// The namespace of a chain; absent, its interface is too. Its name may lead elsewhere since somebody looked.
+    fn namespace(&mut self, chain: &NamedChain) -> Result<Namespace, StepError> {
+        let NamedChain { id, name } = chain;
+        match self.namespaces.look_up(&name.netns) {
+            Ok(Lookup::Found(namespace)) if namespace.cookie == id.interface.netns_cookie => Ok(namespace),
+            Ok(Lookup::Found(_)) => Err(StepError::Raced(name.clone())),
+            Ok(Lookup::Absent | Lookup::NotANamespace) => Err(StepError::NoInterface(name.clone())),
+            Err(error) => Err(failed(|| format!("enter network namespace `{}`", name.netns))(error)),
         }
     }
 }

@@ -1,19 +1,20 @@
-//! What the kernel has: pins, generations, links, and what the interfaces of the chains in the scope run, and those that run a
-//! generation of ours under another name. It changes nothing, and says so when something could not be seen, because nothing may be removed on the
-//! strength of that.
+//! What the kernel has: pins, generations, links, what names of interfaces lead to, and what the interfaces of the scope run, and
+//! those that run a generation of ours. It changes nothing, and says so when something could not be seen, because nothing may be
+//! removed on the strength of that.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use bpfd_core::hook::{ChainKey, Point};
+use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
 use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{
-    ChainMode, ForeignProgram, InterfaceId, Live, LiveDispatcher, LiveTop, ObserveError, Observed, ObservedChain,
-    PinnedApp, PinnedTop, Scope, Step,
+    ChainMode, ForeignProgram, Live, LiveDispatcher, LiveTop, Member, Missing, ObserveError, Observed, ObservedChain,
+    PinnedApp, PinnedTop, Runs, Scope, Step, Targets,
 };
-use bpfd_core::names::{Netns, NetnsName};
+use bpfd_core::names::Netns;
 use bpfd_sys::bpf::{ProgId, prog_info};
 use bpfd_sys::netlink::XdpAttachment;
 
@@ -22,7 +23,7 @@ use super::holders::holders;
 use super::object::error_chain;
 use super::pins::Pins;
 use super::top::{self, SeenTop};
-use super::xdp::{self, Interface, Runs};
+use super::xdp::{self, Attached, Interface};
 use super::{app, dispatcher, hook};
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
@@ -34,10 +35,8 @@ pub(crate) struct Known {
     pub(crate) apps: BTreeMap<AppUid, PinnedApp>,
     half_made: BTreeSet<AppUid>,
     pub(crate) tops: BTreeMap<TopUid, SeenTop>,
-    /// Whether the interface that a generation was made for runs it; `None` if that could not be seen.
-    lives: BTreeMap<TopUid, Option<bool>>,
-    /// The interface that each chain had when it was last looked at.
-    interfaces: BTreeMap<ChainKey, InterfaceId>,
+    /// Whether the interface that a generation was made for runs it.
+    runs: BTreeMap<TopUid, Runs>,
     pub(crate) links: BTreeSet<LinkUid>,
     half_links: BTreeSet<LinkUid>,
     pub(crate) exts: BTreeMap<LinkUid, SeenExt>,
@@ -49,8 +48,8 @@ impl Known {
         let tops = top::observe(pins).map_err(unseen("the pinned generations"))?;
         let (links, half_links) = hook::observe(pins).map_err(unseen("the pinned links"))?;
         let exts = ext::observe(pins).map_err(unseen("the pinned programs of slots"))?;
-        let (lives, interfaces) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { apps, half_made, tops, lives, interfaces, links, half_links, exts })
+        let runs = BTreeMap::new();
+        Ok(Self { apps, half_made, tops, runs, links, half_links, exts })
     }
 
     /// Follows a step that was taken. `Err` if what it pinned cannot be read: then everything must be read anew.
@@ -77,7 +76,7 @@ impl Known {
             }
             Step::UnpinTop(uid) => {
                 self.tops.remove(uid);
-                self.lives.remove(uid);
+                self.runs.remove(uid);
             }
             Step::AttachLink { link, .. } => {
                 self.half_links.remove(link);
@@ -114,55 +113,96 @@ pub(crate) fn observe(
         None => known.insert(Known::read(pins)?),
     };
     let mut observer = Observer { namespaces, seen: BTreeMap::new(), all: None };
-    let mut look = |observer: &mut Observer<'_>, key: &ChainKey| {
-        observe_chain(observer, ids, mode, key, (pins, &known.tops, &known.exts)).map_err(unseen(key))
-    };
-    let mut chains = scope
-        .chains()
-        .iter()
-        .map(|key| Ok((key.clone(), look(&mut observer, key)?)))
-        .collect::<Result<BTreeMap<_, _>, ObserveError>>()?;
-    let before = scope.chains().iter().filter_map(|key| known.interfaces.get(key).copied());
-    let before: BTreeSet<InterfaceId> = before.collect();
+    let Targets { names, chains: wanted } = scope.targets();
+    let mut interfaces = BTreeMap::new();
+    let mut found: BTreeMap<InterfaceId, Sought> = BTreeMap::new();
+    for name in names {
+        let interface = observer.named(name).map_err(unseen(name))?;
+        interfaces.insert(name.clone(), interface.as_ref().map(|interface| interface.id));
+        found.extend(interface.map(|interface| (interface.id, Sought::Here(interface))));
+    }
+    for ChainId { interface, point: Point::Xdp } in wanted {
+        observer.find(*interface, &mut found).map_err(unseen(format!("interface {}", interface.index)))?;
+    }
+    let looked_at: BTreeSet<InterfaceId> = found.keys().copied().collect();
     for (uid, top) in &known.tops {
         let Some(record) = &top.record else { continue };
-        let looked_at = chains.values().any(|chain| chain.interface == Some(record.interface));
         // Elsewhere nothing changed that this process did not do, or hear of.
-        if !whole && !looked_at && !before.contains(&record.interface) && known.lives.contains_key(uid) {
+        if !whole && !looked_at.contains(&record.interface) && known.runs.contains_key(uid) {
             continue;
         }
-        let unseen = || unseen(format!("generation {uid}"));
-        let live = observer.runs(record.interface, top.id).map_err(unseen())?;
-        known.lives.insert(*uid, live);
-        if live == Some(true) && !looked_at {
-            // An interface keeps what it runs when it gets another name: it is the chain of that name now, asked for or not.
-            if let Some(key) = observer.name(record.interface).map_err(unseen())? {
-                let chain = look(&mut observer, &key)?;
-                chains.insert(key, chain);
-            }
-        }
+        let sought = observer.find(record.interface, &mut found).map_err(unseen(format!("generation {uid}")))?;
+        known.runs.insert(*uid, sought.runs(record.interface, top));
     }
-    for (key, seen) in &chains {
-        match seen.interface {
-            Some(interface) => known.interfaces.insert(key.clone(), interface),
-            None => known.interfaces.remove(key),
-        };
+    let running = |interface: &InterfaceId| {
+        let of_it =
+            |uid: &TopUid| known.tops.get(uid).and_then(|top| top.record.as_ref()).map(|record| record.interface);
+        known.runs.iter().any(|(uid, runs)| *runs == Runs::Yes && of_it(uid) == Some(*interface))
+    };
+    let (mut chains, mut missing, mut unpinned) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    for (interface, sought) in found {
+        let id = ChainId { interface, point: Point::Xdp };
+        match sought {
+            Sought::Here(interface) if looked_at.contains(&id.interface) || running(&id.interface) => {
+                let Some(name) = observer.name(&interface) else { continue };
+                let unseen = unseen(name.to_string());
+                let found = unpinned_of(&interface, &known.tops, ids);
+                let seen = found.and_then(|found| {
+                    let live = found.as_ref().map(|(live, _)| *live);
+                    unpinned.extend(found.map(|(live, members)| (live.top, members)));
+                    observe_chain(&interface, live, name, ids, mode, (pins, &known.tops, &known.exts))
+                });
+                chains.insert(id, seen.map_err(unseen)?);
+            }
+            Sought::Missing(why) => {
+                missing.insert(id, why);
+            }
+            Sought::Here(_) | Sought::Unseen => {}
+        }
     }
     let pinned = |(uid, top): (&TopUid, &SeenTop)| {
         let members = top.record.as_ref().map(|record| record.members.clone());
-        (*uid, PinnedTop { program: top.id, members, live: known.lives.get(uid).copied().flatten() })
+        (*uid, PinnedTop { program: top.id, members, runs: known.runs.get(uid).copied().unwrap_or(Runs::Unseen) })
     };
     Ok(Observed {
         apps: known.apps.clone(),
         half_made: known.half_made.clone(),
         tops: known.tops.iter().map(pinned).collect(),
+        unpinned,
         links: known.links.clone(),
         half_links: known.half_links.clone(),
         exts: known.exts.iter().map(|(link, ext)| (*link, ext.pinned)).collect(),
+        namespaces: observer.cookies(),
+        interfaces,
         chains,
-        absent_netns: observer.absent(),
+        missing,
         barred: BTreeMap::new(),
     })
+}
+
+/// What became of an interface that was looked for.
+#[derive(Debug)]
+enum Sought {
+    Here(Interface),
+    Missing(Missing),
+    /// Some name could not be looked at that may lead to its namespace.
+    Unseen,
+}
+
+impl Sought {
+    /// Whether a generation of this interface runs. A fused program needs no pins to run on where nobody can look, and is known by its
+    /// record when somebody can again.
+    fn runs(&self, interface: InterfaceId, top: &SeenTop) -> Runs {
+        match self {
+            Self::Here(Interface { id: _, row }) => match row.xdp.program() {
+                Some((_, program)) if KernelId(program.0) == top.id => Runs::Yes,
+                Some(_) | None => Runs::No,
+            },
+            Self::Missing(Missing::Unreachable) if top.is_dispatcher => Runs::Unreachable(interface),
+            Self::Missing(Missing::Unreachable | Missing::Gone) => Runs::No,
+            Self::Unseen => Runs::Unseen,
+        }
+    }
 }
 
 fn unseen(what: impl ToString) -> impl FnOnce(io::Error) -> ObserveError {
@@ -170,19 +210,17 @@ fn unseen(what: impl ToString) -> impl FnOnce(io::Error) -> ObserveError {
 }
 
 fn observe_chain(
-    observer: &mut Observer<'_>,
+    interface: &Interface,
+    unpinned: Option<LiveTop>,
+    name: ChainName,
     ids: &mut IdLookup,
     mode: &ChainMode,
-    key: &ChainKey,
     (pins, tops, exts): (&Pins, &BTreeMap<TopUid, SeenTop>, &BTreeMap<LinkUid, SeenExt>),
 ) -> io::Result<ObservedChain> {
-    let absent = ObservedChain { interface: None, live: Live::Empty, driven: None, mode: mode.clone() };
-    let Some(namespace) = observer.namespace(&key.netns)? else { return Ok(absent) };
-    let Some(interface) = xdp::interface(namespace, key)? else { return Ok(absent) };
     let id = interface.id;
-    let live = match xdp::runs(&interface, tops) {
-        Runs::Nothing => Live::Empty,
-        Runs::Ours(live) => match tops.get(&live.top).filter(|top| top.is_dispatcher) {
+    let live = match xdp::runs(interface, tops) {
+        Attached::Nothing => Live::Empty,
+        Attached::Ours(live) => match tops.get(&live.top).filter(|top| top.is_dispatcher) {
             None => Live::Ours(live),
             Some(top) => {
                 let names = top.record.as_ref().map_or(&[][..], |record| &record.names);
@@ -190,13 +228,28 @@ fn observe_chain(
                 seen.map_or_else(|| foreign(ids, ProgId(live.program.0)), Live::Dispatcher)
             }
         },
-        Runs::Other(program) => match theirs(&interface, program, (pins, exts), ids)? {
+        Attached::Other(_) if let Some(live) = unpinned => Live::Ours(live),
+        Attached::Other(program) => match theirs(interface, program, (pins, exts), ids)? {
             Some(seen) => Live::Dispatcher(seen),
             None => foreign(ids, program),
         },
     };
-    let Interface { id: _, row } = interface;
-    Ok(ObservedChain { interface: Some(id), live, driven: xdp::driven(&row.xdp), ..absent })
+    Ok(ObservedChain { name, live, driven: xdp::driven(&interface.row.xdp), mode: mode.clone() })
+}
+
+/// A generation of ours that this interface runs and that has no pins: its namespace had no name for a while, or somebody removed them.
+fn unpinned_of(
+    interface: &Interface,
+    tops: &BTreeMap<TopUid, SeenTop>,
+    ids: &mut IdLookup,
+) -> io::Result<Option<(LiveTop, Vec<Member>)>> {
+    let XdpAttachment::One { program, .. } = interface.row.xdp else { return Ok(None) };
+    if xdp::driven(&interface.row.xdp).is_none() || tops.values().any(|top| top.id == KernelId(program.0)) {
+        return Ok(None);
+    }
+    let Some(fd) = ids.program(program)? else { return Ok(None) };
+    let found = top::running(fd.as_fd(), interface.id, ids)?.filter(|(top, _)| !tops.contains_key(top));
+    Ok(found.map(|(top, record)| (LiveTop { program: KernelId(program.0), top }, record.members)))
 }
 
 /// A peer's dispatcher that bpfd can keep and rebuild; one that a bpf_link holds cannot be replaced.
@@ -262,47 +315,56 @@ impl Observer<'_> {
         Ok(self.seen.get(netns).and_then(Option::as_ref))
     }
 
-    /// Names that were asked for, and that no namespace has.
-    fn absent(&self) -> BTreeSet<NetnsName> {
-        let absent = |(netns, namespace): (&Netns, &Option<Namespace>)| match (netns, namespace) {
-            (Netns::Named(name), None) => Some(name.clone()),
-            (Netns::Named(_) | Netns::Host, _) => None,
-        };
-        self.seen.iter().filter_map(absent).collect()
+    /// What the names lead to.
+    fn cookies(&self) -> BTreeMap<Netns, Option<u64>> {
+        let cookie = |namespace: &Option<Namespace>| namespace.as_ref().map(|namespace| namespace.cookie);
+        self.seen.iter().map(|(netns, namespace)| (netns.clone(), cookie(namespace))).collect()
     }
 
-    /// Whether an interface runs a program; `None` if its namespace could not be looked at. A namespace that has no name any more
-    /// cannot be looked at either, but bpfd was asked for chains by name only: once every name was tried, what was made for it
-    /// serves nobody that bpfd knows.
-    fn runs(&mut self, interface: InterfaceId, program: KernelId) -> io::Result<Option<bool>> {
+    /// The interface of a name.
+    fn named(&mut self, name: &ChainName) -> io::Result<Option<Interface>> {
+        match self.namespace(&name.netns)? {
+            Some(namespace) => xdp::named(namespace, name),
+            None => Ok(None),
+        }
+    }
+
+    /// Looks for an interface, unless it was found already. A namespace that no name leads to cannot be looked at.
+    fn find<'f>(
+        &mut self,
+        interface: InterfaceId,
+        found: &'f mut BTreeMap<InterfaceId, Sought>,
+    ) -> io::Result<&'f Sought> {
+        match found.entry(interface) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(new) => Ok(new.insert(self.sought(interface)?)),
+        }
+    }
+
+    fn sought(&mut self, interface: InterfaceId) -> io::Result<Sought> {
         let InterfaceId { netns_cookie, index } = interface;
         self.namespace(&Netns::Host)?;
         if self.by_cookie(netns_cookie).is_none() && self.all.is_none() {
             self.all = Some(self.look_at_all()?);
         }
         match (self.by_cookie(netns_cookie), self.all) {
-            (Some(namespace), _) => {
-                let row = namespace.route.link(index)?;
-                Ok(Some(row.and_then(|row| row.xdp.program()).is_some_and(|(_, id)| KernelId(id.0) == program)))
+            (Some((_, namespace)), _) => {
+                Ok(xdp::indexed(namespace, index)?.map_or(Sought::Missing(Missing::Gone), Sought::Here))
             }
-            (None, Some(Whole::Yes)) => Ok(Some(false)),
-            (None, Some(Whole::No) | None) => Ok(None),
+            (None, Some(Whole::Yes)) => Ok(Sought::Missing(Missing::Unreachable)),
+            (None, Some(Whole::No) | None) => Ok(Sought::Unseen),
         }
     }
 
-    /// The chain of an interface by the name that it has now, in a namespace that was looked at.
-    fn name(&self, interface: InterfaceId) -> io::Result<Option<ChainKey>> {
-        let of = |(netns, namespace): (&Netns, &Option<Namespace>)| {
-            let namespace = namespace.as_ref().filter(|namespace| namespace.cookie == interface.netns_cookie)?;
-            Some((netns.clone(), namespace.route.link(interface.index)))
-        };
-        let Some((netns, row)) = self.seen.iter().find_map(of) else { return Ok(None) };
-        let interface = row?.and_then(|row| row.name.parse().ok());
-        Ok(interface.map(|interface| ChainKey { netns, interface, point: Point::Xdp }))
+    /// The name of an interface now, in a namespace that was looked at.
+    fn name(&self, Interface { id, row }: &Interface) -> Option<ChainName> {
+        let (netns, _) = self.by_cookie(id.netns_cookie)?;
+        Some(ChainName { netns: netns.clone(), interface: row.name.parse().ok()?, point: Point::Xdp })
     }
 
-    fn by_cookie(&self, cookie: u64) -> Option<&Namespace> {
-        self.seen.values().flatten().find(|namespace| namespace.cookie == cookie)
+    fn by_cookie(&self, cookie: u64) -> Option<(&Netns, &Namespace)> {
+        let found = |(netns, namespace)| Some((netns, Option::as_ref(namespace)?));
+        self.seen.iter().filter_map(found).find(|(_, namespace)| namespace.cookie == cookie)
     }
 
     fn look_at_all(&mut self) -> io::Result<Whole> {

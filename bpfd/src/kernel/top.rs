@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use bpfd_core::hook::ProceedOn;
+use bpfd_core::hook::{InterfaceId, ProceedOn};
 use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
-use bpfd_core::kernel::{InterfaceId, Member, StepError};
+use bpfd_core::kernel::{Member, StepError};
 use bpfd_core::names::Priority;
 use bpfd_sys::bpf::{F_RDONLY_PROG, Map, MapCreate, MapInfo, MapType, Update, prog_info};
 use bpfd_sys::bpffs::Dir;
@@ -20,6 +20,7 @@ use super::failed;
 use super::object::error_chain;
 use super::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
 use super::prepare::{AppCode, load};
+use crate::worker::idlookup::IdLookup;
 
 /// The link uid of an entry that is somebody else's program.
 pub(crate) const FOREIGN: [u8; 16] = [0; 16];
@@ -178,6 +179,33 @@ pub(crate) fn record(dir: &Dir, own: impl FnOnce(&MapInfo) -> bool) -> io::Resul
         .filter(|map| map.info().is_ok_and(|map| plausible(&map) && own(&map)));
     let value = record.map(|map| map.lookup(&[0; 4])).transpose()?.flatten();
     Ok(value.and_then(|value| ChainRecord::decode(&value).ok()))
+}
+
+/// A generation that a program on this interface is, by the record that the program refers to: it needs no pins.
+pub(crate) fn running(
+    program: BorrowedFd<'_>,
+    interface: InterfaceId,
+    ids: &mut IdLookup,
+) -> io::Result<Option<(TopUid, SeenRecord)>> {
+    let Some((_, record)) = own_record(program, ids)? else { return Ok(None) };
+    let top = TopUid::from_bytes(record.place.top);
+    let seen = seen(top, &record).filter(|seen| seen.interface == interface);
+    Ok(seen.map(|seen| (top, seen)))
+}
+
+/// The record that a program refers to, and its map.
+pub(crate) fn own_record(program: BorrowedFd<'_>, ids: &mut IdLookup) -> io::Result<Option<(OwnedFd, ChainRecord)>> {
+    for id in prog_info(program)?.map_ids {
+        let Some(map) = ids.map(id)?.and_then(|fd| Map::from_fd(fd).ok()) else { continue };
+        if !map.info().is_ok_and(|map| plausible(&map) && map.name == CHAIN_MAP_NAME) {
+            continue;
+        }
+        let record = map.lookup(&[0; 4])?.and_then(|value| ChainRecord::decode(&value).ok());
+        if let Some(record) = record {
+            return Ok(Some((map.into_fd(), record)));
+        }
+    }
+    Ok(None)
 }
 
 /// A directory, if it is there.

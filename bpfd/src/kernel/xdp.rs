@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use bpfd_core::hook::{ChainKey, XdpMode};
+use bpfd_core::hook::{ChainName, InterfaceId, NamedChain, XdpMode};
 use bpfd_core::ident::{KernelId, TopUid};
-use bpfd_core::kernel::{InterfaceId, LiveTop, StepError};
+use bpfd_core::kernel::{LiveTop, StepError};
 use bpfd_sys::bpf::ProgId;
 use bpfd_sys::netlink::{Expected, LinkRow, SetXdpError, XdpAttachment, XdpMode as Driven};
 use rustix::io::Errno;
@@ -16,38 +16,50 @@ use super::failed;
 use super::top::SeenTop;
 use crate::worker::netns::Namespace;
 
-/// One interface, looked up by name.
+/// One interface.
 #[derive(Debug)]
 pub(crate) struct Interface {
     pub(crate) id: InterfaceId,
     pub(crate) row: LinkRow,
 }
 
-/// The interface of a chain in its namespace; `None` if there is none of this name. The kernel also knows interfaces by their
-/// alternative names (`__rtnl_newlink` and `rtnl_getlink` of net/core/rtnetlink.c): by one of those it would be two chains.
-pub(crate) fn interface(namespace: &Namespace, chain: &ChainKey) -> io::Result<Option<Interface>> {
-    let row = namespace.route.link_named(chain.interface.as_str())?.filter(|row| row.name == chain.interface.as_str());
-    Ok(row.map(|row| Interface { id: InterfaceId { netns_cookie: namespace.cookie, index: row.index }, row }))
+impl Interface {
+    fn of(namespace: &Namespace, row: LinkRow) -> Self {
+        Self { id: InterfaceId { netns_cookie: namespace.cookie, index: row.index }, row }
+    }
+}
+
+/// The interface of this name in its namespace. The kernel also knows interfaces by their alternative names (`__rtnl_newlink` and
+/// `rtnl_getlink` of net/core/rtnetlink.c): what was asked for by one of those would be shown and looked for by another.
+pub(crate) fn named(namespace: &Namespace, name: &ChainName) -> io::Result<Option<Interface>> {
+    let name = name.interface.as_str();
+    let row = namespace.route.link_named(name)?.filter(|row| row.name == name);
+    Ok(row.map(|row| Interface::of(namespace, row)))
+}
+
+/// The interface of this index.
+pub(crate) fn indexed(namespace: &Namespace, index: u32) -> io::Result<Option<Interface>> {
+    Ok(namespace.route.link(index)?.map(|row| Interface::of(namespace, row)))
 }
 
 /// What an interface runs: nothing, a generation of ours that was made for it, or the number of something else.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Runs {
+pub(crate) enum Attached {
     Nothing,
     Ours(LiveTop),
     Other(ProgId),
 }
 
 /// Tells what an interface runs. A generation of ours on another interface than its record says was put there by somebody else.
-pub(crate) fn runs(interface: &Interface, tops: &BTreeMap<TopUid, SeenTop>) -> Runs {
-    let Some((_, program)) = interface.row.xdp.program() else { return Runs::Nothing };
+pub(crate) fn runs(interface: &Interface, tops: &BTreeMap<TopUid, SeenTop>) -> Attached {
+    let Some((_, program)) = interface.row.xdp.program() else { return Attached::Nothing };
     let made_here = |top: &SeenTop| top.record.as_ref().is_none_or(|record| record.interface == interface.id);
     let ours = tops.iter().find(|(_, top)| top.id == KernelId(program.0) && made_here(top));
     match (ours, interface.row.xdp) {
         (Some((top, seen)), XdpAttachment::One { mode: Driven::Native | Driven::Generic, .. }) => {
-            Runs::Ours(LiveTop { program: seen.id, top: *top })
+            Attached::Ours(LiveTop { program: seen.id, top: *top })
         }
-        _ => Runs::Other(program),
+        _ => Attached::Other(program),
     }
 }
 
@@ -66,29 +78,29 @@ pub(crate) type Expect<'a> = Option<(KernelId, BorrowedFd<'a>)>;
 /// Replaces what an interface runs, if it runs what is expected. Packets see the old program or the new one.
 pub(crate) fn swap(
     namespace: &Namespace,
-    chain: &ChainKey,
+    chain: &NamedChain,
     from: Expect<'_>,
     to: Option<BorrowedFd<'_>>,
     asked: XdpMode,
 ) -> Result<(), StepError> {
     let doing = || format!("change what `{chain}` runs");
-    let found = interface(namespace, chain).map_err(failed(doing))?;
-    let Interface { id, row } = found.ok_or_else(|| StepError::NoInterface(chain.clone()))?;
+    let found = indexed(namespace, chain.id.interface.index).map_err(failed(doing))?;
+    let Interface { id, row } = found.ok_or_else(|| StepError::NoInterface(chain.name.clone()))?;
     if from.is_none() && to.is_none() {
         return match row.xdp {
             XdpAttachment::None => Ok(()),
-            XdpAttachment::One { .. } | XdpAttachment::Several { .. } => Err(StepError::Raced(chain.clone())),
+            XdpAttachment::One { .. } | XdpAttachment::Several { .. } => Err(StepError::Raced(chain.name.clone())),
         };
     }
     let modes = modes(&row.xdp, from.map(|(id, _)| id), asked).map_err(|clash| match clash {
-        Clash::Raced => StepError::Raced(chain.clone()),
+        Clash::Raced => StepError::Raced(chain.name.clone()),
         Clash::Mode(driven) => StepError::Call {
             doing: format!("attach to `{chain}` in {asked} mode"),
             errno: format!("an XDP program is attached in {} mode", word(driven)),
         },
     })?;
     let expected = || from.map_or(Expected::Nothing, |(_, fd)| Expected::Program(fd));
-    let mut refused = StepError::Raced(chain.clone());
+    let mut refused = StepError::Raced(chain.name.clone());
     for mode in modes {
         match set(namespace, chain, &row, || namespace.route.set_xdp(id.index, to, expected(), mode)) {
             Ok(()) => return Ok(()),
@@ -131,7 +143,7 @@ const SAME: u32 = 32;
 
 fn set(
     namespace: &Namespace,
-    chain: &ChainKey,
+    chain: &NamedChain,
     before: &LinkRow,
     change: impl Fn() -> Result<(), SetXdpError>,
 ) -> Result<(), Refused> {
@@ -146,12 +158,12 @@ fn set(
         }
         let now = namespace.route.link(before.index);
         let now = now.map_err(|error| Refused::Race(failed(|| format!("look at `{chain}` again"))(error)))?;
-        let Some(now) = now.filter(|row| row.name == before.name) else {
-            return Err(Refused::Race(StepError::NoInterface(chain.clone())));
+        let Some(now) = now else {
+            return Err(Refused::Race(StepError::NoInterface(chain.name.clone())));
         };
         let taken = is(&error, Errno::EXIST) || is(&error, Errno::BUSY);
         if taken && now.xdp != before.xdp {
-            return Err(Refused::Race(StepError::Raced(chain.clone())));
+            return Err(Refused::Race(StepError::Raced(chain.name.clone())));
         }
         seen_the_same += 1;
         if !taken || seen_the_same > SAME {
@@ -160,7 +172,7 @@ fn set(
     }
 }
 
-fn call_error(chain: &ChainKey, mode: Driven, error: &SetXdpError) -> StepError {
+fn call_error(chain: &NamedChain, mode: Driven, error: &SetXdpError) -> StepError {
     StepError::Call { doing: format!("change what `{chain}` runs in {} mode", word(mode)), errno: words(error) }
 }
 
@@ -275,9 +287,9 @@ mod tests {
             SeenRecord { interface: InterfaceId { netns_cookie: 1, index: 3 }, members: vec![], names: vec![] };
         let uid = TopUid::from_bytes([1; 16]);
         let tops = BTreeMap::from([(uid, SeenTop { id: KernelId(7), record: Some(record), is_dispatcher: false })]);
-        assert_eq!(runs(&at(3), &tops), Runs::Ours(LiveTop { program: KernelId(7), top: uid }));
-        assert_eq!(runs(&at(4), &tops), Runs::Other(ProgId(7)));
+        assert_eq!(runs(&at(3), &tops), Attached::Ours(LiveTop { program: KernelId(7), top: uid }));
+        assert_eq!(runs(&at(4), &tops), Attached::Other(ProgId(7)));
         let unread = BTreeMap::from([(uid, SeenTop { id: KernelId(7), record: None, is_dispatcher: false })]);
-        assert_eq!(runs(&at(4), &unread), Runs::Ours(LiveTop { program: KernelId(7), top: uid }));
+        assert_eq!(runs(&at(4), &unread), Attached::Ours(LiveTop { program: KernelId(7), top: uid }));
     }
 }

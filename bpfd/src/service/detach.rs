@@ -1,6 +1,7 @@
 //! Detach: links by name, or all that the caller may detach from one interface.
 
 use bpfd_core::changes::{self, Fresh, RequestError};
+use bpfd_core::hook::ChainName;
 use bpfd_core::ident::RequestKey;
 use bpfd_core::policy::Principal;
 use bpfd_core::report::Warning;
@@ -35,9 +36,9 @@ impl Service {
             DetachWhich::Links(_) => None,
         };
         let changed = self.change(principal, request, apply).await?;
-        let known = changed.before.state.chains();
-        if let Some(chain) = all_of.filter(|chain| changed.answer.outcome.links.is_empty() && !known.contains(chain)) {
-            self.look(&chain).await?;
+        let unknown = |name: &ChainName| changed.before.state.links_called(name).is_empty();
+        if let Some(name) = all_of.filter(|name| changed.answer.outcome.links.is_empty() && unknown(name)) {
+            self.look(&name).await?;
         }
         Ok(changed)
     }

@@ -1,10 +1,11 @@
 //! Get and list: apps, links, chains, and logs of refused loads. Only a chain that is asked for by name is looked at now; everything
 //! else comes from the last snapshot.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bpfd_core::ask::Look;
-use bpfd_core::hook::ChainKey;
+use bpfd_core::hook::{ChainId, ChainName};
 use bpfd_core::kernel::ObserveError;
 use bpfd_core::labels::LabelSelector;
 use bpfd_core::names::{Netns, NetnsName};
@@ -51,7 +52,7 @@ pub struct Listed<T> {
 #[derive(Clone, Debug, Default)]
 pub struct LinkFilter {
     /// Of this chain.
-    pub chain: Option<ChainKey>,
+    pub chain: Option<ChainName>,
     /// Of this app.
     pub app: Option<AppRef>,
     /// Of apps with these labels.
@@ -62,7 +63,7 @@ pub struct LinkFilter {
 #[derive(Clone, Debug, Default)]
 pub struct AppFilter {
     /// With a link in this chain.
-    pub chain: Option<ChainKey>,
+    pub chain: Option<ChainName>,
     /// With these labels.
     pub labels: Vec<LabelSelector>,
 }
@@ -106,7 +107,7 @@ pub enum LookError {
     NoNetns(NetnsName),
     /// No such interface.
     #[error("no interface `{}` in network namespace `{}`", .0.interface, .0.netns)]
-    NoInterface(ChainKey),
+    NoInterface(ChainName),
 }
 
 impl Service {
@@ -123,9 +124,9 @@ impl Service {
         let (Look(AppFilter { chain, labels }), _) = self.permit(principal, Look(filter)).await?.into_parts();
         let snapshot = self.snapshot();
         let state = &snapshot.state;
-        let on_chain = |app: &App, chain| state.links_of(app.uid).any(|link| link.placement.chain() == Some(chain));
+        let of_chain = chain.map(|name| state.links_called(&name).iter().map(|link| link.app).collect::<BTreeSet<_>>());
         let wanted =
-            |app: &&App| chain.as_ref().is_none_or(|chain| on_chain(app, chain)) && app.user_labels.fit(&labels);
+            |app: &&App| of_chain.as_ref().is_none_or(|apps| apps.contains(&app.uid)) && app.user_labels.fit(&labels);
         let mut apps: Vec<&App> = state.apps.values().filter(wanted).collect();
         apps.sort_by(|one, other| one.name.cmp(&other.name));
         let Listed { items, next, .. } =
@@ -152,20 +153,21 @@ impl Service {
         let (Look(LinkFilter { chain, app, labels }), _) = self.permit(principal, Look(filter)).await?.into_parts();
         let snapshot = self.snapshot();
         // A link may wait for its interface; a name that no link has either is a slip.
-        if let Some(chain) = chain.as_ref().filter(|chain| !snapshot.state.chains().contains(*chain)) {
-            self.look(chain).await?;
+        let of_chain = chain.as_ref().map(|name| snapshot.state.links_called(name));
+        if let (Some(name), Some([])) = (&chain, of_chain.as_deref()) {
+            self.look(name).await?;
         }
+        let of_chain = of_chain.map(|links| links.iter().map(|link| link.uid).collect::<BTreeSet<_>>());
         let app = app.map(|app| app.resolve(&snapshot.state).ok().map(|app| app.uid));
         let labelled = |link: &Link| snapshot.state.apps.get(&link.app).is_some_and(|app| app.user_labels.fit(&labels));
         let wanted = |link: &&Link| {
             let of_app = app.is_none_or(|app| app == Some(link.app)) && labelled(link);
-            of_app && chain.as_ref().is_none_or(|chain| link.placement.chain() == Some(chain))
+            of_app && of_chain.as_ref().is_none_or(|links| links.contains(&link.uid))
         };
         let key = |link: &&Link| {
             let place = link
-                .placement
                 .chain()
-                .and_then(|key| snapshot.observed.members(key).iter().position(|member| member.link == link.uid));
+                .and_then(|chain| snapshot.observed.members(&chain).iter().position(|member| member.link == link.uid));
             format!("{} {:05} {}", link.placement, place.unwrap_or(99_999), link.uid)
         };
         let links = snapshot.state.links.values().filter(wanted);
@@ -176,25 +178,25 @@ impl Service {
         Ok(Listed { items, next, snapshot })
     }
 
-    /// A snapshot of now, with that chain.
-    pub async fn chain(&self, principal: Principal, chain: ChainKey) -> Result<Snapshot, LookError> {
-        let (Look(chain), _) = self.permit(principal, Look(chain)).await?.into_parts();
-        self.look(&chain).await
+    /// A snapshot of now, with the chain of that name.
+    pub async fn chain(&self, principal: Principal, name: ChainName) -> Result<(Snapshot, ChainId), LookError> {
+        let (Look(name), _) = self.permit(principal, Look(name)).await?.into_parts();
+        self.look(&name).await
     }
 
     /// Chains that have links, of interfaces that are there; the daemon's own network namespace first.
-    pub async fn chains(&self, principal: Principal, page: &Page) -> Result<Listed<ChainKey>, Denied> {
+    pub async fn chains(&self, principal: Principal, page: &Page) -> Result<Listed<ChainId>, Denied> {
         self.permit(principal, Look(())).await?;
         let snapshot = self.snapshot();
         // The name of a network namespace never begins with a space.
-        let place = |key: &ChainKey| match &key.netns {
-            Netns::Host => format!(" {key}"),
-            Netns::Named(_) => key.to_string(),
+        let place = |name: &ChainName| match &name.netns {
+            Netns::Host => format!(" {name}"),
+            Netns::Named(_) => name.to_string(),
         };
-        let there = snapshot.observed.chains.iter().filter(|(_, seen)| seen.interface.is_some());
-        let mut keys: Vec<(String, ChainKey)> = there.map(|(key, _)| (place(key), key.clone())).collect();
-        keys.sort();
-        Ok(page.of(snapshot, keys))
+        let there = snapshot.observed.chains.iter().map(|(chain, seen)| (place(&seen.name), *chain));
+        let mut chains: Vec<(String, ChainId)> = there.collect();
+        chains.sort();
+        Ok(page.of(snapshot, chains))
     }
 
     /// The verifier's log of a load that this caller was refused, or root.
@@ -203,15 +205,16 @@ impl Service {
         Ok(self.logs.read(principal.uid, &id))
     }
 
-    /// The chain of an interface that is there.
-    pub(super) async fn look(&self, chain: &ChainKey) -> Result<Snapshot, LookError> {
-        let asked = chain.clone();
+    /// The chain of an interface that is there: the one of this name, else one that a link was attached to by this name.
+    pub(super) async fn look(&self, name: &ChainName) -> Result<(Snapshot, ChainId), LookError> {
+        let asked = name.clone();
         let snapshot = self.engine.call(move |engine| engine.look(&asked)).await??;
-        let there = snapshot.observed.chains.get(chain).is_some_and(|seen| seen.interface.is_some());
-        match snapshot.observed.absent_netns(chain) {
-            _ if there => Ok(snapshot),
-            Some(netns) => Err(LookError::NoNetns(netns.clone())),
-            None => Err(LookError::NoInterface(chain.clone())),
+        let Snapshot { state, observed, statuses: _ } = &snapshot;
+        let chain = observed.chain_of(name).or_else(|| state.chain_called(name));
+        match (chain.filter(|chain| observed.chains.contains_key(chain)), observed.absent_netns(name)) {
+            (Some(chain), _) => Ok((snapshot, chain)),
+            (None, Some(netns)) => Err(LookError::NoNetns(netns.clone())),
+            (None, None) => Err(LookError::NoInterface(name.clone())),
         }
     }
 }

@@ -12,13 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use dispatchers::{Dispatcher, Dispatchers, Holders};
 pub(crate) use dispatchers::{Filled, Loaded};
 
-use bpfd_core::hook::{ChainKey, ProceedOn, XdpMode};
+use bpfd_core::hook::{ChainId, ChainName, InterfaceId, NamedChain, Point, ProceedOn, XdpMode};
 use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{
-    ChainMode, ForeignProgram, ForeignSlot, InterfaceId, Kernel, Live, LiveDispatcher, LiveTop, Member, ObserveError,
-    Observed, ObservedChain, PinnedApp, PinnedExt, PinnedTop, Recipe, SLOTS, Scope, Slot, Step, StepError, TopContent,
+    ChainMode, ForeignProgram, ForeignSlot, Kernel, Live, LiveDispatcher, LiveTop, Member, Missing, ObserveError,
+    Observed, ObservedChain, PinnedApp, PinnedExt, PinnedTop, Recipe, Runs, SLOTS, Scope, Slot, Step, StepError,
+    Targets, TopContent,
 };
-use bpfd_core::names::Priority;
+use bpfd_core::names::{Netns, Priority};
 use bpfd_core::state::ProgramFacts;
 
 /// What happens at a step.
@@ -43,7 +44,7 @@ pub(crate) enum PeerMove {
     /// Loads a program of its own.
     Load {
         /// Onto this interface.
-        chain: ChainKey,
+        chain: ChainName,
         /// Its function.
         name: String,
         /// Its place.
@@ -52,13 +53,13 @@ pub(crate) enum PeerMove {
         version: u8,
     },
     /// Takes its first program off.
-    Unload(ChainKey),
+    Unload(ChainName),
     /// Takes everything off an interface, ours too.
-    UnloadAll(ChainKey),
+    UnloadAll(ChainName),
     /// Cleans libxdp's directory up from another network namespace, where no interface runs any of it.
     Clean,
     /// No peer's: an interface comes.
-    Comes(ChainKey),
+    Comes(ChainName),
 }
 
 /// How far a swap gets.
@@ -84,8 +85,8 @@ struct Top {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FakeKernel {
     /// Interfaces that exist.
-    pub(crate) interfaces: BTreeMap<ChainKey, InterfaceId>,
-    attached: BTreeMap<ChainKey, (KernelId, XdpMode)>,
+    pub(crate) interfaces: BTreeMap<ChainName, InterfaceId>,
+    attached: BTreeMap<InterfaceId, (KernelId, XdpMode)>,
     foreign: BTreeMap<KernelId, String>,
     staged_apps: BTreeMap<AppUid, PinnedApp>,
     /// Which maps an app's object has: it is made again with them.
@@ -104,7 +105,7 @@ pub(crate) struct FakeKernel {
     mode: Option<ChainMode>,
     dispatchers: Dispatchers,
     /// What peers put on interfaces and did not take off; `false` where a clean-up of theirs may have ended it.
-    theirs: BTreeMap<ChainKey, Vec<(Filled, bool)>>,
+    theirs: BTreeMap<InterfaceId, Vec<(Filled, bool)>>,
     next_id: u32,
     next_map: u32,
     next_index: u32,
@@ -118,17 +119,17 @@ pub(crate) struct FakeKernel {
 
 impl FakeKernel {
     /// A kernel with these interfaces, nothing attached.
-    pub(crate) fn with_interfaces(chains: impl IntoIterator<Item = ChainKey>) -> Self {
+    pub(crate) fn with_interfaces(chains: impl IntoIterator<Item = ChainName>) -> Self {
         let interfaces =
             chains.into_iter().zip(1..).map(|(chain, index)| (chain, InterfaceId { netns_cookie: 1, index }));
         Self { interfaces: interfaces.collect(), ..Self::default() }
     }
 
     /// Something else takes an interface.
-    pub(crate) fn attach_foreign(&mut self, chain: &ChainKey, name: &str) {
+    pub(crate) fn attach_foreign(&mut self, chain: &ChainName, name: &str) {
         let id = self.fresh_id();
         self.foreign.insert(id, name.to_owned());
-        self.attached.insert(chain.clone(), (id, XdpMode::Native));
+        self.attached.insert(self.interfaces[chain], (id, XdpMode::Native));
     }
 
     /// From now on chains are kept in this way.
@@ -139,45 +140,41 @@ impl FakeKernel {
     /// A peer acts; `false` if libxdp would have refused.
     pub(crate) fn peer(&mut self, act: &PeerMove) -> bool {
         let id = self.fresh_id();
-        let runs = |chain: &ChainKey| self.attached.get(chain).map(|(program, _)| *program);
+        let at = |chain: &ChainName| self.interfaces.get(chain).copied();
+        let runs = |chain: &ChainName| Some(self.attached.get(&at(chain)?)?.0);
         let done = match act {
             PeerMove::Load { chain, name, priority, version } => {
                 let before = runs(chain);
+                let interface = at(chain);
                 let program = self.fresh_id();
                 let load_time = u64::from(program.0);
                 let loaded = Loaded { name: name.clone(), tag: [0x80; 8], load_time, program };
                 let slot = Filled { priority: *priority, actions: 1 << 2, flags: 0, loaded, linked: true };
-                let exists = self.interfaces.contains_key(chain);
-                let added = exists && self.dispatchers.peer_adds(id, before, *version, slot.clone());
-                if added {
-                    self.theirs.entry(chain.clone()).or_default().push((slot, true));
-                    self.attached.insert(chain.clone(), (id, XdpMode::Native));
+                let added = interface.filter(|_| self.dispatchers.peer_adds(id, before, *version, slot.clone()));
+                if let Some(interface) = added {
+                    self.theirs.entry(interface).or_default().push((slot, true));
+                    self.attached.insert(interface, (id, XdpMode::Native));
                 }
-                added
+                added.is_some()
             }
             PeerMove::Unload(chain) => {
                 let theirs = self.slots(chain).into_iter().find(|slot| self.ext_of(slot.loaded.program).is_none());
-                let removed = runs(chain).zip(theirs).and_then(|(before, slot)| {
+                let removed = at(chain).zip(runs(chain)).zip(theirs).and_then(|((interface, before), slot)| {
                     let left = self.dispatchers.peer_removes(id, before, slot.loaded.program)?;
-                    let theirs = self.theirs.entry(chain.clone()).or_default();
+                    let theirs = self.theirs.entry(interface).or_default();
                     theirs.retain(|(found, _)| found.loaded.program != slot.loaded.program);
-                    Some(left)
+                    match left {
+                        true => self.attached.insert(interface, (id, XdpMode::Native)),
+                        false => self.attached.remove(&interface),
+                    };
+                    Some(())
                 });
-                match removed {
-                    Some(true) => {
-                        self.attached.insert(chain.clone(), (id, XdpMode::Native));
-                    }
-                    Some(false) => {
-                        self.attached.remove(chain);
-                    }
-                    None => {}
-                }
                 removed.is_some()
             }
-            PeerMove::UnloadAll(chain) => match self.attached.remove(chain) {
-                Some((program, _)) => {
+            PeerMove::UnloadAll(chain) => match at(chain).and_then(|at| Some((at, self.attached.remove(&at)?))) {
+                Some((interface, (program, _))) => {
                     self.dispatchers.unshare(program);
-                    self.theirs.remove(chain);
+                    self.theirs.remove(&interface);
                     true
                 }
                 None => false,
@@ -202,15 +199,16 @@ impl FakeKernel {
     }
 
     /// What the dispatcher of an interface runs, in order, as a peer sees it.
-    pub(crate) fn slots(&self, chain: &ChainKey) -> Vec<Filled> {
-        let program = self.attached.get(chain).map(|(program, _)| program);
+    pub(crate) fn slots(&self, chain: &ChainName) -> Vec<Filled> {
+        let attached = self.interfaces.get(chain).and_then(|interface| self.attached.get(interface));
+        let program = attached.map(|(program, _)| program);
         let dispatcher = program.and_then(|program| self.dispatchers.all.get(program));
         dispatcher.iter().flat_map(|found| &found.slots).filter(|slot| slot.linked).cloned().collect()
     }
 
     /// The version of an interface's dispatcher.
-    pub(crate) fn version(&self, chain: &ChainKey) -> Option<u8> {
-        let (program, _) = self.attached.get(chain)?;
+    pub(crate) fn version(&self, chain: &ChainName) -> Option<u8> {
+        let (program, _) = self.attached.get(self.interfaces.get(chain)?)?;
         self.dispatchers.all.get(program).map(|dispatcher| dispatcher.version)
     }
 
@@ -218,7 +216,9 @@ impl FakeKernel {
     /// libxdp's for what nothing runs.
     pub(crate) fn wrong_for_peers(&self) -> Vec<String> {
         let mut wrong = Vec::new();
-        for (chain, (attached, _)) in &self.attached {
+        let named = |interface: &InterfaceId| self.interfaces.iter().find(|(_, found)| *found == interface);
+        for (interface, (attached, _)) in &self.attached {
+            let Some((chain, _)) = named(interface) else { continue };
             let slots = self.slots(chain);
             if !slots.is_sorted_by_key(Filled::place) {
                 wrong.push(format!("{chain}: not in libxdp's order: {slots:?}"));
@@ -229,16 +229,16 @@ impl FakeKernel {
             if self.dispatchers.all.contains_key(attached) && slots.len() > SLOTS {
                 wrong.push(format!("{chain}: more programs than slots"));
             }
-            let known = self.theirs.get(chain).map(Vec::as_slice).unwrap_or_default();
+            let known = self.theirs.get(interface).map(Vec::as_slice).unwrap_or_default();
             let lost = known.iter().filter(|(slot, kept)| *kept && !slots.contains(slot));
             wrong.extend(lost.map(|(slot, _)| format!("{chain}: lost or changed: {slot:?}")));
             let others = slots.iter().filter(|slot| self.ext_of(slot.loaded.program).is_none());
             let unknown = others.filter(|slot| !known.iter().any(|(found, _)| found == *slot));
             wrong.extend(unknown.map(|slot| format!("{chain}: nobody's: {slot:?}")));
         }
-        let absent = self.theirs.iter().filter(|(chain, _)| !self.attached.contains_key(chain));
+        let absent = self.theirs.iter().filter(|(interface, _)| !self.attached.contains_key(interface));
         let absent = absent.filter(|(_, slots)| slots.iter().any(|(_, kept)| *kept));
-        wrong.extend(absent.map(|(chain, slots)| format!("{chain}: lost with all: {slots:?}")));
+        wrong.extend(absent.map(|(interface, slots)| format!("{}: lost with all: {slots:?}", interface.index)));
         let attached = self.attached.values().map(|(program, _)| *program).collect();
         let left_over = self.dispatchers.left_over(&attached).into_iter();
         wrong.extend(left_over.map(|id| format!("libxdp's directory of dispatcher {id}, which nothing runs")));
@@ -261,12 +261,20 @@ impl FakeKernel {
     }
 
     /// An interface goes, and what it ran with it; `false` if there was none.
-    pub(crate) fn remove_interface(&mut self, chain: &ChainKey) -> bool {
-        self.attached.remove(chain);
-        self.theirs.remove(chain);
-        let was_there = self.interfaces.remove(chain).is_some();
+    pub(crate) fn remove_interface(&mut self, chain: &ChainName) -> bool {
+        let Some(gone) = self.interfaces.get(chain).copied() else { return false };
+        self.interfaces.retain(|_, interface| *interface != gone);
+        self.attached.remove(&gone);
+        self.theirs.remove(&gone);
         self.collect();
-        was_there
+        true
+    }
+
+    /// An interface gets another name.
+    pub(crate) fn rename(&mut self, chain: &ChainName, new: ChainName) {
+        if let Some(interface) = self.interfaces.remove(chain) {
+            self.interfaces.insert(new, interface);
+        }
     }
 
     /// An app cannot be loaded again from now on.
@@ -279,23 +287,23 @@ impl FakeKernel {
         self.unshareable.insert(app);
     }
 
-    /// An interface that is known by two keys: the names of one network namespace.
-    pub(crate) fn alias(&mut self, chain: &ChainKey, also: ChainKey) {
+    /// An interface that has two names: those of its network namespace.
+    pub(crate) fn alias(&mut self, chain: &ChainName, also: ChainName) {
         if let Some(interface) = self.interfaces.get(chain) {
             self.interfaces.insert(also, *interface);
         }
     }
 
     /// An interface comes, with an index that none had before.
-    pub(crate) fn add_interface(&mut self, chain: ChainKey) {
+    pub(crate) fn add_interface(&mut self, chain: ChainName) {
         self.next_index += 1;
         self.interfaces.insert(chain, InterfaceId { netns_cookie: 1, index: 1000 + self.next_index });
     }
 
     /// Somebody takes off what an interface runs.
-    pub(crate) fn clear(&mut self, chain: &ChainKey) {
-        self.attached.remove(chain);
-        self.theirs.remove(chain);
+    pub(crate) fn clear(&mut self, chain: &ChainName) {
+        self.attached.remove(&self.interfaces[chain]);
+        self.theirs.remove(&self.interfaces[chain]);
         self.collect();
     }
 
@@ -395,8 +403,8 @@ impl FakeKernel {
                 self.exts.remove(link);
             }
             Step::Adopt { chain, live } => {
-                if self.attached.get(chain).map(|(program, _)| *program) != Some(live.program) {
-                    return Err(StepError::Raced(chain.clone()));
+                if self.attached.get(&chain.id.interface).map(|(program, _)| *program) != Some(live.program) {
+                    return Err(StepError::Raced(chain.name.clone()));
                 }
                 self.capture(chain, *live)?;
                 self.pin_top(live.top)?;
@@ -435,11 +443,12 @@ impl FakeKernel {
         Ok(None)
     }
 
-    fn interface(&self, chain: &ChainKey) -> Result<InterfaceId, StepError> {
-        self.interfaces.get(chain).copied().ok_or_else(|| StepError::NoInterface(chain.clone()))
+    fn interface(&self, chain: &NamedChain) -> Result<InterfaceId, StepError> {
+        let found = self.interfaces.values().find(|interface| **interface == chain.id.interface);
+        found.copied().ok_or_else(|| StepError::NoInterface(chain.name.clone()))
     }
 
-    fn build(&mut self, chain: &ChainKey, content: &TopContent) -> Result<Top, StepError> {
+    fn build(&mut self, chain: &NamedChain, content: &TopContent) -> Result<Top, StepError> {
         let interface = self.interface(chain)?;
         match content {
             TopContent::Fused { members, recipes } => {
@@ -457,7 +466,8 @@ impl FakeKernel {
                 Ok(Top { program, members, names: Vec::new(), interface, links: None })
             }
             TopContent::Dispatcher { version, slots } => {
-                let filled = slots.iter().map(|slot| self.fill(slot).ok_or_else(|| StepError::Raced(chain.clone())));
+                let filled =
+                    slots.iter().map(|slot| self.fill(slot).ok_or_else(|| StepError::Raced(chain.name.clone())));
                 let filled: Vec<Filled> = filled.collect::<Result<_, _>>()?;
                 let members: Vec<Member> = slots.iter().filter_map(Slot::ours).cloned().collect();
                 let ours = filled.iter().zip(slots).filter(|(_, slot)| slot.ours().is_some());
@@ -501,12 +511,12 @@ impl FakeKernel {
     }
 
     /// Holds a dispatcher that runs, with what is left in it.
-    fn capture(&mut self, chain: &ChainKey, live: LiveTop) -> Result<(), StepError> {
+    fn capture(&mut self, chain: &NamedChain, live: LiveTop) -> Result<(), StepError> {
         if self.staged_tops.contains_key(&live.top) {
             return Ok(());
         }
         let interface = self.interface(chain)?;
-        let found = self.dispatchers.all.get(&live.program).ok_or_else(|| StepError::Raced(chain.clone()))?;
+        let found = self.dispatchers.all.get(&live.program).ok_or_else(|| StepError::Raced(chain.name.clone()))?;
         let slots: Vec<Slot> = found.slots.iter().filter(|slot| slot.linked).map(|slot| self.slot(slot)).collect();
         let members: Vec<Member> = slots.iter().filter_map(Slot::ours).cloned().collect();
         let links = found.slots.iter().filter(|slot| slot.linked).map(|slot| slot.loaded.program);
@@ -543,13 +553,13 @@ impl FakeKernel {
 
     fn swap(
         &mut self,
-        chain: &ChainKey,
+        chain: &NamedChain,
         from: Option<LiveTop>,
         to: Option<TopUid>,
         mode: XdpMode,
         until: Until,
     ) -> Result<(), StepError> {
-        let raced = || StepError::Raced(chain.clone());
+        let raced = || StepError::Raced(chain.name.clone());
         let interface = self.interface(chain)?;
         let known = |kernel: &Self, top| kernel.staged_tops.get(&top).or_else(|| kernel.tops.get(&top)).cloned();
         if let Some(live) = from {
@@ -576,16 +586,16 @@ impl FakeKernel {
         if until == Until::Shared {
             return Ok(());
         }
-        let runs = self.attached.get(chain).map(|(program, _)| *program);
+        let runs = self.attached.get(&interface).map(|(program, _)| *program);
         if runs != from.map(|live| live.program) {
             shared.into_iter().for_each(|program| self.dispatchers.unshare(program));
             return Err(raced());
         }
         match coming {
-            None => self.attached.remove(chain),
+            None => self.attached.remove(&interface),
             Some(top) => {
                 let driven = if mode == XdpMode::Auto { XdpMode::Native } else { mode };
-                self.attached.insert(chain.clone(), (top.program, driven))
+                self.attached.insert(interface, (top.program, driven))
             }
         };
         if let (Until::Done, Some(live)) = (until, from) {
@@ -596,8 +606,31 @@ impl FakeKernel {
 
     /// Whether the interface that a generation was made for runs it.
     fn runs(&self, top: &Top) -> bool {
-        let chain = self.interfaces.iter().find(|(_, interface)| **interface == top.interface).map(|(chain, _)| chain);
-        chain.and_then(|chain| self.attached.get(chain)).is_some_and(|(program, _)| *program == top.program)
+        self.attached.get(&top.interface).is_some_and(|(program, _)| *program == top.program)
+    }
+
+    /// What an interface runs.
+    fn live(&self, interface: InterfaceId) -> Live {
+        let ours = |program: KernelId| {
+            let mut tops = self.tops.iter();
+            tops.find(|(_, top)| top.program == program && top.interface == interface).map(|(uid, _)| *uid)
+        };
+        match self.attached.get(&interface) {
+            None => Live::Empty,
+            Some((program, _)) if self.dispatchers.all.contains_key(program) => {
+                let top = ours(*program).unwrap_or_else(|| TopUid::of_peer(*program));
+                Live::Dispatcher(self.dispatcher(LiveTop { program: *program, top }))
+            }
+            Some((program, _)) => match ours(*program) {
+                Some(top) => Live::Ours(LiveTop { program: *program, top }),
+                None => Live::Foreign(ForeignProgram {
+                    program: *program,
+                    name: self.foreign.get(program).cloned().unwrap_or_default(),
+                    link: None,
+                    holders: vec![],
+                }),
+            },
+        }
     }
 }
 
@@ -641,53 +674,44 @@ impl Kernel for FakeKernel {
         let seen = |top: &Top| PinnedTop {
             program: top.program,
             members: Some(top.members.clone()),
-            live: Some(self.runs(top)),
+            runs: if self.runs(top) { Runs::Yes } else { Runs::No },
         };
         let tops = self.tops.iter().map(|(uid, top)| (*uid, seen(top))).collect();
-        let chains = scope.chains().iter();
-        let chains = chains
-            .map(|chain| {
-                let attached = self.attached.get(chain);
-                let interface = self.interfaces.get(chain).copied();
-                let ours = |program: KernelId| {
-                    let mut tops = self.tops.iter();
-                    tops.find(|(_, top)| top.program == program && Some(top.interface) == interface)
-                        .map(|(uid, _)| *uid)
-                };
-                let live = match attached {
-                    None => Live::Empty,
-                    Some((program, _)) if self.dispatchers.all.contains_key(program) => {
-                        let top = ours(*program).unwrap_or_else(|| TopUid::of_peer(*program));
-                        Live::Dispatcher(self.dispatcher(LiveTop { program: *program, top }))
-                    }
-                    Some((program, _)) => match ours(*program) {
-                        Some(top) => Live::Ours(LiveTop { program: *program, top }),
-                        None => Live::Foreign(ForeignProgram {
-                            program: *program,
-                            name: self.foreign.get(program).cloned().unwrap_or_default(),
-                            link: None,
-                            holders: vec![],
-                        }),
-                    },
-                };
-                let seen = ObservedChain {
-                    interface,
-                    live,
-                    driven: attached.map(|(_, mode)| *mode),
-                    mode: self.mode.clone().unwrap_or_else(|| ChainMode::Fused { cause: "in memory".to_owned() }),
-                };
-                (chain.clone(), seen)
-            })
-            .collect();
+        let Targets { names, chains } = scope.targets();
+        let leads_to = |name: &ChainName| self.interfaces.get(name).copied();
+        let running = self.tops.values().filter(|top| self.runs(top)).map(|top| top.interface);
+        let asked = chains.iter().map(|chain| chain.interface).chain(names.iter().filter_map(leads_to)).chain(running);
+        let named = |interface: InterfaceId| self.interfaces.iter().find(|(_, found)| **found == interface);
+        let id = |interface| ChainId { interface, point: Point::Xdp };
+        let (mut chains, mut missing) = (BTreeMap::new(), BTreeMap::new());
+        for interface in asked {
+            match named(interface) {
+                None => {
+                    missing.insert(id(interface), Missing::Gone);
+                }
+                Some((name, _)) => {
+                    let seen = ObservedChain {
+                        name: name.clone(),
+                        live: self.live(interface),
+                        driven: self.attached.get(&interface).map(|(_, mode)| *mode),
+                        mode: self.mode.clone().unwrap_or_else(|| ChainMode::Fused { cause: "in memory".to_owned() }),
+                    };
+                    chains.insert(id(interface), seen);
+                }
+            }
+        }
         Ok(Observed {
             apps: self.apps.clone(),
             half_made: self.half_made.clone(),
             tops,
+            unpinned: BTreeMap::new(),
             links: self.links.clone(),
             half_links: BTreeSet::new(),
             exts: self.exts.iter().map(|(link, (ext, _))| (*link, *ext)).collect(),
+            namespaces: [(Netns::Host, Some(1))].into(),
+            interfaces: names.iter().map(|name| (name.clone(), leads_to(name))).collect(),
             chains,
-            absent_netns: BTreeSet::new(),
+            missing,
             barred: BTreeMap::new(),
         })
     }

@@ -13,7 +13,7 @@
 mod fake;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,11 +24,11 @@ use bpfd::execute::ExecuteError;
 use bpfd::repair::{Recovered, Repaired};
 use bpfd::store::{Earlier, Outcome, Store};
 use bpfd_core::changes::{self, Fresh, Loaded};
-use bpfd_core::hook::{ChainKey, HookAsk, OwnHook, Point, XdpMode};
+use bpfd_core::hook::{ChainName, HookAsk, OwnHook, Point, XdpMode};
 use bpfd_core::ident::{AppUid, AskedId, BootId, KernelId, RequestId, RequestKey};
 use bpfd_core::invariants::Broken;
 use bpfd_core::kernel::{
-    ChainMode, Kernel, Live, ObserveError, Observed, PinnedApp, Recipe, SLOTS, Scope, Slot, Step, StepError,
+    ChainMode, Kernel, Live, ObserveError, Observed, PinnedApp, Recipe, SLOTS, Scope, Slot, Step, StepError, Targets,
 };
 use bpfd_core::labels::Labels;
 use bpfd_core::names::{Netns, Priority};
@@ -84,8 +84,13 @@ impl Kernel for Mortal {
     }
 }
 
-fn eth(number: u8) -> ChainKey {
-    ChainKey { netns: Netns::Host, interface: format!("eth{number}").parse().unwrap(), point: Point::Xdp }
+fn eth(number: u8) -> ChainName {
+    ChainName { netns: Netns::Host, interface: format!("eth{number}").parse().unwrap(), point: Point::Xdp }
+}
+
+/// Every pin, and both interfaces.
+fn both() -> Scope {
+    Scope::Everything(Targets { names: [eth(0), eth(1)].into(), chains: BTreeSet::new() })
 }
 
 fn owner() -> Owner {
@@ -106,7 +111,7 @@ fn context(request: Option<u128>) -> Context {
     }
 }
 
-fn on(chain: ChainKey, priority: u32) -> AttachAsk {
+fn on(chain: ChainName, priority: u32) -> AttachAsk {
     let priority = Some(Priority::try_from(priority).unwrap());
     AttachAsk {
         hook: HookAsk::Shared { chain, priority, proceed_on: None, mode: XdpMode::Auto },
@@ -162,7 +167,7 @@ fn theirs(number: u8, priority: u32) -> PeerMove {
 }
 
 /// What a user can tell of the host: rows, and what each chain runs, by name and priority.
-type Sight = (State, BTreeMap<ChainKey, Vec<(String, u32)>>);
+type Sight = (State, BTreeMap<ChainName, Vec<(String, u32)>>);
 
 /// A directory whose syncs cost nothing: what is killed here is a process, never the host.
 fn in_memory() -> tempfile::TempDir {
@@ -293,26 +298,33 @@ impl Host {
         self.engine().change(context, None, build).map(drop)
     }
 
+    fn attach_waiting(&mut self, app: &str, attach: AttachAsk) -> Result<(), EngineError> {
+        self.attach(&context(None), app, AttachAsk { when_absent: WhenAbsent::Wait, ..attach })
+    }
+
     fn sight(&mut self) -> Sight {
-        let state = self.state();
-        let observed = self.engine().kernel().observe(&Scope::Everything([eth(0), eth(1)].into())).unwrap();
-        let name = |app: &AppUid| state.apps.get(app).map_or_else(|| app.to_string(), |app| app.name.to_string());
-        let chains = [eth(0), eth(1)].into_iter().map(|chain| {
-            let runs = match &observed.chains[&chain].live {
-                Live::Dispatcher(live) => live.slots.clone(),
-                Live::Empty | Live::Ours(_) | Live::Foreign(_) => {
-                    observed.members(&chain).into_iter().map(Slot::Ours).collect()
-                }
-            };
-            let runs = runs.iter().map(|slot| match slot {
-                Slot::Ours(member) => (name(&member.app), u32::from(member.priority)),
-                Slot::Foreign(slot) => (slot.name.clone(), slot.priority),
-            });
-            let runs = runs.collect();
-            (chain, runs)
-        });
+        let chains = [eth(0), eth(1)].into_iter().map(|name| (name.clone(), self.of(&name)));
         let chains = chains.collect();
-        (state, chains)
+        (self.state(), chains)
+    }
+
+    /// What the interface of this name runs.
+    fn of(&mut self, name: &ChainName) -> Vec<(String, u32)> {
+        let state = self.state();
+        let observed = self.engine().kernel().observe(&Scope::Everything(Targets::name(name.clone()))).unwrap();
+        let app = |app: &AppUid| state.apps.get(app).map_or_else(|| app.to_string(), |app| app.name.to_string());
+        let Some(chain) = observed.chain_of(name) else { return vec![] };
+        let runs = match &observed.chains[&chain].live {
+            Live::Dispatcher(live) => live.slots.clone(),
+            Live::Empty | Live::Ours(_) | Live::Foreign(_) => {
+                observed.members(&chain).into_iter().map(Slot::Ours).collect()
+            }
+        };
+        let runs = runs.iter().map(|slot| match slot {
+            Slot::Ours(member) => (app(&member.app), u32::from(member.priority)),
+            Slot::Foreign(slot) => (slot.name.clone(), slot.priority),
+        });
+        runs.collect()
     }
 
     /// A peer acts while the daemon runs, which hears of it.
@@ -555,8 +567,8 @@ fn a_database_without_a_journal_breaks_an_invariant() {
         let died = host.ask(&Ask::Load { name: "new", attach: Some((0, 30)) }, None);
         assert!(matches!(died, Err(EngineError::Execute(ExecuteError::Step(StepError::Died)))));
         host.stop();
-        let observed = host.kernel.observe(&Scope::Everything([eth(0), eth(1)].into())).unwrap();
-        let state = Store::open(&host.dir.path().join("state.db")).unwrap().state().unwrap();
+        let observed = host.kernel.observe(&both()).unwrap();
+        let state = Store::open(&host.dir.path().join("state.db")).unwrap().state(BOOT).unwrap();
         assert_ne!(bpfd_core::invariants::check(&state, &observed), []);
     }
 }
@@ -897,7 +909,7 @@ fn lost_words(host: &Host) -> rusqlite::Connection {
 /// How the link of each app on eth0 stands, by name.
 fn stand(host: &mut Host) -> BTreeMap<String, LinkStatus> {
     let snapshot = host.engine().snapshots().borrow().clone();
-    let here = snapshot.state.links.values().filter(|link| link.placement.chain() == Some(&eth(0)));
+    let here = snapshot.state.links.values().filter(|link| link.placement.asked() == Some(&eth(0)));
     here.map(|link| (snapshot.state.apps[&link.app].name.to_string(), snapshot.statuses[&link.uid].clone())).collect()
 }
 
@@ -1042,15 +1054,60 @@ fn what_somebody_took_off_one_interface_is_left_alone_by_changes_of_another() {
 }
 
 #[test]
-fn one_interface_has_one_chain() {
+fn two_names_of_one_interface_make_one_chain() {
     for chains in ALL {
         let mut host = busy(chains);
+        // One waits for the second name, one is asked for by it.
+        host.attach_waiting("a", on(eth(7), 5)).unwrap();
         host.engine().kernel().alias(&eth(0), eth(7));
-        let before = host.sight();
-        let refused = host.ask(&Ask::Load { name: "new", attach: Some((7, 60)) }, None);
-        let one = PlanError::OneInterface { chain: eth(7), other: eth(0) };
-        assert!(matches!(&refused, Err(EngineError::Plan(error)) if *error == one), "{refused:?}");
-        assert_eq!(host.sight(), before);
+        host.engine().settle(&News::everything()).unwrap();
+        let (_, joined) = host.sight();
+        assert_eq!(joined[&eth(0)][0], ("a".to_owned(), 5), "{chains:?}");
+        host.ask(&Ask::Attach { app: "b", to: (7, 1) }, None).unwrap();
+        let (_, both) = host.sight();
+        assert_eq!(both[&eth(0)][..2], [("b".to_owned(), 1), ("a".to_owned(), 5)], "{chains:?}");
+        assert_eq!((host.broken(), host.wrong()), (vec![], NOTHING.to_vec()), "{chains:?}");
+        assert_eq!(host.restart(), Repaired::default(), "{chains:?}");
+        assert_eq!(host.sight().1, both, "{chains:?}");
+    }
+}
+
+#[test]
+fn a_renamed_interface_keeps_its_chain_and_a_newcomer_of_its_name_gets_nothing() {
+    // What peers had on an interface goes with it.
+    for chains in [Chains::Fused, Chains::Libxdp] {
+        let mut host = busy(chains);
+        let ran = host.sight().1[&eth(0)].clone();
+        host.engine().kernel().rename(&eth(0), eth(7));
+        let steps = host.engine().settle(&News::everything()).unwrap().steps;
+        assert_eq!((steps, host.broken()), (Vec::<String>::new(), vec![]), "{chains:?}");
+        assert_eq!(host.restart(), Repaired::default(), "{chains:?}");
+        assert_eq!(host.of(&eth(7)), ran, "{chains:?}");
+
+        host.engine().kernel().add_interface(eth(0));
+        let steps = host.engine().settle(&News::everything()).unwrap().steps;
+        assert_eq!(steps, Vec::<String>::new(), "{chains:?}");
+        assert_eq!((host.of(&eth(7)), host.of(&eth(0))), (ran.clone(), vec![]), "{chains:?}");
+        assert!(stand(&mut host).values().all(|status| matches!(status, LinkStatus::Drifted { .. })), "{chains:?}");
+        assert_eq!(host.restart(), Repaired::default(), "{chains:?}");
+
+        host.engine().kernel().remove_interface(&eth(7));
+        host.engine().settle(&News::everything()).unwrap();
+        assert_eq!((host.of(&eth(0)), host.broken()), (ran, vec![]), "{chains:?}");
+    }
+}
+
+#[test]
+fn a_chain_is_found_by_what_runs_it_if_the_database_does_not_say() {
+    for chains in ALL {
+        let mut host = busy(chains);
+        let ran = host.sight().1[&eth(0)].clone();
+        host.stop();
+        let database = rusqlite::Connection::open(host.dir.path().join("state.db")).unwrap();
+        database.execute("UPDATE links SET body = json_remove(body, '$.on')", []).unwrap();
+        host.kernel.rename(&eth(0), eth(7));
+        assert_eq!(host.start(), Repaired::default(), "{chains:?}");
+        assert_eq!((host.of(&eth(7)), host.broken()), (ran, vec![]), "{chains:?}");
     }
 }
 
@@ -1259,8 +1316,8 @@ fn history(chains: Chains, events: Vec<Event>) -> Result<(), TestCaseError> {
         }
         host.restart();
         let (state, ran) = host.sight();
-        let full = |chain: &ChainKey| {
-            let ours = state.links.values().filter(|link| link.placement.chain() == Some(chain)).count();
+        let full = |chain: &ChainName| {
+            let ours = state.links.values().filter(|link| link.placement.asked() == Some(chain)).count();
             ours + ran[chain].iter().filter(|(name, _)| state.app_named(&name.parse().unwrap()).is_none()).count()
                 > SLOTS
         };

@@ -9,7 +9,7 @@ use bpfd::kernel::HostKernel;
 use bpfd_core::hook::XdpMode;
 use bpfd_core::ident::TopUid;
 use bpfd_core::kernel::{
-    Kernel, Live, LiveDispatcher, LiveTop, Member, ObservedChain, Slot, Step, StepError, TopContent,
+    Kernel, Live, LiveDispatcher, LiveTop, Member, ObservedChain, Runs, Slot, Step, StepError, TopContent,
 };
 use bpfd_core::names::Priority;
 use uuid::Uuid;
@@ -58,8 +58,8 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 /// The directory of a dispatcher with so many programs.
-fn directory(kernel: &mut HostKernel, world: &World, top: LiveTop, programs: usize) -> (String, Vec<String>) {
-    let index = kernel.see(&world.inside()).interface.unwrap().index;
+fn directory(world: &World, top: LiveTop, programs: usize) -> (String, Vec<String>) {
+    let index = world.inside().id.interface.index;
     let files = (0..programs).flat_map(|slot| [format!("prog{slot}-link"), format!("prog{slot}-prog")]);
     (format!("dispatch-{index}-{}", top.program), files.collect())
 }
@@ -79,12 +79,12 @@ fn a_dispatcher_gains_turns_over_and_loses_links_in_one_swap_each() {
     let wanted = members("count", &apps);
 
     let alone = dispatcher(&mut kernel, &world, &wanted[..1], &apps);
-    assert_eq!(kernel.look(std::slice::from_ref(&chain)).tops[&alone.top].live, Some(false), "built, not attached");
+    assert_eq!(kernel.look(std::slice::from_ref(&chain)).tops[&alone.top].runs, Runs::No, "built, not attached");
     let alone = dispatcher(&mut kernel, &world, &wanted[..1], &apps);
     swap(&mut kernel, &world, None, Some(alone));
     let ObservedChain { live, driven, .. } = kernel.see(&chain);
     assert_eq!((live, driven), (runs(alone, &wanted[..1]), Some(XdpMode::Native)));
-    assert_eq!(shared(&world), [directory(&mut kernel, &world, alone, 1)]);
+    assert_eq!(shared(&world), [directory(&world, alone, 1)]);
     world.send(5);
     world.counted(&apps, &[5, 0]);
 
@@ -93,12 +93,12 @@ fn a_dispatcher_gains_turns_over_and_loses_links_in_one_swap_each() {
     // As an undo does, in the same operation.
     swap(&mut kernel, &world, Some(both), Some(alone));
     assert_eq!(kernel.see(&chain).live, runs(alone, &wanted[..1]));
-    assert_eq!(shared(&world), [directory(&mut kernel, &world, alone, 1)], "put back for peers too");
+    assert_eq!(shared(&world), [directory(&world, alone, 1)], "put back for peers too");
     let both = dispatcher(&mut kernel, &world, &wanted, &apps);
     swap(&mut kernel, &world, Some(alone), Some(both));
     kernel.step(&Step::UnpinTop(alone.top)).unwrap();
     assert_eq!(kernel.see(&chain).live, runs(both, &wanted));
-    assert_eq!(shared(&world), [directory(&mut kernel, &world, both, 2)]);
+    assert_eq!(shared(&world), [directory(&world, both, 2)]);
     world.send(5);
     world.counted(&apps, &[10, 50]);
 
@@ -106,7 +106,7 @@ fn a_dispatcher_gains_turns_over_and_loses_links_in_one_swap_each() {
     let turned = [first.clone(), wanted[0].clone()];
     let over = dispatcher(&mut kernel, &world, &turned, &apps);
     let raced = kernel.swap(&chain, Some(alone), Some(over.top), XdpMode::Auto);
-    assert_eq!(raced, Err(StepError::Raced(chain.clone())), "another one runs by now");
+    assert_eq!(raced, Err(StepError::Raced(chain.name.clone())), "another one runs by now");
     let over = dispatcher(&mut kernel, &world, &turned, &apps);
     swap(&mut kernel, &world, Some(both), Some(over));
     kernel.step(&Step::UnpinTop(both.top)).unwrap();
@@ -122,7 +122,7 @@ fn a_dispatcher_gains_turns_over_and_loses_links_in_one_swap_each() {
     tops.into_keys().for_each(|top| assert_eq!(kernel.step(&Step::UnpinTop(top)), Ok(None)));
     wanted.iter().for_each(|member| assert_eq!(kernel.step(&Step::UnpinExt(member.link)), Ok(None)));
     let seen = kernel.look(std::slice::from_ref(&chain));
-    assert_eq!((&seen.chains[&chain].live, seen.tops.len(), seen.exts.len()), (&Live::Empty, 0, 0));
+    assert_eq!((&seen.chains[&chain.id].live, seen.tops.len(), seen.exts.len()), (&Live::Empty, 0, 0));
     assert_eq!(shared(&world), []);
 }
 
@@ -150,7 +150,7 @@ fn after_a_restart_a_dispatcher_that_a_peer_made_is_adopted_and_outlives_the_pee
     assert_eq!(kernel.see(&chain).live, runs(theirs, &wanted));
     kernel.step(&Step::Adopt { chain: chain.clone(), live: theirs }).unwrap();
     let seen = kernel.look(std::slice::from_ref(&chain));
-    assert_eq!((seen.tops[&theirs.top].live, seen.members(&chain)), (Some(true), wanted.clone()));
+    assert_eq!((seen.tops[&theirs.top].runs, seen.members(&chain.id)), (Runs::Yes, wanted.clone()));
     remove(&libxdps(&world));
     assert_eq!(kernel.see(&chain).live, runs(theirs, &wanted));
     world.send(3);
@@ -195,11 +195,11 @@ fn what_a_death_between_two_steps_leaves_is_found_and_taken_away() {
     assert!(kernel.look(&[]).tops.is_empty(), "build-top: nothing");
 
     let pinned = dispatcher(&mut kernel, &world, &wanted, &apps);
-    let (half, _) = directory(&mut kernel, &world, pinned, 1);
+    let (half, _) = directory(&world, pinned, 1);
     drop(kernel);
     fs::create_dir_all(world.bpffs().join("xdp").join(&half)).unwrap();
     let mut kernel = world.sharing().unwrap();
-    assert_eq!(kernel.look(&[]).tops[&pinned.top].live, Some(false), "pin-top: a generation that nothing runs");
+    assert_eq!(kernel.look(&[]).tops[&pinned.top].runs, Runs::No, "pin-top: a generation that nothing runs");
     kernel.step(&Step::UnpinTop(pinned.top)).unwrap();
     assert_eq!((shared(&world), kernel.look(&[]).tops.len()), (vec![], 0), "with what libxdp would have found of it");
 
@@ -210,10 +210,10 @@ fn what_a_death_between_two_steps_leaves_is_found_and_taken_away() {
     drop(kernel);
     let mut kernel = world.sharing().unwrap();
     let seen = kernel.look(std::slice::from_ref(&chain));
-    assert_eq!((seen.tops[&first.top].live, seen.tops[&second.top].live), (Some(false), Some(true)), "swap");
+    assert_eq!((seen.tops[&first.top].runs, seen.tops[&second.top].runs), (Runs::No, Runs::Yes), "swap");
     kernel.step(&Step::UnpinTop(first.top)).unwrap();
     assert_eq!(kernel.see(&chain).live, runs(second, &wanted));
-    assert_eq!(shared(&world), [directory(&mut kernel, &world, second, 1)]);
+    assert_eq!(shared(&world), [directory(&world, second, 1)]);
     world.send(2);
     world.counted(&apps, &[2]);
     swap(&mut kernel, &world, Some(second), None);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bpfd::kernel::HostKernel;
 use bpfd_core::hook::{ProceedOn, XdpMode};
-use bpfd_core::kernel::{ChainMode, ForeignProgram, Kernel, Live, LiveTop, Step, StepError, TopContent};
+use bpfd_core::kernel::{ChainMode, ForeignProgram, Kernel, Live, LiveTop, Missing, Runs, Step, StepError, TopContent};
 use bpfd_core::mode::Setting;
 use bpfd_core::state::ProgramKind;
 use bpfd_sys::bpf::{link_create_xdp, link_info, obj_get};
@@ -42,14 +42,14 @@ fn chains_of_one_to_three_members_run_each_of_them_and_come_apart() {
         let apps = counters(&world, &mut kernel, &[1, 10, 100][..length]);
         let wanted = members("count", &apps);
         let top = kernel.build(&chain, &wanted, &apps).unwrap();
-        assert_eq!(kernel.look(std::slice::from_ref(&chain)).tops[&top.top].live, Some(false), "built, not attached");
+        assert_eq!(kernel.look(std::slice::from_ref(&chain)).tops[&top.top].runs, Runs::No, "built, not attached");
 
         kernel.swap(&chain, None, Some(top.top), XdpMode::Auto).unwrap();
         let seen = kernel.look(std::slice::from_ref(&chain));
-        assert_eq!(seen.chains[&chain].live, Live::Ours(top));
-        assert_eq!(seen.chains[&chain].driven, Some(XdpMode::Native), "veth has native XDP");
-        assert_eq!(seen.members(&chain), wanted);
-        assert_eq!(seen.tops[&top.top].live, Some(true));
+        assert_eq!(seen.chains[&chain.id].live, Live::Ours(top));
+        assert_eq!(seen.chains[&chain.id].driven, Some(XdpMode::Native), "veth has native XDP");
+        assert_eq!(seen.members(&chain.id), wanted);
+        assert_eq!(seen.tops[&top.top].runs, Runs::Yes);
 
         let before = counts(&world, &apps);
         world.send(5);
@@ -62,7 +62,7 @@ fn chains_of_one_to_three_members_run_each_of_them_and_come_apart() {
             kernel.step(&Step::UnpinApp(*app)).unwrap();
         }
         let seen = kernel.look(std::slice::from_ref(&chain));
-        assert_eq!(seen.chains[&chain].live, Live::Empty);
+        assert_eq!(seen.chains[&chain.id].live, Live::Empty);
         assert_eq!((seen.apps, seen.tops), (BTreeMap::new(), BTreeMap::new()));
     }
 }
@@ -135,7 +135,7 @@ fn a_swap_from_anything_but_what_runs_is_a_race_and_changes_nothing() {
     let apps = counters(&world, &mut kernel, &[1, 10]);
     let running = run(&world, &mut kernel, &apps[..1]);
     let other = kernel.build(&chain, &members("count", &apps), &apps).unwrap();
-    let raced = Err(StepError::Raced(chain.clone()));
+    let raced = Err(StepError::Raced(chain.name.clone()));
 
     assert_eq!(kernel.swap(&chain, None, Some(other.top), XdpMode::Auto), raced, "expects nothing");
     assert_eq!(kernel.swap(&chain, Some(other), Some(running.top), XdpMode::Auto), raced, "expects another one");
@@ -171,7 +171,7 @@ fn against_a_rival_every_swap_happens_or_is_a_race() {
     let apps = counters(&world, &mut kernel, &[1, 10]);
     let ours = run(&world, &mut kernel, &apps[..1]);
     let other = kernel.build(&chain, &members("count", &apps), &apps).unwrap();
-    let index = kernel.see(&chain).interface.unwrap().index;
+    let index = chain.id.interface.index;
     let stop = AtomicBool::new(false);
     let (happened, raced) = std::thread::scope(|scope| {
         // Takes the place of `ours` and gives it back, by the same compare-and-swap.
@@ -235,7 +235,7 @@ fn a_strangers_program_is_told_with_its_link_and_who_holds_it() {
     let apps = counters(&world, &mut kernel, &[1]);
     let pin = world.pins().join(apps[0].0.to_string()).join("prog_count");
     let program = obj_get(&pin).unwrap();
-    let index = kernel.see(&chain).interface.unwrap().index;
+    let index = chain.id.interface.index;
     let link =
         Netns::named(&world.netns).unwrap().within(|| link_create_xdp(program.as_fd(), index, 0)).unwrap().unwrap();
     let info = link_info(link.as_fd()).unwrap();
@@ -249,7 +249,7 @@ fn a_strangers_program_is_told_with_its_link_and_who_holds_it() {
 
     let top = kernel.build(&chain, &members("count", &apps), &apps).unwrap();
     let refused = kernel.swap(&chain, None, Some(top.top), XdpMode::Auto);
-    assert_eq!(refused, Err(StepError::Raced(chain.clone())), "never over a stranger's program");
+    assert_eq!(refused, Err(StepError::Raced(chain.name.clone())), "never over a stranger's program");
     drop(link);
     eventually(|| kernel.see(&chain).live == Live::Empty);
     kernel.swap(&chain, None, Some(top.top), XdpMode::Auto).unwrap();
@@ -264,12 +264,16 @@ fn a_generation_serves_only_the_interface_it_was_made_for() {
     let top = run(&world, &mut kernel, &apps);
     world.ip("link del inside");
     let gone = kernel.look(std::slice::from_ref(&chain));
-    assert_eq!((gone.chains[&chain].interface, &gone.chains[&chain].live), (None, &Live::Empty));
-    assert_eq!(gone.tops[&top.top].live, Some(false));
-    assert_eq!(kernel.swap(&chain, None, Some(top.top), XdpMode::Auto), Err(StepError::NoInterface(chain.clone())));
+    assert_eq!((&gone.interfaces[&chain.name], gone.missing[&chain.id]), (&None, Missing::Gone));
+    assert_eq!(gone.tops[&top.top].runs, Runs::No);
+    assert_eq!(
+        kernel.swap(&chain, None, Some(top.top), XdpMode::Auto),
+        Err(StepError::NoInterface(chain.name.clone()))
+    );
 
     world.make_veth();
-    assert_eq!(kernel.swap(&chain, None, Some(top.top), XdpMode::Auto), Err(StepError::Raced(chain.clone())));
+    let chain = world.inside();
+    assert_eq!(kernel.swap(&chain, None, Some(top.top), XdpMode::Auto), Err(StepError::Raced(chain.name.clone())));
     let fresh = kernel.build(&chain, &members("count", &apps), &apps).unwrap();
     kernel.swap(&chain, None, Some(fresh.top), XdpMode::Auto).unwrap();
 }
@@ -283,14 +287,14 @@ fn an_absent_namespace_has_no_interface_and_its_generations_run_nowhere() {
     let top = run(&world, &mut kernel, &apps);
 
     let mut elsewhere = chain.clone();
-    elsewhere.netns = "no-such-namespace".parse().unwrap();
-    assert_eq!(kernel.see(&elsewhere).interface, None);
-    let members = members("count", &apps);
-    let refused = kernel.build(&elsewhere, &members, &apps);
-    assert_eq!(refused, Err(StepError::NoInterface(elsewhere.clone())));
+    elsewhere.name.netns = "no-such-namespace".parse().unwrap();
+    let seen = kernel.look(std::slice::from_ref(&elsewhere));
+    assert_eq!((seen.interfaces[&elsewhere.name], seen.namespaces[&elsewhere.name.netns]), (None, None));
+    let refused = kernel.swap(&elsewhere, Some(top), None, XdpMode::Auto);
+    assert_eq!(refused, Err(StepError::NoInterface(elsewhere.name.clone())));
     assert_eq!(
-        kernel.look(&[]).tops[&top.top].live,
-        Some(true),
+        kernel.look(&[]).tops[&top.top].runs,
+        Runs::Yes,
         "found by its cookie, though nobody asked for the chain"
     );
 }
@@ -306,10 +310,10 @@ fn what_ran_in_a_deleted_namespace_runs_nowhere() {
     // A name that cannot be looked behind may lead to where it runs.
     let strange = world.bpffs().with_file_name("netns").join("strange");
     std::fs::write(&strange, "").unwrap();
-    assert_eq!(kernel.look(&[]).tops[&top.top].live, None);
+    assert_eq!(kernel.look(&[]).tops[&top.top].runs, Runs::Unseen);
     std::fs::remove_file(&strange).unwrap();
     let seen = kernel.look(std::slice::from_ref(&chain));
-    assert_eq!((seen.chains[&chain].interface, seen.tops[&top.top].live), (None, Some(false)));
+    assert_eq!((seen.missing[&chain.id], seen.tops[&top.top].runs), (Missing::Unreachable, Runs::No));
     kernel.swap(&chain, Some(top), None, XdpMode::Auto).unwrap_err();
     kernel.step(&Step::UnpinTop(top.top)).unwrap();
 }

@@ -12,13 +12,16 @@ use std::time::{Duration, Instant};
 
 use bpfd::kernel::{HostKernel, OpenError, Paths};
 use bpfd::worker::{Workers, parse};
-use bpfd_core::hook::{ChainKey, Point, ProceedOn, XdpMode};
+use bpfd_core::hook::{ChainId, ChainName, InterfaceId, NamedChain, Point, ProceedOn, XdpMode};
 use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
-use bpfd_core::kernel::{Kernel, LiveTop, Member, Observed, ObservedChain, Recipe, Scope, Step, StepError, TopContent};
+use bpfd_core::kernel::{
+    Kernel, LiveTop, Member, Observed, ObservedChain, Recipe, Scope, Step, StepError, Targets, TopContent,
+};
 use bpfd_core::mode::{ModeError, Setting};
 use bpfd_core::state::{ObjectDigest, ProgramFacts, ProgramKind, Reach};
 use bpfd_sys::bpf::{Map, TestRun, prog_test_run};
 use bpfd_sys::bpffs;
+use bpfd_sys::netlink::Route;
 use bpfd_sys::netns::Netns;
 use rustix::mount::UnmountFlags;
 use uuid::Uuid;
@@ -121,12 +124,16 @@ impl World {
         HostKernel::open_in(setting, paths, workers(), Box::new(bytes))
     }
 
-    pub(crate) fn chain(&self, interface: &str) -> ChainKey {
-        let netns = self.netns.parse().unwrap();
-        ChainKey { netns, interface: interface.parse().unwrap(), point: Point::Xdp }
+    pub(crate) fn chain(&self, interface: &str) -> NamedChain {
+        let netns = Netns::named(&self.netns).unwrap();
+        let netns_cookie = netns.cookie().unwrap().unwrap();
+        let index = netns.within(|| Route::open().unwrap().link_named(interface).unwrap().unwrap().index).unwrap();
+        let id = ChainId { interface: InterfaceId { netns_cookie, index }, point: Point::Xdp };
+        let (netns, interface) = (self.netns.parse().unwrap(), interface.parse().unwrap());
+        NamedChain { id, name: ChainName { netns, interface, point: Point::Xdp } }
     }
 
-    pub(crate) fn inside(&self) -> ChainKey {
+    pub(crate) fn inside(&self) -> NamedChain {
         self.chain("inside")
     }
 
@@ -270,16 +277,16 @@ pub(crate) type Loaded = (AppUid, Recipe);
 pub(crate) trait Steps {
     fn load(&mut self, world: &World, recipe: Recipe) -> Loaded;
     fn try_load(&mut self, world: &World, app: AppUid, recipe: &Recipe) -> Result<Vec<ProgramFacts>, StepError>;
-    fn build(&mut self, chain: &ChainKey, members: &[Member], apps: &[Loaded]) -> Result<LiveTop, StepError>;
+    fn build(&mut self, chain: &NamedChain, members: &[Member], apps: &[Loaded]) -> Result<LiveTop, StepError>;
     fn swap(
         &mut self,
-        chain: &ChainKey,
+        chain: &NamedChain,
         from: Option<LiveTop>,
         to: Option<TopUid>,
         mode: XdpMode,
     ) -> Result<(), StepError>;
-    fn look(&mut self, chains: &[ChainKey]) -> Observed;
-    fn see(&mut self, chain: &ChainKey) -> ObservedChain;
+    fn look(&mut self, chains: &[NamedChain]) -> Observed;
+    fn see(&mut self, chain: &NamedChain) -> ObservedChain;
 }
 
 impl Steps for HostKernel {
@@ -301,7 +308,7 @@ impl Steps for HostKernel {
         Ok(programs)
     }
 
-    fn build(&mut self, chain: &ChainKey, members: &[Member], apps: &[Loaded]) -> Result<LiveTop, StepError> {
+    fn build(&mut self, chain: &NamedChain, members: &[Member], apps: &[Loaded]) -> Result<LiveTop, StepError> {
         let top = TopUid(Uuid::new_v4());
         let content = TopContent::Fused { members: members.to_vec(), recipes: apps.iter().cloned().collect() };
         let program = self.step(&Step::BuildTop { top, chain: chain.clone(), content })?.unwrap();
@@ -311,7 +318,7 @@ impl Steps for HostKernel {
 
     fn swap(
         &mut self,
-        chain: &ChainKey,
+        chain: &NamedChain,
         from: Option<LiveTop>,
         to: Option<TopUid>,
         mode: XdpMode,
@@ -320,12 +327,14 @@ impl Steps for HostKernel {
             .map(|bound: Option<KernelId>| assert_eq!(bound, None))
     }
 
-    fn look(&mut self, chains: &[ChainKey]) -> Observed {
-        self.observe(&Scope::Everything(chains.iter().cloned().collect())).unwrap()
+    fn look(&mut self, chains: &[NamedChain]) -> Observed {
+        let names = chains.iter().map(|chain| chain.name.clone()).collect();
+        let targets = Targets { names, chains: chains.iter().map(|chain| chain.id).collect() };
+        self.observe(&Scope::Everything(targets)).unwrap()
     }
 
-    fn see(&mut self, chain: &ChainKey) -> ObservedChain {
-        self.look(std::slice::from_ref(chain)).chains.remove(chain).unwrap()
+    fn see(&mut self, chain: &NamedChain) -> ObservedChain {
+        self.look(std::slice::from_ref(chain)).chains.remove(&chain.id).unwrap()
     }
 }
 

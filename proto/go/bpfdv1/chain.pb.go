@@ -138,7 +138,8 @@ type GetChainRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// By name. Unset: the daemon's own.
 	Netns *string `protobuf:"bytes,1,opt,name=netns,proto3,oneof" json:"netns,omitempty"`
-	// The interface's name.
+	// The interface's name; if no interface has it, the name by which links of
+	// one were asked for.
 	Interface string `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"`
 	// Unspecified means XDP.
 	Hook          ChainHook `protobuf:"varint,3,opt,name=hook,proto3,enum=bpfd.v1.ChainHook" json:"hook,omitempty"`

@@ -34,7 +34,8 @@ const (
 	LinkState_LINK_STATE_ATTACHED LinkState = 1
 	// Its interface does not exist now.
 	LinkState_LINK_STATE_WAITING LinkState = 2
-	// Somebody else changed the hook; `cause` says how.
+	// Somebody else changed the hook, or another interface has the name that was
+	// asked for; `cause` says how.
 	LinkState_LINK_STATE_DRIFTED LinkState = 3
 	// Runs, but the policy of today would refuse it.
 	LinkState_LINK_STATE_UNAUTHORISED LinkState = 4
@@ -750,7 +751,8 @@ func (x *GetLinkRequest) GetLink() string {
 // Which links.
 type ListLinksRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Only those on this interface. Unset: all.
+	// Only those on this interface, by the name that it has now, or that was
+	// asked for. Unset: all.
 	Interface *string `protobuf:"bytes,1,opt,name=interface,proto3,oneof" json:"interface,omitempty"`
 	// The network namespace of `interface`, by name. Unset: the daemon's own.
 	Netns *string `protobuf:"bytes,2,opt,name=netns,proto3,oneof" json:"netns,omitempty"`
@@ -899,7 +901,8 @@ type Link struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// UUID, never used again.
 	Uid string `protobuf:"bytes,1,opt,name=uid,proto3" json:"uid,omitempty"`
-	// `app/function@[netns:]interface:xdp`, `app/function@tracepoint:category/event`.
+	// `app/function@[netns:]interface:xdp`, `app/function@tracepoint:category/event`:
+	// the interface as it was asked for.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	// Grows with every change of the link.
 	Generation uint64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
@@ -932,7 +935,11 @@ type Link struct {
 	// When it was asked for.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// A number that no other app, program or link of this host ever has.
-	Handle        uint32 `protobuf:"varint,18,opt,name=handle,proto3" json:"handle,omitempty"`
+	Handle uint32 `protobuf:"varint,18,opt,name=handle,proto3" json:"handle,omitempty"`
+	// The name by what its interface is called now, if that is not what was
+	// asked for: `app/function@[netns:]interface:xdp`; else empty. It names the
+	// link as `name` does.
+	NameNow       string `protobuf:"bytes,19,opt,name=name_now,json=nameNow,proto3" json:"name_now,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1093,6 +1100,13 @@ func (x *Link) GetHandle() uint32 {
 	return 0
 }
 
+func (x *Link) GetNameNow() string {
+	if x != nil {
+		return x.NameNow
+	}
+	return ""
+}
+
 var File_bpfd_v1_link_proto protoreflect.FileDescriptor
 
 const file_bpfd_v1_link_proto_rawDesc = "" +
@@ -1163,7 +1177,7 @@ const file_bpfd_v1_link_proto_rawDesc = "" +
 	"_page_size\"`\n" +
 	"\x11ListLinksResponse\x12#\n" +
 	"\x05links\x18\x01 \x03(\v2\r.bpfd.v1.LinkR\x05links\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x98\x05\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb3\x05\n" +
 	"\x04Link\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1e\n" +
@@ -1187,7 +1201,8 @@ const file_bpfd_v1_link_proto_rawDesc = "" +
 	"\x11kernel_program_id\x18\x10 \x01(\rH\x02R\x0fkernelProgramId\x88\x01\x01\x12;\n" +
 	"\vcreate_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12\x16\n" +
-	"\x06handle\x18\x12 \x01(\rR\x06handleB\v\n" +
+	"\x06handle\x18\x12 \x01(\rR\x06handle\x12\x19\n" +
+	"\bname_now\x18\x13 \x01(\tR\anameNowB\v\n" +
 	"\t_priorityB\v\n" +
 	"\t_positionB\x14\n" +
 	"\x12_kernel_program_id*\xa4\x01\n" +

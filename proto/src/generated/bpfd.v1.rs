@@ -1438,7 +1438,8 @@ impl ::prost::Name for GetLinkRequest {
 /// Which links.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListLinksRequest {
-    /// Only those on this interface. Unset: all.
+    /// Only those on this interface, by the name that it has now, or that was
+    /// asked for. Unset: all.
     #[prost(string, optional, tag = "1")]
     pub interface: ::core::option::Option<::prost::alloc::string::String>,
     /// The network namespace of `interface`, by name. Unset: the daemon's own.
@@ -1494,7 +1495,8 @@ pub struct Link {
     /// UUID, never used again.
     #[prost(string, tag = "1")]
     pub uid: ::prost::alloc::string::String,
-    /// `app/function@\[netns:\]interface:xdp`, `app/function@tracepoint:category/event`.
+    /// `app/function@\[netns:\]interface:xdp`, `app/function@tracepoint:category/event`:
+    /// the interface as it was asked for.
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
     /// Grows with every change of the link.
@@ -1545,6 +1547,11 @@ pub struct Link {
     /// A number that no other app, program or link of this host ever has.
     #[prost(uint32, tag = "18")]
     pub handle: u32,
+    /// The name by what its interface is called now, if that is not what was
+    /// asked for: `app/function@\[netns:\]interface:xdp`; else empty. It names the
+    /// link as `name` does.
+    #[prost(string, tag = "19")]
+    pub name_now: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Link {
     const NAME: &'static str = "Link";
@@ -1566,7 +1573,8 @@ pub enum LinkState {
     Attached = 1,
     /// Its interface does not exist now.
     Waiting = 2,
-    /// Somebody else changed the hook; `cause` says how.
+    /// Somebody else changed the hook, or another interface has the name that was
+    /// asked for; `cause` says how.
     Drifted = 3,
     /// Runs, but the policy of today would refuse it.
     Unauthorised = 4,
@@ -3310,7 +3318,8 @@ pub struct GetChainRequest {
     /// By name. Unset: the daemon's own.
     #[prost(string, optional, tag = "1")]
     pub netns: ::core::option::Option<::prost::alloc::string::String>,
-    /// The interface's name.
+    /// The interface's name; if no interface has it, the name by which links of
+    /// one were asked for.
     #[prost(string, tag = "2")]
     pub interface: ::prost::alloc::string::String,
     /// Unspecified means XDP.

@@ -1,7 +1,7 @@
 //! All members in one program of the interface's own, with libxdp's semantics: where one program cannot replace another's function.
 
 use super::Backend;
-use crate::hook::ChainKey;
+use crate::hook::ChainId;
 use crate::kernel::{Live, Member, Observed, Step, TopContent};
 use crate::order;
 use crate::state::State;
@@ -22,7 +22,7 @@ impl Backend for Fused {
         true
     }
 
-    fn runs(&self, observed: &Observed, chain: &ChainKey, live: &Live) -> bool {
+    fn runs(&self, observed: &Observed, chain: &ChainId, live: &Live) -> bool {
         matches!(live, Live::Ours(_)) && observed.members(chain) == self.0
     }
 

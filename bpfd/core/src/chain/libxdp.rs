@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::Backend;
-use crate::hook::ChainKey;
+use crate::hook::ChainId;
 use crate::ident::LinkUid;
 use crate::kernel::{
     ChainMode, ForeignSlot, Live, LiveDispatcher, Member, Observed, ObservedChain, PinnedExt, SLOTS, Slot, Step,
@@ -36,7 +36,7 @@ impl Backend for Slots {
         self.0.len() <= SLOTS
     }
 
-    fn runs(&self, _: &Observed, _: &ChainKey, live: &Live) -> bool {
+    fn runs(&self, _: &Observed, _: &ChainId, live: &Live) -> bool {
         match live {
             Live::Dispatcher(live) => self.0 == live.slots && !self.0.is_empty(),
             Live::Empty | Live::Ours(_) | Live::Foreign(_) => false,
@@ -55,7 +55,7 @@ impl Backend for Slots {
 
 /// The slots that a chain's dispatcher should have, in order: ours, and those of others that are there. Peers see our copies, so
 /// their tag and load time count, not the app's; one that is not loaded yet will be the youngest.
-pub fn slots(state: &State, observed: &Observed, chain: &ChainKey) -> Vec<Slot> {
+pub fn slots(state: &State, observed: &Observed, chain: &ChainId) -> Vec<Slot> {
     let ours = order::ordered(state, chain).into_iter().zip(order::members(state, chain)).map(|(link, member)| {
         let loaded = match observed.exts.get(&link.uid) {
             Some(PinnedExt { program: _, tag, load_time }) => (*tag, *load_time),
@@ -77,7 +77,7 @@ pub fn slots(state: &State, observed: &Observed, chain: &ChainKey) -> Vec<Slot> 
 }
 
 /// The programs of others in a chain's dispatcher.
-fn foreign<'a>(observed: &'a Observed, chain: &ChainKey) -> impl Iterator<Item = &'a ForeignSlot> {
+fn foreign<'a>(observed: &'a Observed, chain: &ChainId) -> impl Iterator<Item = &'a ForeignSlot> {
     let slots = match observed.chains.get(chain).map(|seen| &seen.live) {
         Some(Live::Dispatcher(live)) => live.slots.as_slice(),
         Some(Live::Empty | Live::Ours(_) | Live::Foreign(_)) | None => &[],
@@ -109,11 +109,11 @@ fn missing_exts<'a>(target: &'a State, observed: &'a Observed, slots: &[Slot]) -
 
 /// A copy is kept while its link is wanted and its chain has copies, or may have: without it nobody would know whose program runs.
 pub(crate) fn keeps_ext(target: &State, observed: &Observed, link: &LinkUid) -> bool {
-    let Some(chain) = target.links.get(link).and_then(|link| link.placement.chain()) else { return false };
-    match observed.chains.get(chain) {
+    let Some(link) = target.links.get(link).filter(|link| link.placement.asked().is_some()) else { return false };
+    match link.chain().and_then(|chain| observed.chains.get(&chain)) {
         None | Some(ObservedChain { mode: ChainMode::Libxdp, .. }) => true,
         Some(ObservedChain { mode: ChainMode::Fused { .. }, live: Live::Dispatcher(live), .. }) => {
-            live.is_shared() && live.slots.iter().filter_map(Slot::ours).any(|member| member.link == *link)
+            live.is_shared() && live.slots.iter().filter_map(Slot::ours).any(|member| member.link == link.uid)
         }
         Some(ObservedChain { mode: ChainMode::Fused { .. }, .. }) => false,
     }

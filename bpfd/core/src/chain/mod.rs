@@ -8,7 +8,7 @@ pub mod libxdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::hook::{ChainKey, XdpMode};
+use crate::hook::{ChainId, ChainName, NamedChain, XdpMode};
 use crate::ident::{LinkUid, TopUid, Uids};
 use crate::kernel::{
     ChainMode, ForeignProgram, Live, LiveDispatcher, LiveTop, Member, Observed, ObservedChain, SLOTS, Slot, Step,
@@ -30,7 +30,7 @@ trait Backend {
     fn fits(&self) -> bool;
 
     /// Whether the hook runs exactly this.
-    fn runs(&self, observed: &Observed, chain: &ChainKey, live: &Live) -> bool;
+    fn runs(&self, observed: &Observed, chain: &ChainId, live: &Live) -> bool;
 
     /// The steps that must be taken before it is built, and what it is built of.
     fn content(&self, target: &State, observed: &Observed, live: &Live) -> (Vec<Step>, TopContent);
@@ -38,7 +38,7 @@ trait Backend {
 
 /// The back end of a chain, with what it would run: by the chain's mode and by what runs there. Where not all of ours can be had, in a
 /// dispatcher that is full or that is shared although the chain is to be fused, nothing is added, and what should go goes.
-fn back_end(target: &State, observed: &Observed, chain: &ChainKey, seen: &ObservedChain) -> Box<dyn Backend> {
+fn back_end(target: &State, observed: &Observed, chain: &ChainId, seen: &ObservedChain) -> Box<dyn Backend> {
     let ObservedChain { live, mode, .. } = seen;
     let slots = libxdp::slots(target, observed, chain);
     let fused = || Box::new(fused::Fused(order::members(target, chain)));
@@ -70,20 +70,23 @@ pub(crate) enum ChainPlan {
 pub(crate) fn converge(
     target: &State,
     observed: &Observed,
-    chain: &ChainKey,
+    chain: &ChainId,
     seen: &ObservedChain,
     uids: &mut dyn Uids,
 ) -> ChainPlan {
-    let ObservedChain { interface, live, driven, mode: _ } = seen;
-    if interface.is_none() {
-        return ChainPlan::Keep(None);
-    }
+    let ObservedChain { name, live, driven, mode: _ } = seen;
+    let named = || NamedChain { id: *chain, name: name.clone() };
     let wanted = back_end(target, observed, chain, seen);
     let from = match live {
         Live::Foreign(_) => return ChainPlan::Keep(None),
         Live::Empty if wanted.is_empty() || !wanted.fits() => return ChainPlan::Keep(None),
         Live::Empty => None,
-        Live::Ours(top) if wanted.runs(observed, chain, live) => return ChainPlan::Keep(Some(top.top)),
+        Live::Ours(top) if wanted.runs(observed, chain, live) => {
+            return match observed.tops.contains_key(&top.top) {
+                true => ChainPlan::Keep(Some(top.top)),
+                false => ChainPlan::Adopt(*top),
+            };
+        }
         Live::Ours(top) => Some(*top),
         Live::Dispatcher(dispatcher) => match keep(dispatcher, observed, wanted.as_ref(), chain, live) {
             Some(plan) => return plan,
@@ -93,19 +96,17 @@ pub(crate) fn converge(
     let asked = modes(target, observed, chain).into_iter().find(|mode| *mode != XdpMode::Auto);
     let mode = driven.or(asked).unwrap_or_default();
     let mut build = Vec::new();
-    if let Live::Dispatcher(LiveDispatcher { top, .. }) = live
-        && !observed.tops.contains_key(&top.top)
-    {
-        build.push(Step::Adopt { chain: chain.clone(), live: *top });
+    if let Some(live) = from.filter(|live| !observed.tops.contains_key(&live.top)) {
+        build.push(Step::Adopt { chain: named(), live });
     }
     if wanted.is_empty() {
-        return ChainPlan::Replace { build, swap: Step::Swap { chain: chain.clone(), from, to: None, mode } };
+        return ChainPlan::Replace { build, swap: Step::Swap { chain: named(), from, to: None, mode } };
     }
     let top = TopUid(uids.fresh());
     let (before, content) = wanted.content(target, observed, live);
     build.extend(before);
-    build.extend([Step::BuildTop { top, chain: chain.clone(), content }, Step::PinTop(top)]);
-    ChainPlan::Replace { build, swap: Step::Swap { chain: chain.clone(), from, to: Some(top), mode } }
+    build.extend([Step::BuildTop { top, chain: named(), content }, Step::PinTop(top)]);
+    ChainPlan::Replace { build, swap: Step::Swap { chain: named(), from, to: Some(top), mode } }
 }
 
 /// A dispatcher that stays: it runs what is wanted, or nothing of ours is in it and nothing should be. A slot whose program is gone
@@ -114,7 +115,7 @@ fn keep(
     dispatcher: &LiveDispatcher,
     observed: &Observed,
     wanted: &dyn Backend,
-    chain: &ChainKey,
+    chain: &ChainId,
     live: &Live,
 ) -> Option<ChainPlan> {
     let LiveDispatcher { top, slots, .. } = dispatcher;
@@ -128,9 +129,12 @@ fn keep(
     }
 }
 
-/// How each link of these chains stands in what was observed.
-pub fn status_of(state: &State, observed: &Observed, chains: &BTreeSet<ChainKey>) -> BTreeMap<LinkUid, LinkStatus> {
-    let mut statuses = BTreeMap::new();
+/// How each of these links stands in what was observed, if it is one of a shared hook.
+pub fn status_of(state: &State, observed: &Observed, asked: impl Fn(&Link) -> bool) -> BTreeMap<LinkUid, LinkStatus> {
+    let links = || state.links.values().filter(|link| link.placement.asked().is_some() && asked(link));
+    let absent = |link: &&Link| link.chain().is_none_or(|chain| !observed.chains.contains_key(&chain));
+    let mut statuses: BTreeMap<_, _> = links().filter(absent).map(|link| (link.uid, LinkStatus::Waiting)).collect();
+    let chains: BTreeSet<ChainId> = links().filter_map(Link::chain).collect();
     for (chain, seen) in observed.chains.iter().filter(|(chain, _)| chains.contains(chain)) {
         let wanted = wanted(state, observed, chain);
         let runs = observed.members(chain);
@@ -139,12 +143,18 @@ pub fn status_of(state: &State, observed: &Observed, chains: &BTreeSet<ChainKey>
             let cause = observed.barred.get(&member.link).map_or(cause, String::as_str).to_owned();
             LinkStatus::Drifted { cause }
         };
+        let newcomer = |member: &Member| {
+            let asked = state.links.get(&member.link)?.placement.asked()?;
+            let other = observed.chain_of(asked).filter(|other| other != chain)?;
+            Some(LinkStatus::Drifted { cause: elsewhere(asked, other, &seen.name, chain) })
+        };
         let stands = |member: &Member| match &seen.live {
-            _ if seen.interface.is_none() => LinkStatus::Waiting,
             Live::Ours(_) | Live::Dispatcher(_) if !in_order => {
                 drifted(member, "the chain's members or their order differ")
             }
-            Live::Ours(_) | Live::Dispatcher(_) if runs.contains(member) => LinkStatus::Attached,
+            Live::Ours(_) | Live::Dispatcher(_) if runs.contains(member) => {
+                newcomer(member).unwrap_or(LinkStatus::Attached)
+            }
             Live::Ours(_) | Live::Dispatcher(_) => {
                 drifted(member, "the chain on the interface does not contain this link")
             }
@@ -158,8 +168,17 @@ pub fn status_of(state: &State, observed: &Observed, chains: &BTreeSet<ChainKey>
     statuses
 }
 
+/// The name that a link was asked for is that of another interface by now.
+fn elsewhere(asked: &ChainName, other: ChainId, now: &ChainName, chain: &ChainId) -> String {
+    let (index, other) = (chain.interface.index, other.interface.index);
+    format!(
+        "it protects interface {index}, which is `{now}` now, and not interface {other}, which took the name `{asked}`: \
+         to protect that one, attach the program to it"
+    )
+}
+
 /// The members that a chain should have, in the order of what runs it: a dispatcher's is by what peers see of ours.
-fn wanted(state: &State, observed: &Observed, chain: &ChainKey) -> Vec<Member> {
+fn wanted(state: &State, observed: &Observed, chain: &ChainId) -> Vec<Member> {
     match observed.chains.get(chain).map(|seen| &seen.live) {
         Some(Live::Dispatcher(_)) => {
             libxdp::slots(state, observed, chain).iter().filter_map(Slot::ours).cloned().collect()
@@ -168,18 +187,14 @@ fn wanted(state: &State, observed: &Observed, chain: &ChainKey) -> Vec<Member> {
     }
 }
 
-/// Another chain with links on the interface of this one.
-fn same_interface(target: &State, observed: &Observed, chain: &ChainKey) -> Option<ChainKey> {
-    let interface = observed.chains.get(chain)?.interface?;
-    let mut others = observed.chains.iter().filter(|(key, seen)| *key != chain && seen.interface == Some(interface));
-    others.find(|(key, _)| !order::ordered(target, key).is_empty()).map(|(key, _)| key.clone())
-}
-
-fn absent(observed: &Observed, chain: &ChainKey) -> PlanError {
-    match observed.absent_netns(chain) {
+/// Whether the interface of a new link is absent, and the request does not wait for it.
+pub(crate) fn refuse_absent(observed: &Observed, change: &Change) -> Result<(), PlanError> {
+    let Change::Attach(Link { on: None, when_absent: WhenAbsent::Fail, placement, .. }) = change else { return Ok(()) };
+    let Some(asked) = placement.asked() else { return Ok(()) };
+    Err(match observed.absent_netns(asked) {
         Some(netns) => PlanError::NoNetns(netns.clone()),
-        None => PlanError::NoInterface(chain.clone()),
-    }
+        None => PlanError::NoInterface(asked.clone()),
+    })
 }
 
 /// Whether a chain cannot be had for a request that adds to it. Requests that only remove are never refused: they end bpfd's
@@ -187,52 +202,32 @@ fn absent(observed: &Observed, chain: &ChainKey) -> PlanError {
 pub(crate) fn refuse(
     target: &State,
     observed: &Observed,
-    chain: &ChainKey,
+    chain: &ChainId,
     changes: &[Change],
 ) -> Result<(), PlanError> {
     if changes.iter().all(Change::removes) {
         return Ok(());
     }
-    let seen = observed.chains.get(chain);
-    let waits = |link: &Link| match link.when_absent {
-        WhenAbsent::Wait => true,
-        WhenAbsent::Fail => false,
-    };
-    let asked = changes.iter().filter_map(|change| match change {
-        Change::Attach(link) if link.placement.chain() == Some(chain) => Some(link),
-        _ => None,
-    });
-    if let Some(other) = same_interface(target, observed, chain) {
-        return Err(PlanError::OneInterface { chain: chain.clone(), other });
-    }
-    match seen {
-        None => Err(absent(observed, chain)),
-        Some(ObservedChain { interface: None, .. }) => match asked.into_iter().all(waits) {
-            true => Ok(()),
-            false => Err(absent(observed, chain)),
-        },
-        Some(ObservedChain { live: Live::Foreign(holder), driven, .. }) => {
-            Err(PlanError::Foreign { chain: chain.clone(), holder: holder.clone(), driven: *driven })
-        }
-        Some(ObservedChain { mode: ChainMode::Libxdp, .. }) if libxdp::slots(target, observed, chain).len() > SLOTS => {
+    let Some(ObservedChain { name, live, driven, mode }) = observed.chains.get(chain) else { return Ok(()) };
+    let foreign = |holder| Err(PlanError::Foreign { chain: name.clone(), holder, driven: *driven });
+    match (mode, live) {
+        (_, Live::Foreign(holder)) => foreign(holder.clone()),
+        (ChainMode::Libxdp, _) if libxdp::slots(target, observed, chain).len() > SLOTS => {
             let programs = libxdp::slots(target, observed, chain).len();
-            Err(PlanError::ChainFull { chain: chain.clone(), programs })
+            Err(PlanError::ChainFull { chain: name.clone(), programs })
         }
-        Some(ObservedChain { mode: ChainMode::Fused { .. }, live: Live::Dispatcher(live), driven, .. })
-            if live.is_shared() =>
-        {
+        (ChainMode::Fused { .. }, Live::Dispatcher(live)) if live.is_shared() => {
             let LiveTop { program, top: _ } = live.top;
-            let holder = ForeignProgram { program, name: libxdp::DISPATCHER.to_owned(), link: None, holders: vec![] };
-            Err(PlanError::Foreign { chain: chain.clone(), holder, driven: *driven })
+            foreign(ForeignProgram { program, name: libxdp::DISPATCHER.to_owned(), link: None, holders: vec![] })
         }
-        Some(ObservedChain { driven, .. }) => {
+        (ChainMode::Libxdp | ChainMode::Fused { .. }, Live::Empty | Live::Ours(_) | Live::Dispatcher(_)) => {
             let modes = modes(target, observed, chain);
             match (modes.iter().find(|mode| **mode != XdpMode::Auto), driven) {
                 _ if modes.contains(&XdpMode::Native) && modes.contains(&XdpMode::Generic) => {
-                    Err(PlanError::MixedModes(chain.clone()))
+                    Err(PlanError::MixedModes(name.clone()))
                 }
                 (Some(asked), Some(driven)) if asked != driven => {
-                    Err(PlanError::Mode { chain: chain.clone(), driven: *driven, asked: *asked })
+                    Err(PlanError::Mode { chain: name.clone(), driven: *driven, asked: *asked })
                 }
                 _ => Ok(()),
             }
@@ -241,7 +236,7 @@ pub(crate) fn refuse(
 }
 
 /// The modes that a chain's links ask for; one that is left out does not drive it.
-fn modes(state: &State, observed: &Observed, chain: &ChainKey) -> BTreeSet<XdpMode> {
+fn modes(state: &State, observed: &Observed, chain: &ChainId) -> BTreeSet<XdpMode> {
     order::ordered(state, chain)
         .into_iter()
         .filter(|link| !observed.barred.contains_key(&link.uid))

@@ -20,15 +20,50 @@ pub use xdp::{BadProceedOn, BadXdpMode, ProceedOn, XdpMode};
 use crate::names::{IfName, Netns, Priority};
 use crate::state::ProgramKind;
 
-/// One shared hook: its links, in order, are a chain.
+/// A shared hook by the name of its interface: what a request and a link ask for. Which chain that is, the kernel says, and it may
+/// be another one tomorrow.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
-pub struct ChainKey {
+pub struct ChainName {
     /// Where the interface lives.
     pub netns: Netns,
     /// The interface.
     pub interface: IfName,
     /// Which of its hooks.
     pub point: Point,
+}
+
+/// An interface, as the kernel identifies it for as long as it lives: the index means something only beside the namespace's cookie
+/// (`SO_NETNS_COOKIE`, include/uapi/asm-generic/socket.h), and both only within a boot.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct InterfaceId {
+    /// Of the namespace.
+    pub netns_cookie: u64,
+    /// Of the interface.
+    pub index: u32,
+}
+
+/// One chain: the ordered links of a shared hook of one interface, whatever that is called.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct ChainId {
+    /// The interface.
+    pub interface: InterfaceId,
+    /// Which of its hooks.
+    pub point: Point,
+}
+
+/// A chain, and the name by which its interface is reached now.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct NamedChain {
+    /// Which chain.
+    pub id: ChainId,
+    /// Its name.
+    pub name: ChainName,
+}
+
+impl fmt::Display for NamedChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.name)
+    }
 }
 
 /// The shared hooks of one interface.
@@ -64,7 +99,7 @@ impl fmt::Display for Point {
     }
 }
 
-impl fmt::Display for ChainKey {
+impl fmt::Display for ChainName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { netns, interface, point } = self;
         match netns {
@@ -77,8 +112,9 @@ impl fmt::Display for ChainKey {
 /// A place in a chain.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Place {
-    /// Which chain.
-    pub key: ChainKey,
+    /// The name of its interface, as it was asked for.
+    #[serde(rename = "key")]
+    pub asked: ChainName,
     /// Lower runs first.
     pub priority: Priority,
     /// After which verdicts the next member runs.
@@ -107,15 +143,15 @@ impl Placement {
         }
     }
 
-    /// The chain, if the hook is shared.
-    pub fn chain(&self) -> Option<&ChainKey> {
-        self.place().map(|place| &place.key)
+    /// The name that was asked for, if the hook is shared.
+    pub fn asked(&self) -> Option<&ChainName> {
+        self.place().map(|place| &place.asked)
     }
 
     /// The kind of program that attaches here.
     pub fn kind(&self) -> ProgramKind {
         match self {
-            Self::Shared(place) => place.key.point.kind(),
+            Self::Shared(place) => place.asked.point.kind(),
             Self::Own(hook) => hook.kind(),
         }
     }
@@ -124,7 +160,7 @@ impl Placement {
 impl fmt::Display for Placement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Shared(place) => write!(f, "{}", place.key),
+            Self::Shared(place) => write!(f, "{}", place.asked),
             Self::Own(hook) => write!(f, "{hook}"),
         }
     }
@@ -136,7 +172,7 @@ pub enum HookAsk {
     /// A place in a chain.
     Shared {
         /// Which chain.
-        chain: ChainKey,
+        chain: ChainName,
         /// Where in it.
         priority: Option<Priority>,
         /// After which verdicts it goes on.

@@ -17,10 +17,10 @@ impl pb::chain_service_server::ChainService for Chains {
     async fn get_chain(&self, request: Request<pb::GetChainRequest>) -> Result<Response<pb::Chain>, Status> {
         let principal = principal(&request)?;
         let pb::GetChainRequest { netns, interface, hook: _ } = request.get_ref();
-        let key = codec::chain_key(netns.as_deref(), interface).map_err(bad_field)?;
-        let snapshot = self.0.chain(principal, key.clone()).await.map_err(|error| status::look(&error))?;
-        let chain = codec::chain(&snapshot, &key, &self.0.layout);
-        Ok(Response::new(chain.ok_or_else(|| status::look(&LookError::NoInterface(key)))?))
+        let name = codec::chain_name(netns.as_deref(), interface).map_err(bad_field)?;
+        let (snapshot, chain) = self.0.chain(principal, name.clone()).await.map_err(|error| status::look(&error))?;
+        let chain = codec::chain(&snapshot, &chain, &self.0.layout);
+        Ok(Response::new(chain.ok_or_else(|| status::look(&LookError::NoInterface(name)))?))
     }
 
     async fn list_chains(
@@ -31,7 +31,7 @@ impl pb::chain_service_server::ChainService for Chains {
         let pb::ListChainsRequest { page_size, page_token } = request.into_inner();
         let listed = self.0.chains(principal, &page(page_size, page_token)?).await;
         let listed = listed.map_err(|denied| status::denied(&denied))?;
-        let chain = |snapshot: &Snapshot, key| codec::chain(snapshot, &key, &self.0.layout).unwrap_or_default();
+        let chain = |snapshot: &Snapshot, chain| codec::chain(snapshot, &chain, &self.0.layout).unwrap_or_default();
         let (chains, next_page_token) = fitting(listed, chain);
         Ok(Response::new(pb::ListChainsResponse { chains, next_page_token }))
     }

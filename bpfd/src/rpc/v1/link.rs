@@ -83,7 +83,7 @@ impl pb::link_service_server::LinkService for Links {
     ) -> Result<Response<pb::ListLinksResponse>, Status> {
         let principal = principal(&request)?;
         let pb::ListLinksRequest { interface, netns, app, page_size, page_token, user_labels } = request.into_inner();
-        let chain = interface.map(|interface| codec::chain_key(netns.as_deref(), &interface));
+        let chain = interface.map(|interface| codec::chain_name(netns.as_deref(), &interface));
         let chain = chain.transpose().map_err(bad_field)?;
         let app = app.map(|app| app.parse::<AppRef>().map_err(|error| bad("app", error))).transpose()?;
         let labels = codec::label_selectors(&user_labels).map_err(bad_field)?;

@@ -1,6 +1,6 @@
 //! Chains: what shared hooks run, beside what was asked for.
 
-use bpfd_core::hook::{ChainKey, ProceedOn};
+use bpfd_core::hook::{ChainId, ProceedOn};
 use bpfd_core::kernel::{ChainMode, ForeignSlot, Live, LiveTop, Member, Observed, SLOTS, Slot};
 use bpfd_core::order;
 use bpfd_core::plan::LinkStatus;
@@ -11,10 +11,9 @@ use super::{Paths, link, texts};
 use crate::v1 as pb;
 
 /// A chain as the kernel has it, beside what was asked for.
-pub fn chain(snapshot: &Snapshot, key: &ChainKey, paths: &impl Paths) -> Option<pb::Chain> {
+pub fn chain(snapshot: &Snapshot, id: &ChainId, paths: &impl Paths) -> Option<pb::Chain> {
     let Snapshot { state, observed, statuses } = snapshot;
-    let seen = observed.chains.get(key)?;
-    let interface = seen.interface?;
+    let seen = observed.chains.get(id)?;
     let (mode, cause) = match &seen.mode {
         ChainMode::Fused { cause } => (pb::ChainMode::Fused, cause.clone()),
         ChainMode::Libxdp => {
@@ -32,12 +31,12 @@ pub fn chain(snapshot: &Snapshot, key: &ChainKey, paths: &impl Paths) -> Option<
     };
     let (program, members) = match &seen.live {
         Live::Empty => (None, vec![]),
-        Live::Ours(LiveTop { program, .. }) => (Some(program.0), members(snapshot, observed, key)),
+        Live::Ours(LiveTop { program, .. }) => (Some(program.0), members(snapshot, observed, id)),
         Live::Dispatcher(live) => {
             let lost = |name: &String| format!("`{name}` is no longer in its slot: somebody removed its pins");
             findings.extend(live.lost.iter().map(lost));
             slots = u32::try_from(live.slots.len()).ok();
-            let pin = |slot| paths.libxdp_pin(interface.index, live.top.program, slot);
+            let pin = |slot| paths.libxdp_pin(id.interface.index, live.top.program, slot);
             let members = (0..).zip(&live.slots).map(|(slot, found)| match found {
                 Slot::Ours(found) => pb::ChainMember { slot: Some(slot), ..member(snapshot, slot + 1, found) },
                 Slot::Foreign(found) => foreign_member(found, slot, pin(slot)),
@@ -56,15 +55,15 @@ pub fn chain(snapshot: &Snapshot, key: &ChainKey, paths: &impl Paths) -> Option<
             (Some(foreign.program.0), vec![member])
         }
     };
-    for row in order::ordered(state, key) {
+    for row in order::ordered(state, id) {
         if let Some(LinkStatus::Drifted { cause }) = statuses.get(&row.uid) {
             findings.push(format!("`{}` is not as requested: {cause}", state.link_name(row)));
         }
     }
     Some(pb::Chain {
-        netns: netns(&key.netns),
-        interface: key.interface.to_string(),
-        ifindex: interface.index,
+        netns: netns(&seen.name.netns),
+        interface: seen.name.interface.to_string(),
+        ifindex: id.interface.index,
         hook: pb::ChainHook::Xdp.into(),
         mode: mode.into(),
         mode_cause: cause,
@@ -77,8 +76,8 @@ pub fn chain(snapshot: &Snapshot, key: &ChainKey, paths: &impl Paths) -> Option<
     })
 }
 
-fn members(snapshot: &Snapshot, observed: &Observed, key: &ChainKey) -> Vec<pb::ChainMember> {
-    (1..).zip(observed.members(key)).map(|(position, found)| member(snapshot, position, &found)).collect()
+fn members(snapshot: &Snapshot, observed: &Observed, id: &ChainId) -> Vec<pb::ChainMember> {
+    (1..).zip(observed.members(id)).map(|(position, found)| member(snapshot, position, &found)).collect()
 }
 
 fn member(snapshot: &Snapshot, position: u32, member: &Member) -> pb::ChainMember {

@@ -92,7 +92,7 @@ pub fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
         None => (pb::LinkState::Unspecified, String::new()),
     };
     // Places are counted from 1.
-    let places = link.placement.chain().map(|key| (1..).zip(observed.members(key)));
+    let places = link.chain().map(|chain| (1..).zip(observed.members(&chain)));
     let place = places.and_then(|mut places| places.find(|(_, member)| member.link == link.uid));
     let Placed { hook, priority, proceed_on, mode } = placed(&link.placement);
     let pinned = observed.apps.get(&link.app);
@@ -100,6 +100,7 @@ pub fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
         uid: link.uid.to_string(),
         handle: link.handle.0,
         name: state.link_name(link),
+        name_now: state.link_name_now(link).unwrap_or_default(),
         generation: link.generation,
         state: link_state.into(),
         cause,

@@ -5,7 +5,7 @@ mod image;
 mod words;
 
 use bpfd_core::changes::RequestError;
-use bpfd_core::hook::{BadTarget, ChainKey, XdpMode, own};
+use bpfd_core::hook::{BadTarget, ChainName, XdpMode, own};
 use bpfd_core::kernel::{ForeignProgram, ObserveError, StepError};
 use bpfd_core::names::Netns;
 use bpfd_core::plan::PlanError;
@@ -300,14 +300,6 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
             "`{}` shows interfaces; use `--when-present` to attach when the interface appears",
             show_interfaces(chain)
         )),
-        PlanError::OneInterface { other, .. } => refusal(ErrorReason::InUse).hint(format!(
-            "use `-i {}`{}, as the other links of this interface do",
-            other.interface,
-            match &other.netns {
-                Netns::Host => " without `--netns`".to_owned(),
-                Netns::Named(name) => format!(" with `--netns {name}`"),
-            }
-        )),
         PlanError::NoNetns(_) => refusal(ErrorReason::NoSuchNetns).hint(
             "`ip netns` shows network namespaces that have a name; \
                  use `--when-present` to attach when the interface appears",
@@ -338,14 +330,14 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
 }
 
 /// The command that shows the interfaces a chain could be of.
-fn show_interfaces(chain: &ChainKey) -> String {
+fn show_interfaces(chain: &ChainName) -> String {
     match &chain.netns {
         Netns::Host => "ip link".to_owned(),
         Netns::Named(name) => format!("ip -n {name} link"),
     }
 }
 
-fn show_chain(chain: &ChainKey) -> String {
+fn show_chain(chain: &ChainName) -> String {
     match &chain.netns {
         Netns::Host => format!("bpfctl chain show {}", chain.interface),
         Netns::Named(name) => format!("bpfctl chain show {} --netns {name}", chain.interface),
@@ -354,7 +346,7 @@ fn show_chain(chain: &ChainKey) -> String {
 
 /// The command that takes a program of somebody else away. One that a bpf_link holds goes with the link alone, and `xdp off` takes
 /// away what is driven in native mode alone (`dev_xdp_mode` of net/core/dev.c).
-fn way_out(chain: &ChainKey, holder: &ForeignProgram, driven: Option<XdpMode>) -> String {
+fn way_out(chain: &ChainName, holder: &ForeignProgram, driven: Option<XdpMode>) -> String {
     if let Some(link) = holder.link {
         return format!("bpftool link detach id {link}");
     }

@@ -1,6 +1,6 @@
 //! XDP in messages: chains of interfaces, actions and modes.
 
-use bpfd_core::hook::{ChainKey, HookAsk, Place, Point, ProceedOn, XdpMode};
+use bpfd_core::hook::{ChainName, HookAsk, Place, Point, ProceedOn, XdpMode};
 use bpfd_core::names::{IfName, Netns, Priority};
 
 use super::Placed;
@@ -9,7 +9,7 @@ use crate::v1 as pb;
 
 pub(super) fn asked(hook: &pb::XdpHook, message: &pb::Attachment) -> Result<HookAsk, BadField> {
     Ok(HookAsk::Shared {
-        chain: chain_key(hook.netns.as_deref(), &hook.interface)?,
+        chain: chain_name(hook.netns.as_deref(), &hook.interface)?,
         priority: asked_priority(message.priority)?,
         proceed_on: asked_proceed_on(message.proceed_on.as_ref())?,
         mode: match pb::XdpMode::try_from(message.xdp_mode) {
@@ -22,10 +22,10 @@ pub(super) fn asked(hook: &pb::XdpHook, message: &pb::Attachment) -> Result<Hook
 }
 
 /// The XDP chain of an interface; unset namespace = the daemon's own.
-pub fn chain_key(netns: Option<&str>, interface: &str) -> Result<ChainKey, BadField> {
+pub fn chain_name(netns: Option<&str>, interface: &str) -> Result<ChainName, BadField> {
     let netns: Netns = netns.map_or(Ok(Netns::Host), |netns| parsed("netns", netns))?;
     let interface: IfName = parsed("interface", interface)?;
-    Ok(ChainKey { netns, interface, point: Point::Xdp })
+    Ok(ChainName { netns, interface, point: Point::Xdp })
 }
 
 pub(in crate::codec::v1) fn asked_priority(number: Option<u32>) -> Result<Option<Priority>, BadField> {
@@ -48,8 +48,8 @@ pub(in crate::codec::v1) fn asked_proceed_on(set: Option<&pb::ProceedOn>) -> Res
     ProceedOn::from_names(names).map(Some).map_err(|error| bad("proceed_on", error))
 }
 
-pub(super) fn placed(Place { key, priority, proceed_on: set, mode: driven }: &Place) -> Placed {
-    let hook = pb::XdpHook { netns: netns(&key.netns), interface: key.interface.to_string() };
+pub(super) fn placed(Place { asked, priority, proceed_on: set, mode: driven }: &Place) -> Placed {
+    let hook = pb::XdpHook { netns: netns(&asked.netns), interface: asked.interface.to_string() };
     Placed {
         hook: pb::hook::Hook::Xdp(hook),
         priority: Some(u32::from(*priority)),
