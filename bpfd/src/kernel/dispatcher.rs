@@ -13,9 +13,9 @@ use bpfd_core::ident::{KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{ForeignSlot, InterfaceId, LiveDispatcher, LiveTop, Member, Slot, StepError};
 use bpfd_core::names::Priority;
 use bpfd_sys::bpf::{
-    AttachType, BtfTypeId, F_RDONLY_PROG, LinkId, LinkInfo, LinkKind, Map, MapCreate, MapInfo, MapType, ProgBtf,
-    ProgId, ProgLoad, ProgramType, Records, Update, btf_bytes, btf_load, link_create_ext, link_info, prog_info,
-    prog_load,
+    AttachType, BtfTypeId, F_RDONLY_PROG, LinkId, LinkInfo, LinkKind, LoadError, Map, MapCreate, MapInfo, MapType,
+    ProgBtf, ProgId, ProgLoad, ProgramType, Records, Target, Update, btf_bytes, btf_load, link_create_ext, link_info,
+    prog_info, prog_load,
 };
 use ebpf::actions::ActionMask;
 use ebpf::chain_record::{ChainEntry, ChainPlace, ChainRecord, MAX_FUNCTION};
@@ -41,6 +41,8 @@ pub(crate) struct Loaded {
     /// Where the program of the first slot goes.
     pub(crate) target: BtfTypeId,
     dispatcher: Dispatcher,
+    btf: OwnedFd,
+    insns: Vec<u8>,
 }
 
 /// A program in its slot, held by descriptors.
@@ -63,31 +65,69 @@ pub(crate) struct Generation {
     pub(crate) slots: Vec<HeldSlot>,
 }
 
+/// Why there is no dispatcher.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoDispatcher {
+    /// Its configuration, or the map of it.
+    #[error(transparent)]
+    Config(io::Error),
+    /// The kernel refuses its types or its instructions.
+    #[error(transparent)]
+    Refused(LoadError),
+}
+
+impl From<NoDispatcher> for StepError {
+    fn from(error: NoDispatcher) -> Self {
+        Self::Call { doing: "make a dispatcher".to_owned(), errno: said(&error) }
+    }
+}
+
 /// A dispatcher for nothing but to load programs against.
-pub(crate) fn template() -> Result<Loaded, StepError> {
+pub(crate) fn template() -> Result<Loaded, NoDispatcher> {
     let slot = dispatch_config::Slot { priority: 50, actions: ActionMask::PASS, flags: 0 };
     load(&DispatcherConfig { version: Version::V2, frags: false, device_bound: false, slots: vec![slot] })
 }
 
 /// Makes and loads a dispatcher; its configuration is frozen.
-fn load(config: &DispatcherConfig) -> Result<Loaded, StepError> {
-    let refused = |why: String| StepError::Call { doing: "make a dispatcher".to_owned(), errno: why };
-    let dispatcher = Dispatcher::assemble(config).map_err(|error| refused(said(&error)))?;
-    let target = dispatcher.target(0).ok_or_else(|| refused("it would have no program".to_owned()))?;
-    let config = config_map(dispatcher.rodata()).map_err(failed(|| "make a dispatcher's configuration"))?;
-    let btf = btf_load(dispatcher.btf()).map_err(|error| refused(said(&error)))?;
+fn load(config: &DispatcherConfig) -> Result<Loaded, NoDispatcher> {
+    let unmade = |why: String| NoDispatcher::Config(io::Error::other(why));
+    let dispatcher = Dispatcher::assemble(config).map_err(|error| unmade(said(&error)))?;
+    let target = dispatcher.target(0).ok_or_else(|| unmade("it would have no program".to_owned()))?;
+    let config = config_map(dispatcher.rodata()).map_err(NoDispatcher::Config)?;
+    let btf = btf_load(dispatcher.btf()).map_err(NoDispatcher::Refused)?;
     let insns = encode(&dispatcher.link(config.as_raw_fd()));
+    let (program, target) = (load_one(&dispatcher, &btf, &insns, None), BtfTypeId(target.btf_id));
+    Ok(Loaded { program: program.map_err(NoDispatcher::Refused)?, target, dispatcher, btf, insns })
+}
+
+/// The dispatcher's program, as itself or in the place of a function of another one.
+fn load_one(
+    dispatcher: &Dispatcher,
+    btf: &OwnedFd,
+    insns: &[u8],
+    target: Option<Target<'_>>,
+) -> Result<OwnedFd, LoadError> {
     let func_info = Records { bytes: dispatcher.func_info(), record_size: FUNC_INFO_SIZE };
-    let kind = dispatcher.load();
-    let program = prog_load(&ProgLoad {
+    let kind = match target {
+        Some(_) => dispatcher.load().as_extension(),
+        None => dispatcher.load(),
+    };
+    prog_load(&ProgLoad {
         expected_attach_type: AttachType(kind.expected_attach_type),
         name: NAME,
         btf: Some(ProgBtf { fd: btf.as_fd(), func_info, line_info: Records::NONE }),
+        target,
         flags: kind.flags,
-        ..ProgLoad::new(ProgramType(kind.prog_type), c"GPL", &insns)
-    });
-    let program = program.map_err(|error| refused(said(&error)))?;
-    Ok(Loaded { program, target: BtfTypeId(target.btf_id), dispatcher })
+        ..ProgLoad::new(ProgramType(kind.prog_type), c"GPL", insns)
+    })
+}
+
+impl Loaded {
+    /// Itself once more, as a program that can stand in its own first slot: it has the signature, and nothing ever runs it.
+    pub(crate) fn replacement(&self) -> Result<OwnedFd, LoadError> {
+        let target = Target::Program { fd: self.program.as_fd(), function: self.target };
+        load_one(&self.dispatcher, &self.btf, &self.insns, Some(target))
+    }
 }
 
 fn config_map(value: &[u8]) -> io::Result<OwnedFd> {

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use bpfd_core::ident::KernelId;
 use bpfd_core::ident::{AppUid, LinkUid};
 use bpfd_core::kernel::{Member, PinnedExt, StepError};
-use bpfd_sys::bpf::{BtfTypeId, Target, prog_info};
+use bpfd_sys::bpf::{Target, prog_info};
 use bpfd_sys::bpffs::Dir;
 use ebpf::chain_record::{ChainEntry, ChainPlace, ChainRecord};
 
@@ -46,7 +46,7 @@ pub(crate) fn load(
         why: format!("`{function}` has no type information, which sharing an interface needs: compile it with `-g`"),
     };
     let btf = code.btf.as_ref().filter(|_| !program.func_info.is_empty()).ok_or_else(untyped)?;
-    let target = Target::Program { fd: template.program.as_fd(), function: template.main() };
+    let target = Target::Program { fd: template.program.as_fd(), function: template.target };
     let ext = load_extension(program, btf.as_fd(), target)?;
 
     let doing = || format!("pin the copy of `{function}` for link {link}");
@@ -114,11 +114,4 @@ pub(crate) fn read(pins: &Pins, link: LinkUid) -> io::Result<Option<SeenExt>> {
     let member = top::member(&entry).filter(|member| member.link == link);
     let pinned = PinnedExt { program: KernelId(info.id.0), tag: info.tag, load_time: info.load_time_ns };
     Ok(member.map(|member| SeenExt { pinned, member }))
-}
-
-impl Loaded {
-    /// The main function, which a program alone in its dispatcher replaces.
-    fn main(&self) -> BtfTypeId {
-        self.target
-    }
 }

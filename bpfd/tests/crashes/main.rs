@@ -352,7 +352,7 @@ fn loaded(uid: AppUid, name: &str, staged: &PinnedApp, attach: Option<(u8, u32)>
         name: Some(name.parse().unwrap()),
         default_name: "unnamed".parse().unwrap(),
         source: Source::Upload,
-        object: ObjectDigest([3; 32]),
+        object: ObjectDigest::from([3; 32]),
         reach: Reach::Kernel,
         globals: BTreeMap::new(),
         programs: programs.collect(),

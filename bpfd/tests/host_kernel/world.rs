@@ -132,7 +132,7 @@ impl World {
 
     /// Keeps bytes and says how to make an app of them.
     pub(crate) fn recipe(&self, elf: Vec<u8>, functions: &[(&str, ProgramKind)]) -> Recipe {
-        let object = ObjectDigest([self.next_object.fetch_add(1, Ordering::Relaxed); 32]);
+        let object = ObjectDigest::from([self.next_object.fetch_add(1, Ordering::Relaxed); 32]);
         self.objects.lock().unwrap().insert(object, elf);
         let functions = functions.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect();
         Recipe { object, globals: BTreeMap::new(), functions, reach: Reach::Kernel }
