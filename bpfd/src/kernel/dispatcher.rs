@@ -93,8 +93,8 @@ fn load(config: &DispatcherConfig) -> Result<Loaded, NoDispatcher> {
     let unmade = |why: String| NoDispatcher::Config(io::Error::other(why));
     let dispatcher = Dispatcher::assemble(config).map_err(|error| unmade(said(&error)))?;
     let target = dispatcher.target(0).ok_or_else(|| unmade("it would have no program".to_owned()))?;
-    let config = config_map(dispatcher.rodata()).map_err(NoDispatcher::Config)?;
     let btf = btf_load(dispatcher.btf()).map_err(NoDispatcher::Refused)?;
+    let config = config_map(dispatcher.rodata()).map_err(NoDispatcher::Config)?;
     let insns = encode(&dispatcher.link(config.as_raw_fd()));
     let (program, target) = (load_one(&dispatcher, &btf, &insns, None), BtfTypeId(target.btf_id));
     Ok(Loaded { program: program.map_err(NoDispatcher::Refused)?, target, dispatcher, btf, insns })
