@@ -64,6 +64,9 @@ pub enum DaemonError {
     /// registries.toml or auth.json.
     #[error("cannot read the registries' configuration")]
     Registries(#[from] RegistryFilesError),
+    /// What starts workers.
+    #[error("cannot start the thread that starts workers")]
+    Workers(#[source] io::Error),
     /// The image store.
     #[error("cannot open the image store")]
     Images(#[from] ImageError),
@@ -112,7 +115,8 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let objects = Objects::open(&layout.objects()).map_err(at("open the object store", &layout.objects()))?;
     let settings = settings(layout)?;
     let identities = Identities::of_host(settings.workers.uid_base);
-    let workers = Workers::with(identities.map_err(at("find whom workers run as in", Path::new("/etc/passwd")))?);
+    let identities = identities.map_err(at("find whom workers run as in", Path::new("/etc/passwd")))?;
+    let workers = Workers::with(identities).map_err(DaemonError::Workers)?;
     let trust = Arc::new(Trust::open(layout)?);
     let store = Store::open(&layout.database())?;
     let audit = AuditFile::open(&layout.audit()).map_err(at("open the audit log", &layout.audit()))?;

@@ -89,12 +89,14 @@ impl Loads {
 
     fn made(&self, ask: &Authorized<LoadRequest>, bytecode: &Bytecode, report: &Report) -> Result<Made, LoadError> {
         let request = ask.request();
-        let object = parse::inspect(&self.workers, bytecode.bytes())?;
+        let mut reader = parse::Reader::of(&self.workers, bytecode.bytes())?;
+        let object = reader.inspect()?;
         object.loadable()?;
         let Selection { functions, attach } = selection::select(&object, &request.select, &request.attach)?;
         let globals = settings(&object, &request.globals)?;
         let recipe = recipe(bytecode, &functions, &globals);
-        parse::rehearse(&self.workers, &self.loader, bytecode.bytes(), &recipe)?;
+        reader.rehearse(&self.loader, &recipe)?;
+        drop(reader);
         report(Progress::begin(Phase::Load));
         let staged = self.loader.prepare(bytecode.bytes(), &recipe);
         let staged = staged.map_err(|error| self.explain(ask.principal().uid, bytecode.bytes(), error))?;
