@@ -24,10 +24,21 @@ pub struct Member {
     pub app: AppUid,
     /// Its program.
     pub function: String,
-    /// Its place.
+    /// The priority that was asked for, as far as the kernel tells: it orders nothing.
     pub priority: Priority,
+    /// The priority that orders it.
+    pub effective: Priority,
     /// After which verdicts the next one runs.
     pub proceed_on: ProceedOn,
+}
+
+impl Member {
+    /// Whether it runs as another one does, whatever was asked for.
+    pub fn runs_as(&self, other: &Self) -> bool {
+        let Self { link, app, function, priority: _, effective, proceed_on } = self;
+        (link, app, function) == (&other.link, &other.app, &other.function)
+            && (effective, proceed_on) == (&other.effective, &other.proceed_on)
+    }
 }
 
 /// What is needed to make an app's instructions again: bytes and globals; its maps are pinned.
@@ -92,6 +103,15 @@ impl Slot {
         match self {
             Self::Ours(member) => Some(member),
             Self::Foreign(_) => None,
+        }
+    }
+
+    /// Whether it runs the same in the same way as another one.
+    pub fn runs_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Ours(one), Self::Ours(other)) => one.runs_as(other),
+            (Self::Foreign(one), Self::Foreign(other)) => one == other,
+            (Self::Ours(_), Self::Foreign(_)) | (Self::Foreign(_), Self::Ours(_)) => false,
         }
     }
 }
@@ -230,8 +250,8 @@ impl fmt::Display for Step {
             Self::BuildTop { top, chain, content } => {
                 write!(f, "build top {top} for {chain}:")?;
                 let ours = |f: &mut fmt::Formatter<'_>, member: &Member| {
-                    let Member { link: _, app: _, function, priority, proceed_on } = member;
-                    write!(f, " {function} {priority} {{{proceed_on}}}")
+                    let Member { link: _, app: _, function, priority: _, effective, proceed_on } = member;
+                    write!(f, " {function} {effective} {{{proceed_on}}}")
                 };
                 match content {
                     TopContent::Fused { members, .. } => members.iter().try_for_each(|member| ours(f, member)),

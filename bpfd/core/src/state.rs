@@ -392,7 +392,9 @@ impl State {
                 let Placement::Shared(place) = &mut row.placement else {
                     return Err(ChangeError::NotInChain(link.to_string()));
                 };
-                place.priority = new_priority.unwrap_or(place.priority);
+                if let Some(priority) = new_priority {
+                    (place.priority, place.effective) = (*priority, *priority);
+                }
                 place.proceed_on = new_set.unwrap_or(place.proceed_on);
                 row.generation += 1;
             }

@@ -139,9 +139,9 @@ pub(crate) fn build(wanted: &Wanted<'_>, pins: &Pins, ids: &mut IdLookup) -> Res
 /// The program for a slot and what the configuration says of it; `None` if it is gone.
 fn open(slot: &Slot, pins: &Pins, ids: &mut IdLookup) -> io::Result<Option<(OwnedFd, dispatch_config::Slot)>> {
     match slot {
-        Slot::Ours(Member { link, priority, proceed_on, .. }) => Ok(ext::open(pins, *link)?.map(|(program, flags)| {
+        Slot::Ours(Member { link, effective, proceed_on, .. }) => Ok(ext::open(pins, *link)?.map(|(program, flags)| {
             let actions = ActionMask::from_bits(proceed_on.bits());
-            (program, dispatch_config::Slot { priority: u32::from(*priority), actions, flags })
+            (program, dispatch_config::Slot { priority: u32::from(*effective), actions, flags })
         })),
         Slot::Foreign(ForeignSlot { program, priority, actions, flags, .. }) => {
             let (actions, flags) = (ActionMask::from_bits(*actions), *flags);
@@ -166,6 +166,7 @@ fn record(top: TopUid, interface: InterfaceId, slots: &[Slot]) -> Result<OwnedFd
             link: top::FOREIGN,
             app: top::FOREIGN,
             priority: *priority,
+            effective: *priority,
             actions: ActionMask::from_bits(*actions),
             flags: 0,
             function: recordable(name),
@@ -335,11 +336,12 @@ fn is_config(map: &MapInfo) -> bool {
     map.key_size == 4 && map.max_entries == 1 && map.flags & F_RDONLY_PROG != 0 && map.value_size <= CONFIG_LIMIT
 }
 
-/// Our member with its place as the dispatcher has it.
+/// Our member with its place as the dispatcher has it. What was asked for is known only if the link was not moved since its copy was made.
 fn ours(member: &Member, config: &dispatch_config::Slot) -> Member {
-    let priority = Priority::try_from(config.priority).unwrap_or(member.priority);
+    let effective = Priority::try_from(config.priority).unwrap_or(member.effective);
+    let priority = if effective == member.effective { member.priority } else { effective };
     let proceed_on = ProceedOn::from_bits(config.actions.bits()).unwrap_or(member.proceed_on);
-    Member { priority, proceed_on, ..member.clone() }
+    Member { priority, effective, proceed_on, ..member.clone() }
 }
 
 fn foreign(id: ProgId, config: &dispatch_config::Slot, ids: &mut IdLookup) -> io::Result<Option<ForeignSlot>> {

@@ -24,7 +24,7 @@ use super::prepare::{AppCode, load};
 /// The link uid of an entry that is somebody else's program.
 pub(crate) const FOREIGN: [u8; 16] = [0; 16];
 
-/// The longest record that is read: 255 entries of 304 bytes and a header, with room for a later version.
+/// The longest record that is read: 255 entries of 312 bytes and a header, with room for a later version.
 const RECORD_LIMIT: u32 = 256 << 10;
 
 /// A generation that was built, held by descriptors only.
@@ -83,7 +83,7 @@ pub(crate) fn freeze(record: &[u8]) -> io::Result<OwnedFd> {
 }
 
 fn part<'a>(member: &Member, apps: &'a BTreeMap<AppUid, AppCode>) -> Result<fuse::Member<'a>, StepError> {
-    let Member { link: _, app, function, priority: _, proceed_on: _ } = member;
+    let Member { link: _, app, function, priority: _, effective: _, proceed_on: _ } = member;
     let missing = || StepError::Object { why: format!("it has no program `{function}`") };
     let program = apps.get(app).and_then(|code| code.programs.get(function)).ok_or_else(missing)?;
     Ok(fuse::Member { entry: entry(member), program })
@@ -91,11 +91,12 @@ fn part<'a>(member: &Member, apps: &'a BTreeMap<AppUid, AppCode>) -> Result<fuse
 
 /// What a record says of a member.
 pub(crate) fn entry(member: &Member) -> ChainEntry {
-    let Member { link, app, function, priority, proceed_on } = member;
+    let Member { link, app, function, priority, effective, proceed_on } = member;
     ChainEntry {
         link: link.bytes(),
         app: app.bytes(),
         priority: u32::from(*priority),
+        effective: u32::from(*effective),
         actions: ActionMask::from_bits(proceed_on.bits()),
         flags: 0,
         function: function.clone(),
@@ -214,12 +215,13 @@ fn seen(top: TopUid, record: &ChainRecord) -> Option<SeenRecord> {
 }
 
 pub(crate) fn member(entry: &ChainEntry) -> Option<Member> {
-    let ChainEntry { link, app, priority, actions, flags: _, function } = entry;
+    let ChainEntry { link, app, priority, effective, actions, flags: _, function } = entry;
     Some(Member {
         link: LinkUid::from_bytes(*link),
         app: AppUid::from_bytes(*app),
         function: function.clone(),
         priority: Priority::try_from(*priority).ok()?,
+        effective: Priority::try_from(*effective).ok()?,
         proceed_on: ProceedOn::from_bits(actions.bits()).ok()?,
     })
 }
@@ -233,6 +235,7 @@ mod tests {
             link: [1; 16],
             app: [2; 16],
             priority,
+            effective: 60,
             actions: ActionMask::from_bits(actions),
             flags: 0,
             function: "pass".to_owned(),
@@ -246,8 +249,8 @@ mod tests {
         assert_eq!(seen.interface, InterfaceId { netns_cookie: 4, index: 5 });
         let [member] = seen.members.as_slice() else { panic!("one member") };
         assert_eq!(
-            (member.function.as_str(), u32::from(member.priority), member.proceed_on),
-            ("pass", 50, ProceedOn::PASS)
+            (member.function.as_str(), u32::from(member.priority), u32::from(member.effective), member.proceed_on),
+            ("pass", 50, 60, ProceedOn::PASS)
         );
     }
 
@@ -266,6 +269,7 @@ mod tests {
             app: AppUid::from_bytes([app; 16]),
             function: function.to_owned(),
             priority: Priority::DEFAULT,
+            effective: Priority::DEFAULT,
             proceed_on: ProceedOn::PASS,
         };
         let named =

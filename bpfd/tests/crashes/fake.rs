@@ -479,7 +479,7 @@ impl FakeKernel {
             Slot::Ours(member) => {
                 let (PinnedExt { program, tag, load_time }, _) = *self.exts.get(&member.link)?;
                 let loaded = Loaded { name: member.function.clone(), tag, load_time, program };
-                let (priority, actions) = (u32::from(member.priority), member.proceed_on.bits());
+                let (priority, actions) = (u32::from(member.effective), member.proceed_on.bits());
                 Some(Filled { priority, actions, flags: 0, loaded, linked: true })
             }
             Slot::Foreign(ForeignSlot { program, priority, actions, flags, .. }) => {
@@ -526,6 +526,7 @@ impl FakeKernel {
         match self.ext_of(loaded.program) {
             Some(member) => Slot::Ours(Member {
                 priority: Priority::try_from(*priority).unwrap_or(member.priority),
+                effective: Priority::try_from(*priority).unwrap_or(member.effective),
                 proceed_on: ProceedOn::from_bits(*actions).unwrap_or(member.proceed_on),
                 ..member.clone()
             }),

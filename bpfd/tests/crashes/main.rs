@@ -305,7 +305,7 @@ impl Host {
                 }
             };
             let runs = runs.iter().map(|slot| match slot {
-                Slot::Ours(member) => (name(&member.app), u32::from(member.priority)),
+                Slot::Ours(member) => (name(&member.app), u32::from(member.effective)),
                 Slot::Foreign(slot) => (slot.name.clone(), slot.priority),
             });
             let runs = runs.collect();
