@@ -280,10 +280,7 @@ mod tests {
         ];
         assert_eq!(ChainRecord::decode(&bytes), Ok(ChainRecord { place: PLACE, entries }));
         bytes.pop();
-        assert_eq!(
-            ChainRecord::decode(&bytes),
-            Err(DecodeError::Damaged("number of entries does not fit its length"))
-        );
+        assert_eq!(ChainRecord::decode(&bytes), Err(DecodeError::Damaged("number of entries does not fit its length")));
     }
 
     fn check(change: impl Fn(&mut Vec<u8>), expected: &DecodeError) {

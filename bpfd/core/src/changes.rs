@@ -12,8 +12,8 @@ use crate::request::{
     AttachAsk, AttachRequest, DetachRequest, DetachWhich, NoOneLink, UnloadRequest, UnloadWhich, UpdateRequest,
 };
 use crate::state::{
-    Advice, App, Change, ChangeError, Link, LinkLifetime, LinkOrigin, Map, ObjectDigest, Owner, Program, ProgramFacts,
-    ProgramKind, Reach, Setting, Source, State,
+    Advice, App, AppLifetime, Change, ChangeError, Link, LinkLifetime, LinkOrigin, Map, ObjectDigest, Owner, Program,
+    ProgramFacts, ProgramKind, Reach, Setting, Source, State,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -157,6 +157,7 @@ pub fn load(state: &State, loaded: Loaded, owner: &Owner, fresh: &Fresh) -> Resu
         labels,
         user_labels,
         advice,
+        lifetime: AppLifetime::UntilUnloaded,
         created: fresh.now,
         generation: 1,
         request,

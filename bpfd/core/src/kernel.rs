@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::hook::{ChainKey, OwnHook, ProceedOn, XdpMode};
 use crate::ident::{AppUid, KernelId, LinkUid, TopUid};
 use crate::names::{Netns, NetnsName, Priority};
-use crate::state::{ObjectDigest, ProgramFacts, ProgramKind, Reach};
+use crate::record::Row;
+use crate::stamp::Stamp;
+use crate::state::{ObjectDigest, ProgramFacts, ProgramKind, Reach, State};
 
 /// One member of what bpfd attaches to a shared hook.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -175,8 +177,8 @@ pub struct LiveTop {
     pub top: TopUid,
 }
 
-/// One small effect, named by what it does. Undo of each is another step, but for `DetachLink`, `UnpinTop`, `UnpinExt` and `UnpinApp`,
-/// which come after the commit point, and `Adopt`, which changes nothing that runs.
+/// One small effect, named by what it does. Undo of each is another step, but for `DetachLink`, `UnpinTop`, `UnpinExt`, `UnpinApp`,
+/// `Record` and `Unrecord`, which come after the commit point, and `Adopt`, which changes nothing that runs.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
@@ -239,8 +241,12 @@ pub enum Step {
     },
     /// Remove the pins of a generation that is not attached.
     UnpinTop(TopUid),
-    /// Remove the pins of an app; the kernel frees what nothing else holds.
+    /// Remove the pins of an app, and its record with them; the kernel frees what nothing else holds.
     UnpinApp(AppUid),
+    /// Write a row beside the pins: the record that is there is replaced at once.
+    Record(Box<Row>),
+    /// Remove the record of a link.
+    Unrecord(LinkUid),
 }
 
 impl fmt::Display for Step {
@@ -281,6 +287,8 @@ impl fmt::Display for Step {
             }
             Self::UnpinTop(top) => write!(f, "unpin top {top}"),
             Self::UnpinApp(app) => write!(f, "unpin app {app}"),
+            Self::Record(row) => write!(f, "record {row}"),
+            Self::Unrecord(link) => write!(f, "remove the record of link {link}"),
         }
     }
 }
@@ -301,6 +309,8 @@ impl Step {
             Self::Swap { .. } => "swap",
             Self::UnpinTop(_) => "unpin-top",
             Self::UnpinApp(_) => "unpin-app",
+            Self::Record(_) => "record",
+            Self::Unrecord(_) => "unrecord",
         }
     }
 }
@@ -425,6 +435,10 @@ pub struct Observed {
     pub half_links: BTreeSet<LinkUid>,
     /// Our copies of links' programs for dispatchers.
     pub exts: BTreeMap<LinkUid, PinnedExt>,
+    /// The rows that are recorded beside the pins.
+    pub recorded: State,
+    /// Links with a record that cannot be read.
+    pub unread_records: BTreeSet<LinkUid>,
     /// The chains that were asked about.
     pub chains: BTreeMap<ChainKey, ObservedChain>,
     /// Names in these chains that no network namespace has.
@@ -592,4 +606,10 @@ pub trait Kernel {
 
     /// Takes one step; gives the kernel's id of what a `BuildTop` made.
     fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError>;
+
+    /// The stamp beside the pins; `None` if there is none.
+    fn stamp(&mut self) -> Result<Option<Stamp>, ObserveError>;
+
+    /// Writes the stamp beside the pins.
+    fn set_stamp(&mut self, stamp: Stamp) -> Result<(), StepError>;
 }

@@ -18,7 +18,7 @@ use bpfd_sys::bpf::{
     prog_load,
 };
 use ebpf::actions::ActionMask;
-use ebpf::chain_record::{ChainEntry, ChainPlace, ChainRecord, MAX_FUNCTION};
+use ebpf::chain_record::{CHAIN_MAP_NAME, ChainEntry, ChainPlace, ChainRecord, MAX_FUNCTION};
 use ebpf::dispatch_config::{self, DispatcherConfig, Version};
 use ebpf::dispatcher::{Dispatcher, NAME, RODATA_NAME, full_name, slot_in_btf, version_in_btf};
 use ebpf::insn::encode;
@@ -139,10 +139,12 @@ pub(crate) fn build(wanted: &Wanted<'_>, pins: &Pins, ids: &mut IdLookup) -> Res
 /// The program for a slot and what the configuration says of it; `None` if it is gone.
 fn open(slot: &Slot, pins: &Pins, ids: &mut IdLookup) -> io::Result<Option<(OwnedFd, dispatch_config::Slot)>> {
     match slot {
-        Slot::Ours(Member { link, effective, proceed_on, .. }) => Ok(ext::open(pins, *link)?.map(|(program, flags)| {
-            let actions = ActionMask::from_bits(proceed_on.bits());
-            (program, dispatch_config::Slot { priority: u32::from(*effective), actions, flags })
-        })),
+        Slot::Ours(Member { link, effective, proceed_on, .. }) => {
+            Ok(ext::open(pins, *link)?.map(|(program, flags)| {
+                let actions = ActionMask::from_bits(proceed_on.bits());
+                (program, dispatch_config::Slot { priority: u32::from(*effective), actions, flags })
+            }))
+        }
         Slot::Foreign(ForeignSlot { program, priority, actions, flags, .. }) => {
             let (actions, flags) = (ActionMask::from_bits(*actions), *flags);
             let config = dispatch_config::Slot { priority: *priority, actions, flags };
@@ -174,7 +176,7 @@ fn record(top: TopUid, interface: InterfaceId, slots: &[Slot]) -> Result<OwnedFd
     });
     let record = ChainRecord { place, entries: entries.collect() };
     let bytes = record.encode().map_err(|error| StepError::Object { why: said(&error) })?;
-    top::freeze(&bytes).map_err(failed(|| format!("make the record of generation {top}")))
+    top::freeze(CHAIN_MAP_NAME, &bytes).map_err(failed(|| format!("make the record of generation {top}")))
 }
 
 /// A peer chooses its programs' names: any text of 1 to 256 bytes stands as it is.

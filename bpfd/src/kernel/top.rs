@@ -66,17 +66,18 @@ pub(crate) fn build(
     let parts = members.iter().map(|member| part(member, apps)).collect::<Result<Vec<_>, StepError>>()?;
     let fused = fuse(place, &parts).map_err(|error| cannot_fuse(&error, error.place_in(&parts), members))?;
 
-    let record = freeze(fused.record()).map_err(failed(|| format!("make the record of generation {top}")))?;
+    let record =
+        freeze(CHAIN_MAP_NAME, fused.record()).map_err(failed(|| format!("make the record of generation {top}")))?;
     let program = load(&fused.link(record.as_raw_fd()), None)?;
     let info = prog_info(program.as_fd()).map_err(failed(|| format!("read the program of generation {top}")))?;
     Ok(BuiltTop { program, record, id: KernelId(info.id.0), interface })
 }
 
 /// A record as a frozen map.
-pub(crate) fn freeze(record: &[u8]) -> io::Result<OwnedFd> {
+pub(crate) fn freeze(name: &str, record: &[u8]) -> io::Result<OwnedFd> {
     let size = u32::try_from(record.len()).map_err(io::Error::other)?;
     let shape = MapCreate::new(MapType::ARRAY, 4, size, 1);
-    let map = Map::create(&MapCreate { name: CHAIN_MAP_NAME, flags: F_RDONLY_PROG, ..shape })?;
+    let map = Map::create(&MapCreate { name, flags: F_RDONLY_PROG, ..shape })?;
     map.update(&[0; 4], record, Update::Any)?;
     map.freeze()?;
     Ok(map.into_fd())
@@ -174,11 +175,21 @@ pub(crate) fn read(pins: &Pins, top: TopUid) -> io::Result<Option<SeenTop>> {
 
 /// The record in a pin directory, if it is there and reads.
 pub(crate) fn record(dir: &Dir, own: impl FnOnce(&MapInfo) -> bool) -> io::Result<Option<ChainRecord>> {
-    let record = present(dir.pinned(TOP_RECORD))?
-        .and_then(|fd| Map::from_fd(fd).ok())
-        .filter(|map| map.info().is_ok_and(|map| plausible(&map) && own(&map)));
-    let value = record.map(|map| map.lookup(&[0; 4])).transpose()?.flatten();
+    let value = value(dir, TOP_RECORD, RECORD_LIMIT, own)?;
     Ok(value.and_then(|value| ChainRecord::decode(&value).ok()))
+}
+
+/// The only value of a pinned map, if it is there and of a shape that bpfd makes.
+pub(crate) fn value(
+    dir: &Dir,
+    name: &str,
+    limit: u32,
+    own: impl FnOnce(&MapInfo) -> bool,
+) -> io::Result<Option<Vec<u8>>> {
+    let map = present(dir.pinned(name))?
+        .and_then(|fd| Map::from_fd(fd).ok())
+        .filter(|map| map.info().is_ok_and(|map| plausible(&map, limit) && own(&map)));
+    Ok(map.map(|map| map.lookup(&[0; 4])).transpose()?.flatten())
 }
 
 /// A directory, if it is there.
@@ -198,8 +209,8 @@ pub(crate) fn present(pin: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-fn plausible(map: &MapInfo) -> bool {
-    map.kind == MapType::ARRAY && map.key_size == 4 && map.max_entries == 1 && map.value_size <= RECORD_LIMIT
+fn plausible(map: &MapInfo, limit: u32) -> bool {
+    map.kind == MapType::ARRAY && map.key_size == 4 && map.max_entries == 1 && map.value_size <= limit
 }
 
 /// `None` if the record says what no record of ours would.
