@@ -135,7 +135,10 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let policy = trust.subscribe();
     let make = move || Engine::start(kernel, store, Box::new(audit), policy, boot, Box::new(Uuid::new_v4));
     let (engine, repaired) = EngineHandle::spawn(make)?;
-    let Repaired { recovered, steps, failures, .. } = repaired;
+    let Repaired { relation, recovered, steps, failures, .. } = repaired;
+    if relation.is_doubtful() {
+        tracing::warn!("{relation}; what this database does not list was removed");
+    }
     let recovered = recovered.map(|how| match how {
         Recovered::Forward => "a change that a crash interrupted was carried out",
         Recovered::Back => "a change that a crash interrupted was undone",
@@ -167,6 +170,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
         start: Start {
             time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             causes,
+            relation,
             recovered,
             mode,
             mode_cause,

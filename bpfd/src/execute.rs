@@ -55,6 +55,15 @@ pub struct Executor<'a, K: Kernel> {
     pub audit: &'a mut dyn AuditSink,
 }
 
+impl<K: Kernel> Executor<'_, K> {
+    /// Writes beside the pins how far the database is. Where that fails the pins are behind, as after a crash, until the next commit.
+    pub fn stamp(&mut self) {
+        if let Err(error) = self.kernel.set_stamp(self.store.stamp()) {
+            tracing::warn!(%error, "cannot write the number of the last commit beside the pins");
+        }
+    }
+}
+
 /// Takes every step of an operation. On return it happened wholly, or not at all; `Died` (the in-memory kernel only) leaves what
 /// a crash leaves.
 pub fn execute<K: Kernel>(
@@ -91,6 +100,7 @@ pub fn execute<K: Kernel>(
         return Err(undo(executor, operation, undoable, &built, error.into()));
     }
     point("journal-commit-after");
+    executor.stamp();
     clean(executor, operation, cleaning);
     executor.audit.ended(*id, "done");
     Ok(())
@@ -143,7 +153,8 @@ fn undo<K: Kernel>(
     }
 }
 
-/// The steps after the commit point. One that fails leaves pins that nothing uses; the next repair removes them.
+/// The steps after the commit point. One that fails leaves a record that its row is ahead of, or pins that nothing uses; the next
+/// repair writes and removes them.
 fn clean<K: Kernel>(executor: &mut Executor<'_, K>, operation: &Operation, steps: &[Step]) {
     for step in steps {
         point(&format!("step-{}-before", step.verb()));

@@ -10,6 +10,8 @@ use bpfd_core::journal::{Operation, Verdict, recover};
 use bpfd_core::kernel::{Kernel, ObserveError, Observed, Scope, Step, StepError};
 use bpfd_core::order;
 use bpfd_core::plan::{Plan, converge, converge_chains, reached};
+use bpfd_core::record::with_records;
+use bpfd_core::stamp::Relation;
 use bpfd_core::state::State;
 
 use crate::execute::{Executor, RACES};
@@ -19,6 +21,8 @@ use crate::store::{Outcome, StoreError};
 /// What repair did.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct Repaired {
+    /// How the database stood to the pins.
+    pub relation: Relation,
     /// Whether a broken-off operation was found, and how it ended.
     pub recovered: Option<Recovered>,
     /// Steps taken, as text.
@@ -71,6 +75,10 @@ pub fn repair<K: Kernel>(
     uids: &mut dyn Uids,
 ) -> Result<(State, Observed, Repaired), RepairError> {
     let mut repaired = Repaired::default();
+    match executor.kernel.stamp() {
+        Ok(stamp) => repaired.relation = Relation::of(executor.store.stamp(), stamp),
+        Err(error) => repaired.failures.push(error.to_string()),
+    }
     let mut state = executor.store.state()?;
     let (named, renamed) = state.without_names_of_identities();
     if !renamed.is_empty() {
@@ -110,7 +118,9 @@ pub fn repair<K: Kernel>(
         let mut races = 0;
         loop {
             observed.barred.clone_from(&repaired.barred);
-            let attempt = carry_out(executor, &converge(&wanted, &observed, uids), &observed, &mut repaired)?;
+            // An app that cannot be loaded, and its links, keep their rows.
+            let plan = with_records(converge(&wanted, &observed, uids), &reloaded, &observed);
+            let attempt = carry_out(executor, &plan, &observed, &mut repaired)?;
             if !attempt.again(&mut races) {
                 repaired.failures.extend(attempt.failed);
                 break;
@@ -146,6 +156,7 @@ pub fn repair<K: Kernel>(
         point("repair-verdict-after");
         executor.audit.ended(operation.id, result);
     }
+    executor.stamp();
     Ok((reloaded, observed, repaired))
 }
 
@@ -256,7 +267,9 @@ fn carry_out<K: Kernel>(
             | Step::AttachLink { .. }
             | Step::DetachLink(_)
             | Step::Swap { to: None, .. }
-            | Step::UnpinApp(_) => None,
+            | Step::UnpinApp(_)
+            | Step::Record(_)
+            | Step::Unrecord(_) => None,
         };
         let stays = match step {
             Step::Swap { from: Some(live), .. } => Some(live.top),

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::hook::{ChainKey, OwnHook, ProceedOn, XdpMode};
 use crate::ident::{AppUid, KernelId, LinkUid, TopUid};
 use crate::names::{Netns, NetnsName, Priority};
-use crate::state::{ObjectDigest, ProgramFacts, ProgramKind, Reach};
+use crate::record::Row;
+use crate::stamp::Stamp;
+use crate::state::{ObjectDigest, ProgramFacts, ProgramKind, Reach, State};
 
 /// One member of what bpfd attaches to a shared hook.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -24,10 +26,21 @@ pub struct Member {
     pub app: AppUid,
     /// Its program.
     pub function: String,
-    /// Its place.
+    /// The priority that was asked for, as far as the kernel tells: it orders nothing.
     pub priority: Priority,
+    /// The priority that orders it.
+    pub effective: Priority,
     /// After which verdicts the next one runs.
     pub proceed_on: ProceedOn,
+}
+
+impl Member {
+    /// Whether it runs as another one does, whatever was asked for.
+    pub fn runs_as(&self, other: &Self) -> bool {
+        let Self { link, app, function, priority: _, effective, proceed_on } = self;
+        (link, app, function) == (&other.link, &other.app, &other.function)
+            && (effective, proceed_on) == (&other.effective, &other.proceed_on)
+    }
 }
 
 /// What is needed to make an app's instructions again: bytes and globals; its maps are pinned.
@@ -94,6 +107,15 @@ impl Slot {
             Self::Foreign(_) => None,
         }
     }
+
+    /// Whether it runs the same in the same way as another one.
+    pub fn runs_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Ours(one), Self::Ours(other)) => one.runs_as(other),
+            (Self::Foreign(one), Self::Foreign(other)) => one == other,
+            (Self::Ours(_), Self::Foreign(_)) | (Self::Foreign(_), Self::Ours(_)) => false,
+        }
+    }
 }
 
 /// Somebody else's program in a dispatcher: all that a rebuild must keep.
@@ -155,8 +177,8 @@ pub struct LiveTop {
     pub top: TopUid,
 }
 
-/// One small effect, named by what it does. Undo of each is another step, but for `DetachLink`, `UnpinTop`, `UnpinExt` and `UnpinApp`,
-/// which come after the commit point, and `Adopt`, which changes nothing that runs.
+/// One small effect, named by what it does. Undo of each is another step, but for `DetachLink`, `UnpinTop`, `UnpinExt`, `UnpinApp`,
+/// `Record` and `Unrecord`, which come after the commit point, and `Adopt`, which changes nothing that runs.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
@@ -219,8 +241,12 @@ pub enum Step {
     },
     /// Remove the pins of a generation that is not attached.
     UnpinTop(TopUid),
-    /// Remove the pins of an app; the kernel frees what nothing else holds.
+    /// Remove the pins of an app, and its record with them; the kernel frees what nothing else holds.
     UnpinApp(AppUid),
+    /// Write a row beside the pins: the record that is there is replaced at once.
+    Record(Box<Row>),
+    /// Remove the record of a link.
+    Unrecord(LinkUid),
 }
 
 impl fmt::Display for Step {
@@ -230,8 +256,8 @@ impl fmt::Display for Step {
             Self::BuildTop { top, chain, content } => {
                 write!(f, "build top {top} for {chain}:")?;
                 let ours = |f: &mut fmt::Formatter<'_>, member: &Member| {
-                    let Member { link: _, app: _, function, priority, proceed_on } = member;
-                    write!(f, " {function} {priority} {{{proceed_on}}}")
+                    let Member { link: _, app: _, function, priority: _, effective, proceed_on } = member;
+                    write!(f, " {function} {effective} {{{proceed_on}}}")
                 };
                 match content {
                     TopContent::Fused { members, .. } => members.iter().try_for_each(|member| ours(f, member)),
@@ -261,6 +287,8 @@ impl fmt::Display for Step {
             }
             Self::UnpinTop(top) => write!(f, "unpin top {top}"),
             Self::UnpinApp(app) => write!(f, "unpin app {app}"),
+            Self::Record(row) => write!(f, "record {row}"),
+            Self::Unrecord(link) => write!(f, "remove the record of link {link}"),
         }
     }
 }
@@ -281,6 +309,8 @@ impl Step {
             Self::Swap { .. } => "swap",
             Self::UnpinTop(_) => "unpin-top",
             Self::UnpinApp(_) => "unpin-app",
+            Self::Record(_) => "record",
+            Self::Unrecord(_) => "unrecord",
         }
     }
 }
@@ -405,6 +435,10 @@ pub struct Observed {
     pub half_links: BTreeSet<LinkUid>,
     /// Our copies of links' programs for dispatchers.
     pub exts: BTreeMap<LinkUid, PinnedExt>,
+    /// The rows that are recorded beside the pins.
+    pub recorded: State,
+    /// Links with a record that cannot be read.
+    pub unread_records: BTreeSet<LinkUid>,
     /// The chains that were asked about.
     pub chains: BTreeMap<ChainKey, ObservedChain>,
     /// Names in these chains that no network namespace has.
@@ -572,4 +606,10 @@ pub trait Kernel {
 
     /// Takes one step; gives the kernel's id of what a `BuildTop` made.
     fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError>;
+
+    /// The stamp beside the pins; `None` if there is none.
+    fn stamp(&mut self) -> Result<Option<Stamp>, ObserveError>;
+
+    /// Writes the stamp beside the pins.
+    fn set_stamp(&mut self, stamp: Stamp) -> Result<(), StepError>;
 }

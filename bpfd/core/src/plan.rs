@@ -2,8 +2,8 @@
 //! steps, it plans nothing. Requests, start-up repair and `doctor` use this one.
 //!
 //! Order of a plan: pin what is new, build and pin new generations, attach links of own hooks, swap the chains;
-//! up to here each step can be undone and a failure leaves the host as it was. From `committed` on links of
-//! own hooks go, and pins that nothing uses. It must never remove what it could not observe.
+//! up to here each step can be undone and a failure leaves the host as it was. From `committed` on records of rows
+//! are written, and links of own hooks go, and pins that nothing uses. It must never remove what it could not observe.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,6 +15,7 @@ use crate::hook::{ChainKey, Placement, XdpMode};
 use crate::ident::{AppUid, KernelId, LinkUid, TopUid, Uids};
 use crate::kernel::{ForeignProgram, Live, LiveDispatcher, LiveTop, Observed, SLOTS, Step};
 use crate::names::NetnsName;
+use crate::record::with_records;
 use crate::state::{Change, ChangeError, Link, State};
 
 /// What to do, in order.
@@ -50,7 +51,9 @@ impl Plan {
             | Step::DetachLink(_)
             | Step::UnpinTop(_)
             | Step::UnpinExt(_)
-            | Step::UnpinApp(_) => None,
+            | Step::UnpinApp(_)
+            | Step::Record(_)
+            | Step::Unrecord(_) => None,
         }
     }
 }
@@ -153,7 +156,7 @@ pub fn plan(state: &State, observed: &Observed, changes: &[Change], uids: &mut d
     // What cannot be had elsewhere on the host is no reason against this, and what drifted there is left alone.
     let chains = observed.chains.iter().filter(|(chain, _)| touched.contains(chain));
     let near = Observed { chains: chains.map(|(key, seen)| (key.clone(), seen.clone())).collect(), ..observed.clone() };
-    let plan = converge_chains(&after, &near, changes, uids);
+    let plan = with_records(converge_chains(&after, &near, changes, uids), &after, &near);
     Ok(Planned { after, touched, plan })
 }
 

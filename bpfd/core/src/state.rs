@@ -61,6 +61,15 @@ pub enum LinkLifetime {
     UntilDetached,
 }
 
+/// How long an app is wanted.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AppLifetime {
+    /// Until somebody unloads it.
+    #[default]
+    UntilUnloaded,
+}
+
 /// What to do while a link's interface is absent.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -188,6 +197,9 @@ pub struct App {
     pub user_labels: Labels,
     /// What the image says of its programs, by function.
     pub advice: BTreeMap<String, Advice>,
+    /// How long it is wanted.
+    #[serde(default)]
+    pub lifetime: AppLifetime,
     /// Seconds since 1970 when it was loaded.
     pub created: u64,
     /// Counts changes of this app, from 1.
@@ -392,7 +404,9 @@ impl State {
                 let Placement::Shared(place) = &mut row.placement else {
                     return Err(ChangeError::NotInChain(link.to_string()));
                 };
-                place.priority = new_priority.unwrap_or(place.priority);
+                if let Some(priority) = new_priority {
+                    (place.priority, place.effective) = (*priority, *priority);
+                }
                 place.proceed_on = new_set.unwrap_or(place.proceed_on);
                 row.generation += 1;
             }

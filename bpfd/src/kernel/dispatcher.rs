@@ -18,7 +18,7 @@ use bpfd_sys::bpf::{
     prog_info, prog_load,
 };
 use ebpf::actions::ActionMask;
-use ebpf::chain_record::{ChainEntry, ChainPlace, ChainRecord, MAX_FUNCTION};
+use ebpf::chain_record::{CHAIN_MAP_NAME, ChainEntry, ChainPlace, ChainRecord, MAX_FUNCTION};
 use ebpf::dispatch_config::{self, DispatcherConfig, Version};
 use ebpf::dispatcher::{Dispatcher, NAME, RODATA_NAME, full_name, slot_in_btf, version_in_btf};
 use ebpf::insn::encode;
@@ -179,10 +179,12 @@ pub(crate) fn build(wanted: &Wanted<'_>, pins: &Pins, ids: &mut IdLookup) -> Res
 /// The program for a slot and what the configuration says of it; `None` if it is gone.
 fn open(slot: &Slot, pins: &Pins, ids: &mut IdLookup) -> io::Result<Option<(OwnedFd, dispatch_config::Slot)>> {
     match slot {
-        Slot::Ours(Member { link, priority, proceed_on, .. }) => Ok(ext::open(pins, *link)?.map(|(program, flags)| {
-            let actions = ActionMask::from_bits(proceed_on.bits());
-            (program, dispatch_config::Slot { priority: u32::from(*priority), actions, flags })
-        })),
+        Slot::Ours(Member { link, effective, proceed_on, .. }) => {
+            Ok(ext::open(pins, *link)?.map(|(program, flags)| {
+                let actions = ActionMask::from_bits(proceed_on.bits());
+                (program, dispatch_config::Slot { priority: u32::from(*effective), actions, flags })
+            }))
+        }
         Slot::Foreign(ForeignSlot { program, priority, actions, flags, .. }) => {
             let (actions, flags) = (ActionMask::from_bits(*actions), *flags);
             let config = dispatch_config::Slot { priority: *priority, actions, flags };
@@ -206,6 +208,7 @@ fn record(top: TopUid, interface: InterfaceId, slots: &[Slot]) -> Result<OwnedFd
             link: top::FOREIGN,
             app: top::FOREIGN,
             priority: *priority,
+            effective: *priority,
             actions: ActionMask::from_bits(*actions),
             flags: 0,
             function: recordable(name),
@@ -213,7 +216,7 @@ fn record(top: TopUid, interface: InterfaceId, slots: &[Slot]) -> Result<OwnedFd
     });
     let record = ChainRecord { place, entries: entries.collect() };
     let bytes = record.encode().map_err(|error| StepError::Object { why: said(&error) })?;
-    top::freeze(&bytes).map_err(failed(|| format!("make the record of generation {top}")))
+    top::freeze(CHAIN_MAP_NAME, &bytes).map_err(failed(|| format!("make the record of generation {top}")))
 }
 
 /// A peer chooses its programs' names: any text of 1 to 256 bytes stands as it is.
@@ -375,11 +378,12 @@ fn is_config(map: &MapInfo) -> bool {
     map.key_size == 4 && map.max_entries == 1 && map.flags & F_RDONLY_PROG != 0 && map.value_size <= CONFIG_LIMIT
 }
 
-/// Our member with its place as the dispatcher has it.
+/// Our member with its place as the dispatcher has it. What was asked for is known only if the link was not moved since its copy was made.
 fn ours(member: &Member, config: &dispatch_config::Slot) -> Member {
-    let priority = Priority::try_from(config.priority).unwrap_or(member.priority);
+    let effective = Priority::try_from(config.priority).unwrap_or(member.effective);
+    let priority = if effective == member.effective { member.priority } else { effective };
     let proceed_on = ProceedOn::from_bits(config.actions.bits()).unwrap_or(member.proceed_on);
-    Member { priority, proceed_on, ..member.clone() }
+    Member { priority, effective, proceed_on, ..member.clone() }
 }
 
 fn foreign(id: ProgId, config: &dispatch_config::Slot, ids: &mut IdLookup) -> io::Result<Option<ForeignSlot>> {

@@ -14,7 +14,7 @@ use bpfd_core::ident::{AppUid, LinkUid};
 use bpfd_core::kernel::{Member, PinnedExt, StepError};
 use bpfd_sys::bpf::{Target, prog_info};
 use bpfd_sys::bpffs::Dir;
-use ebpf::chain_record::{ChainEntry, ChainPlace, ChainRecord};
+use ebpf::chain_record::{CHAIN_MAP_NAME, ChainEntry, ChainPlace, ChainRecord};
 
 use super::dispatcher::Loaded;
 use super::failed;
@@ -55,7 +55,7 @@ pub(crate) fn load(
     let place = ChainPlace { top: link.bytes(), netns_cookie: 0, ifindex: 0 };
     let record = ChainRecord { place, entries: vec![entry] };
     let record = record.encode().map_err(|error| StepError::Object { why: error_chain(&error) })?;
-    let record = top::freeze(&record).map_err(failed(doing))?;
+    let record = top::freeze(CHAIN_MAP_NAME, &record).map_err(failed(doing))?;
     pins::remove_whole(&pins.exts, &link.to_string()).map_err(failed(doing))?;
     pins::make_whole(&pins.exts, &link.to_string(), |dir| {
         dir.pin(TOP_RECORD, record.as_fd()).map_err(failed(doing))?;

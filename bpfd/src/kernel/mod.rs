@@ -8,6 +8,7 @@
 //! xdp       what an interface runs, and its compare-and-swap                holders who holds a foreign program
 //! hook      own hooks: one file a kind                                     ext     programs for dispatchers' slots
 //! dispatcher  a generation in libxdp's form: build, pin, read             libxdp  its directory and lock
+//! record    rows of apps and links beside their pins, and the stamp of the database
 //! ```
 //! Everything here is synchronous. It must never decide what should be, nor remove what it was not told to.
 //!
@@ -24,6 +25,7 @@ mod observe;
 mod pins;
 mod prepare;
 mod probe;
+mod record;
 mod top;
 mod xdp;
 
@@ -45,8 +47,9 @@ use bpfd_core::kernel::{
     TopContent,
 };
 use bpfd_core::mode::{self, ModeError, Setting};
+use bpfd_core::stamp::Stamp;
 use bpfd_core::state::{ObjectDigest, ProgramFacts};
-use bpfd_sys::bpf::{ProgId, prog_info};
+use bpfd_sys::bpf::{Map, ProgId, prog_info};
 use ebpf::dispatcher::NAME as DISPATCHER;
 
 use crate::causes::error_chain;
@@ -103,6 +106,8 @@ pub struct HostKernel {
     known: Option<Known>,
     /// Dispatchers of the operation under way, with all that is in them.
     generations: BTreeMap<TopUid, Generation>,
+    /// The state map, once a stamp was written.
+    state: Option<Map>,
 }
 
 /// Why the kernel cannot be worked with at all.
@@ -146,7 +151,8 @@ impl HostKernel {
             PinsError::Busy => OpenError::Busy(bpffs.clone()),
             PinsError::Io(source) => refused(&bpffs, source),
         })?;
-        top::sweep(&pins).and_then(|()| ext::sweep(&pins)).map_err(|source| refused(&bpffs, source))?;
+        let swept = top::sweep(&pins).and_then(|()| ext::sweep(&pins)).and_then(|()| record::sweep(&pins));
+        swept.map_err(|source| refused(&bpffs, source))?;
         let attempt = probe::attempt().map_err(OpenError::Probe)?;
         let missing = probe::missing_capabilities().map_err(OpenError::Probe)?;
         let mode = setting.apply(mode::decide(attempt, &missing))?;
@@ -164,6 +170,7 @@ impl HostKernel {
             built: BTreeMap::new(),
             known: None,
             generations: BTreeMap::new(),
+            state: None,
         })
     }
 
@@ -456,6 +463,19 @@ impl Kernel for HostKernel {
         }
         taken
     }
+
+    fn stamp(&mut self) -> Result<Option<Stamp>, ObserveError> {
+        let what = || "the stamp of the database beside the pins".to_owned();
+        record::stamp(&self.pins).map_err(|error| ObserveError { what: what(), errno: error_chain(&error) })
+    }
+
+    fn set_stamp(&mut self, stamp: Stamp) -> Result<(), StepError> {
+        let written = match &self.state {
+            Some(map) => record::write_stamp(map, stamp),
+            None => record::open_stamp(&self.pins, stamp).map(|map| self.state = Some(map)),
+        };
+        written.map_err(failed(|| "write the stamp of the database"))
+    }
 }
 
 impl HostKernel {
@@ -486,6 +506,8 @@ impl HostKernel {
                 self.apps.remove(app);
                 app::unpin(&self.pins, *app)?;
             }
+            Step::Record(row) => record::write(&self.pins, row)?,
+            Step::Unrecord(link) => record::remove(&self.pins, *link)?,
         }
         Ok(None)
     }

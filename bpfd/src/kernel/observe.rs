@@ -21,9 +21,10 @@ use super::ext::{self, SeenExt};
 use super::holders::holders;
 use super::object::error_chain;
 use super::pins::Pins;
+use super::record::Records;
 use super::top::{self, SeenTop};
 use super::xdp::{self, Interface, Runs};
-use super::{app, dispatcher, hook};
+use super::{app, dispatcher, hook, record};
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
 
@@ -41,6 +42,7 @@ pub(crate) struct Known {
     pub(crate) links: BTreeSet<LinkUid>,
     half_links: BTreeSet<LinkUid>,
     pub(crate) exts: BTreeMap<LinkUid, SeenExt>,
+    records: Records,
 }
 
 impl Known {
@@ -49,8 +51,9 @@ impl Known {
         let tops = top::observe(pins).map_err(unseen("the pinned generations"))?;
         let (links, half_links) = hook::observe(pins).map_err(unseen("the pinned links"))?;
         let exts = ext::observe(pins).map_err(unseen("the pinned programs of slots"))?;
+        let records = record::observe(pins).map_err(unseen("the records of apps and links"))?;
         let (lives, interfaces) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { apps, half_made, tops, lives, interfaces, links, half_links, exts })
+        Ok(Self { apps, half_made, tops, lives, interfaces, links, half_links, exts, records })
     }
 
     /// Follows a step that was taken. `Err` if what it pinned cannot be read: then everything must be read anew.
@@ -63,6 +66,7 @@ impl Known {
             Step::UnpinApp(uid) => {
                 self.half_made.remove(uid);
                 self.apps.remove(uid);
+                self.records.rows.apps.remove(uid);
             }
             Step::LoadExt { member, recipe: _ } => {
                 let seen = ext::read(pins, member.link)?.ok_or(io::ErrorKind::NotFound)?;
@@ -87,6 +91,8 @@ impl Known {
                 self.half_links.remove(link);
                 self.links.remove(link);
             }
+            Step::Record(row) => self.records.write(row),
+            Step::Unrecord(link) => self.records.remove(link),
             Step::BuildTop { .. } | Step::DropTop(_) | Step::Swap { .. } => {}
         }
         Ok(())
@@ -159,6 +165,8 @@ pub(crate) fn observe(
         links: known.links.clone(),
         half_links: known.half_links.clone(),
         exts: known.exts.iter().map(|(link, ext)| (*link, ext.pinned)).collect(),
+        recorded: known.records.rows.clone(),
+        unread_records: known.records.unread.clone(),
         chains,
         absent_netns: observer.absent(),
         barred: BTreeMap::new(),

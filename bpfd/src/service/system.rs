@@ -3,6 +3,7 @@
 use bpfd_core::ask::Look;
 use bpfd_core::kernel::ObserveError;
 use bpfd_core::policy::{Denied, Principal};
+use bpfd_core::stamp::Relation;
 
 use super::Service;
 use crate::engine::EngineError;
@@ -17,6 +18,8 @@ pub struct Start {
     pub time: u64,
     /// What keeps it from being READY, in a sentence each.
     pub causes: Vec<String>,
+    /// How the database stood to the pins.
+    pub relation: Relation,
     /// How a change ended that a crash broke off.
     pub recovered: Option<&'static str>,
     /// The way chains are kept, and why.
@@ -92,11 +95,16 @@ impl Service {
     pub async fn doctor(&self, principal: Principal) -> Result<Vec<Check>, DoctorError> {
         self.permit(principal, Look(())).await?;
         let broken = self.engine.call(|engine| engine.check()).await??;
-        let Start { causes, mode, mode_cause, .. } = &self.start;
+        let Start { causes, mode, mode_cause, relation, .. } = &self.start;
         let mut checks = vec![check("xdp-chain-mode", Condition::Good, format!("{mode}: {mode_cause}"), "")];
         checks.extend(causes.iter().map(|cause| {
             check("start", Condition::Doubtful, cause.clone(), "correct this and restart bpfd; its log has details")
         }));
+        if relation.is_doubtful() {
+            let lost =
+                "when bpfd started, it removed what this database does not list: load and attach again what is missing";
+            checks.push(check("state", Condition::Doubtful, relation.to_string(), lost));
+        }
         if broken.is_empty() {
             checks.push(check(
                 "invariants",

@@ -19,7 +19,9 @@ use bpfd_core::kernel::{
     Observed, ObservedChain, PinnedApp, PinnedExt, PinnedTop, Recipe, SLOTS, Scope, Slot, Step, StepError, TopContent,
 };
 use bpfd_core::names::Priority;
-use bpfd_core::state::ProgramFacts;
+use bpfd_core::record::Row;
+use bpfd_core::stamp::Stamp;
+use bpfd_core::state::{ProgramFacts, State};
 
 /// What happens at a step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -97,6 +99,8 @@ pub(crate) struct FakeKernel {
     tops: BTreeMap<TopUid, Top>,
     links: BTreeSet<LinkUid>,
     exts: BTreeMap<LinkUid, (PinnedExt, Member)>,
+    recorded: State,
+    stamp: Option<Stamp>,
     /// Apps whose objects are lost, or that the verifier does not take any more.
     unloadable: BTreeSet<AppUid>,
     /// Apps whose programs run alone only.
@@ -335,6 +339,11 @@ impl FakeKernel {
         self.collect();
     }
 
+    /// What earlier versions did not write is gone.
+    pub(crate) fn forget_records(&mut self) {
+        (self.recorded, self.stamp) = (State::default(), None);
+    }
+
     /// A new boot: only interfaces are left.
     pub(crate) fn reboot(&mut self) {
         self.restart();
@@ -344,6 +353,7 @@ impl FakeKernel {
         self.tops.clear();
         self.links.clear();
         self.exts.clear();
+        self.forget_records();
         self.dispatchers = Dispatchers::default();
         self.theirs.clear();
     }
@@ -429,6 +439,17 @@ impl FakeKernel {
             Step::UnpinApp(app) => {
                 self.half_made.remove(app);
                 self.apps.remove(app);
+                self.recorded.apps.remove(app);
+            }
+            Step::Record(row) => match row.as_ref() {
+                Row::App(app) if !self.apps.contains_key(&app.uid) => {
+                    return Err(Self::refuse("record", "app is not pinned"));
+                }
+                Row::App(app) => drop(self.recorded.apps.insert(app.uid, app.clone())),
+                Row::Link(link) => drop(self.recorded.links.insert(link.uid, link.clone())),
+            },
+            Step::Unrecord(link) => {
+                self.recorded.links.remove(link);
             }
         }
         self.log.push(step.to_string());
@@ -479,7 +500,7 @@ impl FakeKernel {
             Slot::Ours(member) => {
                 let (PinnedExt { program, tag, load_time }, _) = *self.exts.get(&member.link)?;
                 let loaded = Loaded { name: member.function.clone(), tag, load_time, program };
-                let (priority, actions) = (u32::from(member.priority), member.proceed_on.bits());
+                let (priority, actions) = (u32::from(member.effective), member.proceed_on.bits());
                 Some(Filled { priority, actions, flags: 0, loaded, linked: true })
             }
             Slot::Foreign(ForeignSlot { program, priority, actions, flags, .. }) => {
@@ -526,6 +547,7 @@ impl FakeKernel {
         match self.ext_of(loaded.program) {
             Some(member) => Slot::Ours(Member {
                 priority: Priority::try_from(*priority).unwrap_or(member.priority),
+                effective: Priority::try_from(*priority).unwrap_or(member.effective),
                 proceed_on: ProceedOn::from_bits(*actions).unwrap_or(member.proceed_on),
                 ..member.clone()
             }),
@@ -686,6 +708,8 @@ impl Kernel for FakeKernel {
             links: self.links.clone(),
             half_links: BTreeSet::new(),
             exts: self.exts.iter().map(|(link, (ext, _))| (*link, *ext)).collect(),
+            recorded: self.recorded.clone(),
+            unread_records: BTreeSet::new(),
             chains,
             absent_netns: BTreeSet::new(),
             barred: BTreeMap::new(),
@@ -701,6 +725,15 @@ impl Kernel for FakeKernel {
         let result = self.take(step);
         self.collect();
         result
+    }
+
+    fn stamp(&mut self) -> Result<Option<Stamp>, ObserveError> {
+        Ok(self.stamp)
+    }
+
+    fn set_stamp(&mut self, stamp: Stamp) -> Result<(), StepError> {
+        self.stamp = Some(stamp);
+        Ok(())
     }
 }
 

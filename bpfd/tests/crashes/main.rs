@@ -34,9 +34,11 @@ use bpfd_core::labels::Labels;
 use bpfd_core::names::{Netns, Priority};
 use bpfd_core::plan::{LinkStatus, PlanError};
 use bpfd_core::policy::Principal;
+use bpfd_core::record::Row;
 use bpfd_core::request::{
     AttachAsk, AttachRequest, DetachRequest, DetachWhich, OwnerScope, UnloadRequest, UnloadWhich, UpdateRequest,
 };
+use bpfd_core::stamp::{Relation, Stamp};
 use bpfd_core::state::{Map, ObjectDigest, Owner, ProgramFacts, ProgramKind, Reach, Source, State, WhenAbsent};
 use bpfd_policy::Policy;
 use fake::{FakeKernel, Fate, PeerMove};
@@ -81,6 +83,14 @@ impl Kernel for Mortal {
 
     fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError> {
         self.0.borrow_mut().step(step)
+    }
+
+    fn stamp(&mut self) -> Result<Option<Stamp>, ObserveError> {
+        self.0.borrow_mut().stamp()
+    }
+
+    fn set_stamp(&mut self, stamp: Stamp) -> Result<(), StepError> {
+        self.0.borrow_mut().set_stamp(stamp)
     }
 }
 
@@ -305,7 +315,7 @@ impl Host {
                 }
             };
             let runs = runs.iter().map(|slot| match slot {
-                Slot::Ours(member) => (name(&member.app), u32::from(member.priority)),
+                Slot::Ours(member) => (name(&member.app), u32::from(member.effective)),
                 Slot::Foreign(slot) => (slot.name.clone(), slot.priority),
             });
             let runs = runs.collect();
@@ -561,6 +571,89 @@ fn a_database_without_a_journal_breaks_an_invariant() {
     }
 }
 
+/// A repair that found all as it was left.
+fn nothing() -> Repaired {
+    Repaired { relation: Relation::Matches, ..Repaired::default() }
+}
+
+/// What is recorded beside the pins.
+fn recorded(host: &mut Host) -> State {
+    host.engine().kernel().observe(&Scope::Everything([].into())).unwrap().recorded
+}
+
+#[test]
+fn the_records_say_what_the_database_says_after_each_verb() {
+    for (chains, verb) in ALL.into_iter().flat_map(|chains| verbs().into_iter().map(move |verb| (chains, verb))) {
+        let mut host = busy(chains);
+        let before = recorded(&mut host);
+        assert_eq!(before, host.state(), "{chains:?}");
+        host.ask(&verb, None).unwrap();
+        let after = recorded(&mut host);
+        assert_eq!(after, host.state(), "{chains:?} {verb:?}");
+        assert_ne!(after, before, "{chains:?} {verb:?}");
+        // As the maps have them, byte by byte.
+        let apps = after.apps.values().cloned().map(Row::App);
+        for row in apps.chain(after.links.values().cloned().map(Row::Link)) {
+            assert_eq!(Row::decode(&row.encode().unwrap()).unwrap(), row);
+        }
+    }
+}
+
+#[test]
+fn a_host_without_records_gets_them_at_a_start_and_keeps_those_of_an_app_that_is_lost() {
+    let mut host = busy(Chains::Fused);
+    host.stop();
+    host.kernel.forget_records();
+    let written = host.start().steps.iter().filter(|step| step.starts_with("record ")).count();
+    assert_eq!(written, 8, "four apps and four links");
+    assert_eq!((recorded(&mut host), host.wrong()), (host.state(), vec![]));
+    assert_eq!(host.restart().steps, NOTHING);
+
+    // The object of `a` is lost: after a boot its link keeps its row, and so its record.
+    host.stop();
+    host.kernel.reboot();
+    host.kernel.lose(AppUid(Uuid::from_u128(1)));
+    host.start();
+    let (records, state) = (recorded(&mut host), host.state());
+    assert_eq!((records.links, records.apps.len()), (state.links, 3));
+}
+
+#[test]
+fn a_database_of_before_and_another_one_are_told_from_the_one_that_made_the_pins() {
+    let mut host = busy(Chains::Fused);
+    let start = |host: &mut Host| host.restart().relation;
+    assert_eq!(start(&mut host), Relation::Matches);
+    let database = |host: &Host| host.dir.path().join("state.db");
+    host.stop();
+    let kept = std::fs::read(database(&host)).unwrap();
+    host.start();
+    host.ask(&Ask::Update { link: "a".into(), priority: 10 }, None).unwrap();
+    host.ask(&Ask::Detach { link: "c".into() }, None).unwrap();
+    host.stop();
+    let pins = host.kernel.clone();
+    std::fs::write(database(&host), kept).unwrap();
+    assert_eq!(host.start().relation, Relation::Older { by: 2 });
+    // The pins were made what the database says.
+    assert_eq!(start(&mut host), Relation::Matches);
+
+    // Killed after a commit, before the map was written.
+    host.stop();
+    let before = host.kernel.clone();
+    host.start();
+    host.ask(&Ask::Update { link: "b".into(), priority: 30 }, None).unwrap();
+    host.stop();
+    host.kernel = before;
+    assert_eq!(host.start().relation, Relation::Matches);
+
+    host.stop();
+    host.kernel = pins;
+    std::fs::remove_file(database(&host)).unwrap();
+    assert_eq!(host.start().relation, Relation::Another);
+    host.stop();
+    host.kernel.reboot();
+    assert_eq!(host.start().relation, Relation::Fresh);
+}
+
 /// What a peer does beside the busy host.
 fn moves() -> Vec<PeerMove> {
     vec![
@@ -754,7 +847,7 @@ fn a_restart_changes_nothing() {
         let before = host.sight();
         let steps = host.engine().kernel().log.len();
         let repaired = host.restart();
-        assert_eq!(repaired, Repaired::default());
+        assert_eq!(repaired, nothing());
         assert_eq!(host.sight(), before);
         assert_eq!(host.engine().kernel().log.len(), steps);
     }
@@ -880,7 +973,7 @@ fn an_operation_that_fits_the_state_no_more_is_let_go() {
     );
     assert_eq!(host.sight(), after);
     assert_eq!(host.wrong(), NOTHING);
-    assert_eq!(host.restart(), Repaired::default());
+    assert_eq!(host.restart(), nothing());
 }
 
 /// Keeps each row of the journal.
@@ -1120,7 +1213,7 @@ fn a_newer_database_is_refused() {
     rusqlite::Connection::open(path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     assert_eq!(
         Store::open(path).unwrap_err().to_string(),
-        "the state database has layout 99, this version knows 3: run the newer bpfd"
+        "the state database has layout 99, this version knows 4: run the newer bpfd"
     );
 }
 
@@ -1270,7 +1363,7 @@ fn history(chains: Chains, events: Vec<Event>) -> Result<(), TestCaseError> {
             continue;
         }
         prop_assert_eq!(host.wrong(), NOTHING, "after {:?}", event);
-        prop_assert_eq!(host.restart(), Repaired::default(), "a second repair after {:?}", event);
+        prop_assert_eq!(host.restart(), nothing(), "a second repair after {:?}", event);
         for (chain, runs) in ran {
             let ran: Vec<u32> = runs.iter().map(|(_, priority)| *priority).collect();
             prop_assert!(ran.is_sorted(), "order of {}", chain);

@@ -335,11 +335,13 @@ pub(crate) fn members(function: &str, apps: &[Loaded]) -> Vec<Member> {
 }
 
 pub(crate) fn member(app: AppUid, function: &str, priority: u32) -> Member {
+    let priority = priority.try_into().unwrap();
     Member {
         link: LinkUid(Uuid::new_v4()),
         app,
         function: function.to_owned(),
-        priority: priority.try_into().unwrap(),
+        priority,
+        effective: priority,
         proceed_on: ProceedOn::PASS,
     }
 }

@@ -134,7 +134,9 @@ pub fn status_of(state: &State, observed: &Observed, chains: &BTreeSet<ChainKey>
     for (chain, seen) in observed.chains.iter().filter(|(chain, _)| chains.contains(chain)) {
         let wanted = wanted(state, observed, chain);
         let runs = observed.members(chain);
-        let in_order = runs.iter().eq(wanted.iter().filter(|member| runs.contains(member)));
+        let contains = |members: &[Member], member: &Member| members.iter().any(|other| other.runs_as(member));
+        let both: Vec<&Member> = wanted.iter().filter(|member| contains(&runs, member)).collect();
+        let in_order = runs.len() == both.len() && runs.iter().zip(both).all(|(runs, wanted)| runs.runs_as(wanted));
         let drifted = |member: &Member, cause: &str| {
             let cause = observed.barred.get(&member.link).map_or(cause, String::as_str).to_owned();
             LinkStatus::Drifted { cause }
@@ -144,7 +146,7 @@ pub fn status_of(state: &State, observed: &Observed, chains: &BTreeSet<ChainKey>
             Live::Ours(_) | Live::Dispatcher(_) if !in_order => {
                 drifted(member, "the chain's members or their order differ")
             }
-            Live::Ours(_) | Live::Dispatcher(_) if runs.contains(member) => LinkStatus::Attached,
+            Live::Ours(_) | Live::Dispatcher(_) if contains(&runs, member) => LinkStatus::Attached,
             Live::Ours(_) | Live::Dispatcher(_) => {
                 drifted(member, "the chain on the interface does not contain this link")
             }
