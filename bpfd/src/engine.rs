@@ -3,6 +3,7 @@
 //! Everything slow happened before a change gets here: bytes are fetched and verified, programs are loaded as file descriptors.
 //! Reads come from a published snapshot and never wait for it. It must never wait on a network or on a caller.
 
+mod acts;
 mod handle;
 mod news;
 
@@ -14,7 +15,6 @@ use bpfd_core::chain::status_of;
 use bpfd_core::changes::{Fresh, RequestError};
 use bpfd_core::hook::ChainKey;
 use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, RequestKey, TopUid, Uids};
-use bpfd_core::invariants::{self, Broken};
 use bpfd_core::journal::Operation;
 use bpfd_core::kernel::{Kernel, ObserveError, Observed, ObservedChain, Scope, StepError};
 use bpfd_core::order;
@@ -28,7 +28,9 @@ use crate::audit::AuditSink;
 use crate::execute::{ExecuteError, Executor, RACES, execute};
 use crate::repair::{Attempt, RepairError, Repaired, repair, settle};
 use crate::store::{Earlier, Outcome, Store, StoreError};
+use crate::turns::Full;
 
+pub use acts::Acts;
 pub use bpfd_core::snapshot::Snapshot;
 pub use handle::{EngineHandle, StartError};
 use news::interfaces;
@@ -83,6 +85,9 @@ pub enum EngineError {
     /// What an earlier change left is in the way.
     #[error("an earlier operation was interrupted, and recovery failed")]
     Repair(#[from] RepairError),
+    /// This user has too many requests.
+    #[error(transparent)]
+    Busy(#[from] Full),
     /// The engine's thread is gone.
     #[error("the engine has stopped")]
     Stopped,
@@ -105,6 +110,7 @@ pub struct Engine<K: Kernel> {
     /// A change was broken off, and what it left could not be mended.
     unrepaired: bool,
     published: watch::Sender<Arc<Snapshot>>,
+    acts: Arc<Acts>,
 }
 
 impl<K: Kernel> Engine<K> {
@@ -121,8 +127,22 @@ impl<K: Kernel> Engine<K> {
         let (state, seen, repaired) = repair(&mut executor, boot, uids.as_mut())?;
         let (published, _) = watch::channel(Arc::new(Snapshot::default()));
         let (settled, barred, missed, unrepaired) = (interfaces(&seen), repaired.lasting(), false, false);
-        let mut engine =
-            Self { kernel, store, audit, policy, boot, uids, state, settled, missed, barred, unrepaired, published };
+        let acts = Arc::default();
+        let mut engine = Self {
+            kernel,
+            store,
+            audit,
+            policy,
+            boot,
+            uids,
+            state,
+            settled,
+            missed,
+            barred,
+            unrepaired,
+            published,
+            acts,
+        };
         let everything = Scope::Everything(engine.state.chains());
         engine.publish(&everything)?;
         Ok((engine, repaired))
@@ -139,13 +159,14 @@ impl<K: Kernel> Engine<K> {
             return Ok(Answer { outcome, plan: None });
         }
         if self.unrepaired {
-            self.repair()?;
+            self.repair().inspect_err(|_| self.acts.end())?;
         }
         let app = staged.map(|(app, staged)| {
             self.kernel.stage(app, staged);
             app
         });
         let result = self.attempt(context, build);
+        self.acts.end();
         if let Some(app) = app {
             self.kernel.discard(app);
         }
@@ -162,7 +183,9 @@ impl<K: Kernel> Engine<K> {
         };
         let Some(scope) = scope else { return Ok(Repaired::default()) };
         self.missed = true;
-        let repaired = self.settle_all(scope)?;
+        let repaired = self.settle_all(scope);
+        self.acts.end();
+        let repaired = repaired?;
         self.missed = false;
         Ok(repaired)
     }
@@ -203,6 +226,7 @@ impl<K: Kernel> Engine<K> {
         self.barred.retain(|link, _| here(link).is_some_and(|chain| !observed.chains.contains_key(chain)));
         self.barred.extend(repaired.barred.clone());
         observed.barred.clone_from(&self.barred);
+        self.acts.begin();
         let mut executor = Executor { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
         let attempt = settle(&mut executor, &adoptions, &self.state, &observed, self.uids.as_mut(), repaired)?;
         self.barred.extend(repaired.barred.clone());
@@ -214,20 +238,6 @@ impl<K: Kernel> Engine<K> {
             }
         }
         Ok(attempt)
-    }
-
-    /// The state beside the kernel as it is now, with this chain, which the state may not have.
-    pub fn look(&mut self, chain: &ChainKey) -> Result<Snapshot, ObserveError> {
-        let observed = self.observe(&Scope::Chains([chain.clone()].into()))?;
-        let statuses = status(&self.state, &observed);
-        Ok(Snapshot { state: self.state.clone(), observed, statuses })
-    }
-
-    /// Every invariant that does not hold right now.
-    pub fn check(&mut self) -> Result<Vec<Broken>, ObserveError> {
-        self.publish(&Scope::Everything(self.state.chains()))?;
-        let snapshot = self.published.borrow().clone();
-        Ok(invariants::check(&snapshot.state, &snapshot.observed))
     }
 
     /// Puts a refusal on record.
@@ -250,6 +260,11 @@ impl<K: Kernel> Engine<K> {
     /// The kernel, for what is not part of any change.
     pub fn kernel(&mut self) -> &mut K {
         &mut self.kernel
+    }
+
+    /// How often the engine has acted, for readers on other threads.
+    pub fn acts(&self) -> Arc<Acts> {
+        self.acts.clone()
     }
 
     /// A receiver of snapshots.
@@ -313,6 +328,7 @@ impl<K: Kernel> Engine<K> {
     /// Ends what was broken off, and makes the kernel what the state says.
     fn repair(&mut self) -> Result<(), RepairError> {
         self.unrepaired = true;
+        self.acts.begin();
         let mut executor = Executor { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
         let (state, seen, repaired) = repair(&mut executor, self.boot, self.uids.as_mut())?;
         self.state = state;
@@ -349,6 +365,7 @@ impl<K: Kernel> Engine<K> {
             changes: changes.to_vec(),
             plan,
         };
+        self.acts.begin();
         let mut executor = Executor { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
         execute(&mut executor, &operation, &self.state, &after, &outcome)?;
         self.state = after;

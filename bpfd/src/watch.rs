@@ -77,9 +77,7 @@ fn listen(
             let wanted = names(&snapshots.borrow_and_update().state);
             news.everything |= named.follow(wanted);
         }
-        if !look(engine, &pending, std::mem::take(&mut news)) {
-            return Ok(());
-        }
+        look(engine, &pending, std::mem::take(&mut news));
         let changed = pin!(snapshots.changed());
         match changed.poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(Ok(())) => names_may_differ = true,
@@ -135,10 +133,10 @@ fn heard(watch: &mut LinkWatch, netns: &Netns, news: &mut News) -> io::Result<()
     Ok(())
 }
 
-/// Has the engine look; `false` if it has ended. One look serves all events that come before it begins.
-fn look(engine: &EngineHandle<HostKernel>, pending: &Arc<Mutex<News>>, news: News) -> bool {
+/// Has the engine look. One look serves all events that come before it begins.
+fn look(engine: &EngineHandle<HostKernel>, pending: &Arc<Mutex<News>>, news: News) {
     if news.is_empty() {
-        return true;
+        return;
     }
     let waiting = {
         let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
@@ -147,7 +145,7 @@ fn look(engine: &EngineHandle<HostKernel>, pending: &Arc<Mutex<News>>, news: New
         waiting
     };
     if waiting {
-        return true;
+        return;
     }
     let pending = pending.clone();
     engine.post(move |engine| {
@@ -159,7 +157,7 @@ fn look(engine: &EngineHandle<HostKernel>, pending: &Arc<Mutex<News>>, news: New
             }
             Err(error) => tracing::warn!(%error, "cannot observe the interfaces after an event"),
         }
-    })
+    });
 }
 
 /// The names that chains are asked for in.

@@ -1,4 +1,5 @@
-//! The way to the engine from any thread: jobs go in a queue, and the engine's own thread does them in order.
+//! The way to the engine from any thread: jobs go in a queue, where each user has a line, and the engine's own thread does them by
+//! turns.
 //!
 //! It must never change anything itself, and never wait for an answer on a thread that serves others.
 
@@ -8,20 +9,23 @@ use std::thread;
 use bpfd_core::kernel::Kernel;
 use tokio::sync::{oneshot, watch};
 
-use super::{Engine, EngineError, Snapshot};
+use super::{Acts, Engine, EngineError, Snapshot};
+use crate::queue::Queue;
 use crate::repair::{RepairError, Repaired};
+use crate::turns::Line;
 
 type Job<K> = Box<dyn FnOnce(&mut Engine<K>) + Send>;
 
-/// A way to the engine from anywhere: jobs go in a queue, one thread does them in order.
+/// See the module.
 pub struct EngineHandle<K: Kernel> {
-    jobs: mpsc::Sender<Job<K>>,
+    jobs: Queue<Job<K>>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    acts: Arc<Acts>,
 }
 
 impl<K: Kernel> Clone for EngineHandle<K> {
     fn clone(&self) -> Self {
-        Self { jobs: self.jobs.clone(), snapshots: self.snapshots.clone() }
+        Self { jobs: self.jobs.clone(), snapshots: self.snapshots.clone(), acts: self.acts.clone() }
     }
 }
 
@@ -31,12 +35,12 @@ impl<K: Kernel + Send + 'static> EngineHandle<K> {
     where
         F: FnOnce() -> Result<(Engine<K>, Repaired), RepairError> + Send + 'static,
     {
-        let (jobs, queue) = mpsc::channel::<Job<K>>();
+        let (jobs, queue) = Queue::<Job<K>>::new();
         let (ready, started) = mpsc::channel();
         thread::Builder::new().name("engine".to_owned()).spawn(move || {
             let mut engine = match make() {
                 Ok((engine, repaired)) => {
-                    if ready.send(Ok((engine.snapshots(), repaired))).is_err() {
+                    if ready.send(Ok((engine.snapshots(), engine.acts(), repaired))).is_err() {
                         return;
                     }
                     engine
@@ -49,33 +53,53 @@ impl<K: Kernel + Send + 'static> EngineHandle<K> {
                 }
             };
             let _end_with_me = AbortOnPanic;
-            while let Ok(job) = queue.recv() {
+            while let Some(job) = queue.next() {
                 job(&mut engine);
             }
         })?;
-        let (snapshots, repaired) = started.recv().map_err(|_| StartError::Vanished)??;
-        Ok((Self { jobs, snapshots }, repaired))
+        let (snapshots, acts, repaired) = started.recv().map_err(|_| StartError::Vanished)??;
+        Ok((Self { jobs, snapshots, acts }, repaired))
     }
 
-    /// Does `job` on the engine's thread.
-    pub async fn call<T, F>(&self, job: F) -> Result<T, EngineError>
+    /// Does `job` on the engine's thread, in its turn; refused at once if this line is full.
+    pub async fn call<T, F>(&self, line: Line, job: F) -> Result<T, EngineError>
     where
         T: Send + 'static,
         F: FnOnce(&mut Engine<K>) -> T + Send + 'static,
     {
-        let (answer, result) = oneshot::channel();
-        let job: Job<K> = Box::new(move |engine| {
-            if answer.send(job(engine)).is_err() {
-                tracing::info!("the client left before the answer");
-            }
-        });
-        self.jobs.send(job).map_err(|_| EngineError::Stopped)?;
+        let place = self.jobs.place(line)?;
+        let (job, result) = answered(job);
+        self.jobs.push(
+            line,
+            Box::new(move |engine| {
+                job(engine);
+                drop(place);
+            }),
+        );
         result.await.map_err(|_| EngineError::Stopped)
     }
 
-    /// Has `job` done some time, by nobody waiting; `false` if the engine has stopped.
-    pub fn post(&self, job: impl FnOnce(&mut Engine<K>) + Send + 'static) -> bool {
-        self.jobs.send(Box::new(job)).is_ok()
+    /// Does what goes on record for a call: it is never refused, since the calls under way are limited.
+    pub async fn record<T, F>(&self, line: Line, job: F) -> Result<T, EngineError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Engine<K>) -> T + Send + 'static,
+    {
+        let (job, result) = answered(job);
+        self.jobs.push(line, job);
+        result.await.map_err(|_| EngineError::Stopped)
+    }
+
+    /// Has a job of the daemon's own done some time, by nobody waiting.
+    pub fn post(&self, job: impl FnOnce(&mut Engine<K>) + Send + 'static) {
+        self.jobs.push(Line::Daemon, Box::new(job));
+    }
+
+    /// Waits until nothing is left to be done.
+    pub async fn idle(&self) -> Result<(), EngineError> {
+        let (job, result) = answered(|_: &mut Engine<K>| ());
+        self.jobs.push_last(job);
+        result.await.map_err(|_| EngineError::Stopped)
     }
 
     /// A receiver of snapshots; it ends with the engine.
@@ -83,10 +107,28 @@ impl<K: Kernel + Send + 'static> EngineHandle<K> {
         self.snapshots.clone()
     }
 
+    /// See [`Acts::steady`].
+    pub fn acts(&self) -> Option<u64> {
+        self.acts.steady()
+    }
+
     /// The last published snapshot.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.borrow().clone()
     }
+}
+
+/// A job with a way to its answer.
+fn answered<K: Kernel, T: Send + 'static>(
+    job: impl FnOnce(&mut Engine<K>) -> T + Send + 'static,
+) -> (Job<K>, oneshot::Receiver<T>) {
+    let (answer, result) = oneshot::channel();
+    let job: Job<K> = Box::new(move |engine| {
+        if answer.send(job(engine)).is_err() {
+            tracing::info!("the client left before the answer");
+        }
+    });
+    (job, result)
 }
 
 /// A panic in the midst of a change leaves what a crash leaves, and a start repairs that; a daemon without its engine would only

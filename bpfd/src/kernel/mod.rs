@@ -8,6 +8,7 @@
 //! xdp       what an interface runs, and its compare-and-swap                holders who holds a foreign program
 //! hook      own hooks: one file a kind                                     ext     programs for dispatchers' slots
 //! dispatcher  a generation in libxdp's form: build, pin, read             libxdp  its directory and lock
+//! reader    looks beside the thread that changes
 //! ```
 //! Everything here is synchronous. It must never decide what should be, nor remove what it was not told to.
 //!
@@ -24,11 +25,13 @@ mod observe;
 mod pins;
 mod prepare;
 mod probe;
+mod reader;
 mod top;
 mod xdp;
 
 pub(crate) use pins::map_path;
 pub use prepare::{Loader, StagedApp};
+pub use reader::{Reader, held_by};
 
 pub(crate) use object::{Fitted, ObjectError, finish, fit, guarded};
 pub(crate) use prepare::running;
@@ -37,6 +40,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bpfd_core::hook::{ChainKey, XdpMode};
 use bpfd_core::ident::{AppUid, KernelId, TopUid};
@@ -89,7 +93,9 @@ pub type Objects = Box<dyn Fn(&ObjectDigest) -> io::Result<Vec<u8>> + Send>;
 
 /// The kernel of this host. Dropping it leaves every pin and attachment as it is.
 pub struct HostKernel {
-    pins: Pins,
+    pins: Arc<Pins>,
+    /// Named network namespaces.
+    netns: PathBuf,
     hooks: hook::Host,
     namespaces: Namespaces,
     ids: IdLookup,
@@ -151,7 +157,8 @@ impl HostKernel {
         let missing = probe::missing_capabilities().map_err(OpenError::Probe)?;
         let mode = setting.apply(mode::decide(attempt, &missing))?;
         Ok(Self {
-            pins,
+            pins: Arc::new(pins),
+            netns: netns.clone(),
             hooks: hook::Host { tracefs: hook::tracefs::Tracefs::new(tracefs) },
             namespaces: Namespaces::new(workers.clone(), netns),
             ids: IdLookup::new(workers.clone()),
@@ -175,6 +182,18 @@ impl HostKernel {
     /// What loads objects for this kernel, for other threads.
     pub fn loader(&self) -> Loader {
         self.loader.clone()
+    }
+
+    /// Makes what looks at this kernel for readers, on other threads.
+    pub fn readers(&self) -> impl Fn() -> Reader + Clone + Send + use<> {
+        let (pins, workers, netns, mode) =
+            (self.pins.clone(), self.workers.clone(), self.netns.clone(), self.mode.clone());
+        move || Reader {
+            pins: pins.clone(),
+            namespaces: Namespaces::new(workers.clone(), netns.clone()),
+            ids: IdLookup::new(workers.clone()),
+            mode: mode.clone(),
+        }
     }
 
     fn pin_app(&mut self, app: AppUid) -> Result<(), StepError> {

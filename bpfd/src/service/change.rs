@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bpfd_core::changes::{Fresh, RequestError};
 use bpfd_core::ident::RequestKey;
+use bpfd_core::plan::PlanError;
 use bpfd_core::policy::{Ask, Principal};
 use bpfd_core::report::Warning;
 use bpfd_core::request::Apply;
@@ -13,6 +14,7 @@ use bpfd_core::state::{Change, Owner, State};
 use super::Service;
 use crate::engine::{Answer, Context, Engine, EngineError};
 use crate::store::Earlier;
+use crate::turns::Line;
 
 /// What a change did, or would do.
 #[derive(Debug)]
@@ -69,7 +71,7 @@ impl Service {
         }
         let (request, principal) = self.permit(principal, request).await?.into_parts();
         let warnings = request.leaves(&before.state);
-        let owner = principal.owner();
+        let (owner, line) = (principal.owner(), Line::User(principal.uid));
         let context = Context {
             principal,
             request: request.key(),
@@ -79,8 +81,22 @@ impl Service {
         let job = move |engine: &mut Engine<_>| {
             engine.change(&context, None, |state, fresh| request.changes(state, &owner, fresh))
         };
-        let answer = self.engine.call(job).await??;
+        let answer = match self.engine.call(line, job).await? {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.with_holders(line, error).await),
+        };
         Ok(Changed { answer, before, now: self.snapshot(), warnings })
+    }
+
+    /// An error about somebody else's program, with the processes that hold it: looked up for those alone who are told of them.
+    pub(super) async fn with_holders(&self, line: Line, error: EngineError) -> EngineError {
+        match error {
+            EngineError::Plan(PlanError::Foreign { chain, mut holder, driven }) => {
+                holder.holders = self.reads.holders(line, holder.clone()).await.unwrap_or_default();
+                PlanError::Foreign { chain, holder, driven }.into()
+            }
+            other => other,
+        }
     }
 
     /// The answer to this caller's request of that key, if it was carried out before.

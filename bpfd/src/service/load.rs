@@ -22,6 +22,7 @@ use crate::images::ImageError;
 use crate::kernel::HostKernel;
 use crate::progress::Report;
 use crate::source::UploadError;
+use crate::turns::Line;
 use crate::waiter::{GivenUp, Waiter};
 use crate::worker::parse::ParseError;
 
@@ -103,7 +104,7 @@ impl Service {
         };
         let (request, principal) = ask.into_parts();
         let owner = principal.owner();
-        let asks = principal.clone();
+        let (asks, line) = (principal.clone(), Line::User(principal.uid));
         let new_links = request.attach.len();
         if new_links > 0 {
             report(Progress::begin(Phase::Attach));
@@ -119,11 +120,15 @@ impl Service {
             let build = |state: &_, fresh: &_| changes::load(state, loaded.clone(), &owner, fresh);
             engine.change(&context, Some((uid, staged)), build).map_err(LoadError::from)
         };
-        let committed = self.engine.call(job).await?;
+        let committed = self.engine.call(line, job).await?;
         if let (Bytes::Image { reference, .. }, Err(LoadError::Image(error))) = (&request.bytes, &committed) {
             self.record(&asks, reference, error).await;
         }
-        let answer = committed?;
+        let answer = match committed {
+            Ok(answer) => answer,
+            Err(LoadError::Engine(error)) => return Err(self.with_holders(line, error).await.into()),
+            Err(error) => return Err(error),
+        };
         Ok(Changed { answer, before, now: self.snapshot(), warnings })
     }
 
@@ -152,7 +157,7 @@ impl Service {
         let image = DeniedImage { reference: printable(reference), digest: digest.map(|digest| digest.to_string()) };
         let denied = Denied { principal: principal.to_string(), verb: Verb::Load, why, hint: String::new() };
         let job = move |engine: &mut Engine<HostKernel>| engine.audit().denied_image(&denied, &image);
-        match self.engine.call(job).await {
+        match self.engine.record(Line::User(principal.uid), job).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "cannot record a refused image in the audit log"),
             Err(error) => tracing::error!(%error, "cannot record a refused image in the audit log"),
