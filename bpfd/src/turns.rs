@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 /// Jobs of one user that wait or are under way.
-const OF_ONE: usize = 48;
+const OF_ONE: usize = 64;
 /// The same of root and of the daemon: agents of the host run as root.
 const OF_ROOT: usize = 512;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bpfd_core::hook::ChainKey;
 use bpfd_core::kernel::{ChainMode, ForeignProgram, Live, ObserveError, Observed, PinnedTop, Scope};
+use bpfd_core::names::Netns;
 use bpfd_sys::bpf::{LinkId, ProgId};
 
 use super::holders::holders;
@@ -42,6 +43,9 @@ impl Reader {
             tops.into_iter().map(|(uid, (program, members))| (uid, PinnedTop { program, members, live: live(uid) }));
         let mut observed = Observed { tops: tops.collect(), exts, ..before.clone() };
         observed.chains.insert(chain.clone(), seen);
+        if let Netns::Named(name) = &chain.netns {
+            observed.absent_netns.remove(name);
+        }
         observed.absent_netns.extend(absent);
         Ok(observed)
     }

@@ -12,7 +12,7 @@ use bpfd_core::snapshot::Snapshot;
 use bpfd_core::state::{Change, Owner, State};
 
 use super::Service;
-use crate::engine::{Answer, Context, Engine, EngineError};
+use crate::engine::{Answer, Context, Engine, EngineError, Pending};
 use crate::store::Earlier;
 use crate::turns::Line;
 
@@ -39,7 +39,7 @@ impl Changed {
 }
 
 /// A request that one change of the state carries out.
-pub(crate) trait ChangeRequest: Ask + Send + 'static {
+pub(crate) trait ChangeRequest: Ask + Send + Sync + 'static {
     /// The caller's idempotency key.
     fn key(&self) -> Option<RequestKey>;
 
@@ -78,10 +78,10 @@ impl Service {
             validate_only: apply == Apply::ValidateOnly,
             new_links: request.new_links(),
         };
-        let job = move |engine: &mut Engine<_>| {
-            engine.change(&context, None, |state, fresh| request.changes(state, &owner, fresh))
+        let attempt = move |engine: &mut Engine<_>, pending: &mut Pending<_>| {
+            engine.change(&context, pending, |state, fresh| request.changes(state, &owner, fresh))
         };
-        let answer = match self.engine.call(line, job).await? {
+        let answer = match self.engine.change(line, None, attempt).await {
             Ok(answer) => answer,
             Err(error) => return Err(self.with_holders(line, error).await),
         };

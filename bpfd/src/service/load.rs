@@ -3,7 +3,7 @@
 //! Order: the answer to a repeated request, the policy, the image's proof, programs that wait as file descriptors (`make`), the
 //! engine. Nothing is pinned or attached before the engine has it: a load that is given up leaves nothing.
 
-use bpfd_core::changes;
+use bpfd_core::changes::{self, Loaded};
 use bpfd_core::kernel::StepError;
 use bpfd_core::names::printable;
 use bpfd_core::policy::{Authorized, Denied, Principal, Verb};
@@ -17,7 +17,7 @@ use ebpf::verifier_log::Rejection;
 use super::make::{Admitted, Made, VERIFICATION};
 use super::{Changed, Service};
 use crate::audit::DeniedImage;
-use crate::engine::{Context, Engine, EngineError};
+use crate::engine::{Context, Engine, EngineError, Pending};
 use crate::images::ImageError;
 use crate::kernel::HostKernel;
 use crate::progress::Report;
@@ -98,7 +98,7 @@ impl Service {
         let ask = self.permit(principal, request).await.map_err(EngineError::Denied)?;
         let (admitted, warnings) = self.admit(&ask, &report, waiter).await?;
         report(Progress::begin(Phase::Inspect));
-        let Made { uid, staged, mut loaded, proof } = tokio::select! {
+        let Made { uid, staged, loaded, proof } = tokio::select! {
             made = self.loads.make(&ask, admitted, &self.objects, self.trust.policy(), &report) => made?,
             why = waiter.given_up() => return Err(why.into()),
         };
@@ -112,15 +112,16 @@ impl Service {
         let validate_only = apply == Apply::ValidateOnly;
         let context = Context { principal, request: request.request, validate_only, new_links };
         let waits = waiter.clone();
-        let job = move |engine: &mut Engine<HostKernel>| {
+        let attempt = move |engine: &mut Engine<HostKernel>, pending: &mut Pending<HostKernel>| {
             // The last time to turn back: others may have been before it in the engine's queue.
             waits.wanted()?;
             // A key may have been revoked since the image was judged.
-            loaded.source = proof.again(&engine.policy()).map_err(ImageError::from)?.source();
-            let build = |state: &_, fresh: &_| changes::load(state, loaded.clone(), &owner, fresh);
-            engine.change(&context, Some((uid, staged)), build).map_err(LoadError::from)
+            let source = proof.clone().again(&engine.policy()).map_err(ImageError::from)?.source();
+            let loaded = |source| Loaded { source, ..loaded.clone() };
+            let build = |state: &_, fresh: &_| changes::load(state, loaded(source.clone()), &owner, fresh);
+            engine.change(&context, pending, build).map_err(LoadError::from)
         };
-        let committed = self.engine.call(line, job).await?;
+        let committed = self.engine.change(line, Some((uid, staged)), attempt).await;
         if let (Bytes::Image { reference, .. }, Err(LoadError::Image(error))) = (&request.bytes, &committed) {
             self.record(&asks, reference, error).await;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bpfd::kernel::{HostKernel, held_by};
@@ -120,7 +121,7 @@ fn a_second_bpfd_is_kept_away() {
     let world = World::new();
     let kernel = world.kernel();
     let paths = bpfd::kernel::Paths { bpffs: world.bpffs(), ..Default::default() };
-    let none = Box::new(|_: &_| Err(std::io::ErrorKind::NotFound.into()));
+    let none = Arc::new(|_: &_| Err(std::io::ErrorKind::NotFound.into()));
     let refused = HostKernel::open(paths, crate::world::workers(), none).err().unwrap();
     assert!(matches!(refused, bpfd::kernel::OpenError::Busy(_)), "{refused}");
     drop(kernel);
