@@ -29,6 +29,7 @@ use crate::layout::Layout;
 use crate::load_log::LoadLogs;
 use crate::objects::Objects;
 use crate::owned::{Links, OwnedDir};
+use crate::reads::Reads;
 use crate::registries::{RegistryFiles, RegistryFilesError};
 use crate::repair::{Recovered, Repaired};
 use crate::rpc::{self, ServeError};
@@ -126,8 +127,8 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let paths = Paths { bpffs: layout.bpffs.clone(), ..Paths::default() };
     let setting = settings.chain.mode;
     let named = paths.netns.clone();
-    let kernel = HostKernel::open_in(setting, paths, workers.clone(), Box::new(move |digest| read.read(digest)))?;
-    let loader = kernel.loader();
+    let kernel = HostKernel::open_in(setting, paths, workers.clone(), Arc::new(move |digest| read.read(digest)))?;
+    let (loader, readers) = (kernel.loader(), kernel.readers());
     let (mode, mode_cause) = match kernel.mode() {
         mode @ ChainMode::Fused { cause } => (mode.to_string(), cause.clone()),
         mode @ ChainMode::Libxdp => (mode.to_string(), String::new()),
@@ -152,6 +153,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let swept = objects.sweep(&used).map_err(at("sweep the object store", &layout.objects()))?;
     tracing::debug!(swept, "removed unused objects");
 
+    let reads = Reads::start(engine.clone(), readers).map_err(DaemonError::Runtime)?;
     watch::start(engine.clone(), workers.clone(), named).map_err(DaemonError::Runtime)?;
 
     let registries = RegistryFiles::open(layout)?;
@@ -160,8 +162,9 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let logs = Arc::new(LoadLogs::default());
     let service = Service {
         answers: Answers::open(&layout.database())?,
-        loads: Loads::new(workers, loader, logs.clone()),
+        loads: Loads::start(workers, loader, logs.clone()).map_err(DaemonError::Runtime)?,
         engine,
+        reads,
         images,
         trust,
         objects,

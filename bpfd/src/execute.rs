@@ -9,11 +9,12 @@ use std::io;
 use bpfd_core::describe::describe;
 use bpfd_core::ident::{KernelId, TopUid};
 use bpfd_core::journal::Operation;
-use bpfd_core::kernel::{Kernel, Step, StepError};
+use bpfd_core::kernel::{Kernel, Need, Observed, Step, StepError};
 use bpfd_core::plan::Plan;
 use bpfd_core::state::State;
 
 use crate::audit::{AuditSink, Record};
+use crate::engine::Stock;
 use crate::fail_points::point;
 use crate::store::{Outcome, Store, StoreError};
 
@@ -53,6 +54,18 @@ pub struct Executor<'a, K: Kernel> {
     pub store: &'a mut Store,
     /// The audit log.
     pub audit: &'a mut dyn AuditSink,
+    /// What was made for the steps; `None` while nobody waits for this thread: the kernel makes it with each step then.
+    pub stock: Option<&'a mut Stock<K>>,
+}
+
+impl<K: Kernel> Executor<'_, K> {
+    /// The plan with all that it needs provided to the kernel, or what is to be made first.
+    pub fn ready(&mut self, plan: Plan, observed: &Observed) -> Result<Plan, Vec<Need>> {
+        match &self.stock {
+            None => Ok(plan),
+            Some(stock) => stock.ready(plan, observed, self.kernel),
+        }
+    }
 }
 
 impl<K: Kernel> Executor<'_, K> {

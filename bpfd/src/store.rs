@@ -185,6 +185,16 @@ impl Store {
         self.handle
     }
 
+    /// The highest small number that was given.
+    pub fn last_handle(&self) -> Handle {
+        self.handle
+    }
+
+    /// Gives the numbers after this one back: nothing has them, and no operation began since.
+    pub fn give_back_handles(&mut self, last: Handle) {
+        self.handle = last;
+    }
+
     /// What became of this owner's request of that key, if there was one.
     pub fn answer(&self, key: RequestKey, owner: &Owner) -> Result<Option<Earlier>, StoreError> {
         answer(&self.db, key, owner)

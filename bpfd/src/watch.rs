@@ -66,7 +66,7 @@ fn listen(
 ) -> io::Result<()> {
     let waker = Waker::from(alarm.clone());
     let mut snapshots = engine.snapshots();
-    let pending = Arc::new(Mutex::new(News::default()));
+    let pending = Arc::new(Mutex::new(Heard::default()));
     // What came while the daemon started, nobody tells again.
     let mut news = News::everything();
     let mut names_may_differ = true;
@@ -77,9 +77,7 @@ fn listen(
             let wanted = names(&snapshots.borrow_and_update().state);
             news.everything |= named.follow(wanted);
         }
-        if !look(engine, &pending, std::mem::take(&mut news)) {
-            return Ok(());
-        }
+        look(engine, &pending, std::mem::take(&mut news));
         let changed = pin!(snapshots.changed());
         match changed.poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(Ok(())) => names_may_differ = true,
@@ -135,31 +133,38 @@ fn heard(watch: &mut LinkWatch, netns: &Netns, news: &mut News) -> io::Result<()
     Ok(())
 }
 
-/// Has the engine look; `false` if it has ended. One look serves all events that come before it begins.
-fn look(engine: &EngineHandle<HostKernel>, pending: &Arc<Mutex<News>>, news: News) -> bool {
-    if news.is_empty() {
-        return true;
+/// What was heard and not dealt with yet.
+#[derive(Debug, Default)]
+struct Heard {
+    news: News,
+    /// The engine deals with news, or is about to.
+    looks: bool,
+}
+
+/// Has the engine look. One look serves all events that come before it begins; those that come later wait until it is done.
+fn look(engine: &EngineHandle<HostKernel>, pending: &Arc<Mutex<Heard>>, news: News) {
+    {
+        let mut heard = pending.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.news.and(news);
+        if heard.looks || heard.news.is_empty() {
+            return;
+        }
+        heard.looks = true;
     }
-    let waiting = {
-        let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = !pending.is_empty();
-        pending.and(news);
-        waiting
-    };
-    if waiting {
-        return true;
-    }
-    let pending = pending.clone();
-    engine.post(move |engine| {
-        let news = std::mem::take(&mut *pending.lock().unwrap_or_else(PoisonError::into_inner));
-        match engine.settle(&news) {
+    let (heard, pending) = (pending.clone(), pending.clone());
+    let news = move || std::mem::take(&mut heard.lock().unwrap_or_else(PoisonError::into_inner).news);
+    let done = move |engine: &EngineHandle<HostKernel>, settled| {
+        match settled {
             Ok(Repaired { recovered: _, steps, failures, .. }) => {
                 steps.iter().for_each(|step| tracing::info!(%step, "an interface changed"));
                 failures.iter().for_each(|failure| tracing::warn!(%failure, "cannot handle an interface event"));
             }
             Err(error) => tracing::warn!(%error, "cannot observe the interfaces after an event"),
         }
-    })
+        pending.lock().unwrap_or_else(PoisonError::into_inner).looks = false;
+        look(engine, &pending, News::default());
+    };
+    engine.settle(news, Box::new(done));
 }
 
 /// The names that chains are asked for in.

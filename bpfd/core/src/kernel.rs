@@ -315,6 +315,49 @@ impl Step {
     }
 }
 
+/// What the verifier must see before a plan can be carried out: made by any thread, held by descriptors and pinned nowhere.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Need {
+    /// The copy that a `LoadExt` pins.
+    Ext {
+        /// Of which link.
+        member: Member,
+        /// What its app is made of.
+        recipe: Recipe,
+    },
+    /// The program of a fused generation, which a `BuildTop` takes.
+    Fused {
+        /// Its name, which is in it.
+        top: TopUid,
+        /// The interface that it is for.
+        interface: InterfaceId,
+        /// In order.
+        members: Vec<Member>,
+        /// Every app that a member is of.
+        recipes: BTreeMap<AppUid, Recipe>,
+    },
+    /// An app whose pins are gone.
+    App {
+        /// Which.
+        app: AppUid,
+        /// What it is made of.
+        recipe: Recipe,
+    },
+}
+
+impl Need {
+    /// Whether what was made for this one serves `other`: a generation may have either's name.
+    pub fn serves(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Fused { top: _, interface, members, recipes },
+                Self::Fused { top: _, interface: its_interface, members: its_members, recipes: its_recipes },
+            ) => (interface, members, recipes) == (its_interface, its_members, its_recipes),
+            (Self::Ext { .. } | Self::Fused { .. } | Self::App { .. }, _) => self == other,
+        }
+    }
+}
+
 /// A pinned app.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct PinnedApp {
@@ -589,8 +632,15 @@ impl Scope {
 
 /// The kernel. Only the engine's thread calls it.
 pub trait Kernel {
-    /// An app's maps and programs as file descriptors, made and verified, named by nothing yet: dropped, they are gone.
-    type Staged: Send;
+    /// An app's maps and programs as file descriptors, made and verified, named by nothing yet: when the last clone is dropped, they
+    /// are gone.
+    type Staged: Clone + Send;
+
+    /// What a need was made into, held in the same way.
+    type Made: Clone + Send;
+
+    /// Makes it, on any thread. Takes as long as the verifier does.
+    type Maker: FnOnce() -> Result<Self::Made, StepError> + Send;
 
     /// What bpfd has pinned, and the chains of the scope.
     fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError>;
@@ -601,10 +651,17 @@ pub trait Kernel {
     /// Lets go of what was staged and not pinned.
     fn discard(&mut self, app: AppUid);
 
-    /// Makes an app again and stages it: its pins are gone, as after a boot. Gives its programs as they are now.
+    /// Makes an app again, unless it was provided, and stages it: its pins are gone, as after a boot. Gives its programs as they are now.
     fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<ProgramFacts>, StepError>;
 
-    /// Takes one step; gives the kernel's id of what a `BuildTop` made.
+    /// What makes a need, of what is staged and pinned now.
+    fn maker(&mut self, need: &Need) -> Self::Maker;
+
+    /// Takes what was made for a need of the operation that begins: its step does not make it again, and fails if making it did. The
+    /// next observation forgets it.
+    fn provide(&mut self, need: &Need, made: Result<Self::Made, StepError>);
+
+    /// Takes one step, and makes what it needs if that was not provided; gives the kernel's id of what a `BuildTop` made.
     fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError>;
 
     /// The stamp beside the pins; `None` if there is none.

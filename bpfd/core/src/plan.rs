@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::chain::{self, ChainPlan};
 use crate::hook::{ChainKey, Placement, XdpMode};
 use crate::ident::{AppUid, KernelId, LinkUid, TopUid, Uids};
-use crate::kernel::{ForeignProgram, Live, LiveDispatcher, LiveTop, Observed, SLOTS, Step};
+use crate::kernel::{ForeignProgram, Live, LiveDispatcher, LiveTop, Need, Observed, SLOTS, Step, TopContent};
 use crate::names::NetnsName;
 use crate::record::with_records;
 use crate::state::{Change, ChangeError, Link, State};
@@ -31,6 +31,38 @@ impl Plan {
     /// Whether nothing is to be done.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
+    }
+
+    /// What must be made for its steps. What is not there to be looked at needs nothing: its step fails.
+    pub fn needs(&self, observed: &Observed) -> Vec<Need> {
+        let need = |step: &Step| match step {
+            Step::LoadExt { member, recipe } => Some(Need::Ext { member: member.clone(), recipe: recipe.clone() }),
+            Step::BuildTop { top, chain, content: TopContent::Fused { members, recipes } } => Some(Need::Fused {
+                top: *top,
+                interface: observed.chains.get(chain)?.interface?,
+                members: members.clone(),
+                recipes: recipes.clone(),
+            }),
+            _ => None,
+        };
+        self.steps.iter().filter_map(need).collect()
+    }
+
+    /// The same plan, with other names for generations that it builds.
+    #[must_use]
+    pub fn renamed(mut self, names: &BTreeMap<TopUid, TopUid>) -> Self {
+        for step in &mut self.steps {
+            let (Step::BuildTop { top, .. }
+            | Step::DropTop(top)
+            | Step::PinTop(top)
+            | Step::UnpinTop(top)
+            | Step::Swap { to: Some(top), .. }) = step
+            else {
+                continue;
+            };
+            *top = names.get(top).copied().unwrap_or(*top);
+        }
+        self
     }
 
     /// What takes the kernel back to where it was before `step`, given the kernel's ids of what was built; `None` for a step

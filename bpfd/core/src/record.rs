@@ -176,7 +176,7 @@ mod tests {
                 digest: format!("sha256:{}", "0".repeat(64)),
                 signers: vec!["ci".into()],
             },
-            object: ObjectDigest([3; 32]),
+            object: ObjectDigest::from([3; 32]),
             reach: Reach::Packet,
             globals: BTreeMap::from([("limit".to_owned(), Setting { text: "\u{1b}7".into(), bytes: vec![7, 0] })]),
             programs: vec![Program {

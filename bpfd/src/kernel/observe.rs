@@ -5,20 +5,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
 
 use bpfd_core::hook::{ChainKey, Point};
 use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{
-    ChainMode, ForeignProgram, InterfaceId, Live, LiveDispatcher, LiveTop, ObserveError, Observed, ObservedChain,
-    PinnedApp, PinnedTop, Scope, Step,
+    ChainMode, ForeignProgram, InterfaceId, Live, LiveDispatcher, LiveTop, Member, ObserveError, Observed,
+    ObservedChain, PinnedApp, PinnedExt, PinnedTop, Scope, Step,
 };
 use bpfd_core::names::{Netns, NetnsName};
 use bpfd_sys::bpf::{ProgId, prog_info};
 use bpfd_sys::netlink::XdpAttachment;
 
 use super::ext::{self, SeenExt};
-use super::holders::holders;
 use super::object::error_chain;
 use super::pins::Pins;
 use super::record::Records;
@@ -173,6 +171,36 @@ pub(crate) fn observe(
     })
 }
 
+/// One chain, with the pins that tell what it runs.
+pub(crate) struct Alone {
+    pub(crate) seen: ObservedChain,
+    pub(crate) tops: BTreeMap<TopUid, (KernelId, Option<Vec<Member>>)>,
+    pub(crate) exts: BTreeMap<LinkUid, PinnedExt>,
+    /// The namespace that it was asked for in, if none has that name.
+    pub(crate) absent: BTreeSet<NetnsName>,
+}
+
+/// One chain, and nothing of the others.
+pub(crate) fn alone(
+    pins: &Pins,
+    namespaces: &mut Namespaces,
+    ids: &mut IdLookup,
+    mode: &ChainMode,
+    key: &ChainKey,
+) -> Result<Alone, ObserveError> {
+    let tops = top::observe(pins).map_err(unseen("the pinned generations"))?;
+    let exts = ext::observe(pins).map_err(unseen("the pinned programs of slots"))?;
+    let mut observer = Observer { namespaces, seen: BTreeMap::new(), all: None };
+    let seen = observe_chain(&mut observer, ids, mode, key, (pins, &tops, &exts)).map_err(unseen(key))?;
+    let members = |(uid, top): (TopUid, SeenTop)| (uid, (top.id, top.record.map(|record| record.members)));
+    Ok(Alone {
+        seen,
+        tops: tops.into_iter().map(members).collect(),
+        exts: exts.into_iter().map(|(link, ext)| (link, ext.pinned)).collect(),
+        absent: observer.absent(),
+    })
+}
+
 fn unseen(what: impl ToString) -> impl FnOnce(io::Error) -> ObserveError {
     move |error| ObserveError { what: what.to_string(), errno: error_chain(&error) }
 }
@@ -226,14 +254,14 @@ fn theirs(
     }
 }
 
-/// What can be told of a program that is not ours. That it is there is certain; its name and holders are for people, and what
-/// cannot be found out of them is left empty.
+/// What can be told of a program that is not ours. That it is there is certain; its name is for people, and empty if it cannot be found
+/// out. Its holders are looked up for those who are told of them.
 fn foreign(ids: &mut IdLookup, program: ProgId) -> Live {
     let name = ids.program(program).and_then(|fd| fd.map(|fd| Ok(prog_info(fd.as_fd())?.name)).transpose());
     let name = told(program, name).unwrap_or_default();
     let link = told(program, ids.xdp_link(program));
-    let holders = holders(Path::new("/proc"), program, link);
-    Live::Foreign(ForeignProgram { program: KernelId(program.0), name, link: link.map(|link| link.0), holders })
+    let (program, link) = (KernelId(program.0), link.map(|link| link.0));
+    Live::Foreign(ForeignProgram { program, name, link, holders: Vec::new() })
 }
 
 fn told<T>(program: ProgId, found: io::Result<Option<T>>) -> Option<T> {

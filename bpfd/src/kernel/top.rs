@@ -19,7 +19,7 @@ use ebpf::fuse::{self, CannotFuse, fuse};
 use super::failed;
 use super::object::error_chain;
 use super::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
-use super::prepare::{AppCode, load};
+use super::prepare::{Codes, load};
 
 /// The link uid of an entry that is somebody else's program.
 pub(crate) const FOREIGN: [u8; 16] = [0; 16];
@@ -60,7 +60,7 @@ pub(crate) fn build(
     top: TopUid,
     interface: InterfaceId,
     members: &[Member],
-    apps: &BTreeMap<AppUid, AppCode>,
+    apps: &Codes,
 ) -> Result<BuiltTop, StepError> {
     let place = ChainPlace { top: top.bytes(), netns_cookie: interface.netns_cookie, ifindex: interface.index };
     let parts = members.iter().map(|member| part(member, apps)).collect::<Result<Vec<_>, StepError>>()?;
@@ -83,7 +83,7 @@ pub(crate) fn freeze(name: &str, record: &[u8]) -> io::Result<OwnedFd> {
     Ok(map.into_fd())
 }
 
-fn part<'a>(member: &Member, apps: &'a BTreeMap<AppUid, AppCode>) -> Result<fuse::Member<'a>, StepError> {
+fn part<'a>(member: &Member, apps: &'a Codes) -> Result<fuse::Member<'a>, StepError> {
     let Member { link: _, app, function, priority: _, effective: _, proceed_on: _ } = member;
     let missing = || StepError::Object { why: format!("it has no program `{function}`") };
     let program = apps.get(app).and_then(|code| code.programs.get(function)).ok_or_else(missing)?;

@@ -10,6 +10,7 @@ use bpfd_core::state::{Change, Link, Owner, State};
 use super::change::ChangeRequest;
 use super::{Changed, LookError, Service};
 use crate::engine::EngineError;
+use crate::turns::Line;
 
 /// Why nothing was detached.
 #[derive(Debug, thiserror::Error)]
@@ -34,10 +35,11 @@ impl Service {
             DetachWhich::All(chain) => Some(chain.clone()),
             DetachWhich::Links(_) => None,
         };
+        let line = Line::User(principal.uid);
         let changed = self.change(principal, request, apply).await?;
         let known = changed.before.state.chains();
         if let Some(chain) = all_of.filter(|chain| changed.answer.outcome.links.is_empty() && !known.contains(chain)) {
-            self.look(&chain).await?;
+            self.look(line, &chain).await?;
         }
         Ok(changed)
     }

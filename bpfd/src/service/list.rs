@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use bpfd_core::ask::Look;
 use bpfd_core::hook::ChainKey;
-use bpfd_core::kernel::ObserveError;
 use bpfd_core::labels::LabelSelector;
 use bpfd_core::names::{Netns, NetnsName};
 use bpfd_core::policy::{Denied, Principal};
@@ -14,7 +13,8 @@ use bpfd_core::snapshot::Snapshot;
 use bpfd_core::state::{App, ChangeError, Link};
 
 use super::Service;
-use crate::engine::EngineError;
+use crate::reads::ReadError;
+use crate::turns::Line;
 
 /// Which part of a list.
 #[derive(Clone, Debug)]
@@ -95,12 +95,9 @@ pub enum LookError {
     /// The policy.
     #[error(transparent)]
     Denied(#[from] Denied),
-    /// The engine.
+    /// The look.
     #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The kernel cannot be read.
-    #[error(transparent)]
-    Observe(#[from] ObserveError),
+    Read(#[from] ReadError),
     /// No such network namespace.
     #[error("no network namespace `{0}`")]
     NoNetns(NetnsName),
@@ -149,11 +146,12 @@ impl Service {
         filter: LinkFilter,
         page: &Page,
     ) -> Result<Listed<Link>, LookError> {
+        let line = Line::User(principal.uid);
         let (Look(LinkFilter { chain, app, labels }), _) = self.permit(principal, Look(filter)).await?.into_parts();
         let snapshot = self.snapshot();
         // A link may wait for its interface; a name that no link has either is a slip.
         if let Some(chain) = chain.as_ref().filter(|chain| !snapshot.state.chains().contains(*chain)) {
-            self.look(chain).await?;
+            self.look(line, chain).await?;
         }
         let app = app.map(|app| app.resolve(&snapshot.state).ok().map(|app| app.uid));
         let labelled = |link: &Link| snapshot.state.apps.get(&link.app).is_some_and(|app| app.user_labels.fit(&labels));
@@ -178,8 +176,8 @@ impl Service {
 
     /// A snapshot of now, with that chain.
     pub async fn chain(&self, principal: Principal, chain: ChainKey) -> Result<Snapshot, LookError> {
-        let (Look(chain), _) = self.permit(principal, Look(chain)).await?.into_parts();
-        self.look(&chain).await
+        let (Look(chain), principal) = self.permit(principal, Look(chain)).await?.into_parts();
+        self.look(Line::User(principal.uid), &chain).await
     }
 
     /// Chains that have links, of interfaces that are there; the daemon's own network namespace first.
@@ -204,9 +202,8 @@ impl Service {
     }
 
     /// The chain of an interface that is there.
-    pub(super) async fn look(&self, chain: &ChainKey) -> Result<Snapshot, LookError> {
-        let asked = chain.clone();
-        let snapshot = self.engine.call(move |engine| engine.look(&asked)).await??;
+    pub(super) async fn look(&self, line: Line, chain: &ChainKey) -> Result<Snapshot, LookError> {
+        let snapshot = self.reads.chain(line, chain).await?;
         let there = snapshot.observed.chains.get(chain).is_some_and(|seen| seen.interface.is_some());
         match snapshot.observed.absent_netns(chain) {
             _ if there => Ok(snapshot),

@@ -1,12 +1,12 @@
 //! Info and doctor: what this daemon is, and whether all is well.
 
 use bpfd_core::ask::Look;
-use bpfd_core::kernel::ObserveError;
 use bpfd_core::policy::{Denied, Principal};
 use bpfd_core::stamp::Relation;
 
 use super::Service;
-use crate::engine::EngineError;
+use crate::reads::ReadError;
+use crate::turns::Line;
 
 /// Broken invariants that one report lists: the report must stay of a bounded size.
 const SHOWN: usize = 256;
@@ -71,12 +71,9 @@ pub enum DoctorError {
     /// The policy.
     #[error(transparent)]
     Denied(#[from] Denied),
-    /// The engine.
+    /// The look.
     #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The kernel cannot be read.
-    #[error(transparent)]
-    Observe(#[from] ObserveError),
+    Read(#[from] ReadError),
 }
 
 impl Service {
@@ -93,8 +90,9 @@ impl Service {
 
     /// Looks at everything that it knows how to look at.
     pub async fn doctor(&self, principal: Principal) -> Result<Vec<Check>, DoctorError> {
+        let line = Line::User(principal.uid);
         self.permit(principal, Look(())).await?;
-        let broken = self.engine.call(|engine| engine.check()).await??;
+        let broken = self.reads.check(line).await?;
         let Start { causes, mode, mode_cause, relation, .. } = &self.start;
         let mut checks = vec![check("xdp-chain-mode", Condition::Good, format!("{mode}: {mode_cause}"), "")];
         checks.extend(causes.iter().map(|cause| {

@@ -1,7 +1,8 @@
 //! A kernel in memory: the same steps with the same effects, and a failure or a death at any of them. What tests of the engine
 //! run on; pure, and as strict as the real one: what nothing holds is gone, and what cannot be found by its pins is not found.
 //!
-//! Staged things are file descriptors of the process: a death loses them. Pins and attachments stay.
+//! Staged things are file descriptors of the process: a death loses them. Pins and attachments stay. It counts what it makes itself with
+//! a step, since nobody provided it.
 //!
 //! Long because each step is here, in one match.
 
@@ -15,8 +16,9 @@ pub(crate) use dispatchers::{Filled, Loaded};
 use bpfd_core::hook::{ChainKey, ProceedOn, XdpMode};
 use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{
-    ChainMode, ForeignProgram, ForeignSlot, InterfaceId, Kernel, Live, LiveDispatcher, LiveTop, Member, ObserveError,
-    Observed, ObservedChain, PinnedApp, PinnedExt, PinnedTop, Recipe, SLOTS, Scope, Slot, Step, StepError, TopContent,
+    ChainMode, ForeignProgram, ForeignSlot, InterfaceId, Kernel, Live, LiveDispatcher, LiveTop, Member, Need,
+    ObserveError, Observed, ObservedChain, PinnedApp, PinnedExt, PinnedTop, Recipe, SLOTS, Scope, Slot, Step,
+    StepError, TopContent,
 };
 use bpfd_core::names::Priority;
 use bpfd_core::record::Row;
@@ -61,6 +63,15 @@ pub(crate) enum PeerMove {
     Clean,
     /// No peer's: an interface comes.
     Comes(ChainKey),
+    /// No peer's: an interface goes.
+    Goes(ChainKey),
+}
+
+/// What a need was made into.
+#[derive(Clone, Debug)]
+pub(crate) enum Made {
+    Program(KernelId),
+    App(PinnedApp),
 }
 
 /// How far a swap gets.
@@ -109,6 +120,9 @@ pub(crate) struct FakeKernel {
     dispatchers: Dispatchers,
     /// What peers put on interfaces and did not take off; `false` where a clean-up of theirs may have ended it.
     theirs: BTreeMap<ChainKey, Vec<(Filled, bool)>>,
+    provided: Vec<(Need, Result<Made, StepError>)>,
+    /// What was made with a step that needs it, on the engine's thread.
+    pub(crate) made_here: usize,
     next_id: u32,
     next_map: u32,
     next_index: u32,
@@ -190,6 +204,7 @@ impl FakeKernel {
                 self.add_interface(chain.clone());
                 true
             }
+            PeerMove::Goes(chain) => self.remove_interface(chain),
             PeerMove::Clean => {
                 self.dispatchers.clean();
                 self.theirs.values_mut().flatten().for_each(|(_, kept)| *kept = false);
@@ -333,6 +348,7 @@ impl FakeKernel {
     pub(crate) fn restart(&mut self) {
         self.staged_apps.clear();
         self.staged_tops.clear();
+        self.provided.clear();
         self.fate = None;
         self.peers.clear();
         self.dead = false;
@@ -384,20 +400,16 @@ impl FakeKernel {
                 self.apps.insert(*app, staged);
             }
             Step::BuildTop { top, chain, content } => {
-                let built = self.build(chain, content)?;
+                let built = self.build(*top, chain, content)?;
                 let program = built.program;
                 self.staged_tops.insert(*top, built);
                 return Ok(Some(program));
             }
             Step::LoadExt { member, recipe } => {
-                let app = self.apps.get(&member.app).ok_or_else(|| Self::refuse("load", "app is not pinned"))?;
-                if !app.programs.contains_key(&member.function) || !recipe.functions.contains_key(&member.function) {
-                    return Err(Self::refuse("load", "no such program"));
+                if !self.apps.contains_key(&member.app) {
+                    return Err(Self::refuse("load", "app is not pinned"));
                 }
-                if self.unshareable.contains(&member.app) {
-                    return Err(StepError::Object { why: "no type information".to_owned() });
-                }
-                let program = self.fresh_id();
+                let program = self.obtain(&Need::Ext { member: member.clone(), recipe: recipe.clone() })?;
                 let ext = PinnedExt { program, tag: Self::tag(member.app), load_time: u64::from(program.0) };
                 self.exts.insert(member.link, (ext, member.clone()));
             }
@@ -460,21 +472,15 @@ impl FakeKernel {
         self.interfaces.get(chain).copied().ok_or_else(|| StepError::NoInterface(chain.clone()))
     }
 
-    fn build(&mut self, chain: &ChainKey, content: &TopContent) -> Result<Top, StepError> {
+    fn build(&mut self, top: TopUid, chain: &ChainKey, content: &TopContent) -> Result<Top, StepError> {
         let interface = self.interface(chain)?;
         match content {
             TopContent::Fused { members, recipes } => {
-                for member in members {
-                    let app = self.apps.get(&member.app).ok_or_else(|| Self::refuse("build", "app is not pinned"))?;
-                    if !app.programs.contains_key(&member.function) || !recipes.contains_key(&member.app) {
-                        return Err(Self::refuse("build", "no such program"));
-                    }
-                    if members.len() > 1 && self.unshareable.contains(&member.app) {
-                        let (member, link) = (member.function.clone(), Some(member.link));
-                        return Err(StepError::CannotFuse { member, link, why: "no type information".to_owned() });
-                    }
+                if members.iter().any(|member| !self.apps.contains_key(&member.app)) {
+                    return Err(Self::refuse("build", "app is not pinned"));
                 }
-                let (program, members) = (self.fresh_id(), members.clone());
+                let (members, recipes) = (members.clone(), recipes.clone());
+                let program = self.obtain(&Need::Fused { top, interface, members: members.clone(), recipes })?;
                 Ok(Top { program, members, names: Vec::new(), interface, links: None })
             }
             TopContent::Dispatcher { version, slots } => {
@@ -492,6 +498,64 @@ impl FakeKernel {
                 Ok(Top { program, members, names, interface, links: Some(links) })
             }
         }
+    }
+
+    /// What was provided for a program, or is made with its step.
+    fn obtain(&mut self, need: &Need) -> Result<KernelId, StepError> {
+        match self.made(need)? {
+            Made::Program(program) => Ok(program),
+            Made::App(_) => Err(Self::refuse("use", "another need's")),
+        }
+    }
+
+    fn made(&mut self, need: &Need) -> Result<Made, StepError> {
+        let provided = self.provided.iter().find(|(provided, _)| provided == need);
+        match provided.map(|(_, made)| made.clone()) {
+            Some(made) => made,
+            None => {
+                self.made_here += 1;
+                self.make(need)
+            }
+        }
+    }
+
+    /// What the verifier says, of pinned apps and of staged ones.
+    fn make(&mut self, need: &Need) -> Result<Made, StepError> {
+        let has = |member: &Member| {
+            let app = self.apps.get(&member.app).or_else(|| self.staged_apps.get(&member.app));
+            app.is_some_and(|app| app.programs.contains_key(&member.function))
+        };
+        match need {
+            Need::Ext { member, recipe } => {
+                if !has(member) || !recipe.functions.contains_key(&member.function) {
+                    return Err(Self::refuse("load", "no such program"));
+                }
+                if self.unshareable.contains(&member.app) {
+                    return Err(StepError::Object { why: "no type information".to_owned() });
+                }
+            }
+            Need::Fused { top: _, interface: _, members, recipes } => {
+                for member in members {
+                    if !has(member) || !recipes.contains_key(&member.app) {
+                        return Err(Self::refuse("build", "no such program"));
+                    }
+                    if members.len() > 1 && self.unshareable.contains(&member.app) {
+                        let (member, link) = (member.function.clone(), Some(member.link));
+                        return Err(StepError::CannotFuse { member, link, why: "no type information".to_owned() });
+                    }
+                }
+            }
+            Need::App { app, recipe } => {
+                if self.unloadable.contains(app) {
+                    return Err(StepError::Object { why: "it is lost".to_owned() });
+                }
+                let names: Vec<&str> = recipe.functions.keys().map(String::as_str).collect();
+                let maps = self.maps.get(app).cloned().unwrap_or_default();
+                let maps: Vec<&str> = maps.iter().map(String::as_str).collect();
+                return Ok(Made::App(self.load(&names, &maps)));
+            }
+        }
+        Ok(Made::Program(self.fresh_id()))
     }
 
     /// A slot with its program; `None` if that is gone.
@@ -625,6 +689,8 @@ impl FakeKernel {
 
 impl Kernel for FakeKernel {
     type Staged = PinnedApp;
+    type Made = Made;
+    type Maker = Box<dyn FnOnce() -> Result<Made, StepError> + Send>;
 
     fn stage(&mut self, app: AppUid, staged: PinnedApp) {
         self.maps.insert(app, staged.maps.keys().cloned().collect());
@@ -636,13 +702,10 @@ impl Kernel for FakeKernel {
     }
 
     fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<ProgramFacts>, StepError> {
-        if self.unloadable.contains(&app) {
-            return Err(StepError::Object { why: "it is lost".to_owned() });
-        }
-        let names: Vec<&str> = recipe.functions.keys().map(String::as_str).collect();
-        let maps = self.maps.get(&app).cloned().unwrap_or_default();
-        let maps: Vec<&str> = maps.iter().map(String::as_str).collect();
-        let staged = self.load(&names, &maps);
+        let staged = match self.made(&Need::App { app, recipe: recipe.clone() })? {
+            Made::App(staged) => staged,
+            Made::Program(_) => return Err(Self::refuse("load", "another need's")),
+        };
         let programs =
             recipe.functions.iter().zip(staged.programs.values()).map(|((function, kind), id)| ProgramFacts {
                 function: function.clone(),
@@ -659,6 +722,7 @@ impl Kernel for FakeKernel {
     fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
         // No operation is under way: nothing has to be put back any more.
         self.staged_tops.retain(|_, top| top.links.is_none());
+        self.provided.clear();
         self.collect();
         let seen = |top: &Top| PinnedTop {
             program: top.program,
@@ -714,6 +778,15 @@ impl Kernel for FakeKernel {
             absent_netns: BTreeSet::new(),
             barred: BTreeMap::new(),
         })
+    }
+
+    fn maker(&mut self, need: &Need) -> Self::Maker {
+        let made = self.make(need);
+        Box::new(move || made)
+    }
+
+    fn provide(&mut self, need: &Need, made: Result<Made, StepError>) {
+        self.provided.push((need.clone(), made));
     }
 
     fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError> {

@@ -19,16 +19,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bpfd::audit::{AuditSink, Record};
-use bpfd::engine::{Context, Engine, EngineError, News};
+use bpfd::engine::{Answer, Context, Engine, EngineError, News, Pending, Progress, Settling};
 use bpfd::execute::ExecuteError;
 use bpfd::repair::{Recovered, Repaired};
 use bpfd::store::{Earlier, Outcome, Store};
-use bpfd_core::changes::{self, Fresh, Loaded};
+use bpfd_core::changes::{self, Fresh, Loaded, RequestError};
 use bpfd_core::hook::{ChainKey, HookAsk, OwnHook, Point, XdpMode};
 use bpfd_core::ident::{AppUid, AskedId, BootId, KernelId, RequestId, RequestKey};
-use bpfd_core::invariants::Broken;
+use bpfd_core::invariants::{self, Broken};
 use bpfd_core::kernel::{
-    ChainMode, Kernel, Live, ObserveError, Observed, PinnedApp, Recipe, SLOTS, Scope, Slot, Step, StepError,
+    ChainMode, Kernel, Live, Need, ObserveError, Observed, PinnedApp, Recipe, SLOTS, Scope, Slot, Step, StepError,
 };
 use bpfd_core::labels::Labels;
 use bpfd_core::names::{Netns, Priority};
@@ -39,9 +39,9 @@ use bpfd_core::request::{
     AttachAsk, AttachRequest, DetachRequest, DetachWhich, OwnerScope, UnloadRequest, UnloadWhich, UpdateRequest,
 };
 use bpfd_core::stamp::{Relation, Stamp};
-use bpfd_core::state::{Map, ObjectDigest, Owner, ProgramFacts, ProgramKind, Reach, Source, State, WhenAbsent};
+use bpfd_core::state::{Change, Map, ObjectDigest, Owner, ProgramFacts, ProgramKind, Reach, Source, State, WhenAbsent};
 use bpfd_policy::Policy;
-use fake::{FakeKernel, Fate, PeerMove};
+use fake::{FakeKernel, Fate, Made, PeerMove};
 use proptest::prelude::*;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -64,6 +64,8 @@ struct Mortal(Rc<RefCell<FakeKernel>>);
 
 impl Kernel for Mortal {
     type Staged = PinnedApp;
+    type Made = Made;
+    type Maker = <FakeKernel as Kernel>::Maker;
 
     fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
         self.0.borrow_mut().observe(scope)
@@ -79,6 +81,14 @@ impl Kernel for Mortal {
 
     fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<ProgramFacts>, StepError> {
         self.0.borrow_mut().prepare(app, recipe)
+    }
+
+    fn maker(&mut self, need: &Need) -> Self::Maker {
+        self.0.borrow_mut().maker(need)
+    }
+
+    fn provide(&mut self, need: &Need, made: Result<Made, StepError>) {
+        self.0.borrow_mut().provide(need, made);
     }
 
     fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError> {
@@ -186,13 +196,15 @@ struct Host {
     dir: tempfile::TempDir,
     uids: u128,
     loads: u32,
+    /// What peers do while something is made for the next change.
+    while_made: Vec<PeerMove>,
 }
 
 impl Host {
     fn new(chains: Chains) -> Self {
         let mut kernel = FakeKernel::with_interfaces([eth(0), eth(1)]);
         kernel.keep_chains(chains.mode());
-        let mut host = Self { engine: None, kernel, dir: in_memory(), uids: 1 << 64, loads: 0 };
+        let mut host = Self { engine: None, kernel, dir: in_memory(), uids: 1 << 64, loads: 0, while_made: vec![] };
         host.start();
         host
     }
@@ -214,7 +226,9 @@ impl Host {
         prepare(&mut self.kernel);
         let audit = Box::new(Counted::default());
         let started = Engine::start(self.kernel.clone(), store, audit, built_in(), BOOT, Box::new(uids));
-        let (engine, repaired) = started.unwrap();
+        let (mut engine, repaired) = started.unwrap();
+        // At a start nobody waits for the engine's thread.
+        engine.kernel().made_here = 0;
         self.engine = Some(engine);
         repaired
     }
@@ -260,7 +274,7 @@ impl Host {
                 let staged = self.engine().kernel().load(&["pass"], &["counters"]);
                 let loaded = loaded(uid, name, &staged, *attach);
                 let build = move |state: &State, fresh: &Fresh| changes::load(state, loaded.clone(), &who, fresh);
-                self.engine().change(&context, Some((uid, staged)), build).map(drop)
+                self.change(&context, Some((uid, staged)), build).map(drop)
             }
             Ask::Attach { app, to: (number, priority) } => self.attach(&context, app, on(eth(*number), *priority)),
             Ask::Trace { app, event } => self.attach(&context, app, tracing(event)),
@@ -272,26 +286,26 @@ impl Host {
                     proceed_on: None,
                     request: None,
                 };
-                self.engine().change(&context, None, |state, _| changes::update(state, &ask)).map(drop)
+                self.change(&context, None, |state, _| changes::update(state, &ask)).map(drop)
             }
             Ask::Detach { link } => {
                 let which = DetachWhich::Links(vec![link.parse().unwrap()]);
                 let ask = DetachRequest { which, owners: OwnerScope::Anyone, request: None };
-                self.engine().change(&context, None, |state, _| changes::detach(state, &ask)).map(drop)
+                self.change(&context, None, |state, _| changes::detach(state, &ask)).map(drop)
             }
             Ask::DetachAll { eth: number } => {
                 let ask =
                     DetachRequest { which: DetachWhich::All(eth(*number)), owners: OwnerScope::Anyone, request: None };
-                self.engine().change(&context, None, |state, _| changes::detach(state, &ask)).map(drop)
+                self.change(&context, None, |state, _| changes::detach(state, &ask)).map(drop)
             }
             Ask::Unload { app } => {
                 let which = UnloadWhich::Apps(vec![app.parse().unwrap()]);
                 let ask = UnloadRequest { which, owners: OwnerScope::Anyone, request: None };
-                self.engine().change(&context, None, |state, _| changes::unload(state, &ask)).map(drop)
+                self.change(&context, None, |state, _| changes::unload(state, &ask)).map(drop)
             }
             Ask::UnloadAll => {
                 let ask = UnloadRequest { which: UnloadWhich::All, owners: OwnerScope::Anyone, request: None };
-                self.engine().change(&context, None, |state, _| changes::unload(state, &ask)).map(drop)
+                self.change(&context, None, |state, _| changes::unload(state, &ask)).map(drop)
             }
         }
     }
@@ -300,7 +314,38 @@ impl Host {
         let ask = AttachRequest { app: app.parse().unwrap(), function: None, attach, request: context.request };
         let who = owner();
         let build = |state: &State, fresh: &Fresh| changes::attach(state, &ask, &who, fresh);
-        self.engine().change(context, None, build).map(drop)
+        self.change(context, None, build).map(drop)
+    }
+
+    /// What the daemon does about a change, on one thread.
+    fn change(
+        &mut self,
+        context: &Context,
+        staged: Option<(AppUid, PinnedApp)>,
+        build: impl Fn(&State, &Fresh) -> Result<Vec<Change>, RequestError>,
+    ) -> Result<Answer, EngineError> {
+        let mut pending = Pending::new(staged);
+        loop {
+            match self.engine().change(context, &mut pending, &build)? {
+                Progress::Done(answer) => return Ok(answer),
+                Progress::Wait(chains) => panic!("nobody else changes {chains:?}"),
+                Progress::Make(needs) => needs.into_iter().for_each(|(need, maker)| pending.made(need, maker())),
+            }
+            for act in self.while_made.drain(..) {
+                assert!(self.engine.as_mut().unwrap().kernel().peer(&act), "{act:?}");
+            }
+        }
+    }
+
+    fn settle(&mut self, news: &News) -> Repaired {
+        let mut settling = Settling::default();
+        loop {
+            match self.engine().settle(news, &mut settling).unwrap() {
+                Progress::Done(repaired) => return repaired,
+                Progress::Wait(chains) => panic!("news wait for no chain: {chains:?}"),
+                Progress::Make(needs) => needs.into_iter().for_each(|(need, maker)| settling.made(need, maker())),
+            }
+        }
     }
 
     fn sight(&mut self) -> Sight {
@@ -328,7 +373,7 @@ impl Host {
     /// A peer acts while the daemon runs, which hears of it.
     fn peer(&mut self, act: &PeerMove) -> bool {
         let done = self.engine().kernel().peer(act);
-        self.engine().settle(&News::everything()).unwrap();
+        self.settle(&News::everything());
         done
     }
 
@@ -338,13 +383,18 @@ impl Host {
     }
 
     fn broken(&mut self) -> Vec<Broken> {
-        self.engine().check().unwrap()
+        let published = self.engine().snapshots().borrow().clone();
+        let seen = self.engine().kernel().observe(&Scope::Everything(published.state.chains())).unwrap();
+        let seen = Observed { barred: published.observed.barred.clone(), ..seen };
+        invariants::check(&published.state, &seen)
     }
 
     /// Every invariant that does not hold, K5 and what peers see included.
     fn wrong(&mut self) -> Vec<String> {
         let mut wrong: Vec<String> = self.broken().iter().map(ToString::to_string).collect();
         wrong.extend(self.engine().kernel().wrong_for_peers());
+        let made_here = self.engine().kernel().made_here;
+        wrong.extend((made_here > 0).then(|| format!("{made_here} programs were verified on the engine's thread")));
         wrong
     }
 }
@@ -557,6 +607,36 @@ fn a_repair_that_fails_at_any_step_leaves_the_rest_to_the_next_one() {
 }
 
 #[test]
+fn what_was_made_for_a_chain_that_a_peer_changed_meanwhile_is_planned_again() {
+    for (act, verb) in [
+        (theirs(0, 15), Ask::Load { name: "new", attach: Some((0, 30)) }),
+        (PeerMove::Unload(eth(0)), Ask::Load { name: "new", attach: Some((0, 30)) }),
+        (theirs(0, 15), Ask::Attach { app: "c", to: (0, 40) }),
+        (PeerMove::Unload(eth(1)), Ask::Attach { app: "a", to: (1, 40) }),
+    ] {
+        let mut host = busy(Chains::Shared);
+        host.while_made.push(act.clone());
+        host.ask(&verb, None).unwrap();
+        assert_eq!(host.while_made, [], "{verb:?} needed something");
+        assert_eq!(host.wrong(), NOTHING, "{verb:?} after {act:?}");
+        let (_, runs) = host.sight();
+        assert!(runs.values().all(|runs| runs.is_sorted_by_key(|(_, priority)| *priority)), "{runs:?}");
+    }
+}
+
+#[test]
+fn a_generation_for_an_interface_that_went_and_came_meanwhile_is_made_again() {
+    for chains in [Chains::Fused, Chains::Libxdp] {
+        let mut host = busy(chains);
+        host.while_made.extend([PeerMove::Goes(eth(1)), PeerMove::Comes(eth(1))]);
+        host.ask(&Ask::Attach { app: "a", to: (1, 40) }, None).unwrap();
+        assert_eq!(host.wrong(), NOTHING, "{chains:?}");
+        let (_, runs) = host.sight();
+        assert_eq!(runs[&eth(1)], [("a".to_owned(), 40), ("c".to_owned(), 90)], "{chains:?}");
+    }
+}
+
+#[test]
 fn a_database_without_a_journal_breaks_an_invariant() {
     // The control of the tests above: the same death, and a database that never heard of the operation or its rows.
     for chains in ALL {
@@ -567,7 +647,7 @@ fn a_database_without_a_journal_breaks_an_invariant() {
         host.stop();
         let observed = host.kernel.observe(&Scope::Everything([eth(0), eth(1)].into())).unwrap();
         let state = Store::open(&host.dir.path().join("state.db")).unwrap().state().unwrap();
-        assert_ne!(bpfd_core::invariants::check(&state, &observed), []);
+        assert_ne!(invariants::check(&state, &observed), []);
     }
 }
 
@@ -680,7 +760,7 @@ fn a_peer_that_acts_between_any_two_steps_of_a_verb_loses_nothing_of_either_side
                 break;
             }
             acts += 1;
-            host.engine().settle(&News::everything()).unwrap();
+            host.settle(&News::everything());
             assert_eq!(host.engine().kernel().wrong_for_peers(), NOTHING, "{at}");
             host.restart();
             assert_eq!(host.wrong(), NOTHING, "{at}, after a restart");
@@ -884,7 +964,7 @@ fn the_same_request_twice_is_done_once() {
     // The key with something else.
     let used = context(Some(77));
     let other = RequestKey { asked: AskedId(Uuid::from_u128(1)), ..used.request.unwrap() };
-    let reused = host.engine().change(&Context { request: Some(other), ..used }, None, |_, _| Ok(vec![]));
+    let reused = host.change(&Context { request: Some(other), ..used }, None, |_, _| Ok(vec![]));
     assert!(matches!(reused, Err(EngineError::Reused(id)) if id == other.id), "{reused:?}");
     assert_eq!(host.sight(), after);
 }
@@ -1036,16 +1116,16 @@ fn a_chain_runs_without_the_member_that_does_not_go_into_it() {
         assert_eq!(names(&mut host), ["more", "last"], "{chains:?}");
         // Its interface comes anew: it is tried again, and the others run.
         host.engine().kernel().remove_interface(&eth(0));
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         host.engine().kernel().add_interface(eth(0));
-        let settled = host.engine().settle(&News::everything()).unwrap();
+        let settled = host.settle(&News::everything());
         assert_eq!((settled.barred.len(), names(&mut host)), (1, vec!["more".to_owned(), "last".to_owned()]));
         assert!(why(&stand(&mut host)["alone"]), "{chains:?}");
         // So it is if a change was before the news.
         host.engine().kernel().remove_interface(&eth(0));
         host.engine().kernel().add_interface(eth(0));
         host.ask(&Ask::Update { link: "last/pass@eth0:xdp".into(), priority: 91 }, None).unwrap();
-        assert_eq!(host.engine().settle(&News::everything()).unwrap().barred.len(), 1, "{chains:?}");
+        assert_eq!(host.settle(&News::everything()).barred.len(), 1, "{chains:?}");
         assert_eq!(names(&mut host), ["more", "last"], "{chains:?}");
         host.ask(&Ask::Unload { app: "alone" }, None).unwrap();
         assert_eq!(host.wrong(), NOTHING, "{chains:?}");
@@ -1113,9 +1193,9 @@ fn what_cannot_be_had_elsewhere_is_no_reason_against_a_change() {
         host.ask(&Ask::Unload { app: "more" }, None).unwrap();
         // An interface that comes gets what can be had.
         host.engine().kernel().remove_interface(&eth(0));
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         host.engine().kernel().add_interface(eth(0));
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         assert_eq!(runs(&mut host, 0), beside);
         host.ask(&Ask::Unload { app: "a" }, None).unwrap();
         assert_eq!(host.broken(), []);
@@ -1157,7 +1237,7 @@ fn an_interface_that_comes_while_the_daemon_starts_gets_its_chain() {
         host.kernel.remove_interface(&eth(0));
         // It comes while programs are loaded, after the look.
         host.start_with(|kernel| kernel.peer_at_step(1, PeerMove::Comes(eth(0))));
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         assert_eq!(host.sight().1, before, "{chains:?}");
         assert_eq!(host.broken(), [], "{chains:?}");
     }
@@ -1169,11 +1249,11 @@ fn a_peer_that_is_faster_on_an_interface_that_comes_is_joined() {
     for step in 0..3 {
         let mut host = busy(Chains::Libxdp);
         host.engine().kernel().remove_interface(&eth(1));
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         host.engine().kernel().add_interface(eth(1));
         let before = host.engine().kernel().log.len();
         host.engine().kernel().peer_at_step(step, theirs(1, 40));
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         let pinned = host.engine().kernel().log[before..].iter().filter(|step| step.starts_with("pin top")).count();
         assert!(host.engine().kernel().met(), "no step {step}: {:?}", host.engine().kernel().log);
         raced += pinned - 1;
@@ -1194,7 +1274,7 @@ fn a_request_that_a_start_carried_forward_gets_its_answer() {
             }
             let repaired = host.restart();
             // Nothing is to be done any more: what is given is the answer, or nothing.
-            let answer = host.engine().change(&context(Some(77)), None, |_, _| Ok(vec![])).unwrap();
+            let answer = host.change(&context(Some(77)), None, |_, _| Ok(vec![])).unwrap();
             let named: Vec<String> = answer.outcome.apps.iter().map(|app| app.name.to_string()).collect();
             let wanted = if repaired.recovered == Some(Recovered::Forward) { vec!["new".to_owned()] } else { vec![] };
             assert_eq!(answer.outcome.links.len(), wanted.len(), "{chains:?} {step}");
@@ -1259,7 +1339,7 @@ fn programs_of_an_older_database_get_numbers_of_their_own() {
     host.start();
     assert_eq!((host.sight().1, host.broken()), (before, vec![]));
     let apps: Vec<_> = host.state().apps.into_values().collect();
-    let answer = host.engine().change(&context(Some(77)), None, |_, _| Ok(vec![])).unwrap();
+    let answer = host.change(&context(Some(77)), None, |_, _| Ok(vec![])).unwrap();
     assert_eq!(answer.outcome.apps, apps);
     host.ask(&Ask::Load { name: "b", attach: Some((1, 10)) }, None).unwrap();
     host.stop();
@@ -1394,11 +1474,11 @@ fn an_interface_that_comes_between_a_look_and_its_news_gets_its_chain() {
         let mut host = busy(chains);
         let (_, before) = host.sight();
         host.engine().kernel().remove_interface(&eth(0));
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         host.engine().kernel().add_interface(eth(0));
         // Somebody asks how things are: to have seen it is not to have dealt with it.
         assert_ne!(host.broken(), []);
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         assert_eq!(host.sight().1, before, "{chains:?}");
         assert_eq!(host.broken(), [], "{chains:?}");
     }
@@ -1415,19 +1495,19 @@ fn interface_comes_and_goes(chains: Chains) {
     let mut host = busy(chains);
     let (_, before) = host.sight();
     let gone = host.engine().kernel().remove_interface(&eth(0));
-    host.engine().settle(&News::everything()).unwrap();
+    host.settle(&News::everything());
     assert_eq!(host.sight().1[&eth(0)], vec![]);
     let waiting =
         host.engine().snapshots().borrow().statuses.values().filter(|status| **status == LinkStatus::Waiting).count();
     assert_eq!((gone, waiting), (true, 2));
 
     host.engine().kernel().add_interface(eth(0));
-    host.engine().settle(&News::everything()).unwrap();
+    host.settle(&News::everything());
     assert_eq!(host.sight().1, before);
     assert_eq!(host.broken(), []);
 
     host.engine().kernel().clear(&eth(0));
-    host.engine().settle(&News::everything()).unwrap();
+    host.settle(&News::everything());
     assert_eq!(host.sight().1[&eth(0)], vec![], "what somebody took off stays off");
     assert_eq!(host.broken().iter().filter(|broken| broken.invariant == "K1").count(), 2, "and is reported");
 }

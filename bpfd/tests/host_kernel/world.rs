@@ -118,7 +118,7 @@ impl World {
         let bytes = move |digest: &ObjectDigest| {
             objects.lock().unwrap().get(digest).cloned().ok_or_else(|| std::io::ErrorKind::NotFound.into())
         };
-        HostKernel::open_in(setting, paths, workers(), Box::new(bytes))
+        HostKernel::open_in(setting, paths, workers(), Arc::new(bytes))
     }
 
     pub(crate) fn chain(&self, interface: &str) -> ChainKey {

@@ -40,8 +40,7 @@ impl pb::system_service_server::SystemService for System {
     async fn doctor(&self, request: Request<pb::DoctorRequest>) -> Result<Response<pb::DoctorResponse>, Status> {
         let checks = self.0.doctor(principal(&request)?).await.map_err(|error| match error {
             DoctorError::Denied(denied) => status::denied(&denied),
-            DoctorError::Engine(error) => status::engine("cannot check", &error),
-            DoctorError::Observe(error) => status::observe(&error),
+            DoctorError::Read(error) => status::read("cannot check", &error),
         })?;
         let check = |Check { id, condition, detail, hint }: Check| pb::Check {
             id,

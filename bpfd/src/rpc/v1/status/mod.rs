@@ -27,8 +27,10 @@ use crate::causes::error_chain;
 use crate::engine::EngineError;
 use crate::execute::ExecuteError;
 use crate::objects::IncomingError;
+use crate::reads::ReadError;
 use crate::service::{LoadError, LookError, Refused, UploadRefused};
 use crate::trust::TrustError;
+use crate::turns::Full;
 use crate::worker::parse::ParseError;
 
 /// A refusal by policy.
@@ -92,8 +94,7 @@ pub(in crate::rpc::v1) fn look(error: &LookError) -> Refusal {
             refusal(ErrorReason::NoSuchInterface).hint(format!("`{}` shows interfaces", show_interfaces(chain)))
         }
         LookError::Denied(error) => denied(error),
-        LookError::Observe(error) => observe(error),
-        LookError::Engine(error) => engine("cannot read the chain", error),
+        LookError::Read(error) => read("cannot read the chain", error),
     }
 }
 
@@ -213,8 +214,16 @@ pub(in crate::rpc::v1) fn engine(message: &str, error: &EngineError) -> Refusal 
             "the last operation was interrupted; `bpfctl doctor` shows what is inconsistent; \
                  a restart of bpfd tries to recover again",
         ),
+        EngineError::Busy(Full(_)) => busy(error),
         EngineError::Stopped => Refusal::new(ErrorReason::DaemonNotReady, message).cause(error.to_string()),
     }
+}
+
+/// As for calls that are refused before they are read.
+fn busy(error: &EngineError) -> Refusal {
+    Refusal::new(ErrorReason::ResourceExhausted, "bpfd takes no more requests from you now")
+        .cause(error.to_string())
+        .hint("try again when some of them have ended")
 }
 
 fn execute(message: &str, error: &ExecuteError) -> Refusal {
@@ -371,6 +380,11 @@ fn way_out(chain: &ChainKey, holder: &ForeignProgram, driven: Option<XdpMode>) -
 }
 
 /// A failure of reading the kernel for a reader.
-pub(in crate::rpc::v1) fn observe(error: &ObserveError) -> Refusal {
-    Refusal::new(ErrorReason::KernelError, "cannot read the kernel").cause(error_chain(error))
+pub(in crate::rpc::v1) fn read(message: &str, error: &ReadError) -> Refusal {
+    match error {
+        ReadError::Engine(error) => engine(message, error),
+        ReadError::Observe(error) => {
+            Refusal::new(ErrorReason::KernelError, "cannot read the kernel").cause(error_chain(error))
+        }
+    }
 }
