@@ -37,6 +37,10 @@ pub const ERROR_BODY: u64 = 16 << 10;
 pub const REFERRERS: u64 = 1 << 20;
 /// Pages of a referrers list.
 pub const REFERRER_PAGES: usize = 8;
+/// Bytes of all `WWW-Authenticate` headers of an answer together: Negotiate and signed scopes take a few KiB.
+pub const CHALLENGE_BYTES: usize = 16 << 10;
+/// Challenges in them: registries offer one or two, proxies before them two or three more.
+pub const CHALLENGES: usize = 16;
 /// Redirects followed for one request: registries use one or two.
 pub const REDIRECTS: usize = 5;
 /// Times one request is tried, and times one blob is resumed.

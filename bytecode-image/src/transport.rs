@@ -13,7 +13,7 @@
 mod address;
 mod blob;
 mod body;
-mod challenge;
+pub mod challenge;
 mod client;
 mod error;
 mod exchange;

@@ -7,6 +7,7 @@ use std::{fmt, io, time::Duration};
 
 use reqwest::StatusCode;
 
+use super::challenge::ChallengeError;
 use crate::{digest::Digest, document::DocumentError, registries::Authority};
 
 /// Why a registry did not do what it was asked.
@@ -152,8 +153,16 @@ pub enum TransportError {
         to: Authority,
     },
     /// `WWW-Authenticate` that cannot be followed.
-    #[error("`{0}` asks for an authentication that is neither Basic nor a Bearer token with a realm")]
-    Challenge(Authority),
+    #[error("`{host}` asks for an authentication that is neither Basic nor a Bearer token with a realm")]
+    Challenge {
+        /// The registry.
+        host: Authority,
+        /// What it offers.
+        source: ChallengeError,
+    },
+    /// The URL of its token server is none.
+    #[error("`{0}` names a token server whose URL cannot be used")]
+    Realm(Authority),
     /// It asks that credentials go to somebody else.
     #[error(
         "`{host}` asks for its credentials to be sent to `{realm}`; if that is right, add `token_realms = [\"{realm}\"]` \

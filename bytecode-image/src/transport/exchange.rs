@@ -177,14 +177,12 @@ impl Remote {
 
     /// Does what a 401 asks for, and keeps the outcome for the requests that follow.
     async fn authenticate(&self, at: &Endpoint, access: Access, refusal: &Response) -> Result<(), TransportError> {
-        let headers = refusal.headers().get_all(WWW_AUTHENTICATE).iter();
-        let challenges: Vec<Challenge> =
-            headers.filter_map(|header| header.to_str().ok()).filter_map(challenge::parse).collect();
-        let bearer = challenges.iter().find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
-        match bearer.or(challenges.first()) {
-            Some(Challenge::Bearer { realm, service }) => self.fetch_token(at, access, realm, service.as_deref()).await,
-            Some(Challenge::Basic) => self.use_basic(at, access),
-            None => Err(TransportError::Challenge(at.authority.clone())),
+        let headers = refusal.headers().get_all(WWW_AUTHENTICATE).iter().map(HeaderValue::as_bytes);
+        let chosen = challenge::choose(headers)
+            .map_err(|source| TransportError::Challenge { host: at.authority.clone(), source })?;
+        match chosen {
+            Challenge::Bearer { realm, service } => self.fetch_token(at, access, &realm, service.as_deref()).await,
+            Challenge::Basic => self.use_basic(at, access),
         }
     }
 

@@ -70,7 +70,7 @@ impl Remote {
         realm: &str,
         service: Option<&str>,
     ) -> Result<(), TransportError> {
-        let unusable = || TransportError::Challenge(at.authority.clone());
+        let unusable = || TransportError::Realm(at.authority.clone());
         let mut url = Url::parse(realm).map_err(|_not| unusable())?;
         let server = authority_of(&url).ok_or_else(unusable)?;
         let authorization = self.credentials_for(at, &url, &server)?;

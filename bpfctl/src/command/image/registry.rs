@@ -151,7 +151,8 @@ fn hint(error: &TransportError) -> Option<&'static str> {
         // Of a part that a manifest names: the image itself is there, see `top`.
         | TransportError::NotFound { .. }
         | TransportError::Status { .. }
-        | TransportError::Challenge(_)
+        | TransportError::Challenge { .. }
+        | TransportError::Realm(_)
         | TransportError::Elsewhere { .. }
         | TransportError::Token(_)
         | TransportError::Sink(_)

@@ -215,7 +215,8 @@ impl From<&TransportError> for Class {
             // Of a part that a manifest names: the image itself is there, see `FetchError::NoSuchImage`.
             TransportError::NotFound { .. }
             | TransportError::Status { .. }
-            | TransportError::Challenge(_)
+            | TransportError::Challenge { .. }
+            | TransportError::Realm(_)
             | TransportError::Token(_) => Self::PROTOCOL,
             TransportError::Sink(_) | TransportError::Client { .. } | TransportError::Url(_) => Self::LOCAL,
         }

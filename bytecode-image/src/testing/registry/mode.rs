@@ -48,6 +48,8 @@ pub enum Mode {
     RedirectForever,
     /// Everything needs a token from this URL.
     Realm(String),
+    /// Everything is answered with 401 and these challenges.
+    Challenges(Vec<String>),
     /// Everything is answered with a status.
     Status(u16),
     /// The first requests are answered with a status and `Retry-After: 0`, the rest as it should be.
@@ -93,6 +95,7 @@ impl FromStr for Mode {
             ("redirect-manifests", Some(url)) => Self::RedirectManifests(url.to_owned()),
             ("redirect-forever", None) => Self::RedirectForever,
             ("realm", Some(url)) => Self::Realm(url.to_owned()),
+            ("challenge", Some(challenge)) => Self::Challenges(vec![challenge.to_owned()]),
             ("status", Some(status)) => Self::Status(number(status)?),
             ("fails", Some(value)) => {
                 let (status, times) = value.split_once('*').ok_or_else(wrong)?;

@@ -102,6 +102,10 @@ impl Request<'_> {
         let realm = |url: &str| format!("Bearer realm=\"{url}\",service=\"test\",scope=\"repository:x:pull,push\"");
         match &self.mode {
             Mode::Realm(url) => return challenge(&realm(url)),
+            Mode::Challenges(offers) => {
+                let headers: Vec<_> = offers.iter().map(|offer| ("www-authenticate", offer.as_str())).collect();
+                return Some(answer(401, &headers, ""));
+            }
             Mode::Status(status) => return Some(refuse(*status, "ON_PURPOSE")),
             Mode::EndlessError => return Some(answer(500, &[], stream(self.shared, b' ', None))),
             Mode::SignaturesStatus(status) if name.ends_with(".sig") => return Some(refuse(*status, "ON_PURPOSE")),
