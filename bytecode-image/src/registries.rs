@@ -135,6 +135,14 @@ impl Registries {
         }
     }
 
+    /// The names under which an auth file may have the credentials for a reference at one of its endpoints: the name in the reference at
+    /// the registry itself, then the endpoint's own.
+    #[must_use]
+    pub fn auth_names(&self, reference: &Reference, at: &Endpoint) -> Vec<String> {
+        let own = (self.endpoints(reference).last() == Some(at)).then(|| reference.registry().to_string());
+        own.into_iter().chain(at.names()).collect()
+    }
+
     /// Whether this file, or a reference of somebody who could write it, names a host and port: only then may it have a private address.
     #[must_use]
     pub fn names(&self, reference: &Reference, author: Author, authority: &Authority) -> bool {

@@ -36,7 +36,7 @@ use self::{
     token::Authorization,
 };
 pub use self::{
-    error::{Said, TransportError},
+    error::{Lacking, Said, TransportError},
     push::{Place, Put},
 };
 use crate::{

@@ -267,7 +267,8 @@ token_realms = ["auth.acme:443"]
 
 #[test]
 fn twenty_thousand_broken_files_of_credentials_are_refused_or_read() {
-    let seed = json!({"auths": {"reg.acme": {"auth": "dXNlcjpzM2NyZXQ="}, "reg.acme/team": {"auth": "dXNlcjp4"}}});
+    let seed = json!({"auths": {"reg.acme": {"auth": "dXNlcjpzM2NyZXQ="}, "reg.acme/team": {"auth": "dXNlcjp4"},
+        "https://other.acme/v1/": {"identitytoken": "s3cret"}}, "credsStore": "pass", "credHelpers": {"c.acme": "ecr-login"}});
     never_breaks(8, &[seed.to_string()], |bytes| AuthFile::parse(bytes).map(drop).map_err(|error| said(&error)));
 }
 

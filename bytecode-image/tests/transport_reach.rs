@@ -9,6 +9,7 @@
 mod common;
 
 use bytecode_image::{
+    auth::{AuthFile, Credentials, Secret},
     limits,
     registries::{Author, Registries},
     testing::registry::{Access, Mode, Options, TestRegistry},
@@ -187,6 +188,48 @@ fn basic_and_bearer_authentication_open_the_door() {
         let refused =
             registry.seen().iter().filter(|seen| seen.path.starts_with("/v2/") && seen.authorization.is_none()).count();
         assert_eq!(refused, 1, "the header is kept: {access:?}");
+    }
+}
+
+#[test]
+fn an_identity_token_is_exchanged_for_a_token_and_sent_to_nobody_else() {
+    let with_token = |access, token: &str| {
+        let (registry, _) = registry_with(Options { access, ..Options::default() }, Mode::Honest);
+        let token = Credentials::IdentityToken(Secret::new(token.to_owned()));
+        let auth = AuthFile::one(&registry.host().parse().unwrap(), token);
+        let config = TransportConfig { auth, ..config(&registry, "") };
+        let outcome = layer_through(&registry, &config).map_err(|error| told(&error, &[("REGISTRY", registry.host())]));
+        (outcome, registry.seen())
+    };
+    let (outcome, seen) = with_token(Access::IdentityToken("s3cret+/=".into()), "s3cret+/=");
+    assert_eq!(outcome, Err("`REGISTRY` denies access (UNAUTHORIZED: unauthorized)".to_owned()), "it is sent escaped");
+    assert_eq!(seen.last().unwrap().method, "POST");
+    let (outcome, seen) = with_token(Access::IdentityToken("s3cret".into()), "s3cret");
+    assert_eq!(outcome.unwrap(), noise(100_000));
+    assert!(seen.iter().all(|seen| !format!("{seen:?}").contains("s3cret")), "it is in a body only");
+    assert_eq!(seen.iter().filter(|seen| seen.path == "/token").count(), 1);
+    let (outcome, seen) = with_token(Access::Basic("user".into(), "s3cret".into()), "s3cret");
+    let lacking = "`REGISTRY` requires credentials, and the auth file has none for it: there is only an identity token, and \
+                   the registry has no token server";
+    assert_eq!(outcome, Err(lacking.to_owned()));
+    assert!(seen.iter().all(|seen| seen.authorization.is_none()));
+}
+
+#[test]
+fn a_helper_that_was_not_run_is_named_only_if_the_registry_asks_for_credentials() {
+    for access in
+        [Access::Basic("user".into(), "s3cret".into()), Access::Bearer("user".into(), "s3cret".into()), Access::Open]
+    {
+        let (registry, _) = registry_with(Options { access: access.clone(), ..Options::default() }, Mode::Honest);
+        let auth = AuthFile::parse(br#"{"credsStore": "pass"}"#).unwrap();
+        let config = TransportConfig { auth, ..config(&registry, "") };
+        let outcome = run(Remote::new(&config, &reference(&registry)).tagged("v1"));
+        let expected = "`REGISTRY` requires credentials, and the auth file has none for it: the auth file leaves them to \
+                        `docker-credential-pass`, and bpfd runs no credential helpers";
+        match outcome {
+            Ok(_) => assert_eq!(access, Access::Open),
+            Err(error) => assert_eq!(told(&error, &[("REGISTRY", registry.host())]), expected),
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{fmt, io, time::Duration};
 use reqwest::StatusCode;
 
 use super::challenge::ChallengeError;
-use crate::{digest::Digest, document::DocumentError, registries::Authority};
+use crate::{auth::HelperFault, digest::Digest, document::DocumentError, registries::Authority};
 
 /// Why a registry did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +56,13 @@ pub enum TransportError {
         said: Said,
     },
     /// It requires credentials, and there are none for it.
-    #[error("`{0}` requires credentials, and the auth file has none for it")]
-    NoCredentials(Authority),
+    #[error("`{host}` requires credentials, and the auth file has none for it")]
+    NoCredentials {
+        /// The registry.
+        host: Authority,
+        /// What there is in their place.
+        source: Option<Lacking>,
+    },
     /// A status that says nothing we know.
     #[error("`{host}` answered with status {status}{said}")]
     Status {
@@ -201,6 +206,17 @@ pub enum TransportError {
     /// The path of a registry is not part of a URL.
     #[error("`{0}` is not a URL")]
     Url(String),
+}
+
+/// What there is for a registry in place of credentials that it takes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Lacking {
+    /// A helper has them.
+    #[error(transparent)]
+    Helper(HelperFault),
+    /// It asks for a user and a password.
+    #[error("there is only an identity token, and the registry has no token server")]
+    Password,
 }
 
 impl TransportError {

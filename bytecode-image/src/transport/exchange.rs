@@ -92,7 +92,7 @@ impl Remote {
         let said = Said::of(&said);
         Err(match status {
             StatusCode::NOT_FOUND => TransportError::NotFound { what: ask.what.clone(), host },
-            StatusCode::UNAUTHORIZED if self.credentials(at).is_none() => TransportError::NoCredentials(host),
+            StatusCode::UNAUTHORIZED if self.credentials(at).is_none() => self.no_credentials(at),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => TransportError::Denied { host, said },
             status if may_come_back(status) => TransportError::Unavailable { host, status, said },
             status => TransportError::Status { host, status, said },

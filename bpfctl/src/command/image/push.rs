@@ -9,10 +9,10 @@ use bytecode_image::transport::{Place, Put, Remote};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::registry::{self, Registry, error_chain};
+use super::registry::{self, Registry};
 use super::workshop::{self, Workshop};
 use crate::client::Session;
-use crate::error::{Exit, Failure, Local};
+use crate::error::{Exit, Failure, Local, error_chain};
 use crate::output::{Block, View};
 
 /// Push an image of your own store to its registry

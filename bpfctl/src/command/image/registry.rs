@@ -1,12 +1,10 @@
 //! Registries, with the caller's own configuration and credentials. Nothing read here is ever sent to the daemon.
 
-use std::env;
 use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bytecode_image::auth::AuthFile;
 use bytecode_image::document::{Document, DocumentError};
 use bytecode_image::fetch::FetchError;
 use bytecode_image::reference::Reference;
@@ -15,7 +13,8 @@ use bytecode_image::resolve::ResolveError;
 use bytecode_image::transport::{Remote, TransportConfig, TransportError};
 use clap::Args;
 
-use crate::error::{Exit, Failure, Local};
+use crate::credentials::{self, directory};
+use crate::error::{Exit, Failure, Local, error_chain};
 
 const SYSTEM_REGISTRIES: &str = "/etc/bpfd/registries.toml";
 
@@ -40,11 +39,7 @@ impl Registry {
             None => Registries::default(),
         };
         registries.read_certificates(plain_file).map_err(|error| unusable("cannot read a certificate", &error))?;
-        let auth = match given_or_found(self.authfile.as_ref(), &auth_files()) {
-            Some(path) => AuthFile::read(&path)
-                .map_err(|error| unusable(&format!("cannot read credentials from `{}`", path.display()), &error))?,
-            None => AuthFile::default(),
-        };
+        let auth = credentials::of(&registries, reference, self.authfile.as_deref())?;
         let config = TransportConfig { registries, auth, author: Author::Trusted, ..TransportConfig::default() };
         Ok(Remote::new(&config, reference))
     }
@@ -79,22 +74,6 @@ fn registries_files() -> Vec<PathBuf> {
     own.into_iter().chain([PathBuf::from(SYSTEM_REGISTRIES)]).collect()
 }
 
-/// In the order of containers-auth.json(5).
-fn auth_files() -> Vec<PathBuf> {
-    let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let named = variable("REGISTRY_AUTH_FILE");
-    let runtime = variable("XDG_RUNTIME_DIR").map(|runtime| runtime.join("containers/auth.json"));
-    let config = directory("XDG_CONFIG_HOME", ".config").map(|config| config.join("containers/auth.json"));
-    let docker = variable("HOME").map(|home| home.join(".docker/config.json"));
-    [named, runtime, config, docker].into_iter().flatten().collect()
-}
-
-/// A directory of the XDG base directory specification: its variable, else below the home directory.
-pub(super) fn directory(variable: &str, below_home: &str) -> Option<PathBuf> {
-    let set = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    set(variable).or_else(|| set("HOME").map(|home| home.join(below_home)))
-}
-
 /// A registry's failure.
 pub(super) fn failed(message: &str, error: &TransportError) -> Failure {
     explained(message, error, exit(error), hint(error))
@@ -125,7 +104,7 @@ fn hint(error: &TransportError) -> Option<&'static str> {
             "if that is right, name host and port in the registry's entry in ~/.config/bpfd/registries.toml, as \
              `redirects` or as `endpoint`",
         ),
-        TransportError::Denied { .. } | TransportError::NoCredentials(_) => {
+        TransportError::Denied { .. } | TransportError::NoCredentials { .. } => {
             Some("log in with podman or docker, or give --authfile")
         }
         TransportError::WrongLength { .. }
@@ -197,16 +176,4 @@ fn exit(error: &TransportError) -> Exit {
 pub(super) fn unusable(message: &str, error: &(dyn Error + 'static)) -> Failure {
     let missing = error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
     Local::new(if missing { Exit::NotFound } else { Exit::Usage }, message).cause(error_chain(error)).into()
-}
-
-/// An error with all its sources, outermost first.
-pub(super) fn error_chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

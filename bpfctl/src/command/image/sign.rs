@@ -12,9 +12,9 @@ use bytecode_image::transport::{Place, Remote};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::registry::{self, Registry, error_chain};
+use super::registry::{self, Registry};
 use crate::client::Session;
-use crate::error::{Exit, Failure, Local};
+use crate::error::{Exit, Failure, Local, error_chain};
 use crate::files;
 use crate::output::{Block, View};
 

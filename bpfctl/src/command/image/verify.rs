@@ -17,11 +17,11 @@ use bytecode_image::scope::Scope;
 use bytecode_image::verify::{Verified, decide};
 use clap::Args;
 
-use super::registry::{self, Registry, error_chain, fetch_failed};
+use super::registry::{self, Registry, fetch_failed};
 use super::stored::Verdict;
 use crate::args::word;
 use crate::client::Session;
-use crate::error::{Exit, Failure, Local};
+use crate::error::{Exit, Failure, Local, error_chain};
 use crate::files;
 
 /// Judge the signatures of an image, by the daemon's policy or by your own key or policy

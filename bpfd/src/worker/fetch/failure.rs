@@ -198,7 +198,7 @@ impl From<&TransportError> for Class {
             TransportError::Unreachable { .. } | TransportError::Unavailable { .. } => Self::UNREACHABLE,
             TransportError::BrokenOff { .. } => Self::BROKEN_OFF,
             TransportError::Deadline { .. } => Self::TIMEOUT,
-            TransportError::Denied { .. } | TransportError::NoCredentials(_) => Self::DENIED,
+            TransportError::Denied { .. } | TransportError::NoCredentials { .. } => Self::DENIED,
             TransportError::TooLarge { .. } => Self::OVERSIZED,
             TransportError::WrongLength { .. }
             | TransportError::WrongDigest { .. }

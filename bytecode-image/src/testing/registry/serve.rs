@@ -57,7 +57,7 @@ async fn handle(
         range: header(RANGE),
     });
     if uri.path() == "/token" {
-        return token(&shared, header(AUTHORIZATION).as_deref());
+        return token(&shared, &method, header(AUTHORIZATION).as_deref(), &body);
     }
     let Some(rest) = uri.path().strip_prefix("/v2/") else { return refuse(404, "UNSUPPORTED") };
     let kinds = ["/manifests/", "/blobs/uploads/", "/blobs/", "/referrers/", "/tags/"];
@@ -78,8 +78,18 @@ async fn handle(
 }
 
 /// The token server: everybody, or whoever has the password.
-fn token(shared: &Shared, authorization: Option<&str>) -> Response<Body> {
+fn token(shared: &Shared, method: &Method, authorization: Option<&str>, form: &[u8]) -> Response<Body> {
     let welcome = match &shared.options.access {
+        Access::IdentityToken(token) => {
+            let form = String::from_utf8_lossy(form);
+            let has = |pair: &str| form.split('&').any(|sent| sent == pair);
+            let token = has(&format!("refresh_token={token}")) && authorization.is_none();
+            if *method == Method::POST && token && has("grant_type=refresh_token") && has("service=test") {
+                let answer_of = json!({"access_token": TOKEN, "refresh_token": "another"}).to_string();
+                return answer(200, &[("content-type", "application/json")], answer_of);
+            }
+            false
+        }
         Access::Bearer(user, password) => authorization == Some(&basic(user, password)),
         Access::Open | Access::Basic(..) | Access::AnonymousBearer => true,
     };
@@ -121,10 +131,16 @@ impl Request<'_> {
         }
         match &self.shared.options.access {
             Access::Basic(user, password) if sent != Some(&basic(user, password)) => challenge("Basic realm=\"test\""),
-            Access::Bearer(..) | Access::AnonymousBearer if sent != Some(&format!("Bearer {TOKEN}")) => {
+            Access::Bearer(..) | Access::IdentityToken(_) | Access::AnonymousBearer
+                if sent != Some(&format!("Bearer {TOKEN}")) =>
+            {
                 challenge(&realm(&format!("http://{}/token", self.shared.address)))
             }
-            Access::Open | Access::Basic(..) | Access::Bearer(..) | Access::AnonymousBearer => None,
+            Access::Open
+            | Access::Basic(..)
+            | Access::Bearer(..)
+            | Access::IdentityToken(_)
+            | Access::AnonymousBearer => None,
         }
     }
 
