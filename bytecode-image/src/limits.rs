@@ -45,7 +45,7 @@ pub const CHALLENGES: usize = 16;
 pub const REDIRECTS: usize = 5;
 /// Times one request is tried, and times one blob is resumed.
 pub const ATTEMPTS: u32 = 4;
-/// The first pause between two tries; it doubles.
+/// The first pause between two tries, at most; it doubles.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause a registry's `Retry-After` can ask for: beyond it the deadline would pass while we wait.
 pub const RETRY_AFTER: Duration = Duration::from_secs(10);

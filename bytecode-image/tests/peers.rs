@@ -143,7 +143,7 @@ fn reference(text: &str) -> Reference {
     text.parse().unwrap()
 }
 
-fn push(remote: &Remote, tag: &str, parts: &Parts) -> Result<[Put; 2], TransportError> {
+fn push(remote: &Remote<'_>, tag: &str, parts: &Parts) -> Result<[Put; 2], TransportError> {
     run(async {
         let put = [remote.put_blob(&parts.config).await?, remote.put_blob(&parts.layer).await?];
         remote.put_manifest(Place::Tag(tag), &parts.manifest).await?;

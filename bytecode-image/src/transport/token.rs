@@ -42,7 +42,7 @@ struct Answer {
     expires_in: Option<u64>,
 }
 
-impl Remote {
+impl Remote<'_> {
     /// The header to send, if one was got before and still holds.
     pub(super) fn authorization(&self, at: &Endpoint, access: Access) -> Option<HeaderValue> {
         let known = self.authorizations.lock().ok()?;
@@ -108,7 +108,9 @@ impl Remote {
             url.query_pairs_mut().extend_pairs(asked);
             Ask::new(Method::GET, url, what)
         };
-        let response = self.once(&at.authority, &ask, &ask.url, credentials.and_then(basic)).await?;
+        let authorization = credentials.and_then(basic);
+        let send = async || self.once(&at.authority, &ask, &ask.url, authorization.clone()).await;
+        let response = self.patiently(at, &ask.method, send).await?;
         let status = response.status();
         if !status.is_success() {
             let body = self.in_time(&server, super::body::start(response)).await?;

@@ -104,7 +104,7 @@ pub(crate) fn reference(registry: &TestRegistry) -> Reference {
     format!("{}/{REPO}:v1", registry.host()).parse().unwrap()
 }
 
-pub(crate) fn remote(registry: &TestRegistry) -> Remote {
+pub(crate) fn remote(registry: &TestRegistry) -> Remote<'static> {
     Remote::new(&config(registry, ""), &reference(registry))
 }
 

@@ -42,7 +42,7 @@ impl Inspect {
             Some(architecture) => Platform { architecture, kernel: None },
             None => Platform::host(None),
         };
-        let remote = registry.remote(&reference)?;
+        let remote = registry.remote(session, &reference)?;
         let top = registry::top(&remote).await?;
         let selected = select(&remote, top, &platform).await.map_err(|error| fetch_failed(&message, &error))?;
         let failed = |error| registry::failed(&message, &error);

@@ -10,11 +10,12 @@ use bytecode_image::fetch::FetchError;
 use bytecode_image::reference::Reference;
 use bytecode_image::registries::{Author, Registries, plain_file};
 use bytecode_image::resolve::ResolveError;
-use bytecode_image::transport::{Remote, TransportConfig, TransportError};
+use bytecode_image::transport::{Remote, TransportConfig, TransportError, Wait};
 use clap::Args;
 
+use crate::client::Session;
 use crate::credentials::{self, directory};
-use crate::error::{Exit, Failure, Local, error_chain};
+use crate::error::{Exit, Failure, Local, error_chain, note};
 
 const SYSTEM_REGISTRIES: &str = "/etc/bpfd/registries.toml";
 
@@ -33,7 +34,7 @@ pub(super) struct Registry {
 
 impl Registry {
     /// The repository of a reference; connects nowhere yet.
-    pub(super) fn remote(&self, reference: &Reference) -> Result<Remote, Failure> {
+    pub(super) fn remote(&self, session: &Session, reference: &Reference) -> Result<Remote<'static>, Failure> {
         let mut registries = match given_or_found(self.registries.as_ref(), &registries_files()) {
             Some(path) => read_registries(&path)?,
             None => Registries::default(),
@@ -41,12 +42,14 @@ impl Registry {
         registries.read_certificates(plain_file).map_err(|error| unusable("cannot read a certificate", &error))?;
         let auth = credentials::of(&registries, reference, self.authfile.as_deref())?;
         let config = TransportConfig { registries, auth, author: Author::Trusted, ..TransportConfig::default() };
-        Ok(Remote::new(&config, reference))
+        let told: &'static (dyn Fn(&Wait) + Sync) =
+            if session.printer.is_quiet() { &|_wait| () } else { &|wait| note(&wait.to_string()) };
+        Ok(Remote::new(&config, reference).telling(told))
     }
 }
 
 /// What a reference names now: by digest if it has one, else by its tag.
-pub(super) async fn top(remote: &Remote) -> Result<Document, Failure> {
+pub(super) async fn top(remote: &Remote<'_>) -> Result<Document, Failure> {
     let reference = remote.reference();
     let document = match reference.digest() {
         Some(digest) => remote.manifest(digest).await,

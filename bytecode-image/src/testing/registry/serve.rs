@@ -67,13 +67,19 @@ async fn handle(
     if let Some(refusal) = request.refused(name) {
         return refusal;
     }
-    match kind {
+    let response = match kind {
         "/manifests/" => request.manifest(name, &body),
         "/blobs/uploads/" => request.upload(name, &body),
         "/blobs/" => request.blob(name),
         "/referrers/" => request.referrers(name),
         "/tags/" => answer(200, &[], json!({"name": repo, "tags": shared.content().tags(repo)}).to_string()),
         _ => answer(200, &[("docker-distribution-api-version", "registry/2.0")], ""),
+    };
+    match request.mode {
+        Mode::Chunked if request.method == Method::GET => {
+            response.map(|body| Body::from_stream(body.into_data_stream()))
+        }
+        _ => response,
     }
 }
 
@@ -108,6 +114,7 @@ impl Request<'_> {
     /// What access control and the modes that answer everything say.
     fn refused(&self, name: &str) -> Option<Response<Body>> {
         let sent = self.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let unavailable = |status, after: &str| Some(answer(status, &[("retry-after", after)], ""));
         let challenge = |challenge: &str| Some(answer(401, &[("www-authenticate", challenge)], ""));
         let realm = |url: &str| format!("Bearer realm=\"{url}\",service=\"test\",scope=\"repository:x:pull,push\"");
         match &self.mode {
@@ -119,13 +126,10 @@ impl Request<'_> {
             Mode::Status(status) => return Some(refuse(*status, "ON_PURPOSE")),
             Mode::EndlessError => return Some(answer(500, &[], stream(self.shared, b' ', None))),
             Mode::SignaturesStatus(status) if name.ends_with(".sig") => return Some(refuse(*status, "ON_PURPOSE")),
-            Mode::Fails(status, times) => {
-                let mut content = self.shared.content();
-                let answered = content.answered.entry(self.repo.to_owned()).or_default();
-                *answered += 1;
-                if *answered <= *times {
-                    return Some(answer(*status, &[("retry-after", "0")], ""));
-                }
+            Mode::Fails(status, times) if self.fails(*times) => return unavailable(*status, "0"),
+            Mode::FailsUntil(status, times, date) if self.fails(*times) => return unavailable(*status, date),
+            Mode::FailsWrites(status, times) if !self.method.is_safe() && self.fails(*times) => {
+                return unavailable(*status, "0");
             }
             _ => {}
         }
@@ -142,6 +146,14 @@ impl Request<'_> {
             | Access::IdentityToken(_)
             | Access::AnonymousBearer => None,
         }
+    }
+
+    /// Whether this is one of the first requests.
+    fn fails(&self, times: u32) -> bool {
+        let mut content = self.shared.content();
+        let answered = content.answered.entry(self.repo.to_owned()).or_default();
+        *answered += 1;
+        *answered <= times
     }
 
     fn manifest(&self, name: &str, body: &Bytes) -> Response<Body> {
