@@ -1,7 +1,5 @@
 //! `WWW-Authenticate` as `spec/vectors` says: by the parser, and by what a registry that sends it is answered with.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
-
 mod common;
 
 use bytecode_image::{

@@ -259,6 +259,9 @@ http = true
 mirrors = [{ endpoint = "mirror.acme:443" }]
 redirects = ["cdn.acme:443"]
 token_realms = ["auth.acme:443"]
+[proxy]
+https = "http://proxy.acme:3128"
+no_proxy = ["reg.acme", "10.0.0.0/8"]
 "#;
     never_breaks_text(7, &[seed.to_owned()], |text| {
         Registries::parse(text, "registries.toml").map(drop).map_err(|error| said(&error))

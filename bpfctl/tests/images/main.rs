@@ -109,3 +109,18 @@ fn the_same_input_is_the_same_image() {
     assert!(first.starts_with("sha256:"), "{first:?}");
     assert_eq!(first, build("registry/b:2"));
 }
+
+#[test]
+fn a_proxy_is_named_by_registries_toml_and_not_by_the_environment() {
+    let home = Home::new();
+    let proxy = [("HTTPS_PROXY", "http://127.0.0.1:1")];
+    let inspect = "image inspect unknown.invalid/bpf/counter:1 -q";
+    let hint = |text: String| text.lines().find_map(|line| line.strip_prefix("hint: ").map(str::to_owned));
+    let unread = "HTTPS_PROXY and its like are not read: name the proxy in `[proxy]` in ~/.config/bpfd/registries.toml";
+    assert_eq!(hint(home.run_with(inspect, &proxy, "")).as_deref(), Some(unread));
+    home.write(".config/bpfd/registries.toml", "[proxy]\nhttps = \"http://127.0.0.1:1\"\n");
+    let text = home.run_with(inspect, &proxy, "");
+    assert!(text.contains("cause: cannot reach `unknown.invalid:443` through the proxy `127.0.0.1:1`: "), "{text}");
+    let named = "does the proxy run, and does it let you through? `[proxy]` in registries.toml names it";
+    assert_eq!(hint(text).as_deref(), Some(named));
+}

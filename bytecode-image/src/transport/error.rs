@@ -29,6 +29,16 @@ pub enum TransportError {
         /// Why.
         source: reqwest::Error,
     },
+    /// The same, through a proxy.
+    #[error("cannot reach `{host}` through the proxy `{proxy}`")]
+    Proxy {
+        /// The registry, or where it sent us.
+        host: Authority,
+        /// The proxy.
+        proxy: Authority,
+        /// Why.
+        source: reqwest::Error,
+    },
     /// Answers, but not now: 429 or 5xx to every try.
     #[error("`{host}` cannot answer now: status {status}{said}")]
     Unavailable {
@@ -232,7 +242,11 @@ impl TransportError {
     pub fn is_unreachable(&self) -> bool {
         matches!(
             self,
-            Self::Unreachable { .. } | Self::Unavailable { .. } | Self::Deadline { .. } | Self::Elsewhere { .. }
+            Self::Unreachable { .. }
+                | Self::Proxy { .. }
+                | Self::Unavailable { .. }
+                | Self::Deadline { .. }
+                | Self::Elsewhere { .. }
         )
     }
 }

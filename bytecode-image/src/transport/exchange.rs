@@ -145,7 +145,7 @@ impl Remote<'_> {
         }
         let sent = self.in_time(host, request.send()).await?;
         sent.map_err(|source| {
-            let (source, to) = (source.without_url(), target.authority);
+            let (source, to, proxy) = (source.without_url(), target.authority, target.proxy);
             if caused_by_private_address(&source) {
                 return private(host, to);
             }
@@ -154,7 +154,10 @@ impl Remote<'_> {
                 Author::Other if to != *host && !self.registries.lists(&to) => {
                     TransportError::Elsewhere { host: host.clone(), to }
                 }
-                Author::Trusted | Author::Other => TransportError::Unreachable { host: to, source },
+                Author::Trusted | Author::Other => match proxy {
+                    Some(proxy) => TransportError::Proxy { host: to, proxy, source },
+                    None => TransportError::Unreachable { host: to, source },
+                },
             }
         })
     }
@@ -183,7 +186,10 @@ impl Remote<'_> {
             return Err(private(host, authority));
         }
         let ca = known.and_then(|known| known.ca.clone());
-        Ok(Target { authority, reach, tls: url.scheme() == "https", ca })
+        let tls = url.scheme() == "https";
+        let scheme = if tls { Scheme::Https } else { Scheme::Http };
+        let proxy = self.registries.proxies().proxy_for(scheme, &authority).cloned();
+        Ok(Target { authority, reach, tls, ca, proxy })
     }
 
     /// Does what a 401 asks for, and keeps the outcome for the requests that follow.
@@ -224,6 +230,7 @@ pub(super) struct Target {
     pub(super) reach: Reach,
     pub(super) tls: bool,
     pub(super) ca: Option<crate::registries::Authorities>,
+    pub(super) proxy: Option<Authority>,
 }
 
 /// Host and port of a URL, the scheme's port if it has none.

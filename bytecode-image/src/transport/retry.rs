@@ -57,8 +57,9 @@ impl Trouble {
     pub(super) fn of(outcome: &Result<Response, TransportError>) -> Option<Self> {
         match outcome {
             Ok(response) => may_come_back(response.status()).then(|| Self::Status(response.status())),
-            Err(TransportError::Unreachable { source, .. }) if source.is_connect() => Some(Self::NotSent),
-            Err(TransportError::Unreachable { .. }) => Some(Self::Lost),
+            Err(TransportError::Unreachable { source, .. } | TransportError::Proxy { source, .. }) => {
+                Some(if source.is_connect() { Self::NotSent } else { Self::Lost })
+            }
             Err(_) => None,
         }
     }

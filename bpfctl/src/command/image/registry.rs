@@ -1,5 +1,6 @@
 //! Registries, with the caller's own configuration and credentials. Nothing read here is ever sent to the daemon.
 
+use std::env;
 use std::error::Error;
 use std::fs;
 use std::io;
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use bytecode_image::document::{Document, DocumentError};
 use bytecode_image::fetch::FetchError;
 use bytecode_image::reference::Reference;
-use bytecode_image::registries::{Author, Registries, plain_file};
+use bytecode_image::registries::{Author, Registries, VARIABLES, plain_file};
 use bytecode_image::resolve::ResolveError;
 use bytecode_image::transport::{Remote, TransportConfig, TransportError, Wait};
 use clap::Args;
@@ -93,6 +94,12 @@ fn explained(message: &str, error: &(dyn Error + 'static), exit: Exit, hint: Opt
 /// What to do about a registry's failure: the daemon's words, with the caller's own files (bpfd's `worker/fetch/failure.rs`).
 fn hint(error: &TransportError) -> Option<&'static str> {
     match error {
+        TransportError::Unreachable { .. } if proxy_variable() => Some(
+            "HTTPS_PROXY and its like are not read: name the proxy in `[proxy]` in ~/.config/bpfd/registries.toml",
+        ),
+        TransportError::Proxy { .. } => Some(
+            "does the proxy run, and does it let you through? `[proxy]` in registries.toml names it",
+        ),
         TransportError::Unreachable { .. } | TransportError::Unavailable { .. } => Some(
             "is the host's name right? a registry without TLS, or at another address, needs an entry in \
              ~/.config/bpfd/registries.toml",
@@ -141,6 +148,11 @@ fn hint(error: &TransportError) -> Option<&'static str> {
         | TransportError::Client { .. }
         | TransportError::Url(_) => None,
     }
+}
+
+/// Whether the environment names a proxy, as other programs read it.
+fn proxy_variable() -> bool {
+    VARIABLES.iter().any(|name| env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
 
 /// A failure on the way to an image.

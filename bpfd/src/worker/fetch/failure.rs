@@ -67,6 +67,20 @@ impl FetchFailure {
         }
     }
 
+    /// The same with a hint at a proxy that only the environment names, if that may be why nobody was reached.
+    pub(crate) fn with_variable(self, variable: Option<&str>) -> Self {
+        match variable {
+            Some(variable) if self.reason == ErrorReason::RegistryUnreachable => {
+                let hint = format!(
+                    "{variable} is set in the daemon's environment, and bpfd does not read it: name the proxy in `[proxy]` in \
+                     /etc/bpfd/registries.toml"
+                );
+                Self { hint: Some(hint), ..self }
+            }
+            Some(_) | None => self,
+        }
+    }
+
     /// A worker's words, short and without control characters.
     pub(super) fn bounded(self) -> Self {
         let Self { reason, what, cause, hint, refused, resolved } = self;
@@ -122,6 +136,10 @@ impl Class {
             "is the host's name right? a registry without TLS, or at another address, needs an entry in \
              /etc/bpfd/registries.toml",
         ),
+    );
+    const PROXY: Self = Self(
+        ErrorReason::RegistryUnreachable,
+        Some("does the proxy run, and does it let bpfd through? `[proxy]` in /etc/bpfd/registries.toml names it"),
     );
     /// It began to answer, and stopped, again and again.
     const BROKEN_OFF: Self = Self(ErrorReason::RegistryUnreachable, Some(AGAIN));
@@ -196,6 +214,7 @@ impl From<&TransportError> for Class {
     fn from(error: &TransportError) -> Self {
         match error {
             TransportError::Unreachable { .. } | TransportError::Unavailable { .. } => Self::UNREACHABLE,
+            TransportError::Proxy { .. } => Self::PROXY,
             TransportError::BrokenOff { .. } => Self::BROKEN_OFF,
             TransportError::Deadline { .. } => Self::TIMEOUT,
             TransportError::Denied { .. } | TransportError::NoCredentials { .. } => Self::DENIED,
@@ -220,5 +239,28 @@ impl From<&TransportError> for Class {
             | TransportError::Token(_) => Self::PROTOCOL,
             TransportError::Sink(_) | TransportError::Client { .. } | TransportError::Url(_) => Self::LOCAL,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_of_the_environment_is_named_only_if_nobody_was_reached() {
+        let failure = |reason| FetchFailure {
+            reason,
+            what: String::new(),
+            cause: String::new(),
+            hint: Some("another".to_owned()),
+            refused: None,
+            resolved: false,
+        };
+        let hint = |reason, variable| failure(reason).with_variable(variable).hint;
+        let unread = "HTTPS_PROXY is set in the daemon's environment, and bpfd does not read it: name the proxy in `[proxy]` in \
+                      /etc/bpfd/registries.toml";
+        assert_eq!(hint(ErrorReason::RegistryUnreachable, Some("HTTPS_PROXY")).as_deref(), Some(unread));
+        assert_eq!(hint(ErrorReason::RegistryUnreachable, None).as_deref(), Some("another"));
+        assert_eq!(hint(ErrorReason::RegistryDenied, Some("HTTPS_PROXY")).as_deref(), Some("another"));
     }
 }
