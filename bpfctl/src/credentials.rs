@@ -37,6 +37,11 @@ pub(crate) fn of(registries: &Registries, reference: &Reference, given: Option<&
     Ok(all)
 }
 
+/// The file that a login writes: the first that is read.
+pub(crate) fn own_file() -> Option<PathBuf> {
+    usual_files().into_iter().next()
+}
+
 fn read(path: &Path) -> Result<AuthFile, Failure> {
     AuthFile::read(path).map_err(|error| {
         let message = format!("cannot read credentials from `{}`", path.display());

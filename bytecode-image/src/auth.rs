@@ -4,11 +4,13 @@
 //! daemon its own. So is whether helpers are run. Must never run one, look into an environment variable or a home directory, or
 //! print what it holds. containers-auth.json(5) is the format.
 
+mod edit;
 mod helper;
+mod secret;
 
 use std::{
     collections::BTreeMap,
-    fmt, fs,
+    fs,
     io::{self, Read},
     path::Path,
 };
@@ -16,31 +18,10 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
+pub use self::edit::{with_password, without};
 pub use self::helper::{Helper, HelperError, HelperFault, HelperName, said};
+pub use self::secret::Secret;
 use crate::{limits, reference::Registry};
-
-/// A value that `Debug` never shows.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Secret<T>(T);
-
-impl<T> Secret<T> {
-    /// Hides a value.
-    pub fn new(value: T) -> Self {
-        Self(value)
-    }
-
-    /// The value. Whoever calls this sends it to where it belongs, and nowhere else.
-    pub fn reveal(&self) -> &T {
-        &self.0
-    }
-}
-
-impl<T> fmt::Debug for Secret<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
 
 /// What one registry is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,29 +75,33 @@ pub enum AuthError {
     /// `auth` is not base64 of `user:password`.
     #[error("the credentials for `{0}` in the auth file are not base64 of `user:password`")]
     Credentials(String),
+    /// Somebody logs in to a registry whose credentials a helper has: registry and program.
+    #[error("the auth file leaves `{0}` to the credential helper `{1}`")]
+    HasHelper(String, String),
     /// `credsStore` or `credHelpers` with the name of no program.
     #[error("a credential helper in the auth file has a name that is not letters, digits, `.`, `_` and `-`")]
     Helper,
 }
 
+impl AuthError {
+    fn json(error: &serde_json::Error) -> Self {
+        Self::Json { line: error.line(), column: error.column() }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct RawFile {
-    #[serde(default)]
-    auths: BTreeMap<String, RawEntry>,
-    #[serde(default)]
-    cred_helpers: BTreeMap<String, String>,
-    #[serde(default)]
-    creds_store: String,
+    auths: Option<BTreeMap<String, RawEntry>>,
+    cred_helpers: Option<BTreeMap<String, String>>,
+    creds_store: Option<String>,
 }
 
 /// An entry without either says that a helper has the secret.
 #[derive(Deserialize)]
 struct RawEntry {
-    #[serde(default)]
-    auth: String,
-    #[serde(default)]
-    identitytoken: String,
+    auth: Option<String>,
+    identitytoken: Option<String>,
 }
 
 impl Credentials {
@@ -148,26 +133,25 @@ impl AuthFile {
         if u64::try_from(bytes.len()).is_ok_and(|length| length > limits::CONFIG_FILE) {
             return Err(AuthError::TooLong);
         }
-        let raw: RawFile = serde_json::from_slice(bytes)
-            .map_err(|error| AuthError::Json { line: error.line(), column: error.column() })?;
+        let raw: RawFile = serde_json::from_slice(bytes).map_err(|error| AuthError::json(&error))?;
         let helper = |name: &str| name.parse().map(Helper::new).map_err(|_quotes| AuthError::Helper);
         let (mut auths, mut helpers) = (BTreeMap::new(), BTreeMap::new());
         // Two keys can mean one registry: the one that is written as references are wins.
         let plain_last = |key: &String| plain_key(key) == *key;
-        let mut entries: Vec<_> = raw.auths.into_iter().collect();
+        let mut entries: Vec<_> = raw.auths.unwrap_or_default().into_iter().collect();
         entries.sort_by_key(|(key, _)| plain_last(key));
         for (key, RawEntry { auth, identitytoken }) in entries {
-            let credentials = match (identitytoken.is_empty(), auth.is_empty()) {
-                (false, _) => Credentials::IdentityToken(Secret::new(identitytoken)),
-                (true, false) => decode(&auth).ok_or_else(|| AuthError::Credentials(key.clone()))?,
-                (true, true) => continue,
+            let credentials = match (given(identitytoken), given(auth)) {
+                (Some(token), _) => Credentials::IdentityToken(Secret::new(token)),
+                (None, Some(auth)) => decode(&auth).ok_or_else(|| AuthError::Credentials(key.clone()))?,
+                (None, None) => continue,
             };
             auths.insert(plain_key(&key), credentials);
         }
-        for (key, name) in raw.cred_helpers {
+        for (key, name) in raw.cred_helpers.unwrap_or_default() {
             helpers.insert(plain_key(&key), helper(&name)?);
         }
-        let store = Some(raw.creds_store).filter(|name| !name.is_empty()).map(|name| helper(&name)).transpose()?;
+        let store = given(raw.creds_store).map(|name| helper(&name)).transpose()?;
         Ok(Self { auths, helpers, store })
     }
 
@@ -240,6 +224,11 @@ impl AuthFile {
         self.store = self.store.or(store);
         self
     }
+}
+
+/// What is empty is not there, for docker.
+fn given(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
 }
 
 fn decode(auth: &str) -> Option<Credentials> {
@@ -365,7 +354,9 @@ mod tests {
             let text = serde_json::json!({"credHelpers": {"r.example": name}}).to_string();
             assert!(matches!(AuthFile::parse(text.as_bytes()), Err(AuthError::Helper)), "{name}");
         }
-        assert_eq!(AuthFile::parse(br#"{"credsStore":""}"#).unwrap(), AuthFile::default());
+        for nothing in [r#"{"credsStore":""}"#, r#"{"auths":null,"credsStore":null,"credHelpers":null}"#] {
+            assert_eq!(AuthFile::parse(nothing.as_bytes()).unwrap(), AuthFile::default());
+        }
     }
 
     #[test]

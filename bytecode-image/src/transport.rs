@@ -20,6 +20,7 @@ mod exchange;
 mod push;
 mod referrers;
 mod retry;
+mod sign_in;
 mod token;
 
 use std::{collections::HashMap, fmt, sync::Mutex, time::Duration};
@@ -40,6 +41,7 @@ pub use self::{
     error::{Lacking, Said, TransportError},
     push::{Place, Put},
     retry::{Trouble, Wait},
+    sign_in::{Welcome, sign_in},
 };
 use crate::{
     auth::AuthFile,

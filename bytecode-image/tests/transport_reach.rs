@@ -306,4 +306,6 @@ fn a_proxy_opens_no_private_address_and_no_way_without_tls() {
     let closed = asked("https://198.51.100.1/x");
     let expected = format!("cannot reach `198.51.100.1:443` through the proxy `{}`: ", proxy.host());
     assert!(closed.starts_with(&expected), "{closed}");
+    let asked = proxy.seen().pop().map(|seen| (seen.method, seen.path));
+    assert_eq!(asked, Some(("CONNECT".to_owned(), "198.51.100.1:443".to_owned())));
 }

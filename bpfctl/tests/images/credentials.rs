@@ -2,6 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "what is shared by tests may fail them")]
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
 use bytecode_image::testing::registry::Access;
 
 use crate::home::Home;
@@ -37,17 +40,17 @@ fn pushed_with(home: &Home, variables: &[(&str, &str)], expected: &str) {
 }
 
 const DENIED: &str = "--- stderr\nerror: cannot push `registry/bpf/counter:1`\ncause: `127.0.0.1:PORT` denies access \
-                      (UNAUTHORIZED: unauthorized)\nhint: log in with podman or docker, or give --authfile\n--- exit 9\n";
+                      (UNAUTHORIZED: unauthorized)\nhint: log in with `bpfctl login`, podman or docker, or give --authfile\n--- exit 9\n";
 
 fn none(more: &str) -> String {
     format!(
         "--- stderr\nerror: cannot push `registry/bpf/counter:1`\ncause: `127.0.0.1:PORT` requires credentials, and the auth \
-         file has none for it{more}\nhint: log in with podman or docker, or give --authfile\n--- exit 9\n"
+         file has none for it{more}\nhint: log in with `bpfctl login`, podman or docker, or give --authfile\n--- exit 9\n"
     )
 }
 
 fn asked(home: &Home) -> String {
-    std::fs::read_to_string(home.path().join("asked")).unwrap_or_default()
+    fs::read_to_string(home.path().join("asked")).unwrap_or_default()
 }
 
 #[test]
@@ -122,4 +125,64 @@ fn an_identity_token_pushes() {
     home.helper("acr", r#"echo '{"Username":"<token>","Secret":"s3cret"}'"#);
     home.write(".docker/config.json", r#"{"credHelpers": {"registry": "acr"}}"#);
     pushed(&home, DONE);
+}
+
+const LOGIN: &str = "login registry --username user --password-stdin";
+
+/// What a command with a password on its standard input prints below its first line.
+fn after(home: &Home, line: &str, input: &str) -> String {
+    let text = home.run_with(line, &[], input);
+    assert!(!text.contains("s3cret"), "{text}");
+    text.split_once('\n').unwrap().1.to_owned()
+}
+
+#[test]
+fn a_login_is_checked_and_stored_for_its_user_alone_until_the_logout() {
+    for access in [Access::Basic("user".into(), "s3cret".into()), Access::Bearer("user".into(), "s3cret".into())] {
+        let home = Home::with(access);
+        home.run(TAG);
+        let path = home.path().join(".config/containers/auth.json");
+        let wrong = after(&home, LOGIN, "wrong\n");
+        assert!(
+            wrong.starts_with("--- stderr\nerror: cannot log in to `registry`\ncause: `127.0.0.1:PORT` denies access"),
+            "{wrong}"
+        );
+        assert!(wrong.ends_with("--- exit 9\n") && !path.exists(), "{wrong}");
+        let stored = "logged in to registry as user (HOME/.config/containers/auth.json)\n--- exit 0\n";
+        assert_eq!(after(&home, LOGIN, "s3cret\n"), stored);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "and no other file");
+        pushed(&home, DONE);
+        let gone = "logged out of registry (HOME/.config/containers/auth.json)\n--- exit 0\n";
+        assert_eq!(after(&home, "logout registry", ""), gone);
+        pushed(&home, &none(""));
+        let nothing = "--- stderr\nerror: cannot log out of `registry`\ncause: `HOME/.config/containers/auth.json` has nothing for \
+                       it\n--- exit 3\n";
+        assert_eq!(after(&home, "logout registry", ""), nothing);
+        let seen = home.registry.seen();
+        assert!(seen.iter().any(|seen| seen.path == "/v2/"), "{seen:?}");
+    }
+}
+
+#[test]
+fn what_a_login_cannot_store_is_said_before_anything_is_written() {
+    let home = home();
+    let text = r#"{"credHelpers": {"registry": "pass"}}"#;
+    home.write("auth.json", text);
+    let line = format!("{LOGIN} --authfile auth.json");
+    let helper = "--- stderr\nerror: cannot log in to `registry`\ncause: `auth.json`: the auth file leaves `registry` to the credential \
+                  helper `docker-credential-pass`\n--- exit 2\n";
+    assert_eq!(after(&home, &line, "s3cret"), helper);
+    assert_eq!(fs::read_to_string(home.path().join("auth.json")).unwrap(), text);
+    let refused = |cause: &str| format!("--- stderr\nerror: cannot log in to `registry`\ncause: {cause}\n--- exit 2\n");
+    assert_eq!(after(&home, LOGIN, "\n"), refused("the password is empty"));
+    let colon = "login registry --username a:b --password-stdin";
+    assert_eq!(after(&home, colon, "s3cret"), refused("the name of a user is not empty and has no colon"));
+    let terminal = refused("there is no terminal to ask for the password\nhint: give --password-stdin");
+    assert_eq!(after(&home, "login registry --username user", "s3cret"), terminal);
+    // A registry that is open to all cannot say whether the password is right.
+    let open = Home::new();
+    let unchecked = "logged in to registry as user (HOME/.config/containers/auth.json)\n--- stderr\nwarning: `registry` does not ask \
+                     who you are, and did not check the password\n--- exit 0\n";
+    assert_eq!(after(&open, LOGIN, "s3cret"), unchecked);
 }

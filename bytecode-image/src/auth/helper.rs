@@ -58,6 +58,12 @@ impl Helper {
         Self { name, failure: Some(format!("{error}{source}")) }
     }
 
+    /// The program's name.
+    #[must_use]
+    pub fn program(&self) -> String {
+        self.name.program()
+    }
+
     /// Why there are no credentials.
     #[must_use]
     pub fn fault(&self) -> HelperFault {

@@ -42,6 +42,8 @@ pub(super) struct Ask<'a> {
 /// What is done in the repository: the scope of the token that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Access {
+    /// Nothing: a token only says who asks.
+    Nothing,
     /// Read.
     Pull,
     /// Read and write.

@@ -84,12 +84,13 @@ impl Remote<'_> {
         let mut url = Url::parse(realm).map_err(|_not| unusable())?;
         let server = authority_of(&url).ok_or_else(unusable)?;
         let credentials = self.credentials_for(at, &url, &server)?;
-        let actions = match access {
-            Access::Pull => "pull",
-            Access::Push => "pull,push",
+        let scope = |actions| format!("repository:{}:{actions}", self.reference.repository());
+        let scope = match access {
+            Access::Nothing => None,
+            Access::Pull => Some(scope("pull")),
+            Access::Push => Some(scope("pull,push")),
         };
-        let scope = format!("repository:{}:{actions}", self.reference.repository());
-        let asked = [("scope", Some(scope.as_str())), ("service", service)];
+        let asked = [("scope", scope.as_deref()), ("service", service)];
         let asked = asked.into_iter().filter_map(|(key, value)| Some((key, value?)));
         let what = "a token server's answer";
         let form;

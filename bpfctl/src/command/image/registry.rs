@@ -36,17 +36,36 @@ pub(super) struct Registry {
 impl Registry {
     /// The repository of a reference; connects nowhere yet.
     pub(super) fn remote(&self, session: &Session, reference: &Reference) -> Result<Remote<'static>, Failure> {
-        let mut registries = match given_or_found(self.registries.as_ref(), &registries_files()) {
-            Some(path) => read_registries(&path)?,
-            None => Registries::default(),
-        };
-        registries.read_certificates(plain_file).map_err(|error| unusable("cannot read a certificate", &error))?;
+        let registries = registries(self.registries.as_ref(), Place::Users)?;
         let auth = credentials::of(&registries, reference, self.authfile.as_deref())?;
         let config = TransportConfig { registries, auth, author: Author::Trusted, ..TransportConfig::default() };
         let told: &'static (dyn Fn(&Wait) + Sync) =
             if session.printer.is_quiet() { &|_wait| () } else { &|wait| note(&wait.to_string()) };
         Ok(Remote::new(&config, reference).telling(told))
     }
+}
+
+/// Whose registries.toml counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The user's; without one, the system's.
+    Users,
+    /// The daemon's.
+    System,
+}
+
+/// Where registries are: by the file that was given, else by the usual ones.
+pub(crate) fn registries(given: Option<&PathBuf>, place: Place) -> Result<Registries, Failure> {
+    let usual = match place {
+        Place::Users => registries_files(),
+        Place::System => vec![PathBuf::from(SYSTEM_REGISTRIES)],
+    };
+    let mut registries = match given.cloned().or_else(|| usual.into_iter().find(|path| path.is_file())) {
+        Some(path) => read_registries(&path)?,
+        None => Registries::default(),
+    };
+    registries.read_certificates(plain_file).map_err(|error| unusable("cannot read a certificate", &error))?;
+    Ok(registries)
 }
 
 /// What a reference names now: by digest if it has one, else by its tag.
@@ -68,18 +87,13 @@ fn read_registries(path: &Path) -> Result<Registries, Failure> {
     Registries::parse(&text, &path.display().to_string()).map_err(|error| unusable(&message, &error))
 }
 
-/// A file that was asked for, whether or not it is there; else the first that is.
-fn given_or_found(given: Option<&PathBuf>, found: &[PathBuf]) -> Option<PathBuf> {
-    given.cloned().or_else(|| found.iter().find(|path| path.is_file()).cloned())
-}
-
 fn registries_files() -> Vec<PathBuf> {
     let own = directory("XDG_CONFIG_HOME", ".config").map(|config| config.join("bpfd/registries.toml"));
     own.into_iter().chain([PathBuf::from(SYSTEM_REGISTRIES)]).collect()
 }
 
 /// A registry's failure.
-pub(super) fn failed(message: &str, error: &TransportError) -> Failure {
+pub(crate) fn failed(message: &str, error: &TransportError) -> Failure {
     explained(message, error, exit(error), hint(error))
 }
 
@@ -115,7 +129,7 @@ fn hint(error: &TransportError) -> Option<&'static str> {
              `redirects` or as `endpoint`",
         ),
         TransportError::Denied { .. } | TransportError::NoCredentials { .. } => {
-            Some("log in with podman or docker, or give --authfile")
+            Some("log in with `bpfctl login`, podman or docker, or give --authfile")
         }
         TransportError::WrongLength { .. }
         | TransportError::WrongDigest { .. }

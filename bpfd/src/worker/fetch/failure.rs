@@ -144,10 +144,8 @@ impl Class {
     /// It began to answer, and stopped, again and again.
     const BROKEN_OFF: Self = Self(ErrorReason::RegistryUnreachable, Some(AGAIN));
     const TIMEOUT: Self = Self(ErrorReason::Timeout, Some(AGAIN));
-    const DENIED: Self = Self(
-        ErrorReason::RegistryDenied,
-        Some("log the daemon in: `podman login --authfile /etc/bpfd/auth.json HOST`"),
-    );
+    const DENIED: Self =
+        Self(ErrorReason::RegistryDenied, Some("log the daemon in: `bpfctl login --system --username USER HOST`"));
     const REDIRECT: Self = Self(
         ErrorReason::RegistryRedirect,
         Some(
