@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// Jobs of one user that wait or are under way.
-const OF_ONE: usize = 64;
+/// Jobs of one user that wait or are under way: half of its calls, so that it can still ask for other things.
+const OF_ONE: usize = 32;
 /// The same of root and of the daemon: agents of the host run as root.
 const OF_ROOT: usize = 512;
 

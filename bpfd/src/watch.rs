@@ -11,6 +11,8 @@
 //! A socket inside hears of a namespace that has no number in ours (`NETLINK_LISTEN_ALL_NSID` does not), but keeps it alive: it is
 //! closed as soon as the name is gone or leads elsewhere.
 
+mod looks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::future::Future;
@@ -18,7 +20,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 
@@ -34,9 +36,9 @@ use rustix::io::{Errno, retry_on_intr};
 use crate::causes::error_chain;
 use crate::engine::{Changed, EngineHandle, News};
 use crate::kernel::HostKernel;
-use crate::repair::Repaired;
 use crate::worker::Workers;
 use crate::worker::netns::Namespaces;
+use looks::{Heard, look};
 
 /// How many named namespaces are heard at a time: a quarter of the 1024 descriptors that a service has by default, and at most
 /// 64 MiB of the kernel's memory for news that waits. Links in others are looked at with each change and at every start.
@@ -131,40 +133,6 @@ fn heard(watch: &mut LinkWatch, netns: &Netns, news: &mut News) -> io::Result<()
         }
     }
     Ok(())
-}
-
-/// What was heard and not dealt with yet.
-#[derive(Debug, Default)]
-struct Heard {
-    news: News,
-    /// The engine deals with news, or is about to.
-    looks: bool,
-}
-
-/// Has the engine look. One look serves all events that come before it begins; those that come later wait until it is done.
-fn look(engine: &EngineHandle<HostKernel>, pending: &Arc<Mutex<Heard>>, news: News) {
-    {
-        let mut heard = pending.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.news.and(news);
-        if heard.looks || heard.news.is_empty() {
-            return;
-        }
-        heard.looks = true;
-    }
-    let (heard, pending) = (pending.clone(), pending.clone());
-    let news = move || std::mem::take(&mut heard.lock().unwrap_or_else(PoisonError::into_inner).news);
-    let done = move |engine: &EngineHandle<HostKernel>, settled| {
-        match settled {
-            Ok(Repaired { recovered: _, steps, failures, .. }) => {
-                steps.iter().for_each(|step| tracing::info!(%step, "an interface changed"));
-                failures.iter().for_each(|failure| tracing::warn!(%failure, "cannot handle an interface event"));
-            }
-            Err(error) => tracing::warn!(%error, "cannot observe the interfaces after an event"),
-        }
-        pending.lock().unwrap_or_else(PoisonError::into_inner).looks = false;
-        look(engine, &pending, News::default());
-    };
-    engine.settle(news, Box::new(done));
 }
 
 /// The names that chains are asked for in.

@@ -103,8 +103,9 @@ where
         result.await.map_err(|_| EngineError::Stopped)
     }
 
-    /// Does a job without a place: what goes on record for a call, since the calls under way are limited, and a part of what has one.
-    pub async fn record<T, F>(&self, line: Line, job: F) -> Result<T, EngineError>
+    /// Does a job that needs no place: what goes on record for a call, since the calls under way are limited, and a part of a change,
+    /// which has one.
+    pub async fn enqueue<T, F>(&self, line: Line, job: F) -> Result<T, EngineError>
     where
         T: Send + 'static,
         F: FnOnce(&mut Engine<K>) -> T + Send + 'static,
@@ -134,7 +135,7 @@ where
                     (changed, progress)
                 };
                 let progress;
-                (pending, progress) = engine.record(line, job).await?;
+                (pending, progress) = engine.enqueue(line, job).await?;
                 match progress? {
                     Progress::Done(done) => return Ok(done),
                     Progress::Wait(chains) => pending.hold(engine.chains.hold(chains).await),

@@ -158,7 +158,7 @@ impl Service {
         let image = DeniedImage { reference: printable(reference), digest: digest.map(|digest| digest.to_string()) };
         let denied = Denied { principal: principal.to_string(), verb: Verb::Load, why, hint: String::new() };
         let job = move |engine: &mut Engine<HostKernel>| engine.audit().denied_image(&denied, &image);
-        match self.engine.record(Line::User(principal.uid), job).await {
+        match self.engine.enqueue(Line::User(principal.uid), job).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "cannot record a refused image in the audit log"),
             Err(error) => tracing::error!(%error, "cannot record a refused image in the audit log"),

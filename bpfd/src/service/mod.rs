@@ -66,7 +66,7 @@ impl Service {
         let decided = authorize(&self.trust.policy(), principal, &snapshot.state, request);
         if let Err(denied) = &decided {
             let record = denied.clone();
-            if let Err(error) = self.engine.record(line, move |engine| engine.denied(&record)).await {
+            if let Err(error) = self.engine.enqueue(line, move |engine| engine.denied(&record)).await {
                 tracing::error!(%error, "cannot record a refusal");
             }
         }

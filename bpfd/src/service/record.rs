@@ -57,7 +57,7 @@ impl Service {
             let result = done.as_ref().map_or_else(|error| error_chain(error), |_| "done".to_owned());
             // Waited for: each change that began before `work` has ended by then, one under an older policy too.
             let end = move |engine: &mut Engine<HostKernel>| engine.audit().ended(operation, &result);
-            if let Err(error) = engine.record(line, end).await {
+            if let Err(error) = engine.enqueue(line, end).await {
                 tracing::error!(%error, "cannot write an end record to the audit log");
             }
             done

@@ -1,11 +1,12 @@
 //! From errors to what callers see: reason, what failed, why, and what to do. The only place that picks reasons for errors of the
 //! engine and of loads.
 
+mod commands;
 mod image;
 mod words;
 
 use bpfd_core::changes::RequestError;
-use bpfd_core::hook::{BadTarget, ChainKey, XdpMode, own};
+use bpfd_core::hook::{BadTarget, own};
 use bpfd_core::kernel::{ForeignProgram, ObserveError, StepError};
 use bpfd_core::names::Netns;
 use bpfd_core::plan::PlanError;
@@ -20,6 +21,7 @@ use ebpf::select::SelectError;
 use ebpf::verifier_log::Rejection;
 use ebpf::verifier_words::explain;
 
+use self::commands::{show_chain, show_interfaces, way_out};
 use self::image::given_up;
 pub(super) use self::image::image;
 pub(super) use self::words::{attaching, detaching, loading, unloading};
@@ -346,39 +348,6 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
     }
 }
 
-/// The command that shows the interfaces a chain could be of.
-fn show_interfaces(chain: &ChainKey) -> String {
-    match &chain.netns {
-        Netns::Host => "ip link".to_owned(),
-        Netns::Named(name) => format!("ip -n {name} link"),
-    }
-}
-
-fn show_chain(chain: &ChainKey) -> String {
-    match &chain.netns {
-        Netns::Host => format!("bpfctl chain show {}", chain.interface),
-        Netns::Named(name) => format!("bpfctl chain show {} --netns {name}", chain.interface),
-    }
-}
-
-/// The command that takes a program of somebody else away. One that a bpf_link holds goes with the link alone, and `xdp off` takes
-/// away what is driven in native mode alone (`dev_xdp_mode` of net/core/dev.c).
-fn way_out(chain: &ChainKey, holder: &ForeignProgram, driven: Option<XdpMode>) -> String {
-    if let Some(link) = holder.link {
-        return format!("bpftool link detach id {link}");
-    }
-    let netns = match &chain.netns {
-        Netns::Host => String::new(),
-        Netns::Named(name) => format!("-n {name} "),
-    };
-    let mode = match driven {
-        Some(XdpMode::Generic) => "xdpgeneric",
-        Some(XdpMode::Native | XdpMode::Auto) => "xdp",
-        None => "xdpoffload",
-    };
-    format!("ip {netns}link set {} {mode} off", chain.interface)
-}
-
 /// A failure of reading the kernel for a reader.
 pub(in crate::rpc::v1) fn read(message: &str, error: &ReadError) -> Refusal {
     match error {
@@ -386,5 +355,22 @@ pub(in crate::rpc::v1) fn read(message: &str, error: &ReadError) -> Refusal {
         ReadError::Observe(error) => {
             Refusal::new(ErrorReason::KernelError, "cannot read the kernel").cause(error_chain(error))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Code, Status};
+
+    use super::*;
+    use crate::turns::{Line, Turns};
+
+    #[test]
+    fn a_user_with_too_many_requests_is_told_so() {
+        let mut turns = Turns::<()>::default();
+        let full = std::iter::from_fn(|| Some(turns.enter(Line::User(7)))).find_map(Result::err).unwrap();
+        let status = Status::from(engine("cannot attach `a`", &full.into()));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.message(), "bpfd takes no more requests from you now");
     }
 }
