@@ -1,6 +1,7 @@
 //! Failures as the user sees them: error, cause, hint, on standard error, and the exit code.
 //! Nothing here invents a cause; texts from elsewhere never reach the terminal as control characters.
 
+use std::error::Error;
 use std::io::{self, Write as _};
 
 pub(crate) use bpfd_proto::reason::Exit;
@@ -201,6 +202,18 @@ fn snippet(failure: &VerifierFailure) -> String {
 fn to_stderr(text: &str) {
     // If standard error is closed there is nobody left to tell.
     drop(anstream::stderr().write_all(text.as_bytes()));
+}
+
+/// An error with all its sources, outermost first.
+pub(crate) fn error_chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
 }
 
 #[cfg(test)]

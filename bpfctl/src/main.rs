@@ -4,6 +4,7 @@
 mod args;
 mod client;
 mod command;
+mod credentials;
 mod error;
 mod files;
 mod hook;

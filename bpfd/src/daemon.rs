@@ -29,6 +29,7 @@ use crate::layout::Layout;
 use crate::load_log::LoadLogs;
 use crate::objects::Objects;
 use crate::owned::{Links, OwnedDir};
+use crate::reads::Reads;
 use crate::registries::{RegistryFiles, RegistryFilesError};
 use crate::repair::{Recovered, Repaired};
 use crate::rpc::{self, ServeError};
@@ -64,6 +65,9 @@ pub enum DaemonError {
     /// registries.toml or auth.json.
     #[error("cannot read the registries' configuration")]
     Registries(#[from] RegistryFilesError),
+    /// What starts workers.
+    #[error("cannot start the thread that starts workers")]
+    Workers(#[source] io::Error),
     /// The image store.
     #[error("cannot open the image store")]
     Images(#[from] ImageError),
@@ -112,7 +116,8 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let objects = Objects::open(&layout.objects()).map_err(at("open the object store", &layout.objects()))?;
     let settings = settings(layout)?;
     let identities = Identities::of_host(settings.workers.uid_base);
-    let workers = Workers::with(identities.map_err(at("find whom workers run as in", Path::new("/etc/passwd")))?);
+    let identities = identities.map_err(at("find whom workers run as in", Path::new("/etc/passwd")))?;
+    let workers = Workers::with(identities).map_err(DaemonError::Workers)?;
     let trust = Arc::new(Trust::open(layout)?);
     let store = Store::open(&layout.database())?;
     let audit = AuditFile::open(&layout.audit()).map_err(at("open the audit log", &layout.audit()))?;
@@ -122,8 +127,8 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let paths = Paths { bpffs: layout.bpffs.clone(), ..Paths::default() };
     let setting = settings.chain.mode;
     let named = paths.netns.clone();
-    let kernel = HostKernel::open_in(setting, paths, workers.clone(), Box::new(move |digest| read.read(digest)))?;
-    let loader = kernel.loader();
+    let kernel = HostKernel::open_in(setting, paths, workers.clone(), Arc::new(move |digest| read.read(digest)))?;
+    let (loader, readers) = (kernel.loader(), kernel.readers());
     let (mode, mode_cause) = match kernel.mode() {
         mode @ ChainMode::Fused { cause } => (mode.to_string(), cause.clone()),
         mode @ ChainMode::Libxdp => (mode.to_string(), String::new()),
@@ -131,7 +136,10 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let policy = trust.subscribe();
     let make = move || Engine::start(kernel, store, Box::new(audit), policy, boot, Box::new(Uuid::new_v4));
     let (engine, repaired) = EngineHandle::spawn(make)?;
-    let Repaired { recovered, steps, failures, .. } = repaired;
+    let Repaired { relation, recovered, steps, failures, .. } = repaired;
+    if relation.is_doubtful() {
+        tracing::warn!("{relation}; what this database does not list was removed");
+    }
     let recovered = recovered.map(|how| match how {
         Recovered::Forward => "a change that a crash interrupted was carried out",
         Recovered::Back => "a change that a crash interrupted was undone",
@@ -145,6 +153,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let swept = objects.sweep(&used).map_err(at("sweep the object store", &layout.objects()))?;
     tracing::debug!(swept, "removed unused objects");
 
+    let reads = Reads::start(engine.clone(), readers).map_err(DaemonError::Runtime)?;
     watch::start(engine.clone(), workers.clone(), named).map_err(DaemonError::Runtime)?;
 
     let registries = RegistryFiles::open(layout)?;
@@ -153,8 +162,9 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let logs = Arc::new(LoadLogs::default());
     let service = Service {
         answers: Answers::open(&layout.database())?,
-        loads: Loads::new(workers, loader, logs.clone()),
+        loads: Loads::start(workers, loader, logs.clone()).map_err(DaemonError::Runtime)?,
         engine,
+        reads,
         images,
         trust,
         objects,
@@ -163,6 +173,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
         start: Start {
             time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             causes,
+            relation,
             recovered,
             mode,
             mode_cause,

@@ -1,38 +1,49 @@
 //! The engine: one thread that owns the state, the database and the kernel, and does one change at a time.
 //!
-//! Everything slow happened before a change gets here: bytes are fetched and verified, programs are loaded as file descriptors.
-//! Reads come from a published snapshot and never wait for it. It must never wait on a network or on a caller.
+//! Everything slow happens elsewhere: bytes are fetched and verified, and whatever the kernel's verifier must see is made by other
+//! threads, as file descriptors. A change whose plan needs something that nobody made yet is given back with what is to be made
+//! ([`Progress`]), and planned again when it comes back. Reads never wait for it. It must never wait on a network, a verifier or a
+//! caller.
 
+mod acts;
+mod chains;
 mod handle;
 mod news;
+mod progress;
+mod settle;
+mod shown;
+mod stock;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bpfd_core::changes::{Fresh, RequestError};
-use bpfd_core::hook::{ChainId, ChainName};
-use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, RequestKey, Uids};
-use bpfd_core::invariants::{self, Broken};
+use bpfd_core::hook::ChainId;
+use bpfd_core::ident::{BootId, LinkUid, OpId, RequestId, RequestKey, Uids};
 use bpfd_core::journal::Operation;
-use bpfd_core::kernel::{Kernel, ObserveError, Observed, Scope, StepError, Targets};
-use bpfd_core::order;
-use bpfd_core::plan::{PlanError, Planned, adoptions, plan, status, targets};
+use bpfd_core::kernel::{Kernel, Need, ObserveError, Observed, Scope, StepError, Targets};
+use bpfd_core::plan::{PlanError, Planned, plan, targets};
 use bpfd_core::policy::{Denied, Principal, confirm};
-use bpfd_core::seat::seated;
-use bpfd_core::state::{Change, Link, State};
+use bpfd_core::state::{Change, State};
 use bpfd_policy::Policy;
 use tokio::sync::watch;
 
 use crate::audit::AuditSink;
 use crate::execute::{ExecuteError, Executor, RACES, execute};
-use crate::repair::{Attempt, RepairError, Repaired, repair, settle};
+use crate::repair::{RepairError, Repaired, repair};
 use crate::store::{Earlier, Outcome, Store, StoreError};
+use crate::turns::Full;
 
+pub use acts::Acts;
 pub use bpfd_core::snapshot::Snapshot;
-pub use handle::{EngineHandle, StartError};
+use chains::Chains;
+pub use handle::{EngineHandle, StartError, WhenSettled};
 use news::chains;
 pub use news::{Changed, News, Settled};
+use progress::Go;
+pub use progress::{Pending, Progress, Settling};
+pub use stock::Stock;
 
 /// Who asks for a change, and how.
 #[derive(Clone, Debug)]
@@ -83,6 +94,9 @@ pub enum EngineError {
     /// What an earlier change left is in the way.
     #[error("an earlier operation was interrupted, and recovery failed")]
     Repair(#[from] RepairError),
+    /// This user has too many requests.
+    #[error(transparent)]
+    Busy(#[from] Full),
     /// The engine's thread is gone.
     #[error("the engine has stopped")]
     Stopped,
@@ -105,6 +119,8 @@ pub struct Engine<K: Kernel> {
     /// A change was broken off, and what it left could not be mended.
     unrepaired: bool,
     published: watch::Sender<Arc<Snapshot>>,
+    acts: Arc<Acts>,
+    turns: Arc<Chains>,
 }
 
 impl<K: Kernel> Engine<K> {
@@ -117,135 +133,98 @@ impl<K: Kernel> Engine<K> {
         boot: BootId,
         mut uids: Box<dyn Uids + Send>,
     ) -> Result<(Self, Repaired), RepairError> {
-        let mut executor = Executor { kernel: &mut kernel, store: &mut store, audit: audit.as_mut() };
+        let mut executor = Executor { kernel: &mut kernel, store: &mut store, audit: audit.as_mut(), stock: None };
         let (state, seen, repaired) = repair(&mut executor, boot, uids.as_mut())?;
         let (published, _) = watch::channel(Arc::new(Snapshot::default()));
         let (settled, barred, missed, unrepaired) = (chains(&seen), repaired.lasting(), false, false);
-        let mut engine =
-            Self { kernel, store, audit, policy, boot, uids, state, settled, missed, barred, unrepaired, published };
+        let (acts, turns) = Default::default();
+        let mut engine = Self {
+            kernel,
+            store,
+            audit,
+            policy,
+            boot,
+            uids,
+            state,
+            settled,
+            missed,
+            barred,
+            unrepaired,
+            published,
+            acts,
+            turns,
+        };
         engine.publish(&Scope::Everything(engine.targets()))?;
         Ok((engine, repaired))
     }
 
-    /// One change: built from the state as it is now, planned, carried out, published. `staged` is what a load made before.
+    /// One change: built from the state as it is now, planned, carried out, published. If it is not done, `pending` has what the next
+    /// call goes on with.
     pub fn change(
         &mut self,
         context: &Context,
-        staged: Option<(AppUid, K::Staged)>,
+        pending: &mut Pending<K>,
         build: impl Fn(&State, &Fresh) -> Result<Vec<Change>, RequestError>,
-    ) -> Result<Answer, EngineError> {
-        if let Some(outcome) = self.answered(context)? {
-            return Ok(Answer { outcome, plan: None });
+    ) -> Result<Progress<Answer, K>, EngineError> {
+        if pending.stuck.is_none()
+            && let Some(outcome) = self.answered(context)?
+        {
+            return Ok(Progress::Done(Answer { outcome, plan: None }));
         }
-        if self.unrepaired {
-            self.repair()?;
+        if let Some((app, staged)) = &pending.staged {
+            self.kernel.stage(*app, staged.clone());
         }
-        let app = staged.map(|(app, staged)| {
-            self.kernel.stage(app, staged);
-            app
+        let result = self.mended(context, pending, build);
+        self.acts.end();
+        // While it is staged: the makers hold it too.
+        let result = result.map(|go| match go {
+            Go::Done(answer) => Progress::Done(answer),
+            Go::Wait(targets) => Progress::Wait(targets),
+            Go::Make(needs) => self.makers(needs),
         });
-        let result = self.attempt(context, build);
-        if let Some(app) = app {
-            self.kernel.discard(app);
+        if let Some((app, _)) = &pending.staged {
+            self.kernel.discard(*app);
         }
         result
     }
 
-    /// Something changed in the kernel: links whose interface came, or came back as another one, are attached; what ran on one that
-    /// went is swept; a peer's dispatcher with programs of ours is held. What somebody else took off an interface that stayed is
-    /// DRIFTED, and left alone.
-    pub fn settle(&mut self, news: &News) -> Result<Repaired, RepairError> {
-        let scope = match self.missed {
-            true => Some(Scope::Everything(self.targets())),
-            false => news.scope(&self.state, &self.published.borrow().observed, &self.settled),
+    /// The change, after the repair of what an earlier one left, and before that of what it left itself.
+    fn mended(
+        &mut self,
+        context: &Context,
+        pending: &mut Pending<K>,
+        build: impl Fn(&State, &Fresh) -> Result<Vec<Change>, RequestError>,
+    ) -> Result<Go<Answer>, EngineError> {
+        if pending.stuck.is_none() {
+            if self.unrepaired {
+                match self.repair(&mut pending.stock) {
+                    Err(RepairError::Unmade(needs)) => return Ok(Go::Make(needs)),
+                    done => done?,
+                }
+            }
+            match self.attempt(context, pending, build) {
+                Err(EngineError::Execute(stuck @ ExecuteError::Stuck { .. })) => {
+                    tracing::error!(error = %stuck, "repairing");
+                    pending.stuck = Some(stuck);
+                }
+                other => return other,
+            }
+        }
+        match self.repair(&mut pending.stock) {
+            Err(RepairError::Unmade(needs)) => return Ok(Go::Make(needs)),
+            Err(error) => tracing::error!(%error, "repair failed; the next change or start tries again"),
+            Ok(()) => {}
+        }
+        self.show_now(&Scope::Everything(self.targets()));
+        pending.stuck.take().map_or(Err(EngineError::Stopped), |stuck| Err(stuck.into()))
+    }
+
+    fn makers<T>(&mut self, needs: Vec<Need>) -> Progress<T, K> {
+        let maker = |need| {
+            let maker = self.kernel.maker(&need);
+            (need, maker)
         };
-        let Some(scope) = scope else { return Ok(Repaired::default()) };
-        self.missed = true;
-        let repaired = self.settle_all(scope)?;
-        self.missed = false;
-        Ok(repaired)
-    }
-
-    /// Looks and deals with it until there is nothing more to do, and publishes.
-    fn settle_all(&mut self, mut scope: Scope) -> Result<Repaired, RepairError> {
-        let mut repaired = Repaired::default();
-        let mut races = 0;
-        loop {
-            let attempt = self.settle_once(&scope, &mut repaired)?;
-            if !attempt.again(&mut races) {
-                repaired.failures.extend(attempt.failed);
-                break;
-            }
-            scope = Scope::Everything(self.targets());
-            tracing::info!(
-                races,
-                "making a new plan: another process changed a hook, or a program cannot be part of its chain"
-            );
-        }
-        self.barred.retain(|link, _| !repaired.passing.contains(link));
-        self.publish(&scope)?;
-        Ok(repaired)
-    }
-
-    /// One observation, and what follows from it.
-    fn settle_once(&mut self, scope: &Scope, repaired: &mut Repaired) -> Result<Attempt, RepairError> {
-        let mut observed = self.kernel.observe(scope)?;
-        let now = chains(&observed);
-        // A link that joins a chain makes it one that is to be dealt with, as an interface that comes does.
-        let seated = seated(&self.state, &observed);
-        let joined = seated
-            .links
-            .iter()
-            .filter(|(uid, link)| self.state.links.get(*uid).is_none_or(|before| before.chain() != link.chain()));
-        let joined: BTreeSet<ChainId> = joined.filter_map(|(_, link)| link.chain()).collect();
-        if seated != self.state {
-            match self.store.replace(self.boot, &self.state, &seated) {
-                Ok(()) => self.state.clone_from(&seated),
-                Err(error) => tracing::warn!(%error, "cannot write down which interfaces links are on; retried later"),
-            }
-        }
-        self.settled.retain(|chain| !joined.contains(chain) && !observed.missing.contains_key(chain));
-        let (stayed, came) =
-            std::mem::take(&mut observed.chains).into_iter().partition(|(chain, _)| self.settled.contains(chain));
-        observed.chains = stayed;
-        let adoptions = adoptions(&observed);
-        observed.chains = came;
-        let here = |link: &LinkUid| seated.links.get(link).and_then(Link::chain);
-        self.barred.retain(|link, _| here(link).is_some_and(|chain| !observed.chains.contains_key(&chain)));
-        self.barred.extend(repaired.barred.clone());
-        observed.barred.clone_from(&self.barred);
-        let mut executor = Executor { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
-        let attempt = settle(&mut executor, &adoptions, &seated, &observed, self.uids.as_mut(), repaired)?;
-        self.barred.extend(repaired.barred.clone());
-        // What came is to be dealt with until it was.
-        if attempt.whole() {
-            match scope {
-                Scope::Everything(_) => self.settled = now,
-                Scope::Chains(_) => self.settled.extend(now),
-            }
-        }
-        Ok(attempt)
-    }
-
-    /// The state beside the kernel as it is now, with the chain of this name, which the state may not have.
-    pub fn look(&mut self, name: &ChainName) -> Result<Snapshot, ObserveError> {
-        let links = Targets::of(self.state.links_called(name));
-        let observed = self.observe(&Scope::Chains(links.and(Targets::name(name.clone()))))?;
-        let state = seated(&self.state, &observed);
-        let statuses = status(&state, &observed);
-        Ok(Snapshot { state, observed, statuses })
-    }
-
-    /// Everything that the state is about.
-    fn targets(&self) -> Targets {
-        Targets::of(self.state.links.values())
-    }
-
-    /// Every invariant that does not hold right now.
-    pub fn check(&mut self) -> Result<Vec<Broken>, ObserveError> {
-        self.publish(&Scope::Everything(self.targets()))?;
-        let snapshot = self.published.borrow().clone();
-        Ok(invariants::check(&snapshot.state, &snapshot.observed))
+        Progress::Make(needs.into_iter().map(maker).collect())
     }
 
     /// Puts a refusal on record.
@@ -270,6 +249,16 @@ impl<K: Kernel> Engine<K> {
         &mut self.kernel
     }
 
+    /// How often the engine has acted, for readers on other threads.
+    pub fn acts(&self) -> Arc<Acts> {
+        self.acts.clone()
+    }
+
+    /// Which chains requests are under way for.
+    fn turns(&self) -> Arc<Chains> {
+        self.turns.clone()
+    }
+
     /// A receiver of snapshots.
     pub fn snapshots(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.published.subscribe()
@@ -287,51 +276,72 @@ impl<K: Kernel> Engine<K> {
     fn attempt(
         &mut self,
         context: &Context,
+        pending: &mut Pending<K>,
         build: impl Fn(&State, &Fresh) -> Result<Vec<Change>, RequestError>,
-    ) -> Result<Answer, EngineError> {
+    ) -> Result<Go<Answer>, EngineError> {
+        let unused = self.store.last_handle();
         let app = self.store.next_handle();
-        let links = (0..context.new_links).map(|_| (LinkUid(self.uids.fresh()), self.store.next_handle())).collect();
+        // Programs are made for links by their identities: these stay.
+        let missing = context.new_links.saturating_sub(pending.links.len());
+        pending.links.extend((0..missing).map(|_| LinkUid(self.uids.fresh())));
+        let links = pending.links.iter().map(|link| (*link, self.store.next_handle())).collect();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let fresh = Fresh { app, links, programs: self.store.next_handle(), now };
-        let mut changes = build(&self.state, &fresh)?;
+        let changes = build(&self.state, &fresh)?;
         if let Err(denied) = confirm(&self.policy(), &context.principal, &self.state, &changes) {
             self.denied(&denied);
             return Err(denied.into());
         }
-        let mut scope = Scope::Chains(targets(&self.state, &changes));
-        let mut races = 0;
+        let targets = targets(&self.state, &changes);
+        if !context.validate_only
+            && let Some(targets) = pending.lacks(&self.turns, &targets)
+        {
+            self.store.give_back_handles(unused);
+            return Ok(Go::Wait(targets));
+        }
+        let races = pending.races;
+        let mut scope = self.scope(pending, &targets);
         let result = loop {
-            match self.once(context, &changes, &scope) {
-                Err(EngineError::Execute(ExecuteError::Step(StepError::Raced(chain)))) if races < RACES => {
-                    races += 1;
-                    tracing::info!(%chain, races, "making a new plan: another process changed the hook");
-                    // What is pinned may have been changed as well.
-                    scope = Scope::Everything(self.targets().and(scope.targets().clone()));
-                    if let Err(error) = self.load_again(&mut changes) {
-                        break Err(error.into());
+            match self.once(context, pending, &changes, &scope) {
+                Err(EngineError::Execute(ExecuteError::Step(StepError::Raced(chain)))) if pending.races < RACES => {
+                    pending.races += 1;
+                    tracing::info!(%chain, races = pending.races, "making a new plan: another process changed the hook");
+                    scope = self.scope(pending, &targets);
+                    // It was pinned, and unpinned when the attempt was undone.
+                    if let Some((app, staged)) = &pending.staged {
+                        self.kernel.stage(*app, staged.clone());
                     }
-                }
-                Err(EngineError::Execute(stuck @ ExecuteError::Stuck { .. })) => {
-                    tracing::error!(error = %stuck, "repairing");
-                    if let Err(error) = self.repair() {
-                        tracing::error!(%error, "repair failed; the next change or start tries again");
-                    }
-                    scope = Scope::Everything(self.targets());
-                    break Err(stuck.into());
                 }
                 other => break other,
             }
         };
-        if let Err(error) = self.publish(&scope) {
-            tracing::warn!(%error, "cannot publish the new state: reads return the previous snapshot until the next observation");
+        match &result {
+            Ok(Go::Make(_)) if pending.races == races => self.store.give_back_handles(unused),
+            Err(EngineError::Execute(ExecuteError::Stuck { .. })) => {}
+            _ => self.show_now(&scope),
         }
         result
     }
 
+    /// What is looked at for a change of these chains. After a race what is pinned may have been changed as well.
+    fn scope(&self, pending: &Pending<K>, targets: &Targets) -> Scope {
+        match pending.races {
+            0 => Scope::Chains(targets.clone()),
+            _ => Scope::Everything(self.targets().and(targets.clone())),
+        }
+    }
+
+    /// Everything that the state is about.
+    fn targets(&self) -> Targets {
+        Targets::of(self.state.links.values())
+    }
+
     /// Ends what was broken off, and makes the kernel what the state says.
-    fn repair(&mut self) -> Result<(), RepairError> {
+    fn repair(&mut self, stock: &mut Stock<K>) -> Result<(), RepairError> {
         self.unrepaired = true;
-        let mut executor = Executor { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
+        self.acts.begin();
+        let (kernel, store, audit) = (&mut self.kernel, &mut self.store, self.audit.as_mut());
+        let mut executor = Executor { kernel, store, audit, stock: Some(stock) };
         let (state, seen, repaired) = repair(&mut executor, self.boot, self.uids.as_mut())?;
         self.state = state;
         self.settled = chains(&seen);
@@ -340,25 +350,26 @@ impl<K: Kernel> Engine<K> {
         Ok(())
     }
 
-    /// What was staged was pinned, and unpinned when the attempt was undone: it is gone.
-    fn load_again(&mut self, changes: &mut [Change]) -> Result<(), ExecuteError> {
-        for change in changes {
-            if let Change::Load(app) = change {
-                let programs = self.kernel.prepare(app.uid, &order::recipe(app)).map_err(ExecuteError::Step)?;
-                app.loaded_again(&programs);
-            }
-        }
-        Ok(())
-    }
-
-    fn once(&mut self, context: &Context, changes: &[Change], scope: &Scope) -> Result<Answer, EngineError> {
+    fn once(
+        &mut self,
+        context: &Context,
+        pending: &mut Pending<K>,
+        changes: &[Change],
+        scope: &Scope,
+    ) -> Result<Go<Answer>, EngineError> {
         self.state.after(changes).map_err(PlanError::Change)?;
         let observed = self.observe(scope)?.over(&self.published.borrow().observed);
         let Planned { changes, after, touched, plan } = plan(&self.state, &observed, changes, self.uids.as_mut())?;
         let outcome = Outcome::of(&self.state, &after, &changes);
         if context.validate_only {
-            return Ok(Answer { outcome, plan: Some(plan.to_string()) });
+            return Ok(Go::Done(Answer { outcome, plan: Some(plan.to_string()) }));
         }
+        let (kernel, store, audit) = (&mut self.kernel, &mut self.store, self.audit.as_mut());
+        let mut executor = Executor { kernel, store, audit, stock: Some(&mut pending.stock) };
+        let plan = match executor.ready(plan) {
+            Ok(plan) => plan,
+            Err(needs) => return Ok(Go::Make(pending.make(needs, scope.targets())?)),
+        };
         let operation = Operation {
             id: OpId(self.uids.fresh()),
             boot: self.boot,
@@ -367,7 +378,7 @@ impl<K: Kernel> Engine<K> {
             changes,
             plan,
         };
-        let mut executor = Executor { kernel: &mut self.kernel, store: &mut self.store, audit: self.audit.as_mut() };
+        self.acts.begin();
         execute(&mut executor, &operation, &self.state, &after, &outcome)?;
         self.state = after;
         // An interface that came elsewhere meanwhile is still to be dealt with, and one for which links are to be tried again.
@@ -375,20 +386,12 @@ impl<K: Kernel> Engine<K> {
         let barred: BTreeSet<ChainId> = barred.collect();
         let here = |chain: &ChainId| observed.chains.contains_key(chain) && !barred.contains(chain);
         self.settled.extend(touched.into_iter().filter(here));
-        Ok(Answer { outcome, plan: None })
+        Ok(Go::Done(Answer { outcome, plan: None }))
     }
 
     /// The kernel as it is, and what is remembered of it.
     fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
         let observed = self.kernel.observe(scope)?;
         Ok(Observed { barred: self.barred.clone(), ..observed })
-    }
-
-    /// Shows readers the state, beside the kernel as it is now in this scope and as it was seen last elsewhere.
-    fn publish(&mut self, scope: &Scope) -> Result<(), ObserveError> {
-        let seen = self.observe(scope)?;
-        let next = self.published.borrow().after(&self.state, seen, scope);
-        self.published.send_replace(Arc::new(next));
-        Ok(())
     }
 }

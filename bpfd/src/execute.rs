@@ -9,11 +9,12 @@ use std::io;
 use bpfd_core::describe::describe;
 use bpfd_core::ident::{KernelId, TopUid};
 use bpfd_core::journal::Operation;
-use bpfd_core::kernel::{Kernel, Step, StepError};
+use bpfd_core::kernel::{Kernel, Need, Step, StepError};
 use bpfd_core::plan::Plan;
 use bpfd_core::state::State;
 
 use crate::audit::{AuditSink, Record};
+use crate::engine::Stock;
 use crate::fail_points::point;
 use crate::store::{Outcome, Store, StoreError};
 
@@ -53,6 +54,27 @@ pub struct Executor<'a, K: Kernel> {
     pub store: &'a mut Store,
     /// The audit log.
     pub audit: &'a mut dyn AuditSink,
+    /// What was made for the steps; `None` while nobody waits for this thread: the kernel makes it with each step then.
+    pub stock: Option<&'a mut Stock<K>>,
+}
+
+impl<K: Kernel> Executor<'_, K> {
+    /// The plan with all that it needs provided to the kernel, or what is to be made first.
+    pub fn ready(&mut self, plan: Plan) -> Result<Plan, Vec<Need>> {
+        match &self.stock {
+            None => Ok(plan),
+            Some(stock) => stock.ready(plan, self.kernel),
+        }
+    }
+}
+
+impl<K: Kernel> Executor<'_, K> {
+    /// Writes beside the pins how far the database is. Where that fails the pins are behind, as after a crash, until the next commit.
+    pub fn stamp(&mut self) {
+        if let Err(error) = self.kernel.set_stamp(self.store.stamp()) {
+            tracing::warn!(%error, "cannot write the number of the last commit beside the pins");
+        }
+    }
 }
 
 /// Takes every step of an operation. On return it happened wholly, or not at all; `Died` (the in-memory kernel only) leaves what
@@ -91,6 +113,7 @@ pub fn execute<K: Kernel>(
         return Err(undo(executor, operation, undoable, &built, error.into()));
     }
     point("journal-commit-after");
+    executor.stamp();
     clean(executor, operation, cleaning);
     executor.audit.ended(*id, "done");
     Ok(())
@@ -143,7 +166,8 @@ fn undo<K: Kernel>(
     }
 }
 
-/// The steps after the commit point. One that fails leaves pins that nothing uses; the next repair removes them.
+/// The steps after the commit point. One that fails leaves a record that its row is ahead of, or pins that nothing uses; the next
+/// repair writes and removes them.
 fn clean<K: Kernel>(executor: &mut Executor<'_, K>, operation: &Operation, steps: &[Step]) {
     for step in steps {
         point(&format!("step-{}-before", step.verb()));

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use bpfd_core::state::ObjectDigest;
-use sha2::{Digest, Sha256};
+use bpfd_policy::digest::Digest;
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 /// Bytes of one object at most (design: limits of an image's object).
@@ -78,7 +79,7 @@ impl Objects {
     pub fn read(&self, digest: &ObjectDigest) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         File::open(self.dir.join(digest.to_string()))?.take(OBJECT_MAX + 1).read_to_end(&mut bytes)?;
-        let found = ObjectDigest(Sha256::digest(&bytes).into());
+        let found = ObjectDigest(Digest::of(&bytes));
         if found == *digest {
             Ok(bytes)
         } else {
@@ -116,7 +117,7 @@ impl Incoming {
     /// All pieces are here: the object has its name. Gives its hash and its size.
     pub fn finish(mut self) -> io::Result<(ObjectDigest, u64)> {
         self.file.sync_all()?;
-        let digest = ObjectDigest(std::mem::take(&mut self.hash).finalize().into());
+        let digest = ObjectDigest(<[u8; 32]>::from(std::mem::take(&mut self.hash).finalize()).into());
         fs::rename(&self.path, self.dir.join(digest.to_string()))?;
         File::open(&self.dir)?.sync_all()?;
         Ok((digest, self.size))
@@ -152,7 +153,7 @@ mod tests {
         assert_eq!(objects.read(&digest).unwrap(), b"bytes");
         fs::write(dir.path().join(digest.to_string()), b"bytez").unwrap();
         assert_eq!(objects.read(&digest).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        assert_eq!(objects.read(&ObjectDigest([0; 32])).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(objects.read(&ObjectDigest::from([0; 32])).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

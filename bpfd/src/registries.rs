@@ -61,12 +61,9 @@ impl RegistryFiles {
     ) -> Result<Vec<TransportConfig>, RegistryFilesError> {
         let (registries, auth) = (self.registries()?, self.auth()?);
         let endpoints = registries.endpoints(reference);
-        let own = endpoints.last().cloned();
         let transport = |endpoint: Endpoint| {
-            // By the name in the reference at the registry itself, else by the endpoint's, as the transport looks them up.
-            let name = (own.as_ref() == Some(&endpoint)).then(|| reference.registry().to_string());
-            let names: Vec<String> = name.into_iter().chain(endpoint.names()).collect();
-            let auth = auth.only_one(&names, reference.repository());
+            let names = registries.auth_names(reference, &endpoint);
+            let auth = auth.only_one(&names, reference.repository()).unwrap_or_default();
             TransportConfig {
                 registries: registries.clone(),
                 auth,
@@ -97,6 +94,8 @@ fn shown(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use bytecode_image::auth::Credentials;
+
     use super::*;
 
     fn files(registries: &str, auth: &str) -> (tempfile::TempDir, Result<RegistryFiles, RegistryFilesError>) {
@@ -125,7 +124,12 @@ mod tests {
         assert_eq!(asked, ["https://m.example:443", "http://10.0.0.9:5000"]);
         assert_eq!(had(&transports[0]), [false, false, true, false, false]);
         assert_eq!(had(&transports[1]), [true, false, false, false, true], "by the first name that is known");
-        assert!(transports[1].auth.lookup("r.example", "x").is_some_and(|found| found.password.reveal() == "one"));
+        assert!(
+            transports[1]
+                .auth
+                .lookup("r.example", "x")
+                .is_some_and(|found| *found == Credentials::password("me", "one"))
+        );
     }
 
     #[test]

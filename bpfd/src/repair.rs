@@ -1,16 +1,19 @@
 //! Makes the kernel what the database says: after a crash, at every start, and when something changed in the kernel. What one app, link
 //! or interface cannot have is reported, and the others have theirs.
 //!
-//! Only the engine's thread runs this. It must never decide what to do: plans come from `bpfd_core::plan`.
+//! Only the engine's thread runs this. At a start it makes what it needs; later it gives back what others are to make, and is run again
+//! from the beginning. It must never decide what to do: plans come from `bpfd_core::plan`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bpfd_core::ident::{AppUid, BootId, LinkUid, TopUid, Uids};
 use bpfd_core::journal::{Operation, Verdict, recover};
-use bpfd_core::kernel::{Kernel, ObserveError, Observed, Scope, Step, StepError, Targets};
+use bpfd_core::kernel::{Kernel, Need, ObserveError, Observed, Scope, Step, StepError, Targets};
 use bpfd_core::order;
 use bpfd_core::plan::{Plan, converge, converge_chains, reached};
+use bpfd_core::record::with_records;
 use bpfd_core::seat::seated;
+use bpfd_core::stamp::Relation;
 use bpfd_core::state::State;
 
 use crate::execute::{Executor, RACES};
@@ -20,6 +23,8 @@ use crate::store::{Outcome, StoreError};
 /// What repair did.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub struct Repaired {
+    /// How the database stood to the pins.
+    pub relation: Relation,
     /// Whether a broken-off operation was found, and how it ended.
     pub recovered: Option<Recovered>,
     /// Steps taken, as text.
@@ -58,6 +63,9 @@ pub enum RepairError {
     /// The kernel could not be read.
     #[error(transparent)]
     Observe(#[from] ObserveError),
+    /// What the rest of it needs is to be made first, by another thread; until then it is as if this had been broken off.
+    #[error("programs are to be made first")]
+    Unmade(Vec<Need>),
     /// The in-memory kernel died.
     #[error("the process died")]
     Died,
@@ -72,6 +80,10 @@ pub fn repair<K: Kernel>(
     uids: &mut dyn Uids,
 ) -> Result<(State, Observed, Repaired), RepairError> {
     let mut repaired = Repaired::default();
+    match executor.kernel.stamp() {
+        Ok(stamp) => repaired.relation = Relation::of(executor.store.stamp(), stamp),
+        Err(error) => repaired.failures.push(error.to_string()),
+    }
     let mut state = executor.store.state(boot)?;
     let (named, renamed) = state.without_names_of_identities();
     if !renamed.is_empty() {
@@ -119,8 +131,9 @@ pub fn repair<K: Kernel>(
         let mut races = 0;
         loop {
             observed.barred.clone_from(&repaired.barred);
-            let plan = converge(&seated(&wanted, &observed), &observed, uids);
-            let attempt = carry_out(executor, &plan, &observed, &mut repaired)?;
+            // An app that cannot be loaded, and its links, keep their rows.
+            let plan = with_records(converge(&seated(&wanted, &observed), &observed, uids), &reloaded, &observed);
+            let attempt = carry_out(executor, plan, &observed, &mut repaired)?;
             if !attempt.again(&mut races) {
                 repaired.failures.extend(attempt.failed);
                 break;
@@ -156,6 +169,7 @@ pub fn repair<K: Kernel>(
         point("repair-verdict-after");
         executor.audit.ended(operation.id, result);
     }
+    executor.stamp();
     Ok((reloaded, observed, repaired))
 }
 
@@ -174,18 +188,19 @@ fn with_apps_of(state: &State, reloaded: &State) -> State {
 /// the rest.
 pub fn settle<K: Kernel>(
     executor: &mut Executor<'_, K>,
-    first: &Plan,
+    first: Plan,
     state: &State,
     observed: &Observed,
     uids: &mut dyn Uids,
     repaired: &mut Repaired,
 ) -> Result<Attempt, RepairError> {
-    let Attempt { mut failed, mut raced, mut barred } = carry_out(executor, first, observed, repaired)?;
-    let rest = carry_out(executor, &converge_chains(state, observed, &[], uids), observed, repaired)?;
+    let Attempt { mut failed, mut raced, mut barred, mut idle } = carry_out(executor, first, observed, repaired)?;
+    let rest = carry_out(executor, converge_chains(state, observed, &[], uids), observed, repaired)?;
     failed.extend(rest.failed);
     raced |= rest.raced;
     barred |= rest.barred;
-    Ok(Attempt { failed, raced, barred })
+    idle &= rest.idle;
+    Ok(Attempt { failed, raced, barred, idle })
 }
 
 /// Stages every app that the kernel has no longer; their programs have new tags and load times.
@@ -197,6 +212,11 @@ fn reload<K: Kernel>(
     repaired: &mut Repaired,
 ) -> Result<State, RepairError> {
     let mut reloaded = state.clone();
+    if let Some(stock) = &executor.stock {
+        let gone = state.apps.values().filter(|app| !observed.apps.contains_key(&app.uid));
+        let needs: Vec<Need> = gone.map(|app| Need::App { app: app.uid, recipe: order::recipe(app) }).collect();
+        stock.provide(&needs, executor.kernel).map_err(RepairError::Unmade)?;
+    }
     for app in reloaded.apps.values_mut().filter(|app| !observed.apps.contains_key(&app.uid)) {
         match executor.kernel.prepare(app.uid, &order::recipe(app)) {
             Ok(programs) => app.loaded_again(&programs),
@@ -226,12 +246,19 @@ pub struct Attempt {
     raced: bool,
     /// Some link is barred from now on.
     barred: bool,
+    /// There was nothing to do.
+    idle: bool,
 }
 
 impl Attempt {
     /// Whether nothing is to be planned anew.
     pub fn whole(&self) -> bool {
         !self.raced && !self.barred
+    }
+
+    /// Whether what was observed is still so.
+    pub fn idle(&self) -> bool {
+        self.idle
     }
 
     /// Whether it is to be planned anew, with the races so far: after each link that is barred, and ten times after a race.
@@ -244,15 +271,19 @@ impl Attempt {
 /// Takes the steps of a repair. A step that fails takes those that need it along; the others go on.
 fn carry_out<K: Kernel>(
     executor: &mut Executor<'_, K>,
-    plan: &Plan,
+    plan: Plan,
     observed: &Observed,
     repaired: &mut Repaired,
 ) -> Result<Attempt, RepairError> {
+    let plan = &executor.ready(plan).map_err(RepairError::Unmade)?;
+    if let Some(stock) = &mut executor.stock {
+        stock.used(plan);
+    }
     let running = observed.running();
     let mut copyless: BTreeSet<LinkUid> = BTreeSet::new();
     let mut lost: BTreeSet<TopUid> = BTreeSet::new();
     let mut unswapped = false;
-    let mut attempt = Attempt { failed: Vec::new(), raced: false, barred: false };
+    let mut attempt = Attempt { failed: Vec::new(), raced: false, barred: false, idle: plan.is_empty() };
     for step in &plan.steps {
         let needs = match step {
             // Left attached by a swap that did not happen, a generation keeps its pins.
@@ -266,7 +297,9 @@ fn carry_out<K: Kernel>(
             | Step::AttachLink { .. }
             | Step::DetachLink(_)
             | Step::Swap { to: None, .. }
-            | Step::UnpinApp(_) => None,
+            | Step::UnpinApp(_)
+            | Step::Record(_)
+            | Step::Unrecord(_) => None,
         };
         let stays = match step {
             Step::Swap { from: Some(live), .. } => Some(live.top),

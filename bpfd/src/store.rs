@@ -11,8 +11,9 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use bpfd_core::ident::{BootId, Handle, OpId, RequestKey};
+use bpfd_core::ident::{BootId, DatabaseUid, Handle, OpId, RequestKey};
 use bpfd_core::journal::Operation;
+use bpfd_core::stamp::Stamp;
 use bpfd_core::state::{App, Change, Link, Owner, State};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,8 @@ pub struct Store {
     undone: Option<OpId>,
     /// The highest small number that was given. Written with each operation that begins.
     handle: Handle,
+    /// As of the last commit.
+    stamp: Stamp,
 }
 
 impl Store {
@@ -72,8 +75,13 @@ impl Store {
             return Err(StoreError::Damaged(check));
         }
         migrate(&mut db)?;
-        let handle = last_handle(&db)?;
-        Ok(Self { db, undone: None, handle })
+        let (handle, stamp) = (last_handle(&db)?, stamp(&db)?);
+        Ok(Self { db, undone: None, handle, stamp })
+    }
+
+    /// Which database this is, and how many commits of the state it had.
+    pub fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     /// Everything asked for. What a link was in is forgotten after another boot.
@@ -138,6 +146,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let tx = self.db.transaction()?;
         write_difference(&tx, operation.boot, before, after)?;
+        let stamp = write_stamp(&tx, self.stamp)?;
         if let Some(RequestKey { id, asked }) = operation.request {
             tx.execute("DELETE FROM answers WHERE at < unixepoch() - ?1", [ANSWERS_KEPT_SECONDS])?;
             tx.execute(
@@ -147,7 +156,9 @@ impl Store {
             )?;
         }
         forget(&tx, operation.id)?;
-        Ok(tx.commit()?)
+        tx.commit()?;
+        self.stamp = stamp;
+        Ok(())
     }
 
     /// The operation did not happen. Where that cannot be written, for want of room, the next one that begins writes it.
@@ -164,13 +175,26 @@ impl Store {
     pub fn replace(&mut self, boot: BootId, before: &State, after: &State) -> Result<(), StoreError> {
         let tx = self.db.transaction()?;
         write_difference(&tx, boot, before, after)?;
-        Ok(tx.commit()?)
+        let stamp = write_stamp(&tx, self.stamp)?;
+        tx.commit()?;
+        self.stamp = stamp;
+        Ok(())
     }
 
     /// The next small number; none that an operation began with is given again, whatever is removed between.
     pub fn next_handle(&mut self) -> Handle {
         self.handle = self.handle.next();
         self.handle
+    }
+
+    /// The highest small number that was given.
+    pub fn last_handle(&self) -> Handle {
+        self.handle
+    }
+
+    /// Gives the numbers after this one back: nothing has them, and no operation began since.
+    pub fn give_back_handles(&mut self, last: Handle) {
+        self.handle = last;
     }
 
     /// What became of this owner's request of that key, if there was one.
@@ -222,6 +246,18 @@ fn last_handle(db: &Connection) -> Result<Handle, StoreError> {
 fn write_handle(tx: &Transaction<'_>, last: Handle) -> Result<(), StoreError> {
     tx.execute("INSERT OR REPLACE INTO counters (name, value) VALUES ('handle', ?1)", [last.0])?;
     Ok(())
+}
+
+fn stamp(db: &Connection) -> Result<Stamp, StoreError> {
+    let row = db.query_row("SELECT uuid, commits FROM identity", [], |row| Ok((row.get(0)?, row.get(1)?)));
+    let (uuid, commits): ([u8; 16], i64) = row?;
+    Ok(Stamp { database: DatabaseUid::from_bytes(uuid), commits: u64::try_from(commits).unwrap_or_default() })
+}
+
+/// One more commit of the state.
+fn write_stamp(tx: &Transaction<'_>, before: Stamp) -> Result<Stamp, StoreError> {
+    tx.execute("UPDATE identity SET commits = commits + 1", [])?;
+    Ok(Stamp { commits: before.commits.saturating_add(1), ..before })
 }
 
 /// What a request's key was used for before.

@@ -11,6 +11,8 @@
 //! A socket inside hears of a namespace that has no number in ours (`NETLINK_LISTEN_ALL_NSID` does not), but keeps it alive: it is
 //! closed as soon as the name is gone or leads elsewhere.
 
+mod looks;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::future::Future;
@@ -18,7 +20,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 
@@ -34,9 +36,9 @@ use rustix::io::{Errno, retry_on_intr};
 use crate::causes::error_chain;
 use crate::engine::{Changed, EngineHandle, News};
 use crate::kernel::HostKernel;
-use crate::repair::Repaired;
 use crate::worker::Workers;
 use crate::worker::netns::Namespaces;
+use looks::{Heard, look};
 
 /// How many named namespaces are heard at a time: a quarter of the 1024 descriptors that a service has by default, and at most
 /// 64 MiB of the kernel's memory for news that waits. Links in others are looked at with each change and at every start.
@@ -66,7 +68,7 @@ fn listen(
 ) -> io::Result<()> {
     let waker = Waker::from(alarm.clone());
     let mut snapshots = engine.snapshots();
-    let pending = Arc::new(Mutex::new(News::default()));
+    let pending = Arc::new(Mutex::new(Heard::default()));
     // What came while the daemon started, nobody tells again.
     let mut news = News::everything();
     let mut names_may_differ = true;
@@ -77,9 +79,7 @@ fn listen(
             let wanted = names(&snapshots.borrow_and_update().state);
             news.everything |= named.follow(wanted);
         }
-        if !look(engine, &pending, std::mem::take(&mut news)) {
-            return Ok(());
-        }
+        look(engine, &pending, std::mem::take(&mut news));
         let changed = pin!(snapshots.changed());
         match changed.poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(Ok(())) => names_may_differ = true,
@@ -133,33 +133,6 @@ fn heard(watch: &mut LinkWatch, netns: &Netns, news: &mut News) -> io::Result<()
         }
     }
     Ok(())
-}
-
-/// Has the engine look; `false` if it has ended. One look serves all events that come before it begins.
-fn look(engine: &EngineHandle<HostKernel>, pending: &Arc<Mutex<News>>, news: News) -> bool {
-    if news.is_empty() {
-        return true;
-    }
-    let waiting = {
-        let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = !pending.is_empty();
-        pending.and(news);
-        waiting
-    };
-    if waiting {
-        return true;
-    }
-    let pending = pending.clone();
-    engine.post(move |engine| {
-        let news = std::mem::take(&mut *pending.lock().unwrap_or_else(PoisonError::into_inner));
-        match engine.settle(&news) {
-            Ok(Repaired { recovered: _, steps, failures, .. }) => {
-                steps.iter().for_each(|step| tracing::info!(%step, "an interface changed"));
-                failures.iter().for_each(|failure| tracing::warn!(%failure, "cannot handle an interface event"));
-            }
-            Err(error) => tracing::warn!(%error, "cannot observe the interfaces after an event"),
-        }
-    })
 }
 
 /// The namespaces that chains are asked for in, and those by which they are reached now.

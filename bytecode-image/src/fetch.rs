@@ -30,7 +30,7 @@ use crate::{
     reference::Reference,
     resolve::{Platform, ResolveError, Selected},
     store::{Fetched, Ingest, Landed, Signatures},
-    transport::{Remote, TransportConfig, TransportError},
+    transport::{Remote, TransportConfig, TransportError, Wait},
     verify::Verified,
 };
 
@@ -86,11 +86,16 @@ pub enum Phase {
 pub trait Progress: Sync {
     /// `done` of `total` bytes; of signatures their count. A phase without a size reports 0 when it begins.
     fn report(&self, phase: Phase, done: u64, total: Option<u64>);
+
+    /// A request is sent again after a pause.
+    fn waits(&self, wait: &Wait);
 }
 
 /// Hears nothing.
 impl Progress for () {
     fn report(&self, _phase: Phase, _done: u64, _total: Option<u64>) {}
+
+    fn waits(&self, _wait: &Wait) {}
 }
 
 /// Why nothing was pulled.
@@ -161,7 +166,8 @@ pub async fn pull<E: std::error::Error + 'static>(
     progress: &dyn Progress,
 ) -> Result<Pulled, PullError<E>> {
     let PullRequest { reference, cached, platform, transport } = request;
-    let remote = Remote::new(transport, reference);
+    let waits = |wait: &Wait| progress.waits(wait);
+    let remote = Remote::new(transport, reference).telling(&waits);
     progress.report(Phase::Resolve, 0, None);
     let top = match ask(&remote, *cached).await? {
         Answer::Same { digest, warning } => return Ok(Pulled::Cached { digest, warning }),
@@ -182,7 +188,7 @@ enum Answer {
 }
 
 /// What the reference names now, with as little traffic as that takes.
-async fn ask(remote: &Remote, cached: Option<Digest>) -> Result<Answer, FetchError> {
+async fn ask(remote: &Remote<'_>, cached: Option<Digest>) -> Result<Answer, FetchError> {
     let reference = remote.reference();
     let same = |digest| Ok(Answer::Same { digest, warning: None });
     let failed = |error: TransportError| match error.is_not_found() {
@@ -212,7 +218,7 @@ async fn ask(remote: &Remote, cached: Option<Digest>) -> Result<Answer, FetchErr
 /// # Errors
 /// [`FetchError`]; then nothing of it is left in `ingest/`.
 pub async fn fetch(
-    remote: &Remote,
+    remote: &Remote<'_>,
     verified: &Verified,
     selected: &Selected,
     signatures: &[SignatureSet],
@@ -294,7 +300,7 @@ impl PartError {
 }
 
 async fn part(
-    remote: &Remote,
+    remote: &Remote<'_>,
     wanted: &Descriptor,
     limit: u64,
     ingest: &Ingest,

@@ -37,11 +37,15 @@ pub const ERROR_BODY: u64 = 16 << 10;
 pub const REFERRERS: u64 = 1 << 20;
 /// Pages of a referrers list.
 pub const REFERRER_PAGES: usize = 8;
+/// Bytes of all `WWW-Authenticate` headers of an answer together: Negotiate and signed scopes take a few KiB.
+pub const CHALLENGE_BYTES: usize = 16 << 10;
+/// Challenges in them: registries offer one or two, proxies before them two or three more.
+pub const CHALLENGES: usize = 16;
 /// Redirects followed for one request: registries use one or two.
 pub const REDIRECTS: usize = 5;
 /// Times one request is tried, and times one blob is resumed.
 pub const ATTEMPTS: u32 = 4;
-/// The first pause between two tries; it doubles.
+/// The first pause between two tries, at most; it doubles.
 pub const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// The longest pause a registry's `Retry-After` can ask for: beyond it the deadline would pass while we wait.
 pub const RETRY_AFTER: Duration = Duration::from_secs(10);

@@ -9,11 +9,15 @@
 //! mirrors = [{ endpoint = "mirror.example:5000", http = false }]      # asked first, in this order
 //! token_realms = ["auth.example:443"]  # token servers elsewhere that may be given the credentials
 //! redirects = ["10.0.0.7:9000"]        # hosts that blobs may come from though their addresses are private
+//! [proxy]
+//! https = "http://proxy.example:3128"  # for hosts over TLS; `http` for the others
+//! no_proxy = ["registry.example", "10.0.0.0/8"]      # hosts and all below them, and networks, that are reached directly
 //! ```
 //! An unknown key is an error with file, line and column. Must never open a connection or resolve a name.
 
 mod certificates;
 mod endpoint;
+mod proxy;
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -23,6 +27,8 @@ use toml::Spanned;
 
 pub use self::certificates::{CertificateError, plain_file};
 pub use self::endpoint::{Authorities, Authority, Endpoint, Scheme};
+use self::proxy::RawProxies;
+pub use self::proxy::{Proxies, VARIABLES};
 use crate::reference::{Reference, Registry};
 
 /// Docker's registry answers at another name than the one in references, and its tokens come from a third
@@ -33,6 +39,7 @@ const DOCKER: (&str, &str, &str) = ("docker.io", "registry-1.docker.io", "auth.d
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registries {
     entries: Vec<Entry>,
+    proxies: Proxies,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +81,8 @@ pub struct RegistriesError {
 struct RawFile {
     #[serde(default)]
     registry: Vec<RawEntry>,
+    #[serde(default)]
+    proxy: RawProxies,
 }
 
 #[derive(Deserialize)]
@@ -122,7 +131,8 @@ impl Registries {
             }
             entries.push(entry);
         }
-        Ok(Self { entries })
+        let proxies = Proxies::of(raw.proxy).map_err(|(offset, what)| at(offset, what))?;
+        Ok(Self { entries, proxies })
     }
 
     /// Where a reference's registry is asked: its mirrors in order, then itself.
@@ -133,6 +143,14 @@ impl Registries {
             Some(entry) => entry.mirrors.iter().chain([&entry.endpoint]).cloned().collect(),
             None => vec![Endpoint { authority: usual(registry, Scheme::Https), scheme: Scheme::Https, ca: None }],
         }
+    }
+
+    /// The names under which an auth file may have the credentials for a reference at one of its endpoints: the name in the reference at
+    /// the registry itself, then the endpoint's own.
+    #[must_use]
+    pub fn auth_names(&self, reference: &Reference, at: &Endpoint) -> Vec<String> {
+        let own = (self.endpoints(reference).last() == Some(at)).then(|| reference.registry().to_string());
+        own.into_iter().chain(at.names()).collect()
     }
 
     /// Whether this file, or a reference of somebody who could write it, names a host and port: only then may it have a private address.
@@ -159,6 +177,12 @@ impl Registries {
     #[must_use]
     pub fn endpoint_at(&self, authority: &Authority) -> Option<&Endpoint> {
         self.entries.iter().flat_map(Entry::endpoints).find(|endpoint| endpoint.authority == *authority)
+    }
+
+    /// Through which proxies hosts are reached.
+    #[must_use]
+    pub fn proxies(&self) -> &Proxies {
+        &self.proxies
     }
 
     /// The token servers beside a registry's own origin that may be given its credentials.
@@ -194,8 +218,8 @@ impl Entry {
             name: registry,
             endpoint,
             mirrors: mirrors.collect::<Result<_, _>>()?,
-            token_realms: token_realms.iter().map(with_port).collect::<Result<_, _>>()?,
-            redirects: redirects.iter().map(with_port).collect::<Result<_, _>>()?,
+            token_realms: token_realms.iter().map(named).collect::<Result<_, _>>()?,
+            redirects: redirects.iter().map(named).collect::<Result<_, _>>()?,
         })
     }
 
@@ -233,12 +257,16 @@ fn authority(text: &str) -> Option<Authority> {
     Some(Authority { host: registry.host().to_owned(), port: registry.port()? })
 }
 
+fn named(text: &Spanned<String>) -> Result<Authority, Wrong> {
+    with_port(text.span().start, text.get_ref())
+}
+
 /// A port is never guessed where naming a host opens a private address.
-fn with_port(text: &Spanned<String>) -> Result<Authority, Wrong> {
-    let registry = registry(text)?;
+fn with_port(at: usize, text: &str) -> Result<Authority, Wrong> {
+    let registry: Registry = text.parse().map_err(|error| (at, format!("{error}")))?;
     match registry.port() {
         Some(port) => Ok(Authority { host: registry.host().to_owned(), port }),
-        None => Err((text.span().start, format!("`{registry}` has no port: write `{registry}:443`"))),
+        None => Err((at, format!("`{registry}` has no port: write `{registry}:443`"))),
     }
 }
 

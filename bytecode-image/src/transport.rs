@@ -1,7 +1,7 @@
 //! The registry protocol (distribution-spec 1.1), for one repository at a time.
 //!
 //! ```text
-//! Remote ─ ask        tries, 401 once, deadline                  exchange.rs
+//! Remote ─ ask        tries, 401 once, deadline                  exchange.rs, retry.rs
 //!           └ follow  at most five redirects                     exchange.rs
 //!              └ once check(url) → client of that reach → send   address.rs, client.rs
 //! token.rs who gets credentials · body.rs, blob.rs bytes within limits · push.rs, referrers.rs the other verbs
@@ -13,15 +13,17 @@
 mod address;
 mod blob;
 mod body;
-mod challenge;
+pub mod challenge;
 mod client;
 mod error;
 mod exchange;
 mod push;
 mod referrers;
+mod retry;
+mod sign_in;
 mod token;
 
-use std::{collections::HashMap, sync::Mutex, time::Duration};
+use std::{collections::HashMap, fmt, sync::Mutex, time::Duration};
 
 use reqwest::{
     Method, Response, Url,
@@ -36,8 +38,10 @@ use self::{
     token::Authorization,
 };
 pub use self::{
-    error::{Said, TransportError},
+    error::{Lacking, Said, TransportError},
     push::{Place, Put},
+    retry::{Trouble, Wait},
+    sign_in::{Welcome, sign_in},
 };
 use crate::{
     auth::AuthFile,
@@ -85,7 +89,7 @@ impl Default for Timeouts {
 
 /// One repository of one registry. Its deadline starts when it is made.
 #[derive(Debug)]
-pub struct Remote {
+pub struct Remote<'a> {
     reference: Reference,
     registries: Registries,
     auth: AuthFile,
@@ -98,6 +102,16 @@ pub struct Remote {
     /// The endpoint that answered first: mirrors may differ, so everything of one pull comes from one of them.
     serving: Mutex<Option<Endpoint>>,
     authorizations: Mutex<HashMap<(Authority, Access), Authorization>>,
+    waits: Waits<'a>,
+}
+
+/// Who hears of pauses.
+struct Waits<'a>(&'a (dyn Fn(&Wait) + Sync));
+
+impl fmt::Debug for Waits<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Waits")
+    }
 }
 
 /// What a tag names at the moment.
@@ -109,7 +123,7 @@ pub struct Resolved {
     pub media_type: String,
 }
 
-impl Remote {
+impl<'a> Remote<'a> {
     /// Prepares to ask for a repository; connects nowhere yet.
     #[must_use]
     pub fn new(config: &TransportConfig, reference: &Reference) -> Self {
@@ -126,7 +140,14 @@ impl Remote {
             author,
             serving: Mutex::default(),
             authorizations: Mutex::default(),
+            waits: Waits(&|_wait| ()),
         }
+    }
+
+    /// Tells of each pause before a request is sent again.
+    #[must_use]
+    pub fn telling(self, waits: &'a (dyn Fn(&Wait) + Sync)) -> Self {
+        Self { waits: Waits(waits), ..self }
     }
 
     /// What it was made for.

@@ -17,6 +17,7 @@ use bytecode_image::{
     sign::{Signed, sign},
     store::{Store, Sweep},
     testing::registry::{Mode, Referrers, TestRegistry},
+    transport::Wait,
     verify::{Refusal, Verified, decide},
 };
 use common::{
@@ -295,12 +296,27 @@ fn a_tag_that_moves_between_the_questions_is_not_followed() {
 }
 
 #[derive(Default)]
-struct Heard(Mutex<Vec<(Phase, u64, Option<u64>)>>);
+struct Heard(Mutex<Vec<(Phase, u64, Option<u64>)>>, Mutex<Vec<String>>);
 
 impl Progress for Heard {
     fn report(&self, phase: Phase, done: u64, total: Option<u64>) {
         self.0.lock().unwrap().push((phase, done, total));
     }
+
+    fn waits(&self, wait: &Wait) {
+        self.1.lock().unwrap().push(wait.to_string());
+    }
+}
+
+#[test]
+fn a_pull_tells_of_its_pauses() {
+    let (registry, _image) = registry(Mode::Fails(503, 2));
+    let (_dir, store) = store();
+    let heard = Heard::default();
+    let ingest = store.ingest().unwrap();
+    run(pull(&request(&registry), &ingest, let_through, &heard)).unwrap();
+    let again = format!("`{}` cannot answer now: status 503 Service Unavailable; trying again", registry.host());
+    assert_eq!(heard.1.into_inner().unwrap(), [again.clone(), again]);
 }
 
 #[test]

@@ -21,6 +21,7 @@ use bytecode_image::{
     resolve::Platform,
     scope::Scope,
     sign,
+    transport::challenge,
 };
 use serde_json::{Value, json};
 
@@ -258,6 +259,9 @@ http = true
 mirrors = [{ endpoint = "mirror.acme:443" }]
 redirects = ["cdn.acme:443"]
 token_realms = ["auth.acme:443"]
+[proxy]
+https = "http://proxy.acme:3128"
+no_proxy = ["reg.acme", "10.0.0.0/8"]
 "#;
     never_breaks_text(7, &[seed.to_owned()], |text| {
         Registries::parse(text, "registries.toml").map(drop).map_err(|error| said(&error))
@@ -266,7 +270,8 @@ token_realms = ["auth.acme:443"]
 
 #[test]
 fn twenty_thousand_broken_files_of_credentials_are_refused_or_read() {
-    let seed = json!({"auths": {"reg.acme": {"auth": "dXNlcjpzM2NyZXQ="}, "reg.acme/team": {"auth": "dXNlcjp4"}}});
+    let seed = json!({"auths": {"reg.acme": {"auth": "dXNlcjpzM2NyZXQ="}, "reg.acme/team": {"auth": "dXNlcjp4"},
+        "https://other.acme/v1/": {"identitytoken": "s3cret"}}, "credsStore": "pass", "credHelpers": {"c.acme": "ecr-login"}});
     never_breaks(8, &[seed.to_string()], |bytes| AuthFile::parse(bytes).map(drop).map_err(|error| said(&error)));
 }
 
@@ -275,4 +280,22 @@ fn twenty_thousand_broken_payloads_of_signatures_are_refused_or_read() {
     let reference: Reference = "reg.acme/bpf/xdp-counter:1".parse().unwrap();
     let seed = text(sign::payload(&reference, Digest::of(b"manifest")).unwrap());
     never_breaks(9, &[seed], |bytes| sign::claim(bytes).map(drop).map_err(|error| said(&error)));
+}
+
+#[test]
+fn twenty_thousand_broken_challenges_are_refused_or_chosen_from() {
+    let chosen = vectors("challenges")["chosen"].clone();
+    let seeds: Vec<String> = chosen.as_array().unwrap().iter().map(|vector| headers(vector).join("\n")).collect();
+    never_breaks(10, &seeds, |bytes| {
+        let lines: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+        let chosen = challenge::choose(lines.iter().copied()).map_err(|error| quoted(&error))?;
+        // Whatever else is offered, and whatever cannot be read beside it, what was chosen stays.
+        let more = [b"Negotiate abc=".as_slice(), b"Bearer realm=\"open", b"Basic"];
+        assert_eq!(challenge::choose(lines.into_iter().chain(more)), Ok(chosen));
+        Ok(())
+    });
+}
+
+fn headers(vector: &Value) -> Vec<&str> {
+    vector["headers"].as_array().unwrap().iter().map(|header| header.as_str().unwrap()).collect()
 }

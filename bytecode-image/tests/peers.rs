@@ -18,7 +18,7 @@ use std::{
 };
 
 use bytecode_image::{
-    auth::{AuthFile, Credentials, Secret},
+    auth::{AuthFile, Credentials},
     digest::{Descriptor, Digest},
     document::Document,
     fetch::{PullRequest, Pulled},
@@ -143,7 +143,7 @@ fn reference(text: &str) -> Reference {
     text.parse().unwrap()
 }
 
-fn push(remote: &Remote, tag: &str, parts: &Parts) -> Result<[Put; 2], TransportError> {
+fn push(remote: &Remote<'_>, tag: &str, parts: &Parts) -> Result<[Put; 2], TransportError> {
     run(async {
         let put = [remote.put_blob(&parts.config).await?, remote.put_blob(&parts.layer).await?];
         remote.put_manifest(Place::Tag(tag), &parts.manifest).await?;
@@ -280,11 +280,8 @@ fn a_password_file_of_debians_registry_is_satisfied_by_the_auth_file() {
     let mut config = registry.config("http = true");
     let name = reference("registry/team/app:v1");
     let error = push(&Remote::new(&config, &name), "v1", &parts()).unwrap_err();
-    assert!(matches!(error, TransportError::NoCredentials(_)), "{error:?}");
-    let with = |password: &str| {
-        let password = Secret::new(password.to_owned());
-        AuthFile::one(name.registry(), Credentials { user: "user".into(), password })
-    };
+    assert!(matches!(error, TransportError::NoCredentials { .. }), "{error:?}");
+    let with = |password: &str| AuthFile::one(name.registry(), Credentials::password("user", password));
     config.auth = with("wrong");
     let error = push(&Remote::new(&config, &name), "v1", &parts()).unwrap_err();
     assert!(matches!(error, TransportError::Denied { .. }), "{error:?}");

@@ -9,7 +9,9 @@
 mod common;
 
 use bytecode_image::{
+    auth::{AuthFile, Credentials, Secret},
     limits,
+    reference::Reference,
     registries::{Author, Registries},
     testing::registry::{Access, Mode, Options, TestRegistry},
     transport::{Remote, TransportConfig, TransportError},
@@ -191,6 +193,48 @@ fn basic_and_bearer_authentication_open_the_door() {
 }
 
 #[test]
+fn an_identity_token_is_exchanged_for_a_token_and_sent_to_nobody_else() {
+    let with_token = |access, token: &str| {
+        let (registry, _) = registry_with(Options { access, ..Options::default() }, Mode::Honest);
+        let token = Credentials::IdentityToken(Secret::new(token.to_owned()));
+        let auth = AuthFile::one(&registry.host().parse().unwrap(), token);
+        let config = TransportConfig { auth, ..config(&registry, "") };
+        let outcome = layer_through(&registry, &config).map_err(|error| told(&error, &[("REGISTRY", registry.host())]));
+        (outcome, registry.seen())
+    };
+    let (outcome, seen) = with_token(Access::IdentityToken("s3cret+/=".into()), "s3cret+/=");
+    assert_eq!(outcome, Err("`REGISTRY` denies access (UNAUTHORIZED: unauthorized)".to_owned()), "it is sent escaped");
+    assert_eq!(seen.last().unwrap().method, "POST");
+    let (outcome, seen) = with_token(Access::IdentityToken("s3cret".into()), "s3cret");
+    assert_eq!(outcome.unwrap(), noise(100_000));
+    assert!(seen.iter().all(|seen| !format!("{seen:?}").contains("s3cret")), "it is in a body only");
+    assert_eq!(seen.iter().filter(|seen| seen.path == "/token").count(), 1);
+    let (outcome, seen) = with_token(Access::Basic("user".into(), "s3cret".into()), "s3cret");
+    let lacking = "`REGISTRY` requires credentials, and the auth file has none for it: there is only an identity token, and \
+                   the registry has no token server";
+    assert_eq!(outcome, Err(lacking.to_owned()));
+    assert!(seen.iter().all(|seen| seen.authorization.is_none()));
+}
+
+#[test]
+fn a_helper_that_was_not_run_is_named_only_if_the_registry_asks_for_credentials() {
+    for access in
+        [Access::Basic("user".into(), "s3cret".into()), Access::Bearer("user".into(), "s3cret".into()), Access::Open]
+    {
+        let (registry, _) = registry_with(Options { access: access.clone(), ..Options::default() }, Mode::Honest);
+        let auth = AuthFile::parse(br#"{"credsStore": "pass"}"#).unwrap();
+        let config = TransportConfig { auth, ..config(&registry, "") };
+        let outcome = run(Remote::new(&config, &reference(&registry)).tagged("v1"));
+        let expected = "`REGISTRY` requires credentials, and the auth file has none for it: the auth file leaves them to \
+                        `docker-credential-pass`, and bpfd runs no credential helpers";
+        match outcome {
+            Ok(_) => assert_eq!(access, Access::Open),
+            Err(error) => assert_eq!(told(&error, &[("REGISTRY", registry.host())]), expected),
+        }
+    }
+}
+
+#[test]
 fn wrong_and_missing_credentials_are_told_apart() {
     let options = Options { access: Access::Basic("user".into(), "other".into()), ..Options::default() };
     let (registry, _) = registry_with(options, Mode::Honest);
@@ -215,4 +259,53 @@ fn a_reference_of_somebody_else_names_no_private_address() {
     // The file's word is enough.
     let known = TransportConfig { author: Author::Other, ..config(&registry, "") };
     run(Remote::new(&known, &reference(&registry)).tagged("v1")).unwrap();
+}
+
+/// Settings for `registry.example`, which no resolver knows, and what else registries.toml says.
+fn through(more: &str) -> (TransportConfig, Reference) {
+    let text = format!("[[registry]]\nname = \"registry.example\"\nhttp = true\n{more}");
+    let registries = Registries::parse(&text, "registries.toml").unwrap();
+    let config = TransportConfig { registries, author: Author::Trusted, ..TransportConfig::default() };
+    (config, format!("registry.example/{REPO}:v1").parse().unwrap())
+}
+
+#[test]
+fn a_registry_is_asked_through_the_proxy_that_registries_toml_names() {
+    // A proxy is asked for whole URLs; this one answers itself.
+    let (proxy, image) = registry(Mode::Honest);
+    let (config, reference) = through(&format!("[proxy]\nhttp = \"http://{}\"\n", proxy.host()));
+    let resolved = run(async { Remote::new(&config, &reference).tagged("v1").await }).unwrap();
+    assert_eq!(resolved.digest(), image.digest);
+    assert_eq!(proxy.seen()[0].path, format!("http://registry.example/v2/{REPO}/manifests/v1"));
+    // Hosts that are excepted, this machine's own, and those of the other scheme are reached directly.
+    let (direct, _) = registry(Mode::Honest);
+    let text = format!("{}[proxy]\nhttp = \"http://{}\"\n", direct.registries_toml(), proxy.host());
+    let config = TransportConfig { registries: Registries::parse(&text, "x").unwrap(), ..common::config(&direct, "") };
+    run(async { Remote::new(&config, &common::reference(&direct)).tagged("v1").await }).unwrap();
+    assert_eq!((proxy.seen().len(), direct.seen().len()), (1, 1));
+}
+
+#[test]
+fn a_proxy_opens_no_private_address_and_no_way_without_tls() {
+    let (proxy, image) = registry(Mode::Honest);
+    let proxies = format!("[proxy]\nhttp = \"http://{0}\"\nhttps = \"http://{0}\"\n", proxy.host());
+    let (config, reference) = through(&proxies);
+    let asked = |to: &str| {
+        proxy.behave(REPO, Mode::RedirectBlobs(to.to_owned()));
+        let fetched = run(async { Remote::new(&config, &reference).bytes(&image.layer, limits::LAYER).await });
+        told(&fetched.unwrap_err(), &[])
+    };
+    let refers = "`registry.example:80` refers to";
+    let private = "a private address that neither the reference nor registries.toml names";
+    assert_eq!(asked("https://10.0.0.1/x"), format!("{refers} `10.0.0.1:443`, {private}"));
+    assert_eq!(asked("https://localhost/x"), format!("{refers} `localhost:443`, {private}"));
+    let insecure = "which is not https and which registries.toml does not list with `http = true`";
+    assert_eq!(asked("http://r.example/x"), format!("{refers} `http://r.example:80`, {insecure}"));
+    assert!(proxy.seen().iter().all(|seen| seen.path.starts_with("http://registry.example/")), "{:?}", proxy.seen());
+    // It speaks HTTP, but not CONNECT.
+    let closed = asked("https://198.51.100.1/x");
+    let expected = format!("cannot reach `198.51.100.1:443` through the proxy `{}`: ", proxy.host());
+    assert!(closed.starts_with(&expected), "{closed}");
+    let asked = proxy.seen().pop().map(|seen| (seen.method, seen.path));
+    assert_eq!(asked, Some(("CONNECT".to_owned(), "198.51.100.1:443".to_owned())));
 }

@@ -1,14 +1,14 @@
 //! What a fused program carries about its chain, so that the kernel alone is enough to rebuild it.
 //!
-//! Owns the layout of the record, version 2, in the only value of a frozen array map that the program refers to. All
+//! Owns the layout of the record, version 3, in the only value of a frozen array map that the program refers to. All
 //! numbers are little-endian. It must never hold what the kernel can tell (ids, fds) or what is secret.
 //!
 //! | offset | bytes | header |
 //! |---|---|---|
 //! | 0 | 8 | magic `bpfdchn\0` |
-//! | 8 | 2 | version, 2 |
+//! | 8 | 2 | version, 3 |
 //! | 10 | 2 | bytes of the header, 48 |
-//! | 12 | 2 | bytes of an entry, 304 |
+//! | 12 | 2 | bytes of an entry, 312 |
 //! | 14 | 2 | number of entries |
 //! | 16 | 16 | uid of this generation of the chain |
 //! | 32 | 8 | cookie of the network namespace (SO_NETNS_COOKIE) |
@@ -19,14 +19,16 @@
 //! |---|---|---|
 //! | 0 | 16 | uid of the link |
 //! | 16 | 16 | uid of the app |
-//! | 32 | 4 | priority |
+//! | 32 | 4 | priority as asked for |
 //! | 36 | 4 | verdicts after which the chain goes on, bit n for verdict n; never bit 31 |
 //! | 40 | 2 | length of the function's name, 1 to 256 |
 //! | 42 | 2 | zero |
 //! | 44 | 4 | of a copy for dispatchers: the load flags of its program (BPF_F_XDP_HAS_FRAGS), which the kernel does not tell; else zero |
 //! | 48 | 256 | the function's name, then zeros |
+//! | 304 | 4 | effective priority: what orders the entry |
+//! | 308 | 4 | zero |
 //!
-//! Nothing follows the last entry. A later version may have a longer header and longer entries; their first bytes stay.
+//! Version 2, which is read too, has entries of 304 bytes: what was asked for is what orders them. Nothing follows the last entry. A later version may have a longer header and longer entries; their first bytes stay.
 
 use crate::actions::ActionMask;
 use crate::bytes;
@@ -39,9 +41,13 @@ pub const MAX_ENTRIES: usize = 255;
 pub const MAX_FUNCTION: usize = 256;
 
 const MAGIC: [u8; 8] = *b"bpfdchn\0";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;
+/// The last version whose entries have one priority.
+const ONE_PRIORITY: u16 = 2;
 const HEADER_SIZE: usize = 48;
-const ENTRY_SIZE: usize = 304;
+const ENTRY_SIZE: usize = 312;
+/// Bytes of an entry of version 2, with which every entry begins.
+const ENTRY_2_SIZE: usize = 304;
 
 /// A chain, first program first.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -70,8 +76,10 @@ pub struct ChainEntry {
     pub link: [u8; 16],
     /// The app's uid.
     pub app: [u8; 16],
-    /// Its priority, lower first.
+    /// The priority that was asked for.
     pub priority: u32,
+    /// The priority that orders it, lower first.
+    pub effective: u32,
     /// After which verdicts the chain goes on.
     pub actions: ActionMask,
     /// The load flags that libxdp's configuration has of it (`program_flags`), in a copy's record; else 0.
@@ -98,7 +106,7 @@ pub enum DecodeError {
     #[error("not a chain's record")]
     NotARecord,
     /// A later version whose meaning is not known.
-    #[error("chain's record has version {0}; this bpfd reads version {VERSION}")]
+    #[error("chain's record has version {0}; this bpfd reads versions {ONE_PRIORITY} and {VERSION}")]
     Version(u16),
     /// The sizes or a field contradict the layout.
     #[error("chain's record is damaged: {0}")]
@@ -133,19 +141,20 @@ impl ChainRecord {
             return Err(DecodeError::NotARecord);
         }
         let number = |at: usize| bytes::u16_at(header, at).ok_or(DecodeError::NotARecord);
-        let version = number(8)?;
-        if version != VERSION {
-            return Err(DecodeError::Version(version));
-        }
-        if (number(10)?, number(12)?) != (size16(HEADER_SIZE), size16(ENTRY_SIZE)) {
-            return Err(DecodeError::Damaged("sizes are not those of version 2"));
+        let entry_size = match number(8)? {
+            ONE_PRIORITY => ENTRY_2_SIZE,
+            VERSION => ENTRY_SIZE,
+            other => return Err(DecodeError::Version(other)),
+        };
+        if (number(10)?, number(12)?) != (size16(HEADER_SIZE), size16(entry_size)) {
+            return Err(DecodeError::Damaged("sizes are not those of its version"));
         }
         let count = usize::from(number(14)?);
-        let (entries, rest) = value.get(HEADER_SIZE..).unwrap_or_default().as_chunks::<ENTRY_SIZE>();
-        if entries.len() != count || !rest.is_empty() || count > MAX_ENTRIES {
+        let entries = value.get(HEADER_SIZE..).unwrap_or_default().chunks(entry_size);
+        if entries.len() != count || entries.clone().any(|entry| entry.len() != entry_size) || count > MAX_ENTRIES {
             return Err(DecodeError::Damaged("number of entries does not fit its length"));
         }
-        let entries = entries.iter().map(ChainEntry::decode).collect::<Result<_, _>>()?;
+        let entries = entries.map(ChainEntry::decode).collect::<Result<_, _>>()?;
         Ok(Self { place: ChainPlace::decode(header)?, entries })
     }
 }
@@ -166,7 +175,7 @@ impl ChainPlace {
 
 impl ChainEntry {
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), EncodeError> {
-        let Self { link, app, priority, actions, flags, function } = self;
+        let Self { link, app, priority, effective, actions, flags, function } = self;
         if function.is_empty() || function.len() > MAX_FUNCTION || function.contains('\0') {
             return Err(EncodeError::Function(function.clone()));
         }
@@ -179,10 +188,13 @@ impl ChainEntry {
         out.extend(flags.to_le_bytes());
         out.extend(function.as_bytes());
         out.extend(std::iter::repeat_n(0, MAX_FUNCTION - function.len()));
+        out.extend(effective.to_le_bytes());
+        out.extend([0; 4]);
         Ok(())
     }
 
-    fn decode(value: &[u8; ENTRY_SIZE]) -> Result<Self, DecodeError> {
+    /// An entry of either version: what is of version 3 alone stands behind those of version 2.
+    fn decode(value: &[u8]) -> Result<Self, DecodeError> {
         let damaged = DecodeError::Damaged;
         let uid = |at: usize| bytes::array_at(value, at).ok_or(damaged("uid"));
         let number = |at: usize| bytes::u32_at(value, at).ok_or(damaged("number"));
@@ -192,9 +204,9 @@ impl ChainEntry {
         }
         let length = usize::from(bytes::u16_at(value, 40).ok_or(damaged("name length"))?);
         let (name, padding) =
-            value.get(48..).and_then(|name| name.split_at_checked(length)).ok_or(damaged("name length"))?;
-        let zeros = value.get(42..44).unwrap_or_default();
-        if zeros.iter().chain(padding).any(|byte| *byte != 0) {
+            value.get(48..ENTRY_2_SIZE).and_then(|name| name.split_at_checked(length)).ok_or(damaged("name length"))?;
+        let (zeros, end) = (value.get(42..44).unwrap_or_default(), value.get(308..).unwrap_or_default());
+        if zeros.iter().chain(padding).chain(end).any(|byte| *byte != 0) {
             return Err(damaged("bytes that must be zero"));
         }
         let function = std::str::from_utf8(name).ok().filter(|name| !name.is_empty() && !name.contains('\0'));
@@ -202,6 +214,7 @@ impl ChainEntry {
             link: uid(0)?,
             app: uid(16)?,
             priority: number(32)?,
+            effective: if value.len() == ENTRY_2_SIZE { number(32)? } else { number(ENTRY_2_SIZE)? },
             actions: ActionMask::from_bits(actions),
             flags: number(44)?,
             function: function.ok_or(damaged("function name"))?.to_owned(),
@@ -225,6 +238,7 @@ mod tests {
             link: [0x11; 16],
             app: [0x22; 16],
             priority: 50,
+            effective: 60,
             actions: ActionMask::PASS,
             flags: 0,
             function: function.to_owned(),
@@ -234,9 +248,9 @@ mod tests {
     const PLACE: ChainPlace = ChainPlace { top: [0x33; 16], netns_cookie: 0x0102_0304_0506_0708, ifindex: 9 };
 
     #[test]
-    fn the_layout_of_version_2_is_as_documented() {
+    fn the_layout_of_version_3_is_as_documented() {
         let bytes = ChainRecord { place: PLACE, entries: vec![entry("pass")] }.encode().unwrap();
-        let mut expected = b"bpfdchn\0\x02\0\x30\0\x30\x01\x01\0".to_vec();
+        let mut expected = b"bpfdchn\0\x03\0\x30\0\x38\x01\x01\0".to_vec();
         expected.extend([0x33; 16]);
         expected.extend([8, 7, 6, 5, 4, 3, 2, 1, 9, 0, 0, 0, 0, 0, 0, 0]);
         expected.extend([0x11; 16]);
@@ -244,7 +258,29 @@ mod tests {
         expected.extend([50, 0, 0, 0, 4, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
         expected.extend(b"pass");
         expected.extend([0; 252]);
+        expected.extend([60, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn a_record_of_version_2_is_ordered_by_what_was_asked_for() {
+        let mut bytes = b"bpfdchn\0\x02\0\x30\0\x30\x01\x02\0".to_vec();
+        bytes.extend([0x33; 16]);
+        bytes.extend([8, 7, 6, 5, 4, 3, 2, 1, 9, 0, 0, 0, 0, 0, 0, 0]);
+        for (priority, name) in [(50, b"pass"), (70, b"drop")] {
+            bytes.extend([0x11; 16]);
+            bytes.extend([0x22; 16]);
+            bytes.extend([priority, 0, 0, 0, 4, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0]);
+            bytes.extend(name);
+            bytes.extend([0; 252]);
+        }
+        let entries = vec![
+            ChainEntry { effective: 50, ..entry("pass") },
+            ChainEntry { priority: 70, effective: 70, ..entry("drop") },
+        ];
+        assert_eq!(ChainRecord::decode(&bytes), Ok(ChainRecord { place: PLACE, entries }));
+        bytes.pop();
+        assert_eq!(ChainRecord::decode(&bytes), Err(DecodeError::Damaged("number of entries does not fit its length")));
     }
 
     fn check(change: impl Fn(&mut Vec<u8>), expected: &DecodeError) {
@@ -259,7 +295,7 @@ mod tests {
         check(|bytes| bytes.truncate(15), &DecodeError::NotARecord);
         check(|bytes| bytes[8] = 1, &DecodeError::Version(1));
         check(|bytes| bytes[44] = 1, &DecodeError::Damaged("bytes that must be zero"));
-        check(|bytes| bytes[10] = 49, &DecodeError::Damaged("sizes are not those of version 2"));
+        check(|bytes| bytes[10] = 49, &DecodeError::Damaged("sizes are not those of its version"));
         let length = DecodeError::Damaged("number of entries does not fit its length");
         check(|bytes| bytes[14] = 3, &length);
         check(|bytes| bytes.truncate(400), &length);
@@ -270,6 +306,9 @@ mod tests {
         check(|bytes| bytes[48 + 43] = 1, &DecodeError::Damaged("bytes that must be zero"));
         check(|bytes| bytes[48 + 48] = 0xff, &DecodeError::Damaged("function name"));
         check(|bytes| bytes[48 + 49] = 0, &DecodeError::Damaged("function name"));
+        check(|bytes| bytes[48 + 308] = 1, &DecodeError::Damaged("bytes that must be zero"));
+        // Version 2 has shorter entries.
+        check(|bytes| bytes[8] = 2, &DecodeError::Damaged("sizes are not those of its version"));
     }
 
     #[test]
@@ -289,11 +328,12 @@ mod tests {
     }
 
     fn any_entry() -> impl Strategy<Value = ChainEntry> {
-        (any::<[u8; 16]>(), any::<[u8; 16]>(), any::<u32>(), any::<u32>(), any::<u32>(), "[a-zA-Z0-9_.é]{1,60}")
-            .prop_map(|(link, app, priority, actions, flags, function)| ChainEntry {
+        (any::<[u8; 16]>(), any::<[u8; 16]>(), any::<[u32; 2]>(), any::<u32>(), any::<u32>(), "[a-zA-Z0-9_.é]{1,60}")
+            .prop_map(|(link, app, [priority, effective], actions, flags, function)| ChainEntry {
                 link,
                 app,
                 priority,
+                effective,
                 actions: ActionMask::from_bits(actions),
                 flags,
                 function,

@@ -331,7 +331,15 @@ mod tests {
     const PLACE: ChainPlace = ChainPlace { top: [3; 16], netns_cookie: 4, ifindex: 5 };
 
     fn entry(function: &str, actions: ActionMask) -> ChainEntry {
-        ChainEntry { link: [1; 16], app: [2; 16], priority: 50, actions, flags: 0, function: function.to_owned() }
+        ChainEntry {
+            link: [1; 16],
+            app: [2; 16],
+            priority: 50,
+            effective: 50,
+            actions,
+            flags: 0,
+            function: function.to_owned(),
+        }
     }
 
     fn members(programs: &[Finished]) -> Vec<Member<'_>> {

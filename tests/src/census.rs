@@ -1,7 +1,8 @@
 //! K8: the BPF objects of one case, found where they are held: pins below its root, descriptors of its daemon. The kernel's whole
 //! list is of no use: other cases run beside this one.
 //!
-//! What must be pinned, as `spec/dispatch.md` says it: an app's programs and maps; of a chain the program that runs, and the record
+//! What must be pinned, as `spec/dispatch.md` and `spec/state.md` say it: an app's programs, maps and record; the record of each link; the
+//! state map; of a chain the program that runs, and the record
 //! of it; of a link in a dispatcher its copy of the program, the record of that, and what keeps it in its slot.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,7 +76,8 @@ impl Pins {
         let unshared = links.iter().filter(|link| matches!(hook(link), Some(Hook::Tracepoint(_)))).count();
         let model: [usize; 3] = [
             apps.iter().map(|app| app.programs.len()).sum::<usize>() + chains.len(),
-            apps.iter().map(|app| app.maps.len()).sum::<usize>() + chains.len(),
+            // The records of apps, links and chains, and the state map.
+            apps.iter().map(|app| app.maps.len() + 1).sum::<usize>() + links.len() + chains.len() + 1,
             dispatchers().map(|chain| ours(chain).count()).sum::<usize>() + unshared,
         ];
         // In a namespace without a name, a dispatcher may run on for links that wait: no more of them than there are such links.

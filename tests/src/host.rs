@@ -437,6 +437,8 @@ impl Host {
                 self.stop();
             }
         }
+        // It says whose the pins are as long as there is a place for pins.
+        self.shell(&format!("rm -f {ROOT}/sys/fs/bpf/bpfd/v1/state"));
         let links = self.shell("ip link show");
         assert!(!links.contains("xdp"), "left on an interface: {links}");
         let processes = eventually(|| self.namespaces.others(), Vec::is_empty);

@@ -55,31 +55,32 @@ const CHAIN: &[&str] = &["build-top", "pin-top", "swap"];
 const CHAIN_WITH_COPY: &[&str] = &["load-ext", "build-top", "pin-top", "swap"];
 
 /// A load that attaches, in a chain of one program.
-pub const LOAD: Steps = adds(&["pin-app", "build-top", "pin-top", "swap"], &["unpin-top"]);
+pub const LOAD: Steps = adds(&["pin-app", "build-top", "pin-top", "swap"], &["record", "record", "unpin-top"]);
 /// A load that does not attach.
-pub const LOAD_ALONE: Steps = adds(&["pin-app"], &[]);
+pub const LOAD_ALONE: Steps = adds(&["pin-app"], &["record"]);
 /// An attach.
-pub const ATTACH: Steps = adds(CHAIN, &["unpin-top"]);
+pub const ATTACH: Steps = adds(CHAIN, &["record", "unpin-top"]);
 /// An update.
-pub const UPDATE: Steps = adds(CHAIN, &["unpin-top"]);
+pub const UPDATE: Steps = adds(CHAIN, &["record", "unpin-top"]);
 /// A detach.
-pub const DETACH: Steps = removes(CHAIN, &["unpin-top"]);
+pub const DETACH: Steps = removes(CHAIN, &["unrecord", "unpin-top"]);
 /// An unload of what is attached.
-pub const UNLOAD: Steps = removes(CHAIN, &["unpin-top", "unpin-app"]);
+pub const UNLOAD: Steps = removes(CHAIN, &["unrecord", "unpin-top", "unpin-app"]);
 /// A load that attaches to a tracepoint.
-pub const TRACE: Steps = adds(&["pin-app", "attach-link"], &[]);
+pub const TRACE: Steps = adds(&["pin-app", "attach-link"], &["record", "record"]);
 /// A detach from one.
-pub const UNTRACE: Steps = removes(&[], &["detach-link"]);
+pub const UNTRACE: Steps = removes(&[], &["unrecord", "detach-link"]);
 /// A load that attaches, in a dispatcher.
-pub const SHARED_LOAD: Steps = adds(&["pin-app", "load-ext", "build-top", "pin-top", "swap"], &["unpin-top"]);
+pub const SHARED_LOAD: Steps =
+    adds(&["pin-app", "load-ext", "build-top", "pin-top", "swap"], &["record", "record", "unpin-top"]);
 /// An attach in a dispatcher.
-pub const SHARED_ATTACH: Steps = adds(CHAIN_WITH_COPY, &["unpin-top"]);
+pub const SHARED_ATTACH: Steps = adds(CHAIN_WITH_COPY, &["record", "unpin-top"]);
 /// An update in a dispatcher: the copy of the program moves as it is.
-pub const SHARED_UPDATE: Steps = adds(CHAIN, &["unpin-top"]);
+pub const SHARED_UPDATE: Steps = adds(CHAIN, &["record", "unpin-top"]);
 /// A detach in a dispatcher.
-pub const SHARED_DETACH: Steps = removes(CHAIN, &["unpin-top", "unpin-ext"]);
+pub const SHARED_DETACH: Steps = removes(CHAIN, &["unrecord", "unpin-top", "unpin-ext"]);
 /// An unload of what is attached in a dispatcher.
-pub const SHARED_UNLOAD: Steps = removes(CHAIN, &["unpin-top", "unpin-ext", "unpin-app"]);
+pub const SHARED_UNLOAD: Steps = removes(CHAIN, &["unrecord", "unpin-top", "unpin-ext", "unpin-app"]);
 
 /// Points of a load that is taken back, since its last step was refused.
 pub const UNDONE: [&str; 12] = [
@@ -98,9 +99,9 @@ pub const UNDONE: [&str; 12] = [
 ];
 
 /// Steps of a repair that loads what a boot took.
-pub const REPAIRED_AFTER_A_BOOT: [&str; 5] = ["pin-app", "build-top", "pin-top", "attach-link", "swap"];
+pub const REPAIRED_AFTER_A_BOOT: [&str; 6] = ["pin-app", "build-top", "pin-top", "attach-link", "swap", "record"];
 /// Steps of a repair that ends what was begun.
-pub const REPAIRED_REMOVALS: [&str; 3] = ["unpin-top", "detach-link", "unpin-app"];
+pub const REPAIRED_REMOVALS: [&str; 4] = ["unpin-top", "detach-link", "unpin-app", "unrecord"];
 /// Steps of a repair where chains are dispatchers.
 pub const REPAIRED_SHARED: [&str; 3] = ["load-ext", "unpin-ext", "adopt"];
 
@@ -170,15 +171,15 @@ mod tests {
     fn a_verb_that_removes_is_done_once_it_is_begun() {
         let points = told(&UNTRACE);
         assert_eq!(points[..2], ["journal-begin-before 0 Nothing", "journal-begin-after 0 Done"]);
-        assert_eq!(points[4..], ["step-detach-link-before 0 Done", "step-detach-link-after 0 Done"]);
+        assert_eq!(points[6..], ["step-detach-link-before 0 Done", "step-detach-link-after 0 Done"]);
     }
 
     /// Nobody can be killed there on a real kernel; `bpfd/tests/crashes.rs` dies there in memory. `adopt` is a step of a change only if
     /// a peer came between the news of it and the change. No plan has `drop-top`, and what has no undo is never undone.
     fn is_in_memory_only(point: &str) -> bool {
         let steps = ["step-adopt", "step-drop-top", "undo-adopt", "undo-load-ext", "repair-drop-top"];
-        let without_undo =
-            ["drop-top", "detach-link", "unpin-top", "unpin-ext", "unpin-app"].map(|step| format!("undo-{step}"));
+        let without_undo = ["drop-top", "detach-link", "unpin-top", "unpin-ext", "unpin-app", "record", "unrecord"];
+        let without_undo = without_undo.map(|step| format!("undo-{step}"));
         steps
             .iter()
             .map(|step| (*step).to_owned())

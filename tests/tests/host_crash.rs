@@ -195,10 +195,12 @@ fn a_repair_that_is_killed_is_repaired() {
     let update = Verb { before: &[LOAD], line: "update x/count@uplink:xdp --priority 90", back: "" };
     let untrace = Verb { before: &[LOAD, TRACE], line: UNTRACE, back: "" };
     let unload = Verb { before: &[LOAD, LOAD_ALONE_TOO], line: "unload y", back: "" };
+    let unrecord = Verb { before: &[LOAD, TRACE], line: UNTRACE, back: "" };
     for (verb, died_at, steps) in [
         (update, "step-pin-top-after", ["verdict", points::REPAIRED_REMOVALS[0]].as_slice()),
         (untrace, "step-detach-link-before", &points::REPAIRED_REMOVALS[1..2]),
-        (unload, "step-unpin-app-before", &points::REPAIRED_REMOVALS[2..]),
+        (unload, "step-unpin-app-before", &points::REPAIRED_REMOVALS[2..3]),
+        (unrecord, "step-unrecord-before", &points::REPAIRED_REMOVALS[3..]),
     ] {
         for point in steps.iter().flat_map(|step| around("repair", step)) {
             let mut host = host(&verb);

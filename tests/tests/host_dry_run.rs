@@ -19,6 +19,9 @@ fn a_dry_run_of_each_verb_shows_its_steps_and_changes_nothing() {
     build top UID for uplink:xdp: count 20 {pass}
     pin top UID
     swap uplink:xdp (auto): nothing -> UID
+    -- committed
+    record app UID
+    record link UID
     ");
     assert_eq!(host.bpfctl("list").stderr, "no programs\n");
 
@@ -31,28 +34,35 @@ fn a_dry_run_of_each_verb_shows_its_steps_and_changes_nothing() {
     pin top UID
     swap uplink:xdp (native): UID -> UID
     -- committed
+    record app UID
+    record link UID
     unpin top UID
     ");
     assert_snapshot!(host.bpfctl("attach a xdp --netns far -i far --dry-run").ok(), @"
     build top UID for far:far:xdp: count 50 {pass}
     pin top UID
     swap far:far:xdp (auto): nothing -> UID
+    -- committed
+    record link UID
     ");
     assert_snapshot!(host.bpfctl("update a/count@uplink:xdp --priority 10 --dry-run").ok(), @"
     build top UID for uplink:xdp: count 10 {pass}
     pin top UID
     swap uplink:xdp (native): UID -> UID
     -- committed
+    record link UID
     unpin top UID
     ");
     assert_snapshot!(host.bpfctl("detach --all -i uplink --dry-run").ok(), @"
     swap uplink:xdp (native): UID -> nothing
     -- committed
+    remove the record of link UID
     unpin top UID
     ");
     assert_snapshot!(host.bpfctl("unload a --dry-run").ok(), @"
     swap uplink:xdp (native): UID -> nothing
     -- committed
+    remove the record of link UID
     unpin top UID
     unpin app UID
     ");

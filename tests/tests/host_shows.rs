@@ -131,6 +131,7 @@ fn get_shows_everything_of_an_app_and_of_a_link() {
           "appUid": "UID",
           "cause": "",
           "createTime": "TIME",
+          "effectivePriority": 10,
           "function": "count",
           "generation": "1",
           "handle": 5,
@@ -176,12 +177,14 @@ fn a_chain_as_json_has_its_members_in_order() {
           "kernelProgramId": ID,
           "members": [
             {
+              "effectivePriority": 10,
               "kernelProgramId": ID,
               "link": {
                 "app": "b",
                 "appUid": "UID",
                 "cause": "",
                 "createTime": "TIME",
+                "effectivePriority": 10,
                 "function": "count",
                 "generation": "1",
                 "handle": 5,
@@ -216,12 +219,14 @@ fn a_chain_as_json_has_its_members_in_order() {
               "tag": "TAG-IN-16-DIGITS"
             },
             {
+              "effectivePriority": 20,
               "kernelProgramId": ID,
               "link": {
                 "app": "a",
                 "appUid": "UID",
                 "cause": "",
                 "createTime": "TIME",
+                "effectivePriority": 20,
                 "function": "count",
                 "generation": "1",
                 "handle": 2,

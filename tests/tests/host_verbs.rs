@@ -1,6 +1,6 @@
 //! What each verb does to the programs on an interface: loaded, named, attached, detached, driven and removed.
 
-use bpfd_tests::{Host, example};
+use bpfd_tests::{Host, eventually, example};
 use insta::assert_snapshot;
 
 #[test]
@@ -72,7 +72,8 @@ fn what_is_unloaded_is_gone_with_its_links() {
     --- stderr
     no programs
     ");
-    assert_eq!(host.pinned().counts(), [0, 0, 0]);
+    // The state map, which says whose the pins are.
+    assert_eq!(host.pinned().counts(), [0, 1, 0]);
     host.check();
 }
 
@@ -190,7 +191,8 @@ fn a_raw_tracepoint_program_runs_across_a_kill_until_it_is_detached() {
     hint: `ls -d /sys/kernel/tracing/events/*/*/` shows those there are; give the last part
     ");
     assert_snapshot!(host.bpfctl("detach raw/on_switch@raw_tracepoint:sched_switch").ok(), @"detached raw/on_switch@raw_tracepoint:sched_switch");
-    assert!(!counts(&host));
+    // The kernel lets go of an unpinned link a moment later (`bpf_link_put` of kernel/bpf/syscall.c puts it off).
+    assert!(!eventually(|| counts(&host), |counts| !counts), "it counts on");
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod image;
 mod keygen;
 mod list;
 mod load;
+mod login;
 mod man;
 mod trust;
 mod unload;
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Get(get::Get),
     Chain(chain::Chain),
     Image(image::Image),
+    Login(login::Login),
+    Logout(login::Logout),
     Keygen(keygen::Keygen),
     Trust(trust::Trust),
     Doctor(doctor::Doctor),
@@ -55,6 +58,8 @@ impl Command {
             Self::Get(verb) => verb.run(session).await,
             Self::Chain(verb) => verb.run(session).await,
             Self::Image(verb) => verb.run(session).await,
+            Self::Login(verb) => verb.run(session).await,
+            Self::Logout(verb) => verb.run(session),
             Self::Keygen(verb) => verb.run(session),
             Self::Trust(verb) => verb.run(session).await,
             Self::Doctor(verb) => verb.run(session).await,

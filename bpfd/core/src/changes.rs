@@ -11,8 +11,8 @@ use crate::request::{
     AttachAsk, AttachRequest, DetachRequest, DetachWhich, NoOneLink, UnloadRequest, UnloadWhich, UpdateRequest,
 };
 use crate::state::{
-    Advice, App, Change, ChangeError, Link, LinkLifetime, LinkOrigin, Map, ObjectDigest, Owner, Program, ProgramFacts,
-    ProgramKind, Reach, Setting, Source, State,
+    Advice, App, AppLifetime, Change, ChangeError, Link, LinkLifetime, LinkOrigin, Map, ObjectDigest, Owner, Program,
+    ProgramFacts, ProgramKind, Reach, Setting, Source, State,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -156,6 +156,7 @@ pub fn load(state: &State, loaded: Loaded, owner: &Owner, fresh: &Fresh) -> Resu
         labels,
         user_labels,
         advice,
+        lifetime: AppLifetime::UntilUnloaded,
         created: fresh.now,
         generation: 1,
         request,
@@ -299,12 +300,16 @@ fn link(
 /// A hook with its gaps filled: from the request, else the label or run config, else the default.
 pub fn placement(function: &str, hook: &HookAsk, advice: &Advice) -> Result<Placement, RequestError> {
     match hook {
-        HookAsk::Shared { chain, priority, proceed_on, mode } => Ok(Placement::Shared(Place {
-            asked: chain.clone(),
-            priority: priority.or(advice.priority).unwrap_or(Priority::DEFAULT),
-            proceed_on: proceed_on.or(advice.proceed_on).unwrap_or_default(),
-            mode: *mode,
-        })),
+        HookAsk::Shared { chain, priority, proceed_on, mode } => {
+            let priority = priority.or(advice.priority).unwrap_or(Priority::DEFAULT);
+            Ok(Placement::Shared(Place {
+                asked: chain.clone(),
+                priority,
+                effective: priority,
+                proceed_on: proceed_on.or(advice.proceed_on).unwrap_or_default(),
+                mode: *mode,
+            }))
+        }
         HookAsk::Own { kind: _, hook: Some(hook) } => Ok(Placement::Own(hook.clone())),
         HookAsk::Own { kind, hook: None } => {
             let function = || function.to_owned();

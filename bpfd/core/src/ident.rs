@@ -67,6 +67,10 @@ impl TopUid {
 }
 
 uid! {
+    /// One database, from when it was made.
+    DatabaseUid
+}
+uid! {
     /// One operation in the journal.
     OpId
 }

@@ -12,7 +12,8 @@ use crate::ident::LinkUid;
 use crate::kernel::{Observed, Runs};
 use crate::order;
 use crate::plan::{LinkStatus, converge, status};
-use crate::state::State;
+use crate::record::with_records;
+use crate::state::{Link, State};
 
 /// One invariant that does not hold.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -74,6 +75,9 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
                 });
                 let maps = app.maps.iter().filter(|map| !pinned.maps.contains_key(&map.name));
                 maps.for_each(|map| say("K3", format!("map `{}` of `{}` is not pinned", map.name, app.name)));
+                if observed.recorded.apps.get(uid) != Some(app) {
+                    say("K3", format!("the record of app `{}` is not what the database says", app.name));
+                }
             }
         }
     }
@@ -87,13 +91,21 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
     for link in observed.exts.keys().filter(|link| !known(link)) {
         say("K3", format!("a copy of a program for link {link} is pinned, but the link is not in the database"));
     }
+    let recorded = |uid: &LinkUid, link: &Link| observed.recorded.links.get(uid) == Some(&link.as_asked());
+    for (uid, link) in state.links.iter().filter(|(uid, link)| !recorded(uid, link)) {
+        say("K3", format!("the record of link `{}` ({uid}) is not what the database says", state.link_name(link)));
+    }
+    let recorded = observed.recorded.links.keys().chain(&observed.unread_records);
+    for link in recorded.filter(|link| !state.links.contains_key(link)) {
+        say("K3", format!("link {link} is recorded but is not in the database"));
+    }
     for (top, pinned) in &observed.tops {
         let live = observed.chains.values().any(|chain| chain.live.top() == Some(*top));
         if !live && pinned.runs == Runs::No {
             say("K4", format!("chain program {top} is pinned, but no interface runs it"));
         }
     }
-    let plan = converge(state, observed, &mut || uuid::Uuid::nil());
+    let plan = with_records(converge(state, observed, &mut || uuid::Uuid::nil()), state, observed);
     if !plan.is_empty() {
         say("K11", format!("the kernel differs from the database: a repair would take {} steps", plan.steps.len()));
     }

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::hook::{ChainId, ChainName, InterfaceId, NamedChain, OwnHook, ProceedOn, XdpMode};
 use crate::ident::{AppUid, KernelId, LinkUid, TopUid};
 use crate::names::{Netns, NetnsName, Priority};
-use crate::state::{Link, ObjectDigest, ProgramFacts, ProgramKind, Reach};
+use crate::record::Row;
+use crate::stamp::Stamp;
+use crate::state::{Link, ObjectDigest, ProgramFacts, ProgramKind, Reach, State};
 
 /// One member of what bpfd attaches to a shared hook.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -24,10 +26,21 @@ pub struct Member {
     pub app: AppUid,
     /// Its program.
     pub function: String,
-    /// Its place.
+    /// The priority that was asked for, as far as the kernel tells: it orders nothing.
     pub priority: Priority,
+    /// The priority that orders it.
+    pub effective: Priority,
     /// After which verdicts the next one runs.
     pub proceed_on: ProceedOn,
+}
+
+impl Member {
+    /// Whether it runs as another one does, whatever was asked for.
+    pub fn runs_as(&self, other: &Self) -> bool {
+        let Self { link, app, function, priority: _, effective, proceed_on } = self;
+        (link, app, function) == (&other.link, &other.app, &other.function)
+            && (effective, proceed_on) == (&other.effective, &other.proceed_on)
+    }
 }
 
 /// What is needed to make an app's instructions again: bytes and globals; its maps are pinned.
@@ -94,6 +107,15 @@ impl Slot {
             Self::Foreign(_) => None,
         }
     }
+
+    /// Whether it runs the same in the same way as another one.
+    pub fn runs_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Ours(one), Self::Ours(other)) => one.runs_as(other),
+            (Self::Foreign(one), Self::Foreign(other)) => one == other,
+            (Self::Ours(_), Self::Foreign(_)) | (Self::Foreign(_), Self::Ours(_)) => false,
+        }
+    }
 }
 
 /// Somebody else's program in a dispatcher: all that a rebuild must keep.
@@ -155,8 +177,8 @@ pub struct LiveTop {
     pub top: TopUid,
 }
 
-/// One small effect, named by what it does. Undo of each is another step, but for `DetachLink`, `UnpinTop`, `UnpinExt` and `UnpinApp`,
-/// which come after the commit point, and `Adopt`, which changes nothing that runs.
+/// One small effect, named by what it does. Undo of each is another step, but for `DetachLink`, `UnpinTop`, `UnpinExt`, `UnpinApp`,
+/// `Record` and `Unrecord`, which come after the commit point, and `Adopt`, which changes nothing that runs.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Step {
@@ -220,8 +242,12 @@ pub enum Step {
     },
     /// Remove the pins of a generation that is not attached.
     UnpinTop(TopUid),
-    /// Remove the pins of an app; the kernel frees what nothing else holds.
+    /// Remove the pins of an app, and its record with them; the kernel frees what nothing else holds.
     UnpinApp(AppUid),
+    /// Write a row beside the pins: the record that is there is replaced at once.
+    Record(Box<Row>),
+    /// Remove the record of a link.
+    Unrecord(LinkUid),
 }
 
 impl fmt::Display for Step {
@@ -231,8 +257,8 @@ impl fmt::Display for Step {
             Self::BuildTop { top, chain, content } => {
                 write!(f, "build top {top} for {chain}:")?;
                 let ours = |f: &mut fmt::Formatter<'_>, member: &Member| {
-                    let Member { link: _, app: _, function, priority, proceed_on } = member;
-                    write!(f, " {function} {priority} {{{proceed_on}}}")
+                    let Member { link: _, app: _, function, priority: _, effective, proceed_on } = member;
+                    write!(f, " {function} {effective} {{{proceed_on}}}")
                 };
                 match content {
                     TopContent::Fused { members, .. } => members.iter().try_for_each(|member| ours(f, member)),
@@ -262,6 +288,8 @@ impl fmt::Display for Step {
             }
             Self::UnpinTop(top) => write!(f, "unpin top {top}"),
             Self::UnpinApp(app) => write!(f, "unpin app {app}"),
+            Self::Record(row) => write!(f, "record {row}"),
+            Self::Unrecord(link) => write!(f, "remove the record of link {link}"),
         }
     }
 }
@@ -282,6 +310,51 @@ impl Step {
             Self::Swap { .. } => "swap",
             Self::UnpinTop(_) => "unpin-top",
             Self::UnpinApp(_) => "unpin-app",
+            Self::Record(_) => "record",
+            Self::Unrecord(_) => "unrecord",
+        }
+    }
+}
+
+/// What the verifier must see before a plan can be carried out: made by any thread, held by descriptors and pinned nowhere.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Need {
+    /// The copy that a `LoadExt` pins.
+    Ext {
+        /// Of which link.
+        member: Member,
+        /// What its app is made of.
+        recipe: Recipe,
+    },
+    /// The program of a fused generation, which a `BuildTop` takes.
+    Fused {
+        /// Its name, which is in it.
+        top: TopUid,
+        /// The interface that it is for.
+        interface: InterfaceId,
+        /// In order.
+        members: Vec<Member>,
+        /// Every app that a member is of.
+        recipes: BTreeMap<AppUid, Recipe>,
+    },
+    /// An app whose pins are gone.
+    App {
+        /// Which.
+        app: AppUid,
+        /// What it is made of.
+        recipe: Recipe,
+    },
+}
+
+impl Need {
+    /// Whether what was made for this one serves `other`: a generation may have either's name.
+    pub fn serves(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Fused { top: _, interface, members, recipes },
+                Self::Fused { top: _, interface: its_interface, members: its_members, recipes: its_recipes },
+            ) => (interface, members, recipes) == (its_interface, its_members, its_recipes),
+            (Self::Ext { .. } | Self::Fused { .. } | Self::App { .. }, _) => self == other,
         }
     }
 }
@@ -422,6 +495,10 @@ pub struct Observed {
     pub half_links: BTreeSet<LinkUid>,
     /// Our copies of links' programs for dispatchers.
     pub exts: BTreeMap<LinkUid, PinnedExt>,
+    /// The rows that are recorded beside the pins.
+    pub recorded: State,
+    /// Links with a record that cannot be read.
+    pub unread_records: BTreeSet<LinkUid>,
     /// The cookies of the namespaces that names lead to; none where a name leads to no namespace.
     pub namespaces: BTreeMap<Netns, Option<u64>>,
     /// What names of interfaces lead to, each looked up once.
@@ -633,6 +710,11 @@ impl Targets {
         self
     }
 
+    /// Whether others look for all of this.
+    pub fn is_within(&self, others: &Self) -> bool {
+        self.names.is_subset(&others.names) && self.chains.is_subset(&others.chains)
+    }
+
     /// Whether nothing is looked for.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty() && self.chains.is_empty()
@@ -659,8 +741,15 @@ impl Scope {
 
 /// The kernel. Only the engine's thread calls it.
 pub trait Kernel {
-    /// An app's maps and programs as file descriptors, made and verified, named by nothing yet: dropped, they are gone.
-    type Staged: Send;
+    /// An app's maps and programs as file descriptors, made and verified, named by nothing yet: when the last clone is dropped, they
+    /// are gone.
+    type Staged: Clone + Send;
+
+    /// What a need was made into, held in the same way.
+    type Made: Clone + Send;
+
+    /// Makes it, on any thread. Takes as long as the verifier does.
+    type Maker: FnOnce() -> Result<Self::Made, StepError> + Send;
 
     /// What bpfd has pinned, and the chains of the scope.
     fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError>;
@@ -671,9 +760,22 @@ pub trait Kernel {
     /// Lets go of what was staged and not pinned.
     fn discard(&mut self, app: AppUid);
 
-    /// Makes an app again and stages it: its pins are gone, as after a boot. Gives its programs as they are now.
+    /// Makes an app again, unless it was provided, and stages it: its pins are gone, as after a boot. Gives its programs as they are now.
     fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<ProgramFacts>, StepError>;
 
-    /// Takes one step; gives the kernel's id of what a `BuildTop` made.
+    /// What makes a need, of what is staged and pinned now.
+    fn maker(&mut self, need: &Need) -> Self::Maker;
+
+    /// Takes what was made for a need of the operation that begins: its step does not make it again, and fails if making it did. The
+    /// next observation forgets it.
+    fn provide(&mut self, need: &Need, made: Result<Self::Made, StepError>);
+
+    /// Takes one step, and makes what it needs if that was not provided; gives the kernel's id of what a `BuildTop` made.
     fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError>;
+
+    /// The stamp beside the pins; `None` if there is none.
+    fn stamp(&mut self) -> Result<Option<Stamp>, ObserveError>;
+
+    /// Writes the stamp beside the pins.
+    fn set_stamp(&mut self, stamp: Stamp) -> Result<(), StepError>;
 }

@@ -2,12 +2,19 @@
 
 use std::fmt;
 
+use bpfd_policy::digest::Digest;
 use serde::{Deserialize, Serialize};
 
-/// sha256 of an object's bytes.
+/// sha256 of an object's bytes, written as its digits alone.
 #[derive(Clone, Copy, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct ObjectDigest(pub [u8; 32]);
+pub struct ObjectDigest(pub Digest);
+
+impl From<[u8; 32]> for ObjectDigest {
+    fn from(bytes: [u8; 32]) -> Self {
+        Self(bytes.into())
+    }
+}
 
 /// A text that is no sha256.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -16,7 +23,7 @@ pub struct BadDigest;
 
 impl fmt::Display for ObjectDigest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&self.0.hex())
     }
 }
 
@@ -30,20 +37,7 @@ impl std::str::FromStr for ObjectDigest {
     type Err = BadDigest;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digit = |c: u8| match c {
-            b'0'..=b'9' => Ok(c - b'0'),
-            b'a'..=b'f' => Ok(c - b'a' + 10),
-            _ => Err(BadDigest),
-        };
-        let bytes: Vec<u8> = text
-            .as_bytes()
-            .chunks(2)
-            .map(|pair| match pair {
-                [high, low] => Ok(digit(*high)? << 4 | digit(*low)?),
-                _ => Err(BadDigest),
-            })
-            .collect::<Result<_, _>>()?;
-        bytes.try_into().map(Self).map_err(|_: Vec<u8>| BadDigest)
+        format!("sha256:{text}").parse().map(Self).map_err(|_| BadDigest)
     }
 }
 
@@ -67,7 +61,7 @@ mod tests {
 
     #[test]
     fn a_digest_reads_what_it_writes() {
-        let digest = ObjectDigest(std::array::from_fn(|at| u8::try_from(at * 8).unwrap()));
+        let digest = ObjectDigest::from(std::array::from_fn(|at| u8::try_from(at * 8).unwrap()));
         assert_eq!(digest.to_string().parse(), Ok(digest));
         for bad in ["", "ab", &"a".repeat(63), &"A".repeat(64), &"g".repeat(64), &"0".repeat(66)] {
             assert_eq!(bad.parse::<ObjectDigest>(), Err(BadDigest), "{bad:?}");

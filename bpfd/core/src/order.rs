@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 pub fn ordered<'a>(state: &'a State, chain: &ChainId) -> Vec<&'a Link> {
     let mut links: Vec<&Link> = state.links.values().filter(|link| link.chain() == Some(*chain)).collect();
     links.sort_by_cached_key(|link| {
-        let priority = link.placement.place().map(|place| place.priority);
+        let priority = link.placement.place().map(|place| place.effective);
         let program = state.apps.get(&link.app).and_then(|app| app.program(&link.function));
         let loaded = program.map(|program| (program.tag, program.load_time));
         (priority, link.function.clone(), loaded, link.handle)
@@ -32,6 +32,7 @@ pub fn members(state: &State, chain: &ChainId) -> Vec<Member> {
                 app: link.app,
                 function: link.function.clone(),
                 priority: place.priority,
+                effective: place.effective,
                 proceed_on: place.proceed_on,
             })
         })

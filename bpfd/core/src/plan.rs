@@ -2,8 +2,8 @@
 //! steps, it plans nothing. Requests, start-up repair and `doctor` use this one.
 //!
 //! Order of a plan: pin what is new, build and pin new generations, attach links of own hooks, swap the chains;
-//! up to here each step can be undone and a failure leaves the host as it was. From `committed` on links of
-//! own hooks go, and pins that nothing uses. It must never remove what it could not observe.
+//! up to here each step can be undone and a failure leaves the host as it was. From `committed` on records of rows
+//! are written, and links of own hooks go, and pins that nothing uses. It must never remove what it could not observe.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,8 +13,11 @@ use serde::{Deserialize, Serialize};
 use crate::chain::{self, ChainPlan};
 use crate::hook::{ChainId, ChainName, NamedChain, Placement, XdpMode};
 use crate::ident::{AppUid, KernelId, LinkUid, TopUid, Uids};
-use crate::kernel::{ForeignProgram, Live, LiveDispatcher, LiveTop, Observed, Runs, SLOTS, Step, Targets};
+use crate::kernel::{
+    ForeignProgram, Live, LiveDispatcher, LiveTop, Need, Observed, Runs, SLOTS, Step, Targets, TopContent,
+};
 use crate::names::NetnsName;
+use crate::record::with_records;
 use crate::seat::{seated, seated_changes};
 use crate::state::{Change, ChangeError, Link, State};
 
@@ -31,6 +34,38 @@ impl Plan {
     /// Whether nothing is to be done.
     pub fn is_empty(&self) -> bool {
         self.steps.is_empty()
+    }
+
+    /// What must be made for its steps.
+    pub fn needs(&self) -> Vec<Need> {
+        let need = |step: &Step| match step {
+            Step::LoadExt { member, recipe } => Some(Need::Ext { member: member.clone(), recipe: recipe.clone() }),
+            Step::BuildTop { top, chain, content: TopContent::Fused { members, recipes } } => Some(Need::Fused {
+                top: *top,
+                interface: chain.id.interface,
+                members: members.clone(),
+                recipes: recipes.clone(),
+            }),
+            _ => None,
+        };
+        self.steps.iter().filter_map(need).collect()
+    }
+
+    /// The same plan, with other names for generations that it builds.
+    #[must_use]
+    pub fn renamed(mut self, names: &BTreeMap<TopUid, TopUid>) -> Self {
+        for step in &mut self.steps {
+            let (Step::BuildTop { top, .. }
+            | Step::DropTop(top)
+            | Step::PinTop(top)
+            | Step::UnpinTop(top)
+            | Step::Swap { to: Some(top), .. }) = step
+            else {
+                continue;
+            };
+            *top = names.get(top).copied().unwrap_or(*top);
+        }
+        self
     }
 
     /// What takes the kernel back to where it was before `step`, given the kernel's ids of what was built; `None` for a step
@@ -51,7 +86,9 @@ impl Plan {
             | Step::DetachLink(_)
             | Step::UnpinTop(_)
             | Step::UnpinExt(_)
-            | Step::UnpinApp(_) => None,
+            | Step::UnpinApp(_)
+            | Step::Record(_)
+            | Step::Unrecord(_) => None,
         }
     }
 }
@@ -151,7 +188,7 @@ pub fn plan(state: &State, observed: &Observed, changes: &[Change], uids: &mut d
     // What cannot be had elsewhere on the host is no reason against this, and what drifted there is left alone.
     let chains = observed.chains.iter().filter(|(chain, _)| touched.contains(chain));
     let near = Observed { chains: chains.map(|(chain, seen)| (*chain, seen.clone())).collect(), ..observed.clone() };
-    let plan = converge_chains(&after, &near, &changes, uids);
+    let plan = with_records(converge_chains(&after, &near, &changes, uids), &after, &near);
     Ok(Planned { changes, after, touched, plan })
 }
 

@@ -85,12 +85,13 @@ mod tests {
 
     fn link(asked: &str, on: Option<(ChainId, &str)>) -> Link {
         let (asked, priority, proceed_on, mode) = (name(asked), Priority::DEFAULT, ProceedOn::PASS, XdpMode::Auto);
+        let effective = priority;
         Link {
             uid: LINK,
             handle: Handle(1),
             app: APP,
             function: "pass".to_owned(),
-            placement: Placement::Shared(Place { asked, priority, proceed_on, mode }),
+            placement: Placement::Shared(Place { asked, priority, effective, proceed_on, mode }),
             on: on.map(|(chain, called)| Seat { chain, called: name(called) }),
             owner: Owner { uid: 0, user: None },
             origin: LinkOrigin::Request,
@@ -154,7 +155,8 @@ mod tests {
     fn a_link_that_a_row_does_not_place_is_where_the_kernel_runs_it() {
         let mut seen = observed(&[("eth0", Some(9))], &[(5, "wan0"), (9, "eth0")], &[]);
         let (priority, proceed_on) = (Priority::DEFAULT, ProceedOn::PASS);
-        let member = Member { link: LINK, app: APP, function: "pass".to_owned(), priority, proceed_on };
+        let member =
+            Member { link: LINK, app: APP, function: "pass".to_owned(), priority, effective: priority, proceed_on };
         seen.unpinned = BTreeMap::from([(TOP, vec![member])]);
         seen.chains.get_mut(&chain(1, 5)).unwrap().live = Live::Ours(LiveTop { program: KernelId(7), top: TOP });
         assert_eq!(seat(&link("eth0", None), &seen).map(|seat| seat.chain), Some(chain(1, 5)));

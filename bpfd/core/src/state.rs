@@ -63,6 +63,15 @@ pub enum LinkLifetime {
     UntilDetached,
 }
 
+/// How long an app is wanted.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AppLifetime {
+    /// Until somebody unloads it.
+    #[default]
+    UntilUnloaded,
+}
+
 /// What to do while a link's interface is absent.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -190,6 +199,9 @@ pub struct App {
     pub user_labels: Labels,
     /// What the image says of its programs, by function.
     pub advice: BTreeMap<String, Advice>,
+    /// How long it is wanted.
+    #[serde(default)]
+    pub lifetime: AppLifetime,
     /// Seconds since 1970 when it was loaded.
     pub created: u64,
     /// Counts changes of this app, from 1.
@@ -257,6 +269,12 @@ pub struct Link {
 }
 
 impl Link {
+    /// What was asked for: the row without the chain that the link is in now.
+    #[must_use]
+    pub fn as_asked(&self) -> Self {
+        Self { on: None, ..self.clone() }
+    }
+
     /// The chain that it is in.
     pub fn chain(&self) -> Option<ChainId> {
         self.on.as_ref().map(|seat| seat.chain)
@@ -404,7 +422,9 @@ impl State {
                 let Placement::Shared(place) = &mut row.placement else {
                     return Err(ChangeError::NotInChain(link.to_string()));
                 };
-                place.priority = new_priority.unwrap_or(place.priority);
+                if let Some(priority) = new_priority {
+                    (place.priority, place.effective) = (*priority, *priority);
+                }
                 place.proceed_on = new_set.unwrap_or(place.proceed_on);
                 row.generation += 1;
             }

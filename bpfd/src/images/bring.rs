@@ -13,7 +13,7 @@ use bpfd_sys::worker::CallError;
 use bytecode_image::digest::Digest;
 use bytecode_image::fetch::{self as transfer, PullRequest, Pulled};
 use bytecode_image::reference::Reference;
-use bytecode_image::registries::Author;
+use bytecode_image::registries::{Author, VARIABLES};
 use bytecode_image::store::{Apart, Before, Fetched, StoreError, Sweep, Swept};
 use bytecode_image::transport::Timeouts;
 use bytecode_image::verify::Refusal;
@@ -205,12 +205,16 @@ impl Shared {
         let identity = self.workers.identity().map_err(ImageError::Ingest)?;
         let ingest = self.store.ingest_apart(identity.ids().uid(), identity.ids().gid())?;
         let reference = request.reference.clone();
+        let direct = request.transport.registries.proxies().is_empty();
         let policy = self.trust.policy().about(&reference);
         let heard = |step| report(progress(step));
         let ended = fetch::pull(&self.workers, &identity, ingest.as_fd(), request, policy, deadline, heard, waiter);
         // A worker that was ended, for that reason.
         waiter.wanted()?;
-        match ended.map_err(worker_error)?.outcome? {
+        let set = |name: &&&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        let variable = VARIABLES.iter().find(set).filter(|_| direct);
+        let failed = |failure: FetchFailure| failure.with_variable(variable.copied());
+        match ended.map_err(worker_error)?.outcome.map_err(failed)? {
             Pulled::Cached { digest: _, warning } => {
                 Ok(Brought::Stored(warning.map(|text| Warning::Unreachable(one_line(&text)))))
             }

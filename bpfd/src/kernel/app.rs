@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use bpfd_core::ident::{AppUid, KernelId};
 use bpfd_core::kernel::{PinnedApp, StepError};
@@ -15,13 +16,13 @@ use super::pins::{self, AppPin, Pins};
 use super::prepare::{AppCode, StagedApp};
 
 /// Pins what was staged as `v1/<app>`, whole or not at all, and gives back what fusing needs of it.
-pub(crate) fn pin(pins: &Pins, app: AppUid, staged: StagedApp) -> Result<AppCode, StepError> {
+pub(crate) fn pin(pins: &Pins, app: AppUid, staged: StagedApp) -> Result<Arc<AppCode>, StepError> {
     let StagedApp { programs, code } = staged;
     pins::make_whole(&pins.apps, &app.to_string(), |dir| {
         for (name, fd) in &code.maps {
             pin_one(dir, &AppPin::Map(name.clone()), fd)?;
         }
-        for program in &programs {
+        for program in programs.iter() {
             pin_one(dir, &AppPin::Program(program.facts.function.clone()), &program.fd)?;
         }
         Ok(())

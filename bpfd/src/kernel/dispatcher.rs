@@ -13,12 +13,12 @@ use bpfd_core::ident::{KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{ForeignSlot, LiveDispatcher, LiveTop, Member, Slot, StepError};
 use bpfd_core::names::Priority;
 use bpfd_sys::bpf::{
-    AttachType, BtfTypeId, F_RDONLY_PROG, LinkId, LinkInfo, LinkKind, Map, MapCreate, MapInfo, MapType, ProgBtf,
-    ProgId, ProgLoad, ProgramType, Records, Update, btf_bytes, btf_load, link_create_ext, link_info, prog_info,
-    prog_load,
+    AttachType, BtfTypeId, F_RDONLY_PROG, LinkId, LinkInfo, LinkKind, LoadError, Map, MapCreate, MapInfo, MapType,
+    ProgBtf, ProgId, ProgLoad, ProgramType, Records, Target, Update, btf_bytes, btf_load, link_create_ext, link_info,
+    prog_info, prog_load,
 };
 use ebpf::actions::ActionMask;
-use ebpf::chain_record::{ChainEntry, ChainPlace, ChainRecord, MAX_FUNCTION};
+use ebpf::chain_record::{CHAIN_MAP_NAME, ChainEntry, ChainPlace, ChainRecord, MAX_FUNCTION};
 use ebpf::dispatch_config::{self, DispatcherConfig, Version};
 use ebpf::dispatcher::{Dispatcher, NAME, RODATA_NAME, full_name, slot_in_btf, version_in_btf};
 use ebpf::insn::encode;
@@ -41,6 +41,8 @@ pub(crate) struct Loaded {
     /// Where the program of the first slot goes.
     pub(crate) target: BtfTypeId,
     dispatcher: Dispatcher,
+    btf: OwnedFd,
+    insns: Vec<u8>,
 }
 
 /// A program in its slot, held by descriptors.
@@ -63,31 +65,69 @@ pub(crate) struct Generation {
     pub(crate) slots: Vec<HeldSlot>,
 }
 
+/// Why there is no dispatcher.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoDispatcher {
+    /// Its configuration, or the map of it.
+    #[error(transparent)]
+    Config(io::Error),
+    /// The kernel refuses its types or its instructions.
+    #[error(transparent)]
+    Refused(LoadError),
+}
+
+impl From<NoDispatcher> for StepError {
+    fn from(error: NoDispatcher) -> Self {
+        Self::Call { doing: "make a dispatcher".to_owned(), errno: said(&error) }
+    }
+}
+
 /// A dispatcher for nothing but to load programs against.
-pub(crate) fn template() -> Result<Loaded, StepError> {
+pub(crate) fn template() -> Result<Loaded, NoDispatcher> {
     let slot = dispatch_config::Slot { priority: 50, actions: ActionMask::PASS, flags: 0 };
     load(&DispatcherConfig { version: Version::V2, frags: false, device_bound: false, slots: vec![slot] })
 }
 
 /// Makes and loads a dispatcher; its configuration is frozen.
-fn load(config: &DispatcherConfig) -> Result<Loaded, StepError> {
-    let refused = |why: String| StepError::Call { doing: "make a dispatcher".to_owned(), errno: why };
-    let dispatcher = Dispatcher::assemble(config).map_err(|error| refused(said(&error)))?;
-    let target = dispatcher.target(0).ok_or_else(|| refused("it would have no program".to_owned()))?;
-    let config = config_map(dispatcher.rodata()).map_err(failed(|| "make a dispatcher's configuration"))?;
-    let btf = btf_load(dispatcher.btf()).map_err(|error| refused(said(&error)))?;
+fn load(config: &DispatcherConfig) -> Result<Loaded, NoDispatcher> {
+    let unmade = |why: String| NoDispatcher::Config(io::Error::other(why));
+    let dispatcher = Dispatcher::assemble(config).map_err(|error| unmade(said(&error)))?;
+    let target = dispatcher.target(0).ok_or_else(|| unmade("it would have no program".to_owned()))?;
+    let btf = btf_load(dispatcher.btf()).map_err(NoDispatcher::Refused)?;
+    let config = config_map(dispatcher.rodata()).map_err(NoDispatcher::Config)?;
     let insns = encode(&dispatcher.link(config.as_raw_fd()));
+    let (program, target) = (load_one(&dispatcher, &btf, &insns, None), BtfTypeId(target.btf_id));
+    Ok(Loaded { program: program.map_err(NoDispatcher::Refused)?, target, dispatcher, btf, insns })
+}
+
+/// The dispatcher's program, as itself or in the place of a function of another one.
+fn load_one(
+    dispatcher: &Dispatcher,
+    btf: &OwnedFd,
+    insns: &[u8],
+    target: Option<Target<'_>>,
+) -> Result<OwnedFd, LoadError> {
     let func_info = Records { bytes: dispatcher.func_info(), record_size: FUNC_INFO_SIZE };
-    let kind = dispatcher.load();
-    let program = prog_load(&ProgLoad {
+    let kind = match target {
+        Some(_) => dispatcher.load().as_extension(),
+        None => dispatcher.load(),
+    };
+    prog_load(&ProgLoad {
         expected_attach_type: AttachType(kind.expected_attach_type),
         name: NAME,
         btf: Some(ProgBtf { fd: btf.as_fd(), func_info, line_info: Records::NONE }),
+        target,
         flags: kind.flags,
-        ..ProgLoad::new(ProgramType(kind.prog_type), c"GPL", &insns)
-    });
-    let program = program.map_err(|error| refused(said(&error)))?;
-    Ok(Loaded { program, target: BtfTypeId(target.btf_id), dispatcher })
+        ..ProgLoad::new(ProgramType(kind.prog_type), c"GPL", insns)
+    })
+}
+
+impl Loaded {
+    /// Itself once more, as a program that can stand in its own first slot: it has the signature, and nothing ever runs it.
+    pub(crate) fn replacement(&self) -> Result<OwnedFd, LoadError> {
+        let target = Target::Program { fd: self.program.as_fd(), function: self.target };
+        load_one(&self.dispatcher, &self.btf, &self.insns, Some(target))
+    }
 }
 
 fn config_map(value: &[u8]) -> io::Result<OwnedFd> {
@@ -139,10 +179,12 @@ pub(crate) fn build(wanted: &Wanted<'_>, pins: &Pins, ids: &mut IdLookup) -> Res
 /// The program for a slot and what the configuration says of it; `None` if it is gone.
 fn open(slot: &Slot, pins: &Pins, ids: &mut IdLookup) -> io::Result<Option<(OwnedFd, dispatch_config::Slot)>> {
     match slot {
-        Slot::Ours(Member { link, priority, proceed_on, .. }) => Ok(ext::open(pins, *link)?.map(|(program, flags)| {
-            let actions = ActionMask::from_bits(proceed_on.bits());
-            (program, dispatch_config::Slot { priority: u32::from(*priority), actions, flags })
-        })),
+        Slot::Ours(Member { link, effective, proceed_on, .. }) => {
+            Ok(ext::open(pins, *link)?.map(|(program, flags)| {
+                let actions = ActionMask::from_bits(proceed_on.bits());
+                (program, dispatch_config::Slot { priority: u32::from(*effective), actions, flags })
+            }))
+        }
         Slot::Foreign(ForeignSlot { program, priority, actions, flags, .. }) => {
             let (actions, flags) = (ActionMask::from_bits(*actions), *flags);
             let config = dispatch_config::Slot { priority: *priority, actions, flags };
@@ -166,6 +208,7 @@ fn record(top: TopUid, interface: InterfaceId, slots: &[Slot]) -> Result<OwnedFd
             link: top::FOREIGN,
             app: top::FOREIGN,
             priority: *priority,
+            effective: *priority,
             actions: ActionMask::from_bits(*actions),
             flags: 0,
             function: recordable(name),
@@ -173,7 +216,7 @@ fn record(top: TopUid, interface: InterfaceId, slots: &[Slot]) -> Result<OwnedFd
     });
     let record = ChainRecord { place, entries: entries.collect() };
     let bytes = record.encode().map_err(|error| StepError::Object { why: said(&error) })?;
-    top::freeze(&bytes).map_err(failed(|| format!("make the record of generation {top}")))
+    top::freeze(CHAIN_MAP_NAME, &bytes).map_err(failed(|| format!("make the record of generation {top}")))
 }
 
 /// A peer chooses its programs' names: any text of 1 to 256 bytes stands as it is.
@@ -335,11 +378,12 @@ fn is_config(map: &MapInfo) -> bool {
     map.key_size == 4 && map.max_entries == 1 && map.flags & F_RDONLY_PROG != 0 && map.value_size <= CONFIG_LIMIT
 }
 
-/// Our member with its place as the dispatcher has it.
+/// Our member with its place as the dispatcher has it. What was asked for is known only if the link was not moved since its copy was made.
 fn ours(member: &Member, config: &dispatch_config::Slot) -> Member {
-    let priority = Priority::try_from(config.priority).unwrap_or(member.priority);
+    let effective = Priority::try_from(config.priority).unwrap_or(member.effective);
+    let priority = if effective == member.effective { member.priority } else { effective };
     let proceed_on = ProceedOn::from_bits(config.actions.bits()).unwrap_or(member.proceed_on);
-    Member { priority, proceed_on, ..member.clone() }
+    Member { priority, effective, proceed_on, ..member.clone() }
 }
 
 fn foreign(id: ProgId, config: &dispatch_config::Slot, ids: &mut IdLookup) -> io::Result<Option<ForeignSlot>> {

@@ -9,18 +9,17 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use bpfd_core::ident::KernelId;
-use bpfd_core::ident::{AppUid, LinkUid};
+use bpfd_core::ident::{KernelId, LinkUid};
 use bpfd_core::kernel::{Member, PinnedExt, StepError};
-use bpfd_sys::bpf::{BtfTypeId, Target, prog_info};
+use bpfd_sys::bpf::{Target, prog_info};
 use bpfd_sys::bpffs::Dir;
-use ebpf::chain_record::{ChainEntry, ChainPlace, ChainRecord};
+use ebpf::chain_record::{CHAIN_MAP_NAME, ChainEntry, ChainPlace, ChainRecord};
 
 use super::dispatcher::Loaded;
 use super::failed;
 use super::object::error_chain;
 use super::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
-use super::prepare::{AppCode, load_extension};
+use super::prepare::{Codes, load_extension};
 use super::top;
 
 /// A pinned copy, read.
@@ -31,13 +30,15 @@ pub(crate) struct SeenExt {
     pub(crate) member: Member,
 }
 
-/// Loads a member's program against the template and pins it as `v1/ext/<link>`, whole or not at all.
-pub(crate) fn load(
-    pins: &Pins,
-    template: &Loaded,
-    member: &Member,
-    apps: &BTreeMap<AppUid, AppCode>,
-) -> Result<(), StepError> {
+/// A copy that was made, held by descriptors only.
+#[derive(Debug)]
+pub(crate) struct BuiltExt {
+    program: OwnedFd,
+    record: OwnedFd,
+}
+
+/// Loads a member's program against the template.
+pub(crate) fn build(template: &Loaded, member: &Member, apps: &Codes) -> Result<BuiltExt, StepError> {
     let Member { link, app, function, .. } = member;
     let missing = || StepError::Object { why: format!("it has no program `{function}`") };
     let code = apps.get(app).ok_or_else(missing)?;
@@ -46,20 +47,27 @@ pub(crate) fn load(
         why: format!("`{function}` has no type information, which sharing an interface needs: compile it with `-g`"),
     };
     let btf = code.btf.as_ref().filter(|_| !program.func_info.is_empty()).ok_or_else(untyped)?;
-    let target = Target::Program { fd: template.program.as_fd(), function: template.main() };
+    let target = Target::Program { fd: template.program.as_fd(), function: template.target };
     let ext = load_extension(program, btf.as_fd(), target)?;
 
-    let doing = || format!("pin the copy of `{function}` for link {link}");
     let entry = ChainEntry { flags: program.load.flags, ..top::entry(member) };
     // Which generation and interface it runs in changes; the record names the link alone.
     let place = ChainPlace { top: link.bytes(), netns_cookie: 0, ifindex: 0 };
     let record = ChainRecord { place, entries: vec![entry] };
     let record = record.encode().map_err(|error| StepError::Object { why: error_chain(&error) })?;
-    let record = top::freeze(&record).map_err(failed(doing))?;
+    let record = top::freeze(CHAIN_MAP_NAME, &record)
+        .map_err(failed(|| format!("make the record of the copy of `{function}`")))?;
+    Ok(BuiltExt { program: ext, record })
+}
+
+/// Pins a copy as `v1/ext/<link>`, whole or not at all.
+pub(crate) fn pin(pins: &Pins, member: &Member, built: &BuiltExt) -> Result<(), StepError> {
+    let Member { link, function, .. } = member;
+    let doing = || format!("pin the copy of `{function}` for link {link}");
     pins::remove_whole(&pins.exts, &link.to_string()).map_err(failed(doing))?;
     pins::make_whole(&pins.exts, &link.to_string(), |dir| {
-        dir.pin(TOP_RECORD, record.as_fd()).map_err(failed(doing))?;
-        dir.pin(TOP_PROGRAM, ext.as_fd()).map_err(failed(doing))
+        dir.pin(TOP_RECORD, built.record.as_fd()).map_err(failed(doing))?;
+        dir.pin(TOP_PROGRAM, built.program.as_fd()).map_err(failed(doing))
     })
 }
 
@@ -114,11 +122,4 @@ pub(crate) fn read(pins: &Pins, link: LinkUid) -> io::Result<Option<SeenExt>> {
     let member = top::member(&entry).filter(|member| member.link == link);
     let pinned = PinnedExt { program: KernelId(info.id.0), tag: info.tag, load_time: info.load_time_ns };
     Ok(member.map(|member| SeenExt { pinned, member }))
-}
-
-impl Loaded {
-    /// The main function, which a program alone in its dispatcher replaces.
-    fn main(&self) -> BtfTypeId {
-        self.target
-    }
 }

@@ -3,11 +3,14 @@
 //!
 //! ```text
 //! prepare   an object's maps and programs, as descriptors (any thread)      object  bytes made ready, no system call
+//! maker     what a plan needs and the verifier must see (any thread)
 //! app       app directories: pin, unpin, see, open again                    pins    the tree and its names
 //! top       a generation of a chain: build, pin, unpin, see                 probe   may a program replace a function?
 //! xdp       what an interface runs, and its compare-and-swap                holders who holds a foreign program
 //! hook      own hooks: one file a kind                                     ext     programs for dispatchers' slots
 //! dispatcher  a generation in libxdp's form: build, pin, read             libxdp  its directory and lock
+//! record    rows of apps and links beside their pins, and the stamp of the database
+//! reader    looks beside the thread that changes
 //! ```
 //! Everything here is synchronous. It must never decide what should be, nor remove what it was not told to.
 //!
@@ -19,16 +22,21 @@ mod ext;
 mod holders;
 mod hook;
 mod libxdp;
+mod maker;
 mod object;
 mod observe;
 mod pins;
 mod prepare;
 mod probe;
+mod reader;
+mod record;
 mod top;
 mod xdp;
 
+pub use maker::Made;
 pub(crate) use pins::map_path;
 pub use prepare::{Loader, StagedApp};
+pub use reader::{Reader, held_by};
 
 pub(crate) use object::{Fitted, ObjectError, finish, fit, guarded};
 pub(crate) use prepare::running;
@@ -37,26 +45,28 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bpfd_core::hook::{InterfaceId, NamedChain, XdpMode};
 use bpfd_core::ident::{AppUid, KernelId, TopUid};
 use bpfd_core::kernel::{
-    ChainMode, Kernel, LiveTop, Member, ObserveError, Observed, Recipe, Scope, Slot, Step, StepError, TopContent,
+    ChainMode, Kernel, LiveTop, Member, Need, ObserveError, Observed, Recipe, Scope, Slot, Step, StepError, TopContent,
 };
 use bpfd_core::mode::{self, ModeError, Setting};
+use bpfd_core::stamp::Stamp;
 use bpfd_core::state::{ObjectDigest, ProgramFacts};
-use bpfd_sys::bpf::{ProgId, prog_info};
+use bpfd_sys::bpf::{Map, ProgId, prog_info};
 use ebpf::dispatcher::NAME as DISPATCHER;
 
 use crate::causes::error_chain;
 use crate::worker::Workers;
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
-use crate::worker::parse::{self, ParseError};
 use dispatcher::{Generation, Wanted};
+use maker::{Maker, What};
 use observe::Known;
 use pins::{Pins, PinsError};
-use prepare::AppCode;
+use prepare::Codes;
 use top::BuiltTop;
 
 /// Where the kernel shows itself on this host.
@@ -84,11 +94,13 @@ impl Default for Paths {
 }
 
 /// Gives an object's bytes, hashed again.
-pub type Objects = Box<dyn Fn(&ObjectDigest) -> io::Result<Vec<u8>> + Send>;
+pub type Objects = Arc<dyn Fn(&ObjectDigest) -> io::Result<Vec<u8>> + Send + Sync>;
 
 /// The kernel of this host. Dropping it leaves every pin and attachment as it is.
 pub struct HostKernel {
-    pins: Pins,
+    pins: Arc<Pins>,
+    /// Named network namespaces.
+    netns: PathBuf,
     hooks: hook::Host,
     namespaces: Namespaces,
     ids: IdLookup,
@@ -97,11 +109,15 @@ pub struct HostKernel {
     objects: Objects,
     mode: ChainMode,
     staged: BTreeMap<AppUid, StagedApp>,
-    apps: BTreeMap<AppUid, AppCode>,
-    built: BTreeMap<TopUid, BuiltTop>,
+    apps: Codes,
+    built: BTreeMap<TopUid, Arc<BuiltTop>>,
+    /// What was made for the operation that begins.
+    provided: Vec<(Need, Result<Made, StepError>)>,
     known: Option<Known>,
     /// Dispatchers of the operation under way, with all that is in them.
     generations: BTreeMap<TopUid, Generation>,
+    /// The state map, once a stamp was written.
+    state: Option<Map>,
 }
 
 /// Why the kernel cannot be worked with at all.
@@ -145,12 +161,14 @@ impl HostKernel {
             PinsError::Busy => OpenError::Busy(bpffs.clone()),
             PinsError::Io(source) => refused(&bpffs, source),
         })?;
-        top::sweep(&pins).and_then(|()| ext::sweep(&pins)).map_err(|source| refused(&bpffs, source))?;
+        let swept = top::sweep(&pins).and_then(|()| ext::sweep(&pins)).and_then(|()| record::sweep(&pins));
+        swept.map_err(|source| refused(&bpffs, source))?;
         let attempt = probe::attempt().map_err(OpenError::Probe)?;
         let missing = probe::missing_capabilities().map_err(OpenError::Probe)?;
         let mode = setting.apply(mode::decide(attempt, &missing))?;
         Ok(Self {
-            pins,
+            pins: Arc::new(pins),
+            netns: netns.clone(),
             hooks: hook::Host { tracefs: hook::tracefs::Tracefs::new(tracefs) },
             namespaces: Namespaces::new(workers.clone(), netns),
             ids: IdLookup::new(workers.clone()),
@@ -161,8 +179,10 @@ impl HostKernel {
             staged: BTreeMap::new(),
             apps: BTreeMap::new(),
             built: BTreeMap::new(),
+            provided: Vec::new(),
             known: None,
             generations: BTreeMap::new(),
+            state: None,
         })
     }
 
@@ -176,6 +196,18 @@ impl HostKernel {
         self.loader.clone()
     }
 
+    /// Makes what looks at this kernel for readers, on other threads.
+    pub fn readers(&self) -> impl Fn() -> Reader + Clone + Send + use<> {
+        let (pins, workers, netns, mode) =
+            (self.pins.clone(), self.workers.clone(), self.netns.clone(), self.mode.clone());
+        move || Reader {
+            pins: pins.clone(),
+            namespaces: Namespaces::new(workers.clone(), netns.clone()),
+            ids: IdLookup::new(workers.clone()),
+            mode: mode.clone(),
+        }
+    }
+
     fn pin_app(&mut self, app: AppUid) -> Result<(), StepError> {
         let doing = || format!("pin app {app}");
         let absent = || StepError::Call { doing: doing(), errno: "it was not loaded".to_owned() };
@@ -185,20 +217,25 @@ impl HostKernel {
         Ok(())
     }
 
-    fn build_top(
-        &mut self,
-        top: TopUid,
-        chain: &NamedChain,
-        members: &[Member],
-        recipes: &BTreeMap<AppUid, Recipe>,
-    ) -> Result<KernelId, StepError> {
-        for app in members.iter().map(|member| member.app) {
-            self.open_app(app, recipes.get(&app))?;
-        }
-        let built = top::build(top, chain.id.interface, members, &self.apps)?;
+    fn build_top(&mut self, need: &Need, top: TopUid) -> Result<KernelId, StepError> {
+        let What::Top(built) = self.obtain(need)? else { return Err(another(need)) };
         let id = built.id;
         self.built.insert(top, built);
         Ok(id)
+    }
+
+    /// What was made for a need, or is made now.
+    fn obtain(&mut self, need: &Need) -> Result<What, StepError> {
+        let provided = self.provided.iter().find(|(provided, _)| provided == need);
+        let made = match provided.map(|(_, made)| made.clone()) {
+            Some(made) => made,
+            None => self.maker(need)(),
+        };
+        let Made { what, codes } = made?;
+        for (app, code) in codes {
+            self.apps.entry(app).or_insert(code);
+        }
+        Ok(what)
     }
 
     fn build_dispatcher(
@@ -216,8 +253,9 @@ impl HostKernel {
     }
 
     fn load_ext(&mut self, member: &Member, recipe: &Recipe) -> Result<(), StepError> {
-        self.open_app(member.app, Some(recipe))?;
-        ext::load(&self.pins, &dispatcher::template()?, member, &self.apps)
+        let need = Need::Ext { member: member.clone(), recipe: recipe.clone() };
+        let What::Ext(built) = self.obtain(&need)? else { return Err(another(&need)) };
+        ext::pin(&self.pins, member, &built)
     }
 
     /// Takes references of our own to a peer's dispatcher, or to a generation of ours that has none.
@@ -286,36 +324,6 @@ impl HostKernel {
             libxdp::forget(&self.pins.bpffs, seen.id)?;
         }
         top::unpin(&self.pins, top)
-    }
-
-    /// Makes an app's instructions again around its pinned maps, unless this process has them.
-    fn open_app(&mut self, app: AppUid, recipe: Option<&Recipe>) -> Result<(), StepError> {
-        if self.apps.contains_key(&app) {
-            return Ok(());
-        }
-        let unknown = || StepError::Call {
-            doing: format!("open app {app}"),
-            errno: "the plan does not say what it is made of".to_owned(),
-        };
-        let recipe = recipe.ok_or_else(unknown)?;
-        let maps = app::maps(&self.pins, app).map_err(failed(|| format!("open the maps of app {app}")))?;
-        let elf = self.accepted(recipe)?;
-        let code = self.loader.reopen(&elf, recipe, maps)?;
-        self.apps.insert(app, code);
-        Ok(())
-    }
-
-    /// An object's bytes, read by the parse worker first: another version of bpfd may have accepted them.
-    fn accepted(&self, recipe: &Recipe) -> Result<Vec<u8>, StepError> {
-        let doing = || format!("read object {}", recipe.object);
-        let elf = (self.objects)(&recipe.object).map_err(failed(doing))?;
-        parse::rehearse(&self.workers, &self.loader, &elf, recipe).map_err(|error| match error {
-            ParseError::Refused(_) | ParseError::TooSlow(_) | ParseError::Died { .. } => {
-                StepError::Object { why: error.to_string() }
-            }
-            ParseError::Worker(_) => StepError::Call { doing: doing(), errno: error.to_string() },
-        })?;
-        Ok(elf)
     }
 
     fn swap(
@@ -393,7 +401,7 @@ impl HostKernel {
             let fd = program.try_clone().map_err(failed(doing))?;
             return Ok(Some((fd, *id, Some(*interface))));
         }
-        if let Some(BuiltTop { program, id, interface, record: _ }) = self.built.get(&top) {
+        if let Some(BuiltTop { program, id, interface, record: _ }) = self.built.get(&top).map(Arc::as_ref) {
             let fd = program.try_clone().map_err(failed(doing))?;
             return Ok(Some((fd, *id, Some(*interface))));
         }
@@ -421,10 +429,13 @@ impl HostKernel {
 
 impl Kernel for HostKernel {
     type Staged = StagedApp;
+    type Made = Made;
+    type Maker = Box<dyn FnOnce() -> Result<Made, StepError> + Send>;
 
     fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
         // No operation is under way: nothing has to be put back any more.
         self.generations.clear();
+        self.provided.clear();
         let Self { pins, known, namespaces, ids, mode, .. } = self;
         observe::observe(pins, known, namespaces, ids, mode, scope)
     }
@@ -438,11 +449,36 @@ impl Kernel for HostKernel {
     }
 
     fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<ProgramFacts>, StepError> {
-        let elf = self.accepted(recipe)?;
-        let staged = self.loader.prepare(&elf, recipe)?;
+        let need = Need::App { app, recipe: recipe.clone() };
+        let What::App(staged) = self.obtain(&need)? else { return Err(another(&need)) };
         let programs = staged.programs();
         self.stage(app, staged);
         Ok(programs)
+    }
+
+    fn maker(&mut self, need: &Need) -> Self::Maker {
+        let apps = match need {
+            Need::Ext { member, .. } => vec![member.app],
+            Need::Fused { members, .. } => members.iter().map(|member| member.app).collect(),
+            Need::App { .. } => vec![],
+        };
+        let code = |app: AppUid| {
+            let staged = self.staged.get(&app).map(|staged| &staged.code);
+            staged.or_else(|| self.apps.get(&app)).map(|code| (app, code.clone()))
+        };
+        let maker = Maker {
+            pins: self.pins.clone(),
+            workers: self.workers.clone(),
+            loader: self.loader.clone(),
+            objects: self.objects.clone(),
+            codes: apps.into_iter().filter_map(code).collect(),
+        };
+        let need = need.clone();
+        Box::new(move || maker.make(&need))
+    }
+
+    fn provide(&mut self, need: &Need, made: Result<Made, StepError>) {
+        self.provided.push((need.clone(), made));
     }
 
     fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError> {
@@ -454,6 +490,19 @@ impl Kernel for HostKernel {
         }
         taken
     }
+
+    fn stamp(&mut self) -> Result<Option<Stamp>, ObserveError> {
+        let what = || "the stamp of the database beside the pins".to_owned();
+        record::stamp(&self.pins).map_err(|error| ObserveError { what: what(), errno: error_chain(&error) })
+    }
+
+    fn set_stamp(&mut self, stamp: Stamp) -> Result<(), StepError> {
+        let written = match &self.state {
+            Some(map) => record::write_stamp(map, stamp),
+            None => record::open_stamp(&self.pins, stamp).map(|map| self.state = Some(map)),
+        };
+        written.map_err(failed(|| "write the stamp of the database"))
+    }
 }
 
 impl HostKernel {
@@ -461,7 +510,8 @@ impl HostKernel {
         match step {
             Step::PinApp(app) => self.pin_app(*app)?,
             Step::BuildTop { top, chain, content: TopContent::Fused { members, recipes } } => {
-                return self.build_top(*top, chain, members, recipes).map(Some);
+                let (interface, members, recipes) = (chain.id.interface, members.clone(), recipes.clone());
+                return self.build_top(&Need::Fused { top: *top, interface, members, recipes }, *top).map(Some);
             }
             Step::BuildTop { top, chain, content: TopContent::Dispatcher { version, slots } } => {
                 return self.build_dispatcher(*top, chain, *version, slots).map(Some);
@@ -484,6 +534,8 @@ impl HostKernel {
                 self.apps.remove(app);
                 app::unpin(&self.pins, *app)?;
             }
+            Step::Record(row) => record::write(&self.pins, row)?,
+            Step::Unrecord(link) => record::remove(&self.pins, *link)?,
         }
         Ok(None)
     }
@@ -502,6 +554,11 @@ impl Attachable {
         let info = prog_info(fd.as_fd()).map_err(failed(|| "read a program of an interface"))?;
         Ok(Self { fd, id: KernelId(info.id.0), is_dispatcher: info.name == DISPATCHER })
     }
+}
+
+/// What was provided is not for this need.
+fn another(need: &Need) -> StepError {
+    StepError::Call { doing: format!("use what was made for {need:?}"), errno: "it is something else".to_owned() }
 }
 
 /// What a step says when a call fails; `doing` in the user's terms.

@@ -6,7 +6,6 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
 
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
 use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
@@ -19,12 +18,12 @@ use bpfd_sys::bpf::{ProgId, prog_info};
 use bpfd_sys::netlink::XdpAttachment;
 
 use super::ext::{self, SeenExt};
-use super::holders::holders;
 use super::object::error_chain;
 use super::pins::Pins;
+use super::record::Records;
 use super::top::{self, SeenTop};
 use super::xdp::{self, Attached, Interface};
-use super::{app, dispatcher, hook};
+use super::{app, dispatcher, hook, record};
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
 
@@ -40,6 +39,7 @@ pub(crate) struct Known {
     pub(crate) links: BTreeSet<LinkUid>,
     half_links: BTreeSet<LinkUid>,
     pub(crate) exts: BTreeMap<LinkUid, SeenExt>,
+    records: Records,
 }
 
 impl Known {
@@ -48,8 +48,23 @@ impl Known {
         let tops = top::observe(pins).map_err(unseen("the pinned generations"))?;
         let (links, half_links) = hook::observe(pins).map_err(unseen("the pinned links"))?;
         let exts = ext::observe(pins).map_err(unseen("the pinned programs of slots"))?;
+        let records = record::observe(pins).map_err(unseen("the records of apps and links"))?;
         let runs = BTreeMap::new();
-        Ok(Self { apps, half_made, tops, runs, links, half_links, exts })
+        Ok(Self { apps, half_made, tops, runs, links, half_links, exts, records })
+    }
+
+    /// The pins that tell what chains run, read anew; of the rest what was observed before.
+    pub(crate) fn of_chains(pins: &Pins, before: &Observed) -> Result<Self, ObserveError> {
+        Ok(Self {
+            apps: before.apps.clone(),
+            half_made: before.half_made.clone(),
+            tops: top::observe(pins).map_err(unseen("the pinned generations"))?,
+            runs: before.tops.iter().map(|(uid, top)| (*uid, top.runs)).collect(),
+            links: before.links.clone(),
+            half_links: before.half_links.clone(),
+            exts: ext::observe(pins).map_err(unseen("the pinned programs of slots"))?,
+            records: Records { rows: before.recorded.clone(), unread: before.unread_records.clone() },
+        })
     }
 
     /// Follows a step that was taken. `Err` if what it pinned cannot be read: then everything must be read anew.
@@ -62,6 +77,7 @@ impl Known {
             Step::UnpinApp(uid) => {
                 self.half_made.remove(uid);
                 self.apps.remove(uid);
+                self.records.rows.apps.remove(uid);
             }
             Step::LoadExt { member, recipe: _ } => {
                 let seen = ext::read(pins, member.link)?.ok_or(io::ErrorKind::NotFound)?;
@@ -86,6 +102,8 @@ impl Known {
                 self.half_links.remove(link);
                 self.links.remove(link);
             }
+            Step::Record(row) => self.records.write(row),
+            Step::Unrecord(link) => self.records.remove(link),
             Step::BuildTop { .. } | Step::DropTop(_) | Step::Swap { .. } => {}
         }
         Ok(())
@@ -174,6 +192,8 @@ pub(crate) fn observe(
         exts: known.exts.iter().map(|(link, ext)| (*link, ext.pinned)).collect(),
         namespaces: observer.cookies(),
         interfaces,
+        recorded: known.records.rows.clone(),
+        unread_records: known.records.unread.clone(),
         chains,
         missing,
         barred: BTreeMap::new(),
@@ -271,14 +291,14 @@ fn theirs(
     }
 }
 
-/// What can be told of a program that is not ours. That it is there is certain; its name and holders are for people, and what
-/// cannot be found out of them is left empty.
+/// What can be told of a program that is not ours. That it is there is certain; its name is for people, and empty if it cannot be found
+/// out. Its holders are looked up for those who are told of them.
 fn foreign(ids: &mut IdLookup, program: ProgId) -> Live {
     let name = ids.program(program).and_then(|fd| fd.map(|fd| Ok(prog_info(fd.as_fd())?.name)).transpose());
     let name = told(program, name).unwrap_or_default();
     let link = told(program, ids.xdp_link(program));
-    let holders = holders(Path::new("/proc"), program, link);
-    Live::Foreign(ForeignProgram { program: KernelId(program.0), name, link: link.map(|link| link.0), holders })
+    let (program, link) = (KernelId(program.0), link.map(|link| link.0));
+    Live::Foreign(ForeignProgram { program, name, link, holders: Vec::new() })
 }
 
 fn told<T>(program: ProgId, found: io::Result<Option<T>>) -> Option<T> {

@@ -5,6 +5,7 @@
 //! <bpffs>/bpfd/v1/                 flock(2) for life
 //!     <app uid>/map_<name>         every map of an app
 //!     <app uid>/prog_<function>    every program of an app
+//!     <app uid>/record             its row, in a frozen map
 //!     <app uid>_tmp/               an app that is being pinned, or was when the process died
 //!     top/<top uid>/prog           a generation of a chain: its program
 //!     top/<top uid>/chain          its frozen record
@@ -12,6 +13,8 @@
 //!     top/<top uid>/link_<slot>    a dispatcher's: our own reference to the link of a program of ours in it
 //!     ext/<link uid>/prog          a link's program as it goes into a dispatcher's slot
 //!     ext/<link uid>/chain         its frozen record: of which link it is
+//!     record/<link uid>            the row of a link, in a frozen map; `_tmp` behind it: one that is being replaced
+//!     state                        which database the pins belong to, in a map
 //!     link/<link uid>/<n>          the kernel links of an own hook's link; earlier versions: the one kernel link as `link/<link uid>`
 //! ```
 //! bpffs refuses names with a dot (`bpf_lookup` of kernel/bpf/inode.c: they are reserved), and map names have dots (`.rodata`).
@@ -19,6 +22,7 @@
 //! is `.rodata`. This file must never decide what goes: it removes what it is told to.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -38,6 +42,11 @@ const MAP: &str = "map_";
 const PROGRAM: &str = "prog_";
 const UNFINISHED: &str = "_tmp";
 
+/// File of an app's record.
+pub(crate) const APP_RECORD: &str = "record";
+/// File of the state map.
+pub(crate) const STATE: &str = "state";
+
 /// File of a generation's program.
 pub(crate) const TOP_PROGRAM: &str = "prog";
 /// File of a generation's record.
@@ -50,6 +59,7 @@ pub(crate) struct Pins {
     pub(crate) tops: Dir,
     pub(crate) links: Dir,
     pub(crate) exts: Dir,
+    pub(crate) records: Dir,
     /// The bpffs itself: libxdp's directory is beside ours.
     pub(crate) bpffs: Dir,
     #[expect(dead_code, reason = "held for its lock")]
@@ -77,8 +87,8 @@ impl Pins {
         let apps = root.make_or_open("bpfd")?.make_or_open("v1")?;
         let lock = apps.lock(Instant::now() + LOCK_WAIT)?.ok_or(PinsError::Busy)?;
         let (tops, links) = (apps.make_or_open("top")?, apps.make_or_open("link")?);
-        let exts = apps.make_or_open("ext")?;
-        Ok(Self { apps, tops, links, exts, bpffs: root, lock })
+        let (exts, records) = (apps.make_or_open("ext")?, apps.make_or_open("record")?);
+        Ok(Self { apps, tops, links, exts, records, bpffs: root, lock })
     }
 
     /// Whole and half-made app directories. Names that are neither are not ours and are left alone.
@@ -94,6 +104,11 @@ impl Pins {
     /// Whole and half-made copies of links' programs.
     pub(crate) fn ext_names(&self) -> io::Result<(Vec<LinkUid>, Vec<LinkUid>)> {
         split(&self.exts)
+    }
+
+    /// Records of links, and those that were not finished.
+    pub(crate) fn record_names(&self) -> io::Result<(Vec<LinkUid>, Vec<LinkUid>)> {
+        split(&self.records)
     }
 
     /// Whole and half-made links of own hooks.
@@ -125,6 +140,24 @@ pub(crate) fn make_whole(
             Err(error)
         }
     }
+}
+
+/// Pins `object` as `name`, in the place of what is there.
+pub(crate) fn replace(dir: &Dir, name: &str, object: BorrowedFd<'_>) -> io::Result<()> {
+    let unfinished = unfinished(name);
+    match dir.pin(&unfinished, object) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            dir.unlink(&unfinished)?;
+            dir.pin(&unfinished, object)?;
+        }
+        pinned => pinned?,
+    }
+    dir.rename(&unfinished, dir, name).or_else(|error| dir.unlink(&unfinished).and(Err(error)))
+}
+
+/// Removes what `replace` left when the process died.
+pub(crate) fn remove_unreplaced(dir: &Dir, name: &str) -> io::Result<()> {
+    dir.unlink(&unfinished(name)).or_else(absent_is_fine)
 }
 
 /// Removes a directory of pins, whole and half-made, if it is there. It is renamed first: a death in the midst leaves a half-made

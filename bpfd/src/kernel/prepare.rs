@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bpfd_core::ident::AppUid;
 use bpfd_core::kernel::{Recipe, StepError};
 use bpfd_core::state::{ProgramFacts, ProgramKind, Reach};
 use bpfd_sys::bpf::{
@@ -32,11 +33,11 @@ pub struct Loader {
     facts: KernelFacts,
 }
 
-/// An app's maps and programs, verified, named by nothing yet: dropped, they are gone.
-#[derive(Debug)]
+/// An app's maps and programs, verified, named by nothing yet: when the last clone is dropped, they are gone.
+#[derive(Clone, Debug)]
 pub struct StagedApp {
-    pub(crate) programs: Vec<LoadedProgram>,
-    pub(crate) code: AppCode,
+    pub(crate) programs: Arc<Vec<LoadedProgram>>,
+    pub(crate) code: Arc<AppCode>,
 }
 
 #[derive(Debug)]
@@ -53,6 +54,9 @@ pub(crate) struct AppCode {
     /// The object's types, which its programs' records speak of.
     pub(crate) btf: Option<OwnedFd>,
 }
+
+/// The code of apps, by app.
+pub(crate) type Codes = BTreeMap<AppUid, Arc<AppCode>>;
 
 impl StagedApp {
     /// The programs as the kernel has them, by function.
@@ -88,7 +92,7 @@ impl Loader {
             .zip(recipe.functions.values())
             .map(|(program, kind)| load_judged(program, *kind, recipe.reach, &object, btf))
             .collect::<Result<Vec<_>, StepError>>()?;
-        Ok(StagedApp { programs, code: AppCode::new(maps, finished, types) })
+        Ok(StagedApp { programs: Arc::new(programs), code: Arc::new(AppCode::new(maps, finished, types)) })
     }
 
     /// Makes an app's instructions again around maps that exist.

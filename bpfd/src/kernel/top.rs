@@ -19,13 +19,13 @@ use ebpf::fuse::{self, CannotFuse, fuse};
 use super::failed;
 use super::object::error_chain;
 use super::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
-use super::prepare::{AppCode, load};
+use super::prepare::{Codes, load};
 use crate::worker::idlookup::IdLookup;
 
 /// The link uid of an entry that is somebody else's program.
 pub(crate) const FOREIGN: [u8; 16] = [0; 16];
 
-/// The longest record that is read: 255 entries of 304 bytes and a header, with room for a later version.
+/// The longest record that is read: 255 entries of 312 bytes and a header, with room for a later version.
 const RECORD_LIMIT: u32 = 256 << 10;
 
 /// A generation that was built, held by descriptors only.
@@ -61,30 +61,31 @@ pub(crate) fn build(
     top: TopUid,
     interface: InterfaceId,
     members: &[Member],
-    apps: &BTreeMap<AppUid, AppCode>,
+    apps: &Codes,
 ) -> Result<BuiltTop, StepError> {
     let place = ChainPlace { top: top.bytes(), netns_cookie: interface.netns_cookie, ifindex: interface.index };
     let parts = members.iter().map(|member| part(member, apps)).collect::<Result<Vec<_>, StepError>>()?;
     let fused = fuse(place, &parts).map_err(|error| cannot_fuse(&error, error.place_in(&parts), members))?;
 
-    let record = freeze(fused.record()).map_err(failed(|| format!("make the record of generation {top}")))?;
+    let record =
+        freeze(CHAIN_MAP_NAME, fused.record()).map_err(failed(|| format!("make the record of generation {top}")))?;
     let program = load(&fused.link(record.as_raw_fd()), None)?;
     let info = prog_info(program.as_fd()).map_err(failed(|| format!("read the program of generation {top}")))?;
     Ok(BuiltTop { program, record, id: KernelId(info.id.0), interface })
 }
 
 /// A record as a frozen map.
-pub(crate) fn freeze(record: &[u8]) -> io::Result<OwnedFd> {
+pub(crate) fn freeze(name: &str, record: &[u8]) -> io::Result<OwnedFd> {
     let size = u32::try_from(record.len()).map_err(io::Error::other)?;
     let shape = MapCreate::new(MapType::ARRAY, 4, size, 1);
-    let map = Map::create(&MapCreate { name: CHAIN_MAP_NAME, flags: F_RDONLY_PROG, ..shape })?;
+    let map = Map::create(&MapCreate { name, flags: F_RDONLY_PROG, ..shape })?;
     map.update(&[0; 4], record, Update::Any)?;
     map.freeze()?;
     Ok(map.into_fd())
 }
 
-fn part<'a>(member: &Member, apps: &'a BTreeMap<AppUid, AppCode>) -> Result<fuse::Member<'a>, StepError> {
-    let Member { link: _, app, function, priority: _, proceed_on: _ } = member;
+fn part<'a>(member: &Member, apps: &'a Codes) -> Result<fuse::Member<'a>, StepError> {
+    let Member { link: _, app, function, priority: _, effective: _, proceed_on: _ } = member;
     let missing = || StepError::Object { why: format!("it has no program `{function}`") };
     let program = apps.get(app).and_then(|code| code.programs.get(function)).ok_or_else(missing)?;
     Ok(fuse::Member { entry: entry(member), program })
@@ -92,11 +93,12 @@ fn part<'a>(member: &Member, apps: &'a BTreeMap<AppUid, AppCode>) -> Result<fuse
 
 /// What a record says of a member.
 pub(crate) fn entry(member: &Member) -> ChainEntry {
-    let Member { link, app, function, priority, proceed_on } = member;
+    let Member { link, app, function, priority, effective, proceed_on } = member;
     ChainEntry {
         link: link.bytes(),
         app: app.bytes(),
         priority: u32::from(*priority),
+        effective: u32::from(*effective),
         actions: ActionMask::from_bits(proceed_on.bits()),
         flags: 0,
         function: function.clone(),
@@ -174,10 +176,7 @@ pub(crate) fn read(pins: &Pins, top: TopUid) -> io::Result<Option<SeenTop>> {
 
 /// The record in a pin directory, if it is there and reads.
 pub(crate) fn record(dir: &Dir, own: impl FnOnce(&MapInfo) -> bool) -> io::Result<Option<ChainRecord>> {
-    let record = present(dir.pinned(TOP_RECORD))?
-        .and_then(|fd| Map::from_fd(fd).ok())
-        .filter(|map| map.info().is_ok_and(|map| plausible(&map) && own(&map)));
-    let value = record.map(|map| map.lookup(&[0; 4])).transpose()?.flatten();
+    let value = value(dir, TOP_RECORD, RECORD_LIMIT, own)?;
     Ok(value.and_then(|value| ChainRecord::decode(&value).ok()))
 }
 
@@ -197,7 +196,7 @@ pub(crate) fn running(
 pub(crate) fn own_record(program: BorrowedFd<'_>, ids: &mut IdLookup) -> io::Result<Option<(OwnedFd, ChainRecord)>> {
     for id in prog_info(program)?.map_ids {
         let Some(map) = ids.map(id)?.and_then(|fd| Map::from_fd(fd).ok()) else { continue };
-        if !map.info().is_ok_and(|map| plausible(&map) && map.name == CHAIN_MAP_NAME) {
+        if !map.info().is_ok_and(|map| plausible(&map, RECORD_LIMIT) && map.name == CHAIN_MAP_NAME) {
             continue;
         }
         let record = map.lookup(&[0; 4])?.and_then(|value| ChainRecord::decode(&value).ok());
@@ -206,6 +205,19 @@ pub(crate) fn own_record(program: BorrowedFd<'_>, ids: &mut IdLookup) -> io::Res
         }
     }
     Ok(None)
+}
+
+/// The only value of a pinned map, if it is there and of a shape that bpfd makes.
+pub(crate) fn value(
+    dir: &Dir,
+    name: &str,
+    limit: u32,
+    own: impl FnOnce(&MapInfo) -> bool,
+) -> io::Result<Option<Vec<u8>>> {
+    let map = present(dir.pinned(name))?
+        .and_then(|fd| Map::from_fd(fd).ok())
+        .filter(|map| map.info().is_ok_and(|map| plausible(&map, limit) && own(&map)));
+    Ok(map.map(|map| map.lookup(&[0; 4])).transpose()?.flatten())
 }
 
 /// A directory, if it is there.
@@ -225,8 +237,8 @@ pub(crate) fn present(pin: io::Result<OwnedFd>) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-fn plausible(map: &MapInfo) -> bool {
-    map.kind == MapType::ARRAY && map.key_size == 4 && map.max_entries == 1 && map.value_size <= RECORD_LIMIT
+fn plausible(map: &MapInfo, limit: u32) -> bool {
+    map.kind == MapType::ARRAY && map.key_size == 4 && map.max_entries == 1 && map.value_size <= limit
 }
 
 /// `None` if the record says what no record of ours would.
@@ -242,12 +254,13 @@ fn seen(top: TopUid, record: &ChainRecord) -> Option<SeenRecord> {
 }
 
 pub(crate) fn member(entry: &ChainEntry) -> Option<Member> {
-    let ChainEntry { link, app, priority, actions, flags: _, function } = entry;
+    let ChainEntry { link, app, priority, effective, actions, flags: _, function } = entry;
     Some(Member {
         link: LinkUid::from_bytes(*link),
         app: AppUid::from_bytes(*app),
         function: function.clone(),
         priority: Priority::try_from(*priority).ok()?,
+        effective: Priority::try_from(*effective).ok()?,
         proceed_on: ProceedOn::from_bits(actions.bits()).ok()?,
     })
 }
@@ -261,6 +274,7 @@ mod tests {
             link: [1; 16],
             app: [2; 16],
             priority,
+            effective: 60,
             actions: ActionMask::from_bits(actions),
             flags: 0,
             function: "pass".to_owned(),
@@ -274,8 +288,8 @@ mod tests {
         assert_eq!(seen.interface, InterfaceId { netns_cookie: 4, index: 5 });
         let [member] = seen.members.as_slice() else { panic!("one member") };
         assert_eq!(
-            (member.function.as_str(), u32::from(member.priority), member.proceed_on),
-            ("pass", 50, ProceedOn::PASS)
+            (member.function.as_str(), u32::from(member.priority), u32::from(member.effective), member.proceed_on),
+            ("pass", 50, 60, ProceedOn::PASS)
         );
     }
 
@@ -294,6 +308,7 @@ mod tests {
             app: AppUid::from_bytes([app; 16]),
             function: function.to_owned(),
             priority: Priority::DEFAULT,
+            effective: Priority::DEFAULT,
             proceed_on: ProceedOn::PASS,
         };
         let named =

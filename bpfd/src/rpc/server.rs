@@ -94,8 +94,7 @@ pub async fn serve(
         .serve_with_incoming_shutdown(ReceiverStream::new(connections), stop);
     let overdue = async {
         stopping.begun().await;
-        // Jobs are done in their order: this one comes after all that was asked for.
-        let idle = engine.call(|_| ()).await;
+        let idle = engine.idle().await;
         tokio::time::sleep(ANSWERS).await;
         idle
     };
@@ -110,7 +109,7 @@ pub async fn serve(
         }
     };
     // What callers asked for that have left.
-    if engine.call(|_| ()).await.is_err() {
+    if engine.idle().await.is_err() {
         tracing::warn!("the engine stopped before the daemon");
     }
     accepting.abort_all();

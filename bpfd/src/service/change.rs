@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bpfd_core::changes::{Fresh, RequestError};
 use bpfd_core::ident::RequestKey;
+use bpfd_core::plan::PlanError;
 use bpfd_core::policy::{Ask, Principal};
 use bpfd_core::report::Warning;
 use bpfd_core::request::Apply;
@@ -11,8 +12,9 @@ use bpfd_core::snapshot::Snapshot;
 use bpfd_core::state::{Change, Owner, State};
 
 use super::Service;
-use crate::engine::{Answer, Context, Engine, EngineError};
+use crate::engine::{Answer, Context, Engine, EngineError, Pending};
 use crate::store::Earlier;
+use crate::turns::Line;
 
 /// What a change did, or would do.
 #[derive(Debug)]
@@ -37,7 +39,7 @@ impl Changed {
 }
 
 /// A request that one change of the state carries out.
-pub(crate) trait ChangeRequest: Ask + Send + 'static {
+pub(crate) trait ChangeRequest: Ask + Send + Sync + 'static {
     /// The caller's idempotency key.
     fn key(&self) -> Option<RequestKey>;
 
@@ -69,18 +71,32 @@ impl Service {
         }
         let (request, principal) = self.permit(principal, request).await?.into_parts();
         let warnings = request.leaves(&before.state);
-        let owner = principal.owner();
+        let (owner, line) = (principal.owner(), Line::User(principal.uid));
         let context = Context {
             principal,
             request: request.key(),
             validate_only: apply == Apply::ValidateOnly,
             new_links: request.new_links(),
         };
-        let job = move |engine: &mut Engine<_>| {
-            engine.change(&context, None, |state, fresh| request.changes(state, &owner, fresh))
+        let attempt = move |engine: &mut Engine<_>, pending: &mut Pending<_>| {
+            engine.change(&context, pending, |state, fresh| request.changes(state, &owner, fresh))
         };
-        let answer = self.engine.call(job).await??;
+        let answer = match self.engine.change(line, None, attempt).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.with_holders(line, error).await),
+        };
         Ok(Changed { answer, before, now: self.snapshot(), warnings })
+    }
+
+    /// An error about somebody else's program, with the processes that hold it: looked up for those alone who are told of them.
+    pub(super) async fn with_holders(&self, line: Line, error: EngineError) -> EngineError {
+        match error {
+            EngineError::Plan(PlanError::Foreign { chain, mut holder, driven }) => {
+                holder.holders = self.reads.holders(line, holder.clone()).await.unwrap_or_default();
+                PlanError::Foreign { chain, holder, driven }.into()
+            }
+            other => other,
+        }
     }
 
     /// The answer to this caller's request of that key, if it was carried out before.

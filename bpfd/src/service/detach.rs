@@ -11,6 +11,7 @@ use bpfd_core::state::{Change, Link, Owner, State};
 use super::change::ChangeRequest;
 use super::{Changed, LookError, Service};
 use crate::engine::EngineError;
+use crate::turns::Line;
 
 /// Why nothing was detached.
 #[derive(Debug, thiserror::Error)]
@@ -35,10 +36,11 @@ impl Service {
             DetachWhich::All(chain) => Some(chain.clone()),
             DetachWhich::Links(_) => None,
         };
+        let line = Line::User(principal.uid);
         let changed = self.change(principal, request, apply).await?;
         let unknown = |name: &ChainName| changed.before.state.links_called(name).is_empty();
         if let Some(name) = all_of.filter(|name| changed.answer.outcome.links.is_empty() && unknown(name)) {
-            self.look(&name).await?;
+            self.look(line, &name).await?;
         }
         Ok(changed)
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use bpfd_core::ask::Look;
 use bpfd_core::hook::{ChainId, ChainName};
-use bpfd_core::kernel::ObserveError;
 use bpfd_core::labels::LabelSelector;
 use bpfd_core::names::{Netns, NetnsName};
 use bpfd_core::policy::{Denied, Principal};
@@ -15,7 +14,8 @@ use bpfd_core::snapshot::Snapshot;
 use bpfd_core::state::{App, ChangeError, Link};
 
 use super::Service;
-use crate::engine::EngineError;
+use crate::reads::ReadError;
+use crate::turns::Line;
 
 /// Which part of a list.
 #[derive(Clone, Debug)]
@@ -96,12 +96,9 @@ pub enum LookError {
     /// The policy.
     #[error(transparent)]
     Denied(#[from] Denied),
-    /// The engine.
+    /// The look.
     #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The kernel cannot be read.
-    #[error(transparent)]
-    Observe(#[from] ObserveError),
+    Read(#[from] ReadError),
     /// No such network namespace.
     #[error("no network namespace `{0}`")]
     NoNetns(NetnsName),
@@ -150,12 +147,13 @@ impl Service {
         filter: LinkFilter,
         page: &Page,
     ) -> Result<Listed<Link>, LookError> {
+        let line = Line::User(principal.uid);
         let (Look(LinkFilter { chain, app, labels }), _) = self.permit(principal, Look(filter)).await?.into_parts();
         let snapshot = self.snapshot();
         // A link may wait for its interface; a name that no link has either is a slip.
         let of_chain = chain.as_ref().map(|name| snapshot.state.links_called(name));
         if let (Some(name), Some([])) = (&chain, of_chain.as_deref()) {
-            self.look(name).await?;
+            self.look(line, name).await?;
         }
         let of_chain = of_chain.map(|links| links.iter().map(|link| link.uid).collect::<BTreeSet<_>>());
         let app = app.map(|app| app.resolve(&snapshot.state).ok().map(|app| app.uid));
@@ -180,8 +178,8 @@ impl Service {
 
     /// A snapshot of now, with the chain of that name.
     pub async fn chain(&self, principal: Principal, name: ChainName) -> Result<(Snapshot, ChainId), LookError> {
-        let (Look(name), _) = self.permit(principal, Look(name)).await?.into_parts();
-        self.look(&name).await
+        let (Look(name), principal) = self.permit(principal, Look(name)).await?.into_parts();
+        self.look(Line::User(principal.uid), &name).await
     }
 
     /// Chains that have links, of interfaces that are there; the daemon's own network namespace first.
@@ -206,9 +204,8 @@ impl Service {
     }
 
     /// The chain of an interface that is there: the one of this name, else one that a link was attached to by this name.
-    pub(super) async fn look(&self, name: &ChainName) -> Result<(Snapshot, ChainId), LookError> {
-        let asked = name.clone();
-        let snapshot = self.engine.call(move |engine| engine.look(&asked)).await??;
+    pub(super) async fn look(&self, line: Line, name: &ChainName) -> Result<(Snapshot, ChainId), LookError> {
+        let snapshot = self.reads.chain(line, name).await?;
         let Snapshot { state, observed, statuses: _ } = &snapshot;
         let chain = observed.chain_of(name).or_else(|| state.chain_called(name));
         match (chain.filter(|chain| observed.chains.contains_key(chain)), observed.absent_netns(name)) {

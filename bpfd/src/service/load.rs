@@ -3,7 +3,7 @@
 //! Order: the answer to a repeated request, the policy, the image's proof, programs that wait as file descriptors (`make`), the
 //! engine. Nothing is pinned or attached before the engine has it: a load that is given up leaves nothing.
 
-use bpfd_core::changes;
+use bpfd_core::changes::{self, Loaded};
 use bpfd_core::kernel::StepError;
 use bpfd_core::names::printable;
 use bpfd_core::policy::{Authorized, Denied, Principal, Verb};
@@ -17,11 +17,12 @@ use ebpf::verifier_log::Rejection;
 use super::make::{Admitted, Made, VERIFICATION};
 use super::{Changed, Service};
 use crate::audit::DeniedImage;
-use crate::engine::{Context, Engine, EngineError};
+use crate::engine::{Context, Engine, EngineError, Pending};
 use crate::images::ImageError;
 use crate::kernel::HostKernel;
 use crate::progress::Report;
 use crate::source::UploadError;
+use crate::turns::Line;
 use crate::waiter::{GivenUp, Waiter};
 use crate::worker::parse::ParseError;
 
@@ -97,13 +98,13 @@ impl Service {
         let ask = self.permit(principal, request).await.map_err(EngineError::Denied)?;
         let (admitted, warnings) = self.admit(&ask, &report, waiter).await?;
         report(Progress::begin(Phase::Inspect));
-        let Made { uid, staged, mut loaded, proof } = tokio::select! {
+        let Made { uid, staged, loaded, proof } = tokio::select! {
             made = self.loads.make(&ask, admitted, &self.objects, self.trust.policy(), &report) => made?,
             why = waiter.given_up() => return Err(why.into()),
         };
         let (request, principal) = ask.into_parts();
         let owner = principal.owner();
-        let asks = principal.clone();
+        let (asks, line) = (principal.clone(), Line::User(principal.uid));
         let new_links = request.attach.len();
         if new_links > 0 {
             report(Progress::begin(Phase::Attach));
@@ -111,19 +112,24 @@ impl Service {
         let validate_only = apply == Apply::ValidateOnly;
         let context = Context { principal, request: request.request, validate_only, new_links };
         let waits = waiter.clone();
-        let job = move |engine: &mut Engine<HostKernel>| {
+        let attempt = move |engine: &mut Engine<HostKernel>, pending: &mut Pending<HostKernel>| {
             // The last time to turn back: others may have been before it in the engine's queue.
             waits.wanted()?;
             // A key may have been revoked since the image was judged.
-            loaded.source = proof.again(&engine.policy()).map_err(ImageError::from)?.source();
-            let build = |state: &_, fresh: &_| changes::load(state, loaded.clone(), &owner, fresh);
-            engine.change(&context, Some((uid, staged)), build).map_err(LoadError::from)
+            let source = proof.clone().again(&engine.policy()).map_err(ImageError::from)?.source();
+            let loaded = |source| Loaded { source, ..loaded.clone() };
+            let build = |state: &_, fresh: &_| changes::load(state, loaded(source.clone()), &owner, fresh);
+            engine.change(&context, pending, build).map_err(LoadError::from)
         };
-        let committed = self.engine.call(job).await?;
+        let committed = self.engine.change(line, Some((uid, staged)), attempt).await;
         if let (Bytes::Image { reference, .. }, Err(LoadError::Image(error))) = (&request.bytes, &committed) {
             self.record(&asks, reference, error).await;
         }
-        let answer = committed?;
+        let answer = match committed {
+            Ok(answer) => answer,
+            Err(LoadError::Engine(error)) => return Err(self.with_holders(line, error).await.into()),
+            Err(error) => return Err(error),
+        };
         Ok(Changed { answer, before, now: self.snapshot(), warnings })
     }
 
@@ -152,7 +158,7 @@ impl Service {
         let image = DeniedImage { reference: printable(reference), digest: digest.map(|digest| digest.to_string()) };
         let denied = Denied { principal: principal.to_string(), verb: Verb::Load, why, hint: String::new() };
         let job = move |engine: &mut Engine<HostKernel>| engine.audit().denied_image(&denied, &image);
-        match self.engine.call(job).await {
+        match self.engine.enqueue(Line::User(principal.uid), job).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "cannot record a refused image in the audit log"),
             Err(error) => tracing::error!(%error, "cannot record a refused image in the audit log"),

@@ -1,12 +1,12 @@
 //! From an object that may be loaded to programs and maps that wait as file descriptors: everything slow, and everything that reads
 //! untrusted bytes.
 //!
-//! Order: a permit to make programs, the object's bytes, inspection in the parse worker, selection, globals, a rehearsal of relocation
+//! Order: this load's turn, the object's bytes, inspection in the parse worker, selection, globals, a rehearsal of relocation
 //! in the parse worker, then maps and programs. It must never pin or attach.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use bpfd_core::changes::Loaded;
@@ -22,17 +22,20 @@ use bpfd_policy::Policy;
 use ebpf::inspect::Object;
 use ebpf::line_info::LineTable;
 use ebpf::verifier_log::{self, LinkedFunction};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::LoadError;
+use crate::engine::EngineError;
 use crate::fail_points;
 use crate::images::Acquired;
 use crate::kernel::{Loader, StagedApp};
 use crate::load_log::LoadLogs;
 use crate::objects::Objects;
 use crate::progress::Report;
+use crate::queue::{Queue, Work};
 use crate::source::{Bytecode, Proof, UploadError};
+use crate::turns::Line;
 use crate::worker::Workers;
 use crate::worker::parse;
 
@@ -49,13 +52,13 @@ pub struct Loads {
     workers: Workers,
     loader: Loader,
     logs: Arc<LoadLogs>,
-    permits: Arc<Semaphore>,
+    queue: Queue<Work<()>>,
 }
 
 impl Loads {
     /// With everything it needs; `logs` gets what the verifier says of programs that it refuses.
-    pub fn new(workers: Workers, loader: Loader, logs: Arc<LoadLogs>) -> Self {
-        Self { workers, loader, logs, permits: Arc::new(Semaphore::new(AT_ONCE)) }
+    pub fn start(workers: Workers, loader: Loader, logs: Arc<LoadLogs>) -> io::Result<Self> {
+        Ok(Self { workers, loader, logs, queue: Queue::with_threads("load", AT_ONCE, || ())? })
     }
 
     pub(super) async fn make(
@@ -67,19 +70,24 @@ impl Loads {
         report: &Report,
     ) -> Result<Made, LoadError> {
         let (ask, objects, loads, report) = (ask.clone(), objects.clone(), self.clone(), report.clone());
-        let permit = self.permits.clone().acquire_owned().await.map_err(|_| LoadError::Lost)?;
-        let (made, making) = oneshot::channel();
-        // A thread of its own, which the end of the daemon need not wait for.
-        let load = move || {
+        let line = Line::User(ask.principal().uid);
+        let place = self.queue.place(line).map_err(EngineError::from)?;
+        let ((begun, begins), (made, making)) = (oneshot::channel(), oneshot::channel());
+        let load = move |(): &mut ()| {
+            let _until_done = place;
+            if begun.send(()).is_err() {
+                tracing::info!("a load was cancelled before its turn came");
+                return;
+            }
             let bytecode = admitted.bytecode(&ask, &objects, &policy).map_err(LoadError::from);
             let done = bytecode.and_then(|bytecode| loads.made(&ask, &bytecode, &report));
             fail_points::hold("load-made");
-            drop(permit);
             if made.send(done).is_err() {
                 tracing::info!("a load was cancelled or timed out: discarding its maps and programs");
             }
         };
-        thread::Builder::new().name("load".to_owned()).spawn(load).map_err(|_| LoadError::Lost)?;
+        self.queue.push(line, Box::new(load));
+        begins.await.map_err(|_| LoadError::Lost)?;
         // A verification that is given up goes on in its thread until the verifier ends; what it makes is dropped.
         match tokio::time::timeout(VERIFICATION, making).await {
             Err(_) => Err(LoadError::TooSlow),
@@ -89,12 +97,14 @@ impl Loads {
 
     fn made(&self, ask: &Authorized<LoadRequest>, bytecode: &Bytecode, report: &Report) -> Result<Made, LoadError> {
         let request = ask.request();
-        let object = parse::inspect(&self.workers, bytecode.bytes())?;
+        let mut reader = parse::Reader::of(&self.workers, bytecode.bytes())?;
+        let object = reader.inspect()?;
         object.loadable()?;
         let Selection { functions, attach } = selection::select(&object, &request.select, &request.attach)?;
         let globals = settings(&object, &request.globals)?;
         let recipe = recipe(bytecode, &functions, &globals);
-        parse::rehearse(&self.workers, &self.loader, bytecode.bytes(), &recipe)?;
+        reader.rehearse(&self.loader, &recipe)?;
+        drop(reader);
         report(Progress::begin(Phase::Load));
         let staged = self.loader.prepare(bytecode.bytes(), &recipe);
         let staged = staged.map_err(|error| self.explain(ask.principal().uid, bytecode.bytes(), error))?;
@@ -143,14 +153,14 @@ impl Loads {
     }
 }
 
-/// What may be loaded, without its bytes: any number of loads wait for a permit, and an object has up to 16 MiB.
+/// What may be loaded, without its bytes: many loads wait for their turn, and an object has up to 16 MiB.
 pub(super) enum Admitted {
     Upload(ObjectDigest),
     Image(Box<Acquired>),
 }
 
 impl Admitted {
-    /// With its bytes, hashed again. Only for a load that has its permit.
+    /// With its bytes, hashed again. Only for a load whose turn it is.
     fn bytecode(
         self,
         ask: &Authorized<LoadRequest>,

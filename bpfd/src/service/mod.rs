@@ -14,8 +14,10 @@ use crate::kernel::HostKernel;
 use crate::layout::Layout;
 use crate::load_log::LoadLogs;
 use crate::objects::Objects;
+use crate::reads::Reads;
 use crate::store::Answers;
 use crate::trust::Trust;
+use crate::turns::Line;
 
 mod attach;
 mod change;
@@ -46,6 +48,7 @@ pub use self::upload::UploadRefused;
 /// What verbs work with.
 pub struct Service {
     pub(crate) engine: EngineHandle<HostKernel>,
+    pub(crate) reads: Reads,
     pub(crate) answers: Answers,
     pub(crate) loads: Loads,
     pub(crate) images: Arc<Images>,
@@ -59,12 +62,12 @@ pub struct Service {
 impl Service {
     /// The policy's decision. A refusal goes on record.
     async fn permit<R: Ask>(&self, principal: Principal, request: R) -> Result<Authorized<R>, Denied> {
-        let snapshot = self.snapshot();
+        let (snapshot, line) = (self.snapshot(), Line::User(principal.uid));
         let decided = authorize(&self.trust.policy(), principal, &snapshot.state, request);
         if let Err(denied) = &decided {
             let record = denied.clone();
-            if let Err(error) = self.engine.call(move |engine| engine.denied(&record)).await {
-                tracing::error!(%error, "cannot record a refusal: the engine has stopped");
+            if let Err(error) = self.engine.enqueue(line, move |engine| engine.denied(&record)).await {
+                tracing::error!(%error, "cannot record a refusal");
             }
         }
         decided
@@ -73,10 +76,11 @@ impl Service {
     /// Whether a caller may ask for such a thing at all: for what is decided before a request is read. A refusal goes on record.
     pub(crate) fn may_ask(&self, principal: &Principal, asked: &Asked) -> Result<(), Denied> {
         self.trust.policy().decide(principal, asked).inspect_err(|denied| {
-            let (engine, denied) = (self.engine.clone(), denied.clone());
+            let (engine, denied, line) = (self.engine.clone(), denied.clone(), Line::User(principal.uid));
+            // Nobody waits for it: unlike the others, it needs a place.
             tokio::spawn(async move {
-                if let Err(error) = engine.call(move |engine| engine.denied(&denied)).await {
-                    tracing::error!(%error, "cannot record a refusal: the engine has stopped");
+                if let Err(error) = engine.call(line, move |engine| engine.denied(&denied)).await {
+                    tracing::error!(%error, "cannot record a refusal");
                 }
             });
         })

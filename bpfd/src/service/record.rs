@@ -13,6 +13,7 @@ use crate::causes::error_chain;
 use crate::engine::{Engine, EngineError};
 use crate::execute::ExecuteError;
 use crate::kernel::HostKernel;
+use crate::turns::Line;
 
 /// Why a verb was not carried out, beside the reasons `E` of its own.
 #[derive(Debug, thiserror::Error)]
@@ -44,11 +45,11 @@ impl Service {
         T: Send + 'static,
         E: Error + Send + 'static,
     {
-        let operation = OpId(Uuid::new_v4());
+        let (operation, line) = (OpId(Uuid::new_v4()), Line::User(owner.uid));
         let begin = move |engine: &mut Engine<HostKernel>| {
             engine.audit().write(&Record::Begin { operation, owner: &owner, changes: &[change], plan: None })
         };
-        let begun = self.engine.call(begin).await.map_err(Refused::NotBegun)?;
+        let begun = self.engine.call(line, begin).await.map_err(Refused::NotBegun)?;
         begun.map_err(|error| Refused::NotBegun(ExecuteError::Audit(error).into()))?;
         let engine = self.engine.clone();
         let working = tokio::spawn(async move {
@@ -56,7 +57,7 @@ impl Service {
             let result = done.as_ref().map_or_else(|error| error_chain(error), |_| "done".to_owned());
             // Waited for: each change that began before `work` has ended by then, one under an older policy too.
             let end = move |engine: &mut Engine<HostKernel>| engine.audit().ended(operation, &result);
-            if let Err(error) = engine.call(end).await {
+            if let Err(error) = engine.enqueue(line, end).await {
                 tracing::error!(%error, "cannot write an end record to the audit log");
             }
             done

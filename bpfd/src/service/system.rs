@@ -1,11 +1,12 @@
 //! Info and doctor: what this daemon is, and whether all is well.
 
 use bpfd_core::ask::Look;
-use bpfd_core::kernel::ObserveError;
 use bpfd_core::policy::{Denied, Principal};
+use bpfd_core::stamp::Relation;
 
 use super::Service;
-use crate::engine::EngineError;
+use crate::reads::ReadError;
+use crate::turns::Line;
 
 /// Broken invariants that one report lists: the report must stay of a bounded size.
 const SHOWN: usize = 256;
@@ -17,6 +18,8 @@ pub struct Start {
     pub time: u64,
     /// What keeps it from being READY, in a sentence each.
     pub causes: Vec<String>,
+    /// How the database stood to the pins.
+    pub relation: Relation,
     /// How a change ended that a crash broke off.
     pub recovered: Option<&'static str>,
     /// The way chains are kept, and why.
@@ -68,12 +71,9 @@ pub enum DoctorError {
     /// The policy.
     #[error(transparent)]
     Denied(#[from] Denied),
-    /// The engine.
+    /// The look.
     #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The kernel cannot be read.
-    #[error(transparent)]
-    Observe(#[from] ObserveError),
+    Read(#[from] ReadError),
 }
 
 impl Service {
@@ -90,13 +90,19 @@ impl Service {
 
     /// Looks at everything that it knows how to look at.
     pub async fn doctor(&self, principal: Principal) -> Result<Vec<Check>, DoctorError> {
+        let line = Line::User(principal.uid);
         self.permit(principal, Look(())).await?;
-        let broken = self.engine.call(|engine| engine.check()).await??;
-        let Start { causes, mode, mode_cause, .. } = &self.start;
+        let broken = self.reads.check(line).await?;
+        let Start { causes, mode, mode_cause, relation, .. } = &self.start;
         let mut checks = vec![check("xdp-chain-mode", Condition::Good, format!("{mode}: {mode_cause}"), "")];
         checks.extend(causes.iter().map(|cause| {
             check("start", Condition::Doubtful, cause.clone(), "correct this and restart bpfd; its log has details")
         }));
+        if relation.is_doubtful() {
+            let lost =
+                "when bpfd started, it removed what this database does not list: load and attach again what is missing";
+            checks.push(check("state", Condition::Doubtful, relation.to_string(), lost));
+        }
         if broken.is_empty() {
             checks.push(check(
                 "invariants",

@@ -5,17 +5,25 @@ use std::collections::BTreeMap;
 use bpfd_core::ident::Handle;
 use rusqlite::{Connection, Transaction, params};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::{StoreError, last_handle, parse, text, write_handle};
 
 /// The layout that this version writes, kept in `user_version`. A newer file is refused, an older one is migrated in place.
-pub(super) const SCHEMA_VERSION: i64 = 3;
+pub(super) const SCHEMA_VERSION: i64 = 4;
 const SCHEMA: &str = include_str!("schema.sql");
 /// From layout 1, which did not know what a request had asked for: an answer that it kept is one to anything of that key.
 const FROM_1: &str = "ALTER TABLE answers ADD COLUMN asked TEXT NOT NULL DEFAULT '';
     UPDATE operations SET body = json_set(body, '$.request', json_object(
         'id', json_extract(body, '$.request'), 'asked', '00000000-0000-0000-0000-000000000000'))
     WHERE json_extract(body, '$.request') IS NOT NULL;";
+
+/// From layout 3, which did not say which database it was.
+const FROM_3: &str = "CREATE TABLE IF NOT EXISTS identity (
+      only    INTEGER PRIMARY KEY CHECK (only = 1),
+      uuid    BLOB NOT NULL,
+      commits INTEGER NOT NULL
+    ) STRICT;";
 
 /// Brings an older file up to date, and makes a new one.
 pub(super) fn migrate(db: &mut Connection) -> Result<(), StoreError> {
@@ -29,8 +37,12 @@ pub(super) fn migrate(db: &mut Connection) -> Result<(), StoreError> {
             from_2(&tx)?;
         }
         2 => from_2(&tx)?,
+        3 => {}
         found => return Err(StoreError::TooNew { found }),
     }
+    tx.execute_batch(FROM_3)?;
+    let uuid = Uuid::new_v4().into_bytes();
+    tx.execute("INSERT OR IGNORE INTO identity (only, uuid, commits) VALUES (1, ?1, 0)", [uuid])?;
     tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     Ok(tx.commit()?)
 }

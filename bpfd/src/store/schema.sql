@@ -1,7 +1,14 @@
--- Layout 3 of /var/lib/bpfd/state.db; spec/state.md explains it.
+-- Layout 4 of /var/lib/bpfd/state.db; spec/state.md explains it.
 CREATE TABLE counters (
   name  TEXT PRIMARY KEY,
   value INTEGER NOT NULL
+) STRICT;
+
+-- One row: which database this is, and how many commits of the state it had. The map `v1/state` says the same.
+CREATE TABLE identity (
+  only    INTEGER PRIMARY KEY CHECK (only = 1),
+  uuid    BLOB NOT NULL,
+  commits INTEGER NOT NULL
 ) STRICT;
 
 CREATE TABLE apps (

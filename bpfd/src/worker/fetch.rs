@@ -21,6 +21,7 @@ use bytecode_image::fetch::{Phase, Progress, PullRequest, Pulled, pull as pull_i
 use bytecode_image::limits;
 use bytecode_image::resolve::Selected;
 use bytecode_image::store::Ingest;
+use bytecode_image::transport::Wait;
 use bytecode_image::verify;
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// How much longer the worker lives than its request may take, and how long it may take to end.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// Characters kept of what a worker says about a pause.
+const WAIT: usize = 400;
+
 /// How far a pull is.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Step {
@@ -88,6 +92,8 @@ struct Request {
 #[serde(rename_all = "kebab-case")]
 enum Told {
     Step(Step),
+    /// A request is sent again later, in words.
+    Waits(String),
     Ended(Box<Ended>),
 }
 
@@ -131,6 +137,10 @@ fn listen(
     loop {
         match serde_json::from_slice(&message.bytes).map_err(WorkerError::Answer)? {
             Told::Step(step) => heard(step),
+            Told::Waits(wait) => {
+                let wait: String = wait.chars().filter(|c| !c.is_control()).take(WAIT).collect();
+                tracing::info!("{wait}");
+            }
             Told::Ended(ended) => {
                 let Ended { outcome, peak_kib } = *ended;
                 return Ok(Ended { outcome: outcome.map_err(FetchFailure::bounded), peak_kib });
@@ -187,6 +197,10 @@ impl Progress for Reports<'_> {
         *last = Some((phase, now));
         // Nobody listens: the daemon is gone, and the kernel ends this process with it.
         say(self.channel, &Told::Step(Step { phase, done, total })).unwrap_or_default();
+    }
+
+    fn waits(&self, wait: &Wait) {
+        say(self.channel, &Told::Waits(wait.to_string())).unwrap_or_default();
     }
 }
 

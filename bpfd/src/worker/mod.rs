@@ -10,6 +10,7 @@ pub mod identity;
 pub mod idlookup;
 pub mod netns;
 pub mod parse;
+mod ready;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -23,12 +24,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::identity::{Identities, Identity};
+use self::ready::{Ready, Started};
 
 /// Which binary workers are run from, and whom they run as.
 #[derive(Clone, Debug, Default)]
 pub struct Workers {
     program: Option<PathBuf>,
     identities: Arc<Identities>,
+    /// Parse workers that wait for an object.
+    ready: Option<Arc<Ready>>,
 }
 
 impl Workers {
@@ -37,9 +41,20 @@ impl Workers {
         Self { program: Some(program), ..Self::default() }
     }
 
-    /// Of the running binary, under these identities.
-    pub fn with(identities: Identities) -> Self {
-        Self { program: None, identities: Arc::new(identities) }
+    /// Of the running binary, under these identities; some that read objects are started before there is one.
+    pub fn with(identities: Identities) -> io::Result<Self> {
+        let workers = Self { program: None, identities: Arc::new(identities), ready: None };
+        let starts = workers.clone();
+        let ready = Some(Arc::new(Ready::keep(move || parse::start(&starts))?));
+        Ok(Self { ready, ..workers })
+    }
+
+    /// A worker for one object.
+    fn reader(&self) -> io::Result<Started> {
+        match &self.ready {
+            Some(ready) => ready.take(),
+            None => parse::start(self),
+        }
     }
 
     /// Whom one worker may run as.

@@ -16,6 +16,7 @@ use ebpf::inspect::Object;
 use ebpf::relocate::{KernelBtf, KernelFacts};
 use serde::{Deserialize, Serialize};
 
+use super::ready::Started;
 use super::{WorkerError, Workers, answer_calls, call};
 use crate::causes::error_chain;
 use crate::kernel::{Fitted, Loader, ObjectError, finish, fit, guarded, running};
@@ -68,43 +69,76 @@ enum Answer {
     Refused(String),
 }
 
+/// One object, and the worker that reads it and no other.
+#[derive(Debug)]
+pub struct Reader {
+    started: Started,
+    object: Sealed,
+}
+
+impl Reader {
+    /// Of these bytes.
+    pub fn of(workers: &Workers, elf: &[u8]) -> Result<Self, ParseError> {
+        let object = Sealed::from_bytes(elf).map_err(trouble)?;
+        Ok(Self { started: workers.reader().map_err(trouble)?, object })
+    }
+
+    /// What the object holds.
+    pub fn inspect(&mut self) -> Result<Object, ParseError> {
+        match self.ask(&Request::Inspect, None)? {
+            Answer::Object(object) => Ok(*object),
+            Answer::Refused(why) => Err(ParseError::Refused(why)),
+            Answer::Fits => Err(ParseError::Worker("its answer is for another question".to_owned())),
+        }
+    }
+
+    /// Whether it can be made ready for a recipe on this kernel. [`Loader::prepare`] is for objects that passed this.
+    pub fn rehearse(&mut self, loader: &Loader, recipe: &Recipe) -> Result<(), ParseError> {
+        let types = loader.sealed_types().map_err(trouble)?;
+        match self.ask(&Request::Rehearse(recipe.clone()), types)? {
+            Answer::Fits => Ok(()),
+            Answer::Refused(why) => Err(ParseError::Refused(why)),
+            Answer::Object(_) => Err(ParseError::Worker("its answer is for another question".to_owned())),
+        }
+    }
+
+    fn ask(&mut self, request: &Request, types: Option<Arc<Sealed>>) -> Result<Answer, ParseError> {
+        let object = std::iter::once(self.object.as_fd());
+        let fds: Vec<BorrowedFd<'_>> = object.chain(types.as_deref().map(AsFd::as_fd)).collect();
+        match call(&mut self.started.worker, request, &fds, LIMIT) {
+            Ok((answer, _fds)) => Ok(answer),
+            Err(WorkerError::Call(CallError::Deadline)) => Err(ParseError::TooSlow(LIMIT)),
+            Err(WorkerError::Call(CallError::Died { status, stderr })) => {
+                Err(ParseError::Died { status: status.to_string(), stderr })
+            }
+            Err(error) => Err(ParseError::Worker(error_chain(&error))),
+        }
+    }
+}
+
 /// What an object holds.
 pub fn inspect(workers: &Workers, elf: &[u8]) -> Result<Object, ParseError> {
-    match ask(workers, &Request::Inspect, elf, None)? {
-        Answer::Object(object) => Ok(*object),
-        Answer::Refused(why) => Err(ParseError::Refused(why)),
-        Answer::Fits => Err(ParseError::Worker("its answer is for another question".to_owned())),
-    }
+    Reader::of(workers, elf)?.inspect()
 }
 
-/// Whether an object can be made ready for a recipe on this kernel. [`Loader::prepare`] is for objects that passed this.
+/// [`Reader::rehearse`], of an object that was inspected before.
 pub fn rehearse(workers: &Workers, loader: &Loader, elf: &[u8], recipe: &Recipe) -> Result<(), ParseError> {
-    let types = loader.sealed_types().map_err(|error| ParseError::Worker(error.to_string()))?;
-    match ask(workers, &Request::Rehearse(recipe.clone()), elf, types)? {
-        Answer::Fits => Ok(()),
-        Answer::Refused(why) => Err(ParseError::Refused(why)),
-        Answer::Object(_) => Err(ParseError::Worker("its answer is for another question".to_owned())),
-    }
+    Reader::of(workers, elf)?.rehearse(loader, recipe)
 }
 
-fn ask(workers: &Workers, request: &Request, elf: &[u8], types: Option<Arc<Sealed>>) -> Result<Answer, ParseError> {
-    let trouble = |error: io::Error| ParseError::Worker(error.to_string());
-    let object = Sealed::from_bytes(elf).map_err(trouble)?;
-    let fds: Vec<BorrowedFd<'_>> = std::iter::once(object.as_fd()).chain(types.as_deref().map(AsFd::as_fd)).collect();
-    // Address space is far above what is used: the binary and its allocator reserve much that they never touch.
-    let limits = Limits { address_space: 768 << 20, cpu_seconds: 10, open_files: 16, file_size: 0, wall: Some(LIMIT) };
-    // Dropped after the worker.
-    let lent = workers.identity().map_err(trouble)?;
-    let spec = Spec { kind: KIND.to_owned(), limits, identity: Identity::Own(lent.ids()), stderr: Stderr::Keep };
-    let mut worker = workers.spawn(&spec).map_err(trouble)?;
-    match call(&mut worker, request, &fds, LIMIT) {
-        Ok((answer, _fds)) => Ok(answer),
-        Err(WorkerError::Call(CallError::Deadline)) => Err(ParseError::TooSlow(LIMIT)),
-        Err(WorkerError::Call(CallError::Died { status, stderr })) => {
-            Err(ParseError::Died { status: status.to_string(), stderr })
-        }
-        Err(error) => Err(ParseError::Worker(error_chain(&error))),
-    }
+fn trouble(error: io::Error) -> ParseError {
+    ParseError::Worker(error.to_string())
+}
+
+/// A worker that waits for its object.
+pub(super) fn start(workers: &Workers) -> io::Result<Started> {
+    // Address space is far above what is used: the binary and its allocator reserve much that they never touch. Time is counted by each
+    // call: a worker waits for as long as no object comes.
+    let limits = Limits { address_space: 768 << 20, cpu_seconds: 10, open_files: 16, file_size: 0, wall: None };
+    Started::now(&workers.identities, |lent| {
+        let identity = Identity::Own(lent.ids());
+        workers.spawn(&Spec { kind: KIND.to_owned(), limits, identity, stderr: Stderr::Keep })
+    })
 }
 
 /// The worker's side.

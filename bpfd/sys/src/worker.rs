@@ -222,6 +222,12 @@ impl Worker {
         Ok(Ender(self.pidfd.try_clone()?))
     }
 
+    /// Whether it is no more.
+    pub fn has_ended(&self) -> io::Result<bool> {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        Ok(rustix::event::poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&now))? > 0)
+    }
+
     /// Closes the channel and waits for the worker to end; kills it at `deadline`.
     pub fn finish(mut self, deadline: Instant) -> io::Result<ExitStatus> {
         rustix::net::shutdown(self.channel.as_fd(), rustix::net::Shutdown::Both)?;

@@ -1,7 +1,8 @@
 //! A kernel in memory: the same steps with the same effects, and a failure or a death at any of them. What tests of the engine
 //! run on; pure, and as strict as the real one: what nothing holds is gone, and what cannot be found by its pins is not found.
 //!
-//! Staged things are file descriptors of the process: a death loses them. Pins and attachments stay.
+//! Staged things are file descriptors of the process: a death loses them. Pins and attachments stay. It counts what it makes itself with
+//! a step, since nobody provided it.
 //!
 //! Long because each step is here, in one match.
 
@@ -15,12 +16,14 @@ pub(crate) use dispatchers::{Filled, Loaded};
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, NamedChain, Point, ProceedOn, XdpMode};
 use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{
-    ChainMode, ForeignProgram, ForeignSlot, Kernel, Live, LiveDispatcher, LiveTop, Member, Missing, ObserveError,
+    ChainMode, ForeignProgram, ForeignSlot, Kernel, Live, LiveDispatcher, LiveTop, Member, Missing, Need, ObserveError,
     Observed, ObservedChain, PinnedApp, PinnedExt, PinnedTop, Recipe, Runs, SLOTS, Scope, Slot, Step, StepError,
     Targets, TopContent,
 };
 use bpfd_core::names::{Netns, Priority};
-use bpfd_core::state::ProgramFacts;
+use bpfd_core::record::Row;
+use bpfd_core::stamp::Stamp;
+use bpfd_core::state::{ProgramFacts, State};
 
 /// What happens at a step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -60,6 +63,15 @@ pub(crate) enum PeerMove {
     Clean,
     /// No peer's: an interface comes.
     Comes(ChainName),
+    /// No peer's: an interface goes.
+    Goes(ChainName),
+}
+
+/// What a need was made into.
+#[derive(Clone, Debug)]
+pub(crate) enum Made {
+    Program(KernelId),
+    App(PinnedApp),
 }
 
 /// How far a swap gets.
@@ -98,6 +110,8 @@ pub(crate) struct FakeKernel {
     tops: BTreeMap<TopUid, Top>,
     links: BTreeSet<LinkUid>,
     exts: BTreeMap<LinkUid, (PinnedExt, Member)>,
+    recorded: State,
+    stamp: Option<Stamp>,
     /// Apps whose objects are lost, or that the verifier does not take any more.
     unloadable: BTreeSet<AppUid>,
     /// Apps whose programs run alone only.
@@ -106,6 +120,9 @@ pub(crate) struct FakeKernel {
     dispatchers: Dispatchers,
     /// What peers put on interfaces and did not take off; `false` where a clean-up of theirs may have ended it.
     theirs: BTreeMap<InterfaceId, Vec<(Filled, bool)>>,
+    provided: Vec<(Need, Result<Made, StepError>)>,
+    /// What was made with a step that needs it, on the engine's thread.
+    pub(crate) made_here: usize,
     next_id: u32,
     next_map: u32,
     next_index: u32,
@@ -183,6 +200,7 @@ impl FakeKernel {
                 self.add_interface(chain.clone());
                 true
             }
+            PeerMove::Goes(chain) => self.remove_interface(chain),
             PeerMove::Clean => {
                 self.dispatchers.clean();
                 self.theirs.values_mut().flatten().for_each(|(_, kept)| *kept = false);
@@ -337,10 +355,16 @@ impl FakeKernel {
     pub(crate) fn restart(&mut self) {
         self.staged_apps.clear();
         self.staged_tops.clear();
+        self.provided.clear();
         self.fate = None;
         self.peers.clear();
         self.dead = false;
         self.collect();
+    }
+
+    /// What earlier versions did not write is gone.
+    pub(crate) fn forget_records(&mut self) {
+        (self.recorded, self.stamp) = (State::default(), None);
     }
 
     /// A new boot: only interfaces are left.
@@ -352,6 +376,7 @@ impl FakeKernel {
         self.tops.clear();
         self.links.clear();
         self.exts.clear();
+        self.forget_records();
         self.dispatchers = Dispatchers::default();
         self.theirs.clear();
     }
@@ -382,20 +407,16 @@ impl FakeKernel {
                 self.apps.insert(*app, staged);
             }
             Step::BuildTop { top, chain, content } => {
-                let built = self.build(chain, content)?;
+                let built = self.build(*top, chain, content)?;
                 let program = built.program;
                 self.staged_tops.insert(*top, built);
                 return Ok(Some(program));
             }
             Step::LoadExt { member, recipe } => {
-                let app = self.apps.get(&member.app).ok_or_else(|| Self::refuse("load", "app is not pinned"))?;
-                if !app.programs.contains_key(&member.function) || !recipe.functions.contains_key(&member.function) {
-                    return Err(Self::refuse("load", "no such program"));
+                if !self.apps.contains_key(&member.app) {
+                    return Err(Self::refuse("load", "app is not pinned"));
                 }
-                if self.unshareable.contains(&member.app) {
-                    return Err(StepError::Object { why: "no type information".to_owned() });
-                }
-                let program = self.fresh_id();
+                let program = self.obtain(&Need::Ext { member: member.clone(), recipe: recipe.clone() })?;
                 let ext = PinnedExt { program, tag: Self::tag(member.app), load_time: u64::from(program.0) };
                 self.exts.insert(member.link, (ext, member.clone()));
             }
@@ -437,6 +458,17 @@ impl FakeKernel {
             Step::UnpinApp(app) => {
                 self.half_made.remove(app);
                 self.apps.remove(app);
+                self.recorded.apps.remove(app);
+            }
+            Step::Record(row) => match row.as_ref() {
+                Row::App(app) if !self.apps.contains_key(&app.uid) => {
+                    return Err(Self::refuse("record", "app is not pinned"));
+                }
+                Row::App(app) => drop(self.recorded.apps.insert(app.uid, app.clone())),
+                Row::Link(link) => drop(self.recorded.links.insert(link.uid, link.clone())),
+            },
+            Step::Unrecord(link) => {
+                self.recorded.links.remove(link);
             }
         }
         self.log.push(step.to_string());
@@ -448,21 +480,15 @@ impl FakeKernel {
         found.copied().ok_or_else(|| StepError::NoInterface(chain.name.clone()))
     }
 
-    fn build(&mut self, chain: &NamedChain, content: &TopContent) -> Result<Top, StepError> {
+    fn build(&mut self, top: TopUid, chain: &NamedChain, content: &TopContent) -> Result<Top, StepError> {
         let interface = self.interface(chain)?;
         match content {
             TopContent::Fused { members, recipes } => {
-                for member in members {
-                    let app = self.apps.get(&member.app).ok_or_else(|| Self::refuse("build", "app is not pinned"))?;
-                    if !app.programs.contains_key(&member.function) || !recipes.contains_key(&member.app) {
-                        return Err(Self::refuse("build", "no such program"));
-                    }
-                    if members.len() > 1 && self.unshareable.contains(&member.app) {
-                        let (member, link) = (member.function.clone(), Some(member.link));
-                        return Err(StepError::CannotFuse { member, link, why: "no type information".to_owned() });
-                    }
+                if members.iter().any(|member| !self.apps.contains_key(&member.app)) {
+                    return Err(Self::refuse("build", "app is not pinned"));
                 }
-                let (program, members) = (self.fresh_id(), members.clone());
+                let (members, recipes) = (members.clone(), recipes.clone());
+                let program = self.obtain(&Need::Fused { top, interface, members: members.clone(), recipes })?;
                 Ok(Top { program, members, names: Vec::new(), interface, links: None })
             }
             TopContent::Dispatcher { version, slots } => {
@@ -483,13 +509,71 @@ impl FakeKernel {
         }
     }
 
+    /// What was provided for a program, or is made with its step.
+    fn obtain(&mut self, need: &Need) -> Result<KernelId, StepError> {
+        match self.made(need)? {
+            Made::Program(program) => Ok(program),
+            Made::App(_) => Err(Self::refuse("use", "another need's")),
+        }
+    }
+
+    fn made(&mut self, need: &Need) -> Result<Made, StepError> {
+        let provided = self.provided.iter().find(|(provided, _)| provided == need);
+        match provided.map(|(_, made)| made.clone()) {
+            Some(made) => made,
+            None => {
+                self.made_here += 1;
+                self.make(need)
+            }
+        }
+    }
+
+    /// What the verifier says, of pinned apps and of staged ones.
+    fn make(&mut self, need: &Need) -> Result<Made, StepError> {
+        let has = |member: &Member| {
+            let app = self.apps.get(&member.app).or_else(|| self.staged_apps.get(&member.app));
+            app.is_some_and(|app| app.programs.contains_key(&member.function))
+        };
+        match need {
+            Need::Ext { member, recipe } => {
+                if !has(member) || !recipe.functions.contains_key(&member.function) {
+                    return Err(Self::refuse("load", "no such program"));
+                }
+                if self.unshareable.contains(&member.app) {
+                    return Err(StepError::Object { why: "no type information".to_owned() });
+                }
+            }
+            Need::Fused { top: _, interface: _, members, recipes } => {
+                for member in members {
+                    if !has(member) || !recipes.contains_key(&member.app) {
+                        return Err(Self::refuse("build", "no such program"));
+                    }
+                    if members.len() > 1 && self.unshareable.contains(&member.app) {
+                        let (member, link) = (member.function.clone(), Some(member.link));
+                        return Err(StepError::CannotFuse { member, link, why: "no type information".to_owned() });
+                    }
+                }
+            }
+            Need::App { app, recipe } => {
+                if self.unloadable.contains(app) {
+                    return Err(StepError::Object { why: "it is lost".to_owned() });
+                }
+                let names: Vec<&str> = recipe.functions.keys().map(String::as_str).collect();
+                let maps = self.maps.get(app).cloned().unwrap_or_default();
+                let maps: Vec<&str> = maps.iter().map(String::as_str).collect();
+                return Ok(Made::App(self.load(&names, &maps)));
+            }
+        }
+        Ok(Made::Program(self.fresh_id()))
+    }
+
     /// A slot with its program; `None` if that is gone.
     fn fill(&self, slot: &Slot) -> Option<Filled> {
         match slot {
             Slot::Ours(member) => {
                 let (PinnedExt { program, tag, load_time }, _) = *self.exts.get(&member.link)?;
                 let loaded = Loaded { name: member.function.clone(), tag, load_time, program };
-                let (priority, actions) = (u32::from(member.priority), member.proceed_on.bits());
+                let (priority, actions) = (u32::from(member.effective), member.proceed_on.bits());
                 Some(Filled { priority, actions, flags: 0, loaded, linked: true })
             }
             Slot::Foreign(ForeignSlot { program, priority, actions, flags, .. }) => {
@@ -536,6 +620,7 @@ impl FakeKernel {
         match self.ext_of(loaded.program) {
             Some(member) => Slot::Ours(Member {
                 priority: Priority::try_from(*priority).unwrap_or(member.priority),
+                effective: Priority::try_from(*priority).unwrap_or(member.effective),
                 proceed_on: ProceedOn::from_bits(*actions).unwrap_or(member.proceed_on),
                 ..member.clone()
             }),
@@ -636,6 +721,8 @@ impl FakeKernel {
 
 impl Kernel for FakeKernel {
     type Staged = PinnedApp;
+    type Made = Made;
+    type Maker = Box<dyn FnOnce() -> Result<Made, StepError> + Send>;
 
     fn stage(&mut self, app: AppUid, staged: PinnedApp) {
         self.maps.insert(app, staged.maps.keys().cloned().collect());
@@ -647,13 +734,10 @@ impl Kernel for FakeKernel {
     }
 
     fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<ProgramFacts>, StepError> {
-        if self.unloadable.contains(&app) {
-            return Err(StepError::Object { why: "it is lost".to_owned() });
-        }
-        let names: Vec<&str> = recipe.functions.keys().map(String::as_str).collect();
-        let maps = self.maps.get(&app).cloned().unwrap_or_default();
-        let maps: Vec<&str> = maps.iter().map(String::as_str).collect();
-        let staged = self.load(&names, &maps);
+        let staged = match self.made(&Need::App { app, recipe: recipe.clone() })? {
+            Made::App(staged) => staged,
+            Made::Program(_) => return Err(Self::refuse("load", "another need's")),
+        };
         let programs =
             recipe.functions.iter().zip(staged.programs.values()).map(|((function, kind), id)| ProgramFacts {
                 function: function.clone(),
@@ -670,6 +754,7 @@ impl Kernel for FakeKernel {
     fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
         // No operation is under way: nothing has to be put back any more.
         self.staged_tops.retain(|_, top| top.links.is_none());
+        self.provided.clear();
         self.collect();
         let seen = |top: &Top| PinnedTop {
             program: top.program,
@@ -710,10 +795,21 @@ impl Kernel for FakeKernel {
             exts: self.exts.iter().map(|(link, (ext, _))| (*link, *ext)).collect(),
             namespaces: [(Netns::Host, Some(1))].into(),
             interfaces: names.iter().map(|name| (name.clone(), leads_to(name))).collect(),
+            recorded: self.recorded.clone(),
+            unread_records: BTreeSet::new(),
             chains,
             missing,
             barred: BTreeMap::new(),
         })
+    }
+
+    fn maker(&mut self, need: &Need) -> Self::Maker {
+        let made = self.make(need);
+        Box::new(move || made)
+    }
+
+    fn provide(&mut self, need: &Need, made: Result<Made, StepError>) {
+        self.provided.push((need.clone(), made));
     }
 
     fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError> {
@@ -725,6 +821,15 @@ impl Kernel for FakeKernel {
         let result = self.take(step);
         self.collect();
         result
+    }
+
+    fn stamp(&mut self) -> Result<Option<Stamp>, ObserveError> {
+        Ok(self.stamp)
+    }
+
+    fn set_stamp(&mut self, stamp: Stamp) -> Result<(), StepError> {
+        self.stamp = Some(stamp);
+        Ok(())
     }
 }
 

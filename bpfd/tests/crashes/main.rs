@@ -19,27 +19,31 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bpfd::audit::{AuditSink, Record};
-use bpfd::engine::{Context, Engine, EngineError, News};
+use bpfd::engine::{Answer, Context, Engine, EngineError, News, Pending, Progress, Settling};
 use bpfd::execute::ExecuteError;
 use bpfd::repair::{Recovered, Repaired};
 use bpfd::store::{Earlier, Outcome, Store};
-use bpfd_core::changes::{self, Fresh, Loaded};
+use bpfd_core::changes::{self, Fresh, Loaded, RequestError};
 use bpfd_core::hook::{ChainName, HookAsk, OwnHook, Point, XdpMode};
 use bpfd_core::ident::{AppUid, AskedId, BootId, KernelId, RequestId, RequestKey};
-use bpfd_core::invariants::Broken;
+use bpfd_core::invariants::{self, Broken};
 use bpfd_core::kernel::{
-    ChainMode, Kernel, Live, ObserveError, Observed, PinnedApp, Recipe, SLOTS, Scope, Slot, Step, StepError, Targets,
+    ChainMode, Kernel, Live, Need, ObserveError, Observed, PinnedApp, Recipe, SLOTS, Scope, Slot, Step, StepError,
+    Targets,
 };
 use bpfd_core::labels::Labels;
 use bpfd_core::names::{Netns, Priority};
 use bpfd_core::plan::{LinkStatus, PlanError};
 use bpfd_core::policy::Principal;
+use bpfd_core::record::Row;
 use bpfd_core::request::{
     AttachAsk, AttachRequest, DetachRequest, DetachWhich, OwnerScope, UnloadRequest, UnloadWhich, UpdateRequest,
 };
-use bpfd_core::state::{Map, ObjectDigest, Owner, ProgramFacts, ProgramKind, Reach, Source, State, WhenAbsent};
+use bpfd_core::seat::seated;
+use bpfd_core::stamp::{Relation, Stamp};
+use bpfd_core::state::{Change, Map, ObjectDigest, Owner, ProgramFacts, ProgramKind, Reach, Source, State, WhenAbsent};
 use bpfd_policy::Policy;
-use fake::{FakeKernel, Fate, PeerMove};
+use fake::{FakeKernel, Fate, Made, PeerMove};
 use proptest::prelude::*;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -62,6 +66,8 @@ struct Mortal(Rc<RefCell<FakeKernel>>);
 
 impl Kernel for Mortal {
     type Staged = PinnedApp;
+    type Made = Made;
+    type Maker = <FakeKernel as Kernel>::Maker;
 
     fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
         self.0.borrow_mut().observe(scope)
@@ -79,8 +85,24 @@ impl Kernel for Mortal {
         self.0.borrow_mut().prepare(app, recipe)
     }
 
+    fn maker(&mut self, need: &Need) -> Self::Maker {
+        self.0.borrow_mut().maker(need)
+    }
+
+    fn provide(&mut self, need: &Need, made: Result<Made, StepError>) {
+        self.0.borrow_mut().provide(need, made);
+    }
+
     fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError> {
         self.0.borrow_mut().step(step)
+    }
+
+    fn stamp(&mut self) -> Result<Option<Stamp>, ObserveError> {
+        self.0.borrow_mut().stamp()
+    }
+
+    fn set_stamp(&mut self, stamp: Stamp) -> Result<(), StepError> {
+        self.0.borrow_mut().set_stamp(stamp)
     }
 }
 
@@ -181,13 +203,15 @@ struct Host {
     dir: tempfile::TempDir,
     uids: u128,
     loads: u32,
+    /// What peers do while something is made for the next change.
+    while_made: Vec<PeerMove>,
 }
 
 impl Host {
     fn new(chains: Chains) -> Self {
         let mut kernel = FakeKernel::with_interfaces([eth(0), eth(1)]);
         kernel.keep_chains(chains.mode());
-        let mut host = Self { engine: None, kernel, dir: in_memory(), uids: 1 << 64, loads: 0 };
+        let mut host = Self { engine: None, kernel, dir: in_memory(), uids: 1 << 64, loads: 0, while_made: vec![] };
         host.start();
         host
     }
@@ -209,7 +233,9 @@ impl Host {
         prepare(&mut self.kernel);
         let audit = Box::new(Counted::default());
         let started = Engine::start(self.kernel.clone(), store, audit, built_in(), BOOT, Box::new(uids));
-        let (engine, repaired) = started.unwrap();
+        let (mut engine, repaired) = started.unwrap();
+        // At a start nobody waits for the engine's thread.
+        engine.kernel().made_here = 0;
         self.engine = Some(engine);
         repaired
     }
@@ -255,7 +281,7 @@ impl Host {
                 let staged = self.engine().kernel().load(&["pass"], &["counters"]);
                 let loaded = loaded(uid, name, &staged, *attach);
                 let build = move |state: &State, fresh: &Fresh| changes::load(state, loaded.clone(), &who, fresh);
-                self.engine().change(&context, Some((uid, staged)), build).map(drop)
+                self.change(&context, Some((uid, staged)), build).map(drop)
             }
             Ask::Attach { app, to: (number, priority) } => self.attach(&context, app, on(eth(*number), *priority)),
             Ask::Trace { app, event } => self.attach(&context, app, tracing(event)),
@@ -267,26 +293,26 @@ impl Host {
                     proceed_on: None,
                     request: None,
                 };
-                self.engine().change(&context, None, |state, _| changes::update(state, &ask)).map(drop)
+                self.change(&context, None, |state, _| changes::update(state, &ask)).map(drop)
             }
             Ask::Detach { link } => {
                 let which = DetachWhich::Links(vec![link.parse().unwrap()]);
                 let ask = DetachRequest { which, owners: OwnerScope::Anyone, request: None };
-                self.engine().change(&context, None, |state, _| changes::detach(state, &ask)).map(drop)
+                self.change(&context, None, |state, _| changes::detach(state, &ask)).map(drop)
             }
             Ask::DetachAll { eth: number } => {
                 let ask =
                     DetachRequest { which: DetachWhich::All(eth(*number)), owners: OwnerScope::Anyone, request: None };
-                self.engine().change(&context, None, |state, _| changes::detach(state, &ask)).map(drop)
+                self.change(&context, None, |state, _| changes::detach(state, &ask)).map(drop)
             }
             Ask::Unload { app } => {
                 let which = UnloadWhich::Apps(vec![app.parse().unwrap()]);
                 let ask = UnloadRequest { which, owners: OwnerScope::Anyone, request: None };
-                self.engine().change(&context, None, |state, _| changes::unload(state, &ask)).map(drop)
+                self.change(&context, None, |state, _| changes::unload(state, &ask)).map(drop)
             }
             Ask::UnloadAll => {
                 let ask = UnloadRequest { which: UnloadWhich::All, owners: OwnerScope::Anyone, request: None };
-                self.engine().change(&context, None, |state, _| changes::unload(state, &ask)).map(drop)
+                self.change(&context, None, |state, _| changes::unload(state, &ask)).map(drop)
             }
         }
     }
@@ -295,7 +321,38 @@ impl Host {
         let ask = AttachRequest { app: app.parse().unwrap(), function: None, attach, request: context.request };
         let who = owner();
         let build = |state: &State, fresh: &Fresh| changes::attach(state, &ask, &who, fresh);
-        self.engine().change(context, None, build).map(drop)
+        self.change(context, None, build).map(drop)
+    }
+
+    /// What the daemon does about a change, on one thread.
+    fn change(
+        &mut self,
+        context: &Context,
+        staged: Option<(AppUid, PinnedApp)>,
+        build: impl Fn(&State, &Fresh) -> Result<Vec<Change>, RequestError>,
+    ) -> Result<Answer, EngineError> {
+        let mut pending = Pending::new(staged);
+        loop {
+            match self.engine().change(context, &mut pending, &build)? {
+                Progress::Done(answer) => return Ok(answer),
+                Progress::Wait(chains) => panic!("nobody else changes {chains:?}"),
+                Progress::Make(needs) => needs.into_iter().for_each(|(need, maker)| pending.made(need, maker())),
+            }
+            for act in self.while_made.drain(..) {
+                assert!(self.engine.as_mut().unwrap().kernel().peer(&act), "{act:?}");
+            }
+        }
+    }
+
+    fn settle(&mut self, news: &News) -> Repaired {
+        let mut settling = Settling::default();
+        loop {
+            match self.engine().settle(news, &mut settling).unwrap() {
+                Progress::Done(repaired) => return repaired,
+                Progress::Wait(chains) => panic!("news wait for no chain: {chains:?}"),
+                Progress::Make(needs) => needs.into_iter().for_each(|(need, maker)| settling.made(need, maker())),
+            }
+        }
     }
 
     fn attach_waiting(&mut self, app: &str, attach: AttachAsk) -> Result<(), EngineError> {
@@ -321,7 +378,7 @@ impl Host {
             }
         };
         let runs = runs.iter().map(|slot| match slot {
-            Slot::Ours(member) => (app(&member.app), u32::from(member.priority)),
+            Slot::Ours(member) => (app(&member.app), u32::from(member.effective)),
             Slot::Foreign(slot) => (slot.name.clone(), slot.priority),
         });
         runs.collect()
@@ -330,7 +387,7 @@ impl Host {
     /// A peer acts while the daemon runs, which hears of it.
     fn peer(&mut self, act: &PeerMove) -> bool {
         let done = self.engine().kernel().peer(act);
-        self.engine().settle(&News::everything()).unwrap();
+        self.settle(&News::everything());
         done
     }
 
@@ -340,13 +397,19 @@ impl Host {
     }
 
     fn broken(&mut self) -> Vec<Broken> {
-        self.engine().check().unwrap()
+        let published = self.engine().snapshots().borrow().clone();
+        let everything = Scope::Everything(Targets::of(published.state.links.values()));
+        let seen = self.engine().kernel().observe(&everything).unwrap();
+        let seen = Observed { barred: published.observed.barred.clone(), ..seen };
+        invariants::check(&seated(&published.state, &seen), &seen)
     }
 
     /// Every invariant that does not hold, K5 and what peers see included.
     fn wrong(&mut self) -> Vec<String> {
         let mut wrong: Vec<String> = self.broken().iter().map(ToString::to_string).collect();
         wrong.extend(self.engine().kernel().wrong_for_peers());
+        let made_here = self.engine().kernel().made_here;
+        wrong.extend((made_here > 0).then(|| format!("{made_here} programs were verified on the engine's thread")));
         wrong
     }
 }
@@ -364,7 +427,7 @@ fn loaded(uid: AppUid, name: &str, staged: &PinnedApp, attach: Option<(u8, u32)>
         name: Some(name.parse().unwrap()),
         default_name: "unnamed".parse().unwrap(),
         source: Source::Upload,
-        object: ObjectDigest([3; 32]),
+        object: ObjectDigest::from([3; 32]),
         reach: Reach::Kernel,
         globals: BTreeMap::new(),
         programs: programs.collect(),
@@ -559,6 +622,36 @@ fn a_repair_that_fails_at_any_step_leaves_the_rest_to_the_next_one() {
 }
 
 #[test]
+fn what_was_made_for_a_chain_that_a_peer_changed_meanwhile_is_planned_again() {
+    for (act, verb) in [
+        (theirs(0, 15), Ask::Load { name: "new", attach: Some((0, 30)) }),
+        (PeerMove::Unload(eth(0)), Ask::Load { name: "new", attach: Some((0, 30)) }),
+        (theirs(0, 15), Ask::Attach { app: "c", to: (0, 40) }),
+        (PeerMove::Unload(eth(1)), Ask::Attach { app: "a", to: (1, 40) }),
+    ] {
+        let mut host = busy(Chains::Shared);
+        host.while_made.push(act.clone());
+        host.ask(&verb, None).unwrap();
+        assert_eq!(host.while_made, [], "{verb:?} needed something");
+        assert_eq!(host.wrong(), NOTHING, "{verb:?} after {act:?}");
+        let (_, runs) = host.sight();
+        assert!(runs.values().all(|runs| runs.is_sorted_by_key(|(_, priority)| *priority)), "{runs:?}");
+    }
+}
+
+#[test]
+fn a_generation_for_an_interface_that_went_and_came_meanwhile_is_made_again() {
+    for chains in [Chains::Fused, Chains::Libxdp] {
+        let mut host = busy(chains);
+        host.while_made.extend([PeerMove::Goes(eth(1)), PeerMove::Comes(eth(1))]);
+        host.ask(&Ask::Attach { app: "a", to: (1, 40) }, None).unwrap();
+        assert_eq!(host.wrong(), NOTHING, "{chains:?}");
+        let (_, runs) = host.sight();
+        assert_eq!(runs[&eth(1)], [("a".to_owned(), 40), ("c".to_owned(), 90)], "{chains:?}");
+    }
+}
+
+#[test]
 fn a_database_without_a_journal_breaks_an_invariant() {
     // The control of the tests above: the same death, and a database that never heard of the operation or its rows.
     for chains in ALL {
@@ -569,8 +662,91 @@ fn a_database_without_a_journal_breaks_an_invariant() {
         host.stop();
         let observed = host.kernel.observe(&both()).unwrap();
         let state = Store::open(&host.dir.path().join("state.db")).unwrap().state(BOOT).unwrap();
-        assert_ne!(bpfd_core::invariants::check(&state, &observed), []);
+        assert_ne!(invariants::check(&state, &observed), []);
     }
+}
+
+/// A repair that found all as it was left.
+fn nothing() -> Repaired {
+    Repaired { relation: Relation::Matches, ..Repaired::default() }
+}
+
+/// What is recorded beside the pins.
+fn recorded(host: &mut Host) -> State {
+    host.engine().kernel().observe(&Scope::Everything(Targets::default())).unwrap().recorded
+}
+
+#[test]
+fn the_records_say_what_the_database_says_after_each_verb() {
+    for (chains, verb) in ALL.into_iter().flat_map(|chains| verbs().into_iter().map(move |verb| (chains, verb))) {
+        let mut host = busy(chains);
+        let before = recorded(&mut host);
+        assert_eq!(before, host.state(), "{chains:?}");
+        host.ask(&verb, None).unwrap();
+        let after = recorded(&mut host);
+        assert_eq!(after, host.state(), "{chains:?} {verb:?}");
+        assert_ne!(after, before, "{chains:?} {verb:?}");
+        // As the maps have them, byte by byte.
+        let apps = after.apps.values().cloned().map(Row::App);
+        for row in apps.chain(after.links.values().cloned().map(Row::Link)) {
+            assert_eq!(Row::decode(&row.encode().unwrap()).unwrap(), row);
+        }
+    }
+}
+
+#[test]
+fn a_host_without_records_gets_them_at_a_start_and_keeps_those_of_an_app_that_is_lost() {
+    let mut host = busy(Chains::Fused);
+    host.stop();
+    host.kernel.forget_records();
+    let written = host.start().steps.iter().filter(|step| step.starts_with("record ")).count();
+    assert_eq!(written, 8, "four apps and four links");
+    assert_eq!((recorded(&mut host), host.wrong()), (host.state(), vec![]));
+    assert_eq!(host.restart().steps, NOTHING);
+
+    // The object of `a` is lost: after a boot its link keeps its row, and so its record.
+    host.stop();
+    host.kernel.reboot();
+    host.kernel.lose(AppUid(Uuid::from_u128(1)));
+    host.start();
+    let (records, state) = (recorded(&mut host), host.state());
+    assert_eq!((records.links, records.apps.len()), (state.links, 3));
+}
+
+#[test]
+fn a_database_of_before_and_another_one_are_told_from_the_one_that_made_the_pins() {
+    let mut host = busy(Chains::Fused);
+    let start = |host: &mut Host| host.restart().relation;
+    assert_eq!(start(&mut host), Relation::Matches);
+    let database = |host: &Host| host.dir.path().join("state.db");
+    host.stop();
+    let kept = std::fs::read(database(&host)).unwrap();
+    host.start();
+    host.ask(&Ask::Update { link: "a".into(), priority: 10 }, None).unwrap();
+    host.ask(&Ask::Detach { link: "c".into() }, None).unwrap();
+    host.stop();
+    let pins = host.kernel.clone();
+    std::fs::write(database(&host), kept).unwrap();
+    assert_eq!(host.start().relation, Relation::Older { by: 2 });
+    // The pins were made what the database says.
+    assert_eq!(start(&mut host), Relation::Matches);
+
+    // Killed after a commit, before the map was written.
+    host.stop();
+    let before = host.kernel.clone();
+    host.start();
+    host.ask(&Ask::Update { link: "b".into(), priority: 30 }, None).unwrap();
+    host.stop();
+    host.kernel = before;
+    assert_eq!(host.start().relation, Relation::Matches);
+
+    host.stop();
+    host.kernel = pins;
+    std::fs::remove_file(database(&host)).unwrap();
+    assert_eq!(host.start().relation, Relation::Another);
+    host.stop();
+    host.kernel.reboot();
+    assert_eq!(host.start().relation, Relation::Fresh);
 }
 
 /// What a peer does beside the busy host.
@@ -599,7 +775,7 @@ fn a_peer_that_acts_between_any_two_steps_of_a_verb_loses_nothing_of_either_side
                 break;
             }
             acts += 1;
-            host.engine().settle(&News::everything()).unwrap();
+            host.settle(&News::everything());
             assert_eq!(host.engine().kernel().wrong_for_peers(), NOTHING, "{at}");
             host.restart();
             assert_eq!(host.wrong(), NOTHING, "{at}, after a restart");
@@ -766,7 +942,7 @@ fn a_restart_changes_nothing() {
         let before = host.sight();
         let steps = host.engine().kernel().log.len();
         let repaired = host.restart();
-        assert_eq!(repaired, Repaired::default());
+        assert_eq!(repaired, nothing());
         assert_eq!(host.sight(), before);
         assert_eq!(host.engine().kernel().log.len(), steps);
     }
@@ -803,7 +979,7 @@ fn the_same_request_twice_is_done_once() {
     // The key with something else.
     let used = context(Some(77));
     let other = RequestKey { asked: AskedId(Uuid::from_u128(1)), ..used.request.unwrap() };
-    let reused = host.engine().change(&Context { request: Some(other), ..used }, None, |_, _| Ok(vec![]));
+    let reused = host.change(&Context { request: Some(other), ..used }, None, |_, _| Ok(vec![]));
     assert!(matches!(reused, Err(EngineError::Reused(id)) if id == other.id), "{reused:?}");
     assert_eq!(host.sight(), after);
 }
@@ -892,7 +1068,7 @@ fn an_operation_that_fits_the_state_no_more_is_let_go() {
     );
     assert_eq!(host.sight(), after);
     assert_eq!(host.wrong(), NOTHING);
-    assert_eq!(host.restart(), Repaired::default());
+    assert_eq!(host.restart(), nothing());
 }
 
 /// Keeps each row of the journal.
@@ -955,16 +1131,16 @@ fn a_chain_runs_without_the_member_that_does_not_go_into_it() {
         assert_eq!(names(&mut host), ["more", "last"], "{chains:?}");
         // Its interface comes anew: it is tried again, and the others run.
         host.engine().kernel().remove_interface(&eth(0));
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         host.engine().kernel().add_interface(eth(0));
-        let settled = host.engine().settle(&News::everything()).unwrap();
+        let settled = host.settle(&News::everything());
         assert_eq!((settled.barred.len(), names(&mut host)), (1, vec!["more".to_owned(), "last".to_owned()]));
         assert!(why(&stand(&mut host)["alone"]), "{chains:?}");
         // So it is if a change was before the news.
         host.engine().kernel().remove_interface(&eth(0));
         host.engine().kernel().add_interface(eth(0));
         host.ask(&Ask::Update { link: "last/pass@eth0:xdp".into(), priority: 91 }, None).unwrap();
-        assert_eq!(host.engine().settle(&News::everything()).unwrap().barred.len(), 1, "{chains:?}");
+        assert_eq!(host.settle(&News::everything()).barred.len(), 1, "{chains:?}");
         assert_eq!(names(&mut host), ["more", "last"], "{chains:?}");
         host.ask(&Ask::Unload { app: "alone" }, None).unwrap();
         assert_eq!(host.wrong(), NOTHING, "{chains:?}");
@@ -1032,9 +1208,9 @@ fn what_cannot_be_had_elsewhere_is_no_reason_against_a_change() {
         host.ask(&Ask::Unload { app: "more" }, None).unwrap();
         // An interface that comes gets what can be had.
         host.engine().kernel().remove_interface(&eth(0));
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         host.engine().kernel().add_interface(eth(0));
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         assert_eq!(runs(&mut host, 0), beside);
         host.ask(&Ask::Unload { app: "a" }, None).unwrap();
         assert_eq!(host.broken(), []);
@@ -1060,7 +1236,7 @@ fn two_names_of_one_interface_make_one_chain() {
         // One waits for the second name, one is asked for by it.
         host.attach_waiting("a", on(eth(7), 5)).unwrap();
         host.engine().kernel().alias(&eth(0), eth(7));
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         let (_, joined) = host.sight();
         assert_eq!(joined[&eth(0)][0], ("a".to_owned(), 5), "{chains:?}");
         host.ask(&Ask::Attach { app: "b", to: (7, 1) }, None).unwrap();
@@ -1079,20 +1255,20 @@ fn a_renamed_interface_keeps_its_chain_and_a_newcomer_of_its_name_gets_nothing()
         let mut host = busy(chains);
         let ran = host.sight().1[&eth(0)].clone();
         host.engine().kernel().rename(&eth(0), eth(7));
-        let steps = host.engine().settle(&News::everything()).unwrap().steps;
+        let steps = host.settle(&News::everything()).steps;
         assert_eq!((steps, host.broken()), (Vec::<String>::new(), vec![]), "{chains:?}");
         assert_eq!(host.restart(), Repaired::default(), "{chains:?}");
         assert_eq!(host.of(&eth(7)), ran, "{chains:?}");
 
         host.engine().kernel().add_interface(eth(0));
-        let steps = host.engine().settle(&News::everything()).unwrap().steps;
+        let steps = host.settle(&News::everything()).steps;
         assert_eq!(steps, Vec::<String>::new(), "{chains:?}");
         assert_eq!((host.of(&eth(7)), host.of(&eth(0))), (ran.clone(), vec![]), "{chains:?}");
         assert!(stand(&mut host).values().all(|status| matches!(status, LinkStatus::Drifted { .. })), "{chains:?}");
         assert_eq!(host.restart(), Repaired::default(), "{chains:?}");
 
         host.engine().kernel().remove_interface(&eth(7));
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         assert_eq!((host.of(&eth(0)), host.broken()), (ran, vec![]), "{chains:?}");
     }
 }
@@ -1121,7 +1297,7 @@ fn an_interface_that_comes_while_the_daemon_starts_gets_its_chain() {
         host.kernel.remove_interface(&eth(0));
         // It comes while programs are loaded, after the look.
         host.start_with(|kernel| kernel.peer_at_step(1, PeerMove::Comes(eth(0))));
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         assert_eq!(host.sight().1, before, "{chains:?}");
         assert_eq!(host.broken(), [], "{chains:?}");
     }
@@ -1133,11 +1309,11 @@ fn a_peer_that_is_faster_on_an_interface_that_comes_is_joined() {
     for step in 0..3 {
         let mut host = busy(Chains::Libxdp);
         host.engine().kernel().remove_interface(&eth(1));
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         host.engine().kernel().add_interface(eth(1));
         let before = host.engine().kernel().log.len();
         host.engine().kernel().peer_at_step(step, theirs(1, 40));
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         let pinned = host.engine().kernel().log[before..].iter().filter(|step| step.starts_with("pin top")).count();
         assert!(host.engine().kernel().met(), "no step {step}: {:?}", host.engine().kernel().log);
         raced += pinned - 1;
@@ -1158,7 +1334,7 @@ fn a_request_that_a_start_carried_forward_gets_its_answer() {
             }
             let repaired = host.restart();
             // Nothing is to be done any more: what is given is the answer, or nothing.
-            let answer = host.engine().change(&context(Some(77)), None, |_, _| Ok(vec![])).unwrap();
+            let answer = host.change(&context(Some(77)), None, |_, _| Ok(vec![])).unwrap();
             let named: Vec<String> = answer.outcome.apps.iter().map(|app| app.name.to_string()).collect();
             let wanted = if repaired.recovered == Some(Recovered::Forward) { vec!["new".to_owned()] } else { vec![] };
             assert_eq!(answer.outcome.links.len(), wanted.len(), "{chains:?} {step}");
@@ -1177,7 +1353,7 @@ fn a_newer_database_is_refused() {
     rusqlite::Connection::open(path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     assert_eq!(
         Store::open(path).unwrap_err().to_string(),
-        "the state database has layout 99, this version knows 3: run the newer bpfd"
+        "the state database has layout 99, this version knows 4: run the newer bpfd"
     );
 }
 
@@ -1223,7 +1399,7 @@ fn programs_of_an_older_database_get_numbers_of_their_own() {
     host.start();
     assert_eq!((host.sight().1, host.broken()), (before, vec![]));
     let apps: Vec<_> = host.state().apps.into_values().collect();
-    let answer = host.engine().change(&context(Some(77)), None, |_, _| Ok(vec![])).unwrap();
+    let answer = host.change(&context(Some(77)), None, |_, _| Ok(vec![])).unwrap();
     assert_eq!(answer.outcome.apps, apps);
     host.ask(&Ask::Load { name: "b", attach: Some((1, 10)) }, None).unwrap();
     host.stop();
@@ -1327,7 +1503,7 @@ fn history(chains: Chains, events: Vec<Event>) -> Result<(), TestCaseError> {
             continue;
         }
         prop_assert_eq!(host.wrong(), NOTHING, "after {:?}", event);
-        prop_assert_eq!(host.restart(), Repaired::default(), "a second repair after {:?}", event);
+        prop_assert_eq!(host.restart(), nothing(), "a second repair after {:?}", event);
         for (chain, runs) in ran {
             let ran: Vec<u32> = runs.iter().map(|(_, priority)| *priority).collect();
             prop_assert!(ran.is_sorted(), "order of {}", chain);
@@ -1358,11 +1534,11 @@ fn an_interface_that_comes_between_a_look_and_its_news_gets_its_chain() {
         let mut host = busy(chains);
         let (_, before) = host.sight();
         host.engine().kernel().remove_interface(&eth(0));
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         host.engine().kernel().add_interface(eth(0));
         // Somebody asks how things are: to have seen it is not to have dealt with it.
         assert_ne!(host.broken(), []);
-        host.engine().settle(&News::everything()).unwrap();
+        host.settle(&News::everything());
         assert_eq!(host.sight().1, before, "{chains:?}");
         assert_eq!(host.broken(), [], "{chains:?}");
     }
@@ -1379,19 +1555,19 @@ fn interface_comes_and_goes(chains: Chains) {
     let mut host = busy(chains);
     let (_, before) = host.sight();
     let gone = host.engine().kernel().remove_interface(&eth(0));
-    host.engine().settle(&News::everything()).unwrap();
+    host.settle(&News::everything());
     assert_eq!(host.sight().1[&eth(0)], vec![]);
     let waiting =
         host.engine().snapshots().borrow().statuses.values().filter(|status| **status == LinkStatus::Waiting).count();
     assert_eq!((gone, waiting), (true, 2));
 
     host.engine().kernel().add_interface(eth(0));
-    host.engine().settle(&News::everything()).unwrap();
+    host.settle(&News::everything());
     assert_eq!(host.sight().1, before);
     assert_eq!(host.broken(), []);
 
     host.engine().kernel().clear(&eth(0));
-    host.engine().settle(&News::everything()).unwrap();
+    host.settle(&News::everything());
     assert_eq!(host.sight().1[&eth(0)], vec![], "what somebody took off stays off");
     assert_eq!(host.broken().iter().filter(|broken| broken.invariant == "K1").count(), 2, "and is reported");
 }

@@ -24,7 +24,7 @@ fn a_signed_image_becomes_bytes_that_may_be_loaded() {
     let world = World::new();
     let (bytecode, warnings) = world.acquire("v1", PullPolicy::Newer).unwrap();
     assert_eq!(bytecode.bytes(), OBJECT);
-    assert_eq!(bytecode.object(), ObjectDigest(*Digest::of(OBJECT).bytes()));
+    assert_eq!(bytecode.object(), ObjectDigest(Digest::of(OBJECT)));
     let source = Source::Image {
         reference: world.reference("v1").to_string(),
         digest: image().descriptor().digest.to_string(),
@@ -145,7 +145,7 @@ fn an_image_that_waits_for_its_load_holds_no_bytes_and_they_are_hashed_again() {
             .unwrap()
             .0
     };
-    let object = ObjectDigest(*Digest::of(OBJECT).bytes());
+    let object = ObjectDigest(Digest::of(OBJECT));
     let path = world.layout.objects().join(object.to_string());
     let kind = |error| match error {
         UploadError::Read { object: lost, source } if lost == object => source.kind(),

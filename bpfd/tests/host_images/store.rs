@@ -136,6 +136,7 @@ fn app(reference: &str, digest: Digest) -> (AppUid, App) {
         labels: Default::default(),
         user_labels: Default::default(),
         advice: Default::default(),
+        lifetime: Default::default(),
         created: 0,
         generation: 1,
         request: None,

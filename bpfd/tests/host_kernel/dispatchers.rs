@@ -102,7 +102,8 @@ fn a_dispatcher_gains_turns_over_and_loses_links_in_one_swap_each() {
     world.send(5);
     world.counted(&apps, &[10, 50]);
 
-    let first = Member { priority: Priority::try_from(5).unwrap(), ..wanted[1].clone() };
+    let five = Priority::try_from(5).unwrap();
+    let first = Member { priority: five, effective: five, ..wanted[1].clone() };
     let turned = [first.clone(), wanted[0].clone()];
     let over = dispatcher(&mut kernel, &world, &turned, &apps);
     let raced = kernel.swap(&chain, Some(alone), Some(over.top), XdpMode::Auto);

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use bpfd::kernel::HostKernel;
+use bpfd::kernel::{HostKernel, held_by};
 use bpfd_core::hook::{ProceedOn, XdpMode};
 use bpfd_core::kernel::{ChainMode, ForeignProgram, Kernel, Live, LiveTop, Missing, Runs, Step, StepError, TopContent};
 use bpfd_core::mode::Setting;
@@ -120,7 +121,7 @@ fn a_second_bpfd_is_kept_away() {
     let world = World::new();
     let kernel = world.kernel();
     let paths = bpfd::kernel::Paths { bpffs: world.bpffs(), ..Default::default() };
-    let none = Box::new(|_: &_| Err(std::io::ErrorKind::NotFound.into()));
+    let none = Arc::new(|_: &_| Err(std::io::ErrorKind::NotFound.into()));
     let refused = HostKernel::open(paths, crate::world::workers(), none).err().unwrap();
     assert!(matches!(refused, bpfd::kernel::OpenError::Busy(_)), "{refused}");
     drop(kernel);
@@ -240,11 +241,11 @@ fn a_strangers_program_is_told_with_its_link_and_who_holds_it() {
         Netns::named(&world.netns).unwrap().within(|| link_create_xdp(program.as_fd(), index, 0)).unwrap().unwrap();
     let info = link_info(link.as_fd()).unwrap();
 
-    let Live::Foreign(ForeignProgram { program, name, link: held, holders }) = kernel.see(&chain).live else {
-        panic!("foreign")
-    };
-    assert_eq!((program.0, name.as_str(), held), (info.prog_id.0, "count", Some(info.id.0)));
-    let own = format!("{} (", std::process::id());
+    let Live::Foreign(foreign) = kernel.see(&chain).live else { panic!("foreign") };
+    let ForeignProgram { program, name, link: held, holders } = &foreign;
+    assert_eq!(holders, &Vec::<String>::new(), "not looked up by what plans");
+    assert_eq!((program.0, name.as_str(), *held), (info.prog_id.0, "count", Some(info.id.0)));
+    let (own, holders) = (format!("{} (", std::process::id()), held_by(&foreign));
     assert!(holders.iter().any(|holder| holder.starts_with(&own)), "{holders:?}");
 
     let top = kernel.build(&chain, &members("count", &apps), &apps).unwrap();

@@ -121,7 +121,7 @@ impl World {
         let bytes = move |digest: &ObjectDigest| {
             objects.lock().unwrap().get(digest).cloned().ok_or_else(|| std::io::ErrorKind::NotFound.into())
         };
-        HostKernel::open_in(setting, paths, workers(), Box::new(bytes))
+        HostKernel::open_in(setting, paths, workers(), Arc::new(bytes))
     }
 
     pub(crate) fn chain(&self, interface: &str) -> NamedChain {
@@ -139,7 +139,7 @@ impl World {
 
     /// Keeps bytes and says how to make an app of them.
     pub(crate) fn recipe(&self, elf: Vec<u8>, functions: &[(&str, ProgramKind)]) -> Recipe {
-        let object = ObjectDigest([self.next_object.fetch_add(1, Ordering::Relaxed); 32]);
+        let object = ObjectDigest::from([self.next_object.fetch_add(1, Ordering::Relaxed); 32]);
         self.objects.lock().unwrap().insert(object, elf);
         let functions = functions.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect();
         Recipe { object, globals: BTreeMap::new(), functions, reach: Reach::Kernel }
@@ -344,11 +344,13 @@ pub(crate) fn members(function: &str, apps: &[Loaded]) -> Vec<Member> {
 }
 
 pub(crate) fn member(app: AppUid, function: &str, priority: u32) -> Member {
+    let priority = priority.try_into().unwrap();
     Member {
         link: LinkUid(Uuid::new_v4()),
         app,
         function: function.to_owned(),
-        priority: priority.try_into().unwrap(),
+        priority,
+        effective: priority,
         proceed_on: ProceedOn::PASS,
     }
 }

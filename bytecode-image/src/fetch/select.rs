@@ -11,7 +11,7 @@ use crate::{
 ///
 /// # Errors
 /// [`FetchError::Manifest`], [`FetchError::Unusable`].
-pub async fn select(remote: &Remote, top: Document, platform: &Platform) -> Result<Selected, FetchError> {
+pub async fn select(remote: &Remote<'_>, top: Document, platform: &Platform) -> Result<Selected, FetchError> {
     let reference = remote.reference();
     let unusable = |error| FetchError::Unusable(reference.clone().into(), error);
     let manifest = top.parse().map_err(|error| unusable(error.into()))?;

@@ -57,7 +57,7 @@ impl SignatureSet {
 /// # Errors
 /// [`FetchError::Signatures`], [`FetchError::SignatureManifest`], [`FetchError::TooManySignatures`].
 pub async fn fetch_signatures(
-    remote: &Remote,
+    remote: &Remote<'_>,
     selected: &Selected,
     progress: &dyn Progress,
 ) -> Result<Vec<SignatureSet>, FetchError> {
@@ -72,7 +72,7 @@ pub async fn fetch_signatures(
     Ok(sets)
 }
 
-async fn manifest_of_signatures(remote: &Remote, over: Digest) -> Result<Option<Document>, FetchError> {
+async fn manifest_of_signatures(remote: &Remote<'_>, over: Digest) -> Result<Option<Document>, FetchError> {
     let place = remote.reference().signatures(over);
     match remote.tagged(place.tag().unwrap_or_default()).await {
         Ok(manifest) => Ok(Some(manifest)),
@@ -82,7 +82,7 @@ async fn manifest_of_signatures(remote: &Remote, over: Digest) -> Result<Option<
 }
 
 async fn read(
-    remote: &Remote,
+    remote: &Remote<'_>,
     over: Digest,
     manifest: Document,
     count: &mut usize,

@@ -46,6 +46,8 @@ pub enum Access {
     Basic(String, String),
     /// Whoever has a token from `/token`, which this user and password get.
     Bearer(String, String),
+    /// Whoever has a token from `/token`, which this identity token gets by OAuth2's refresh grant, and nothing else.
+    IdentityToken(String),
     /// Whoever has a token from `/token`, which everybody gets.
     AnonymousBearer,
 }

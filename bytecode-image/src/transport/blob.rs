@@ -21,7 +21,7 @@ use crate::{
     registries::Endpoint,
 };
 
-impl Remote {
+impl Remote<'_> {
     /// Streams a blob of at most `limit` bytes into `sink`; `progress` hears how many bytes there are so far.
     ///
     /// # Errors

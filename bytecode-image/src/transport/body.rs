@@ -7,7 +7,7 @@ use reqwest::Response;
 use super::{Remote, TransportError};
 use crate::{limits, registries::Authority};
 
-impl Remote {
+impl Remote<'_> {
     /// The whole body, if it is within the limit.
     pub(super) async fn whole(
         &self,

@@ -1,11 +1,15 @@
-//! `WWW-Authenticate`: what a registry asks for (RFC 9110 §11.6.1, and distribution's "Token Authentication
-//! Specification").
+//! `WWW-Authenticate`: the challenges that a registry offers, and the best one that this crate can answer (RFC 9110 §11.6.1, and
+//! distribution's "Token Authentication Specification"). `spec/vectors/challenges.json` has examples.
 //!
-//! Only parses. Must never decide who gets credentials.
+//! Only parses and chooses. Must never decide who gets credentials.
+
+use std::{fmt, iter::Peekable, str::Chars};
+
+use crate::limits;
 
 /// What a registry wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Challenge {
+pub enum Challenge {
     /// User and password with each request.
     Basic,
     /// A token from a token server.
@@ -17,105 +21,215 @@ pub(super) enum Challenge {
     },
 }
 
-/// Reads one header. Our own scope is asked for, so `scope` is not read.
-pub(super) fn parse(header: &str) -> Option<Challenge> {
-    let (scheme, rest) = header.trim().split_once(' ').unwrap_or((header.trim(), ""));
-    if scheme.eq_ignore_ascii_case("basic") {
-        return Some(Challenge::Basic);
+/// Why none of the challenges can be answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChallengeError {
+    /// There is no challenge at all.
+    #[error("it offers none")]
+    Missing,
+    /// More text than any registry sends.
+    #[error("its `WWW-Authenticate` headers have more than {} bytes", limits::CHALLENGE_BYTES)]
+    TooLong,
+    /// More challenges than any registry sends.
+    #[error("it offers more than {} challenges", limits::CHALLENGES)]
+    TooMany,
+    /// Only schemes that are not known here.
+    #[error("it offers only {0}")]
+    Schemes(Schemes),
+    /// A header that is not a list of challenges, or a Bearer challenge that names no realm, or names two.
+    #[error("its `WWW-Authenticate` header cannot be read")]
+    Malformed,
+}
+
+/// Names of authentication schemes, in the order in which they were offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Schemes(Vec<String>);
+
+impl fmt::Display for Schemes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, scheme) in self.0.iter().enumerate() {
+            let comma = if number == 0 { "" } else { ", " };
+            let short: String = scheme.chars().take(32).collect();
+            write!(f, "{comma}`{short}`")?;
+        }
+        Ok(())
     }
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return None;
+}
+
+/// One challenge of a header. Our own scope is asked for and Basic needs no realm, so of the parameters only two are kept.
+#[derive(Debug, Default)]
+struct Offer {
+    scheme: String,
+    realm: Option<String>,
+    service: Option<String>,
+    /// A parameter that is kept came twice: two readers could follow two realms.
+    ambiguous: bool,
+}
+
+/// The best challenge of all `WWW-Authenticate` headers of an answer: Bearer, else Basic. A header that cannot be read to its end is
+/// passed over if another one has a challenge that can be answered.
+///
+/// # Errors
+/// [`ChallengeError`].
+pub fn choose<'a>(headers: impl IntoIterator<Item = &'a [u8]>) -> Result<Challenge, ChallengeError> {
+    let (mut offers, mut malformed, mut left) = (Vec::new(), false, limits::CHALLENGE_BYTES);
+    for header in headers {
+        left = left.checked_sub(header.len()).ok_or(ChallengeError::TooLong)?;
+        // What is not UTF-8 can only be text for people, such as the realm of Basic.
+        match offers_of(&String::from_utf8_lossy(header)) {
+            Some(found) => offers.extend(found),
+            None => malformed = true,
+        }
+        if offers.len() > limits::CHALLENGES {
+            return Err(ChallengeError::TooMany);
+        }
     }
-    let (mut realm, mut service) = (None, None);
-    for (key, value) in parameters(rest)? {
-        let slot = match key.to_ascii_lowercase().as_str() {
-            "realm" => &mut realm,
-            "service" => &mut service,
-            _ => continue,
-        };
-        // Twice the same parameter: two readers could follow two realms.
-        if slot.replace(value).is_some() {
+    let is = |offer: &Offer, scheme: &str| offer.scheme.eq_ignore_ascii_case(scheme);
+    let bearer = offers.iter().filter(|offer| is(offer, "bearer") && !offer.ambiguous);
+    let bearer = bearer.filter_map(|Offer { realm, service, .. }| Some((realm.clone()?, service.clone()))).next();
+    if let Some((realm, service)) = bearer {
+        return Ok(Challenge::Bearer { realm, service });
+    }
+    if offers.iter().any(|offer| is(offer, "basic")) {
+        return Ok(Challenge::Basic);
+    }
+    if malformed || offers.iter().any(|offer| is(offer, "bearer")) {
+        return Err(ChallengeError::Malformed);
+    }
+    match offers.is_empty() {
+        true => Err(ChallengeError::Missing),
+        false => Err(ChallengeError::Schemes(Schemes(offers.into_iter().map(|offer| offer.scheme).collect()))),
+    }
+}
+
+/// The challenges of one header; `None` if it is anything else.
+fn offers_of(header: &str) -> Option<Vec<Offer>> {
+    let mut text = Text(header.chars().peekable());
+    let mut offers: Vec<Offer> = Vec::new();
+    loop {
+        text.skip(|c| is_space(c) || c == ',');
+        if text.0.peek().is_none() {
+            return Some(offers);
+        }
+        let name = text.token()?;
+        match (text.has_value(), offers.last_mut()) {
+            (true, Some(offer)) => {
+                let value = text.value()?;
+                offer.parameter(&name, value);
+            }
+            // A parameter of nothing.
+            (true, None) => return None,
+            (false, _) => {
+                text.token68();
+                offers.push(Offer { scheme: name, ..Offer::default() });
+            }
+        }
+        // A name or a value ends here, or the next thing is no part of the grammar.
+        if text.0.peek().is_some_and(|next| !is_space(*next) && *next != ',') {
             return None;
         }
     }
-    Some(Challenge::Bearer { realm: realm?, service })
 }
 
-/// `key=token, key="quoted, with \" inside"`; `None` if it is anything else.
-fn parameters(mut rest: &str) -> Option<Vec<(&str, String)>> {
-    let mut found = Vec::new();
-    loop {
-        rest = rest.trim_start_matches([' ', '\t', ',']);
-        if rest.is_empty() {
-            return Some(found);
-        }
-        let (key, after) = rest.split_once('=')?;
-        let (value, after) = match after.strip_prefix('"') {
-            Some(quoted) => unquote(quoted)?,
-            None => {
-                let end = after.find([',', ' ']).unwrap_or(after.len());
-                let (value, after) = after.split_at_checked(end)?;
-                (value.to_owned(), after)
-            }
+impl Offer {
+    fn parameter(&mut self, name: &str, value: String) {
+        let kept = match name.to_ascii_lowercase().as_str() {
+            "realm" => &mut self.realm,
+            "service" => &mut self.service,
+            _ => return,
         };
-        found.push((key.trim(), value));
-        rest = after;
+        self.ambiguous |= kept.replace(value).is_some();
     }
 }
 
-/// The text up to the closing quote, and what follows it.
-fn unquote(quoted: &str) -> Option<(String, &str)> {
-    let mut value = String::new();
-    let mut characters = quoted.char_indices();
-    while let Some((at, character)) = characters.next() {
-        match character {
-            '"' => return Some((value, quoted.get(at + 1..)?)),
-            '\\' => value.push(characters.next()?.1),
-            other => value.push(other),
+struct Text<'a>(Peekable<Chars<'a>>);
+
+impl Text<'_> {
+    fn skip(&mut self, which: impl Fn(char) -> bool) {
+        while self.0.next_if(|c| which(*c)).is_some() {}
+    }
+
+    fn take(&mut self, which: impl Fn(char) -> bool) -> String {
+        std::iter::from_fn(|| self.0.next_if(|c| which(*c))).collect()
+    }
+
+    /// The name of a scheme or a parameter.
+    fn token(&mut self) -> Option<String> {
+        Some(self.take(is_token)).filter(|token| !token.is_empty())
+    }
+
+    /// Passes `=`, with the spaces that RFC 9110 tolerates around it; false, and nothing is passed, if something else follows.
+    fn has_value(&mut self) -> bool {
+        let mut ahead = Text(self.0.clone());
+        ahead.skip(is_space);
+        if ahead.0.next() != Some('=') {
+            return false;
+        }
+        ahead.skip(is_space);
+        self.0 = ahead.0;
+        true
+    }
+
+    /// A quoted string or a token. Some registries leave out the quotes around a URL, so a token is all up to a comma or a space.
+    fn value(&mut self) -> Option<String> {
+        if self.0.next_if_eq(&'"').is_none() {
+            let value = self.take(|c| !is_space(c) && !c.is_control() && c != ',' && c != '"');
+            return Some(value).filter(|value| !value.is_empty());
+        }
+        let mut value = String::new();
+        loop {
+            let next = match self.0.next()? {
+                '"' => return Some(value),
+                '\\' => self.0.next()?,
+                other => other,
+            };
+            if next.is_control() && next != '\t' {
+                return None;
+            }
+            value.push(next);
         }
     }
-    None
+
+    /// Passes the token68 of a scheme, as Negotiate has one. It ends at a comma or with the header; a parameter does not.
+    fn token68(&mut self) {
+        let mut ahead = Text(self.0.clone());
+        ahead.skip(is_space);
+        let text = ahead.take(|c| c.is_ascii_alphanumeric() || "-._~+/".contains(c));
+        ahead.skip(|c| c == '=');
+        ahead.skip(is_space);
+        if !text.is_empty() && ahead.0.peek().is_none_or(|next| *next == ',') {
+            self.0 = ahead.0;
+        }
+    }
+}
+
+fn is_space(c: char) -> bool {
+    c == ' ' || c == '\t'
+}
+
+fn is_token(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
-    fn bearer(realm: &str, service: Option<&str>) -> Option<Challenge> {
-        Some(Challenge::Bearer { realm: realm.into(), service: service.map(Into::into) })
+    #[test]
+    fn long_and_many_challenges_are_refused_before_they_are_chosen_from() {
+        let long = format!("Basic realm=\"{}\"", "x".repeat(limits::CHALLENGE_BYTES));
+        assert_eq!(choose([long.as_bytes()]), Err(ChallengeError::TooLong));
+        let half = format!("Basic realm=\"{}\"", "x".repeat(limits::CHALLENGE_BYTES / 2));
+        assert_eq!(choose([half.as_bytes(); 2]), Err(ChallengeError::TooLong));
+        assert_eq!(choose([vec!["Basic"; limits::CHALLENGES + 1].join(",").as_bytes()]), Err(ChallengeError::TooMany));
+        assert_eq!(choose([b"Basic".as_slice(); limits::CHALLENGES + 1]), Err(ChallengeError::TooMany));
+        assert_eq!(choose([vec!["Basic"; limits::CHALLENGES].join(",").as_bytes()]), Ok(Challenge::Basic));
     }
 
     #[test]
-    fn the_forms_that_registries_send_are_read() {
-        let hub = r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull,push""#;
-        assert_eq!(parse(hub), bearer("https://auth.docker.io/token", Some("registry.docker.io")));
-        assert_eq!(parse(r#"bearer REALM="x" , service=y"#), bearer("x", Some("y")));
-        assert_eq!(parse("Bearer realm=https://a/t,service=b"), bearer("https://a/t", Some("b")));
-        assert_eq!(parse(r#"Bearer realm="a\"b""#), bearer("a\"b", None));
-        assert_eq!(parse(r#"Basic realm="registry""#), Some(Challenge::Basic));
-        assert_eq!(parse("basic"), Some(Challenge::Basic));
-    }
-
-    #[test]
-    fn what_cannot_be_followed_is_not_read() {
-        for header in [
-            "",
-            "Negotiate",
-            "Bearer",
-            r#"Bearer service="x""#,
-            r#"Bearer realm="open"#,
-            r#"Bearer realm="a",realm="b""#,
-            "Bearer x",
-        ] {
-            assert_eq!(parse(header), None, "{header}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_header_makes_the_parser_panic(header in ".{0,60}") {
-            let _read_or_not = parse(&format!("Bearer {header}"));
-        }
+    fn text_that_is_not_utf8_hides_no_challenge() {
+        assert_eq!(choose([b"Basic realm=\"caf\xe9\"".as_slice()]), Ok(Challenge::Basic));
+        assert_eq!(choose([b"caf\xe9, Basic".as_slice()]), Err(ChallengeError::Malformed));
+        assert_eq!(choose([b"caf\xe9".as_slice(), b"Basic"]), Ok(Challenge::Basic));
     }
 }

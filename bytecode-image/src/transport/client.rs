@@ -1,21 +1,21 @@
 //! HTTP clients: one for each way of connecting, made when first needed.
 //!
-//! Must never follow redirects, send `Referer`, obey proxy variables (the proxy, not we, would then resolve names, and the
-//! address check would be the proxy's), or trust a certificate beyond the system's and the endpoint's own.
+//! Must never follow redirects, send `Referer`, obey proxy variables (a proxy, not we, resolves names, and the address check
+//! is the proxy's: that is for `registries.toml` to say), or trust a certificate beyond the system's and the endpoint's own.
 
 use std::{collections::BTreeMap, sync::Mutex};
 
-use reqwest::{Certificate, Client, redirect::Policy};
+use reqwest::{Certificate, Client, Proxy, redirect::Policy};
 
 use super::{
     Timeouts, TransportError,
     address::{PublicOnly, Reach},
     exchange::Target,
 };
-use crate::registries::Authorities;
+use crate::registries::{Authorities, Authority};
 
 /// What makes two clients different.
-type Key = (Reach, bool, Option<Authorities>);
+type Key = (Reach, bool, Option<Authorities>, Option<Authority>);
 
 #[derive(Debug)]
 pub(super) struct Clients {
@@ -30,14 +30,14 @@ impl Clients {
 
     /// The client for a target.
     pub(super) fn of(&self, target: &Target) -> Result<Client, TransportError> {
-        let Target { authority, reach, tls, ca } = target;
-        let key = (*reach, *tls, ca.clone());
+        let Target { authority, reach, tls, ca, proxy } = target;
+        let key = (*reach, *tls, ca.clone(), proxy.clone());
         let known = self.made.lock().ok().and_then(|made| made.get(&key).cloned());
         if let Some(client) = known {
             return Ok(client);
         }
         let client = self
-            .build(*reach, *tls, ca.as_ref())
+            .build(*reach, *tls, ca.as_ref(), proxy.as_ref())
             .map_err(|source| TransportError::Client { host: authority.clone(), source })?;
         if let Ok(mut made) = self.made.lock() {
             made.insert(key, client.clone());
@@ -45,7 +45,13 @@ impl Clients {
         Ok(client)
     }
 
-    fn build(&self, reach: Reach, tls: bool, ca: Option<&Authorities>) -> Result<Client, reqwest::Error> {
+    fn build(
+        &self,
+        reach: Reach,
+        tls: bool,
+        ca: Option<&Authorities>,
+        proxy: Option<&Authority>,
+    ) -> Result<Client, reqwest::Error> {
         let Timeouts { connect, idle, deadline: _ } = self.timeouts;
         let mut builder = Client::builder()
             .redirect(Policy::none())
@@ -60,9 +66,11 @@ impl Clients {
         }
         // Without TLS the system's certificates need not be read: 3 ms of each pull from a loopback registry.
         builder = if tls { builder.https_only(true) } else { builder.tls_certs_only([]) };
-        builder = match reach {
-            Reach::Named => builder,
-            Reach::Public => builder.dns_resolver(PublicOnly),
+        builder = match (proxy, reach) {
+            // It resolves the host's name; ours is the proxy's own, which registries.toml names.
+            (Some(proxy), _) => builder.proxy(Proxy::all(format!("http://{proxy}"))?),
+            (None, Reach::Named) => builder,
+            (None, Reach::Public) => builder.dns_resolver(PublicOnly),
         };
         builder.build()
     }

@@ -7,7 +7,8 @@ use std::{fmt, io, time::Duration};
 
 use reqwest::StatusCode;
 
-use crate::{digest::Digest, document::DocumentError, registries::Authority};
+use super::challenge::ChallengeError;
+use crate::{auth::HelperFault, digest::Digest, document::DocumentError, registries::Authority};
 
 /// Why a registry did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,16 @@ pub enum TransportError {
     Unreachable {
         /// The registry, or where it sent us.
         host: Authority,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// The same, through a proxy.
+    #[error("cannot reach `{host}` through the proxy `{proxy}`")]
+    Proxy {
+        /// The registry, or where it sent us.
+        host: Authority,
+        /// The proxy.
+        proxy: Authority,
         /// Why.
         source: reqwest::Error,
     },
@@ -55,8 +66,13 @@ pub enum TransportError {
         said: Said,
     },
     /// It requires credentials, and there are none for it.
-    #[error("`{0}` requires credentials, and the auth file has none for it")]
-    NoCredentials(Authority),
+    #[error("`{host}` requires credentials, and the auth file has none for it")]
+    NoCredentials {
+        /// The registry.
+        host: Authority,
+        /// What there is in their place.
+        source: Option<Lacking>,
+    },
     /// A status that says nothing we know.
     #[error("`{host}` answered with status {status}{said}")]
     Status {
@@ -152,8 +168,16 @@ pub enum TransportError {
         to: Authority,
     },
     /// `WWW-Authenticate` that cannot be followed.
-    #[error("`{0}` asks for an authentication that is neither Basic nor a Bearer token with a realm")]
-    Challenge(Authority),
+    #[error("`{host}` asks for an authentication that is neither Basic nor a Bearer token with a realm")]
+    Challenge {
+        /// The registry.
+        host: Authority,
+        /// What it offers.
+        source: ChallengeError,
+    },
+    /// The URL of its token server is none.
+    #[error("`{0}` names a token server whose URL cannot be used")]
+    Realm(Authority),
     /// It asks that credentials go to somebody else.
     #[error(
         "`{host}` asks for its credentials to be sent to `{realm}`; if that is right, add `token_realms = [\"{realm}\"]` \
@@ -194,6 +218,17 @@ pub enum TransportError {
     Url(String),
 }
 
+/// What there is for a registry in place of credentials that it takes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Lacking {
+    /// A helper has them.
+    #[error(transparent)]
+    Helper(HelperFault),
+    /// It asks for a user and a password.
+    #[error("there is only an identity token, and the registry has no token server")]
+    Password,
+}
+
 impl TransportError {
     /// Whether the registry was asked and said that there is nothing. Every other error means that nobody knows.
     #[must_use]
@@ -207,7 +242,11 @@ impl TransportError {
     pub fn is_unreachable(&self) -> bool {
         matches!(
             self,
-            Self::Unreachable { .. } | Self::Unavailable { .. } | Self::Deadline { .. } | Self::Elsewhere { .. }
+            Self::Unreachable { .. }
+                | Self::Proxy { .. }
+                | Self::Unavailable { .. }
+                | Self::Deadline { .. }
+                | Self::Elsewhere { .. }
         )
     }
 }

@@ -3,13 +3,13 @@
 //! Must never send `Authorization` to another origin than the endpoint's (CVE-2020-15157) nor `Referer` at all, follow a
 //! redirect by itself, or connect where [`super::address`] forbids it.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, time::SystemTime};
 
 use reqwest::{
     Method, Response, StatusCode, Url,
-    header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, WWW_AUTHENTICATE},
 };
-use tokio::time::{sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     Remote, TransportError,
@@ -17,6 +17,7 @@ use super::{
     body,
     challenge::{self, Challenge},
     error::Said,
+    retry::{self, Trouble, Wait, may_come_back},
 };
 use crate::{
     limits,
@@ -41,6 +42,8 @@ pub(super) struct Ask<'a> {
 /// What is done in the repository: the scope of the token that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Access {
+    /// Nothing: a token only says who asks.
+    Nothing,
     /// Read.
     Pull,
     /// Read and write.
@@ -53,31 +56,41 @@ impl<'a> Ask<'a> {
     }
 }
 
-impl Remote {
+impl Remote<'_> {
     /// Asks until there is an answer that is worth reading: success, or a redirect or range status that the caller
     /// understands. All else is an error.
     pub(super) async fn ask(&self, at: &Endpoint, access: Access, ask: &Ask<'_>) -> Result<Response, TransportError> {
-        let mut pause = limits::FIRST_PAUSE;
-        let mut authenticated = false;
-        let mut tries = 0;
+        let send = async || self.follow(at, access, ask).await;
+        let mut response = self.patiently(at, &ask.method, send).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            self.authenticate(at, access, &response).await?;
+            response = self.patiently(at, &ask.method, send).await?;
+        }
+        self.judge(at, ask, response).await
+    }
+
+    /// Sends a request again while what went wrong may pass: at most [`limits::ATTEMPTS`] times, and never if the deadline would pass
+    /// before the next try.
+    pub(super) async fn patiently(
+        &self,
+        at: &Endpoint,
+        method: &Method,
+        send: impl AsyncFn() -> Result<Response, TransportError>,
+    ) -> Result<Response, TransportError> {
+        let mut tried = 0;
         loop {
-            tries += 1;
-            let last = tries >= self.attempts(at);
-            let outcome = self.follow(at, access, ask).await;
-            let wait = match outcome {
-                Ok(response) if response.status() == StatusCode::UNAUTHORIZED && !authenticated => {
-                    authenticated = true;
-                    tries -= 1;
-                    self.authenticate(at, access, &response).await?;
-                    continue;
-                }
-                Ok(response) if may_come_back(response.status()) && !last => retry_after(&response).unwrap_or(pause),
-                Ok(response) => return self.judge(at, ask, response).await,
-                Err(TransportError::Unreachable { .. }) if !last => pause,
-                Err(error) => return Err(error),
-            };
-            pause = pause.saturating_mul(2);
-            self.in_time(&at.authority, sleep(wait)).await?;
+            let outcome = send().await;
+            tried += 1;
+            let Some(trouble) = Trouble::of(&outcome) else { return outcome };
+            let asked = outcome.as_ref().ok().and_then(|response| retry::asked(response.headers(), SystemTime::now()));
+            let pause = retry::pause(tried, asked, dice());
+            let in_time = self.deadline.saturating_duration_since(Instant::now()) > pause;
+            if tried >= self.attempts(at) || !trouble.may_repeat(method) || !in_time {
+                return outcome;
+            }
+            drop(outcome);
+            (self.waits.0)(&Wait { host: at.authority.clone(), trouble, pause });
+            sleep(pause).await;
         }
     }
 
@@ -92,7 +105,7 @@ impl Remote {
         let said = Said::of(&said);
         Err(match status {
             StatusCode::NOT_FOUND => TransportError::NotFound { what: ask.what.clone(), host },
-            StatusCode::UNAUTHORIZED if self.credentials(at).is_none() => TransportError::NoCredentials(host),
+            StatusCode::UNAUTHORIZED if self.credentials(at).is_none() => self.no_credentials(at),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => TransportError::Denied { host, said },
             status if may_come_back(status) => TransportError::Unavailable { host, status, said },
             status => TransportError::Status { host, status, said },
@@ -134,7 +147,7 @@ impl Remote {
         }
         let sent = self.in_time(host, request.send()).await?;
         sent.map_err(|source| {
-            let (source, to) = (source.without_url(), target.authority);
+            let (source, to, proxy) = (source.without_url(), target.authority, target.proxy);
             if caused_by_private_address(&source) {
                 return private(host, to);
             }
@@ -143,7 +156,10 @@ impl Remote {
                 Author::Other if to != *host && !self.registries.lists(&to) => {
                     TransportError::Elsewhere { host: host.clone(), to }
                 }
-                Author::Trusted | Author::Other => TransportError::Unreachable { host: to, source },
+                Author::Trusted | Author::Other => match proxy {
+                    Some(proxy) => TransportError::Proxy { host: to, proxy, source },
+                    None => TransportError::Unreachable { host: to, source },
+                },
             }
         })
     }
@@ -172,19 +188,20 @@ impl Remote {
             return Err(private(host, authority));
         }
         let ca = known.and_then(|known| known.ca.clone());
-        Ok(Target { authority, reach, tls: url.scheme() == "https", ca })
+        let tls = url.scheme() == "https";
+        let scheme = if tls { Scheme::Https } else { Scheme::Http };
+        let proxy = self.registries.proxies().proxy_for(scheme, &authority).cloned();
+        Ok(Target { authority, reach, tls, ca, proxy })
     }
 
     /// Does what a 401 asks for, and keeps the outcome for the requests that follow.
     async fn authenticate(&self, at: &Endpoint, access: Access, refusal: &Response) -> Result<(), TransportError> {
-        let headers = refusal.headers().get_all(WWW_AUTHENTICATE).iter();
-        let challenges: Vec<Challenge> =
-            headers.filter_map(|header| header.to_str().ok()).filter_map(challenge::parse).collect();
-        let bearer = challenges.iter().find(|challenge| matches!(challenge, Challenge::Bearer { .. }));
-        match bearer.or(challenges.first()) {
-            Some(Challenge::Bearer { realm, service }) => self.fetch_token(at, access, realm, service.as_deref()).await,
-            Some(Challenge::Basic) => self.use_basic(at, access),
-            None => Err(TransportError::Challenge(at.authority.clone())),
+        let headers = refusal.headers().get_all(WWW_AUTHENTICATE).iter().map(HeaderValue::as_bytes);
+        let chosen = challenge::choose(headers)
+            .map_err(|source| TransportError::Challenge { host: at.authority.clone(), source })?;
+        match chosen {
+            Challenge::Bearer { realm, service } => self.fetch_token(at, access, &realm, service.as_deref()).await,
+            Challenge::Basic => self.use_basic(at, access),
         }
     }
 
@@ -215,6 +232,7 @@ pub(super) struct Target {
     pub(super) reach: Reach,
     pub(super) tls: bool,
     pub(super) ca: Option<crate::registries::Authorities>,
+    pub(super) proxy: Option<Authority>,
 }
 
 /// Host and port of a URL, the scheme's port if it has none.
@@ -240,14 +258,10 @@ fn redirects(method: &Method, status: StatusCode) -> bool {
     }
 }
 
-fn may_come_back(status: StatusCode) -> bool {
-    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
-}
-
-/// Seconds only: the form with a date needs a clock that agrees with the registry's.
-fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
-    Some(Duration::from_secs(seconds).min(limits::RETRY_AFTER))
+/// Not a secret: it only spreads clients. Without any, they meet again.
+fn dice() -> u16 {
+    let mut bytes = [0; 2];
+    aws_lc_rs::rand::fill(&mut bytes).map_or(0, |()| u16::from_ne_bytes(bytes))
 }
 
 fn caused_by_private_address(error: &reqwest::Error) -> bool {

@@ -36,7 +36,7 @@ pub enum Place<'a> {
     Digest,
 }
 
-impl Remote {
+impl Remote<'_> {
     /// Whether the repository has a blob.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ use crate::{
     registries::Endpoint,
 };
 
-impl Remote {
+impl Remote<'_> {
     /// The manifests that name `subject`. No more pages are read than [`limits::REFERRER_PAGES`]; more is an error.
     ///
     /// # Errors

@@ -7,12 +7,16 @@
 use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use reqwest::{Method, Url, header::HeaderValue};
+use reqwest::{
+    Method, Url,
+    header::{CONTENT_TYPE, HeaderValue},
+};
 use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::{
     Remote, TransportError,
+    error::Lacking,
     exchange::{Access, Ask, authority_of, same_origin},
 };
 use crate::{
@@ -38,7 +42,7 @@ struct Answer {
     expires_in: Option<u64>,
 }
 
-impl Remote {
+impl Remote<'_> {
     /// The header to send, if one was got before and still holds.
     pub(super) fn authorization(&self, at: &Endpoint, access: Access) -> Option<HeaderValue> {
         let known = self.authorizations.lock().ok()?;
@@ -46,18 +50,24 @@ impl Remote {
         (found.until > Instant::now()).then(|| found.header.clone())
     }
 
-    /// The credentials for this repository: by the name in the reference at the registry itself, else by the endpoint's.
+    /// The credentials for this repository at an endpoint.
     pub(super) fn credentials(&self, at: &Endpoint) -> Option<&Credentials> {
-        let repository = self.reference.repository();
-        let by_name = || self.auth.lookup(&self.reference.registry().to_string(), repository);
-        let own = self.is_own(at).then(by_name).flatten();
-        own.or_else(|| at.names().iter().find_map(|name| self.auth.lookup(name, repository)))
+        let names = self.registries.auth_names(&self.reference, at);
+        names.iter().find_map(|name| self.auth.lookup(name, self.reference.repository()))
+    }
+
+    /// The error if there are none, or none that the registry takes.
+    pub(super) fn no_credentials(&self, at: &Endpoint) -> TransportError {
+        let names = self.registries.auth_names(&self.reference, at);
+        let source = match self.credentials(at) {
+            Some(_) => Some(Lacking::Password),
+            None => self.auth.helper(&names).map(|helper| Lacking::Helper(helper.fault())),
+        };
+        TransportError::NoCredentials { host: at.authority.clone(), source }
     }
 
     pub(super) fn use_basic(&self, at: &Endpoint, access: Access) -> Result<(), TransportError> {
-        let none = || TransportError::NoCredentials(at.authority.clone());
-        let credentials = self.credentials(at).ok_or_else(none)?;
-        let header = basic(credentials).ok_or_else(none)?;
+        let header = self.credentials(at).and_then(basic).ok_or_else(|| self.no_credentials(at))?;
         self.keep(at, access, header, limits::DEADLINE);
         Ok(())
     }
@@ -70,27 +80,45 @@ impl Remote {
         realm: &str,
         service: Option<&str>,
     ) -> Result<(), TransportError> {
-        let unusable = || TransportError::Challenge(at.authority.clone());
+        let unusable = || TransportError::Realm(at.authority.clone());
         let mut url = Url::parse(realm).map_err(|_not| unusable())?;
         let server = authority_of(&url).ok_or_else(unusable)?;
-        let authorization = self.credentials_for(at, &url, &server)?;
-        let actions = match access {
-            Access::Pull => "pull",
-            Access::Push => "pull,push",
+        let credentials = self.credentials_for(at, &url, &server)?;
+        let scope = |actions| format!("repository:{}:{actions}", self.reference.repository());
+        let scope = match access {
+            Access::Nothing => None,
+            Access::Pull => Some(scope("pull")),
+            Access::Push => Some(scope("pull,push")),
         };
-        let scope = format!("repository:{}:{actions}", self.reference.repository());
-        url.query_pairs_mut().append_pair("scope", &scope);
-        if let Some(service) = service {
-            url.query_pairs_mut().append_pair("service", service);
-        }
-        let ask = Ask::new(Method::GET, url, "a token server's answer");
-        let response = self.once(&at.authority, &ask, &ask.url, authorization).await?;
+        let asked = [("scope", scope.as_deref()), ("service", service)];
+        let asked = asked.into_iter().filter_map(|(key, value)| Some((key, value?)));
+        let what = "a token server's answer";
+        let form;
+        let ask = if let Some(Credentials::IdentityToken(token)) = credentials {
+            // RFC 6749 §6, as distribution's "OAuth2 Token Authentication" has it.
+            let mut query = url.clone();
+            query.set_query(None);
+            let grant = [("grant_type", "refresh_token"), ("client_id", "bpfd"), ("refresh_token", token.reveal())];
+            query.query_pairs_mut().extend_pairs(asked).extend_pairs(grant);
+            form = query.query().unwrap_or_default().to_owned();
+            let mut ask = Ask::new(Method::POST, url, what);
+            ask.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+            ask.body = Some(form.as_bytes());
+            ask
+        } else {
+            url.query_pairs_mut().extend_pairs(asked);
+            Ask::new(Method::GET, url, what)
+        };
+        let authorization = credentials.and_then(basic);
+        let send = async || self.once(&at.authority, &ask, &ask.url, authorization.clone()).await;
+        let response = self.patiently(at, &ask.method, send).await?;
         let status = response.status();
         if !status.is_success() {
             let body = self.in_time(&server, super::body::start(response)).await?;
             let said = super::error::Said::of(&body);
             let host = server;
             return Err(match status.as_u16() {
+                401 | 403 if credentials.is_none() => self.no_credentials(at),
                 401 | 403 => TransportError::Denied { host, said },
                 429 | 500.. => TransportError::Unavailable { host, status, said },
                 _ => TransportError::Status { host, status, said },
@@ -108,17 +136,17 @@ impl Remote {
         Ok(())
     }
 
-    /// The credentials as a header, if the token server may have them.
+    /// The credentials, if the token server may have them.
     fn credentials_for(
         &self,
         at: &Endpoint,
         realm: &Url,
         server: &Authority,
-    ) -> Result<Option<HeaderValue>, TransportError> {
+    ) -> Result<Option<&Credentials>, TransportError> {
         let Some(credentials) = self.credentials(at) else { return Ok(None) };
         let listed = || self.registries.token_realms(self.reference.registry()).contains(server);
         if same_origin(at, realm) || listed() {
-            return Ok(basic(credentials));
+            return Ok(Some(credentials));
         }
         Err(TransportError::ForeignRealm { host: at.authority.clone(), realm: server.clone() })
     }
@@ -132,7 +160,7 @@ impl Remote {
 }
 
 fn basic(credentials: &Credentials) -> Option<HeaderValue> {
-    let Credentials { user, password } = credentials;
+    let Credentials::Password { user, password } = credentials else { return None };
     secret_header(&format!("Basic {}", STANDARD.encode(format!("{user}:{}", password.reveal()))))
 }
 
@@ -168,7 +196,10 @@ mod tests {
             ..TransportConfig::default()
         };
         let remote = Remote::new(&config, &"r.example/a".parse().unwrap());
-        let user = |at| remote.credentials(at).map(|credentials| credentials.user.replace('+', ":"));
+        let user = |at| match remote.credentials(at) {
+            Some(Credentials::Password { user, .. }) => Some(user.replace('+', ":")),
+            Some(Credentials::IdentityToken(_)) | None => None,
+        };
         remote.endpoints.iter().map(user).collect()
     }
 

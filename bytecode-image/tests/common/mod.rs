@@ -6,7 +6,7 @@ use std::{error::Error, fs, path::Path, time::Duration};
 
 use bpfd_policy::{Policy, read::PolicyText};
 use bytecode_image::{
-    auth::{AuthFile, Credentials, Secret},
+    auth::{AuthFile, Credentials},
     candidate::Candidate,
     digest::{Descriptor, Digest},
     fetch::{PullError, PullRequest, Pulled, pull},
@@ -95,7 +95,7 @@ pub(crate) fn config(registry: &TestRegistry, more: &str) -> TransportConfig {
 }
 
 pub(crate) fn with_credentials(mut config: TransportConfig, registry: &TestRegistry) -> TransportConfig {
-    let credentials = Credentials { user: "user".into(), password: Secret::new("s3cret".into()) };
+    let credentials = Credentials::password("user", "s3cret");
     config.auth = AuthFile::one(&registry.host().parse().unwrap(), credentials);
     config
 }
@@ -104,7 +104,7 @@ pub(crate) fn reference(registry: &TestRegistry) -> Reference {
     format!("{}/{REPO}:v1", registry.host()).parse().unwrap()
 }
 
-pub(crate) fn remote(registry: &TestRegistry) -> Remote {
+pub(crate) fn remote(registry: &TestRegistry) -> Remote<'static> {
     Remote::new(&config(registry, ""), &reference(registry))
 }
 

@@ -468,16 +468,18 @@ type ChainMember struct {
 	//	*ChainMember_Link
 	//	*ChainMember_Foreign
 	Program isChainMember_Program `protobuf_oneof:"program"`
-	// Ours 0 to 1000; libxdp's programs may have any.
+	// As asked for: ours 0 to 1000; libxdp's programs may have any.
 	Priority uint32 `protobuf:"varint,5,opt,name=priority,proto3" json:"priority,omitempty"`
 	// After which results the next one runs.
 	ProceedOn *ProceedOn `protobuf:"bytes,6,opt,name=proceed_on,json=proceedOn,proto3" json:"proceed_on,omitempty"`
 	// The kernel's id of the program that runs; unset if it is not there.
 	KernelProgramId *uint32 `protobuf:"varint,7,opt,name=kernel_program_id,json=kernelProgramId,proto3,oneof" json:"kernel_program_id,omitempty"`
 	// The kernel's tag: 16 hexadecimal digits; empty if unknown.
-	Tag           string `protobuf:"bytes,8,opt,name=tag,proto3" json:"tag,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Tag string `protobuf:"bytes,8,opt,name=tag,proto3" json:"tag,omitempty"`
+	// The priority that orders it here.
+	EffectivePriority uint32 `protobuf:"varint,9,opt,name=effective_priority,json=effectivePriority,proto3" json:"effective_priority,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *ChainMember) Reset() {
@@ -575,6 +577,13 @@ func (x *ChainMember) GetTag() string {
 		return x.Tag
 	}
 	return ""
+}
+
+func (x *ChainMember) GetEffectivePriority() uint32 {
+	if x != nil {
+		return x.EffectivePriority
+	}
+	return 0
 }
 
 type isChainMember_Program interface {
@@ -698,7 +707,7 @@ const file_bpfd_v1_chain_proto_rawDesc = "" +
 	"\x06_netnsB\x14\n" +
 	"\x12_kernel_program_idB\r\n" +
 	"\v_slots_usedB\b\n" +
-	"\x06_slots\"\xd8\x02\n" +
+	"\x06_slots\"\x87\x03\n" +
 	"\vChainMember\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\rR\bposition\x12\x17\n" +
 	"\x04slot\x18\x02 \x01(\rH\x01R\x04slot\x88\x01\x01\x12#\n" +
@@ -708,7 +717,8 @@ const file_bpfd_v1_chain_proto_rawDesc = "" +
 	"\n" +
 	"proceed_on\x18\x06 \x01(\v2\x12.bpfd.v1.ProceedOnR\tproceedOn\x12/\n" +
 	"\x11kernel_program_id\x18\a \x01(\rH\x02R\x0fkernelProgramId\x88\x01\x01\x12\x10\n" +
-	"\x03tag\x18\b \x01(\tR\x03tagB\t\n" +
+	"\x03tag\x18\b \x01(\tR\x03tag\x12-\n" +
+	"\x12effective_priority\x18\t \x01(\rR\x11effectivePriorityB\t\n" +
 	"\aprogramB\a\n" +
 	"\x05_slotB\x14\n" +
 	"\x12_kernel_program_id\"W\n" +

@@ -918,7 +918,7 @@ type Link struct {
 	Function string `protobuf:"bytes,8,opt,name=function,proto3" json:"function,omitempty"`
 	// Where it is.
 	Hook *Hook `protobuf:"bytes,9,opt,name=hook,proto3" json:"hook,omitempty"`
-	// Unset on hooks without a chain.
+	// As asked for; unset on hooks without a chain.
 	Priority *uint32 `protobuf:"varint,10,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
 	// Unset on hooks without a chain.
 	ProceedOn *ProceedOn `protobuf:"bytes,11,opt,name=proceed_on,json=proceedOn,proto3" json:"proceed_on,omitempty"`
@@ -936,10 +936,12 @@ type Link struct {
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// A number that no other app, program or link of this host ever has.
 	Handle uint32 `protobuf:"varint,18,opt,name=handle,proto3" json:"handle,omitempty"`
+	// The priority that orders it in its chain; unset on hooks without a chain.
+	EffectivePriority *uint32 `protobuf:"varint,19,opt,name=effective_priority,json=effectivePriority,proto3,oneof" json:"effective_priority,omitempty"`
 	// The name by what its interface is called now, if that is not what was
 	// asked for: `app/function@[netns:]interface:xdp`; else empty. It names the
 	// link as `name` does.
-	NameNow       string `protobuf:"bytes,19,opt,name=name_now,json=nameNow,proto3" json:"name_now,omitempty"`
+	NameNow       string `protobuf:"bytes,20,opt,name=name_now,json=nameNow,proto3" json:"name_now,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1100,6 +1102,13 @@ func (x *Link) GetHandle() uint32 {
 	return 0
 }
 
+func (x *Link) GetEffectivePriority() uint32 {
+	if x != nil && x.EffectivePriority != nil {
+		return *x.EffectivePriority
+	}
+	return 0
+}
+
 func (x *Link) GetNameNow() string {
 	if x != nil {
 		return x.NameNow
@@ -1177,7 +1186,7 @@ const file_bpfd_v1_link_proto_rawDesc = "" +
 	"_page_size\"`\n" +
 	"\x11ListLinksResponse\x12#\n" +
 	"\x05links\x18\x01 \x03(\v2\r.bpfd.v1.LinkR\x05links\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb3\x05\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xfe\x05\n" +
 	"\x04Link\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1e\n" +
@@ -1201,11 +1210,13 @@ const file_bpfd_v1_link_proto_rawDesc = "" +
 	"\x11kernel_program_id\x18\x10 \x01(\rH\x02R\x0fkernelProgramId\x88\x01\x01\x12;\n" +
 	"\vcreate_time\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"createTime\x12\x16\n" +
-	"\x06handle\x18\x12 \x01(\rR\x06handle\x12\x19\n" +
-	"\bname_now\x18\x13 \x01(\tR\anameNowB\v\n" +
+	"\x06handle\x18\x12 \x01(\rR\x06handle\x122\n" +
+	"\x12effective_priority\x18\x13 \x01(\rH\x03R\x11effectivePriority\x88\x01\x01\x12\x19\n" +
+	"\bname_now\x18\x14 \x01(\tR\anameNowB\v\n" +
 	"\t_priorityB\v\n" +
 	"\t_positionB\x14\n" +
-	"\x12_kernel_program_id*\xa4\x01\n" +
+	"\x12_kernel_program_idB\x15\n" +
+	"\x13_effective_priority*\xa4\x01\n" +
 	"\tLinkState\x12\x1a\n" +
 	"\x16LINK_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13LINK_STATE_ATTACHED\x10\x01\x12\x16\n" +

@@ -1520,7 +1520,7 @@ pub struct Link {
     /// Where it is.
     #[prost(message, optional, tag = "9")]
     pub hook: ::core::option::Option<Hook>,
-    /// Unset on hooks without a chain.
+    /// As asked for; unset on hooks without a chain.
     #[prost(uint32, optional, tag = "10")]
     pub priority: ::core::option::Option<u32>,
     /// Unset on hooks without a chain.
@@ -1547,10 +1547,13 @@ pub struct Link {
     /// A number that no other app, program or link of this host ever has.
     #[prost(uint32, tag = "18")]
     pub handle: u32,
+    /// The priority that orders it in its chain; unset on hooks without a chain.
+    #[prost(uint32, optional, tag = "19")]
+    pub effective_priority: ::core::option::Option<u32>,
     /// The name by what its interface is called now, if that is not what was
     /// asked for: `app/function@\[netns:\]interface:xdp`; else empty. It names the
     /// link as `name` does.
-    #[prost(string, tag = "19")]
+    #[prost(string, tag = "20")]
     pub name_now: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Link {
@@ -3436,7 +3439,7 @@ pub struct ChainMember {
     /// libxdp's slot from 0; unset where the mode has none.
     #[prost(uint32, optional, tag = "2")]
     pub slot: ::core::option::Option<u32>,
-    /// Ours 0 to 1000; libxdp's programs may have any.
+    /// As asked for: ours 0 to 1000; libxdp's programs may have any.
     #[prost(uint32, tag = "5")]
     pub priority: u32,
     /// After which results the next one runs.
@@ -3448,6 +3451,9 @@ pub struct ChainMember {
     /// The kernel's tag: 16 hexadecimal digits; empty if unknown.
     #[prost(string, tag = "8")]
     pub tag: ::prost::alloc::string::String,
+    /// The priority that orders it here.
+    #[prost(uint32, tag = "9")]
+    pub effective_priority: u32,
     /// Exactly one is set.
     #[prost(oneof = "chain_member::Program", tags = "3, 4")]
     pub program: ::core::option::Option<chain_member::Program>,

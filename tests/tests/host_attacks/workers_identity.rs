@@ -123,7 +123,8 @@ fn workers_that_run_at_the_same_time_are_different_users() {
     fs::write(images.host.path(&format!("{ETC}/bpfd.toml")), "[workers]\nuid_base = 815900\n").unwrap();
     images.host.start();
     let (pull, Fetcher { uid, .. }) = images.stalled("registry/team/app:1");
-    assert_eq!(uid, 815_900);
+    // Those that wait for an object have the first ones.
+    assert!((815_900..815_910).contains(&uid), "{uid}");
     drop(pull);
 }
 

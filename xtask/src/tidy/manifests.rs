@@ -12,7 +12,7 @@ use toml::Table;
 use super::{File, Finding, Tree};
 
 /// The dependencies that need no reason of their own: the tree is designed around them.
-const AGREED: &str = "aya aya-obj object reqwest oci-spec oci-client tar flate2 ruzstd sha2 serde_json \
+const AGREED: &str = "aya aya-obj object reqwest oci-client tar flate2 ruzstd sha2 serde_json \
     sigstore-verify sigstore-trust-root tokio tonic tonic-prost tonic-health tonic-reflection tonic-types prost protox \
     rusqlite serde toml clap clap_complete clap_mangen comfy-table indicatif anstream annotate-snippets ratatui \
     rustix rtnetlink landlock seccompiler caps sd-notify listenfd tracing tracing-journald prometheus-client \

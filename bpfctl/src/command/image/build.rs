@@ -17,10 +17,9 @@ use bytecode_image::summary::{self, Remark};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::registry::error_chain;
 use super::workshop::{Workshop, failed};
 use crate::client::Session;
-use crate::error::{Exit, Failure, Local, warn};
+use crate::error::{Exit, Failure, Local, error_chain, warn};
 use crate::files;
 use crate::output::{Block, View};
 

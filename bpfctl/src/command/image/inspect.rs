@@ -10,10 +10,10 @@ use bytecode_image::unpack;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::registry::{self, Registry, error_chain, fetch_failed};
+use super::registry::{self, Registry, fetch_failed};
 use crate::client::Session;
 use crate::command::views::{NONE, or_none};
-use crate::error::{Exit, Failure, Local, warn};
+use crate::error::{Exit, Failure, Local, error_chain, warn};
 use crate::output::{Block, View};
 
 /// Show what is in an image of a registry
@@ -42,7 +42,7 @@ impl Inspect {
             Some(architecture) => Platform { architecture, kernel: None },
             None => Platform::host(None),
         };
-        let remote = registry.remote(&reference)?;
+        let remote = registry.remote(session, &reference)?;
         let top = registry::top(&remote).await?;
         let selected = select(&remote, top, &platform).await.map_err(|error| fetch_failed(&message, &error))?;
         let failed = |error| registry::failed(&message, &error);

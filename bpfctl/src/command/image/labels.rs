@@ -12,9 +12,8 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::build::read_metadata;
-use super::registry::error_chain;
 use crate::client::Session;
-use crate::error::{Exit, Failure, Local, warn};
+use crate::error::{Exit, Failure, Local, error_chain, warn};
 use crate::files;
 use crate::output::{Block, View};
 

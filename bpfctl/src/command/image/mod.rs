@@ -16,6 +16,7 @@ use clap::{Args, Subcommand};
 use crate::client::Session;
 use crate::error::{Exit, Failure};
 
+pub(super) use registry::{Place, failed, registries};
 pub(super) use stored::Details;
 
 /// Work with images

@@ -9,10 +9,10 @@ use bytecode_image::transport::{Place, Put, Remote};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::registry::{self, Registry, error_chain};
+use super::registry::{self, Registry};
 use super::workshop::{self, Workshop};
 use crate::client::Session;
-use crate::error::{Exit, Failure, Local};
+use crate::error::{Exit, Failure, Local, error_chain};
 use crate::output::{Block, View};
 
 /// Push an image of your own store to its registry
@@ -36,7 +36,7 @@ impl Push {
         let message = format!("cannot push `{reference}`");
         let stored = |error| workshop::failed(&message, &error);
         let top = store.find(&reference).and_then(|descriptor| store.document(&descriptor)).map_err(stored)?;
-        let upload = Upload { store: &store, remote: registry.remote(&reference)?, message: &message };
+        let upload = Upload { store: &store, remote: registry.remote(session, &reference)?, message: &message };
         let mut sent = Sent { reference: reference.clone(), document: top, uploaded: 0, already_there: 0 };
         match upload.parse(&sent.document)? {
             Manifest::Image(image) => upload.blobs(&image, &mut sent).await?,
@@ -59,7 +59,7 @@ impl Push {
 
 struct Upload<'a> {
     store: &'a Store,
-    remote: Remote,
+    remote: Remote<'static>,
     message: &'a str,
 }
 

@@ -6,16 +6,17 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bytecode_image::auth::AuthFile;
 use bytecode_image::document::{Document, DocumentError};
 use bytecode_image::fetch::FetchError;
 use bytecode_image::reference::Reference;
-use bytecode_image::registries::{Author, Registries, plain_file};
+use bytecode_image::registries::{Author, Registries, VARIABLES, plain_file};
 use bytecode_image::resolve::ResolveError;
-use bytecode_image::transport::{Remote, TransportConfig, TransportError};
+use bytecode_image::transport::{Remote, TransportConfig, TransportError, Wait};
 use clap::Args;
 
-use crate::error::{Exit, Failure, Local};
+use crate::client::Session;
+use crate::credentials::{self, directory};
+use crate::error::{Exit, Failure, Local, error_chain, note};
 
 const SYSTEM_REGISTRIES: &str = "/etc/bpfd/registries.toml";
 
@@ -34,24 +35,41 @@ pub(super) struct Registry {
 
 impl Registry {
     /// The repository of a reference; connects nowhere yet.
-    pub(super) fn remote(&self, reference: &Reference) -> Result<Remote, Failure> {
-        let mut registries = match given_or_found(self.registries.as_ref(), &registries_files()) {
-            Some(path) => read_registries(&path)?,
-            None => Registries::default(),
-        };
-        registries.read_certificates(plain_file).map_err(|error| unusable("cannot read a certificate", &error))?;
-        let auth = match given_or_found(self.authfile.as_ref(), &auth_files()) {
-            Some(path) => AuthFile::read(&path)
-                .map_err(|error| unusable(&format!("cannot read credentials from `{}`", path.display()), &error))?,
-            None => AuthFile::default(),
-        };
+    pub(super) fn remote(&self, session: &Session, reference: &Reference) -> Result<Remote<'static>, Failure> {
+        let registries = registries(self.registries.as_ref(), Place::Users)?;
+        let auth = credentials::of(&registries, reference, self.authfile.as_deref())?;
         let config = TransportConfig { registries, auth, author: Author::Trusted, ..TransportConfig::default() };
-        Ok(Remote::new(&config, reference))
+        let told: &'static (dyn Fn(&Wait) + Sync) =
+            if session.printer.is_quiet() { &|_wait| () } else { &|wait| note(&wait.to_string()) };
+        Ok(Remote::new(&config, reference).telling(told))
     }
 }
 
+/// Whose registries.toml counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// The user's; without one, the system's.
+    Users,
+    /// The daemon's.
+    System,
+}
+
+/// Where registries are: by the file that was given, else by the usual ones.
+pub(crate) fn registries(given: Option<&PathBuf>, place: Place) -> Result<Registries, Failure> {
+    let usual = match place {
+        Place::Users => registries_files(),
+        Place::System => vec![PathBuf::from(SYSTEM_REGISTRIES)],
+    };
+    let mut registries = match given.cloned().or_else(|| usual.into_iter().find(|path| path.is_file())) {
+        Some(path) => read_registries(&path)?,
+        None => Registries::default(),
+    };
+    registries.read_certificates(plain_file).map_err(|error| unusable("cannot read a certificate", &error))?;
+    Ok(registries)
+}
+
 /// What a reference names now: by digest if it has one, else by its tag.
-pub(super) async fn top(remote: &Remote) -> Result<Document, Failure> {
+pub(super) async fn top(remote: &Remote<'_>) -> Result<Document, Failure> {
     let reference = remote.reference();
     let document = match reference.digest() {
         Some(digest) => remote.manifest(digest).await,
@@ -69,34 +87,13 @@ fn read_registries(path: &Path) -> Result<Registries, Failure> {
     Registries::parse(&text, &path.display().to_string()).map_err(|error| unusable(&message, &error))
 }
 
-/// A file that was asked for, whether or not it is there; else the first that is.
-fn given_or_found(given: Option<&PathBuf>, found: &[PathBuf]) -> Option<PathBuf> {
-    given.cloned().or_else(|| found.iter().find(|path| path.is_file()).cloned())
-}
-
 fn registries_files() -> Vec<PathBuf> {
     let own = directory("XDG_CONFIG_HOME", ".config").map(|config| config.join("bpfd/registries.toml"));
     own.into_iter().chain([PathBuf::from(SYSTEM_REGISTRIES)]).collect()
 }
 
-/// In the order of containers-auth.json(5).
-fn auth_files() -> Vec<PathBuf> {
-    let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let named = variable("REGISTRY_AUTH_FILE");
-    let runtime = variable("XDG_RUNTIME_DIR").map(|runtime| runtime.join("containers/auth.json"));
-    let config = directory("XDG_CONFIG_HOME", ".config").map(|config| config.join("containers/auth.json"));
-    let docker = variable("HOME").map(|home| home.join(".docker/config.json"));
-    [named, runtime, config, docker].into_iter().flatten().collect()
-}
-
-/// A directory of the XDG base directory specification: its variable, else below the home directory.
-pub(super) fn directory(variable: &str, below_home: &str) -> Option<PathBuf> {
-    let set = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    set(variable).or_else(|| set("HOME").map(|home| home.join(below_home)))
-}
-
 /// A registry's failure.
-pub(super) fn failed(message: &str, error: &TransportError) -> Failure {
+pub(crate) fn failed(message: &str, error: &TransportError) -> Failure {
     explained(message, error, exit(error), hint(error))
 }
 
@@ -111,6 +108,12 @@ fn explained(message: &str, error: &(dyn Error + 'static), exit: Exit, hint: Opt
 /// What to do about a registry's failure: the daemon's words, with the caller's own files (bpfd's `worker/fetch/failure.rs`).
 fn hint(error: &TransportError) -> Option<&'static str> {
     match error {
+        TransportError::Unreachable { .. } if proxy_variable() => Some(
+            "HTTPS_PROXY and its like are not read: name the proxy in `[proxy]` in ~/.config/bpfd/registries.toml",
+        ),
+        TransportError::Proxy { .. } => Some(
+            "does the proxy run, and does it let you through? `[proxy]` in registries.toml names it",
+        ),
         TransportError::Unreachable { .. } | TransportError::Unavailable { .. } => Some(
             "is the host's name right? a registry without TLS, or at another address, needs an entry in \
              ~/.config/bpfd/registries.toml",
@@ -125,8 +128,8 @@ fn hint(error: &TransportError) -> Option<&'static str> {
             "if that is right, name host and port in the registry's entry in ~/.config/bpfd/registries.toml, as \
              `redirects` or as `endpoint`",
         ),
-        TransportError::Denied { .. } | TransportError::NoCredentials(_) => {
-            Some("log in with podman or docker, or give --authfile")
+        TransportError::Denied { .. } | TransportError::NoCredentials { .. } => {
+            Some("log in with `bpfctl login`, podman or docker, or give --authfile")
         }
         TransportError::WrongLength { .. }
         | TransportError::WrongDigest { .. }
@@ -151,13 +154,19 @@ fn hint(error: &TransportError) -> Option<&'static str> {
         // Of a part that a manifest names: the image itself is there, see `top`.
         | TransportError::NotFound { .. }
         | TransportError::Status { .. }
-        | TransportError::Challenge(_)
+        | TransportError::Challenge { .. }
+        | TransportError::Realm(_)
         | TransportError::Elsewhere { .. }
         | TransportError::Token(_)
         | TransportError::Sink(_)
         | TransportError::Client { .. }
         | TransportError::Url(_) => None,
     }
+}
+
+/// Whether the environment names a proxy, as other programs read it.
+fn proxy_variable() -> bool {
+    VARIABLES.iter().any(|name| env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
 
 /// A failure on the way to an image.
@@ -196,16 +205,4 @@ fn exit(error: &TransportError) -> Exit {
 pub(super) fn unusable(message: &str, error: &(dyn Error + 'static)) -> Failure {
     let missing = error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound);
     Local::new(if missing { Exit::NotFound } else { Exit::Usage }, message).cause(error_chain(error)).into()
-}
-
-/// An error with all its sources, outermost first.
-pub(super) fn error_chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }

@@ -12,9 +12,9 @@ use bytecode_image::transport::{Place, Remote};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::registry::{self, Registry, error_chain};
+use super::registry::{self, Registry};
 use crate::client::Session;
-use crate::error::{Exit, Failure, Local};
+use crate::error::{Exit, Failure, Local, error_chain};
 use crate::files;
 use crate::output::{Block, View};
 
@@ -46,7 +46,7 @@ impl Sign {
         let key = SigningKey::from_pem(&files::key(&file)?).map_err(|error| {
             Local::new(Exit::Usage, format!("cannot use the key `{}`", file.display())).cause(error_chain(&error))
         })?;
-        let remote = registry.remote(&reference)?;
+        let remote = registry.remote(session, &reference)?;
         let digest = registry::top(&remote).await?.digest();
         let place = reference.signatures(digest);
         let tag = place.tag().unwrap_or_default();
@@ -74,7 +74,7 @@ impl Sign {
     }
 }
 
-async fn signatures(remote: &Remote, tag: &str, message: &str) -> Result<Option<Document>, Failure> {
+async fn signatures(remote: &Remote<'_>, tag: &str, message: &str) -> Result<Option<Document>, Failure> {
     match remote.tagged(tag).await {
         Ok(document) => Ok(Some(document)),
         Err(error) if error.is_not_found() => Ok(None),
@@ -82,7 +82,7 @@ async fn signatures(remote: &Remote, tag: &str, message: &str) -> Result<Option<
     }
 }
 
-async fn put(remote: &Remote, tag: &str, made: &SignatureManifest, message: &str) -> Result<(), Failure> {
+async fn put(remote: &Remote<'_>, tag: &str, made: &SignatureManifest, message: &str) -> Result<(), Failure> {
     let failed = |error| registry::failed(message, &error);
     remote.put_blob(&made.payload).await.map_err(failed)?;
     remote.put_blob(&made.config).await.map_err(failed)?;

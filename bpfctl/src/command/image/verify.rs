@@ -17,11 +17,11 @@ use bytecode_image::scope::Scope;
 use bytecode_image::verify::{Verified, decide};
 use clap::Args;
 
-use super::registry::{self, Registry, error_chain, fetch_failed};
+use super::registry::{self, Registry, fetch_failed};
 use super::stored::Verdict;
 use crate::args::word;
 use crate::client::Session;
-use crate::error::{Exit, Failure, Local};
+use crate::error::{Exit, Failure, Local, error_chain};
 use crate::files;
 
 /// Judge the signatures of an image, by the daemon's policy or by your own key or policy
@@ -60,9 +60,9 @@ impl Verify {
             (None, None) => session.client().await?.verify(pb::VerifyImageRequest { image }).await?,
             (Some(key), _) => {
                 let reference = parse(&image)?;
-                here(&registry, &reference, &signed_by(&key, &reference)?).await?
+                here(session, &registry, &reference, &signed_by(&key, &reference)?).await?
             }
-            (None, Some(policy)) => here(&registry, &parse(&image)?, &read_policy(&policy)?).await?,
+            (None, Some(policy)) => here(session, &registry, &parse(&image)?, &read_policy(&policy)?).await?,
         };
         let exit = if verdict.trusted { Exit::Ok } else { Exit::Signature };
         session.printer.show(&Verdict(verdict))?;
@@ -97,9 +97,14 @@ fn read_policy(path: &Path) -> Result<Policy, Failure> {
 }
 
 /// Judges an image in its registry.
-async fn here(registry: &Registry, reference: &Reference, policy: &Policy) -> Result<pb::VerifyImageResponse, Failure> {
+async fn here(
+    session: &Session,
+    registry: &Registry,
+    reference: &Reference,
+    policy: &Policy,
+) -> Result<pb::VerifyImageResponse, Failure> {
     let message = format!("cannot verify `{reference}`");
-    let remote = registry.remote(reference)?;
+    let remote = registry.remote(session, reference)?;
     let top = registry::top(&remote).await?;
     let failed = |error| fetch_failed(&message, &error);
     let selected = select(&remote, top, &Platform::host(None)).await.map_err(failed)?;

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use bytecode_image::store::{Store, StoreError};
 use clap::Args;
 
-use super::registry::{directory, error_chain};
-use crate::error::{Exit, Failure, Local};
+use crate::credentials::directory;
+use crate::error::{Exit, Failure, Local, error_chain};
 
 /// Where the caller's images are.
 #[derive(Debug, Args)]

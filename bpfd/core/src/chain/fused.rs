@@ -23,7 +23,9 @@ impl Backend for Fused {
     }
 
     fn runs(&self, observed: &Observed, chain: &ChainId, live: &Live) -> bool {
-        matches!(live, Live::Ours(_)) && observed.members(chain) == self.0
+        let runs = observed.members(chain);
+        let alike = runs.len() == self.0.len() && runs.iter().zip(&self.0).all(|(runs, wanted)| runs.runs_as(wanted));
+        matches!(live, Live::Ours(_)) && alike
     }
 
     fn content(&self, target: &State, _: &Observed, _: &Live) -> (Vec<Step>, TopContent) {

@@ -38,7 +38,10 @@ impl Backend for Slots {
 
     fn runs(&self, _: &Observed, _: &ChainId, live: &Live) -> bool {
         match live {
-            Live::Dispatcher(live) => self.0 == live.slots && !self.0.is_empty(),
+            Live::Dispatcher(live) => {
+                let alike = self.0.iter().zip(&live.slots).all(|(wanted, runs)| wanted.runs_as(runs));
+                alike && self.0.len() == live.slots.len() && !self.0.is_empty()
+            }
             Live::Empty | Live::Ours(_) | Live::Foreign(_) => false,
         }
     }
@@ -64,7 +67,7 @@ pub fn slots(state: &State, observed: &Observed, chain: &ChainId) -> Vec<Slot> {
                 (program.map_or([0; 8], |program| program.tag), u64::MAX)
             }
         };
-        let key = (u32::from(member.priority), member.function.clone(), loaded, Some(link.handle));
+        let key = (u32::from(member.effective), member.function.clone(), loaded, Some(link.handle));
         (key, Slot::Ours(member))
     });
     let foreign = foreign(observed, chain).map(|slot| {

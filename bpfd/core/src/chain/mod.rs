@@ -138,7 +138,9 @@ pub fn status_of(state: &State, observed: &Observed, asked: impl Fn(&Link) -> bo
     for (chain, seen) in observed.chains.iter().filter(|(chain, _)| chains.contains(chain)) {
         let wanted = wanted(state, observed, chain);
         let runs = observed.members(chain);
-        let in_order = runs.iter().eq(wanted.iter().filter(|member| runs.contains(member)));
+        let contains = |members: &[Member], member: &Member| members.iter().any(|other| other.runs_as(member));
+        let both: Vec<&Member> = wanted.iter().filter(|member| contains(&runs, member)).collect();
+        let in_order = runs.len() == both.len() && runs.iter().zip(both).all(|(runs, wanted)| runs.runs_as(wanted));
         let drifted = |member: &Member, cause: &str| {
             let cause = observed.barred.get(&member.link).map_or(cause, String::as_str).to_owned();
             LinkStatus::Drifted { cause }
@@ -152,7 +154,7 @@ pub fn status_of(state: &State, observed: &Observed, asked: impl Fn(&Link) -> bo
             Live::Ours(_) | Live::Dispatcher(_) if !in_order => {
                 drifted(member, "the chain's members or their order differ")
             }
-            Live::Ours(_) | Live::Dispatcher(_) if runs.contains(member) => {
+            Live::Ours(_) | Live::Dispatcher(_) if contains(&runs, member) => {
                 newcomer(member).unwrap_or(LinkStatus::Attached)
             }
             Live::Ours(_) | Live::Dispatcher(_) => {

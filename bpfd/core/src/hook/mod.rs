@@ -111,16 +111,37 @@ impl fmt::Display for ChainName {
 
 /// A place in a chain.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(from = "StoredPlace")]
 pub struct Place {
     /// The name of its interface, as it was asked for.
     #[serde(rename = "key")]
     pub asked: ChainName,
-    /// Lower runs first.
+    /// The priority that was asked for.
     pub priority: Priority,
+    /// The priority that orders it, as peers see it: lower runs first.
+    pub effective: Priority,
     /// After which verdicts the next member runs.
     pub proceed_on: ProceedOn,
     /// How the interface is driven.
     pub mode: XdpMode,
+}
+
+/// A place as rows have it: earlier versions wrote one priority.
+#[derive(Deserialize)]
+struct StoredPlace {
+    #[serde(rename = "key")]
+    asked: ChainName,
+    priority: Priority,
+    effective: Option<Priority>,
+    proceed_on: ProceedOn,
+    mode: XdpMode,
+}
+
+impl From<StoredPlace> for Place {
+    fn from(stored: StoredPlace) -> Self {
+        let StoredPlace { asked, priority, effective, proceed_on, mode } = stored;
+        Self { asked, priority, effective: effective.unwrap_or(priority), proceed_on, mode }
+    }
 }
 
 /// One attachment with all that it needs to know: options that a hook does not have cannot be said.
@@ -221,14 +242,25 @@ impl fmt::Display for HookAsk {
 mod tests {
     use super::*;
 
+    const OLD: &str = r#"{"chain":{"key":{"netns":"host","interface":"eth0","point":"xdp"},"priority":50,"proceed_on":4,"mode":"auto"}}"#;
+    const NEW: &str = r#"{"chain":{"key":{"netns":"host","interface":"eth0","point":"xdp"},"priority":50,"effective":40,"proceed_on":4,"mode":"auto"}}"#;
+
+    fn priorities(stored: &str) -> (u32, u32) {
+        let Placement::Shared(place) = serde_json::from_str(stored).unwrap() else { panic!("a place in a chain") };
+        (place.priority.into(), place.effective.into())
+    }
+
     #[test]
-    fn a_placement_is_stored_as_it_always_was() {
-        for stored in [
-            r#"{"chain":{"key":{"netns":"host","interface":"eth0","point":"xdp"},"priority":50,"proceed_on":4,"mode":"auto"}}"#,
-            r#"{"tracepoint":"sched/sched_switch"}"#,
-        ] {
+    fn a_placement_is_stored_as_it_is_read() {
+        for stored in [NEW, r#"{"tracepoint":"sched/sched_switch"}"#] {
             let placement: Placement = serde_json::from_str(stored).unwrap();
             assert_eq!(serde_json::to_string(&placement).unwrap(), stored);
         }
+    }
+
+    #[test]
+    fn a_place_of_an_earlier_version_is_ordered_by_what_was_asked_for() {
+        assert_eq!(priorities(OLD), (50, 50));
+        assert_eq!(priorities(NEW), (50, 40));
     }
 }

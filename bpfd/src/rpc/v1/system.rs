@@ -16,7 +16,7 @@ pub(in crate::rpc) struct System(pub(in crate::rpc) Arc<Service>);
 impl pb::system_service_server::SystemService for System {
     async fn get_info(&self, request: Request<pb::GetInfoRequest>) -> Result<Response<pb::GetInfoResponse>, Status> {
         let info = self.0.info(principal(&request)?).await.map_err(|denied| status::denied(&denied))?;
-        let Info { start: Start { time, causes, recovered, mode, mode_cause }, kernel, root, pins } = info;
+        let Info { start: Start { time, causes, recovered, mode, mode_cause, relation: _ }, kernel, root, pins } = info;
         let state = match (causes.as_slice(), recovered) {
             ([], None) => pb::DaemonState::Ready,
             ([], Some(_)) => pb::DaemonState::Recovered,
@@ -40,8 +40,7 @@ impl pb::system_service_server::SystemService for System {
     async fn doctor(&self, request: Request<pb::DoctorRequest>) -> Result<Response<pb::DoctorResponse>, Status> {
         let checks = self.0.doctor(principal(&request)?).await.map_err(|error| match error {
             DoctorError::Denied(denied) => status::denied(&denied),
-            DoctorError::Engine(error) => status::engine("cannot check", &error),
-            DoctorError::Observe(error) => status::observe(&error),
+            DoctorError::Read(error) => status::read("cannot check", &error),
         })?;
         let check = |Check { id, condition, detail, hint }: Check| pb::Check {
             id,

@@ -67,6 +67,20 @@ impl FetchFailure {
         }
     }
 
+    /// The same with a hint at a proxy that only the environment names, if that may be why nobody was reached.
+    pub(crate) fn with_variable(self, variable: Option<&str>) -> Self {
+        match variable {
+            Some(variable) if self.reason == ErrorReason::RegistryUnreachable => {
+                let hint = format!(
+                    "{variable} is set in the daemon's environment, and bpfd does not read it: name the proxy in `[proxy]` in \
+                     /etc/bpfd/registries.toml"
+                );
+                Self { hint: Some(hint), ..self }
+            }
+            Some(_) | None => self,
+        }
+    }
+
     /// A worker's words, short and without control characters.
     pub(super) fn bounded(self) -> Self {
         let Self { reason, what, cause, hint, refused, resolved } = self;
@@ -123,13 +137,15 @@ impl Class {
              /etc/bpfd/registries.toml",
         ),
     );
+    const PROXY: Self = Self(
+        ErrorReason::RegistryUnreachable,
+        Some("does the proxy run, and does it let bpfd through? `[proxy]` in /etc/bpfd/registries.toml names it"),
+    );
     /// It began to answer, and stopped, again and again.
     const BROKEN_OFF: Self = Self(ErrorReason::RegistryUnreachable, Some(AGAIN));
     const TIMEOUT: Self = Self(ErrorReason::Timeout, Some(AGAIN));
-    const DENIED: Self = Self(
-        ErrorReason::RegistryDenied,
-        Some("log the daemon in: `podman login --authfile /etc/bpfd/auth.json HOST`"),
-    );
+    const DENIED: Self =
+        Self(ErrorReason::RegistryDenied, Some("log the daemon in: `bpfctl login --system --username USER HOST`"));
     const REDIRECT: Self = Self(
         ErrorReason::RegistryRedirect,
         Some(
@@ -196,9 +212,10 @@ impl From<&TransportError> for Class {
     fn from(error: &TransportError) -> Self {
         match error {
             TransportError::Unreachable { .. } | TransportError::Unavailable { .. } => Self::UNREACHABLE,
+            TransportError::Proxy { .. } => Self::PROXY,
             TransportError::BrokenOff { .. } => Self::BROKEN_OFF,
             TransportError::Deadline { .. } => Self::TIMEOUT,
-            TransportError::Denied { .. } | TransportError::NoCredentials(_) => Self::DENIED,
+            TransportError::Denied { .. } | TransportError::NoCredentials { .. } => Self::DENIED,
             TransportError::TooLarge { .. } => Self::OVERSIZED,
             TransportError::WrongLength { .. }
             | TransportError::WrongDigest { .. }
@@ -215,9 +232,33 @@ impl From<&TransportError> for Class {
             // Of a part that a manifest names: the image itself is there, see `FetchError::NoSuchImage`.
             TransportError::NotFound { .. }
             | TransportError::Status { .. }
-            | TransportError::Challenge(_)
+            | TransportError::Challenge { .. }
+            | TransportError::Realm(_)
             | TransportError::Token(_) => Self::PROTOCOL,
             TransportError::Sink(_) | TransportError::Client { .. } | TransportError::Url(_) => Self::LOCAL,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_of_the_environment_is_named_only_if_nobody_was_reached() {
+        let failure = |reason| FetchFailure {
+            reason,
+            what: String::new(),
+            cause: String::new(),
+            hint: Some("another".to_owned()),
+            refused: None,
+            resolved: false,
+        };
+        let hint = |reason, variable| failure(reason).with_variable(variable).hint;
+        let unread = "HTTPS_PROXY is set in the daemon's environment, and bpfd does not read it: name the proxy in `[proxy]` in \
+                      /etc/bpfd/registries.toml";
+        assert_eq!(hint(ErrorReason::RegistryUnreachable, Some("HTTPS_PROXY")).as_deref(), Some(unread));
+        assert_eq!(hint(ErrorReason::RegistryUnreachable, None).as_deref(), Some("another"));
+        assert_eq!(hint(ErrorReason::RegistryDenied, Some("HTTPS_PROXY")).as_deref(), Some("another"));
     }
 }

@@ -48,10 +48,18 @@ pub enum Mode {
     RedirectForever,
     /// Everything needs a token from this URL.
     Realm(String),
+    /// Everything is answered with 401 and these challenges.
+    Challenges(Vec<String>),
     /// Everything is answered with a status.
     Status(u16),
     /// The first requests are answered with a status and `Retry-After: 0`, the rest as it should be.
     Fails(u16, u32),
+    /// The same with another `Retry-After`.
+    FailsUntil(u16, u32, String),
+    /// The first requests that write are answered with a status and `Retry-After: 0`.
+    FailsWrites(u16, u32),
+    /// No answer says how long it is.
+    Chunked,
     /// Everything is answered with 500 and a body without end.
     EndlessError,
     /// Tags that end in `.sig` are answered with a status.
@@ -93,11 +101,13 @@ impl FromStr for Mode {
             ("redirect-manifests", Some(url)) => Self::RedirectManifests(url.to_owned()),
             ("redirect-forever", None) => Self::RedirectForever,
             ("realm", Some(url)) => Self::Realm(url.to_owned()),
+            ("challenge", Some(challenge)) => Self::Challenges(vec![challenge.to_owned()]),
             ("status", Some(status)) => Self::Status(number(status)?),
             ("fails", Some(value)) => {
                 let (status, times) = value.split_once('*').ok_or_else(wrong)?;
                 Self::Fails(number(status)?, times.parse().map_err(|_not| wrong())?)
             }
+            ("chunked", None) => Self::Chunked,
             ("endless-error", None) => Self::EndlessError,
             ("signatures-status", Some(status)) => Self::SignaturesStatus(number(status)?),
             _ => return Err(wrong()),

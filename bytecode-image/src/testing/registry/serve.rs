@@ -57,7 +57,7 @@ async fn handle(
         range: header(RANGE),
     });
     if uri.path() == "/token" {
-        return token(&shared, header(AUTHORIZATION).as_deref());
+        return token(&shared, &method, header(AUTHORIZATION).as_deref(), &body);
     }
     let Some(rest) = uri.path().strip_prefix("/v2/") else { return refuse(404, "UNSUPPORTED") };
     let kinds = ["/manifests/", "/blobs/uploads/", "/blobs/", "/referrers/", "/tags/"];
@@ -67,19 +67,35 @@ async fn handle(
     if let Some(refusal) = request.refused(name) {
         return refusal;
     }
-    match kind {
+    let response = match kind {
         "/manifests/" => request.manifest(name, &body),
         "/blobs/uploads/" => request.upload(name, &body),
         "/blobs/" => request.blob(name),
         "/referrers/" => request.referrers(name),
         "/tags/" => answer(200, &[], json!({"name": repo, "tags": shared.content().tags(repo)}).to_string()),
         _ => answer(200, &[("docker-distribution-api-version", "registry/2.0")], ""),
+    };
+    match request.mode {
+        Mode::Chunked if request.method == Method::GET => {
+            response.map(|body| Body::from_stream(body.into_data_stream()))
+        }
+        _ => response,
     }
 }
 
 /// The token server: everybody, or whoever has the password.
-fn token(shared: &Shared, authorization: Option<&str>) -> Response<Body> {
+fn token(shared: &Shared, method: &Method, authorization: Option<&str>, form: &[u8]) -> Response<Body> {
     let welcome = match &shared.options.access {
+        Access::IdentityToken(token) => {
+            let form = String::from_utf8_lossy(form);
+            let has = |pair: &str| form.split('&').any(|sent| sent == pair);
+            let token = has(&format!("refresh_token={token}")) && authorization.is_none();
+            if *method == Method::POST && token && has("grant_type=refresh_token") && has("service=test") {
+                let answer_of = json!({"access_token": TOKEN, "refresh_token": "another"}).to_string();
+                return answer(200, &[("content-type", "application/json")], answer_of);
+            }
+            false
+        }
         Access::Bearer(user, password) => authorization == Some(&basic(user, password)),
         Access::Open | Access::Basic(..) | Access::AnonymousBearer => true,
     };
@@ -98,30 +114,46 @@ impl Request<'_> {
     /// What access control and the modes that answer everything say.
     fn refused(&self, name: &str) -> Option<Response<Body>> {
         let sent = self.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let unavailable = |status, after: &str| Some(answer(status, &[("retry-after", after)], ""));
         let challenge = |challenge: &str| Some(answer(401, &[("www-authenticate", challenge)], ""));
         let realm = |url: &str| format!("Bearer realm=\"{url}\",service=\"test\",scope=\"repository:x:pull,push\"");
         match &self.mode {
             Mode::Realm(url) => return challenge(&realm(url)),
+            Mode::Challenges(offers) => {
+                let headers: Vec<_> = offers.iter().map(|offer| ("www-authenticate", offer.as_str())).collect();
+                return Some(answer(401, &headers, ""));
+            }
             Mode::Status(status) => return Some(refuse(*status, "ON_PURPOSE")),
             Mode::EndlessError => return Some(answer(500, &[], stream(self.shared, b' ', None))),
             Mode::SignaturesStatus(status) if name.ends_with(".sig") => return Some(refuse(*status, "ON_PURPOSE")),
-            Mode::Fails(status, times) => {
-                let mut content = self.shared.content();
-                let answered = content.answered.entry(self.repo.to_owned()).or_default();
-                *answered += 1;
-                if *answered <= *times {
-                    return Some(answer(*status, &[("retry-after", "0")], ""));
-                }
+            Mode::Fails(status, times) if self.fails(*times) => return unavailable(*status, "0"),
+            Mode::FailsUntil(status, times, date) if self.fails(*times) => return unavailable(*status, date),
+            Mode::FailsWrites(status, times) if !self.method.is_safe() && self.fails(*times) => {
+                return unavailable(*status, "0");
             }
             _ => {}
         }
         match &self.shared.options.access {
             Access::Basic(user, password) if sent != Some(&basic(user, password)) => challenge("Basic realm=\"test\""),
-            Access::Bearer(..) | Access::AnonymousBearer if sent != Some(&format!("Bearer {TOKEN}")) => {
+            Access::Bearer(..) | Access::IdentityToken(_) | Access::AnonymousBearer
+                if sent != Some(&format!("Bearer {TOKEN}")) =>
+            {
                 challenge(&realm(&format!("http://{}/token", self.shared.address)))
             }
-            Access::Open | Access::Basic(..) | Access::Bearer(..) | Access::AnonymousBearer => None,
+            Access::Open
+            | Access::Basic(..)
+            | Access::Bearer(..)
+            | Access::IdentityToken(_)
+            | Access::AnonymousBearer => None,
         }
+    }
+
+    /// Whether this is one of the first requests.
+    fn fails(&self, times: u32) -> bool {
+        let mut content = self.shared.content();
+        let answered = content.answered.entry(self.repo.to_owned()).or_default();
+        *answered += 1;
+        *answered <= times
     }
 
     fn manifest(&self, name: &str, body: &Bytes) -> Response<Body> {

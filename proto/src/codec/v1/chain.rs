@@ -91,6 +91,7 @@ fn member(snapshot: &Snapshot, position: u32, member: &Member) -> pb::ChainMembe
         slot: None,
         program: row.map(|row| pb::chain_member::Program::Link(link(snapshot, row))),
         priority: member.priority.into(),
+        effective_priority: member.effective.into(),
         proceed_on: Some(proceed_on(member.proceed_on)),
         kernel_program_id: ext.or(program.copied()).map(|id| id.0),
         tag: known.map(|tag| hex(&tag)).unwrap_or_default(),
@@ -107,6 +108,7 @@ fn foreign_member(found: &ForeignSlot, slot: u32, pin: Option<String>) -> pb::Ch
         slot: Some(slot),
         program: Some(pb::chain_member::Program::Foreign(pb::ForeignProgram { name: name.clone(), holder, pin_path })),
         priority: *priority,
+        effective_priority: *priority,
         // Bits without a name are not shown.
         proceed_on: ProceedOn::from_bits(actions & 0x1f).ok().map(proceed_on),
         kernel_program_id: Some(program.0),

@@ -94,7 +94,7 @@ pub fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
     // Places are counted from 1.
     let places = link.chain().map(|chain| (1..).zip(observed.members(&chain)));
     let place = places.and_then(|mut places| places.find(|(_, member)| member.link == link.uid));
-    let Placed { hook, priority, proceed_on, mode } = placed(&link.placement);
+    let Placed { hook, priority, effective_priority, proceed_on, mode } = placed(&link.placement);
     let pinned = observed.apps.get(&link.app);
     pb::Link {
         uid: link.uid.to_string(),
@@ -109,6 +109,7 @@ pub fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
         function: link.function.clone(),
         hook: Some(pb::Hook { hook: Some(hook) }),
         priority,
+        effective_priority,
         proceed_on,
         position: place.map(|(place, _)| place),
         xdp_mode: mode.into(),

@@ -1,13 +1,13 @@
 //! From errors to what callers see: reason, what failed, why, and what to do. The only place that picks reasons for errors of the
 //! engine and of loads.
 
+mod commands;
 mod image;
 mod words;
 
 use bpfd_core::changes::RequestError;
-use bpfd_core::hook::{BadTarget, ChainName, XdpMode, own};
+use bpfd_core::hook::{BadTarget, own};
 use bpfd_core::kernel::{ForeignProgram, ObserveError, StepError};
-use bpfd_core::names::Netns;
 use bpfd_core::plan::PlanError;
 use bpfd_core::policy::Denied;
 use bpfd_core::request::NoOneLink;
@@ -20,6 +20,7 @@ use ebpf::select::SelectError;
 use ebpf::verifier_log::Rejection;
 use ebpf::verifier_words::explain;
 
+use self::commands::{show_chain, show_interfaces, way_out};
 use self::image::given_up;
 pub(super) use self::image::image;
 pub(super) use self::words::{attaching, detaching, loading, unloading};
@@ -27,8 +28,10 @@ use crate::causes::error_chain;
 use crate::engine::EngineError;
 use crate::execute::ExecuteError;
 use crate::objects::IncomingError;
+use crate::reads::ReadError;
 use crate::service::{LoadError, LookError, Refused, UploadRefused};
 use crate::trust::TrustError;
+use crate::turns::Full;
 use crate::worker::parse::ParseError;
 
 /// A refusal by policy.
@@ -92,8 +95,7 @@ pub(in crate::rpc::v1) fn look(error: &LookError) -> Refusal {
             refusal(ErrorReason::NoSuchInterface).hint(format!("`{}` shows interfaces", show_interfaces(chain)))
         }
         LookError::Denied(error) => denied(error),
-        LookError::Observe(error) => observe(error),
-        LookError::Engine(error) => engine("cannot read the chain", error),
+        LookError::Read(error) => read("cannot read the chain", error),
     }
 }
 
@@ -213,8 +215,16 @@ pub(in crate::rpc::v1) fn engine(message: &str, error: &EngineError) -> Refusal 
             "the last operation was interrupted; `bpfctl doctor` shows what is inconsistent; \
                  a restart of bpfd tries to recover again",
         ),
+        EngineError::Busy(Full(_)) => busy(error),
         EngineError::Stopped => Refusal::new(ErrorReason::DaemonNotReady, message).cause(error.to_string()),
     }
+}
+
+/// As for calls that are refused before they are read.
+fn busy(error: &EngineError) -> Refusal {
+    Refusal::new(ErrorReason::ResourceExhausted, "bpfd takes no more requests from you now")
+        .cause(error.to_string())
+        .hint("try again when some of them have ended")
 }
 
 fn execute(message: &str, error: &ExecuteError) -> Refusal {
@@ -329,40 +339,29 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
     }
 }
 
-/// The command that shows the interfaces a chain could be of.
-fn show_interfaces(chain: &ChainName) -> String {
-    match &chain.netns {
-        Netns::Host => "ip link".to_owned(),
-        Netns::Named(name) => format!("ip -n {name} link"),
-    }
-}
-
-fn show_chain(chain: &ChainName) -> String {
-    match &chain.netns {
-        Netns::Host => format!("bpfctl chain show {}", chain.interface),
-        Netns::Named(name) => format!("bpfctl chain show {} --netns {name}", chain.interface),
-    }
-}
-
-/// The command that takes a program of somebody else away. One that a bpf_link holds goes with the link alone, and `xdp off` takes
-/// away what is driven in native mode alone (`dev_xdp_mode` of net/core/dev.c).
-fn way_out(chain: &ChainName, holder: &ForeignProgram, driven: Option<XdpMode>) -> String {
-    if let Some(link) = holder.link {
-        return format!("bpftool link detach id {link}");
-    }
-    let netns = match &chain.netns {
-        Netns::Host => String::new(),
-        Netns::Named(name) => format!("-n {name} "),
-    };
-    let mode = match driven {
-        Some(XdpMode::Generic) => "xdpgeneric",
-        Some(XdpMode::Native | XdpMode::Auto) => "xdp",
-        None => "xdpoffload",
-    };
-    format!("ip {netns}link set {} {mode} off", chain.interface)
-}
-
 /// A failure of reading the kernel for a reader.
-pub(in crate::rpc::v1) fn observe(error: &ObserveError) -> Refusal {
-    Refusal::new(ErrorReason::KernelError, "cannot read the kernel").cause(error_chain(error))
+pub(in crate::rpc::v1) fn read(message: &str, error: &ReadError) -> Refusal {
+    match error {
+        ReadError::Engine(error) => engine(message, error),
+        ReadError::Observe(error) => {
+            Refusal::new(ErrorReason::KernelError, "cannot read the kernel").cause(error_chain(error))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::{Code, Status};
+
+    use super::*;
+    use crate::turns::{Line, Turns};
+
+    #[test]
+    fn a_user_with_too_many_requests_is_told_so() {
+        let mut turns = Turns::<()>::default();
+        let full = std::iter::from_fn(|| Some(turns.enter(Line::User(7)))).find_map(Result::err).unwrap();
+        let status = Status::from(engine("cannot attach `a`", &full.into()));
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        assert_eq!(status.message(), "bpfd takes no more requests from you now");
+    }
 }

@@ -56,6 +56,7 @@ fn message(hook: &OwnHook) -> pb::hook::Hook {
 pub(super) struct Placed {
     pub(super) hook: pb::hook::Hook,
     pub(super) priority: Option<u32>,
+    pub(super) effective_priority: Option<u32>,
     pub(super) proceed_on: Option<pb::ProceedOn>,
     pub(super) mode: pb::XdpMode,
 }
@@ -64,7 +65,8 @@ pub(super) fn placed(placement: &Placement) -> Placed {
     match placement {
         Placement::Shared(place) => xdp::placed(place),
         Placement::Own(hook) => {
-            Placed { hook: message(hook), priority: None, proceed_on: None, mode: pb::XdpMode::Unspecified }
+            let (priority, effective_priority, proceed_on) = (None, None, None);
+            Placed { hook: message(hook), priority, effective_priority, proceed_on, mode: pb::XdpMode::Unspecified }
         }
     }
 }

@@ -48,11 +48,12 @@ pub(in crate::codec::v1) fn asked_proceed_on(set: Option<&pb::ProceedOn>) -> Res
     ProceedOn::from_names(names).map(Some).map_err(|error| bad("proceed_on", error))
 }
 
-pub(super) fn placed(Place { asked, priority, proceed_on: set, mode: driven }: &Place) -> Placed {
+pub(super) fn placed(Place { asked, priority, effective, proceed_on: set, mode: driven }: &Place) -> Placed {
     let hook = pb::XdpHook { netns: netns(&asked.netns), interface: asked.interface.to_string() };
     Placed {
         hook: pb::hook::Hook::Xdp(hook),
         priority: Some(u32::from(*priority)),
+        effective_priority: Some(u32::from(*effective)),
         proceed_on: Some(proceed_on(*set)),
         mode: mode(*driven),
     }

@@ -1,71 +1,13 @@
-//! Images without a daemon: build, push, sign, verify, inspect, against a registry in this process. The test brings a home
-//! directory of its own, so nothing of the caller's is read or written.
+//! Images without a daemon: build, push, sign, verify, inspect, against a registry in this process.
 
-#![expect(clippy::unwrap_used, reason = "a test's own set-up may fail the test")]
+mod credentials;
+mod home;
 
-use std::fs;
-use std::path::Path;
 use std::process::Command;
 
-use bytecode_image::testing::registry::{Mode, Options, TestRegistry};
+use bytecode_image::testing::registry::Mode;
 
-const OBJECT: &[u8] = include_bytes!("../../bytecode-image/tests/objects/counter.o");
-
-struct Home {
-    directory: tempfile::TempDir,
-    registry: TestRegistry,
-}
-
-impl Home {
-    /// A home whose registries.toml knows `registry`, and only that.
-    fn new() -> Self {
-        let registry = TestRegistry::start(Options::default()).unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let home = directory.path();
-        fs::create_dir_all(home.join(".config/bpfd")).unwrap();
-        let entry = format!("[[registry]]\nname = \"registry\"\nendpoint = \"{}\"\nhttp = true\n", registry.address());
-        fs::write(home.join(".config/bpfd/registries.toml"), entry).unwrap();
-        fs::write(home.join("counter.o"), OBJECT).unwrap();
-        fs::write(home.join("text.o"), "not an object").unwrap();
-        fs::write(home.join("full.toml"), "name = \"counter\"\nversion = \"1.2.0\"\nlicense = \"GPL-2.0-only\"\n")
-            .unwrap();
-        Self { directory, registry }
-    }
-
-    fn path(&self) -> &Path {
-        self.directory.path()
-    }
-
-    /// What a user sees of one command. Digests are cut, as they are those of another crate's tests or random; so is the
-    /// registry's port.
-    fn run(&self, line: &str) -> String {
-        let output = Command::new(env!("CARGO_BIN_EXE_bpfctl"))
-            .args(line.split_whitespace())
-            .current_dir(self.path())
-            .env_clear()
-            .env("HOME", self.path())
-            .env("NO_COLOR", "1")
-            .output()
-            .unwrap();
-        let mut text = format!("$ bpfctl {line}\n{}", String::from_utf8_lossy(&output.stdout));
-        if !output.stderr.is_empty() {
-            text.push_str(&format!("--- stderr\n{}", String::from_utf8_lossy(&output.stderr)));
-        }
-        text.push_str(&format!("--- exit {}\n", output.status.code().unwrap()));
-        cut_digests(&text.replace(&self.registry.host(), "127.0.0.1:PORT"))
-    }
-}
-
-fn cut_digests(text: &str) -> String {
-    let mut parts = text.split("sha256:");
-    let mut cut = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let rest = part.trim_start_matches(|c: char| c.is_ascii_hexdigit());
-        cut.push_str("sha256:…");
-        cut.push_str(rest);
-    }
-    cut
-}
+use home::Home;
 
 fn check(name: &str, lines: &[&str]) {
     check_in(&Home::new(), name, lines);
@@ -166,4 +108,19 @@ fn the_same_input_is_the_same_image() {
     let first = build("registry/a:1");
     assert!(first.starts_with("sha256:"), "{first:?}");
     assert_eq!(first, build("registry/b:2"));
+}
+
+#[test]
+fn a_proxy_is_named_by_registries_toml_and_not_by_the_environment() {
+    let home = Home::new();
+    let proxy = [("HTTPS_PROXY", "http://127.0.0.1:1")];
+    let inspect = "image inspect unknown.invalid/bpf/counter:1 -q";
+    let hint = |text: String| text.lines().find_map(|line| line.strip_prefix("hint: ").map(str::to_owned));
+    let unread = "HTTPS_PROXY and its like are not read: name the proxy in `[proxy]` in ~/.config/bpfd/registries.toml";
+    assert_eq!(hint(home.run_with(inspect, &proxy, "")).as_deref(), Some(unread));
+    home.write(".config/bpfd/registries.toml", "[proxy]\nhttps = \"http://127.0.0.1:1\"\n");
+    let text = home.run_with(inspect, &proxy, "");
+    assert!(text.contains("cause: cannot reach `unknown.invalid:443` through the proxy `127.0.0.1:1`: "), "{text}");
+    let named = "does the proxy run, and does it let you through? `[proxy]` in registries.toml names it";
+    assert_eq!(hint(text).as_deref(), Some(named));
 }

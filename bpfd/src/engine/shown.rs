@@ -1,0 +1,32 @@
+//! What readers are shown: the state beside the kernel as the engine saw it last.
+//!
+//! It must never change anything.
+
+use std::sync::Arc;
+
+use bpfd_core::kernel::{Kernel, ObserveError, Observed, Scope};
+
+use super::Engine;
+
+impl<K: Kernel> Engine<K> {
+    /// Shows readers the state, beside the kernel as it is now in this scope.
+    pub(super) fn publish(&mut self, scope: &Scope) -> Result<(), ObserveError> {
+        let seen = self.kernel.observe(scope)?;
+        self.show(scope, seen);
+        Ok(())
+    }
+
+    /// The same after a change, which has happened whatever can be seen.
+    pub(super) fn show_now(&mut self, scope: &Scope) {
+        if let Err(error) = self.publish(scope) {
+            tracing::warn!(%error, "cannot publish the new state: reads return the previous snapshot until the next observation");
+        }
+    }
+
+    /// Shows readers the state, beside the kernel as it was just seen in this scope, and as it was seen last elsewhere.
+    pub(super) fn show(&mut self, scope: &Scope, seen: Observed) {
+        let seen = Observed { barred: self.barred.clone(), ..seen };
+        let next = self.published.borrow().after(&self.state, seen, scope);
+        self.published.send_replace(Arc::new(next));
+    }
+}

@@ -1,0 +1,94 @@
+//! Makes what a plan needs and the verifier must see, on any thread: copies for slots, fused programs, apps whose pins are gone. All of
+//! it is held by descriptors: killed, the process leaves nothing of it.
+//!
+//! It must never pin or attach.
+
+use std::sync::Arc;
+
+use bpfd_core::ident::AppUid;
+use bpfd_core::kernel::{Need, Recipe, StepError};
+
+use super::ext::BuiltExt;
+use super::pins::Pins;
+use super::prepare::{AppCode, Codes, Loader, StagedApp};
+use super::top::BuiltTop;
+use super::{Objects, app, dispatcher, ext, failed, top};
+use crate::worker::Workers;
+use crate::worker::parse::{self, ParseError};
+
+/// See the module.
+pub(crate) struct Maker {
+    pub(super) pins: Arc<Pins>,
+    pub(super) workers: Workers,
+    pub(super) loader: Loader,
+    pub(super) objects: Objects,
+    /// The code of apps that is at hand, of those not pinned yet too.
+    pub(super) codes: Codes,
+}
+
+/// What a need was made into.
+#[derive(Clone, Debug)]
+pub struct Made {
+    pub(super) what: What,
+    /// The code of the apps that it is made of.
+    pub(super) codes: Codes,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum What {
+    Ext(Arc<BuiltExt>),
+    Top(Arc<BuiltTop>),
+    App(StagedApp),
+}
+
+impl Maker {
+    /// Takes as long as the verifier does.
+    pub(super) fn make(mut self, need: &Need) -> Result<Made, StepError> {
+        let what = match need {
+            Need::Ext { member, recipe } => {
+                self.open(member.app, Some(recipe))?;
+                What::Ext(Arc::new(ext::build(&dispatcher::template()?, member, &self.codes)?))
+            }
+            Need::Fused { top, interface, members, recipes } => {
+                for app in members.iter().map(|member| member.app) {
+                    self.open(app, recipes.get(&app))?;
+                }
+                What::Top(Arc::new(top::build(*top, *interface, members, &self.codes)?))
+            }
+            Need::App { app: _, recipe } => What::App(self.loader.prepare(&self.accepted(recipe)?, recipe)?),
+        };
+        Ok(Made { what, codes: self.codes })
+    }
+
+    /// Makes an app's instructions again around its pinned maps, unless they are at hand.
+    fn open(&mut self, app: AppUid, recipe: Option<&Recipe>) -> Result<(), StepError> {
+        if !self.codes.contains_key(&app) {
+            let code = self.code(app, recipe)?;
+            self.codes.insert(app, Arc::new(code));
+        }
+        Ok(())
+    }
+
+    fn code(&self, app: AppUid, recipe: Option<&Recipe>) -> Result<AppCode, StepError> {
+        let unknown = || StepError::Call {
+            doing: format!("open app {app}"),
+            errno: "the plan does not say what it is made of".to_owned(),
+        };
+        let recipe = recipe.ok_or_else(unknown)?;
+        let maps = app::maps(&self.pins, app).map_err(failed(|| format!("open the maps of app {app}")))?;
+        self.loader.reopen(&self.accepted(recipe)?, recipe, maps)
+    }
+
+    /// An object's bytes, read by the parse worker first: another version of bpfd may have accepted them.
+    fn accepted(&self, recipe: &Recipe) -> Result<Vec<u8>, StepError> {
+        let doing = || format!("read object {}", recipe.object);
+        let elf = (self.objects)(&recipe.object).map_err(failed(doing))?;
+        parse::rehearse(&self.workers, &self.loader, &elf, recipe).map_err(|error| match error {
+            ParseError::Refused(_) | ParseError::TooSlow(_) | ParseError::Died { .. } => {
+                StepError::Object { why: error.to_string() }
+            }
+            ParseError::Worker(_) => StepError::Call { doing: doing(), errno: error.to_string() },
+        })?;
+        Ok(elf)
+    }
+}

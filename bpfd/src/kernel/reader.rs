@@ -1,0 +1,49 @@
+//! Looks at the kernel for readers, beside the thread that changes it: what is pinned is read anew each time, since that thread alone
+//! knows what it did. It must never change anything, nor be what a change is planned from.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bpfd_core::kernel::{ChainMode, ForeignProgram, Live, ObserveError, Observed, Scope, Targets};
+use bpfd_sys::bpf::{LinkId, ProgId};
+
+use super::holders::holders;
+use super::observe::{self, Known};
+use super::pins::Pins;
+use crate::worker::idlookup::IdLookup;
+use crate::worker::netns::Namespaces;
+
+/// See the module. Its workers are started by the thread that uses it first: let only one use it.
+pub struct Reader {
+    pub(super) pins: Arc<Pins>,
+    pub(super) namespaces: Namespaces,
+    pub(super) ids: IdLookup,
+    pub(super) mode: ChainMode,
+}
+
+impl Reader {
+    /// Every pin, and these chains.
+    pub fn everything(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
+        let Self { pins, namespaces, ids, mode } = self;
+        observe::observe(pins, &mut None, namespaces, ids, mode, scope)
+    }
+
+    /// These chains alone as they are now, with those who hold what is not bpfd's there.
+    pub fn chains(&mut self, targets: Targets, before: &Observed) -> Result<Observed, ObserveError> {
+        let Self { pins, namespaces, ids, mode } = self;
+        let mut known = Some(Known::of_chains(pins, before)?);
+        let mut observed = observe::observe(pins, &mut known, namespaces, ids, mode, &Scope::Chains(targets))?;
+        for chain in observed.chains.values_mut() {
+            if let Live::Foreign(foreign) = &mut chain.live {
+                foreign.holders = held_by(foreign);
+            }
+        }
+        observed.barred.clone_from(&before.barred);
+        Ok(observed)
+    }
+}
+
+/// Processes that hold a program of somebody else's, as `pid (command)`. Looks through /proc.
+pub fn held_by(foreign: &ForeignProgram) -> Vec<String> {
+    holders(Path::new("/proc"), ProgId(foreign.program.0), foreign.link.map(LinkId))
+}
