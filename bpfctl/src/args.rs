@@ -250,7 +250,7 @@ mod tests {
         for line in helps.flat_map(|help| help.lines().map(str::to_owned).collect::<Vec<_>>()) {
             let Some(line) = line.strip_prefix("  bpfctl ") else { continue };
             // What is behind a pipe or an arrow is the shell's; so are quotes, and a command's output stands for one word.
-            let own = line.split(['|', '>']).next().unwrap().replace("$(bpfctl image ls -q)", "image");
+            let own = line.split(['|', '<', '>']).next().unwrap().replace("$(bpfctl image ls -q)", "image");
             let words = own.split_whitespace().map(|word| word.trim_matches(['\'', '"']));
             let parsed = Cli::try_parse_from(std::iter::once("bpfctl").chain(words));
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());

@@ -115,7 +115,9 @@ fn hangs_up() -> (String, Arc<AtomicU32>) {
     // It ends with the test's process.
     std::thread::spawn(move || {
         for connection in listener.incoming() {
-            if connection.unwrap().read(&mut [0; 4096]).is_ok_and(|read| read > 0) {
+            let mut connection = connection.unwrap();
+            if connection.read(&mut [0; 4096]).is_ok_and(|read| read > 0) {
+                // Before the connection ends: whoever hears of that looks at the count.
                 counted.fetch_add(1, Ordering::SeqCst);
             }
         }
