@@ -482,6 +482,9 @@ pub enum StepError {
     /// This kernel has no such target.
     #[error("this kernel has no {} `{}`", .0.noun(), .0.target())]
     NoTarget(OwnHook),
+    /// This kernel has the target, but no program can be attached to it.
+    #[error("this kernel lets no program attach to {} `{}`", .0.noun(), .0.target())]
+    TargetRefused(OwnHook),
     /// This kernel is too old, or was built without what it takes.
     #[error("{what} needs {needs}")]
     KernelLacks {
