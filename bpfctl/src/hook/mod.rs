@@ -47,7 +47,12 @@ const fn kind<T: HookArgs>() -> Kind {
 }
 
 /// The registry: a new kind is a line here.
-const KINDS: &[Kind] = &[kind::<xdp::Xdp>(), kind::<tracepoint::Tracepoint>(), kind::<raw_tracepoint::RawTracepoint>()];
+const KINDS: &[Kind] = &[
+    // In the order of the help.
+    kind::<xdp::Xdp>(),
+    kind::<tracepoint::Tracepoint>(),
+    kind::<raw_tracepoint::RawTracepoint>(),
+];
 
 /// A verb that takes a hook, with the arguments of its own that may also stand behind the hook.
 pub(crate) trait HookVerb: Args {
