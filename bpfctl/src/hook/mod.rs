@@ -2,6 +2,7 @@
 //!
 //! This module must never call the daemon.
 
+mod kprobe;
 mod raw_tracepoint;
 mod tracepoint;
 mod xdp;
@@ -52,6 +53,8 @@ const KINDS: &[Kind] = &[
     kind::<xdp::Xdp>(),
     kind::<tracepoint::Tracepoint>(),
     kind::<raw_tracepoint::RawTracepoint>(),
+    kind::<kprobe::Kprobe>(),
+    kind::<kprobe::Kretprobe>(),
 ];
 
 /// A verb that takes a hook, with the arguments of its own that may also stand behind the hook.

@@ -3,6 +3,7 @@
 //!
 //! This module must never touch an interface or the kernel: it only names them.
 
+pub mod kprobe;
 pub mod own;
 pub mod raw_tracepoint;
 pub mod tracepoint;
@@ -12,6 +13,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use kprobe::{Kprobe, Kretprobe};
 pub use own::{BadTarget, OwnHook};
 pub use raw_tracepoint::RawTracepoint;
 pub use tracepoint::Tracepoint;

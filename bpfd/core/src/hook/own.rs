@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::kprobe::{Kprobe, Kretprobe};
 use super::raw_tracepoint::RawTracepoint;
 use super::tracepoint::Tracepoint;
 use crate::names::printable;
@@ -143,6 +144,8 @@ macro_rules! own_hooks {
 own_hooks! {
     Tracepoint,
     RawTracepoint,
+    Kprobe,
+    Kretprobe,
 }
 
 impl fmt::Display for OwnHook {

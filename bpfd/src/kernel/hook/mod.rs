@@ -3,6 +3,7 @@
 //!
 //! This file must never name a kind elsewhere, nor decide what is attached.
 
+mod kprobe;
 mod raw_tracepoint;
 pub(crate) mod tracefs;
 mod tracepoint;
@@ -59,6 +60,8 @@ pub(crate) fn attach(
     let links = match hook {
         OwnHook::Tracepoint(hook) => hook.attach(host, program),
         OwnHook::RawTracepoint(hook) => hook.attach(host, program),
+        OwnHook::Kprobe(hook) => hook.attach(host, program),
+        OwnHook::Kretprobe(hook) => hook.attach(host, program),
     };
     let links = links.map_err(|error| error.while_doing(|| attaching(function, hook)))?;
     pins::make_whole(&pins.links, &link.to_string(), |dir| {

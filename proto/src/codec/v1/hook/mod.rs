@@ -1,5 +1,6 @@
 //! The registry of hooks: which message belongs to which kind. What a kind's message says is in the kind's own file.
 
+mod kprobe;
 mod raw_tracepoint;
 mod tracepoint;
 pub(super) mod xdp;
@@ -56,6 +57,8 @@ macro_rules! own_messages {
 own_messages! {
     Tracepoint,
     RawTracepoint,
+    Kprobe,
+    Kretprobe,
 }
 
 fn own<T: OwnMessage>(hook: &T::Message, message: &pb::Attachment) -> Result<HookAsk, BadField> {
