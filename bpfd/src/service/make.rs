@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bpfd_core::changes::Loaded;
 use bpfd_core::ident::AppUid;
-use bpfd_core::kernel::{Recipe, StepError};
+use bpfd_core::kernel::{LoadAs, Recipe, StepError};
 use bpfd_core::names::{AppName, printable};
 use bpfd_core::policy::Authorized;
 use bpfd_core::report::{Phase, Progress};
@@ -26,6 +26,7 @@ use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
 
 use super::LoadError;
+use crate::engine::EngineError;
 use crate::fail_points;
 use crate::images::Acquired;
 use crate::kernel::{Loader, StagedApp};
@@ -91,9 +92,12 @@ impl Loads {
         let request = ask.request();
         let object = parse::inspect(&self.workers, bytecode.bytes())?;
         object.loadable()?;
-        let Selection { functions, attach } = selection::select(&object, &request.select, &request.attach)?;
+        let selection = selection::select(&object, &request.select, &request.attach)?;
+        let advice = advice(&object, bytecode, &selection.functions);
+        let functions = selection::load_as(&selection, &request.attach, &advice).map_err(EngineError::Request)?;
+        let Selection { functions: selected, attach } = selection;
         let globals = settings(&object, &request.globals)?;
-        let recipe = recipe(bytecode, &functions, &globals);
+        let recipe = recipe(bytecode, functions, &globals);
         parse::rehearse(&self.workers, &self.loader, bytecode.bytes(), &recipe)?;
         report(Progress::begin(Phase::Load));
         let staged = self.loader.prepare(bytecode.bytes(), &recipe);
@@ -110,7 +114,7 @@ impl Loads {
         let loaded = Loaded {
             uid,
             name: request.name.clone(),
-            default_name: default_name(bytecode, &functions),
+            default_name: default_name(bytecode, &selected),
             source: bytecode.proof().source(),
             object: bytecode.object(),
             reach: bytecode.reach(),
@@ -119,7 +123,7 @@ impl Loads {
             maps: maps(&object, &staged.maps()),
             labels: bytecode.labels().clone(),
             user_labels: request.labels.clone(),
-            advice: advice(&object, bytecode, &functions),
+            advice,
             attach: request.attach.iter().map(|(ask, _)| ask.clone()).zip(attach).collect(),
             request: request.request.map(|key| key.id),
         };
@@ -182,15 +186,11 @@ fn settings(object: &Object, wanted: &[(String, String)]) -> Result<BTreeMap<Str
     wanted.iter().map(encode).collect()
 }
 
-fn recipe(
-    bytecode: &Bytecode,
-    functions: &BTreeMap<String, ProgramKind>,
-    globals: &BTreeMap<String, Setting>,
-) -> Recipe {
+fn recipe(bytecode: &Bytecode, functions: BTreeMap<String, LoadAs>, globals: &BTreeMap<String, Setting>) -> Recipe {
     Recipe {
         object: bytecode.object(),
         globals: globals.iter().map(|(name, setting)| (name.clone(), setting.bytes.clone())).collect(),
-        functions: functions.clone(),
+        functions,
         reach: bytecode.reach(),
     }
 }

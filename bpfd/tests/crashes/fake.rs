@@ -622,10 +622,11 @@ impl Kernel for FakeKernel {
         let maps: Vec<&str> = maps.iter().map(String::as_str).collect();
         let staged = self.load(&names, &maps);
         let programs =
-            recipe.functions.iter().zip(staged.programs.values()).map(|((function, kind), id)| ProgramFacts {
+            recipe.functions.iter().zip(staged.programs.values()).map(|((function, load), id)| ProgramFacts {
                 function: function.clone(),
-                section: kind.to_string(),
-                kind: *kind,
+                section: load.kind().to_string(),
+                kind: load.kind(),
+                target: load.target().cloned(),
                 tag: Self::tag(app),
                 load_time: u64::from(id.0),
             });

@@ -109,6 +109,14 @@ impl Placement {
         }
     }
 
+    /// The hook, if it is an own one.
+    pub fn own(&self) -> Option<&OwnHook> {
+        match self {
+            Self::Shared(_) => None,
+            Self::Own(hook) => Some(hook),
+        }
+    }
+
     /// The chain, if the hook is shared.
     pub fn chain(&self) -> Option<&ChainKey> {
         self.place().map(|place| &place.key)

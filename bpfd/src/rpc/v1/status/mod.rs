@@ -269,6 +269,10 @@ fn request(message: &str, error: &RequestError) -> Refusal {
             refusal(ErrorReason::InvalidRequest).hint(format!("name it: `{kind}` with {form}"))
         }
         RequestError::Target { source: BadTarget::Form { .. }, .. } => refusal(ErrorReason::InvalidRequest),
+        RequestError::FixedTarget { fixed, .. } => refusal(ErrorReason::InvalidRequest).hint(format!(
+            "load the object again with the other target, as in `bpfctl load … --name OTHER {} …`",
+            fixed.kind()
+        )),
         RequestError::Generation { .. } => {
             refusal(ErrorReason::GenerationMismatch).hint("the link was changed since you read it; read it again")
         }
