@@ -24,6 +24,7 @@ use ebpf::relocate::{
 };
 
 use super::failed;
+use super::hook::trampoline_refused;
 use super::object::{Fitted, ObjectError, finish, fit};
 
 /// Loads objects; cheap to clone, for a pool of threads.
@@ -224,7 +225,10 @@ fn load_program(
         flags: load.flags,
         ..ProgLoad::new(KernelType(load.prog_type), &license, &insns)
     };
-    prog_load(&request).map_err(|error| refused(function, &error))
+    prog_load(&request).map_err(|error| match (target, error.log.is_empty()) {
+        (Some(Target::Kernel { .. }), true) => trampoline_refused(|| format!("load `{function}`"), error.error),
+        _ => refused(function, &error),
+    })
 }
 
 fn make_maps(unlinked: &Unlinked, btf: Option<BorrowedFd<'_>>) -> Result<BTreeMap<String, OwnedFd>, StepError> {
