@@ -194,7 +194,7 @@ fn metadata_that_contradicts_the_object_is_refused() {
         ),
         (
             "[programs.let_through]\ntype = \"lsm\"\n",
-            "metadata gives program `let_through` the type `lsm`; it is one of `xdp`, `tc`, `tracepoint`, `raw_tracepoint`, `kprobe`, `kretprobe`",
+            "metadata gives program `let_through` the type `lsm`; it is one of `xdp`, `tc`, `tracepoint`, `raw_tracepoint`, `kprobe`, `kretprobe`, `fentry`, `fexit`",
         ),
     ] {
         assert_eq!(of(text).to_string(), message);

@@ -67,6 +67,10 @@ kinds! {
     Kprobe = "kprobe", load (2, 0), sections &["kprobe"], Sees::Kernel;
     /// `BPF_PROG_TYPE_KPROBE` at the return of a kernel function.
     Kretprobe = "kretprobe", load (2, 0), sections &["kretprobe"], Sees::Kernel;
+    /// `BPF_PROG_TYPE_TRACING` at the entry of a kernel function, BPF_TRACE_FENTRY.
+    Fentry = "fentry", load (26, 24), sections &["fentry"], Sees::Kernel;
+    /// `BPF_PROG_TYPE_TRACING` at the return of a kernel function, BPF_TRACE_FEXIT.
+    Fexit = "fexit", load (26, 25), sections &["fexit"], Sees::Kernel;
 }
 
 impl ProgramKind {
@@ -250,6 +254,9 @@ mod tests {
         check("kprobe/do_unlinkat+0x10", Known(ProgramKind::Kprobe), Some("do_unlinkat+0x10"), false, false);
         check("kprobe", Known(ProgramKind::Kprobe), None, false, false);
         check("kretprobe/do_unlinkat", Known(ProgramKind::Kretprobe), Some("do_unlinkat"), false, false);
+        check("fentry/do_unlinkat", Known(ProgramKind::Fentry), Some("do_unlinkat"), false, false);
+        check("fexit", Known(ProgramKind::Fexit), None, false, false);
+        check("fentry.s/x", other("fentry.s/x"), None, false, false);
         check("kprobe.multi/x", other("kprobe.multi/x"), None, false, false);
         for silent in ["pass", "prog", "xdp_pass", "tcfoo"] {
             check(silent, Unstated, None, false, false);

@@ -109,3 +109,80 @@ fn a_kernel_function_that_cannot_be_probed_is_told() {
     }
     host.check();
 }
+
+#[test]
+fn a_fentry_program_runs_across_a_kill_until_it_is_detached() {
+    let mut host = Host::new();
+    let object = example("fentry-count");
+    // The section names the target.
+    assert_snapshot!(host.bpfctl(&format!("load --path {object} --name f fentry")).ok(), @"
+    PROGRAM     TYPE    HOOK                PRIO  POS  STATE
+    f/on_entry  fentry  fentry:do_unlinkat  -     -    ATTACHED
+    f/on_exit   fexit   -                   -     -    LOADED
+    ");
+    runs_until_it_is_detached(&mut host, ("f", "entries"), "f/on_entry@fentry:do_unlinkat");
+    assert_snapshot!(host.bpfctl("attach f fentry").ok(), @"
+    PROGRAM     TYPE    HOOK                PRIO  POS  STATE
+    f/on_entry  fentry  fentry:do_unlinkat  -     -    ATTACHED
+    ");
+    assert!(counts(&host, "f", "entries"));
+}
+
+#[test]
+fn a_fexit_program_runs_across_a_kill_until_it_is_detached() {
+    let mut host = Host::new();
+    let object = example("fentry-count");
+    host.bpfctl(&format!("load --path {object} --name f")).ok();
+    assert_snapshot!(host.bpfctl("attach f fexit -f do_unlinkat").ok(), @"
+    PROGRAM    TYPE   HOOK               PRIO  POS  STATE
+    f/on_exit  fexit  fexit:do_unlinkat  -     -    ATTACHED
+    ");
+    runs_until_it_is_detached(&mut host, ("f", "exits"), "f/on_exit@fexit:do_unlinkat");
+}
+
+#[test]
+fn a_fentry_program_is_loaded_for_the_function_that_the_request_names_also_after_a_boot() {
+    let mut host = Host::new();
+    let object = example("fentry-count");
+    for program in ["on_any", "on_entry"] {
+        let load = format!("load --path {object} --name any --program {program} fentry --function vfs_unlink");
+        let loaded = host.bpfctl(&load).ok();
+        assert!(loaded.contains(&format!("any/{program}  fentry  fentry:vfs_unlink  ")), "{loaded}");
+        let counts_removed = |host: &Host| {
+            let before = host.sum("any", "entries");
+            let file = host.path("/run/removed");
+            for _ in 0..REMOVALS {
+                std::fs::write(&file, "").unwrap();
+                std::fs::remove_file(&file).unwrap();
+            }
+            host.sum("any", "entries") >= before + REMOVALS
+        };
+        assert!(!counts(&host, "any", "entries"), "the removal of an absent file calls no vfs_unlink");
+        assert!(counts_removed(&host));
+        // What a boot leaves: rows, and a kernel that knows nothing of them.
+        host.kill();
+        host.shell("rm -rf /run/case/sys/fs/bpf/bpfd");
+        host.start();
+        assert!(!counts(&host, "any", "entries"));
+        assert!(counts_removed(&host));
+        host.check();
+        host.bpfctl("unload any").ok();
+    }
+}
+
+#[test]
+fn a_fentry_program_attaches_to_no_other_function_than_it_was_loaded_for() {
+    let host = Host::new();
+    let object = example("fentry-count");
+    host.bpfctl(&format!("load --path {object} --name f")).ok();
+    assert_snapshot!(host.refuses(2, "attach f fentry -f vfs_unlink"), @"
+    error: cannot attach `f` to kernel function `vfs_unlink`
+    cause: the target of `on_entry` was fixed when it was loaded: kernel function `do_unlinkat`
+    hint: load the object again with the other target, as in `bpfctl load … --name OTHER fentry …`
+    ");
+    assert_snapshot!(host.refuses(2, "attach f/on_exit fentry"), @"
+    error: cannot attach `f` to its fentry
+    cause: `on_exit` is a fexit program: it cannot attach to `fentry:do_unlinkat`
+    ");
+    host.check();
+}

@@ -239,6 +239,40 @@ fn a_kprobe_is_refused_on_a_kernel_without_them_and_for_other_programs() {
 }
 
 #[test]
+fn a_fentry_program_needs_a_function_that_exists_and_a_kernel_that_allows_trampolines() {
+    let host = Host::new();
+    let object = example("fentry-count");
+    assert_snapshot!(host.refuses(3, &format!("load --path {object} fentry -f no_such_function")), @"
+    reading the object
+    loading programs
+    error: cannot load `fentry-count.bpf`
+    cause: this kernel has no kernel function `no_such_function`
+    hint: `bpftool btf dump file /sys/kernel/btf/vmlinux | grep -w no_such_function` shows whether this kernel's types have it as FUNC; functions of modules cannot be named yet
+    ");
+    assert_snapshot!(host.refuses(2, &format!("load --path {object} --program on_any")), @"
+    reading the object
+    error: cannot load `fentry-count.bpf`
+    cause: the section of `on_any` names no fentry to attach to
+    hint: name it: `fentry` with FUNCTION, as in `do_unlinkat`
+    ");
+    assert_snapshot!(host.refuses(3, &format!("load --path {} fexit", example("xdp-pass"))), @"
+    reading the object
+    error: cannot load `xdp-pass.bpf`
+    cause: object has no fexit program; it has `pass` (section `xdp`)
+    ");
+    let loaded = host.bpfctl(&format!("load --path {object} --name f fentry"));
+    if loaded.code != 0 {
+        assert_snapshot!(loaded.refused(11), @"
+        reading the object
+        loading programs
+        error: cannot load `f`
+        cause: a program that is called by a trampoline needs a kernel that allows BPF trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)
+        ");
+    }
+    host.check();
+}
+
+#[test]
 fn a_tracepoint_program_runs() {
     let host = Host::new();
     let object = example("tracepoint-count");

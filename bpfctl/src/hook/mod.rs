@@ -2,6 +2,7 @@
 //!
 //! This module must never call the daemon.
 
+mod fentry;
 mod kprobe;
 mod raw_tracepoint;
 mod tracepoint;
@@ -55,6 +56,8 @@ const KINDS: &[Kind] = &[
     kind::<raw_tracepoint::RawTracepoint>(),
     kind::<kprobe::Kprobe>(),
     kind::<kprobe::Kretprobe>(),
+    kind::<fentry::Fentry>(),
+    kind::<fentry::Fexit>(),
 ];
 
 /// A verb that takes a hook, with the arguments of its own that may also stand behind the hook.

@@ -6,7 +6,7 @@
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Hook {
     /// Exactly one must be set.
-    #[prost(oneof = "hook::Hook", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "hook::Hook", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub hook: ::core::option::Option<hook::Hook>,
 }
 /// Nested message and enum types in `Hook`.
@@ -29,6 +29,12 @@ pub mod hook {
         /// The return of a kernel function: not shared, every link stands alone.
         #[prost(message, tag = "5")]
         Kretprobe(super::KretprobeHook),
+        /// The entry of a kernel function: not shared, every link stands alone.
+        #[prost(message, tag = "6")]
+        Fentry(super::FentryHook),
+        /// The return of a kernel function: not shared, every link stands alone.
+        #[prost(message, tag = "7")]
+        Fexit(super::FexitHook),
     }
 }
 impl ::prost::Name for Hook {
@@ -139,6 +145,44 @@ impl ::prost::Name for KretprobeHook {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/bpfd.v1.KretprobeHook".into()
+    }
+}
+/// The entry of a kernel function, by a trampoline. A program is loaded for one
+/// function and attaches to no other.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FentryHook {
+    /// For example `do_unlinkat`. At most 511 bytes of `\[A-Za-z0-9_.\]`. In a request it
+    /// may be empty: in a load the one that the program's section names, later the
+    /// one that it was loaded for.
+    #[prost(string, tag = "1")]
+    pub function: ::prost::alloc::string::String,
+}
+impl ::prost::Name for FentryHook {
+    const NAME: &'static str = "FentryHook";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.FentryHook".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.FentryHook".into()
+    }
+}
+/// The return of a kernel function, by a trampoline. A program is loaded for one
+/// function and attaches to no other.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FexitHook {
+    /// As in FentryHook.
+    #[prost(string, tag = "1")]
+    pub function: ::prost::alloc::string::String,
+}
+impl ::prost::Name for FexitHook {
+    const NAME: &'static str = "FexitHook";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.FexitHook".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.FexitHook".into()
     }
 }
 /// The results after which the next program of the chain runs too. The message
@@ -2836,6 +2880,10 @@ pub enum ProgramType {
     Kprobe = 5,
     /// BPF_PROG_TYPE_KPROBE, at a return.
     Kretprobe = 6,
+    /// BPF_PROG_TYPE_TRACING, at the entry of a function.
+    Fentry = 7,
+    /// BPF_PROG_TYPE_TRACING, at the return of a function.
+    Fexit = 8,
 }
 impl ProgramType {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2851,6 +2899,8 @@ impl ProgramType {
             Self::RawTracepoint => "PROGRAM_TYPE_RAW_TRACEPOINT",
             Self::Kprobe => "PROGRAM_TYPE_KPROBE",
             Self::Kretprobe => "PROGRAM_TYPE_KRETPROBE",
+            Self::Fentry => "PROGRAM_TYPE_FENTRY",
+            Self::Fexit => "PROGRAM_TYPE_FEXIT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2863,6 +2913,8 @@ impl ProgramType {
             "PROGRAM_TYPE_RAW_TRACEPOINT" => Some(Self::RawTracepoint),
             "PROGRAM_TYPE_KPROBE" => Some(Self::Kprobe),
             "PROGRAM_TYPE_KRETPROBE" => Some(Self::Kretprobe),
+            "PROGRAM_TYPE_FENTRY" => Some(Self::Fentry),
+            "PROGRAM_TYPE_FEXIT" => Some(Self::Fexit),
             _ => None,
         }
     }

@@ -3,6 +3,7 @@
 //!
 //! This module must never touch an interface or the kernel: it only names them.
 
+pub mod fentry;
 pub mod kprobe;
 pub mod own;
 pub mod raw_tracepoint;
@@ -13,6 +14,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use fentry::{Fentry, Fexit};
 pub use kprobe::{Kprobe, Kretprobe};
 pub use own::{BadTarget, OwnHook};
 pub use raw_tracepoint::RawTracepoint;

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::fentry::{Fentry, Fexit};
 use super::kprobe::{Kprobe, Kretprobe};
 use super::raw_tracepoint::RawTracepoint;
 use super::tracepoint::Tracepoint;
@@ -160,6 +161,8 @@ own_hooks! {
     RawTracepoint,
     Kprobe,
     Kretprobe,
+    Fentry,
+    Fexit,
 }
 
 impl fmt::Display for OwnHook {

@@ -3,6 +3,7 @@
 //!
 //! This file must never name a kind elsewhere, nor decide what is attached.
 
+mod fentry;
 mod kprobe;
 mod raw_tracepoint;
 pub(crate) mod tracefs;
@@ -82,6 +83,8 @@ pub(crate) fn attach(
         OwnHook::RawTracepoint(hook) => hook.attach(host, program),
         OwnHook::Kprobe(hook) => hook.attach(host, program),
         OwnHook::Kretprobe(hook) => hook.attach(host, program),
+        OwnHook::Fentry(hook) => hook.attach(host, program),
+        OwnHook::Fexit(hook) => hook.attach(host, program),
     };
     let links = links.map_err(|error| error.while_doing(|| attaching(function, hook)))?;
     pins::make_whole(&pins.links, &link.to_string(), |dir| {

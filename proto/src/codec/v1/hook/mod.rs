@@ -1,5 +1,6 @@
 //! The registry of hooks: which message belongs to which kind. What a kind's message says is in the kind's own file.
 
+mod fentry;
 mod kprobe;
 mod raw_tracepoint;
 mod tracepoint;
@@ -59,6 +60,8 @@ own_messages! {
     RawTracepoint,
     Kprobe,
     Kretprobe,
+    Fentry,
+    Fexit,
 }
 
 fn own<T: OwnMessage>(hook: &T::Message, message: &pb::Attachment) -> Result<HookAsk, BadField> {
