@@ -193,8 +193,8 @@ fn metadata_that_contradicts_the_object_is_refused() {
             "metadata gives program `xdp_stats` the type `tc`; its section `xdp` says otherwise",
         ),
         (
-            "[programs.let_through]\ntype = \"kprobe\"\n",
-            "metadata gives program `let_through` the type `kprobe`; it is one of `xdp`, `tc`, `tracepoint`, `raw_tracepoint`",
+            "[programs.let_through]\ntype = \"lsm\"\n",
+            "metadata gives program `let_through` the type `lsm`; it is one of `xdp`, `tc`, `tracepoint`, `raw_tracepoint`, `kprobe`, `kretprobe`, `fentry`, `fexit`",
         ),
     ] {
         assert_eq!(of(text).to_string(), message);

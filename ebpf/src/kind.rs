@@ -63,6 +63,14 @@ kinds! {
     Tracepoint = "tracepoint", load (5, 0), sections &["tracepoint", "tp"], Sees::Kernel;
     /// `BPF_PROG_TYPE_RAW_TRACEPOINT`.
     RawTracepoint = "raw_tracepoint", load (17, 0), sections &["raw_tp", "raw_tracepoint"], Sees::Kernel;
+    /// `BPF_PROG_TYPE_KPROBE` at an instruction of a kernel function.
+    Kprobe = "kprobe", load (2, 0), sections &["kprobe"], Sees::Kernel;
+    /// `BPF_PROG_TYPE_KPROBE` at the return of a kernel function.
+    Kretprobe = "kretprobe", load (2, 0), sections &["kretprobe"], Sees::Kernel;
+    /// `BPF_PROG_TYPE_TRACING` at the entry of a kernel function, BPF_TRACE_FENTRY.
+    Fentry = "fentry", load (26, 24), sections &["fentry"], Sees::Kernel;
+    /// `BPF_PROG_TYPE_TRACING` at the return of a kernel function, BPF_TRACE_FEXIT.
+    Fexit = "fexit", load (26, 25), sections &["fexit"], Sees::Kernel;
 }
 
 impl ProgramKind {
@@ -243,6 +251,12 @@ mod tests {
         check("raw_tp/sched_switch", Known(ProgramKind::RawTracepoint), Some("sched_switch"), false, false);
         check("raw_tracepoint.w/x", other("raw_tracepoint.w/x"), None, false, false);
         check("lsm.s/file_open", other("lsm.s/file_open"), None, false, false);
+        check("kprobe/do_unlinkat+0x10", Known(ProgramKind::Kprobe), Some("do_unlinkat+0x10"), false, false);
+        check("kprobe", Known(ProgramKind::Kprobe), None, false, false);
+        check("kretprobe/do_unlinkat", Known(ProgramKind::Kretprobe), Some("do_unlinkat"), false, false);
+        check("fentry/do_unlinkat", Known(ProgramKind::Fentry), Some("do_unlinkat"), false, false);
+        check("fexit", Known(ProgramKind::Fexit), None, false, false);
+        check("fentry.s/x", other("fentry.s/x"), None, false, false);
         check("kprobe.multi/x", other("kprobe.multi/x"), None, false, false);
         for silent in ["pass", "prog", "xdp_pass", "tcfoo"] {
             check(silent, Unstated, None, false, false);

@@ -154,6 +154,7 @@ impl ErrorReason {
             R::NoSuchInterface => (Code::NotFound, Exit::NotFound),
             R::NoSuchNetns => (Code::NotFound, Exit::NotFound),
             R::NoSuchTracepoint => (Code::NotFound, Exit::NotFound),
+            R::NoSuchKernelFunction => (Code::NotFound, Exit::NotFound),
             R::NotFoundChain => (Code::NotFound, Exit::NotFound),
 
             R::PolicyDenied => (Code::PermissionDenied, Exit::Denied),

@@ -73,7 +73,7 @@ impl Pins {
 
         let chains: Vec<&pb::Chain> = chains.iter().filter(|chain| ours(chain).count() > 0).collect();
         let dispatchers = || chains.iter().filter(|chain| chain.mode() == pb::ChainMode::Libxdp);
-        let unshared = links.iter().filter(|link| matches!(hook(link), Some(Hook::Tracepoint(_)))).count();
+        let unshared = links.iter().filter(|link| hook(link).is_some_and(|hook| !matches!(hook, Hook::Xdp(_)))).count();
         let model: [usize; 3] = [
             apps.iter().map(|app| app.programs.len()).sum::<usize>() + chains.len(),
             // The records of apps, links and chains, and the state map.

@@ -196,6 +196,85 @@ fn a_raw_tracepoint_program_runs_across_a_kill_until_it_is_detached() {
 }
 
 #[test]
+fn a_kprobe_is_refused_on_a_kernel_without_them_and_for_other_programs() {
+    let host = Host::new();
+    let object = example("kprobe-count");
+    host.bpfctl(&format!("load --path {object} --name p")).ok();
+    if !std::path::Path::new("/sys/bus/event_source/devices/kprobe").exists() {
+        assert_snapshot!(host.refuses(11, "attach p kprobe"), @"
+        error: cannot attach `p` to its kprobe
+        cause: a probe of a kernel function needs a kernel built with CONFIG_KPROBES and CONFIG_KPROBE_EVENTS
+        ");
+        assert_snapshot!(host.refuses(11, "attach p kretprobe -f do_unlinkat"), @"
+        error: cannot attach `p` to kernel function `do_unlinkat`
+        cause: a probe of a kernel function needs a kernel built with CONFIG_KPROBES and CONFIG_KPROBE_EVENTS
+        ");
+    }
+    assert_snapshot!(host.refuses(2, "attach p/on_call kretprobe"), @"
+    error: cannot attach `p` to its kretprobe
+    cause: `on_call` is a kprobe program: it cannot attach to `kretprobe:do_unlinkat`
+    ");
+    assert_snapshot!(host.refuses(2, "attach p kprobe -f a/b"), @"
+    error: invalid value 'a/b' for '--function <FUNCTION>': `a/b` is not a kernel function: write FUNCTION, as in `do_unlinkat`
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(host.refuses(2, "attach p kprobe --offset 4"), @"
+    error: the following required arguments were not provided:
+      --function <FUNCTION>
+
+    Usage: bpfctl attach <APP[/FUNCTION]> kprobe --function <FUNCTION> --offset <N>
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(host.refuses(2, "attach p kprobe -f a --offset 010"), @"
+    error: invalid value '010' for '--offset <N>': write a number of bytes, as in 16 or 0x10
+
+    For more information, try '--help'.
+    ");
+    assert_snapshot!(host.refuses(3, &format!("load --path {} kprobe -f do_unlinkat", example("xdp-pass"))), @"
+    reading the object
+    error: cannot load `xdp-pass.bpf`
+    cause: object has no kprobe program; it has `pass` (section `xdp`)
+    ");
+    host.check();
+}
+
+#[test]
+fn a_fentry_program_needs_a_function_that_exists_and_a_kernel_that_allows_trampolines() {
+    let host = Host::new();
+    let object = example("fentry-count");
+    assert_snapshot!(host.refuses(3, &format!("load --path {object} fentry -f no_such_function")), @"
+    reading the object
+    loading programs
+    error: cannot load `fentry-count.bpf`
+    cause: this kernel has no kernel function `no_such_function`
+    hint: `bpftool btf dump file /sys/kernel/btf/vmlinux | grep -w no_such_function` shows whether this kernel's types have it as FUNC; functions of modules cannot be named yet
+    ");
+    assert_snapshot!(host.refuses(2, &format!("load --path {object} --program on_any")), @"
+    reading the object
+    error: cannot load `fentry-count.bpf`
+    cause: the section of `on_any` names no fentry to attach to
+    hint: name it: `fentry` with FUNCTION, as in `do_unlinkat`
+    ");
+    assert_snapshot!(host.refuses(3, &format!("load --path {} fexit", example("xdp-pass"))), @"
+    reading the object
+    error: cannot load `xdp-pass.bpf`
+    cause: object has no fexit program; it has `pass` (section `xdp`)
+    ");
+    let loaded = host.bpfctl(&format!("load --path {object} --name f fentry"));
+    if loaded.code != 0 {
+        assert_snapshot!(loaded.refused(11), @"
+        reading the object
+        loading programs
+        error: cannot load `f`
+        cause: a program that is called by a trampoline needs a kernel that allows BPF trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)
+        ");
+    }
+    host.check();
+}
+
+#[test]
 fn a_tracepoint_program_runs() {
     let host = Host::new();
     let object = example("tracepoint-count");

@@ -2,6 +2,8 @@
 //!
 //! This module must never call the daemon.
 
+mod fentry;
+mod kprobe;
 mod raw_tracepoint;
 mod tracepoint;
 mod xdp;
@@ -47,7 +49,16 @@ const fn kind<T: HookArgs>() -> Kind {
 }
 
 /// The registry: a new kind is a line here.
-const KINDS: &[Kind] = &[kind::<xdp::Xdp>(), kind::<tracepoint::Tracepoint>(), kind::<raw_tracepoint::RawTracepoint>()];
+const KINDS: &[Kind] = &[
+    // In the order of the help.
+    kind::<xdp::Xdp>(),
+    kind::<tracepoint::Tracepoint>(),
+    kind::<raw_tracepoint::RawTracepoint>(),
+    kind::<kprobe::Kprobe>(),
+    kind::<kprobe::Kretprobe>(),
+    kind::<fentry::Fentry>(),
+    kind::<fentry::Fexit>(),
+];
 
 /// A verb that takes a hook, with the arguments of its own that may also stand behind the hook.
 pub(crate) trait HookVerb: Args {

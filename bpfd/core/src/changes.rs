@@ -92,6 +92,14 @@ pub enum RequestError {
         /// Why.
         source: BadTarget,
     },
+    /// A program of a kind whose target is fixed when it is loaded, and another target.
+    #[error("the target of `{function}` was fixed when it was loaded: {} `{}`", .fixed.noun(), .fixed.target())]
+    FixedTarget {
+        /// The program.
+        function: String,
+        /// What it was loaded for.
+        fixed: OwnHook,
+    },
     /// Somebody else moved the link since the caller looked.
     #[error("link `{link}` has generation {now}, not the one in the request")]
     Generation {
@@ -279,7 +287,8 @@ fn link(
     now: u64,
     request: Option<RequestId>,
 ) -> Result<Link, RequestError> {
-    let placement = placement(&function, &ask.hook, advice)?;
+    let fixed = app.program(&function).and_then(|program| program.target.as_ref());
+    let placement = placement(&function, fixed, &ask.hook, advice)?;
     Ok(Link {
         uid,
         handle,
@@ -297,8 +306,25 @@ fn link(
     })
 }
 
-/// A hook with its gaps filled: from the request, else the label or run config, else the default.
-pub fn placement(function: &str, hook: &HookAsk, advice: &Advice) -> Result<Placement, RequestError> {
+/// A hook with its gaps filled: from what the program was loaded for, else the request, the label or run config, or the default.
+pub fn placement(
+    function: &str,
+    fixed: Option<&OwnHook>,
+    hook: &HookAsk,
+    advice: &Advice,
+) -> Result<Placement, RequestError> {
+    match (hook, fixed) {
+        (HookAsk::Own { kind, hook }, Some(fixed)) if fixed.kind() == *kind => match hook {
+            Some(other) if other != fixed => {
+                Err(RequestError::FixedTarget { function: function.to_owned(), fixed: fixed.clone() })
+            }
+            Some(_) | None => Ok(Placement::Own(fixed.clone())),
+        },
+        (hook, _) => asked(function, hook, advice),
+    }
+}
+
+fn asked(function: &str, hook: &HookAsk, advice: &Advice) -> Result<Placement, RequestError> {
     match hook {
         HookAsk::Shared { chain, priority, proceed_on, mode } => {
             let priority = priority.or(advice.priority).unwrap_or(Priority::DEFAULT);

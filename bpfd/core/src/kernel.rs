@@ -51,9 +51,37 @@ pub struct Recipe {
     /// Encoded globals.
     pub globals: BTreeMap<String, Vec<u8>>,
     /// The loaded functions, and what each is loaded as.
-    pub functions: BTreeMap<String, ProgramKind>,
+    pub functions: BTreeMap<String, LoadAs>,
     /// With which capabilities the verifier judges them.
     pub reach: Reach,
+}
+
+/// What a function is loaded as.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum LoadAs {
+    /// A program of this kind, for any target.
+    Any(ProgramKind),
+    /// A program for this target alone: its kind fixes the target when a program is loaded.
+    For(OwnHook),
+}
+
+impl LoadAs {
+    /// The kind of program.
+    pub fn kind(&self) -> ProgramKind {
+        match self {
+            Self::Any(kind) => *kind,
+            Self::For(hook) => hook.kind(),
+        }
+    }
+
+    /// The one target that it is loaded for.
+    pub fn target(&self) -> Option<&OwnHook> {
+        match self {
+            Self::Any(_) => None,
+            Self::For(hook) => Some(hook),
+        }
+    }
 }
 
 /// What a new generation of a chain is made of.
@@ -624,6 +652,9 @@ pub enum StepError {
     /// This kernel has no such target.
     #[error("this kernel has no {} `{}`", .0.noun(), .0.target())]
     NoTarget(OwnHook),
+    /// This kernel has the target, but no program can be attached to it.
+    #[error("this kernel lets no program attach to {} `{}`", .0.noun(), .0.target())]
+    TargetRefused(OwnHook),
     /// This kernel is too old, or was built without what it takes.
     #[error("{what} needs {needs}")]
     KernelLacks {

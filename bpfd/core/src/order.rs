@@ -46,7 +46,7 @@ pub fn recipes(state: &State, members: &[Member]) -> BTreeMap<AppUid, Recipe> {
 
 /// What makes an app again.
 pub fn recipe(app: &App) -> Recipe {
-    let functions = app.programs.iter().map(|program| (program.function.clone(), program.kind)).collect();
+    let functions = app.programs.iter().map(|program| (program.function.clone(), program.load_as())).collect();
     let globals = app.globals.iter().map(|(name, setting)| (name.clone(), setting.bytes.clone())).collect();
     Recipe { object: app.object, globals, functions, reach: app.reach }
 }

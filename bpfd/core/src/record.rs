@@ -185,6 +185,7 @@ mod tests {
                 function: "count".into(),
                 section: "xdp".into(),
                 kind: ProgramKind::Xdp,
+                target: None,
                 tag: [9; 8],
                 load_time: u64::MAX,
             }],

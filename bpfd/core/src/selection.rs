@@ -11,7 +11,10 @@ use ebpf::kind::{DeclaredKind, ProgramKind};
 use ebpf::names::{FunctionName, NameError, SectionName};
 use ebpf::select::{self, SelectError, Selector};
 
-use crate::hook::{self, ProceedOn};
+use crate::changes::{RequestError, placement};
+use crate::hook::own::is_fixed_at_load;
+use crate::hook::{self, HookAsk, ProceedOn};
+use crate::kernel::LoadAs;
 use crate::names::Priority;
 use crate::request::{AttachAsk, Select};
 use crate::state::Advice;
@@ -78,6 +81,26 @@ pub fn select(
         }
     }
     Ok(selection)
+}
+
+/// What each function is loaded as: if its kind fixes the target then, for that of the request's hook, else for that of the label or
+/// the section.
+pub fn load_as(
+    selection: &Selection,
+    asked: &[(AttachAsk, Option<String>)],
+    advice: &BTreeMap<String, Advice>,
+) -> Result<BTreeMap<String, LoadAs>, RequestError> {
+    let load_as = |(function, kind): (&String, &ProgramKind)| {
+        if !is_fixed_at_load(*kind) {
+            return Ok((function.clone(), LoadAs::Any(*kind)));
+        }
+        let asked = asked.iter().zip(&selection.attach).find(|(_, of)| *of == function).map(|((ask, _), _)| &ask.hook);
+        let hook = asked.cloned().unwrap_or(HookAsk::Own { kind: *kind, hook: None });
+        let advice = advice.get(function).cloned().unwrap_or_default();
+        let target = placement(function, None, &hook, &advice)?.own().cloned();
+        Ok((function.clone(), target.map_or(LoadAs::Any(*kind), LoadAs::For)))
+    };
+    selection.functions.iter().map(load_as).collect()
 }
 
 /// The types whose hooks are managed, for an error's text.

@@ -12,8 +12,9 @@ use serde::{Deserialize, Serialize};
 
 pub use ebpf::kind::ProgramKind;
 
-use crate::hook::{ChainId, ChainName, Placement, ProceedOn};
+use crate::hook::{ChainId, ChainName, OwnHook, Placement, ProceedOn};
 use crate::ident::{AppUid, Handle, LinkUid, RequestId};
+use crate::kernel::LoadAs;
 use crate::labels::Labels;
 use crate::names::{AppName, Priority};
 pub use crate::object_digest::ObjectDigest;
@@ -91,6 +92,8 @@ pub struct ProgramFacts {
     pub section: String,
     /// What it was loaded as.
     pub kind: ProgramKind,
+    /// See [`Program::target`].
+    pub target: Option<OwnHook>,
     /// See [`Program::tag`].
     pub tag: [u8; 8],
     /// See [`Program::load_time`].
@@ -108,6 +111,9 @@ pub struct Program {
     pub section: String,
     /// What it was loaded as.
     pub kind: ProgramKind,
+    /// The one target that it was loaded for, if its kind fixes that when a program is loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<OwnHook>,
     /// The kernel's hash of its instructions; orders equal priorities of equal names within this boot only: it differs
     /// between kernels.
     pub tag: [u8; 8],
@@ -118,8 +124,13 @@ pub struct Program {
 impl Program {
     /// A function that was loaded, with a number of its own.
     pub fn new(handle: Handle, facts: ProgramFacts) -> Self {
-        let ProgramFacts { function, section, kind, tag, load_time } = facts;
-        Self { handle, function, section, kind, tag, load_time }
+        let ProgramFacts { function, section, kind, target, tag, load_time } = facts;
+        Self { handle, function, section, kind, target, tag, load_time }
+    }
+
+    /// What to load it as again.
+    pub fn load_as(&self) -> LoadAs {
+        self.target.clone().map_or(LoadAs::Any(self.kind), LoadAs::For)
     }
 }
 

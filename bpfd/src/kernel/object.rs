@@ -51,8 +51,11 @@ pub(crate) fn fit(
         let object = ebpf::inspect::inspect(elf).map_err(|error| ObjectError::of(&error))?;
         object.loadable().map_err(|error| ObjectError::of(&error))?;
         within_reach(&object, recipe)?;
-        let wanted =
-            recipe.functions.iter().map(|(function, kind)| wanted(function, *kind)).collect::<Result<Vec<_>, _>>()?;
+        let wanted = recipe
+            .functions
+            .iter()
+            .map(|(function, load)| wanted(function, load.kind()))
+            .collect::<Result<Vec<_>, _>>()?;
         let chosen: Vec<Chosen> = wanted.iter().map(|wanted| chosen(&object, wanted)).collect();
         let normal = ebpf::normalise::normalise(elf, &wanted).map_err(|error| ObjectError::of(&error))?;
         let kernel = if object.core_relocations > 0 { kernel()? } else { None };
@@ -102,11 +105,12 @@ fn within_reach(object: &Object, recipe: &Recipe) -> Result<(), ObjectError> {
         Reach::Kernel => return Ok(()),
         Reach::Packet => {}
     }
-    let beyond = recipe.functions.iter().find(|(_, kind)| match kind.sees() {
+    let beyond = recipe.functions.iter().find(|(_, load)| match load.kind().sees() {
         Sees::Packets => false,
         Sees::Kernel => true,
     });
-    if let Some((function, kind)) = beyond {
+    if let Some((function, load)) = beyond {
+        let kind = load.kind();
         return Err(ObjectError(format!(
             "`{function}` is a {kind} program, which can read more than packets; only \
              signed images and root's uploads may contain one"
@@ -123,10 +127,12 @@ fn within_reach(object: &Object, recipe: &Recipe) -> Result<(), ObjectError> {
 
 #[cfg(test)]
 mod tests {
+    use bpfd_core::kernel::LoadAs;
+
     use super::*;
 
     fn recipe(functions: &[(&str, ProgramKind)], reach: Reach) -> Recipe {
-        let functions = functions.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect();
+        let functions = functions.iter().map(|(name, kind)| ((*name).to_owned(), LoadAs::Any(*kind))).collect();
         Recipe { object: bpfd_core::state::ObjectDigest::from([0; 32]), globals: BTreeMap::new(), functions, reach }
     }
 

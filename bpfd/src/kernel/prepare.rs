@@ -8,9 +8,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bpfd_core::hook::OwnHook;
 use bpfd_core::ident::AppUid;
-use bpfd_core::kernel::{Recipe, StepError};
-use bpfd_core::state::{ProgramFacts, ProgramKind, Reach};
+use bpfd_core::kernel::{LoadAs, Recipe, StepError};
+use bpfd_core::state::{ProgramFacts, Reach};
 use bpfd_sys::bpf::{
     AttachType, BtfTypeId, LoadError, Map, MapBtf, MapCreate, MapType, ProgBtf, ProgLoad, ProgramType as KernelType,
     Records, Target, Update, btf_load, possible_cpus, prog_info, prog_load,
@@ -24,6 +25,7 @@ use ebpf::relocate::{
 };
 
 use super::failed;
+use super::hook::trampoline_refused;
 use super::object::{Fitted, ObjectError, finish, fit};
 
 /// Loads objects; cheap to clone, for a pool of threads.
@@ -90,7 +92,7 @@ impl Loader {
         let programs = finished
             .iter()
             .zip(recipe.functions.values())
-            .map(|(program, kind)| load_judged(program, *kind, recipe.reach, &object, btf))
+            .map(|(program, load_as)| self.load_judged(program, load_as, recipe.reach, &object, btf))
             .collect::<Result<Vec<_>, StepError>>()?;
         Ok(StagedApp { programs: Arc::new(programs), code: Arc::new(AppCode::new(maps, finished, types)) })
     }
@@ -113,6 +115,51 @@ impl Loader {
     /// The kernel's types as bytes, for the parse worker; `None` if this kernel shows none.
     pub(crate) fn sealed_types(&self) -> io::Result<Option<Arc<Sealed>>> {
         self.types.sealed()
+    }
+
+    /// Loads an app's program as its reach says. One that reaches no further than packets is verified without the capabilities that
+    /// open the kernel's memory, and stays as it was verified then.
+    fn load_judged(
+        &self,
+        program: &Finished,
+        load_as: &LoadAs,
+        reach: Reach,
+        object: &Object,
+        btf: Option<BorrowedFd<'_>>,
+    ) -> Result<LoadedProgram, StepError> {
+        let function = &program.function;
+        let unknown = || StepError::Object { why: format!("it has no program `{function}`") };
+        let row = object.programs.iter().find(|row| row.function.as_str() == function).ok_or_else(unknown)?;
+        let target = load_as.target().map(|hook| self.loaded_for(hook)).transpose()?.flatten();
+        let load = || load_program(program, btf, program.load, target);
+        let fd = match reach {
+            Reach::Kernel => load(),
+            Reach::Packet => {
+                without(&[Cap::Perfmon, Cap::SysAdmin], load).map_err(failed(|| "set capabilities aside"))?
+            }
+        }?;
+        let info = prog_info(fd.as_fd()).map_err(failed(|| format!("read what was loaded as `{function}`")))?;
+        let facts = ProgramFacts {
+            function: function.clone(),
+            section: row.section.as_str().to_owned(),
+            kind: load_as.kind(),
+            target: load_as.target().cloned(),
+            tag: info.tag,
+            load_time: info.load_time_ns,
+        };
+        Ok(LoadedProgram { facts, fd })
+    }
+
+    /// The function of the kernel that programs for a hook are loaded for; `None` if they are loaded for any.
+    fn loaded_for(&self, hook: &OwnHook) -> Result<Option<Target<'static>>, StepError> {
+        let Some(name) = hook.loaded_for() else { return Ok(None) };
+        let types = self.types.parsed().map_err(failed(|| "read the kernel's types"))?;
+        let types = types.ok_or_else(|| StepError::KernelLacks {
+            what: format!("a {} program", hook.kind()),
+            needs: "a kernel built with CONFIG_DEBUG_INFO_BTF".to_owned(),
+        })?;
+        let function = types.function_id(name).ok_or_else(|| StepError::NoTarget(hook.clone()))?;
+        Ok(Some(Target::Kernel { function: BtfTypeId(function) }))
     }
 
     fn fit(&self, elf: &[u8], recipe: &Recipe) -> Result<Fitted, StepError> {
@@ -147,7 +194,7 @@ pub(crate) fn running() -> KernelFacts {
 
 /// Loads a finished program. `btf` is the one that its records speak of; without it they are left out.
 pub(crate) fn load(program: &Finished, btf: Option<BorrowedFd<'_>>) -> Result<OwnedFd, StepError> {
-    load_as(program, btf, program.load, None)
+    load_program(program, btf, program.load, None)
 }
 
 /// Loads a finished program so that it can go in the place of `target` and of functions like it.
@@ -156,10 +203,10 @@ pub(crate) fn load_extension(
     btf: BorrowedFd<'_>,
     target: Target<'_>,
 ) -> Result<OwnedFd, StepError> {
-    load_as(program, Some(btf), program.load.as_extension(), Some(target))
+    load_program(program, Some(btf), program.load.as_extension(), Some(target))
 }
 
-fn load_as(
+fn load_program(
     program: &Finished,
     btf: Option<BorrowedFd<'_>>,
     load: LoadType,
@@ -182,30 +229,10 @@ fn load_as(
         flags: load.flags,
         ..ProgLoad::new(KernelType(load.prog_type), &license, &insns)
     };
-    prog_load(&request).map_err(|error| refused(function, &error))
-}
-
-/// Loads an app's program as its reach says. One that reaches no further than packets is verified without the capabilities that
-/// open the kernel's memory, and stays as it was verified then.
-fn load_judged(
-    program: &Finished,
-    kind: ProgramKind,
-    reach: Reach,
-    object: &Object,
-    btf: Option<BorrowedFd<'_>>,
-) -> Result<LoadedProgram, StepError> {
-    let function = &program.function;
-    let unknown = || StepError::Object { why: format!("it has no program `{function}`") };
-    let row = object.programs.iter().find(|row| row.function.as_str() == function).ok_or_else(unknown)?;
-    let fd = match reach {
-        Reach::Kernel => load(program, btf),
-        Reach::Packet => without(&[Cap::Perfmon, Cap::SysAdmin], || load(program, btf))
-            .map_err(failed(|| "set capabilities aside"))?,
-    }?;
-    let info = prog_info(fd.as_fd()).map_err(failed(|| format!("read what was loaded as `{function}`")))?;
-    let section = row.section.as_str().to_owned();
-    let facts = ProgramFacts { function: function.clone(), section, kind, tag: info.tag, load_time: info.load_time_ns };
-    Ok(LoadedProgram { facts, fd })
+    prog_load(&request).map_err(|error| match (target, error.log.is_empty()) {
+        (Some(Target::Kernel { .. }), true) => trampoline_refused(|| format!("load `{function}`"), error.error),
+        _ => refused(function, &error),
+    })
 }
 
 fn make_maps(unlinked: &Unlinked, btf: Option<BorrowedFd<'_>>) -> Result<BTreeMap<String, OwnedFd>, StepError> {

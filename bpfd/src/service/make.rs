@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bpfd_core::changes::Loaded;
 use bpfd_core::ident::AppUid;
-use bpfd_core::kernel::{Recipe, StepError};
+use bpfd_core::kernel::{LoadAs, Recipe, StepError};
 use bpfd_core::names::{AppName, printable};
 use bpfd_core::policy::Authorized;
 use bpfd_core::report::{Phase, Progress};
@@ -100,9 +100,12 @@ impl Loads {
         let mut reader = parse::Reader::of(&self.workers, bytecode.bytes())?;
         let object = reader.inspect()?;
         object.loadable()?;
-        let Selection { functions, attach } = selection::select(&object, &request.select, &request.attach)?;
+        let selection = selection::select(&object, &request.select, &request.attach)?;
+        let advice = advice(&object, bytecode, &selection.functions);
+        let functions = selection::load_as(&selection, &request.attach, &advice).map_err(EngineError::Request)?;
+        let Selection { functions: selected, attach } = selection;
         let globals = settings(&object, &request.globals)?;
-        let recipe = recipe(bytecode, &functions, &globals);
+        let recipe = recipe(bytecode, functions, &globals);
         reader.rehearse(&self.loader, &recipe)?;
         drop(reader);
         report(Progress::begin(Phase::Load));
@@ -120,7 +123,7 @@ impl Loads {
         let loaded = Loaded {
             uid,
             name: request.name.clone(),
-            default_name: default_name(bytecode, &functions),
+            default_name: default_name(bytecode, &selected),
             source: bytecode.proof().source(),
             object: bytecode.object(),
             reach: bytecode.reach(),
@@ -129,7 +132,7 @@ impl Loads {
             maps: maps(&object, &staged.maps()),
             labels: bytecode.labels().clone(),
             user_labels: request.labels.clone(),
-            advice: advice(&object, bytecode, &functions),
+            advice,
             attach: request.attach.iter().map(|(ask, _)| ask.clone()).zip(attach).collect(),
             request: request.request.map(|key| key.id),
         };
@@ -192,15 +195,11 @@ fn settings(object: &Object, wanted: &[(String, String)]) -> Result<BTreeMap<Str
     wanted.iter().map(encode).collect()
 }
 
-fn recipe(
-    bytecode: &Bytecode,
-    functions: &BTreeMap<String, ProgramKind>,
-    globals: &BTreeMap<String, Setting>,
-) -> Recipe {
+fn recipe(bytecode: &Bytecode, functions: BTreeMap<String, LoadAs>, globals: &BTreeMap<String, Setting>) -> Recipe {
     Recipe {
         object: bytecode.object(),
         globals: globals.iter().map(|(name, setting)| (name.clone(), setting.bytes.clone())).collect(),
-        functions: functions.clone(),
+        functions,
         reach: bytecode.reach(),
     }
 }

@@ -1,5 +1,6 @@
-//! Perf events, for one purpose: the tracepoint that a program is attached to.
+//! Perf events, for one purpose: the tracepoint or kernel function that a program is attached to. Must never read samples.
 use crate::bpf;
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::Path;
@@ -10,7 +11,10 @@ const FLAG_CLOEXEC: u64 = 8;
 const IOC_ENABLE: u64 = 0x2400;
 const IOC_SET_BPF: u64 = 0x4004_2408;
 
-/// `struct perf_event_attr`, its first published version (`PERF_ATTR_SIZE_VER0`), which every kernel takes.
+/// Where the kernel says under which number it takes events on its functions. Absent if it was built without them.
+const KPROBE_PMU: &str = "/sys/bus/event_source/devices/kprobe";
+
+/// `struct perf_event_attr`, its second published version (`PERF_ATTR_SIZE_VER1`), which every kernel since 2.6.33 takes.
 #[repr(C)]
 #[derive(Default)]
 struct PerfEventAttr {
@@ -23,7 +27,10 @@ struct PerfEventAttr {
     flags: u64,
     wakeup_events: u32,
     bp_type: u32,
-    config1: u64,
+    /// Of a kernel function: the address of its name.
+    config1: bpf::Address,
+    /// Of a kernel function: the offset.
+    config2: u64,
 }
 
 /// The kernel's number of `category:event`, from a mounted tracefs. `ENOENT` if there is no such event; reading needs
@@ -41,10 +48,56 @@ pub fn tracepoint_id(tracefs: &Path, category: &str, event: &str) -> io::Result<
 /// An open, running perf event of that tracepoint. A program attached to it runs on all CPUs, whatever CPU is named
 /// here (`perf_event_attach_bpf_prog`, kernel/trace/bpf_trace.c).
 pub fn open_tracepoint(id: u64) -> io::Result<OwnedFd> {
+    open(PerfEventAttr { kind: TYPE_TRACEPOINT, config: id, ..PerfEventAttr::default() }, None)
+}
+
+/// How this kernel takes events on its functions.
+#[derive(Clone, Copy, Debug)]
+pub struct KprobePmu {
+    kind: u32,
+    /// The bit of `config` that asks for the function's return.
+    return_bit: u32,
+}
+
+/// Where in a kernel function an event is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// At so many bytes from the function's first.
+    At(u64),
+    /// Where the function returns.
+    Return,
+}
+
+/// Reads the numbers from sysfs; `None` if the kernel was built without CONFIG_KPROBE_EVENTS.
+pub fn kprobe_pmu() -> io::Result<Option<KprobePmu>> {
+    let pmu = Path::new(KPROBE_PMU);
+    let kind = match std::fs::read_to_string(pmu.join("type")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read?.trim().parse().map_err(io::Error::other)?,
+    };
+    let format = std::fs::read_to_string(pmu.join("format/retprobe"))?;
+    let return_bit = format.trim().strip_prefix("config:").and_then(|bit| bit.parse().ok()).filter(|bit| *bit < 64);
+    let return_bit = return_bit.ok_or_else(|| io::Error::other(format!("format/retprobe is `{}`", format.trim())))?;
+    Ok(Some(KprobePmu { kind, return_bit }))
+}
+
+/// An open, running perf event of a kernel function, on all CPUs. `ENOENT` if the kernel has no such function, or `E2BIG` if its
+/// name is too long; `EADDRNOTAVAIL` if several have that name; `EINVAL` or `EILSEQ` if there can be no probe at that place.
+pub fn open_kprobe(pmu: KprobePmu, function: &CStr, probe: Probe) -> io::Result<OwnedFd> {
+    let (config, config2) = match probe {
+        Probe::At(offset) => (0, offset),
+        Probe::Return => (1 << pmu.return_bit, 0),
+    };
+    open(PerfEventAttr { kind: pmu.kind, config, config2, ..PerfEventAttr::default() }, Some(function))
+}
+
+fn open(attr: PerfEventAttr, name: Option<&CStr>) -> io::Result<OwnedFd> {
     let size = u32::try_from(size_of::<PerfEventAttr>()).map_err(io::Error::other)?;
-    let attr = PerfEventAttr { kind: TYPE_TRACEPOINT, size, config: id, ..PerfEventAttr::default() };
+    let config1 = bpf::Address::of(name.map_or(&[], CStr::to_bytes_with_nul));
+    let attr = PerfEventAttr { size, config1, ..attr };
     let (all, first_cpu, alone) = (-1_i32, 0_i32, -1_i32);
-    // SAFETY: `attr` is live and as large as its `size` says; the kernel only reads it.
+    // SAFETY: `attr` is live and as large as its `size` says; `config1` is null or a text that ends in NUL and outlives
+    // the call; the kernel only reads both.
     let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, all, first_cpu, alone, FLAG_CLOEXEC) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
@@ -65,7 +118,7 @@ pub fn attach_by_ioctl(event: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Re
     Ok(())
 }
 
-/// Attaches a tracepoint program by a link that can be pinned (Linux 5.15).
+/// Attaches a program to the event by a link that can be pinned (Linux 5.15).
 pub fn attach(event: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     bpf::link_create_perf(program, event, 0)
 }
@@ -75,8 +128,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_attr_has_the_size_of_its_first_version() {
-        assert_eq!(size_of::<PerfEventAttr>(), 64);
+    fn the_attr_has_the_size_of_its_second_version() {
+        assert_eq!(size_of::<PerfEventAttr>(), 72);
     }
 
     #[test]

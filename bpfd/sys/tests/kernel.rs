@@ -12,6 +12,7 @@ use bpfd_sys::netlink::{Expected, LinkEvent, LinkWatch, Route, XdpAttachment, Xd
 use bpfd_sys::netns::Netns;
 use bpfd_sys::peer::Peer;
 use bpfd_sys::perf;
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 use std::os::fd::{AsFd, OwnedFd};
@@ -111,7 +112,7 @@ fn a_refused_program_comes_with_the_verifier_s_log() {
 }
 
 fn libc_eacces() -> i32 {
-    rustix::io::Errno::ACCESS.raw_os_error()
+    Errno::ACCESS.raw_os_error()
 }
 
 #[test]
@@ -267,12 +268,12 @@ fn an_xdp_program_is_swapped_only_for_the_expected_one() {
         set(Some(&first), Expected::Nothing, XdpMode::Native).unwrap();
         assert_eq!(held(), native(&first));
         let occupied = set(Some(&second), Expected::Nothing, XdpMode::Native).unwrap_err();
-        assert_eq!(occupied.errno(), rustix::io::Errno::BUSY.raw_os_error());
+        assert_eq!(occupied.errno(), Errno::BUSY.raw_os_error());
         let wrong = set(Some(&second), Expected::Program(stranger.as_fd()), XdpMode::Native).unwrap_err();
-        assert_eq!(wrong.errno(), rustix::io::Errno::EXIST.raw_os_error());
+        assert_eq!(wrong.errno(), Errno::EXIST.raw_os_error());
         assert_eq!(wrong.message.as_deref(), Some("Active program does not match expected"));
         let other_mode = set(Some(&second), Expected::Program(first.as_fd()), XdpMode::Generic).unwrap_err();
-        assert_eq!(other_mode.errno(), rustix::io::Errno::EXIST.raw_os_error());
+        assert_eq!(other_mode.errno(), Errno::EXIST.raw_os_error());
         assert_eq!(held(), native(&first), "nothing changed");
 
         set(Some(&second), Expected::Program(first.as_fd()), XdpMode::Native).unwrap();
@@ -298,7 +299,7 @@ fn a_device_held_by_a_link_is_refused_with_the_kernel_s_words() {
         assert_eq!((info.prog_id, info.kind), (program_id(&holder), bpf::LinkKind::Xdp { ifindex: index }));
         let refused =
             route.set_xdp(index, Some(ours.as_fd()), Expected::Program(holder.as_fd()), XdpMode::Native).unwrap_err();
-        assert_eq!(refused.errno(), rustix::io::Errno::BUSY.raw_os_error());
+        assert_eq!(refused.errno(), Errno::BUSY.raw_os_error());
         assert_eq!(refused.message.as_deref(), Some("Can't replace active BPF XDP link"));
         bpf::link_update(link.as_fd(), ours.as_fd(), Some(holder.as_fd())).unwrap();
         assert_eq!(bpf::link_info(link.as_fd()).unwrap().prog_id, program_id(&ours));
@@ -406,7 +407,7 @@ fn tcx_programs_keep_their_order_and_a_stale_revision_is_refused() {
         let seen = query().revision;
         let _link_a = put(&a, bpf::Position::Before(bpf::Neighbour::Link(link_b.as_fd())), Some(seen)).unwrap();
         let stale = put(&c, bpf::Position::First, Some(seen)).unwrap_err();
-        assert_eq!(stale.raw_os_error(), Some(rustix::io::Errno::STALE.raw_os_error()));
+        assert_eq!(stale.raw_os_error(), Some(Errno::STALE.raw_os_error()));
         let id_b = bpf::link_info(link_b.as_fd()).unwrap().id;
         let _link_c = put(&c, bpf::Position::After(bpf::Neighbour::LinkId(id_b)), Some(query().revision)).unwrap();
         let order: Vec<_> = query().entries.iter().map(|entry| entry.program).collect();
@@ -450,6 +451,40 @@ fn a_tracepoint_program_counts_what_happens() {
     assert_eq!(bpf::prog_info(program.as_fd()).unwrap().map_ids, [map.info().unwrap().id]);
 }
 
+#[test]
+fn programs_count_at_the_begin_and_the_return_of_a_kernel_function() {
+    let Some(pmu) = perf::kprobe_pmu().unwrap() else {
+        println!("skipped: needs a kernel built with CONFIG_KPROBE_EVENTS");
+        return;
+    };
+    let map = Map::create(&MapCreate::new(MapType::ARRAY, 4, 8, 1)).unwrap();
+    let program = load(ProgramType::KPROBE, AttachType::NONE, "count", &counting(&map)).unwrap();
+    let count = || u64::from_ne_bytes(map.lookup(&[0; 4]).unwrap().unwrap().try_into().unwrap());
+    for probe in [perf::Probe::At(0), perf::Probe::Return] {
+        let event = perf::open_kprobe(pmu, c"do_unlinkat", probe).unwrap();
+        let link = perf::attach(event.as_fd(), program.as_fd()).unwrap();
+        let before = count();
+        std::fs::remove_file("/no/such/file").unwrap_err();
+        assert!(count() > before, "{probe:?}");
+        assert_eq!(bpf::link_info(link.as_fd()).unwrap().prog_id, program_id(&program));
+    }
+    let long = std::ffi::CString::new("x".repeat(512)).unwrap();
+    for (name, offset, errno) in [
+        (c"no_such_function", 0, Errno::NOENT),
+        (long.as_c_str(), 0, Errno::TOOBIG),
+        // Several functions have this name.
+        (c"t_start", 0, Errno::ADDRNOTAVAIL),
+        // Marked as not to be probed, as it runs for each probe.
+        (c"exc_int3", 0, Errno::INVAL),
+        (c"do_unlinkat", 1 << 24, Errno::INVAL),
+        // Inside an instruction: that of the function's tracing has five bytes.
+        (c"do_unlinkat", 2, Errno::ILSEQ),
+    ] {
+        let refused = perf::open_kprobe(pmu, name, perf::Probe::At(offset)).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(errno.raw_os_error()), "{name:?}+{offset}");
+    }
+}
+
 /// Adds 1 to element 0 of the map: `r1 = map value; r2 = 1; lock *(u64 *)(r1 + 0) += r2; r0 = 0; exit`.
 fn counting(map: &Map) -> Vec<u8> {
     let fd = std::os::fd::AsRawFd::as_raw_fd(&map.as_fd());
@@ -490,7 +525,7 @@ fn a_named_namespace_is_opened_and_a_link_in_its_place_is_not() {
         assert_eq!(blue.identity().unwrap(), Netns::current().unwrap().identity().unwrap());
         std::os::unix::fs::symlink("/proc/1/ns/net", "/run/netns/red").unwrap();
         let refused = Netns::named("red").unwrap_err().raw_os_error();
-        assert_eq!(refused, Some(rustix::io::Errno::LOOP.raw_os_error()));
+        assert_eq!(refused, Some(Errno::LOOP.raw_os_error()));
         std::fs::write("/run/netns/green", "").unwrap();
         assert!(Netns::named("green").is_err(), "a plain file");
     })

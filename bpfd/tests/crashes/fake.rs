@@ -739,10 +739,11 @@ impl Kernel for FakeKernel {
             Made::Program(_) => return Err(Self::refuse("load", "another need's")),
         };
         let programs =
-            recipe.functions.iter().zip(staged.programs.values()).map(|((function, kind), id)| ProgramFacts {
+            recipe.functions.iter().zip(staged.programs.values()).map(|((function, load), id)| ProgramFacts {
                 function: function.clone(),
-                section: kind.to_string(),
-                kind: *kind,
+                section: load.kind().to_string(),
+                kind: load.kind(),
+                target: load.target().cloned(),
                 tag: Self::tag(app),
                 load_time: u64::from(id.0),
             });

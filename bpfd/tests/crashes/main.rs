@@ -419,6 +419,7 @@ fn loaded(uid: AppUid, name: &str, staged: &PinnedApp, attach: Option<(u8, u32)>
         function: function.clone(),
         section: "xdp".into(),
         kind: if name.starts_with("tp") { ProgramKind::Tracepoint } else { ProgramKind::Xdp },
+        target: None,
         tag: FakeKernel::tag(uid),
         load_time: id.0.into(),
     });

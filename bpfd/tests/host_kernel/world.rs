@@ -15,7 +15,7 @@ use bpfd::worker::{Workers, parse};
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, NamedChain, Point, ProceedOn, XdpMode};
 use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{
-    Kernel, LiveTop, Member, Observed, ObservedChain, Recipe, Scope, Step, StepError, Targets, TopContent,
+    Kernel, LiveTop, LoadAs, Member, Observed, ObservedChain, Recipe, Scope, Step, StepError, Targets, TopContent,
 };
 use bpfd_core::mode::{ModeError, Setting};
 use bpfd_core::state::{ObjectDigest, ProgramFacts, ProgramKind, Reach};
@@ -141,7 +141,7 @@ impl World {
     pub(crate) fn recipe(&self, elf: Vec<u8>, functions: &[(&str, ProgramKind)]) -> Recipe {
         let object = ObjectDigest::from([self.next_object.fetch_add(1, Ordering::Relaxed); 32]);
         self.objects.lock().unwrap().insert(object, elf);
-        let functions = functions.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect();
+        let functions = functions.iter().map(|(name, kind)| ((*name).to_owned(), LoadAs::Any(*kind))).collect();
         Recipe { object, globals: BTreeMap::new(), functions, reach: Reach::Kernel }
     }
 

@@ -152,6 +152,14 @@ const (
 	ProgramType_PROGRAM_TYPE_TC ProgramType = 3
 	// BPF_PROG_TYPE_RAW_TRACEPOINT.
 	ProgramType_PROGRAM_TYPE_RAW_TRACEPOINT ProgramType = 4
+	// BPF_PROG_TYPE_KPROBE, at an instruction.
+	ProgramType_PROGRAM_TYPE_KPROBE ProgramType = 5
+	// BPF_PROG_TYPE_KPROBE, at a return.
+	ProgramType_PROGRAM_TYPE_KRETPROBE ProgramType = 6
+	// BPF_PROG_TYPE_TRACING, at the entry of a function.
+	ProgramType_PROGRAM_TYPE_FENTRY ProgramType = 7
+	// BPF_PROG_TYPE_TRACING, at the return of a function.
+	ProgramType_PROGRAM_TYPE_FEXIT ProgramType = 8
 )
 
 // Enum value maps for ProgramType.
@@ -162,6 +170,10 @@ var (
 		2: "PROGRAM_TYPE_TRACEPOINT",
 		3: "PROGRAM_TYPE_TC",
 		4: "PROGRAM_TYPE_RAW_TRACEPOINT",
+		5: "PROGRAM_TYPE_KPROBE",
+		6: "PROGRAM_TYPE_KRETPROBE",
+		7: "PROGRAM_TYPE_FENTRY",
+		8: "PROGRAM_TYPE_FEXIT",
 	}
 	ProgramType_value = map[string]int32{
 		"PROGRAM_TYPE_UNSPECIFIED":    0,
@@ -169,6 +181,10 @@ var (
 		"PROGRAM_TYPE_TRACEPOINT":     2,
 		"PROGRAM_TYPE_TC":             3,
 		"PROGRAM_TYPE_RAW_TRACEPOINT": 4,
+		"PROGRAM_TYPE_KPROBE":         5,
+		"PROGRAM_TYPE_KRETPROBE":      6,
+		"PROGRAM_TYPE_FENTRY":         7,
+		"PROGRAM_TYPE_FEXIT":          8,
 	}
 )
 
@@ -2172,13 +2188,17 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\x05Reach\x12\x15\n" +
 	"\x11REACH_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fREACH_KERNEL\x10\x01\x12\x10\n" +
-	"\fREACH_PACKET\x10\x02*\x94\x01\n" +
+	"\fREACH_PACKET\x10\x02*\xfa\x01\n" +
 	"\vProgramType\x12\x1c\n" +
 	"\x18PROGRAM_TYPE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10PROGRAM_TYPE_XDP\x10\x01\x12\x1b\n" +
 	"\x17PROGRAM_TYPE_TRACEPOINT\x10\x02\x12\x13\n" +
 	"\x0fPROGRAM_TYPE_TC\x10\x03\x12\x1f\n" +
-	"\x1bPROGRAM_TYPE_RAW_TRACEPOINT\x10\x042\x87\x03\n" +
+	"\x1bPROGRAM_TYPE_RAW_TRACEPOINT\x10\x04\x12\x17\n" +
+	"\x13PROGRAM_TYPE_KPROBE\x10\x05\x12\x1a\n" +
+	"\x16PROGRAM_TYPE_KRETPROBE\x10\x06\x12\x17\n" +
+	"\x13PROGRAM_TYPE_FENTRY\x10\a\x12\x16\n" +
+	"\x12PROGRAM_TYPE_FEXIT\x10\b2\x87\x03\n" +
 	"\n" +
 	"AppService\x12M\n" +
 	"\fUploadObject\x12\x1c.bpfd.v1.UploadObjectRequest\x1a\x1d.bpfd.v1.UploadObjectResponse(\x01\x125\n" +

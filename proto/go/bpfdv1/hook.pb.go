@@ -160,6 +160,10 @@ type Hook struct {
 	//	*Hook_Xdp
 	//	*Hook_Tracepoint
 	//	*Hook_RawTracepoint
+	//	*Hook_Kprobe
+	//	*Hook_Kretprobe
+	//	*Hook_Fentry
+	//	*Hook_Fexit
 	Hook          isHook_Hook `protobuf_oneof:"hook"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -229,6 +233,42 @@ func (x *Hook) GetRawTracepoint() *RawTracepointHook {
 	return nil
 }
 
+func (x *Hook) GetKprobe() *KprobeHook {
+	if x != nil {
+		if x, ok := x.Hook.(*Hook_Kprobe); ok {
+			return x.Kprobe
+		}
+	}
+	return nil
+}
+
+func (x *Hook) GetKretprobe() *KretprobeHook {
+	if x != nil {
+		if x, ok := x.Hook.(*Hook_Kretprobe); ok {
+			return x.Kretprobe
+		}
+	}
+	return nil
+}
+
+func (x *Hook) GetFentry() *FentryHook {
+	if x != nil {
+		if x, ok := x.Hook.(*Hook_Fentry); ok {
+			return x.Fentry
+		}
+	}
+	return nil
+}
+
+func (x *Hook) GetFexit() *FexitHook {
+	if x != nil {
+		if x, ok := x.Hook.(*Hook_Fexit); ok {
+			return x.Fexit
+		}
+	}
+	return nil
+}
+
 type isHook_Hook interface {
 	isHook_Hook()
 }
@@ -248,11 +288,39 @@ type Hook_RawTracepoint struct {
 	RawTracepoint *RawTracepointHook `protobuf:"bytes,3,opt,name=raw_tracepoint,json=rawTracepoint,proto3,oneof"`
 }
 
+type Hook_Kprobe struct {
+	// An instruction of a kernel function: not shared, every link stands alone.
+	Kprobe *KprobeHook `protobuf:"bytes,4,opt,name=kprobe,proto3,oneof"`
+}
+
+type Hook_Kretprobe struct {
+	// The return of a kernel function: not shared, every link stands alone.
+	Kretprobe *KretprobeHook `protobuf:"bytes,5,opt,name=kretprobe,proto3,oneof"`
+}
+
+type Hook_Fentry struct {
+	// The entry of a kernel function: not shared, every link stands alone.
+	Fentry *FentryHook `protobuf:"bytes,6,opt,name=fentry,proto3,oneof"`
+}
+
+type Hook_Fexit struct {
+	// The return of a kernel function: not shared, every link stands alone.
+	Fexit *FexitHook `protobuf:"bytes,7,opt,name=fexit,proto3,oneof"`
+}
+
 func (*Hook_Xdp) isHook_Hook() {}
 
 func (*Hook_Tracepoint) isHook_Hook() {}
 
 func (*Hook_RawTracepoint) isHook_Hook() {}
+
+func (*Hook_Kprobe) isHook_Hook() {}
+
+func (*Hook_Kretprobe) isHook_Hook() {}
+
+func (*Hook_Fentry) isHook_Hook() {}
+
+func (*Hook_Fexit) isHook_Hook() {}
 
 // XDP on one network interface.
 type XdpHook struct {
@@ -414,6 +482,205 @@ func (x *RawTracepointHook) GetEvent() string {
 	return ""
 }
 
+// An instruction of a kernel function. In a request both fields may be unset: the
+// one that the program's section names.
+type KprobeHook struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For example `do_unlinkat`. At most 511 bytes of `[A-Za-z0-9_.]`.
+	Function string `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
+	// Bytes from the function's first to the instruction.
+	Offset        uint32 `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KprobeHook) Reset() {
+	*x = KprobeHook{}
+	mi := &file_bpfd_v1_hook_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KprobeHook) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KprobeHook) ProtoMessage() {}
+
+func (x *KprobeHook) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_hook_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KprobeHook.ProtoReflect.Descriptor instead.
+func (*KprobeHook) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *KprobeHook) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+func (x *KprobeHook) GetOffset() uint32 {
+	if x != nil {
+		return x.Offset
+	}
+	return 0
+}
+
+// The return of a kernel function.
+type KretprobeHook struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For example `do_unlinkat`. At most 511 bytes of `[A-Za-z0-9_.]`. In a request it
+	// may be empty: the one that the program's section names.
+	Function      string `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KretprobeHook) Reset() {
+	*x = KretprobeHook{}
+	mi := &file_bpfd_v1_hook_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KretprobeHook) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KretprobeHook) ProtoMessage() {}
+
+func (x *KretprobeHook) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_hook_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KretprobeHook.ProtoReflect.Descriptor instead.
+func (*KretprobeHook) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *KretprobeHook) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+// The entry of a kernel function, by a trampoline. A program is loaded for one
+// function and attaches to no other.
+type FentryHook struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For example `do_unlinkat`. At most 511 bytes of `[A-Za-z0-9_.]`. In a request it
+	// may be empty: in a load the one that the program's section names, later the
+	// one that it was loaded for.
+	Function      string `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FentryHook) Reset() {
+	*x = FentryHook{}
+	mi := &file_bpfd_v1_hook_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FentryHook) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FentryHook) ProtoMessage() {}
+
+func (x *FentryHook) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_hook_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FentryHook.ProtoReflect.Descriptor instead.
+func (*FentryHook) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *FentryHook) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
+// The return of a kernel function, by a trampoline. A program is loaded for one
+// function and attaches to no other.
+type FexitHook struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in FentryHook.
+	Function      string `protobuf:"bytes,1,opt,name=function,proto3" json:"function,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FexitHook) Reset() {
+	*x = FexitHook{}
+	mi := &file_bpfd_v1_hook_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FexitHook) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FexitHook) ProtoMessage() {}
+
+func (x *FexitHook) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_hook_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FexitHook.ProtoReflect.Descriptor instead.
+func (*FexitHook) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *FexitHook) GetFunction() string {
+	if x != nil {
+		return x.Function
+	}
+	return ""
+}
+
 // The results after which the next program of the chain runs too. The message
 // gives the list presence: unset means "the default", set but empty means
 // "nothing runs after this program".
@@ -427,7 +694,7 @@ type ProceedOn struct {
 
 func (x *ProceedOn) Reset() {
 	*x = ProceedOn{}
-	mi := &file_bpfd_v1_hook_proto_msgTypes[4]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -439,7 +706,7 @@ func (x *ProceedOn) String() string {
 func (*ProceedOn) ProtoMessage() {}
 
 func (x *ProceedOn) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_hook_proto_msgTypes[4]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -452,7 +719,7 @@ func (x *ProceedOn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProceedOn.ProtoReflect.Descriptor instead.
 func (*ProceedOn) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{4}
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ProceedOn) GetXdp() []XdpAction {
@@ -486,7 +753,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_bpfd_v1_hook_proto_msgTypes[5]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -498,7 +765,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_hook_proto_msgTypes[5]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -511,7 +778,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{5}
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Attachment) GetFunction() string {
@@ -560,13 +827,17 @@ var File_bpfd_v1_hook_proto protoreflect.FileDescriptor
 
 const file_bpfd_v1_hook_proto_rawDesc = "" +
 	"\n" +
-	"\x12bpfd/v1/hook.proto\x12\abpfd.v1\"\xb4\x01\n" +
+	"\x12bpfd/v1/hook.proto\x12\abpfd.v1\"\xf6\x02\n" +
 	"\x04Hook\x12$\n" +
 	"\x03xdp\x18\x01 \x01(\v2\x10.bpfd.v1.XdpHookH\x00R\x03xdp\x129\n" +
 	"\n" +
 	"tracepoint\x18\x02 \x01(\v2\x17.bpfd.v1.TracepointHookH\x00R\n" +
 	"tracepoint\x12C\n" +
-	"\x0eraw_tracepoint\x18\x03 \x01(\v2\x1a.bpfd.v1.RawTracepointHookH\x00R\rrawTracepointB\x06\n" +
+	"\x0eraw_tracepoint\x18\x03 \x01(\v2\x1a.bpfd.v1.RawTracepointHookH\x00R\rrawTracepoint\x12-\n" +
+	"\x06kprobe\x18\x04 \x01(\v2\x13.bpfd.v1.KprobeHookH\x00R\x06kprobe\x126\n" +
+	"\tkretprobe\x18\x05 \x01(\v2\x16.bpfd.v1.KretprobeHookH\x00R\tkretprobe\x12-\n" +
+	"\x06fentry\x18\x06 \x01(\v2\x13.bpfd.v1.FentryHookH\x00R\x06fentry\x12*\n" +
+	"\x05fexit\x18\a \x01(\v2\x12.bpfd.v1.FexitHookH\x00R\x05fexitB\x06\n" +
 	"\x04hook\"L\n" +
 	"\aXdpHook\x12\x19\n" +
 	"\x05netns\x18\x01 \x01(\tH\x00R\x05netns\x88\x01\x01\x12\x1c\n" +
@@ -576,7 +847,18 @@ const file_bpfd_v1_hook_proto_rawDesc = "" +
 	"\bcategory\x18\x01 \x01(\tR\bcategory\x12\x14\n" +
 	"\x05event\x18\x02 \x01(\tR\x05event\")\n" +
 	"\x11RawTracepointHook\x12\x14\n" +
-	"\x05event\x18\x01 \x01(\tR\x05event\"1\n" +
+	"\x05event\x18\x01 \x01(\tR\x05event\"@\n" +
+	"\n" +
+	"KprobeHook\x12\x1a\n" +
+	"\bfunction\x18\x01 \x01(\tR\bfunction\x12\x16\n" +
+	"\x06offset\x18\x02 \x01(\rR\x06offset\"+\n" +
+	"\rKretprobeHook\x12\x1a\n" +
+	"\bfunction\x18\x01 \x01(\tR\bfunction\"(\n" +
+	"\n" +
+	"FentryHook\x12\x1a\n" +
+	"\bfunction\x18\x01 \x01(\tR\bfunction\"'\n" +
+	"\tFexitHook\x12\x1a\n" +
+	"\bfunction\x18\x01 \x01(\tR\bfunction\"1\n" +
 	"\tProceedOn\x12$\n" +
 	"\x03xdp\x18\x01 \x03(\x0e2\x12.bpfd.v1.XdpActionR\x03xdp\"\x8e\x02\n" +
 	"\n" +
@@ -617,7 +899,7 @@ func file_bpfd_v1_hook_proto_rawDescGZIP() []byte {
 }
 
 var file_bpfd_v1_hook_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_bpfd_v1_hook_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_bpfd_v1_hook_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_bpfd_v1_hook_proto_goTypes = []any{
 	(XdpMode)(0),              // 0: bpfd.v1.XdpMode
 	(XdpAction)(0),            // 1: bpfd.v1.XdpAction
@@ -625,22 +907,30 @@ var file_bpfd_v1_hook_proto_goTypes = []any{
 	(*XdpHook)(nil),           // 3: bpfd.v1.XdpHook
 	(*TracepointHook)(nil),    // 4: bpfd.v1.TracepointHook
 	(*RawTracepointHook)(nil), // 5: bpfd.v1.RawTracepointHook
-	(*ProceedOn)(nil),         // 6: bpfd.v1.ProceedOn
-	(*Attachment)(nil),        // 7: bpfd.v1.Attachment
+	(*KprobeHook)(nil),        // 6: bpfd.v1.KprobeHook
+	(*KretprobeHook)(nil),     // 7: bpfd.v1.KretprobeHook
+	(*FentryHook)(nil),        // 8: bpfd.v1.FentryHook
+	(*FexitHook)(nil),         // 9: bpfd.v1.FexitHook
+	(*ProceedOn)(nil),         // 10: bpfd.v1.ProceedOn
+	(*Attachment)(nil),        // 11: bpfd.v1.Attachment
 }
 var file_bpfd_v1_hook_proto_depIdxs = []int32{
-	3, // 0: bpfd.v1.Hook.xdp:type_name -> bpfd.v1.XdpHook
-	4, // 1: bpfd.v1.Hook.tracepoint:type_name -> bpfd.v1.TracepointHook
-	5, // 2: bpfd.v1.Hook.raw_tracepoint:type_name -> bpfd.v1.RawTracepointHook
-	1, // 3: bpfd.v1.ProceedOn.xdp:type_name -> bpfd.v1.XdpAction
-	2, // 4: bpfd.v1.Attachment.hook:type_name -> bpfd.v1.Hook
-	6, // 5: bpfd.v1.Attachment.proceed_on:type_name -> bpfd.v1.ProceedOn
-	0, // 6: bpfd.v1.Attachment.xdp_mode:type_name -> bpfd.v1.XdpMode
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	3,  // 0: bpfd.v1.Hook.xdp:type_name -> bpfd.v1.XdpHook
+	4,  // 1: bpfd.v1.Hook.tracepoint:type_name -> bpfd.v1.TracepointHook
+	5,  // 2: bpfd.v1.Hook.raw_tracepoint:type_name -> bpfd.v1.RawTracepointHook
+	6,  // 3: bpfd.v1.Hook.kprobe:type_name -> bpfd.v1.KprobeHook
+	7,  // 4: bpfd.v1.Hook.kretprobe:type_name -> bpfd.v1.KretprobeHook
+	8,  // 5: bpfd.v1.Hook.fentry:type_name -> bpfd.v1.FentryHook
+	9,  // 6: bpfd.v1.Hook.fexit:type_name -> bpfd.v1.FexitHook
+	1,  // 7: bpfd.v1.ProceedOn.xdp:type_name -> bpfd.v1.XdpAction
+	2,  // 8: bpfd.v1.Attachment.hook:type_name -> bpfd.v1.Hook
+	10, // 9: bpfd.v1.Attachment.proceed_on:type_name -> bpfd.v1.ProceedOn
+	0,  // 10: bpfd.v1.Attachment.xdp_mode:type_name -> bpfd.v1.XdpMode
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_bpfd_v1_hook_proto_init() }
@@ -652,16 +942,20 @@ func file_bpfd_v1_hook_proto_init() {
 		(*Hook_Xdp)(nil),
 		(*Hook_Tracepoint)(nil),
 		(*Hook_RawTracepoint)(nil),
+		(*Hook_Kprobe)(nil),
+		(*Hook_Kretprobe)(nil),
+		(*Hook_Fentry)(nil),
+		(*Hook_Fexit)(nil),
 	}
 	file_bpfd_v1_hook_proto_msgTypes[1].OneofWrappers = []any{}
-	file_bpfd_v1_hook_proto_msgTypes[5].OneofWrappers = []any{}
+	file_bpfd_v1_hook_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bpfd_v1_hook_proto_rawDesc), len(file_bpfd_v1_hook_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   6,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -6,7 +6,7 @@
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Hook {
     /// Exactly one must be set.
-    #[prost(oneof = "hook::Hook", tags = "1, 2, 3")]
+    #[prost(oneof = "hook::Hook", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub hook: ::core::option::Option<hook::Hook>,
 }
 /// Nested message and enum types in `Hook`.
@@ -23,6 +23,18 @@ pub mod hook {
         /// A raw tracepoint: not shared, every link stands alone.
         #[prost(message, tag = "3")]
         RawTracepoint(super::RawTracepointHook),
+        /// An instruction of a kernel function: not shared, every link stands alone.
+        #[prost(message, tag = "4")]
+        Kprobe(super::KprobeHook),
+        /// The return of a kernel function: not shared, every link stands alone.
+        #[prost(message, tag = "5")]
+        Kretprobe(super::KretprobeHook),
+        /// The entry of a kernel function: not shared, every link stands alone.
+        #[prost(message, tag = "6")]
+        Fentry(super::FentryHook),
+        /// The return of a kernel function: not shared, every link stands alone.
+        #[prost(message, tag = "7")]
+        Fexit(super::FexitHook),
     }
 }
 impl ::prost::Name for Hook {
@@ -94,6 +106,83 @@ impl ::prost::Name for RawTracepointHook {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/bpfd.v1.RawTracepointHook".into()
+    }
+}
+/// An instruction of a kernel function. In a request both fields may be unset: the
+/// one that the program's section names.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KprobeHook {
+    /// For example `do_unlinkat`. At most 511 bytes of `\[A-Za-z0-9_.\]`.
+    #[prost(string, tag = "1")]
+    pub function: ::prost::alloc::string::String,
+    /// Bytes from the function's first to the instruction.
+    #[prost(uint32, tag = "2")]
+    pub offset: u32,
+}
+impl ::prost::Name for KprobeHook {
+    const NAME: &'static str = "KprobeHook";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.KprobeHook".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.KprobeHook".into()
+    }
+}
+/// The return of a kernel function.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KretprobeHook {
+    /// For example `do_unlinkat`. At most 511 bytes of `\[A-Za-z0-9_.\]`. In a request it
+    /// may be empty: the one that the program's section names.
+    #[prost(string, tag = "1")]
+    pub function: ::prost::alloc::string::String,
+}
+impl ::prost::Name for KretprobeHook {
+    const NAME: &'static str = "KretprobeHook";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.KretprobeHook".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.KretprobeHook".into()
+    }
+}
+/// The entry of a kernel function, by a trampoline. A program is loaded for one
+/// function and attaches to no other.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FentryHook {
+    /// For example `do_unlinkat`. At most 511 bytes of `\[A-Za-z0-9_.\]`. In a request it
+    /// may be empty: in a load the one that the program's section names, later the
+    /// one that it was loaded for.
+    #[prost(string, tag = "1")]
+    pub function: ::prost::alloc::string::String,
+}
+impl ::prost::Name for FentryHook {
+    const NAME: &'static str = "FentryHook";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.FentryHook".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.FentryHook".into()
+    }
+}
+/// The return of a kernel function, by a trampoline. A program is loaded for one
+/// function and attaches to no other.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FexitHook {
+    /// As in FentryHook.
+    #[prost(string, tag = "1")]
+    pub function: ::prost::alloc::string::String,
+}
+impl ::prost::Name for FexitHook {
+    const NAME: &'static str = "FexitHook";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.FexitHook".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.FexitHook".into()
     }
 }
 /// The results after which the next program of the chain runs too. The message
@@ -2798,6 +2887,14 @@ pub enum ProgramType {
     Tc = 3,
     /// BPF_PROG_TYPE_RAW_TRACEPOINT.
     RawTracepoint = 4,
+    /// BPF_PROG_TYPE_KPROBE, at an instruction.
+    Kprobe = 5,
+    /// BPF_PROG_TYPE_KPROBE, at a return.
+    Kretprobe = 6,
+    /// BPF_PROG_TYPE_TRACING, at the entry of a function.
+    Fentry = 7,
+    /// BPF_PROG_TYPE_TRACING, at the return of a function.
+    Fexit = 8,
 }
 impl ProgramType {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -2811,6 +2908,10 @@ impl ProgramType {
             Self::Tracepoint => "PROGRAM_TYPE_TRACEPOINT",
             Self::Tc => "PROGRAM_TYPE_TC",
             Self::RawTracepoint => "PROGRAM_TYPE_RAW_TRACEPOINT",
+            Self::Kprobe => "PROGRAM_TYPE_KPROBE",
+            Self::Kretprobe => "PROGRAM_TYPE_KRETPROBE",
+            Self::Fentry => "PROGRAM_TYPE_FENTRY",
+            Self::Fexit => "PROGRAM_TYPE_FEXIT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -2821,6 +2922,10 @@ impl ProgramType {
             "PROGRAM_TYPE_TRACEPOINT" => Some(Self::Tracepoint),
             "PROGRAM_TYPE_TC" => Some(Self::Tc),
             "PROGRAM_TYPE_RAW_TRACEPOINT" => Some(Self::RawTracepoint),
+            "PROGRAM_TYPE_KPROBE" => Some(Self::Kprobe),
+            "PROGRAM_TYPE_KRETPROBE" => Some(Self::Kretprobe),
+            "PROGRAM_TYPE_FENTRY" => Some(Self::Fentry),
+            "PROGRAM_TYPE_FEXIT" => Some(Self::Fexit),
             _ => None,
         }
     }
@@ -3939,6 +4044,8 @@ pub enum ErrorReason {
     NoSuchTracepoint = 27,
     /// NOT_FOUND: the interface has no chain on that hook.
     NotFoundChain = 28,
+    /// NOT_FOUND: the kernel has no such function, or none that a program can attach to.
+    NoSuchKernelFunction = 29,
     /// PERMISSION_DENIED: the policy does not let this caller do this.
     PolicyDenied = 40,
     /// PERMISSION_DENIED: bytes that nobody vetted may not have this reach.
@@ -4041,6 +4148,7 @@ impl ErrorReason {
             Self::NoSuchNetns => "ERROR_REASON_NO_SUCH_NETNS",
             Self::NoSuchTracepoint => "ERROR_REASON_NO_SUCH_TRACEPOINT",
             Self::NotFoundChain => "ERROR_REASON_NOT_FOUND_CHAIN",
+            Self::NoSuchKernelFunction => "ERROR_REASON_NO_SUCH_KERNEL_FUNCTION",
             Self::PolicyDenied => "ERROR_REASON_POLICY_DENIED",
             Self::ReachDenied => "ERROR_REASON_REACH_DENIED",
             Self::SocketDenied => "ERROR_REASON_SOCKET_DENIED",
@@ -4102,6 +4210,7 @@ impl ErrorReason {
             "ERROR_REASON_NO_SUCH_NETNS" => Some(Self::NoSuchNetns),
             "ERROR_REASON_NO_SUCH_TRACEPOINT" => Some(Self::NoSuchTracepoint),
             "ERROR_REASON_NOT_FOUND_CHAIN" => Some(Self::NotFoundChain),
+            "ERROR_REASON_NO_SUCH_KERNEL_FUNCTION" => Some(Self::NoSuchKernelFunction),
             "ERROR_REASON_POLICY_DENIED" => Some(Self::PolicyDenied),
             "ERROR_REASON_REACH_DENIED" => Some(Self::ReachDenied),
             "ERROR_REASON_SOCKET_DENIED" => Some(Self::SocketDenied),

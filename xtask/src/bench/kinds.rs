@@ -1,5 +1,6 @@
 //! `bench kinds`: how much code a hook kind is. The commit that adds one says so in a trailer, `Hook-Kind: kprobe`, and may say why it
-//! is large in another, `Hook-Kind-Reason: …`.
+//! is large in another, `Hook-Kind-Reason: …`. One that adds two kinds which share their files has the first trailer
+//! twice; each kind then has half of its lines.
 //!
 //! What counts is what somebody wrote by hand and a reader has to read: no tests, generated code, examples or pages. A file that was
 //! there before and got no more than a few lines is a registry: its lines count, the file does not.
@@ -14,7 +15,7 @@ use super::figure::{Bound, Figure};
 
 const FILES: Bound = Bound::AtMost(5.0);
 const LINES: Bound = Bound::AtMost(200.0);
-/// Lines that a registry gets: one for the kind, one for its module, one for its import.
+/// Lines that a registry gets for a kind: one for the kind, one for its module, one for its import.
 const REGISTRY: usize = 3;
 /// How many of the largest are listed.
 const LISTED: usize = 3;
@@ -48,6 +49,8 @@ pub(super) fn measure(root: &Path, _: &Args) -> Result<Vec<Figure>> {
         if name.is_empty() {
             continue;
         }
+        let together = name.split(',').count();
+        let registry = REGISTRY * together;
         let show = git(&["show", "--format=", "--unified=0", "--no-renames", "--no-ext-diff", commit])?;
         let (mut files, mut registries, mut lines) = (0, 0, 0);
         for change in changes(&show).into_iter().filter(|change| counts(&change.path)) {
@@ -56,12 +59,12 @@ pub(super) fn measure(root: &Path, _: &Args) -> Result<Vec<Figure>> {
             lines += added;
             match added {
                 0 => {}
-                1..=REGISTRY if !change.is_new => registries += 1,
+                added if added <= registry && !change.is_new => registries += 1,
                 _ => files += 1,
             }
         }
         let (name, commit, reason) = (name.to_owned(), commit.to_owned(), reason.to_owned());
-        kinds.push(Kind { name, commit, reason, files, registries, lines });
+        kinds.push(Kind { name, commit, reason, files, registries, lines: lines.div_ceil(together) });
     }
     if kinds.is_empty() {
         bail!("no commit has the trailer `Hook-Kind: NAME`");

@@ -3,6 +3,8 @@
 //!
 //! This module must never touch an interface or the kernel: it only names them.
 
+pub mod fentry;
+pub mod kprobe;
 pub mod own;
 pub mod raw_tracepoint;
 pub mod tracepoint;
@@ -12,6 +14,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use fentry::{Fentry, Fexit};
+pub use kprobe::{Kprobe, Kretprobe};
 pub use own::{BadTarget, OwnHook};
 pub use raw_tracepoint::RawTracepoint;
 pub use tracepoint::Tracepoint;
@@ -161,6 +165,14 @@ impl Placement {
         match self {
             Self::Shared(place) => Some(place),
             Self::Own(_) => None,
+        }
+    }
+
+    /// The hook, if it is an own one.
+    pub fn own(&self) -> Option<&OwnHook> {
+        match self {
+            Self::Shared(_) => None,
+            Self::Own(hook) => Some(hook),
         }
     }
 

@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::fentry::{Fentry, Fexit};
+use super::kprobe::{Kprobe, Kretprobe};
 use super::raw_tracepoint::RawTracepoint;
 use super::tracepoint::Tracepoint;
 use crate::names::printable;
@@ -20,6 +22,8 @@ pub trait Own: Sized + fmt::Display {
     const NOUN: &'static str;
     /// How a target is written, for errors: `CATEGORY/EVENT, as in …`.
     const FORM: &'static str;
+    /// Set if programs are loaded for one target and attach to no other: the kernel function that they are loaded for.
+    const LOADED_FOR: Option<fn(&Self) -> &str> = None;
 
     /// The hook that a target names, as people, sections of objects and labels of images write it.
     fn read(text: &str) -> Option<Self>;
@@ -121,12 +125,24 @@ macro_rules! own_hooks {
                 }
             }
 
+            /// The kernel function that programs for it are loaded for, if its kind fixes the target then.
+            pub fn loaded_for(&self) -> Option<&str> {
+                match self {
+                    $(Self::$kind(hook) => $kind::LOADED_FOR.map(|function| function(hook))),*
+                }
+            }
+
             /// How to find the targets that this kernel has.
             pub fn absent_hint(&self) -> String {
                 match self {
                     $(Self::$kind(hook) => hook.absent_hint()),*
                 }
             }
+        }
+
+        /// Whether programs of this kind are loaded for one target.
+        pub fn is_fixed_at_load(kind: ProgramKind) -> bool {
+            false $(|| kind == $kind::KIND && $kind::LOADED_FOR.is_some())*
         }
 
         /// How a target of this kind is written; `None` for a kind without targets.
@@ -143,6 +159,10 @@ macro_rules! own_hooks {
 own_hooks! {
     Tracepoint,
     RawTracepoint,
+    Kprobe,
+    Kretprobe,
+    Fentry,
+    Fexit,
 }
 
 impl fmt::Display for OwnHook {

@@ -3,6 +3,8 @@
 //!
 //! This file must never name a kind elsewhere, nor decide what is attached.
 
+mod fentry;
+mod kprobe;
 mod raw_tracepoint;
 pub(crate) mod tracefs;
 mod tracepoint;
@@ -15,12 +17,16 @@ use bpfd_core::hook::OwnHook;
 use bpfd_core::ident::{AppUid, LinkUid};
 use bpfd_core::kernel::StepError;
 use bpfd_sys::bpf::{ObjectKind, object_kind};
+use bpfd_sys::caps::{Cap, missing};
 use bpfd_sys::perf;
 use rustix::io::Errno;
 
 use super::pins::{self, Pins};
 use super::{app, failed};
 use tracefs::Tracefs;
+
+/// `ENOTSUPP` of include/linux/errno.h, which has no name outside the kernel.
+const NOT_SUPPORTED: i32 = 524;
 
 /// What attaching may need of the host.
 #[derive(Debug)]
@@ -45,6 +51,22 @@ fn perf_link(event: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<OwnedFd, 
     })
 }
 
+/// Why a program that the kernel calls by a trampoline was not loaded or attached. `EPERM` is the kernel's own answer only if no
+/// capability is missing.
+pub(super) fn trampoline_refused(doing: impl FnOnce() -> String, error: io::Error) -> StepError {
+    let permitted = || missing(&[Cap::Bpf, Cap::Perfmon]).is_ok_and(|missing| missing.is_empty());
+    let lacks = error.raw_os_error() == Some(NOT_SUPPORTED)
+        || is(&error, Errno::OPNOTSUPP)
+        || (is(&error, Errno::PERM) && permitted());
+    match lacks {
+        true => StepError::KernelLacks {
+            what: "a program that is called by a trampoline".to_owned(),
+            needs: "a kernel that allows BPF trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)".to_owned(),
+        },
+        false => failed(doing)(error),
+    }
+}
+
 /// Attaches a pinned program and pins its kernel links, all of them or none.
 pub(crate) fn attach(
     pins: &Pins,
@@ -59,6 +81,10 @@ pub(crate) fn attach(
     let links = match hook {
         OwnHook::Tracepoint(hook) => hook.attach(host, program),
         OwnHook::RawTracepoint(hook) => hook.attach(host, program),
+        OwnHook::Kprobe(hook) => hook.attach(host, program),
+        OwnHook::Kretprobe(hook) => hook.attach(host, program),
+        OwnHook::Fentry(hook) => hook.attach(host, program),
+        OwnHook::Fexit(hook) => hook.attach(host, program),
     };
     let links = links.map_err(|error| error.while_doing(|| attaching(function, hook)))?;
     pins::make_whole(&pins.links, &link.to_string(), |dir| {

@@ -69,11 +69,11 @@ impl Command {
 /// the memory alive.
 #[repr(transparent)]
 #[derive(Clone, Copy, Default)]
-struct Address(u64);
+pub(crate) struct Address(u64);
 
 impl Address {
     /// The address of `bytes`, or null if it is empty: the kernel reads null as "not given".
-    fn of(bytes: &[u8]) -> Self {
+    pub(crate) fn of(bytes: &[u8]) -> Self {
         if bytes.is_empty() { Self::default() } else { Self(number(bytes.as_ptr().expose_provenance())) }
     }
 

@@ -13,6 +13,7 @@ use bpfd_core::policy::Denied;
 use bpfd_core::request::NoOneLink;
 use bpfd_core::selection::SelectionError;
 use bpfd_core::state::ChangeError;
+use bpfd_proto::codec::v1::hook::no_target;
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1::{ErrorReason, VerifierFailure};
 use ebpf::globals::GlobalError;
@@ -253,7 +254,7 @@ fn step(message: String, error: &StepError) -> Refusal {
              attach this program to an interface without other programs",
         ),
         StepError::NoInterface(_) => refusal(ErrorReason::NoSuchInterface),
-        StepError::NoTarget(hook) => refusal(ErrorReason::NoSuchTracepoint).hint(hook.absent_hint()),
+        StepError::NoTarget(hook) | StepError::TargetRefused(hook) => refusal(no_target(hook)).hint(hook.absent_hint()),
         StepError::KernelLacks { .. } => refusal(ErrorReason::KernelLacks),
         StepError::Hook { why: _, hint } => refusal(ErrorReason::KernelError).hint(hint),
         StepError::Raced(_) => refusal(ErrorReason::ChainChanged).hint("try again"),
@@ -278,6 +279,10 @@ fn request(message: &str, error: &RequestError) -> Refusal {
             refusal(ErrorReason::InvalidRequest).hint(format!("name it: `{kind}` with {form}"))
         }
         RequestError::Target { source: BadTarget::Form { .. }, .. } => refusal(ErrorReason::InvalidRequest),
+        RequestError::FixedTarget { fixed, .. } => refusal(ErrorReason::InvalidRequest).hint(format!(
+            "load the object again with the other target, as in `bpfctl load … --name OTHER {} …`",
+            fixed.kind()
+        )),
         RequestError::Generation { .. } => {
             refusal(ErrorReason::GenerationMismatch).hint("the link was changed since you read it; read it again")
         }

@@ -1,5 +1,7 @@
 //! The registry of hooks: which message belongs to which kind. What a kind's message says is in the kind's own file.
 
+mod fentry;
+mod kprobe;
 mod raw_tracepoint;
 mod tracepoint;
 pub(super) mod xdp;
@@ -15,6 +17,8 @@ use crate::v1 as pb;
 trait OwnMessage: Own {
     /// Its message.
     type Message;
+    /// The reason that a client gets if the kernel has no such target, or lets no program attach to it.
+    const NO_TARGET: pb::ErrorReason;
 
     /// The target that a message names; `None` = the one that the program's section names.
     fn target(message: &Self::Message) -> Option<String>;
@@ -23,15 +27,41 @@ trait OwnMessage: Own {
     fn message(&self) -> pb::hook::Hook;
 }
 
-/// The hook that an attachment asks for, with its options.
-pub(super) fn asked(message: &pb::Attachment) -> Result<HookAsk, BadField> {
-    match message.hook.as_ref().and_then(|hook| hook.hook.as_ref()) {
-        None => Err(bad("attachment.hook", "no hook given")),
-        Some(pb::hook::Hook::Xdp(hook)) => xdp::asked(hook, message),
-        // The registry of own hooks, one way: a new kind is a line here.
-        Some(pb::hook::Hook::RawTracepoint(hook)) => own::<bpfd_core::hook::RawTracepoint>(hook, message),
-        Some(pb::hook::Hook::Tracepoint(hook)) => own::<bpfd_core::hook::Tracepoint>(hook, message),
-    }
+macro_rules! own_messages {
+    ($($kind:ident),* $(,)?) => {
+        /// The hook that an attachment asks for, with its options.
+        pub(super) fn asked(message: &pb::Attachment) -> Result<HookAsk, BadField> {
+            match message.hook.as_ref().and_then(|hook| hook.hook.as_ref()) {
+                None => Err(bad("attachment.hook", "no hook given")),
+                Some(pb::hook::Hook::Xdp(hook)) => xdp::asked(hook, message),
+                $(Some(pb::hook::Hook::$kind(hook)) => own::<bpfd_core::hook::$kind>(hook, message),)*
+            }
+        }
+
+        /// The message of an own hook.
+        fn message(hook: &OwnHook) -> pb::hook::Hook {
+            match hook {
+                $(OwnHook::$kind(hook) => hook.message(),)*
+            }
+        }
+
+        /// The reason that a client gets if the kernel has no such target, or lets no program attach to it.
+        pub fn no_target(hook: &OwnHook) -> pb::ErrorReason {
+            match hook {
+                $(OwnHook::$kind(_) => bpfd_core::hook::$kind::NO_TARGET,)*
+            }
+        }
+    };
+}
+
+// The registry of own hooks: a new kind is a line here.
+own_messages! {
+    Tracepoint,
+    RawTracepoint,
+    Kprobe,
+    Kretprobe,
+    Fentry,
+    Fexit,
 }
 
 fn own<T: OwnMessage>(hook: &T::Message, message: &pb::Attachment) -> Result<HookAsk, BadField> {
@@ -41,15 +71,6 @@ fn own<T: OwnMessage>(hook: &T::Message, message: &pb::Attachment) -> Result<Hoo
     }
     let hook = T::target(hook).map(|target| OwnHook::parse(T::KIND, &target)).transpose();
     Ok(HookAsk::Own { kind: T::KIND, hook: hook.map_err(|error| bad("attachment.hook", error))? })
-}
-
-/// The message of an own hook.
-fn message(hook: &OwnHook) -> pb::hook::Hook {
-    // The registry of own hooks, the other way: a new kind is a line here.
-    match hook {
-        OwnHook::Tracepoint(hook) => hook.message(),
-        OwnHook::RawTracepoint(hook) => hook.message(),
-    }
 }
 
 /// What a link's message says of its hook.

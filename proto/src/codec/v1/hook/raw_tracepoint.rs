@@ -7,6 +7,7 @@ use crate::v1 as pb;
 
 impl OwnMessage for RawTracepoint {
     type Message = pb::RawTracepointHook;
+    const NO_TARGET: pb::ErrorReason = pb::ErrorReason::NoSuchTracepoint;
 
     fn target(message: &pb::RawTracepointHook) -> Option<String> {
         (!message.event.is_empty()).then(|| message.event.clone())

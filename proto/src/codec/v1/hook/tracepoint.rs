@@ -7,6 +7,7 @@ use crate::v1 as pb;
 
 impl OwnMessage for Tracepoint {
     type Message = pb::TracepointHook;
+    const NO_TARGET: pb::ErrorReason = pb::ErrorReason::NoSuchTracepoint;
 
     fn target(message: &pb::TracepointHook) -> Option<String> {
         let pb::TracepointHook { category, event } = message;
