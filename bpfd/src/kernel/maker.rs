@@ -8,11 +8,12 @@ use std::sync::Arc;
 use bpfd_core::ident::AppUid;
 use bpfd_core::kernel::{Need, Recipe, StepError};
 
-use super::ext::BuiltExt;
+use super::chain::fused::{self, BuiltTop};
+use super::chain::libxdp::copy::{self, BuiltExt};
+use super::chain::libxdp::load::template;
 use super::pins::Pins;
 use super::prepare::{AppCode, Codes, Loader, StagedApp};
-use super::top::BuiltTop;
-use super::{Objects, app, dispatcher, ext, failed, top};
+use super::{Objects, app, failed};
 use crate::worker::Workers;
 use crate::worker::parse::{self, ParseError};
 
@@ -47,13 +48,13 @@ impl Maker {
         let what = match need {
             Need::Ext { member, recipe } => {
                 self.open(member.app, Some(recipe))?;
-                What::Ext(Arc::new(ext::build(&dispatcher::template()?, member, &self.codes)?))
+                What::Ext(Arc::new(copy::build(&template()?, member, &self.codes)?))
             }
             Need::Fused { top, interface, members, recipes } => {
                 for app in members.iter().map(|member| member.app) {
                     self.open(app, recipes.get(&app))?;
                 }
-                What::Top(Arc::new(top::build(*top, *interface, members, &self.codes)?))
+                What::Top(Arc::new(fused::build(*top, *interface, members, &self.codes)?))
             }
             Need::App { app: _, recipe } => What::App(self.loader.prepare(&self.accepted(recipe)?, recipe)?),
         };

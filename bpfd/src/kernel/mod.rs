@@ -1,27 +1,24 @@
-//! The kernel, for real: what `bpfd_core::kernel::Kernel` promises, with bpf(2), rtnetlink and a bpffs. The in-memory one is in
-//! bpfd-core.
+//! The kernel, for real: what `bpfd_core::kernel::Kernel` promises, with bpf(2), rtnetlink and a bpffs. The in-memory one is
+//! in the crash tests.
 //!
 //! ```text
 //! prepare   an object's maps and programs, as descriptors (any thread)      object  bytes made ready, no system call
-//! maker     what a plan needs and the verifier must see (any thread)
-//! app       app directories: pin, unpin, see, open again                    pins    the tree and its names
-//! top       a generation of a chain: build, pin, unpin, see                 probe   may a program replace a function?
-//! xdp       what an interface runs, and its compare-and-swap                holders who holds a foreign program
-//! hook      own hooks: one file a kind                                     ext     programs for dispatchers' slots
-//! dispatcher  a generation in libxdp's form: build, pin, read             libxdp  its directory and lock
-//! record    rows of apps and links beside their pins, and the stamp of the database
-//! reader    looks beside the thread that changes
+//! maker     what a plan needs and the verifier must see (any thread)        pins    the tree and its names
+//! app       app directories: pin, unpin, see, open again                    record  rows beside their pins, the database's stamp
+//! chain     shared hooks: a back end a file                                 hook    own hooks: a kind a file
+//! observe   what is pinned and what runs                                    interfaces  by name and by index
+//! probe     may a program replace a function?                               reader  looks beside the thread that changes
+//! holders   who holds a foreign program
 //! ```
 //! Everything here is synchronous. It must never decide what should be, nor remove what it was not told to.
 //!
 //! Long because each step is dispatched here, in one match.
 
 mod app;
-mod dispatcher;
-mod ext;
+mod chain;
 mod holders;
 mod hook;
-mod libxdp;
+mod interfaces;
 mod maker;
 mod object;
 mod observe;
@@ -30,8 +27,6 @@ mod prepare;
 mod probe;
 mod reader;
 mod record;
-mod top;
-mod xdp;
 
 pub use maker::Made;
 pub(crate) use pins::map_path;
@@ -62,12 +57,15 @@ use crate::causes::error_chain;
 use crate::worker::Workers;
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
-use dispatcher::{Generation, Wanted};
+use chain::fused::{self, BuiltTop};
+use chain::generation as top;
+use chain::libxdp::dispatcher::{self, Generation, Wanted};
+use chain::libxdp::{copy as ext, directory as libxdp};
+use chain::xdp;
 use maker::{Maker, What};
 use observe::Known;
 use pins::{Pins, PinsError};
 use prepare::Codes;
-use top::BuiltTop;
 
 /// Where the kernel shows itself on this host.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -278,7 +276,7 @@ impl HostKernel {
             return dispatcher::pin(&self.pins, live.top, generation);
         }
         let (record, _) = top::own_record(fd.as_fd(), &mut self.ids).map_err(failed(doing))?.ok_or_else(raced)?;
-        top::pin(&self.pins, live.top, &BuiltTop { program: fd, record, id, interface: chain.id.interface })
+        fused::pin(&self.pins, live.top, &BuiltTop { program: fd, record, id, interface: chain.id.interface })
     }
 
     /// Holds a dispatcher that runs, so that it can be pinned, or put back.
@@ -305,7 +303,7 @@ impl HostKernel {
         }
         let absent =
             || StepError::Call { doing: format!("pin generation {top}"), errno: "it was not built".to_owned() };
-        top::pin(&self.pins, top, self.built.get(&top).ok_or_else(absent)?)?;
+        fused::pin(&self.pins, top, self.built.get(&top).ok_or_else(absent)?)?;
         // From here on the pins hold it.
         self.built.remove(&top);
         Ok(())

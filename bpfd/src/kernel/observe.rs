@@ -2,7 +2,6 @@
 //! those that run a generation of ours. It changes nothing, and says so when something could not be seen, because nothing may be
 //! removed on the strength of that.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
@@ -10,22 +9,23 @@ use std::os::fd::AsFd;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
 use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{
-    ChainMode, ForeignProgram, Live, LiveDispatcher, LiveTop, Member, Missing, ObserveError, Observed, ObservedChain,
-    PinnedApp, PinnedTop, Runs, Scope, Step, Targets,
+    ChainMode, ForeignProgram, Live, LiveDispatcher, LiveTop, Member, ObserveError, Observed, ObservedChain, PinnedApp,
+    PinnedTop, Runs, Scope, Step, Targets,
 };
-use bpfd_core::names::Netns;
 use bpfd_sys::bpf::{ProgId, prog_info};
 use bpfd_sys::netlink::XdpAttachment;
 
-use super::ext::{self, SeenExt};
+use super::chain::generation::{self as top, SeenTop};
+use super::chain::libxdp::copy::{self as ext, SeenExt};
+use super::chain::libxdp::dispatcher;
+use super::chain::xdp::{self, Attached, Interface};
+use super::interfaces::{Observer, Sought};
 use super::object::error_chain;
 use super::pins::Pins;
 use super::record::Records;
-use super::top::{self, SeenTop};
-use super::xdp::{self, Attached, Interface};
-use super::{app, dispatcher, hook, record};
+use super::{app, hook, record};
 use crate::worker::idlookup::IdLookup;
-use crate::worker::netns::{Lookup, Namespace, Namespaces};
+use crate::worker::netns::Namespaces;
 
 /// What is pinned, as far as this process knows: read once, and then kept up to date step by step, since nobody else may change the
 /// tree while its lock is held. What somebody removes by hand is noticed by the next whole observation.
@@ -130,7 +130,7 @@ pub(crate) fn observe(
         Some(known) => known,
         None => known.insert(Known::read(pins)?),
     };
-    let mut observer = Observer { namespaces, seen: BTreeMap::new(), all: None };
+    let mut observer = Observer::new(namespaces);
     let Targets { names, chains: wanted } = scope.targets();
     let mut interfaces = BTreeMap::new();
     let mut found: BTreeMap<InterfaceId, Sought> = BTreeMap::new();
@@ -198,31 +198,6 @@ pub(crate) fn observe(
         missing,
         barred: BTreeMap::new(),
     })
-}
-
-/// What became of an interface that was looked for.
-#[derive(Debug)]
-enum Sought {
-    Here(Interface),
-    Missing(Missing),
-    /// Some name could not be looked at that may lead to its namespace.
-    Unseen,
-}
-
-impl Sought {
-    /// Whether a generation of this interface runs. A fused program needs no pins to run on where nobody can look, and is known by its
-    /// record when somebody can again.
-    fn runs(&self, interface: InterfaceId, top: &SeenTop) -> Runs {
-        match self {
-            Self::Here(Interface { id: _, row }) => match row.xdp.program() {
-                Some((_, program)) if KernelId(program.0) == top.id => Runs::Yes,
-                Some(_) | None => Runs::No,
-            },
-            Self::Missing(Missing::Unreachable) if top.is_dispatcher => Runs::Unreachable(interface),
-            Self::Missing(Missing::Unreachable | Missing::Gone) => Runs::No,
-            Self::Unseen => Runs::Unseen,
-        }
-    }
 }
 
 fn unseen(what: impl ToString) -> impl FnOnce(io::Error) -> ObserveError {
@@ -306,99 +281,4 @@ fn told<T>(program: ProgId, found: io::Result<Option<T>>) -> Option<T> {
         tracing::warn!(program = program.0, error = error_chain(&error), "cannot look up a program that is not bpfd's");
         None
     })
-}
-
-/// The namespaces looked at in one observation. They are let go of at its end: an open socket keeps a namespace alive.
-struct Observer<'a> {
-    namespaces: &'a mut Namespaces,
-    seen: BTreeMap<Netns, Option<Namespace>>,
-    /// Whether every named namespace is in `seen`; `None` before anybody asked.
-    all: Option<Whole>,
-}
-
-#[derive(Clone, Copy, Eq, PartialEq)]
-enum Whole {
-    Yes,
-    /// Some name was there and could not be looked at.
-    No,
-}
-
-impl Observer<'_> {
-    fn namespace(&mut self, netns: &Netns) -> io::Result<Option<&Namespace>> {
-        if !self.seen.contains_key(netns) {
-            let found = match self.namespaces.look_up(netns)? {
-                Lookup::Found(namespace) => Some(namespace),
-                Lookup::Absent | Lookup::NotANamespace => None,
-            };
-            self.seen.insert(netns.clone(), found);
-        }
-        Ok(self.seen.get(netns).and_then(Option::as_ref))
-    }
-
-    /// What the names lead to.
-    fn cookies(&self) -> BTreeMap<Netns, Option<u64>> {
-        let cookie = |namespace: &Option<Namespace>| namespace.as_ref().map(|namespace| namespace.cookie);
-        self.seen.iter().map(|(netns, namespace)| (netns.clone(), cookie(namespace))).collect()
-    }
-
-    /// The interface of a name.
-    fn named(&mut self, name: &ChainName) -> io::Result<Option<Interface>> {
-        match self.namespace(&name.netns)? {
-            Some(namespace) => xdp::named(namespace, name),
-            None => Ok(None),
-        }
-    }
-
-    /// Looks for an interface, unless it was found already. A namespace that no name leads to cannot be looked at.
-    fn find<'f>(
-        &mut self,
-        interface: InterfaceId,
-        found: &'f mut BTreeMap<InterfaceId, Sought>,
-    ) -> io::Result<&'f Sought> {
-        match found.entry(interface) {
-            Entry::Occupied(known) => Ok(known.into_mut()),
-            Entry::Vacant(new) => Ok(new.insert(self.sought(interface)?)),
-        }
-    }
-
-    fn sought(&mut self, interface: InterfaceId) -> io::Result<Sought> {
-        let InterfaceId { netns_cookie, index } = interface;
-        self.namespace(&Netns::Host)?;
-        if self.by_cookie(netns_cookie).is_none() && self.all.is_none() {
-            self.all = Some(self.look_at_all()?);
-        }
-        match (self.by_cookie(netns_cookie), self.all) {
-            (Some((_, namespace)), _) => {
-                Ok(xdp::indexed(namespace, index)?.map_or(Sought::Missing(Missing::Gone), Sought::Here))
-            }
-            (None, Some(Whole::Yes)) => Ok(Sought::Missing(Missing::Unreachable)),
-            (None, Some(Whole::No) | None) => Ok(Sought::Unseen),
-        }
-    }
-
-    /// The name of an interface now, in a namespace that was looked at.
-    fn name(&self, Interface { id, row }: &Interface) -> Option<ChainName> {
-        let (netns, _) = self.by_cookie(id.netns_cookie)?;
-        Some(ChainName { netns: netns.clone(), interface: row.name.parse().ok()?, point: Point::Xdp })
-    }
-
-    fn by_cookie(&self, cookie: u64) -> Option<(&Netns, &Namespace)> {
-        let found = |(netns, namespace)| Some((netns, Option::as_ref(namespace)?));
-        self.seen.iter().filter_map(found).find(|(_, namespace)| namespace.cookie == cookie)
-    }
-
-    fn look_at_all(&mut self) -> io::Result<Whole> {
-        let mut whole = Whole::Yes;
-        for name in self.namespaces.names()? {
-            let netns = Netns::Named(name);
-            match self.namespaces.look_up(&netns) {
-                Ok(Lookup::Found(namespace)) => {
-                    self.seen.insert(netns, Some(namespace));
-                }
-                Ok(Lookup::Absent) => {}
-                Ok(Lookup::NotANamespace) | Err(_) => whole = Whole::No,
-            }
-        }
-        Ok(whole)
-    }
 }

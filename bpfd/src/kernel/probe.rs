@@ -8,7 +8,7 @@ use bpfd_core::mode::{Attempt, Capability, Stage};
 use bpfd_sys::bpf::{LoadError, link_create_ext};
 use bpfd_sys::caps::{Cap, missing};
 
-use super::dispatcher::{NoDispatcher, template};
+use super::chain::libxdp::load::{NoDispatcher, template};
 
 /// Tries it.
 pub(crate) fn attempt() -> io::Result<Attempt> {

@@ -15,10 +15,10 @@ use bpfd_core::state::State;
 use bpfd_sys::bpf::{F_RDONLY_PROG, Map, MapCreate, MapType, Update};
 use bpfd_sys::bpffs::Dir;
 
+use super::chain::generation::{freeze, present, value};
 use super::failed;
 use super::object::error_chain;
 use super::pins::{self, APP_RECORD, Pins, STATE};
-use super::top::{freeze, present, value};
 
 /// The records of a host.
 #[derive(Debug, Default)]

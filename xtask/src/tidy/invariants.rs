@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn only_kernel_steps_change_the_kernel() {
         broken("bpfd/src/engine.rs", "sys.set_xdp(iface, fd)?;", "I3: `set_xdp`");
-        fine("bpfd/src/kernel/xdp.rs", "sys.set_xdp(iface, fd)?;");
+        fine("bpfd/src/kernel/chain/xdp.rs", "sys.set_xdp(iface, fd)?;");
     }
 
     #[test]

@@ -15,12 +15,12 @@ use bpfd_sys::bpf::{Target, prog_info};
 use bpfd_sys::bpffs::Dir;
 use ebpf::chain_record::{CHAIN_MAP_NAME, ChainEntry, ChainPlace, ChainRecord};
 
-use super::dispatcher::Loaded;
-use super::failed;
-use super::object::error_chain;
-use super::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
-use super::prepare::{Codes, load_extension};
-use super::top;
+use super::load::Loaded;
+use crate::causes::error_chain;
+use crate::kernel::chain::generation as top;
+use crate::kernel::failed;
+use crate::kernel::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
+use crate::kernel::prepare::{Codes, load_extension};
 
 /// A pinned copy, read.
 #[derive(Debug)]

@@ -20,8 +20,9 @@ use bpfd_core::kernel::StepError;
 use bpfd_sys::bpffs::{Dir, DirLock};
 
 use super::dispatcher::HeldSlot;
-use super::failed;
-use super::pins::remove_tree;
+use crate::kernel::chain::generation::present_dir;
+use crate::kernel::failed;
+use crate::kernel::pins::remove_tree;
 
 const DIRECTORY: &str = "xdp";
 
@@ -88,7 +89,7 @@ pub(crate) fn directory(bpffs: &Dir, ifindex: u32, dispatcher: KernelId) -> io::
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    super::top::present_dir(shared.subdir(&format!("dispatch-{ifindex}-{dispatcher}")))
+    present_dir(shared.subdir(&format!("dispatch-{ifindex}-{dispatcher}")))
 }
 
 /// Removes the pins of a dispatcher that nothing runs any more, under the lock, unless a peer is about to. A bpffs without libxdp's

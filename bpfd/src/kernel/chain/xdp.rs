@@ -12,8 +12,8 @@ use bpfd_sys::bpf::ProgId;
 use bpfd_sys::netlink::{Expected, LinkRow, SetXdpError, XdpAttachment, XdpMode as Driven};
 use rustix::io::Errno;
 
-use super::failed;
-use super::top::SeenTop;
+use super::generation::SeenTop;
+use crate::kernel::failed;
 use crate::worker::netns::Namespace;
 
 /// One interface.
@@ -232,7 +232,7 @@ fn word(mode: Driven) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::top::SeenRecord;
+    use crate::kernel::chain::generation::SeenRecord;
 
     const GENERIC: XdpAttachment = XdpAttachment::One { mode: Driven::Generic, program: ProgId(7) };
     const SEVERAL: XdpAttachment = XdpAttachment::Several { native: Some(ProgId(7)), generic: None, hardware: None };

@@ -6,44 +6,33 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use bpfd_core::hook::{InterfaceId, NamedChain, ProceedOn};
 use bpfd_core::ident::{KernelId, LinkUid, TopUid};
 use bpfd_core::kernel::{ForeignSlot, LiveDispatcher, LiveTop, Member, Slot, StepError};
 use bpfd_core::names::Priority;
 use bpfd_sys::bpf::{
-    AttachType, BtfTypeId, F_RDONLY_PROG, LinkId, LinkInfo, LinkKind, LoadError, Map, MapCreate, MapInfo, MapType,
-    ProgBtf, ProgId, ProgLoad, ProgramType, Records, Target, Update, btf_bytes, btf_load, link_create_ext, link_info,
-    prog_info, prog_load,
+    AttachType, BtfTypeId, F_RDONLY_PROG, LinkId, LinkInfo, LinkKind, Map, MapInfo, ProgId, btf_bytes, link_create_ext,
+    link_info, prog_info,
 };
 use ebpf::actions::ActionMask;
 use ebpf::chain_record::{CHAIN_MAP_NAME, ChainEntry, ChainPlace, ChainRecord, MAX_FUNCTION};
 use ebpf::dispatch_config::{self, DispatcherConfig, Version};
-use ebpf::dispatcher::{Dispatcher, NAME, RODATA_NAME, full_name, slot_in_btf, version_in_btf};
-use ebpf::insn::encode;
-use ebpf::relocate::{FUNC_INFO_SIZE, KERNEL_NAME_MAX, kernel_name};
+use ebpf::dispatcher::{NAME, full_name, slot_in_btf, version_in_btf};
+use ebpf::relocate::KERNEL_NAME_MAX;
 
-use super::ext::{self, SeenExt};
-use super::failed;
-use super::object::error_chain as said;
-use super::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
-use super::{libxdp, top};
+use super::copy::{self, SeenExt};
+use super::directory;
+use super::load::load;
+use crate::causes::error_chain as said;
+use crate::kernel::chain::generation as top;
+use crate::kernel::failed;
+use crate::kernel::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
 use crate::worker::idlookup::{IdLookup, Replacement};
 
 /// No version's configuration is as long; a longer value is not read.
 const CONFIG_LIMIT: u32 = 4096;
-
-/// A dispatcher as a program that nothing runs yet.
-#[derive(Debug)]
-pub(crate) struct Loaded {
-    pub(crate) program: OwnedFd,
-    /// Where the program of the first slot goes.
-    pub(crate) target: BtfTypeId,
-    dispatcher: Dispatcher,
-    btf: OwnedFd,
-    insns: Vec<u8>,
-}
 
 /// A program in its slot, held by descriptors.
 #[derive(Debug)]
@@ -63,81 +52,6 @@ pub(crate) struct Generation {
     pub(crate) interface: InterfaceId,
     record: OwnedFd,
     pub(crate) slots: Vec<HeldSlot>,
-}
-
-/// Why there is no dispatcher.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NoDispatcher {
-    /// Its configuration, or the map of it.
-    #[error(transparent)]
-    Config(io::Error),
-    /// The kernel refuses its types or its instructions.
-    #[error(transparent)]
-    Refused(LoadError),
-}
-
-impl From<NoDispatcher> for StepError {
-    fn from(error: NoDispatcher) -> Self {
-        Self::Call { doing: "make a dispatcher".to_owned(), errno: said(&error) }
-    }
-}
-
-/// A dispatcher for nothing but to load programs against.
-pub(crate) fn template() -> Result<Loaded, NoDispatcher> {
-    let slot = dispatch_config::Slot { priority: 50, actions: ActionMask::PASS, flags: 0 };
-    load(&DispatcherConfig { version: Version::V2, frags: false, device_bound: false, slots: vec![slot] })
-}
-
-/// Makes and loads a dispatcher; its configuration is frozen.
-fn load(config: &DispatcherConfig) -> Result<Loaded, NoDispatcher> {
-    let unmade = |why: String| NoDispatcher::Config(io::Error::other(why));
-    let dispatcher = Dispatcher::assemble(config).map_err(|error| unmade(said(&error)))?;
-    let target = dispatcher.target(0).ok_or_else(|| unmade("it would have no program".to_owned()))?;
-    let btf = btf_load(dispatcher.btf()).map_err(NoDispatcher::Refused)?;
-    let config = config_map(dispatcher.rodata()).map_err(NoDispatcher::Config)?;
-    let insns = encode(&dispatcher.link(config.as_raw_fd()));
-    let (program, target) = (load_one(&dispatcher, &btf, &insns, None), BtfTypeId(target.btf_id));
-    Ok(Loaded { program: program.map_err(NoDispatcher::Refused)?, target, dispatcher, btf, insns })
-}
-
-/// The dispatcher's program, as itself or in the place of a function of another one.
-fn load_one(
-    dispatcher: &Dispatcher,
-    btf: &OwnedFd,
-    insns: &[u8],
-    target: Option<Target<'_>>,
-) -> Result<OwnedFd, LoadError> {
-    let func_info = Records { bytes: dispatcher.func_info(), record_size: FUNC_INFO_SIZE };
-    let kind = match target {
-        Some(_) => dispatcher.load().as_extension(),
-        None => dispatcher.load(),
-    };
-    prog_load(&ProgLoad {
-        expected_attach_type: AttachType(kind.expected_attach_type),
-        name: NAME,
-        btf: Some(ProgBtf { fd: btf.as_fd(), func_info, line_info: Records::NONE }),
-        target,
-        flags: kind.flags,
-        ..ProgLoad::new(ProgramType(kind.prog_type), c"GPL", insns)
-    })
-}
-
-impl Loaded {
-    /// Itself once more, as a program that can stand in its own first slot: it has the signature, and nothing ever runs it.
-    pub(crate) fn replacement(&self) -> Result<OwnedFd, LoadError> {
-        let target = Target::Program { fd: self.program.as_fd(), function: self.target };
-        load_one(&self.dispatcher, &self.btf, &self.insns, Some(target))
-    }
-}
-
-fn config_map(value: &[u8]) -> io::Result<OwnedFd> {
-    let size = u32::try_from(value.len()).map_err(io::Error::other)?;
-    let name = kernel_name(RODATA_NAME);
-    let shape = MapCreate::new(MapType::ARRAY, 4, size, 1);
-    let map = Map::create(&MapCreate { name: &name, flags: F_RDONLY_PROG, ..shape })?;
-    map.update(&[0; 4], value, Update::Any)?;
-    map.freeze()?;
-    Ok(map.into_fd())
 }
 
 /// What a generation is to be.
@@ -180,7 +94,7 @@ pub(crate) fn build(wanted: &Wanted<'_>, pins: &Pins, ids: &mut IdLookup) -> Res
 fn open(slot: &Slot, pins: &Pins, ids: &mut IdLookup) -> io::Result<Option<(OwnedFd, dispatch_config::Slot)>> {
     match slot {
         Slot::Ours(Member { link, effective, proceed_on, .. }) => {
-            Ok(ext::open(pins, *link)?.map(|(program, flags)| {
+            Ok(copy::open(pins, *link)?.map(|(program, flags)| {
                 let actions = ActionMask::from_bits(proceed_on.bits());
                 (program, dispatch_config::Slot { priority: u32::from(*effective), actions, flags })
             }))
@@ -305,7 +219,7 @@ pub(crate) fn live(
 /// The links of a dispatcher that are pinned, by bpfd beside its record or for libxdp's users: most often all that it has.
 fn pinned_links(pins: &Pins, top: LiveTop, ifindex: u32) -> io::Result<Vec<OwnedFd>> {
     let own = top::present_dir(pins.tops.subdir(&top.top.to_string()))?;
-    let shared = libxdp::directory(&pins.bpffs, ifindex, top.program)?;
+    let shared = directory::directory(&pins.bpffs, ifindex, top.program)?;
     let mut links = Vec::new();
     for dir in own.iter().chain(&shared) {
         let names = dir.names()?;

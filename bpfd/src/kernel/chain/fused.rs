@@ -1,0 +1,107 @@
+//! A chain's own program: all members in one, with the frozen map in it that says which they are and for which interface.
+//!
+//! This file must never touch an interface.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use bpfd_core::hook::InterfaceId;
+use bpfd_core::ident::{KernelId, TopUid};
+use bpfd_core::kernel::{Member, StepError};
+use bpfd_sys::bpf::prog_info;
+use ebpf::chain_record::{CHAIN_MAP_NAME, ChainPlace};
+use ebpf::fuse::{self, CannotFuse, fuse};
+
+use super::generation::{entry, freeze};
+use crate::causes::error_chain;
+use crate::kernel::failed;
+use crate::kernel::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
+use crate::kernel::prepare::{Codes, load};
+
+/// A generation that was built, held by descriptors only.
+#[derive(Debug)]
+pub(crate) struct BuiltTop {
+    pub(crate) program: OwnedFd,
+    pub(crate) record: OwnedFd,
+    pub(crate) id: KernelId,
+    pub(crate) interface: InterfaceId,
+}
+
+/// Builds a generation: one program of all members, in order, with the record of them.
+pub(crate) fn build(
+    top: TopUid,
+    interface: InterfaceId,
+    members: &[Member],
+    apps: &Codes,
+) -> Result<BuiltTop, StepError> {
+    let place = ChainPlace { top: top.bytes(), netns_cookie: interface.netns_cookie, ifindex: interface.index };
+    let parts = members.iter().map(|member| part(member, apps)).collect::<Result<Vec<_>, StepError>>()?;
+    let fused = fuse(place, &parts).map_err(|error| cannot_fuse(&error, error.place_in(&parts), members))?;
+
+    let record =
+        freeze(CHAIN_MAP_NAME, fused.record()).map_err(failed(|| format!("make the record of generation {top}")))?;
+    let program = load(&fused.link(record.as_raw_fd()), None)?;
+    let info = prog_info(program.as_fd()).map_err(failed(|| format!("read the program of generation {top}")))?;
+    Ok(BuiltTop { program, record, id: KernelId(info.id.0), interface })
+}
+
+fn part<'a>(member: &Member, apps: &'a Codes) -> Result<fuse::Member<'a>, StepError> {
+    let Member { link: _, app, function, priority: _, effective: _, proceed_on: _ } = member;
+    let missing = || StepError::Object { why: format!("it has no program `{function}`") };
+    let program = apps.get(app).and_then(|code| code.programs.get(function)).ok_or_else(missing)?;
+    Ok(fuse::Member { entry: entry(member), program })
+}
+
+/// Names the member that is in the way, at this place: its function, with its app where two members share the function's name.
+fn cannot_fuse(error: &CannotFuse, place: Option<usize>, members: &[Member]) -> StepError {
+    let why = error_chain(error);
+    let Some(Member { link, app, function, .. }) = place.and_then(|place| members.get(place)) else {
+        let all = members.iter().map(|member| member.function.as_str()).collect::<Vec<_>>().join("`, `");
+        return StepError::CannotFuse { member: all, link: None, why };
+    };
+    let member = match members.iter().filter(|member| member.function == *function).count() {
+        1 => function.clone(),
+        _ => format!("{app}/{function}"),
+    };
+    StepError::CannotFuse { member, link: Some(*link), why }
+}
+
+/// Pins a built generation as `v1/top/<top>`, whole or not at all.
+pub(crate) fn pin(pins: &Pins, top: TopUid, built: &BuiltTop) -> Result<(), StepError> {
+    pins::make_whole(&pins.tops, &top.to_string(), |dir| {
+        let doing = || format!("pin generation {top}");
+        dir.pin(TOP_RECORD, built.record.as_fd()).map_err(failed(doing))?;
+        dir.pin(TOP_PROGRAM, built.program.as_fd()).map_err(failed(doing))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bpfd_core::hook::ProceedOn;
+    use bpfd_core::ident::{AppUid, LinkUid};
+    use bpfd_core::names::Priority;
+
+    use super::*;
+
+    #[test]
+    fn the_member_in_the_way_is_named_with_its_app_only_if_it_must_be() {
+        let member = |app: u8, function: &str| Member {
+            link: LinkUid::from_bytes([app; 16]),
+            app: AppUid::from_bytes([app; 16]),
+            function: function.to_owned(),
+            priority: Priority::DEFAULT,
+            effective: Priority::DEFAULT,
+            proceed_on: ProceedOn::PASS,
+        };
+        let named =
+            |place, members: &[Member]| match cannot_fuse(&CannotFuse::NotXdp { member: "f".into() }, place, members) {
+                StepError::CannotFuse { member, link, .. } => (member, link.map(|link| link.bytes()[0])),
+                other => panic!("{other}"),
+            };
+        assert_eq!(named(Some(0), &[member(1, "f"), member(2, "g")]), ("f".to_owned(), Some(1)));
+        assert_eq!(
+            named(Some(0), &[member(1, "f"), member(2, "f")]),
+            ("01010101010101010101010101010101/f".to_owned(), Some(1))
+        );
+        assert_eq!(named(None, &[member(1, "f"), member(2, "g")]), ("f`, `g".to_owned(), None));
+    }
+}
