@@ -43,6 +43,8 @@ pub(crate) struct Loaded {
     dispatcher: Dispatcher,
     btf: OwnedFd,
     insns: Vec<u8>,
+    #[expect(dead_code, reason = "held: the instructions name it by its descriptor")]
+    config: OwnedFd,
 }
 
 /// A program in its slot, held by descriptors.
@@ -97,7 +99,7 @@ fn load(config: &DispatcherConfig) -> Result<Loaded, NoDispatcher> {
     let config = config_map(dispatcher.rodata()).map_err(NoDispatcher::Config)?;
     let insns = encode(&dispatcher.link(config.as_raw_fd()));
     let (program, target) = (load_one(&dispatcher, &btf, &insns, None), BtfTypeId(target.btf_id));
-    Ok(Loaded { program: program.map_err(NoDispatcher::Refused)?, target, dispatcher, btf, insns })
+    Ok(Loaded { program: program.map_err(NoDispatcher::Refused)?, target, dispatcher, btf, insns, config })
 }
 
 /// The dispatcher's program, as itself or in the place of a function of another one.
