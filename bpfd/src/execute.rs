@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use bpfd_core::describe::describe;
-use bpfd_core::ident::{KernelId, TopUid};
+use bpfd_core::ident::{GenerationUid, KernelId};
 use bpfd_core::journal::Operation;
 use bpfd_core::kernel::{Kernel, Need, Step, StepError};
 use bpfd_core::plan::Plan;
@@ -124,14 +124,14 @@ fn take<K: Kernel>(
     executor: &mut Executor<'_, K>,
     operation: &Operation,
     step: &Step,
-    built: &mut BTreeMap<TopUid, KernelId>,
+    built: &mut BTreeMap<GenerationUid, KernelId>,
 ) -> Result<(), ExecuteError> {
     executor.audit.intent(operation.id, step).map_err(ExecuteError::Audit)?;
     point(&format!("step-{}-before", step.verb()));
     let bound = executor.kernel.step(step).map_err(ExecuteError::Step)?;
     point(&format!("step-{}-after", step.verb()));
-    if let (Step::BuildTop { top, .. }, Some(program)) = (step, bound) {
-        built.insert(*top, program);
+    if let (Step::BuildGeneration { generation, .. }, Some(program)) = (step, bound) {
+        built.insert(*generation, program);
     }
     Ok(())
 }
@@ -141,7 +141,7 @@ fn undo<K: Kernel>(
     executor: &mut Executor<'_, K>,
     operation: &Operation,
     taken: &[Step],
-    built: &BTreeMap<TopUid, KernelId>,
+    built: &BTreeMap<GenerationUid, KernelId>,
     failed: ExecuteError,
 ) -> ExecuteError {
     for step in taken.iter().rev() {

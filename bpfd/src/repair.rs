@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bpfd_core::ident::{AppUid, BootId, LinkUid, TopUid, Uids};
+use bpfd_core::ident::{AppUid, BootId, GenerationUid, LinkUid, Uids};
 use bpfd_core::journal::{Operation, Verdict, recover};
 use bpfd_core::kernel::{Kernel, Need, ObserveError, Observed, Scope, Step, StepError, Targets};
 use bpfd_core::order;
@@ -281,19 +281,21 @@ fn carry_out<K: Kernel>(
     }
     let running = observed.running();
     let mut copyless: BTreeSet<LinkUid> = BTreeSet::new();
-    let mut lost: BTreeSet<TopUid> = BTreeSet::new();
+    let mut lost: BTreeSet<GenerationUid> = BTreeSet::new();
     let mut unswapped = false;
     let mut attempt = Attempt { failed: Vec::new(), raced: false, barred: false, idle: plan.is_empty() };
     for step in &plan.steps {
         let needs = match step {
             // Left attached by a swap that did not happen, a generation keeps its pins.
-            Step::PinTop(top) | Step::Swap { to: Some(top), .. } | Step::UnpinTop(top) => Some(*top),
-            Step::BuildTop { .. }
+            Step::PinGeneration(generation)
+            | Step::Swap { to: Some(generation), .. }
+            | Step::UnpinGeneration(generation) => Some(*generation),
+            Step::BuildGeneration { .. }
             | Step::PinApp(_)
-            | Step::LoadExt { .. }
-            | Step::UnpinExt(_)
+            | Step::LoadCopy { .. }
+            | Step::UnpinCopy(_)
             | Step::Adopt { .. }
-            | Step::DropTop(_)
+            | Step::DropGeneration(_)
             | Step::AttachLink { .. }
             | Step::DetachLink(_)
             | Step::Swap { to: None, .. }
@@ -302,18 +304,18 @@ fn carry_out<K: Kernel>(
             | Step::Unrecord(_) => None,
         };
         let stays = match step {
-            Step::Swap { from: Some(live), .. } => Some(live.top),
+            Step::Swap { from: Some(live), .. } => Some(live.generation),
             _ => None,
         };
         // A copy whose pin went while it runs would be nobody's.
-        let may_run = unswapped && matches!(step, Step::UnpinExt(_));
-        if let Step::BuildTop { top, content, .. } = step
+        let may_run = unswapped && matches!(step, Step::UnpinCopy(_));
+        if let Step::BuildGeneration { generation, content, .. } = step
             && content.members().iter().any(|member| copyless.contains(&member.link))
         {
-            lost.insert(*top);
+            lost.insert(*generation);
             continue;
         }
-        if may_run || needs.is_some_and(|top| lost.contains(&top)) {
+        if may_run || needs.is_some_and(|generation| lost.contains(&generation)) {
             unswapped |= matches!(step, Step::Swap { .. });
             lost.extend(stays);
             continue;
@@ -325,7 +327,7 @@ fn carry_out<K: Kernel>(
             Err(error) => {
                 unswapped |= matches!(step, Step::Swap { .. });
                 let told = format!("{step}: {error}");
-                if let Step::LoadExt { member, .. } = step {
+                if let Step::LoadCopy { member, .. } = step {
                     copyless.insert(member.link);
                 }
                 attempt.raced |= matches!(error, StepError::Raced(_));
@@ -340,8 +342,8 @@ fn carry_out<K: Kernel>(
                     }
                     Some(_) | None => attempt.failed.push(told),
                 }
-                if let Step::BuildTop { top, .. } | Step::PinTop(top) = step {
-                    lost.insert(*top);
+                if let Step::BuildGeneration { generation, .. } | Step::PinGeneration(generation) = step {
+                    lost.insert(*generation);
                 }
                 lost.extend(stays);
             }
@@ -355,8 +357,8 @@ fn carry_out<K: Kernel>(
 fn to_blame(step: &Step, error: &StepError) -> Option<LinkUid> {
     match (step, error) {
         (_, StepError::Raced(_) | StepError::NoInterface(_) | StepError::Died) => None,
-        (Step::LoadExt { member, .. }, _) => Some(member.link),
-        (Step::BuildTop { .. }, StepError::CannotFuse { link, .. }) => *link,
+        (Step::LoadCopy { member, .. }, _) => Some(member.link),
+        (Step::BuildGeneration { .. }, StepError::CannotFuse { link, .. }) => *link,
         _ => None,
     }
 }

@@ -62,7 +62,7 @@ pub struct ChainRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ChainPlace {
     /// The generation's uid.
-    pub top: [u8; 16],
+    pub generation: [u8; 16],
     /// The network namespace's cookie: never given to another one over a boot.
     pub netns_cookie: u64,
     /// The interface's index in that namespace.
@@ -123,8 +123,8 @@ impl ChainRecord {
         for number in [VERSION, size16(HEADER_SIZE), size16(ENTRY_SIZE), count.ok_or_else(too_many)?] {
             out.extend(number.to_le_bytes());
         }
-        let ChainPlace { top, netns_cookie, ifindex } = self.place;
-        out.extend(top);
+        let ChainPlace { generation, netns_cookie, ifindex } = self.place;
+        out.extend(generation);
         out.extend(netns_cookie.to_le_bytes());
         out.extend(ifindex.to_le_bytes());
         out.extend([0; 4]);
@@ -164,7 +164,7 @@ impl ChainPlace {
         let damaged = || DecodeError::Damaged("the chain's place");
         match bytes::u32_at(header, 44) {
             Some(0) => Ok(Self {
-                top: bytes::array_at(header, 16).ok_or_else(damaged)?,
+                generation: bytes::array_at(header, 16).ok_or_else(damaged)?,
                 netns_cookie: bytes::array_at(header, 32).map(u64::from_le_bytes).ok_or_else(damaged)?,
                 ifindex: bytes::u32_at(header, 40).ok_or_else(damaged)?,
             }),
@@ -245,7 +245,7 @@ mod tests {
         }
     }
 
-    const PLACE: ChainPlace = ChainPlace { top: [0x33; 16], netns_cookie: 0x0102_0304_0506_0708, ifindex: 9 };
+    const PLACE: ChainPlace = ChainPlace { generation: [0x33; 16], netns_cookie: 0x0102_0304_0506_0708, ifindex: 9 };
 
     #[test]
     fn the_layout_of_version_3_is_as_documented() {

@@ -328,7 +328,7 @@ mod tests {
         program(function, vec![Insn::mov(Reg::R0, verdict), Insn::exit()])
     }
 
-    const PLACE: ChainPlace = ChainPlace { top: [3; 16], netns_cookie: 4, ifindex: 5 };
+    const PLACE: ChainPlace = ChainPlace { generation: [3; 16], netns_cookie: 4, ifindex: 5 };
 
     fn entry(function: &str, actions: ActionMask) -> ChainEntry {
         ChainEntry {

@@ -304,7 +304,7 @@ fn locate(step: &mut Value, interfaces: &[((u64, u32), Interface)]) {
     }
 }
 
-/// Takes the number of a peer's dispatcher out of the record of it: bpfd names it by that (`TopUid::of_peer`).
+/// Takes the number of a peer's dispatcher out of the record of it: bpfd names it by that (`GenerationUid::of_peer`).
 fn number(step: &mut Value) {
     const AT: usize = 16;
     const DIGITS: usize = 2 * AT + 24;

@@ -16,8 +16,8 @@ fn a_dry_run_of_each_verb_shows_its_steps_and_changes_nothing() {
     let dry_load = format!("load --path {object} --name b --dry-run xdp -i uplink --priority 20");
     assert_snapshot!(host.bpfctl(&dry_load).ok(), @"
     pin app UID
-    build top UID for uplink:xdp: count 20 {pass}
-    pin top UID
+    build generation UID for uplink:xdp: count 20 {pass}
+    pin generation UID
     swap uplink:xdp (auto): nothing -> UID
     -- committed
     record app UID
@@ -30,40 +30,40 @@ fn a_dry_run_of_each_verb_shows_its_steps_and_changes_nothing() {
     let before = seen(&host);
     assert_snapshot!(host.bpfctl(&dry_load).ok(), @"
     pin app UID
-    build top UID for uplink:xdp: count 20 {pass} count 50 {pass}
-    pin top UID
+    build generation UID for uplink:xdp: count 20 {pass} count 50 {pass}
+    pin generation UID
     swap uplink:xdp (native): UID -> UID
     -- committed
     record app UID
     record link UID
-    unpin top UID
+    unpin generation UID
     ");
     assert_snapshot!(host.bpfctl("attach a xdp --netns far -i far --dry-run").ok(), @"
-    build top UID for far:far:xdp: count 50 {pass}
-    pin top UID
+    build generation UID for far:far:xdp: count 50 {pass}
+    pin generation UID
     swap far:far:xdp (auto): nothing -> UID
     -- committed
     record link UID
     ");
     assert_snapshot!(host.bpfctl("update a/count@uplink:xdp --priority 10 --dry-run").ok(), @"
-    build top UID for uplink:xdp: count 10 {pass}
-    pin top UID
+    build generation UID for uplink:xdp: count 10 {pass}
+    pin generation UID
     swap uplink:xdp (native): UID -> UID
     -- committed
     record link UID
-    unpin top UID
+    unpin generation UID
     ");
     assert_snapshot!(host.bpfctl("detach --all -i uplink --dry-run").ok(), @"
     swap uplink:xdp (native): UID -> nothing
     -- committed
     remove the record of link UID
-    unpin top UID
+    unpin generation UID
     ");
     assert_snapshot!(host.bpfctl("unload a --dry-run").ok(), @"
     swap uplink:xdp (native): UID -> nothing
     -- committed
     remove the record of link UID
-    unpin top UID
+    unpin generation UID
     unpin app UID
     ");
     // What is refused is refused as ever.

@@ -53,9 +53,9 @@ uid! {
 }
 uid! {
     /// One generation of what is attached to a shared hook: a fused program or a dispatcher. Names `v1/top/<uid>`.
-    TopUid
+    GenerationUid
 }
-impl TopUid {
+impl GenerationUid {
     /// Our name for a dispatcher that a peer made: from the kernel's number, which no other program gets over one boot. A UUID
     /// of version 8, so that it is never one of our own.
     pub fn of_peer(program: KernelId) -> Self {

@@ -87,8 +87,9 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
     for link in &observed.half_links {
         say("K3", format!("the pins of link {link} are incomplete"));
     }
-    let known = |link: &LinkUid| state.links.contains_key(link) || observed.unreachable_tops_of(*link).next().is_some();
-    for link in observed.exts.keys().filter(|link| !known(link)) {
+    let known =
+        |link: &LinkUid| state.links.contains_key(link) || observed.unreachable_generations_of(*link).next().is_some();
+    for link in observed.copies.keys().filter(|link| !known(link)) {
         say("K3", format!("a copy of a program for link {link} is pinned, but the link is not in the database"));
     }
     let recorded = |uid: &LinkUid, link: &Link| observed.recorded.links.get(uid) == Some(&link.as_asked());
@@ -99,10 +100,10 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
     for link in recorded.filter(|link| !state.links.contains_key(link)) {
         say("K3", format!("link {link} is recorded but is not in the database"));
     }
-    for (top, pinned) in &observed.tops {
-        let live = observed.chains.values().any(|chain| chain.live.top() == Some(*top));
+    for (generation, pinned) in &observed.generations {
+        let live = observed.chains.values().any(|chain| chain.live.generation() == Some(*generation));
         if !live && pinned.runs == Runs::No {
-            say("K4", format!("chain program {top} is pinned, but no interface runs it"));
+            say("K4", format!("chain program {generation} is pinned, but no interface runs it"));
         }
     }
     let plan = with_records(converge(state, observed, &mut || uuid::Uuid::nil()), state, observed);

@@ -11,7 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::hook::{ChainId, ChainName, InterfaceId, NamedChain, OwnHook, ProceedOn, XdpMode};
-use crate::ident::{AppUid, KernelId, LinkUid, TopUid};
+use crate::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use crate::names::{Netns, NetnsName, Priority};
 use crate::record::Row;
 use crate::stamp::Stamp;
@@ -87,7 +87,7 @@ impl LoadAs {
 /// What a new generation of a chain is made of.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum TopContent {
+pub enum ChainContent {
     /// All members in one program, with libxdp's semantics.
     Fused {
         /// In order.
@@ -104,7 +104,7 @@ pub enum TopContent {
     },
 }
 
-impl TopContent {
+impl ChainContent {
     /// Our members, in order.
     pub fn members(&self) -> Vec<&Member> {
         match self {
@@ -168,8 +168,8 @@ pub struct ForeignSlot {
 /// A dispatcher on an interface: whoever made it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct LiveDispatcher {
-    /// The program, and our name for it: for a peer's [`TopUid::of_peer`].
-    pub top: LiveTop,
+    /// The program, and our name for it: for a peer's [`GenerationUid::of_peer`].
+    pub generation: LiveGeneration,
     /// Of its configuration.
     pub version: u8,
     /// What runs, in order.
@@ -187,7 +187,7 @@ impl LiveDispatcher {
 
 /// Our copy of a link's program, made to go into a dispatcher's slot.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct PinnedExt {
+pub struct PinnedCopy {
     /// Its number.
     pub program: KernelId,
     /// The kernel's digest of its instructions.
@@ -198,14 +198,15 @@ pub struct PinnedExt {
 
 /// What is attached right now, as an expectation for compare-and-swap.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct LiveTop {
+pub struct LiveGeneration {
     /// The attached program.
     pub program: KernelId,
     /// Our name for it.
-    pub top: TopUid,
+    #[serde(rename = "top")]
+    pub generation: GenerationUid,
 }
 
-/// One small effect, named by what it does. Undo of each is another step, but for `DetachLink`, `UnpinTop`, `UnpinExt`, `UnpinApp`,
+/// One small effect, named by what it does. Undo of each is another step, but for `DetachLink`, `UnpinGeneration`, `UnpinCopy`, `UnpinApp`,
 /// `Record` and `Unrecord`, which come after the commit point, and `Adopt`, which changes nothing that runs.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -215,35 +216,41 @@ pub enum Step {
     PinApp(AppUid),
     /// Load a link's program once more, as one that goes into a dispatcher's slot, and pin it as `v1/ext/<link>`. The verifier's
     /// work is done here, before any hook is looked at.
-    LoadExt {
+    #[serde(rename = "load-ext")]
+    LoadCopy {
         /// Of which link.
         member: Member,
         /// What its app is made of.
         recipe: Recipe,
     },
     /// Remove the pins of such a copy.
-    UnpinExt(LinkUid),
+    #[serde(rename = "unpin-ext")]
+    UnpinCopy(LinkUid),
     /// Take references of our own to a dispatcher that a peer built, and to our links in it: a peer can then not let go of them. Or to
     /// a generation of ours that runs and lost its pins.
     Adopt {
         /// On which interface.
         chain: NamedChain,
         /// What runs there.
-        live: LiveTop,
+        live: LiveGeneration,
     },
     /// Make a generation of a chain, held by file descriptors only. Binds the kernel's id of its program.
-    BuildTop {
+    #[serde(rename = "build-top")]
+    BuildGeneration {
         /// Its name.
-        top: TopUid,
+        #[serde(rename = "top")]
+        generation: GenerationUid,
         /// For which chain.
         chain: NamedChain,
         /// Of what.
-        content: TopContent,
+        content: ChainContent,
     },
     /// Let go of a generation that was built.
-    DropTop(TopUid),
+    #[serde(rename = "drop-top")]
+    DropGeneration(GenerationUid),
     /// Pin a built generation as `v1/top/<top>`.
-    PinTop(TopUid),
+    #[serde(rename = "pin-top")]
+    PinGeneration(GenerationUid),
     /// Attach to an own hook and pin the kernel link as `v1/link/<link>`.
     AttachLink {
         /// Its identity.
@@ -262,14 +269,15 @@ pub enum Step {
         /// Which hook.
         chain: NamedChain,
         /// What must be there.
-        from: Option<LiveTop>,
+        from: Option<LiveGeneration>,
         /// What is there afterwards.
-        to: Option<TopUid>,
+        to: Option<GenerationUid>,
         /// How the interface is driven.
         mode: XdpMode,
     },
     /// Remove the pins of a generation that is not attached.
-    UnpinTop(TopUid),
+    #[serde(rename = "unpin-top")]
+    UnpinGeneration(GenerationUid),
     /// Remove the pins of an app, and its record with them; the kernel frees what nothing else holds.
     UnpinApp(AppUid),
     /// Write a row beside the pins: the record that is there is replaced at once.
@@ -282,15 +290,15 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PinApp(app) => write!(f, "pin app {app}"),
-            Self::BuildTop { top, chain, content } => {
-                write!(f, "build top {top} for {chain}:")?;
+            Self::BuildGeneration { generation, chain, content } => {
+                write!(f, "build generation {generation} for {chain}:")?;
                 let ours = |f: &mut fmt::Formatter<'_>, member: &Member| {
                     let Member { link: _, app: _, function, priority: _, effective, proceed_on } = member;
                     write!(f, " {function} {effective} {{{proceed_on}}}")
                 };
                 match content {
-                    TopContent::Fused { members, .. } => members.iter().try_for_each(|member| ours(f, member)),
-                    TopContent::Dispatcher { version, slots } => {
+                    ChainContent::Fused { members, .. } => members.iter().try_for_each(|member| ours(f, member)),
+                    ChainContent::Dispatcher { version, slots } => {
                         write!(f, " dispatcher v{version}")?;
                         slots.iter().try_for_each(|slot| match slot {
                             Slot::Ours(member) => ours(f, member),
@@ -301,20 +309,24 @@ impl fmt::Display for Step {
                     }
                 }
             }
-            Self::LoadExt { member, recipe: _ } => write!(f, "load ext {}: {}", member.link, member.function),
-            Self::UnpinExt(link) => write!(f, "unpin ext {link}"),
-            Self::Adopt { chain, live } => write!(f, "adopt program {} of {chain} as top {}", live.program, live.top),
-            Self::DropTop(top) => write!(f, "drop top {top}"),
-            Self::PinTop(top) => write!(f, "pin top {top}"),
+            Self::LoadCopy { member, recipe: _ } => write!(f, "load copy {}: {}", member.link, member.function),
+            Self::UnpinCopy(link) => write!(f, "unpin copy {link}"),
+            Self::Adopt { chain, live } => {
+                write!(f, "adopt program {} of {chain} as generation {}", live.program, live.generation)
+            }
+            Self::DropGeneration(generation) => write!(f, "drop generation {generation}"),
+            Self::PinGeneration(generation) => write!(f, "pin generation {generation}"),
             Self::AttachLink { link, function, hook, app: _ } => {
                 write!(f, "attach link {link}: {function} to {hook}")
             }
             Self::DetachLink(link) => write!(f, "detach link {link}"),
             Self::Swap { chain, from, to, mode } => {
-                let name = |top: Option<TopUid>| top.map_or_else(|| "nothing".to_owned(), |top| top.to_string());
-                write!(f, "swap {chain} ({mode}): {} -> {}", name(from.map(|live| live.top)), name(*to))
+                let name = |generation: Option<GenerationUid>| {
+                    generation.map_or_else(|| "nothing".to_owned(), |generation| generation.to_string())
+                };
+                write!(f, "swap {chain} ({mode}): {} -> {}", name(from.map(|live| live.generation)), name(*to))
             }
-            Self::UnpinTop(top) => write!(f, "unpin top {top}"),
+            Self::UnpinGeneration(generation) => write!(f, "unpin generation {generation}"),
             Self::UnpinApp(app) => write!(f, "unpin app {app}"),
             Self::Record(row) => write!(f, "record {row}"),
             Self::Unrecord(link) => write!(f, "remove the record of link {link}"),
@@ -327,16 +339,16 @@ impl Step {
     pub fn verb(&self) -> &'static str {
         match self {
             Self::PinApp(_) => "pin-app",
-            Self::LoadExt { .. } => "load-ext",
-            Self::UnpinExt(_) => "unpin-ext",
+            Self::LoadCopy { .. } => "load-ext",
+            Self::UnpinCopy(_) => "unpin-ext",
             Self::Adopt { .. } => "adopt",
-            Self::BuildTop { .. } => "build-top",
-            Self::DropTop(_) => "drop-top",
-            Self::PinTop(_) => "pin-top",
+            Self::BuildGeneration { .. } => "build-top",
+            Self::DropGeneration(_) => "drop-top",
+            Self::PinGeneration(_) => "pin-top",
             Self::AttachLink { .. } => "attach-link",
             Self::DetachLink(_) => "detach-link",
             Self::Swap { .. } => "swap",
-            Self::UnpinTop(_) => "unpin-top",
+            Self::UnpinGeneration(_) => "unpin-top",
             Self::UnpinApp(_) => "unpin-app",
             Self::Record(_) => "record",
             Self::Unrecord(_) => "unrecord",
@@ -347,17 +359,17 @@ impl Step {
 /// What the verifier must see before a plan can be carried out: made by any thread, held by descriptors and pinned nowhere.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Need {
-    /// The copy that a `LoadExt` pins.
-    Ext {
+    /// The copy that a `LoadCopy` pins.
+    Copy {
         /// Of which link.
         member: Member,
         /// What its app is made of.
         recipe: Recipe,
     },
-    /// The program of a fused generation, which a `BuildTop` takes.
+    /// The program of a fused generation, which a `BuildGeneration` takes.
     Fused {
         /// Its name, which is in it.
-        top: TopUid,
+        generation: GenerationUid,
         /// The interface that it is for.
         interface: InterfaceId,
         /// In order.
@@ -379,10 +391,10 @@ impl Need {
     pub fn serves(&self, other: &Self) -> bool {
         match (self, other) {
             (
-                Self::Fused { top: _, interface, members, recipes },
-                Self::Fused { top: _, interface: its_interface, members: its_members, recipes: its_recipes },
+                Self::Fused { generation: _, interface, members, recipes },
+                Self::Fused { generation: _, interface: its_interface, members: its_members, recipes: its_recipes },
             ) => (interface, members, recipes) == (its_interface, its_members, its_recipes),
-            (Self::Ext { .. } | Self::Fused { .. } | Self::App { .. }, _) => self == other,
+            (Self::Copy { .. } | Self::Fused { .. } | Self::App { .. }, _) => self == other,
         }
     }
 }
@@ -400,7 +412,7 @@ pub struct PinnedApp {
 
 /// A pinned generation of some chain, with what its frozen map says of it.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct PinnedTop {
+pub struct PinnedGeneration {
     /// Its program.
     pub program: KernelId,
     /// Its members in order; `None` if the frozen map does not parse.
@@ -465,7 +477,7 @@ pub enum Live {
     /// Nothing.
     Empty,
     /// A generation of ours.
-    Ours(LiveTop),
+    Ours(LiveGeneration),
     /// A dispatcher of libxdp's protocol, ours or a peer's.
     Dispatcher(LiveDispatcher),
     /// Something else.
@@ -474,10 +486,10 @@ pub enum Live {
 
 impl Live {
     /// Our name for the generation that runs, if it is one of ours or a dispatcher.
-    pub fn top(&self) -> Option<TopUid> {
+    pub fn generation(&self) -> Option<GenerationUid> {
         match self {
-            Self::Ours(live) => Some(live.top),
-            Self::Dispatcher(live) => Some(live.top.top),
+            Self::Ours(live) => Some(live.generation),
+            Self::Dispatcher(live) => Some(live.generation.generation),
             Self::Empty | Self::Foreign(_) => None,
         }
     }
@@ -514,15 +526,15 @@ pub struct Observed {
     /// App directories that a crash left half-made.
     pub half_made: BTreeSet<AppUid>,
     /// Every pinned generation.
-    pub tops: BTreeMap<TopUid, PinnedTop>,
+    pub generations: BTreeMap<GenerationUid, PinnedGeneration>,
     /// Generations that run and have no pins, by their records: their members, in order.
-    pub unpinned: BTreeMap<TopUid, Vec<Member>>,
+    pub unpinned: BTreeMap<GenerationUid, Vec<Member>>,
     /// Pinned links of own hooks.
     pub links: BTreeSet<LinkUid>,
     /// Links that a crash left half-pinned.
     pub half_links: BTreeSet<LinkUid>,
     /// Our copies of links' programs for dispatchers.
-    pub exts: BTreeMap<LinkUid, PinnedExt>,
+    pub copies: BTreeMap<LinkUid, PinnedCopy>,
     /// The rows that are recorded beside the pins.
     pub recorded: State,
     /// Links with a record that cannot be read.
@@ -556,10 +568,12 @@ impl Observed {
     }
 
     /// The generations that nobody can look at now and that may run a copy of a link's program.
-    pub fn unreachable_tops_of(&self, link: LinkUid) -> impl Iterator<Item = TopUid> {
-        let unreachable = self.tops.iter().filter(|(_, top)| matches!(top.runs, Runs::Unreachable(_)));
-        let of_link = move |top: &PinnedTop| top.members.iter().flatten().any(|member| member.link == link);
-        unreachable.filter(move |(_, top)| of_link(top)).map(|(uid, _)| *uid)
+    pub fn unreachable_generations_of(&self, link: LinkUid) -> impl Iterator<Item = GenerationUid> {
+        let unreachable =
+            self.generations.iter().filter(|(_, generation)| matches!(generation.runs, Runs::Unreachable(_)));
+        let of_link =
+            move |generation: &PinnedGeneration| generation.members.iter().flatten().any(|member| member.link == link);
+        unreachable.filter(move |(_, generation)| of_link(generation)).map(|(uid, _)| *uid)
     }
 
     /// The chain that runs a link.
@@ -589,8 +603,8 @@ impl Observed {
         let missing: Vec<_> = earlier.missing.iter().filter(|(chain, _)| !looked_at(&self, chain)).collect();
         self.chains.extend(unseen.into_iter().map(|(chain, seen)| (*chain, seen.clone())));
         self.missing.extend(missing.into_iter().map(|(chain, why)| (*chain, *why)));
-        for (top, members) in &earlier.unpinned {
-            self.unpinned.entry(*top).or_insert_with(|| members.clone());
+        for (generation, members) in &earlier.unpinned {
+            self.unpinned.entry(*generation).or_insert_with(|| members.clone());
         }
         for (netns, cookie) in &earlier.namespaces {
             self.namespaces.entry(netns.clone()).or_insert(*cookie);
@@ -609,9 +623,9 @@ impl Observed {
     /// The members of ours that a chain runs, in order.
     pub fn members(&self, chain: &ChainId) -> Vec<Member> {
         match self.chains.get(chain).map(|chain| &chain.live) {
-            Some(Live::Ours(LiveTop { top, .. })) => {
-                let pinned = self.tops.get(top).and_then(|top| top.members.clone());
-                pinned.or_else(|| self.unpinned.get(top).cloned()).unwrap_or_default()
+            Some(Live::Ours(LiveGeneration { generation, .. })) => {
+                let pinned = self.generations.get(generation).and_then(|generation| generation.members.clone());
+                pinned.or_else(|| self.unpinned.get(generation).cloned()).unwrap_or_default()
             }
             Some(Live::Dispatcher(live)) => live.slots.iter().filter_map(Slot::ours).cloned().collect(),
             Some(Live::Empty | Live::Foreign(_)) | None => Vec::new(),
@@ -801,7 +815,7 @@ pub trait Kernel {
     /// next observation forgets it.
     fn provide(&mut self, need: &Need, made: Result<Self::Made, StepError>);
 
-    /// Takes one step, and makes what it needs if that was not provided; gives the kernel's id of what a `BuildTop` made.
+    /// Takes one step, and makes what it needs if that was not provided; gives the kernel's id of what a `BuildGeneration` made.
     fn step(&mut self, step: &Step) -> Result<Option<KernelId>, StepError>;
 
     /// The stamp beside the pins; `None` if there is none.

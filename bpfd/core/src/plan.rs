@@ -12,9 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::chain::{self, ChainPlan};
 use crate::hook::{ChainId, ChainName, NamedChain, Placement, XdpMode};
-use crate::ident::{AppUid, KernelId, LinkUid, TopUid, Uids};
+use crate::ident::{AppUid, GenerationUid, KernelId, LinkUid, Uids};
 use crate::kernel::{
-    ForeignProgram, Live, LiveDispatcher, LiveTop, Need, Observed, Runs, SLOTS, Step, Targets, TopContent,
+    ChainContent, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Need, Observed, Runs, SLOTS, Step, Targets,
 };
 use crate::names::NetnsName;
 use crate::record::with_records;
@@ -39,13 +39,15 @@ impl Plan {
     /// What must be made for its steps.
     pub fn needs(&self) -> Vec<Need> {
         let need = |step: &Step| match step {
-            Step::LoadExt { member, recipe } => Some(Need::Ext { member: member.clone(), recipe: recipe.clone() }),
-            Step::BuildTop { top, chain, content: TopContent::Fused { members, recipes } } => Some(Need::Fused {
-                top: *top,
-                interface: chain.id.interface,
-                members: members.clone(),
-                recipes: recipes.clone(),
-            }),
+            Step::LoadCopy { member, recipe } => Some(Need::Copy { member: member.clone(), recipe: recipe.clone() }),
+            Step::BuildGeneration { generation, chain, content: ChainContent::Fused { members, recipes } } => {
+                Some(Need::Fused {
+                    generation: *generation,
+                    interface: chain.id.interface,
+                    members: members.clone(),
+                    recipes: recipes.clone(),
+                })
+            }
             _ => None,
         };
         self.steps.iter().filter_map(need).collect()
@@ -53,39 +55,41 @@ impl Plan {
 
     /// The same plan, with other names for generations that it builds.
     #[must_use]
-    pub fn renamed(mut self, names: &BTreeMap<TopUid, TopUid>) -> Self {
+    pub fn renamed(mut self, names: &BTreeMap<GenerationUid, GenerationUid>) -> Self {
         for step in &mut self.steps {
-            let (Step::BuildTop { top, .. }
-            | Step::DropTop(top)
-            | Step::PinTop(top)
-            | Step::UnpinTop(top)
-            | Step::Swap { to: Some(top), .. }) = step
+            let (Step::BuildGeneration { generation, .. }
+            | Step::DropGeneration(generation)
+            | Step::PinGeneration(generation)
+            | Step::UnpinGeneration(generation)
+            | Step::Swap { to: Some(generation), .. }) = step
             else {
                 continue;
             };
-            *top = names.get(top).copied().unwrap_or(*top);
+            *generation = names.get(generation).copied().unwrap_or(*generation);
         }
         self
     }
 
     /// What takes the kernel back to where it was before `step`, given the kernel's ids of what was built; `None` for a step
     /// that comes after the commit point.
-    pub fn undo(step: &Step, built: &BTreeMap<TopUid, KernelId>) -> Option<Step> {
+    pub fn undo(step: &Step, built: &BTreeMap<GenerationUid, KernelId>) -> Option<Step> {
         match step {
             Step::PinApp(app) => Some(Step::UnpinApp(*app)),
-            Step::BuildTop { top, .. } => Some(Step::DropTop(*top)),
-            Step::PinTop(top) => Some(Step::UnpinTop(*top)),
+            Step::BuildGeneration { generation, .. } => Some(Step::DropGeneration(*generation)),
+            Step::PinGeneration(generation) => Some(Step::UnpinGeneration(*generation)),
             Step::AttachLink { link, .. } => Some(Step::DetachLink(*link)),
             Step::Swap { chain, from, to, mode } => {
-                let live = to.and_then(|top| built.get(&top).map(|program| LiveTop { program: *program, top }));
-                Some(Step::Swap { chain: chain.clone(), from: live, to: from.map(|live| live.top), mode: *mode })
+                let live = to.and_then(|generation| {
+                    built.get(&generation).map(|program| LiveGeneration { program: *program, generation })
+                });
+                Some(Step::Swap { chain: chain.clone(), from: live, to: from.map(|live| live.generation), mode: *mode })
             }
-            Step::LoadExt { member, .. } => Some(Step::UnpinExt(member.link)),
+            Step::LoadCopy { member, .. } => Some(Step::UnpinCopy(member.link)),
             Step::Adopt { .. }
-            | Step::DropTop(_)
+            | Step::DropGeneration(_)
             | Step::DetachLink(_)
-            | Step::UnpinTop(_)
-            | Step::UnpinExt(_)
+            | Step::UnpinGeneration(_)
+            | Step::UnpinCopy(_)
             | Step::UnpinApp(_)
             | Step::Record(_)
             | Step::Unrecord(_) => None,
@@ -200,7 +204,7 @@ pub fn converge_chains(target: &State, observed: &Observed, changes: &[Change], 
         |link: &LinkUid| changes.iter().any(|change| matches!(change, Change::Attach(new) if new.uid == *link));
     let runs = |link: &Link| {
         let app = observed.apps.contains_key(&link.app) || loads(&link.app);
-        app || observed.exts.contains_key(&link.uid) || link.placement.asked().is_none()
+        app || observed.copies.contains_key(&link.uid) || link.placement.asked().is_none()
     };
     let runnable = target.without_links(|link| !runs(link));
     let Plan { mut steps, committed } = converge(&runnable, observed, uids);
@@ -225,18 +229,18 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
 
     before.extend(target.apps.keys().filter(|app| !observed.apps.contains_key(app)).map(|app| Step::PinApp(*app)));
 
-    let mut wanted_tops = BTreeSet::new();
+    let mut wanted_generations = BTreeSet::new();
     for (id, seen) in &observed.chains {
         match chain::converge(target, observed, id, seen, uids) {
-            ChainPlan::Keep(top) => wanted_tops.extend(top),
+            ChainPlan::Keep(generation) => wanted_generations.extend(generation),
             ChainPlan::Adopt(live) => {
-                wanted_tops.insert(live.top);
+                wanted_generations.insert(live.generation);
                 after.push(Step::Adopt { chain: NamedChain { id: *id, name: seen.name.clone() }, live });
             }
             ChainPlan::Replace { build, swap } => {
                 // What has no pins of ours is adopted before it is replaced, and its pins go with it.
                 after.extend(build.iter().filter_map(|step| match step {
-                    Step::Adopt { live, .. } => Some(Step::UnpinTop(live.top)),
+                    Step::Adopt { live, .. } => Some(Step::UnpinGeneration(live.generation)),
                     _ => None,
                 }));
                 before.extend(build);
@@ -252,14 +256,14 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
     // What a crash left half-made of a wanted link is cleared by its `AttachLink`.
     let unwanted = observed.links.union(&observed.half_links).filter(|link| !target.links.contains_key(link));
     after.extend(unwanted.map(|link| Step::DetachLink(*link)));
-    let dead: BTreeSet<TopUid> = dead_tops(target, observed, &wanted_tops).collect();
-    let keeps_ext = |link: &LinkUid| {
-        let may_run = observed.unreachable_tops_of(*link).any(|top| !dead.contains(&top));
-        may_run || chain::libxdp::keeps_ext(target, observed, link)
+    let dead: BTreeSet<GenerationUid> = dead_generations(target, observed, &wanted_generations).collect();
+    let keeps_copy = |link: &LinkUid| {
+        let may_run = observed.unreachable_generations_of(*link).any(|generation| !dead.contains(&generation));
+        may_run || chain::libxdp::keeps_copy(target, observed, link)
     };
-    let unwanted: Vec<_> = observed.exts.keys().filter(|link| !keeps_ext(link)).collect();
-    after.extend(dead.iter().map(|top| Step::UnpinTop(*top)));
-    after.extend(unwanted.into_iter().map(|link| Step::UnpinExt(*link)));
+    let unwanted: Vec<_> = observed.copies.keys().filter(|link| !keeps_copy(link)).collect();
+    after.extend(dead.iter().map(|generation| Step::UnpinGeneration(*generation)));
+    after.extend(unwanted.into_iter().map(|link| Step::UnpinCopy(*link)));
     // A half-made directory of a wanted app is cleared by its `PinApp`.
     let pinned = observed.apps.keys().chain(&observed.half_made);
     after.extend(pinned.filter(|app| !target.apps.contains_key(app)).map(|app| Step::UnpinApp(*app)));
@@ -274,13 +278,13 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
 pub fn adoptions(observed: &Observed) -> Plan {
     let steps = observed.chains.iter().filter_map(|(id, seen)| {
         let (live, carries_ours) = match &seen.live {
-            Live::Dispatcher(LiveDispatcher { top, slots, .. }) => {
-                (top, slots.iter().any(|slot| slot.ours().is_some()))
+            Live::Dispatcher(LiveDispatcher { generation, slots, .. }) => {
+                (generation, slots.iter().any(|slot| slot.ours().is_some()))
             }
-            Live::Ours(top) => (top, true),
+            Live::Ours(generation) => (generation, true),
             Live::Empty | Live::Foreign(_) => return None,
         };
-        let new = carries_ours && !observed.tops.contains_key(&live.top);
+        let new = carries_ours && !observed.generations.contains_key(&live.generation);
         new.then(|| Step::Adopt { chain: NamedChain { id: *id, name: seen.name.clone() }, live: *live })
     });
     Plan { steps: steps.collect(), committed: 0 }
@@ -345,22 +349,22 @@ fn attach_step(link: &Link) -> Option<Step> {
 }
 
 /// Generations that no hook runs once the plan's swaps are done.
-fn dead_tops<'a>(
+fn dead_generations<'a>(
     target: &'a State,
     observed: &'a Observed,
-    wanted: &'a BTreeSet<TopUid>,
-) -> impl Iterator<Item = TopUid> + 'a {
-    let kept: BTreeSet<TopUid> = observed.chains.values().filter_map(|chain| chain.live.top()).collect();
+    wanted: &'a BTreeSet<GenerationUid>,
+) -> impl Iterator<Item = GenerationUid> + 'a {
+    let kept: BTreeSet<GenerationUid> = observed.chains.values().filter_map(|chain| chain.live.generation()).collect();
     let links_on = |interface| target.chains().iter().any(|chain| chain.interface == interface);
     observed
-        .tops
+        .generations
         .iter()
-        .filter(move |(top, pinned)| match pinned.runs {
+        .filter(move |(generation, pinned)| match pinned.runs {
             // On an observed chain: it stays only if the plan keeps it. Elsewhere and alive: some other chain's, leave it.
-            Runs::Yes => kept.contains(top) && !wanted.contains(top),
-            Runs::No => !wanted.contains(top),
+            Runs::Yes => kept.contains(generation) && !wanted.contains(generation),
+            Runs::No => !wanted.contains(generation),
             Runs::Unreachable(interface) => !links_on(interface),
             Runs::Unseen => false,
         })
-        .map(|(top, _)| *top)
+        .map(|(generation, _)| *generation)
 }

@@ -62,14 +62,14 @@ mod tests {
 
     use super::*;
     use crate::hook::{InterfaceId, Place, Placement, Point, ProceedOn, XdpMode};
-    use crate::ident::{AppUid, Handle, KernelId, LinkUid, TopUid};
-    use crate::kernel::{ChainMode, Live, LiveTop, Member, ObservedChain};
+    use crate::ident::{AppUid, GenerationUid, Handle, KernelId, LinkUid};
+    use crate::kernel::{ChainMode, Live, LiveGeneration, Member, ObservedChain};
     use crate::names::{Netns, Priority};
     use crate::state::{LinkLifetime, LinkOrigin, Owner, WhenAbsent};
 
     const LINK: LinkUid = LinkUid(uuid::Uuid::from_u128(1));
     const APP: AppUid = AppUid(uuid::Uuid::from_u128(2));
-    const TOP: TopUid = TopUid(uuid::Uuid::from_u128(3));
+    const TOP: GenerationUid = GenerationUid(uuid::Uuid::from_u128(3));
 
     fn chain(netns_cookie: u64, index: u32) -> ChainId {
         ChainId { interface: InterfaceId { netns_cookie, index }, point: Point::Xdp }
@@ -158,7 +158,8 @@ mod tests {
         let member =
             Member { link: LINK, app: APP, function: "pass".to_owned(), priority, effective: priority, proceed_on };
         seen.unpinned = BTreeMap::from([(TOP, vec![member])]);
-        seen.chains.get_mut(&chain(1, 5)).unwrap().live = Live::Ours(LiveTop { program: KernelId(7), top: TOP });
+        seen.chains.get_mut(&chain(1, 5)).unwrap().live =
+            Live::Ours(LiveGeneration { program: KernelId(7), generation: TOP });
         assert_eq!(seat(&link("eth0", None), &seen).map(|seat| seat.chain), Some(chain(1, 5)));
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::chain::status_of;
-use crate::ident::{LinkUid, TopUid};
+use crate::ident::{GenerationUid, LinkUid};
 use crate::kernel::{Observed, ObservedChain, Scope, Targets};
 use crate::plan::{LinkStatus, own_status, status};
 use crate::seat::seated;
@@ -46,8 +46,8 @@ impl Snapshot {
 /// A chain that lost its last link is of interest while it runs a generation that is pinned here.
 fn of_interest(state: &State, mut observed: Observed) -> Observed {
     let Targets { names, chains } = Targets::of(state.links.values());
-    let pinned: BTreeSet<TopUid> = observed.tops.keys().copied().collect();
-    let runs = |seen: &ObservedChain| seen.live.top().is_some_and(|top| pinned.contains(&top));
+    let pinned: BTreeSet<GenerationUid> = observed.generations.keys().copied().collect();
+    let runs = |seen: &ObservedChain| seen.live.generation().is_some_and(|generation| pinned.contains(&generation));
     observed.chains.retain(|chain, seen| chains.contains(chain) || runs(seen));
     observed.missing.retain(|chain, _| chains.contains(chain));
     observed.interfaces.retain(|name, _| names.contains(name));

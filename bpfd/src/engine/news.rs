@@ -118,7 +118,7 @@ fn known(seen: Option<&ObservedChain>, changed: &Changed) -> bool {
     let program = match live {
         Live::Empty => None,
         Live::Ours(live) => Some(live.program),
-        Live::Dispatcher(live) => Some(live.top.program),
+        Live::Dispatcher(live) => Some(live.generation.program),
         Live::Foreign(foreign) => Some(foreign.program),
     };
     name.interface.as_str() == changed.name && program == runs
@@ -127,8 +127,8 @@ fn known(seen: Option<&ObservedChain>, changed: &Changed) -> bool {
 #[cfg(test)]
 mod tests {
     use bpfd_core::hook::{Place, Placement, ProceedOn, XdpMode};
-    use bpfd_core::ident::{AppUid, Handle, LinkUid, TopUid};
-    use bpfd_core::kernel::{ChainMode, LiveTop};
+    use bpfd_core::ident::{AppUid, GenerationUid, Handle, LinkUid};
+    use bpfd_core::kernel::{ChainMode, LiveGeneration};
     use bpfd_core::names::Priority;
     use bpfd_core::seat::Seat;
     use bpfd_core::state::{LinkLifetime, LinkOrigin, Owner, WhenAbsent};
@@ -141,7 +141,7 @@ mod tests {
 
     /// eth0 has index 2 and runs program 7.
     fn seen() -> Observed {
-        let live = Live::Ours(LiveTop { program: KernelId(7), top: TopUid::of_peer(KernelId(7)) });
+        let live = Live::Ours(LiveGeneration { program: KernelId(7), generation: GenerationUid::of_peer(KernelId(7)) });
         let chain = ObservedChain { name: eth("eth0"), live, driven: None, mode: ChainMode::Libxdp };
         Observed {
             namespaces: [(Netns::Host, Some(1))].into(),

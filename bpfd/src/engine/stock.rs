@@ -27,8 +27,10 @@ impl<K: Kernel> Stock<K> {
     pub fn ready(&self, plan: Plan, kernel: &mut K) -> Result<Plan, Vec<Need>> {
         let mut names = BTreeMap::new();
         for need in plan.needs() {
-            if let (Some((Need::Fused { top: made, .. }, _)), Need::Fused { top, .. }) = (self.find(&need), &need) {
-                names.insert(*top, *made);
+            if let (Some((Need::Fused { generation: made, .. }, _)), Need::Fused { generation, .. }) =
+                (self.find(&need), &need)
+            {
+                names.insert(*generation, *made);
             }
         }
         let plan = plan.renamed(&names);

@@ -9,7 +9,7 @@ use bpfd_core::ident::KernelId;
 use bpfd_core::kernel::{Missing, Runs};
 use bpfd_core::names::Netns;
 
-use super::chain::generation::SeenTop;
+use super::chain::generation::SeenGeneration;
 use super::chain::xdp::{self, Interface};
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
 
@@ -25,13 +25,13 @@ pub(super) enum Sought {
 impl Sought {
     /// Whether a generation of this interface runs. A fused program needs no pins to run on where nobody can look, and is known by its
     /// record when somebody can again.
-    pub(super) fn runs(&self, interface: InterfaceId, top: &SeenTop) -> Runs {
+    pub(super) fn runs(&self, interface: InterfaceId, generation: &SeenGeneration) -> Runs {
         match self {
             Self::Here(Interface { id: _, row }) => match row.xdp.program() {
-                Some((_, program)) if KernelId(program.0) == top.id => Runs::Yes,
+                Some((_, program)) if KernelId(program.0) == generation.id => Runs::Yes,
                 Some(_) | None => Runs::No,
             },
-            Self::Missing(Missing::Unreachable) if top.is_dispatcher => Runs::Unreachable(interface),
+            Self::Missing(Missing::Unreachable) if generation.is_dispatcher => Runs::Unreachable(interface),
             Self::Missing(Missing::Unreachable | Missing::Gone) => Runs::No,
             Self::Unseen => Runs::Unseen,
         }

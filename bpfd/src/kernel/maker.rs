@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bpfd_core::ident::AppUid;
 use bpfd_core::kernel::{Need, Recipe, StepError};
 
-use super::chain::fused::{self, BuiltTop};
-use super::chain::libxdp::copy::{self, BuiltExt};
+use super::chain::fused::{self, BuiltFused};
+use super::chain::libxdp::copy::{self, BuiltCopy};
 use super::chain::libxdp::load::template;
 use super::pins::Pins;
 use super::prepare::{AppCode, Codes, Loader, StagedApp};
@@ -37,8 +37,8 @@ pub struct Made {
 
 #[derive(Clone, Debug)]
 pub(super) enum What {
-    Ext(Arc<BuiltExt>),
-    Top(Arc<BuiltTop>),
+    Copy(Arc<BuiltCopy>),
+    Fused(Arc<BuiltFused>),
     App(StagedApp),
 }
 
@@ -46,15 +46,15 @@ impl Maker {
     /// Takes as long as the verifier does.
     pub(super) fn make(mut self, need: &Need) -> Result<Made, StepError> {
         let what = match need {
-            Need::Ext { member, recipe } => {
+            Need::Copy { member, recipe } => {
                 self.open(member.app, Some(recipe))?;
-                What::Ext(Arc::new(copy::build(&template()?, member, &self.codes)?))
+                What::Copy(Arc::new(copy::build(&template()?, member, &self.codes)?))
             }
-            Need::Fused { top, interface, members, recipes } => {
+            Need::Fused { generation, interface, members, recipes } => {
                 for app in members.iter().map(|member| member.app) {
                     self.open(app, recipes.get(&app))?;
                 }
-                What::Top(Arc::new(fused::build(*top, *interface, members, &self.codes)?))
+                What::Fused(Arc::new(fused::build(*generation, *interface, members, &self.codes)?))
             }
             Need::App { app: _, recipe } => What::App(self.loader.prepare(&self.accepted(recipe)?, recipe)?),
         };

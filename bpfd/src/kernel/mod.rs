@@ -43,9 +43,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bpfd_core::hook::{InterfaceId, NamedChain, XdpMode};
-use bpfd_core::ident::{AppUid, KernelId, TopUid};
+use bpfd_core::ident::{AppUid, GenerationUid, KernelId};
 use bpfd_core::kernel::{
-    ChainMode, Kernel, LiveTop, Member, Need, ObserveError, Observed, Recipe, Scope, Slot, Step, StepError, TopContent,
+    ChainContent, ChainMode, Kernel, LiveGeneration, Member, Need, ObserveError, Observed, Recipe, Scope, Slot, Step,
+    StepError,
 };
 use bpfd_core::mode::{self, ModeError, Setting};
 use bpfd_core::stamp::Stamp;
@@ -57,10 +58,10 @@ use crate::causes::error_chain;
 use crate::worker::Workers;
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
-use chain::fused::{self, BuiltTop};
-use chain::generation as top;
-use chain::libxdp::dispatcher::{self, Generation, Wanted};
-use chain::libxdp::{copy as ext, directory as libxdp};
+use chain::fused::{self, BuiltFused};
+use chain::generation;
+use chain::libxdp::dispatcher::{self, HeldDispatcher, Wanted};
+use chain::libxdp::{copy, directory as libxdp};
 use chain::xdp;
 use maker::{Maker, What};
 use observe::Known;
@@ -108,12 +109,12 @@ pub struct HostKernel {
     mode: ChainMode,
     staged: BTreeMap<AppUid, StagedApp>,
     apps: Codes,
-    built: BTreeMap<TopUid, Arc<BuiltTop>>,
+    built: BTreeMap<GenerationUid, Arc<BuiltFused>>,
     /// What was made for the operation that begins.
     provided: Vec<(Need, Result<Made, StepError>)>,
     known: Option<Known>,
     /// Dispatchers of the operation under way, with all that is in them.
-    generations: BTreeMap<TopUid, Generation>,
+    dispatchers: BTreeMap<GenerationUid, HeldDispatcher>,
     /// The state map, once a stamp was written.
     state: Option<Map>,
 }
@@ -159,7 +160,7 @@ impl HostKernel {
             PinsError::Busy => OpenError::Busy(bpffs.clone()),
             PinsError::Io(source) => refused(&bpffs, source),
         })?;
-        let swept = top::sweep(&pins).and_then(|()| ext::sweep(&pins)).and_then(|()| record::sweep(&pins));
+        let swept = generation::sweep(&pins).and_then(|()| copy::sweep(&pins)).and_then(|()| record::sweep(&pins));
         swept.map_err(|source| refused(&bpffs, source))?;
         let attempt = probe::attempt().map_err(OpenError::Probe)?;
         let missing = probe::missing_capabilities().map_err(OpenError::Probe)?;
@@ -179,7 +180,7 @@ impl HostKernel {
             built: BTreeMap::new(),
             provided: Vec::new(),
             known: None,
-            generations: BTreeMap::new(),
+            dispatchers: BTreeMap::new(),
             state: None,
         })
     }
@@ -215,10 +216,10 @@ impl HostKernel {
         Ok(())
     }
 
-    fn build_top(&mut self, need: &Need, top: TopUid) -> Result<KernelId, StepError> {
-        let What::Top(built) = self.obtain(need)? else { return Err(another(need)) };
+    fn build_fused(&mut self, need: &Need, generation: GenerationUid) -> Result<KernelId, StepError> {
+        let What::Fused(built) = self.obtain(need)? else { return Err(another(need)) };
         let id = built.id;
-        self.built.insert(top, built);
+        self.built.insert(generation, built);
         Ok(id)
     }
 
@@ -238,26 +239,26 @@ impl HostKernel {
 
     fn build_dispatcher(
         &mut self,
-        top: TopUid,
+        generation: GenerationUid,
         chain: &NamedChain,
         version: u8,
         slots: &[Slot],
     ) -> Result<KernelId, StepError> {
-        let wanted = Wanted { top, chain, version, slots };
-        let generation = dispatcher::build(&wanted, &self.pins, &mut self.ids)?;
-        let id = generation.id;
-        self.generations.insert(top, generation);
+        let wanted = Wanted { generation, chain, version, slots };
+        let dispatcher = dispatcher::build(&wanted, &self.pins, &mut self.ids)?;
+        let id = dispatcher.id;
+        self.dispatchers.insert(generation, dispatcher);
         Ok(id)
     }
 
-    fn load_ext(&mut self, member: &Member, recipe: &Recipe) -> Result<(), StepError> {
-        let need = Need::Ext { member: member.clone(), recipe: recipe.clone() };
-        let What::Ext(built) = self.obtain(&need)? else { return Err(another(&need)) };
-        ext::pin(&self.pins, member, &built)
+    fn load_copy(&mut self, member: &Member, recipe: &Recipe) -> Result<(), StepError> {
+        let need = Need::Copy { member: member.clone(), recipe: recipe.clone() };
+        let What::Copy(built) = self.obtain(&need)? else { return Err(another(&need)) };
+        copy::pin(&self.pins, member, &built)
     }
 
     /// Takes references of our own to a peer's dispatcher, or to a generation of ours that has none.
-    fn adopt(&mut self, chain: &NamedChain, live: LiveTop) -> Result<(), StepError> {
+    fn adopt(&mut self, chain: &NamedChain, live: LiveGeneration) -> Result<(), StepError> {
         let namespace = self.namespace(chain)?;
         let found = xdp::indexed(&namespace, chain.id.interface.index);
         let found = found.map_err(failed(|| format!("look for `{chain}`")))?;
@@ -272,48 +273,49 @@ impl HostKernel {
         let Attachable { fd, id, is_dispatcher } = Attachable::of(program)?;
         if is_dispatcher {
             self.capture(chain, live)?;
-            let generation = self.generations.get(&live.top).ok_or_else(raced)?;
-            return dispatcher::pin(&self.pins, live.top, generation);
+            let dispatcher = self.dispatchers.get(&live.generation).ok_or_else(raced)?;
+            return dispatcher::pin(&self.pins, live.generation, dispatcher);
         }
-        let (record, _) = top::own_record(fd.as_fd(), &mut self.ids).map_err(failed(doing))?.ok_or_else(raced)?;
-        fused::pin(&self.pins, live.top, &BuiltTop { program: fd, record, id, interface: chain.id.interface })
+        let (record, _) =
+            generation::own_record(fd.as_fd(), &mut self.ids).map_err(failed(doing))?.ok_or_else(raced)?;
+        fused::pin(&self.pins, live.generation, &BuiltFused { program: fd, record, id, interface: chain.id.interface })
     }
 
     /// Holds a dispatcher that runs, so that it can be pinned, or put back.
-    fn capture(&mut self, chain: &NamedChain, live: LiveTop) -> Result<(), StepError> {
-        if self.generations.contains_key(&live.top) {
+    fn capture(&mut self, chain: &NamedChain, live: LiveGeneration) -> Result<(), StepError> {
+        if self.dispatchers.contains_key(&live.generation) {
             return Ok(());
         }
         let read;
-        let exts = match &self.known {
-            Some(known) => &known.exts,
+        let copies = match &self.known {
+            Some(known) => &known.copies,
             None => {
-                read = ext::observe(&self.pins).map_err(failed(|| "look at the pinned programs of slots"))?;
+                read = copy::observe(&self.pins).map_err(failed(|| "look at the pinned programs of slots"))?;
                 &read
             }
         };
-        let generation = dispatcher::capture(live, chain.id.interface, (&self.pins, exts), &mut self.ids)?;
-        self.generations.insert(live.top, generation.ok_or_else(|| StepError::Raced(chain.name.clone()))?);
+        let dispatcher = dispatcher::capture(live, chain.id.interface, (&self.pins, copies), &mut self.ids)?;
+        self.dispatchers.insert(live.generation, dispatcher.ok_or_else(|| StepError::Raced(chain.name.clone()))?);
         Ok(())
     }
 
-    fn pin_top(&mut self, top: TopUid) -> Result<(), StepError> {
-        if let Some(generation) = self.generations.get(&top) {
-            return dispatcher::pin(&self.pins, top, generation);
+    fn pin_generation(&mut self, generation: GenerationUid) -> Result<(), StepError> {
+        if let Some(dispatcher) = self.dispatchers.get(&generation) {
+            return dispatcher::pin(&self.pins, generation, dispatcher);
         }
         let absent =
-            || StepError::Call { doing: format!("pin generation {top}"), errno: "it was not built".to_owned() };
-        fused::pin(&self.pins, top, self.built.get(&top).ok_or_else(absent)?)?;
+            || StepError::Call { doing: format!("pin generation {generation}"), errno: "it was not built".to_owned() };
+        fused::pin(&self.pins, generation, self.built.get(&generation).ok_or_else(absent)?)?;
         // From here on the pins hold it.
-        self.built.remove(&top);
+        self.built.remove(&generation);
         Ok(())
     }
 
-    fn unpin_top(&mut self, top: TopUid) -> Result<(), StepError> {
-        self.built.remove(&top);
-        self.generations.remove(&top);
-        let doing = || format!("look at generation {top}");
-        let seen = match top::read(&self.pins, top) {
+    fn unpin_generation(&mut self, generation: GenerationUid) -> Result<(), StepError> {
+        self.built.remove(&generation);
+        self.dispatchers.remove(&generation);
+        let doing = || format!("look at generation {generation}");
+        let seen = match generation::read(&self.pins, generation) {
             Ok(seen) => seen,
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(failed(doing)(error)),
@@ -321,27 +323,27 @@ impl HostKernel {
         if let Some(seen) = seen.filter(|seen| seen.is_dispatcher) {
             libxdp::forget(&self.pins.bpffs, seen.id)?;
         }
-        top::unpin(&self.pins, top)
+        generation::unpin(&self.pins, generation)
     }
 
     fn swap(
         &mut self,
         chain: &NamedChain,
-        from: Option<LiveTop>,
-        to: Option<TopUid>,
+        from: Option<LiveGeneration>,
+        to: Option<GenerationUid>,
         mode: XdpMode,
     ) -> Result<(), StepError> {
         let namespace = self.namespace(chain)?;
         let leaving = from.map(|live| self.leaving(chain, live)).transpose()?;
-        let coming = to.map(|top| self.coming(chain, top)).transpose()?;
+        let coming = to.map(|generation| self.coming(chain, generation)).transpose()?;
         let both = [&leaving, &coming];
         let shared = match both.into_iter().flatten().any(|program| program.is_dispatcher) {
             true => Some(libxdp::lock(&self.pins.bpffs)?),
             false => None,
         };
-        let generation = to.and_then(|top| self.generations.get(&top));
-        if let (Some(shared), Some(generation)) = (&shared, generation) {
-            shared.pin(chain.id.interface.index, generation.id, &generation.slots)?;
+        let dispatcher = to.and_then(|generation| self.dispatchers.get(&generation));
+        if let (Some(shared), Some(dispatcher)) = (&shared, dispatcher) {
+            shared.pin(chain.id.interface.index, dispatcher.id, &dispatcher.slots)?;
         }
         let expected = leaving.as_ref().map(|Attachable { fd, id, .. }| (*id, fd.as_fd()));
         let swapped = xdp::swap(&namespace, chain, expected, coming.as_ref().map(|coming| coming.fd.as_fd()), mode);
@@ -363,12 +365,12 @@ impl HostKernel {
     }
 
     /// What must run now: its program, by our pins or, for a peer's, by its number.
-    fn leaving(&mut self, chain: &NamedChain, live: LiveTop) -> Result<Attachable, StepError> {
+    fn leaving(&mut self, chain: &NamedChain, live: LiveGeneration) -> Result<Attachable, StepError> {
         let raced = || StepError::Raced(chain.name.clone());
-        let LiveTop { program, top } = live;
-        let fd = match self.top_program(top)? {
+        let LiveGeneration { program, generation } = live;
+        let fd = match self.program_of(generation)? {
             Some((fd, id, _)) => Some(fd).filter(|_| id == program),
-            None if top == TopUid::of_peer(program) => {
+            None if generation == GenerationUid::of_peer(program) => {
                 self.ids.program(ProgId(program.0)).map_err(failed(|| format!("open program {program}")))?
             }
             None => None,
@@ -382,10 +384,10 @@ impl HostKernel {
     }
 
     /// What is to run: built for this very interface.
-    fn coming(&mut self, chain: &NamedChain, top: TopUid) -> Result<Attachable, StepError> {
-        let doing = || format!("attach generation {top}");
+    fn coming(&mut self, chain: &NamedChain, generation: GenerationUid) -> Result<Attachable, StepError> {
+        let doing = || format!("attach generation {generation}");
         let absent = || StepError::Call { doing: doing(), errno: "it was not built".to_owned() };
-        let (fd, _, made_for) = self.top_program(top)?.ok_or_else(absent)?;
+        let (fd, _, made_for) = self.program_of(generation)?.ok_or_else(absent)?;
         if made_for.is_some_and(|made_for| made_for != chain.id.interface) {
             return Err(StepError::Raced(chain.name.clone()));
         }
@@ -393,23 +395,26 @@ impl HostKernel {
     }
 
     /// A generation's program, its number and the interface it was made for, from what was built or from its pins.
-    fn top_program(&self, top: TopUid) -> Result<Option<(OwnedFd, KernelId, Option<InterfaceId>)>, StepError> {
-        let doing = || format!("open generation {top}");
-        if let Some(Generation { program, id, interface, .. }) = self.generations.get(&top) {
+    fn program_of(
+        &self,
+        generation: GenerationUid,
+    ) -> Result<Option<(OwnedFd, KernelId, Option<InterfaceId>)>, StepError> {
+        let doing = || format!("open generation {generation}");
+        if let Some(HeldDispatcher { program, id, interface, .. }) = self.dispatchers.get(&generation) {
             let fd = program.try_clone().map_err(failed(doing))?;
             return Ok(Some((fd, *id, Some(*interface))));
         }
-        if let Some(BuiltTop { program, id, interface, record: _ }) = self.built.get(&top).map(Arc::as_ref) {
+        if let Some(BuiltFused { program, id, interface, record: _ }) = self.built.get(&generation).map(Arc::as_ref) {
             let fd = program.try_clone().map_err(failed(doing))?;
             return Ok(Some((fd, *id, Some(*interface))));
         }
-        let fd = match top::program(&self.pins, top) {
+        let fd = match generation::program(&self.pins, generation) {
             Ok(fd) => fd,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(doing)(error)),
         };
         let id = KernelId(prog_info(fd.as_fd()).map_err(failed(doing))?.id.0);
-        let record = top::read(&self.pins, top).map_err(failed(doing))?.and_then(|seen| seen.record);
+        let record = generation::read(&self.pins, generation).map_err(failed(doing))?.and_then(|seen| seen.record);
         Ok(Some((fd, id, record.map(|record| record.interface))))
     }
 
@@ -432,7 +437,7 @@ impl Kernel for HostKernel {
 
     fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
         // No operation is under way: nothing has to be put back any more.
-        self.generations.clear();
+        self.dispatchers.clear();
         self.provided.clear();
         let Self { pins, known, namespaces, ids, mode, .. } = self;
         observe::observe(pins, known, namespaces, ids, mode, scope)
@@ -456,7 +461,7 @@ impl Kernel for HostKernel {
 
     fn maker(&mut self, need: &Need) -> Self::Maker {
         let apps = match need {
-            Need::Ext { member, .. } => vec![member.app],
+            Need::Copy { member, .. } => vec![member.app],
             Need::Fused { members, .. } => members.iter().map(|member| member.app).collect(),
             Need::App { .. } => vec![],
         };
@@ -507,27 +512,29 @@ impl HostKernel {
     fn take(&mut self, step: &Step) -> Result<Option<KernelId>, StepError> {
         match step {
             Step::PinApp(app) => self.pin_app(*app)?,
-            Step::BuildTop { top, chain, content: TopContent::Fused { members, recipes } } => {
+            Step::BuildGeneration { generation, chain, content: ChainContent::Fused { members, recipes } } => {
                 let (interface, members, recipes) = (chain.id.interface, members.clone(), recipes.clone());
-                return self.build_top(&Need::Fused { top: *top, interface, members, recipes }, *top).map(Some);
+                return self
+                    .build_fused(&Need::Fused { generation: *generation, interface, members, recipes }, *generation)
+                    .map(Some);
             }
-            Step::BuildTop { top, chain, content: TopContent::Dispatcher { version, slots } } => {
-                return self.build_dispatcher(*top, chain, *version, slots).map(Some);
+            Step::BuildGeneration { generation, chain, content: ChainContent::Dispatcher { version, slots } } => {
+                return self.build_dispatcher(*generation, chain, *version, slots).map(Some);
             }
-            Step::LoadExt { member, recipe } => self.load_ext(member, recipe)?,
-            Step::UnpinExt(link) => ext::unpin(&self.pins, *link)?,
+            Step::LoadCopy { member, recipe } => self.load_copy(member, recipe)?,
+            Step::UnpinCopy(link) => copy::unpin(&self.pins, *link)?,
             Step::Adopt { chain, live } => self.adopt(chain, *live)?,
-            Step::DropTop(top) => {
-                self.built.remove(top);
-                self.generations.remove(top);
+            Step::DropGeneration(generation) => {
+                self.built.remove(generation);
+                self.dispatchers.remove(generation);
             }
-            Step::PinTop(top) => self.pin_top(*top)?,
+            Step::PinGeneration(generation) => self.pin_generation(*generation)?,
             Step::AttachLink { link, app, function, hook } => {
                 hook::attach(&self.pins, &mut self.hooks, *link, (*app, function), hook)?;
             }
             Step::DetachLink(link) => hook::detach(&self.pins, *link)?,
             Step::Swap { chain, from, to, mode } => self.swap(chain, *from, *to, *mode)?,
-            Step::UnpinTop(top) => self.unpin_top(*top)?,
+            Step::UnpinGeneration(generation) => self.unpin_generation(*generation)?,
             Step::UnpinApp(app) => {
                 self.apps.remove(app);
                 app::unpin(&self.pins, *app)?;

@@ -7,16 +7,16 @@ use std::io;
 use std::os::fd::AsFd;
 
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
-use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
+use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use bpfd_core::kernel::{
-    ChainMode, ForeignProgram, Live, LiveDispatcher, LiveTop, Member, ObserveError, Observed, ObservedChain, PinnedApp,
-    PinnedTop, Runs, Scope, Step, Targets,
+    ChainMode, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Member, ObserveError, Observed, ObservedChain,
+    PinnedApp, PinnedGeneration, Runs, Scope, Step, Targets,
 };
 use bpfd_sys::bpf::{ProgId, prog_info};
 use bpfd_sys::netlink::XdpAttachment;
 
-use super::chain::generation::{self as top, SeenTop};
-use super::chain::libxdp::copy::{self as ext, SeenExt};
+use super::chain::generation::{self, SeenGeneration};
+use super::chain::libxdp::copy::{self, SeenCopy};
 use super::chain::libxdp::dispatcher;
 use super::chain::xdp::{self, Attached, Interface};
 use super::interfaces::{Observer, Sought};
@@ -33,24 +33,24 @@ use crate::worker::netns::Namespaces;
 pub(crate) struct Known {
     pub(crate) apps: BTreeMap<AppUid, PinnedApp>,
     half_made: BTreeSet<AppUid>,
-    pub(crate) tops: BTreeMap<TopUid, SeenTop>,
+    pub(crate) generations: BTreeMap<GenerationUid, SeenGeneration>,
     /// Whether the interface that a generation was made for runs it.
-    runs: BTreeMap<TopUid, Runs>,
+    runs: BTreeMap<GenerationUid, Runs>,
     pub(crate) links: BTreeSet<LinkUid>,
     half_links: BTreeSet<LinkUid>,
-    pub(crate) exts: BTreeMap<LinkUid, SeenExt>,
+    pub(crate) copies: BTreeMap<LinkUid, SeenCopy>,
     records: Records,
 }
 
 impl Known {
     fn read(pins: &Pins) -> Result<Self, ObserveError> {
         let (apps, half_made) = app::observe(pins).map_err(unseen("the pinned apps"))?;
-        let tops = top::observe(pins).map_err(unseen("the pinned generations"))?;
+        let generations = generation::observe(pins).map_err(unseen("the pinned generations"))?;
         let (links, half_links) = hook::observe(pins).map_err(unseen("the pinned links"))?;
-        let exts = ext::observe(pins).map_err(unseen("the pinned programs of slots"))?;
+        let copies = copy::observe(pins).map_err(unseen("the pinned programs of slots"))?;
         let records = record::observe(pins).map_err(unseen("the records of apps and links"))?;
         let runs = BTreeMap::new();
-        Ok(Self { apps, half_made, tops, runs, links, half_links, exts, records })
+        Ok(Self { apps, half_made, generations, runs, links, half_links, copies, records })
     }
 
     /// The pins that tell what chains run, read anew; of the rest what was observed before.
@@ -58,11 +58,11 @@ impl Known {
         Ok(Self {
             apps: before.apps.clone(),
             half_made: before.half_made.clone(),
-            tops: top::observe(pins).map_err(unseen("the pinned generations"))?,
-            runs: before.tops.iter().map(|(uid, top)| (*uid, top.runs)).collect(),
+            generations: generation::observe(pins).map_err(unseen("the pinned generations"))?,
+            runs: before.generations.iter().map(|(uid, generation)| (*uid, generation.runs)).collect(),
             links: before.links.clone(),
             half_links: before.half_links.clone(),
-            exts: ext::observe(pins).map_err(unseen("the pinned programs of slots"))?,
+            copies: copy::observe(pins).map_err(unseen("the pinned programs of slots"))?,
             records: Records { rows: before.recorded.clone(), unread: before.unread_records.clone() },
         })
     }
@@ -79,19 +79,19 @@ impl Known {
                 self.apps.remove(uid);
                 self.records.rows.apps.remove(uid);
             }
-            Step::LoadExt { member, recipe: _ } => {
-                let seen = ext::read(pins, member.link)?.ok_or(io::ErrorKind::NotFound)?;
-                self.exts.insert(member.link, seen);
+            Step::LoadCopy { member, recipe: _ } => {
+                let seen = copy::read(pins, member.link)?.ok_or(io::ErrorKind::NotFound)?;
+                self.copies.insert(member.link, seen);
             }
-            Step::UnpinExt(link) => {
-                self.exts.remove(link);
+            Step::UnpinCopy(link) => {
+                self.copies.remove(link);
             }
-            Step::PinTop(uid) | Step::Adopt { live: LiveTop { top: uid, .. }, .. } => {
-                let seen = top::read(pins, *uid)?.ok_or(io::ErrorKind::NotFound)?;
-                self.tops.insert(*uid, seen);
+            Step::PinGeneration(uid) | Step::Adopt { live: LiveGeneration { generation: uid, .. }, .. } => {
+                let seen = generation::read(pins, *uid)?.ok_or(io::ErrorKind::NotFound)?;
+                self.generations.insert(*uid, seen);
             }
-            Step::UnpinTop(uid) => {
-                self.tops.remove(uid);
+            Step::UnpinGeneration(uid) => {
+                self.generations.remove(uid);
                 self.runs.remove(uid);
             }
             Step::AttachLink { link, .. } => {
@@ -104,7 +104,7 @@ impl Known {
             }
             Step::Record(row) => self.records.write(row),
             Step::Unrecord(link) => self.records.remove(link),
-            Step::BuildTop { .. } | Step::DropTop(_) | Step::Swap { .. } => {}
+            Step::BuildGeneration { .. } | Step::DropGeneration(_) | Step::Swap { .. } => {}
         }
         Ok(())
     }
@@ -143,18 +143,19 @@ pub(crate) fn observe(
         observer.find(*interface, &mut found).map_err(unseen(format!("interface {}", interface.index)))?;
     }
     let looked_at: BTreeSet<InterfaceId> = found.keys().copied().collect();
-    for (uid, top) in &known.tops {
-        let Some(record) = &top.record else { continue };
+    for (uid, generation) in &known.generations {
+        let Some(record) = &generation.record else { continue };
         // Elsewhere nothing changed that this process did not do, or hear of.
         if !whole && !looked_at.contains(&record.interface) && known.runs.contains_key(uid) {
             continue;
         }
         let sought = observer.find(record.interface, &mut found).map_err(unseen(format!("generation {uid}")))?;
-        known.runs.insert(*uid, sought.runs(record.interface, top));
+        known.runs.insert(*uid, sought.runs(record.interface, generation));
     }
     let running = |interface: &InterfaceId| {
-        let of_it =
-            |uid: &TopUid| known.tops.get(uid).and_then(|top| top.record.as_ref()).map(|record| record.interface);
+        let of_it = |uid: &GenerationUid| {
+            known.generations.get(uid).and_then(|generation| generation.record.as_ref()).map(|record| record.interface)
+        };
         known.runs.iter().any(|(uid, runs)| *runs == Runs::Yes && of_it(uid) == Some(*interface))
     };
     let (mut chains, mut missing, mut unpinned) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
@@ -164,11 +165,11 @@ pub(crate) fn observe(
             Sought::Here(interface) if looked_at.contains(&id.interface) || running(&id.interface) => {
                 let Some(name) = observer.name(&interface) else { continue };
                 let unseen = unseen(name.to_string());
-                let found = unpinned_of(&interface, &known.tops, ids);
+                let found = unpinned_of(&interface, &known.generations, ids);
                 let seen = found.and_then(|found| {
                     let live = found.as_ref().map(|(live, _)| *live);
-                    unpinned.extend(found.map(|(live, members)| (live.top, members)));
-                    observe_chain(&interface, live, name, ids, mode, (pins, &known.tops, &known.exts))
+                    unpinned.extend(found.map(|(live, members)| (live.generation, members)));
+                    observe_chain(&interface, live, name, ids, mode, (pins, &known.generations, &known.copies))
                 });
                 chains.insert(id, seen.map_err(unseen)?);
             }
@@ -178,18 +179,25 @@ pub(crate) fn observe(
             Sought::Here(_) | Sought::Unseen => {}
         }
     }
-    let pinned = |(uid, top): (&TopUid, &SeenTop)| {
-        let members = top.record.as_ref().map(|record| record.members.clone());
-        (*uid, PinnedTop { program: top.id, members, runs: known.runs.get(uid).copied().unwrap_or(Runs::Unseen) })
+    let pinned = |(uid, generation): (&GenerationUid, &SeenGeneration)| {
+        let members = generation.record.as_ref().map(|record| record.members.clone());
+        (
+            *uid,
+            PinnedGeneration {
+                program: generation.id,
+                members,
+                runs: known.runs.get(uid).copied().unwrap_or(Runs::Unseen),
+            },
+        )
     };
     Ok(Observed {
         apps: known.apps.clone(),
         half_made: known.half_made.clone(),
-        tops: known.tops.iter().map(pinned).collect(),
+        generations: known.generations.iter().map(pinned).collect(),
         unpinned,
         links: known.links.clone(),
         half_links: known.half_links.clone(),
-        exts: known.exts.iter().map(|(link, ext)| (*link, ext.pinned)).collect(),
+        copies: known.copies.iter().map(|(link, copy)| (*link, copy.pinned)).collect(),
         namespaces: observer.cookies(),
         interfaces,
         recorded: known.records.rows.clone(),
@@ -206,25 +214,25 @@ fn unseen(what: impl ToString) -> impl FnOnce(io::Error) -> ObserveError {
 
 fn observe_chain(
     interface: &Interface,
-    unpinned: Option<LiveTop>,
+    unpinned: Option<LiveGeneration>,
     name: ChainName,
     ids: &mut IdLookup,
     mode: &ChainMode,
-    (pins, tops, exts): (&Pins, &BTreeMap<TopUid, SeenTop>, &BTreeMap<LinkUid, SeenExt>),
+    (pins, generations, copies): (&Pins, &BTreeMap<GenerationUid, SeenGeneration>, &BTreeMap<LinkUid, SeenCopy>),
 ) -> io::Result<ObservedChain> {
     let id = interface.id;
-    let live = match xdp::runs(interface, tops) {
+    let live = match xdp::runs(interface, generations) {
         Attached::Nothing => Live::Empty,
-        Attached::Ours(live) => match tops.get(&live.top).filter(|top| top.is_dispatcher) {
+        Attached::Ours(live) => match generations.get(&live.generation).filter(|generation| generation.is_dispatcher) {
             None => Live::Ours(live),
-            Some(top) => {
-                let names = top.record.as_ref().map_or(&[][..], |record| &record.names);
-                let seen = dispatcher::live(live, names, (pins, id.index), exts, ids)?;
+            Some(generation) => {
+                let names = generation.record.as_ref().map_or(&[][..], |record| &record.names);
+                let seen = dispatcher::live(live, names, (pins, id.index), copies, ids)?;
                 seen.map_or_else(|| foreign(ids, ProgId(live.program.0)), Live::Dispatcher)
             }
         },
         Attached::Other(_) if let Some(live) = unpinned => Live::Ours(live),
-        Attached::Other(program) => match theirs(interface, program, (pins, exts), ids)? {
+        Attached::Other(program) => match theirs(interface, program, (pins, copies), ids)? {
             Some(seen) => Live::Dispatcher(seen),
             None => foreign(ids, program),
         },
@@ -235,31 +243,34 @@ fn observe_chain(
 /// A generation of ours that this interface runs and that has no pins: its namespace had no name for a while, or somebody removed them.
 fn unpinned_of(
     interface: &Interface,
-    tops: &BTreeMap<TopUid, SeenTop>,
+    generations: &BTreeMap<GenerationUid, SeenGeneration>,
     ids: &mut IdLookup,
-) -> io::Result<Option<(LiveTop, Vec<Member>)>> {
+) -> io::Result<Option<(LiveGeneration, Vec<Member>)>> {
     let XdpAttachment::One { program, .. } = interface.row.xdp else { return Ok(None) };
-    if xdp::driven(&interface.row.xdp).is_none() || tops.values().any(|top| top.id == KernelId(program.0)) {
+    if xdp::driven(&interface.row.xdp).is_none()
+        || generations.values().any(|generation| generation.id == KernelId(program.0))
+    {
         return Ok(None);
     }
     let Some(fd) = ids.program(program)? else { return Ok(None) };
-    let found = top::running(fd.as_fd(), interface.id, ids)?.filter(|(top, _)| !tops.contains_key(top));
-    Ok(found.map(|(top, record)| (LiveTop { program: KernelId(program.0), top }, record.members)))
+    let found = generation::running(fd.as_fd(), interface.id, ids)?
+        .filter(|(generation, _)| !generations.contains_key(generation));
+    Ok(found.map(|(generation, record)| (LiveGeneration { program: KernelId(program.0), generation }, record.members)))
 }
 
 /// A peer's dispatcher that bpfd can keep and rebuild; one that a bpf_link holds cannot be replaced.
 fn theirs(
     interface: &Interface,
     program: ProgId,
-    (pins, exts): (&Pins, &BTreeMap<LinkUid, SeenExt>),
+    (pins, copies): (&Pins, &BTreeMap<LinkUid, SeenCopy>),
     ids: &mut IdLookup,
 ) -> io::Result<Option<LiveDispatcher>> {
     if xdp::driven(&interface.row.xdp).is_none() || !matches!(interface.row.xdp, XdpAttachment::One { .. }) {
         return Ok(None);
     }
     let id = KernelId(program.0);
-    let top = LiveTop { program: id, top: TopUid::of_peer(id) };
-    let seen = dispatcher::live(top, &[], (pins, interface.id.index), exts, ids)?;
+    let generation = LiveGeneration { program: id, generation: GenerationUid::of_peer(id) };
+    let seen = dispatcher::live(generation, &[], (pins, interface.id.index), copies, ids)?;
     match seen {
         Some(seen) if ids.xdp_link(program)?.is_none() => Ok(Some(seen)),
         Some(_) | None => Ok(None),

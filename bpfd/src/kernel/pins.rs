@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use bpfd_core::ident::{AppUid, LinkUid, TopUid};
+use bpfd_core::ident::{AppUid, GenerationUid, LinkUid};
 use bpfd_core::kernel::StepError;
 use bpfd_sys::bpffs::{Dir, DirLock};
 
@@ -48,17 +48,17 @@ pub(crate) const APP_RECORD: &str = "record";
 pub(crate) const STATE: &str = "state";
 
 /// File of a generation's program.
-pub(crate) const TOP_PROGRAM: &str = "prog";
+pub(crate) const CHAIN_PROGRAM: &str = "prog";
 /// File of a generation's record.
-pub(crate) const TOP_RECORD: &str = "chain";
+pub(crate) const CHAIN_RECORD: &str = "chain";
 
 /// The open tree.
 #[derive(Debug)]
 pub(crate) struct Pins {
     pub(crate) apps: Dir,
-    pub(crate) tops: Dir,
+    pub(crate) generations: Dir,
     pub(crate) links: Dir,
-    pub(crate) exts: Dir,
+    pub(crate) copies: Dir,
     pub(crate) records: Dir,
     /// The bpffs itself: libxdp's directory is beside ours.
     pub(crate) bpffs: Dir,
@@ -86,9 +86,9 @@ impl Pins {
         }
         let apps = root.make_or_open("bpfd")?.make_or_open("v1")?;
         let lock = apps.lock(Instant::now() + LOCK_WAIT)?.ok_or(PinsError::Busy)?;
-        let (tops, links) = (apps.make_or_open("top")?, apps.make_or_open("link")?);
-        let (exts, records) = (apps.make_or_open("ext")?, apps.make_or_open("record")?);
-        Ok(Self { apps, tops, links, exts, records, bpffs: root, lock })
+        let (generations, links) = (apps.make_or_open("top")?, apps.make_or_open("link")?);
+        let (copies, records) = (apps.make_or_open("ext")?, apps.make_or_open("record")?);
+        Ok(Self { apps, generations, links, copies, records, bpffs: root, lock })
     }
 
     /// Whole and half-made app directories. Names that are neither are not ours and are left alone.
@@ -97,13 +97,13 @@ impl Pins {
     }
 
     /// Whole and half-made generations.
-    pub(crate) fn top_names(&self) -> io::Result<(Vec<TopUid>, Vec<TopUid>)> {
-        split(&self.tops)
+    pub(crate) fn generation_names(&self) -> io::Result<(Vec<GenerationUid>, Vec<GenerationUid>)> {
+        split(&self.generations)
     }
 
     /// Whole and half-made copies of links' programs.
-    pub(crate) fn ext_names(&self) -> io::Result<(Vec<LinkUid>, Vec<LinkUid>)> {
-        split(&self.exts)
+    pub(crate) fn copy_names(&self) -> io::Result<(Vec<LinkUid>, Vec<LinkUid>)> {
+        split(&self.copies)
     }
 
     /// Records of links, and those that were not finished.

@@ -14,11 +14,11 @@ use dispatchers::{Dispatcher, Dispatchers, Holders};
 pub(crate) use dispatchers::{Filled, Loaded};
 
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, NamedChain, Point, ProceedOn, XdpMode};
-use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
+use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use bpfd_core::kernel::{
-    ChainMode, ForeignProgram, ForeignSlot, Kernel, Live, LiveDispatcher, LiveTop, Member, Missing, Need, ObserveError,
-    Observed, ObservedChain, PinnedApp, PinnedExt, PinnedTop, Recipe, Runs, SLOTS, Scope, Slot, Step, StepError,
-    Targets, TopContent,
+    ChainContent, ChainMode, ForeignProgram, ForeignSlot, Kernel, Live, LiveDispatcher, LiveGeneration, Member,
+    Missing, Need, ObserveError, Observed, ObservedChain, PinnedApp, PinnedCopy, PinnedGeneration, Recipe, Runs, SLOTS,
+    Scope, Slot, Step, StepError, Targets,
 };
 use bpfd_core::names::{Netns, Priority};
 use bpfd_core::record::Row;
@@ -104,12 +104,12 @@ pub(crate) struct FakeKernel {
     /// Which maps an app's object has: it is made again with them.
     maps: BTreeMap<AppUid, Vec<String>>,
     /// Generations held by descriptors. Dispatchers among them are held with all that is in them, until the next look.
-    staged_tops: BTreeMap<TopUid, Top>,
+    staged_generations: BTreeMap<GenerationUid, Top>,
     apps: BTreeMap<AppUid, PinnedApp>,
     half_made: BTreeSet<AppUid>,
-    tops: BTreeMap<TopUid, Top>,
+    generations: BTreeMap<GenerationUid, Top>,
     links: BTreeSet<LinkUid>,
-    exts: BTreeMap<LinkUid, (PinnedExt, Member)>,
+    copies: BTreeMap<LinkUid, (PinnedCopy, Member)>,
     recorded: State,
     stamp: Option<Stamp>,
     /// Apps whose objects are lost, or that the verifier does not take any more.
@@ -264,16 +264,21 @@ impl FakeKernel {
     }
 
     fn ext_of(&self, program: KernelId) -> Option<&Member> {
-        self.exts.values().find(|(ext, _)| ext.program == program).map(|(_, member)| member)
+        self.copies.values().find(|(copy, _)| copy.program == program).map(|(_, member)| member)
     }
 
     /// What nobody holds any more goes.
     fn collect(&mut self) {
-        let links = |top: &Top| top.links.clone().map(|links| (top.program, links));
+        let links = |generation: &Top| generation.links.clone().map(|links| (generation.program, links));
         let holders = Holders {
             attached: self.attached.values().map(|(program, _)| *program).collect(),
-            whole: self.staged_tops.values().filter(|top| top.links.is_some()).map(|top| top.program).collect(),
-            pinned: self.tops.values().filter_map(links).collect(),
+            whole: self
+                .staged_generations
+                .values()
+                .filter(|generation| generation.links.is_some())
+                .map(|generation| generation.program)
+                .collect(),
+            pinned: self.generations.values().filter_map(links).collect(),
         };
         self.dispatchers.collect(&holders);
     }
@@ -354,7 +359,7 @@ impl FakeKernel {
     /// A new process: what was staged is gone, pins and attachments are not.
     pub(crate) fn restart(&mut self) {
         self.staged_apps.clear();
-        self.staged_tops.clear();
+        self.staged_generations.clear();
         self.provided.clear();
         self.fate = None;
         self.peers.clear();
@@ -373,9 +378,9 @@ impl FakeKernel {
         self.attached.clear();
         self.apps.clear();
         self.half_made.clear();
-        self.tops.clear();
+        self.generations.clear();
         self.links.clear();
-        self.exts.clear();
+        self.copies.clear();
         self.forget_records();
         self.dispatchers = Dispatchers::default();
         self.theirs.clear();
@@ -384,10 +389,11 @@ impl FakeKernel {
     /// Program ids that exist: K8 counts them.
     pub(crate) fn programs(&self) -> usize {
         let apps = self.apps.values().chain(self.staged_apps.values()).map(|app| app.programs.len()).sum::<usize>();
-        let tops = self.tops.values().chain(self.staged_tops.values()).map(|top| top.program);
-        let tops: BTreeSet<KernelId> = tops.chain(self.dispatchers.all.keys().copied()).collect();
-        let exts = self.exts.values().map(|(ext, _)| ext.program).chain(self.dispatchers.programs());
-        apps + tops.len() + exts.collect::<BTreeSet<_>>().len()
+        let generations =
+            self.generations.values().chain(self.staged_generations.values()).map(|generation| generation.program);
+        let generations: BTreeSet<KernelId> = generations.chain(self.dispatchers.all.keys().copied()).collect();
+        let copies = self.copies.values().map(|(copy, _)| copy.program).chain(self.dispatchers.programs());
+        apps + generations.len() + copies.collect::<BTreeSet<_>>().len()
     }
 
     fn fresh_id(&mut self) -> KernelId {
@@ -406,34 +412,34 @@ impl FakeKernel {
                 self.half_made.remove(app);
                 self.apps.insert(*app, staged);
             }
-            Step::BuildTop { top, chain, content } => {
-                let built = self.build(*top, chain, content)?;
+            Step::BuildGeneration { generation, chain, content } => {
+                let built = self.build(*generation, chain, content)?;
                 let program = built.program;
-                self.staged_tops.insert(*top, built);
+                self.staged_generations.insert(*generation, built);
                 return Ok(Some(program));
             }
-            Step::LoadExt { member, recipe } => {
+            Step::LoadCopy { member, recipe } => {
                 if !self.apps.contains_key(&member.app) {
                     return Err(Self::refuse("load", "app is not pinned"));
                 }
-                let program = self.obtain(&Need::Ext { member: member.clone(), recipe: recipe.clone() })?;
-                let ext = PinnedExt { program, tag: Self::tag(member.app), load_time: u64::from(program.0) };
-                self.exts.insert(member.link, (ext, member.clone()));
+                let program = self.obtain(&Need::Copy { member: member.clone(), recipe: recipe.clone() })?;
+                let copy = PinnedCopy { program, tag: Self::tag(member.app), load_time: u64::from(program.0) };
+                self.copies.insert(member.link, (copy, member.clone()));
             }
-            Step::UnpinExt(link) => {
-                self.exts.remove(link);
+            Step::UnpinCopy(link) => {
+                self.copies.remove(link);
             }
             Step::Adopt { chain, live } => {
                 if self.attached.get(&chain.id.interface).map(|(program, _)| *program) != Some(live.program) {
                     return Err(StepError::Raced(chain.name.clone()));
                 }
                 self.capture(chain, *live)?;
-                self.pin_top(live.top)?;
+                self.pin_generation(live.generation)?;
             }
-            Step::DropTop(top) => {
-                self.staged_tops.remove(top);
+            Step::DropGeneration(generation) => {
+                self.staged_generations.remove(generation);
             }
-            Step::PinTop(top) => self.pin_top(*top)?,
+            Step::PinGeneration(generation) => self.pin_generation(*generation)?,
             Step::AttachLink { link, app, function, hook: _ } => {
                 let pinned = self.apps.get(app).ok_or_else(|| Self::refuse("attach", "app is not pinned"))?;
                 if !pinned.programs.contains_key(function) || !self.links.insert(*link) {
@@ -444,16 +450,16 @@ impl FakeKernel {
                 self.links.remove(link);
             }
             Step::Swap { chain, from, to, mode } => self.swap(chain, *from, *to, *mode, Until::Done)?,
-            Step::UnpinTop(top) => {
-                let pinned = self.tops.get(top).cloned();
+            Step::UnpinGeneration(generation) => {
+                let pinned = self.generations.get(generation).cloned();
                 if pinned.as_ref().is_some_and(|pinned| self.runs(pinned)) {
-                    return Err(Self::refuse("unpin top", "it is attached"));
+                    return Err(Self::refuse("unpin generation", "it is attached"));
                 }
                 if let Some(Top { program, links: Some(_), .. }) = pinned {
                     self.dispatchers.unshare(program);
                 }
-                self.tops.remove(top);
-                self.staged_tops.remove(top);
+                self.generations.remove(generation);
+                self.staged_generations.remove(generation);
             }
             Step::UnpinApp(app) => {
                 self.half_made.remove(app);
@@ -480,18 +486,23 @@ impl FakeKernel {
         found.copied().ok_or_else(|| StepError::NoInterface(chain.name.clone()))
     }
 
-    fn build(&mut self, top: TopUid, chain: &NamedChain, content: &TopContent) -> Result<Top, StepError> {
+    fn build(
+        &mut self,
+        generation: GenerationUid,
+        chain: &NamedChain,
+        content: &ChainContent,
+    ) -> Result<Top, StepError> {
         let interface = self.interface(chain)?;
         match content {
-            TopContent::Fused { members, recipes } => {
+            ChainContent::Fused { members, recipes } => {
                 if members.iter().any(|member| !self.apps.contains_key(&member.app)) {
                     return Err(Self::refuse("build", "app is not pinned"));
                 }
                 let (members, recipes) = (members.clone(), recipes.clone());
-                let program = self.obtain(&Need::Fused { top, interface, members: members.clone(), recipes })?;
+                let program = self.obtain(&Need::Fused { generation, interface, members: members.clone(), recipes })?;
                 Ok(Top { program, members, names: Vec::new(), interface, links: None })
             }
-            TopContent::Dispatcher { version, slots } => {
+            ChainContent::Dispatcher { version, slots } => {
                 let filled =
                     slots.iter().map(|slot| self.fill(slot).ok_or_else(|| StepError::Raced(chain.name.clone())));
                 let filled: Vec<Filled> = filled.collect::<Result<_, _>>()?;
@@ -535,7 +546,7 @@ impl FakeKernel {
             app.is_some_and(|app| app.programs.contains_key(&member.function))
         };
         match need {
-            Need::Ext { member, recipe } => {
+            Need::Copy { member, recipe } => {
                 if !has(member) || !recipe.functions.contains_key(&member.function) {
                     return Err(Self::refuse("load", "no such program"));
                 }
@@ -543,7 +554,7 @@ impl FakeKernel {
                     return Err(StepError::Object { why: "no type information".to_owned() });
                 }
             }
-            Need::Fused { top: _, interface: _, members, recipes } => {
+            Need::Fused { generation: _, interface: _, members, recipes } => {
                 for member in members {
                     if !has(member) || !recipes.contains_key(&member.app) {
                         return Err(Self::refuse("build", "no such program"));
@@ -571,7 +582,7 @@ impl FakeKernel {
     fn fill(&self, slot: &Slot) -> Option<Filled> {
         match slot {
             Slot::Ours(member) => {
-                let (PinnedExt { program, tag, load_time }, _) = *self.exts.get(&member.link)?;
+                let (PinnedCopy { program, tag, load_time }, _) = *self.copies.get(&member.link)?;
                 let loaded = Loaded { name: member.function.clone(), tag, load_time, program };
                 let (priority, actions) = (u32::from(member.effective), member.proceed_on.bits());
                 Some(Filled { priority, actions, flags: 0, loaded, linked: true })
@@ -583,20 +594,24 @@ impl FakeKernel {
         }
     }
 
-    fn pin_top(&mut self, top: TopUid) -> Result<(), StepError> {
-        let built = self.staged_tops.get(&top).cloned().ok_or_else(|| Self::refuse("pin top", "not built"))?;
-        match self.tops.contains_key(&top) {
-            true => Err(Self::refuse("pin top", "its directory is there")),
+    fn pin_generation(&mut self, generation: GenerationUid) -> Result<(), StepError> {
+        let built = self
+            .staged_generations
+            .get(&generation)
+            .cloned()
+            .ok_or_else(|| Self::refuse("pin generation", "not built"))?;
+        match self.generations.contains_key(&generation) {
+            true => Err(Self::refuse("pin generation", "its directory is there")),
             false => {
-                self.tops.insert(top, built);
+                self.generations.insert(generation, built);
                 Ok(())
             }
         }
     }
 
     /// Holds a dispatcher that runs, with what is left in it.
-    fn capture(&mut self, chain: &NamedChain, live: LiveTop) -> Result<(), StepError> {
-        if self.staged_tops.contains_key(&live.top) {
+    fn capture(&mut self, chain: &NamedChain, live: LiveGeneration) -> Result<(), StepError> {
+        if self.staged_generations.contains_key(&live.generation) {
             return Ok(());
         }
         let interface = self.interface(chain)?;
@@ -610,7 +625,8 @@ impl FakeKernel {
             Slot::Foreign(slot) => slot.name.clone(),
         });
         let names = names.collect();
-        self.staged_tops.insert(live.top, Top { program: live.program, members, names, interface, links: Some(links) });
+        self.staged_generations
+            .insert(live.generation, Top { program: live.program, members, names, interface, links: Some(links) });
         Ok(())
     }
 
@@ -639,18 +655,20 @@ impl FakeKernel {
     fn swap(
         &mut self,
         chain: &NamedChain,
-        from: Option<LiveTop>,
-        to: Option<TopUid>,
+        from: Option<LiveGeneration>,
+        to: Option<GenerationUid>,
         mode: XdpMode,
         until: Until,
     ) -> Result<(), StepError> {
         let raced = || StepError::Raced(chain.name.clone());
         let interface = self.interface(chain)?;
-        let known = |kernel: &Self, top| kernel.staged_tops.get(&top).or_else(|| kernel.tops.get(&top)).cloned();
+        let known = |kernel: &Self, generation| {
+            kernel.staged_generations.get(&generation).or_else(|| kernel.generations.get(&generation)).cloned()
+        };
         if let Some(live) = from {
-            let by_number = live.top == TopUid::of_peer(live.program);
-            match known(self, live.top) {
-                Some(top) if top.program == live.program => {}
+            let by_number = live.generation == GenerationUid::of_peer(live.program);
+            match known(self, live.generation) {
+                Some(generation) if generation.program == live.program => {}
                 None if by_number && self.dispatchers.all.contains_key(&live.program) => {}
                 Some(_) | None => return Err(raced()),
             }
@@ -658,13 +676,17 @@ impl FakeKernel {
                 self.capture(chain, live)?;
             }
         }
-        let coming = to.map(|top| known(self, top).ok_or_else(|| Self::refuse("swap", "not built"))).transpose()?;
+        let coming = to
+            .map(|generation| known(self, generation).ok_or_else(|| Self::refuse("swap", "not built")))
+            .transpose()?;
         if coming.as_ref().is_some_and(|coming| coming.interface != interface) {
             return Err(raced());
         }
         // Only a dispatcher that is held with all that is in it can be pinned for libxdp.
-        let shares = |top: &TopUid| self.staged_tops.get(top).filter(|top| top.links.is_some());
-        let shared = to.as_ref().and_then(shares).map(|top| top.program);
+        let shares = |generation: &GenerationUid| {
+            self.staged_generations.get(generation).filter(|generation| generation.links.is_some())
+        };
+        let shared = to.as_ref().and_then(shares).map(|generation| generation.program);
         if shared.is_some_and(|program| !self.dispatchers.share(program)) {
             return Err(Self::refuse("pin the slots", "libxdp's directory of the dispatcher is there"));
         }
@@ -678,9 +700,9 @@ impl FakeKernel {
         }
         match coming {
             None => self.attached.remove(&interface),
-            Some(top) => {
+            Some(generation) => {
                 let driven = if mode == XdpMode::Auto { XdpMode::Native } else { mode };
-                self.attached.insert(interface, (top.program, driven))
+                self.attached.insert(interface, (generation.program, driven))
             }
         };
         if let (Until::Done, Some(live)) = (until, from) {
@@ -690,24 +712,26 @@ impl FakeKernel {
     }
 
     /// Whether the interface that a generation was made for runs it.
-    fn runs(&self, top: &Top) -> bool {
-        self.attached.get(&top.interface).is_some_and(|(program, _)| *program == top.program)
+    fn runs(&self, generation: &Top) -> bool {
+        self.attached.get(&generation.interface).is_some_and(|(program, _)| *program == generation.program)
     }
 
     /// What an interface runs.
     fn live(&self, interface: InterfaceId) -> Live {
         let ours = |program: KernelId| {
-            let mut tops = self.tops.iter();
-            tops.find(|(_, top)| top.program == program && top.interface == interface).map(|(uid, _)| *uid)
+            let mut generations = self.generations.iter();
+            generations
+                .find(|(_, generation)| generation.program == program && generation.interface == interface)
+                .map(|(uid, _)| *uid)
         };
         match self.attached.get(&interface) {
             None => Live::Empty,
             Some((program, _)) if self.dispatchers.all.contains_key(program) => {
-                let top = ours(*program).unwrap_or_else(|| TopUid::of_peer(*program));
-                Live::Dispatcher(self.dispatcher(LiveTop { program: *program, top }))
+                let generation = ours(*program).unwrap_or_else(|| GenerationUid::of_peer(*program));
+                Live::Dispatcher(self.dispatcher(LiveGeneration { program: *program, generation }))
             }
             Some((program, _)) => match ours(*program) {
-                Some(top) => Live::Ours(LiveTop { program: *program, top }),
+                Some(generation) => Live::Ours(LiveGeneration { program: *program, generation }),
                 None => Live::Foreign(ForeignProgram {
                     program: *program,
                     name: self.foreign.get(program).cloned().unwrap_or_default(),
@@ -754,18 +778,19 @@ impl Kernel for FakeKernel {
 
     fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
         // No operation is under way: nothing has to be put back any more.
-        self.staged_tops.retain(|_, top| top.links.is_none());
+        self.staged_generations.retain(|_, generation| generation.links.is_none());
         self.provided.clear();
         self.collect();
-        let seen = |top: &Top| PinnedTop {
-            program: top.program,
-            members: Some(top.members.clone()),
-            runs: if self.runs(top) { Runs::Yes } else { Runs::No },
+        let seen = |generation: &Top| PinnedGeneration {
+            program: generation.program,
+            members: Some(generation.members.clone()),
+            runs: if self.runs(generation) { Runs::Yes } else { Runs::No },
         };
-        let tops = self.tops.iter().map(|(uid, top)| (*uid, seen(top))).collect();
+        let generations = self.generations.iter().map(|(uid, generation)| (*uid, seen(generation))).collect();
         let Targets { names, chains } = scope.targets();
         let leads_to = |name: &ChainName| self.interfaces.get(name).copied();
-        let running = self.tops.values().filter(|top| self.runs(top)).map(|top| top.interface);
+        let running =
+            self.generations.values().filter(|generation| self.runs(generation)).map(|generation| generation.interface);
         let asked = chains.iter().map(|chain| chain.interface).chain(names.iter().filter_map(leads_to)).chain(running);
         let named = |interface: InterfaceId| self.interfaces.iter().find(|(_, found)| **found == interface);
         let id = |interface| ChainId { interface, point: Point::Xdp };
@@ -789,11 +814,11 @@ impl Kernel for FakeKernel {
         Ok(Observed {
             apps: self.apps.clone(),
             half_made: self.half_made.clone(),
-            tops,
+            generations,
             unpinned: BTreeMap::new(),
             links: self.links.clone(),
             half_links: BTreeSet::new(),
-            exts: self.exts.iter().map(|(link, (ext, _))| (*link, *ext)).collect(),
+            copies: self.copies.iter().map(|(link, (copy, _))| (*link, *copy)).collect(),
             namespaces: [(Netns::Host, Some(1))].into(),
             interfaces: names.iter().map(|name| (name.clone(), leads_to(name))).collect(),
             recorded: self.recorded.clone(),
@@ -835,16 +860,17 @@ impl Kernel for FakeKernel {
 }
 
 impl FakeKernel {
-    fn dispatcher(&self, top: LiveTop) -> LiveDispatcher {
-        let names = self.tops.get(&top.top).map(|top| top.names.clone()).unwrap_or_default();
-        let (version, filled) = match self.dispatchers.all.get(&top.program) {
+    fn dispatcher(&self, generation: LiveGeneration) -> LiveDispatcher {
+        let names =
+            self.generations.get(&generation.generation).map(|generation| generation.names.clone()).unwrap_or_default();
+        let (version, filled) = match self.dispatchers.all.get(&generation.program) {
             Some(Dispatcher { version, slots }) => (*version, slots.as_slice()),
             None => (0, &[][..]),
         };
         let slots = filled.iter().filter(|slot| slot.linked).map(|slot| self.slot(slot)).collect();
         let lost = filled.iter().enumerate().filter(|(_, slot)| !slot.linked);
         let lost = lost.map(|(index, _)| names.get(index).cloned().unwrap_or_else(|| format!("slot {index}")));
-        LiveDispatcher { top, version, slots, lost: lost.collect() }
+        LiveDispatcher { generation, version, slots, lost: lost.collect() }
     }
 
     fn take(&mut self, step: &Step) -> Result<Option<KernelId>, StepError> {

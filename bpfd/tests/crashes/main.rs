@@ -719,7 +719,7 @@ fn a_host_without_records_gets_them_at_a_start_and_keeps_those_of_an_app_that_is
     host.kernel.reboot();
     host.kernel.lose(AppUid(Uuid::from_u128(1)));
     host.start();
-    let (records, state) = (recorded(&mut host), host.state());
+    let (records, state) = (recorded(&mut host), as_asked(&mut host));
     assert_eq!((records.links, records.apps.len()), (state.links, 3));
 }
 
@@ -1324,7 +1324,8 @@ fn a_peer_that_is_faster_on_an_interface_that_comes_is_joined() {
         let before = host.engine().kernel().log.len();
         host.engine().kernel().peer_at_step(step, theirs(1, 40));
         host.settle(&News::everything());
-        let pinned = host.engine().kernel().log[before..].iter().filter(|step| step.starts_with("pin top")).count();
+        let pinned =
+            host.engine().kernel().log[before..].iter().filter(|step| step.starts_with("pin generation")).count();
         assert!(host.engine().kernel().met(), "no step {step}: {:?}", host.engine().kernel().log);
         raced += pinned - 1;
         assert_eq!(host.wrong(), NOTHING, "at step {step}");

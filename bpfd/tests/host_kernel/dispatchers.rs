@@ -7,9 +7,9 @@ use std::path::Path;
 
 use bpfd::kernel::HostKernel;
 use bpfd_core::hook::XdpMode;
-use bpfd_core::ident::TopUid;
+use bpfd_core::ident::GenerationUid;
 use bpfd_core::kernel::{
-    Kernel, Live, LiveDispatcher, LiveTop, Member, ObservedChain, Runs, Slot, Step, StepError, TopContent,
+    ChainContent, Kernel, Live, LiveDispatcher, LiveGeneration, Member, ObservedChain, Runs, Slot, Step, StepError,
 };
 use bpfd_core::names::Priority;
 use uuid::Uuid;
@@ -17,27 +17,27 @@ use uuid::Uuid;
 use crate::world::{Loaded, Steps, World, eventually, members};
 
 /// A dispatcher of these members, pinned; copies of their programs are loaded if they are not there.
-fn dispatcher(kernel: &mut HostKernel, world: &World, members: &[Member], apps: &[Loaded]) -> LiveTop {
-    let (top, chain) = (TopUid(Uuid::new_v4()), world.inside());
-    let there = kernel.look(&[]).exts;
+fn dispatcher(kernel: &mut HostKernel, world: &World, members: &[Member], apps: &[Loaded]) -> LiveGeneration {
+    let (generation, chain) = (GenerationUid(Uuid::new_v4()), world.inside());
+    let there = kernel.look(&[]).copies;
     for member in members.iter().filter(|member| !there.contains_key(&member.link)) {
         let (_, recipe) = apps.iter().find(|(app, _)| *app == member.app).unwrap();
-        kernel.step(&Step::LoadExt { member: member.clone(), recipe: recipe.clone() }).unwrap();
+        kernel.step(&Step::LoadCopy { member: member.clone(), recipe: recipe.clone() }).unwrap();
     }
     let slots = members.iter().cloned().map(Slot::Ours).collect();
-    let content = TopContent::Dispatcher { version: 2, slots };
-    let program = kernel.step(&Step::BuildTop { top, chain, content }).unwrap().unwrap();
-    kernel.step(&Step::PinTop(top)).unwrap();
-    LiveTop { program, top }
+    let content = ChainContent::Dispatcher { version: 2, slots };
+    let program = kernel.step(&Step::BuildGeneration { generation, chain, content }).unwrap().unwrap();
+    kernel.step(&Step::PinGeneration(generation)).unwrap();
+    LiveGeneration { program, generation }
 }
 
-fn swap(kernel: &mut HostKernel, world: &World, from: Option<LiveTop>, to: Option<LiveTop>) {
-    kernel.swap(&world.inside(), from, to.map(|live| live.top), XdpMode::Auto).unwrap();
+fn swap(kernel: &mut HostKernel, world: &World, from: Option<LiveGeneration>, to: Option<LiveGeneration>) {
+    kernel.swap(&world.inside(), from, to.map(|live| live.generation), XdpMode::Auto).unwrap();
 }
 
-fn runs(top: LiveTop, members: &[Member]) -> Live {
+fn runs(generation: LiveGeneration, members: &[Member]) -> Live {
     let slots = members.iter().cloned().map(Slot::Ours).collect();
-    Live::Dispatcher(LiveDispatcher { top, version: 2, slots, lost: vec![] })
+    Live::Dispatcher(LiveDispatcher { generation, version: 2, slots, lost: vec![] })
 }
 
 /// What libxdp finds: directories, and the files in each.
@@ -58,10 +58,10 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 /// The directory of a dispatcher with so many programs.
-fn directory(world: &World, top: LiveTop, programs: usize) -> (String, Vec<String>) {
+fn directory(world: &World, generation: LiveGeneration, programs: usize) -> (String, Vec<String>) {
     let index = world.inside().id.interface.index;
     let files = (0..programs).flat_map(|slot| [format!("prog{slot}-link"), format!("prog{slot}-prog")]);
-    (format!("dispatch-{index}-{}", top.program), files.collect())
+    (format!("dispatch-{index}-{}", generation.program), files.collect())
 }
 
 /// What `xdp-loader clean` does from another network namespace, or what a crash of the daemon's own pins would be.
@@ -79,7 +79,11 @@ fn a_dispatcher_gains_turns_over_and_loses_links_in_one_swap_each() {
     let wanted = members("count", &apps);
 
     let alone = dispatcher(&mut kernel, &world, &wanted[..1], &apps);
-    assert_eq!(kernel.look(std::slice::from_ref(&chain)).tops[&alone.top].runs, Runs::No, "built, not attached");
+    assert_eq!(
+        kernel.look(std::slice::from_ref(&chain)).generations[&alone.generation].runs,
+        Runs::No,
+        "built, not attached"
+    );
     let alone = dispatcher(&mut kernel, &world, &wanted[..1], &apps);
     swap(&mut kernel, &world, None, Some(alone));
     let ObservedChain { live, driven, .. } = kernel.see(&chain);
@@ -96,7 +100,7 @@ fn a_dispatcher_gains_turns_over_and_loses_links_in_one_swap_each() {
     assert_eq!(shared(&world), [directory(&world, alone, 1)], "put back for peers too");
     let both = dispatcher(&mut kernel, &world, &wanted, &apps);
     swap(&mut kernel, &world, Some(alone), Some(both));
-    kernel.step(&Step::UnpinTop(alone.top)).unwrap();
+    kernel.step(&Step::UnpinGeneration(alone.generation)).unwrap();
     assert_eq!(kernel.see(&chain).live, runs(both, &wanted));
     assert_eq!(shared(&world), [directory(&world, both, 2)]);
     world.send(5);
@@ -106,24 +110,26 @@ fn a_dispatcher_gains_turns_over_and_loses_links_in_one_swap_each() {
     let first = Member { priority: five, effective: five, ..wanted[1].clone() };
     let turned = [first.clone(), wanted[0].clone()];
     let over = dispatcher(&mut kernel, &world, &turned, &apps);
-    let raced = kernel.swap(&chain, Some(alone), Some(over.top), XdpMode::Auto);
+    let raced = kernel.swap(&chain, Some(alone), Some(over.generation), XdpMode::Auto);
     assert_eq!(raced, Err(StepError::Raced(chain.name.clone())), "another one runs by now");
     let over = dispatcher(&mut kernel, &world, &turned, &apps);
     swap(&mut kernel, &world, Some(both), Some(over));
-    kernel.step(&Step::UnpinTop(both.top)).unwrap();
+    kernel.step(&Step::UnpinGeneration(both.generation)).unwrap();
     assert_eq!(kernel.see(&chain).live, runs(over, &turned));
 
     let last = dispatcher(&mut kernel, &world, std::slice::from_ref(&first), &apps);
     swap(&mut kernel, &world, Some(over), Some(last));
-    kernel.step(&Step::UnpinTop(over.top)).unwrap();
+    kernel.step(&Step::UnpinGeneration(over.generation)).unwrap();
     world.send(2);
     world.counted(&apps, &[10, 70]);
     swap(&mut kernel, &world, Some(last), None);
-    let tops = kernel.look(&[]).tops;
-    tops.into_keys().for_each(|top| assert_eq!(kernel.step(&Step::UnpinTop(top)), Ok(None)));
-    wanted.iter().for_each(|member| assert_eq!(kernel.step(&Step::UnpinExt(member.link)), Ok(None)));
+    let generations = kernel.look(&[]).generations;
+    generations
+        .into_keys()
+        .for_each(|generation| assert_eq!(kernel.step(&Step::UnpinGeneration(generation)), Ok(None)));
+    wanted.iter().for_each(|member| assert_eq!(kernel.step(&Step::UnpinCopy(member.link)), Ok(None)));
     let seen = kernel.look(std::slice::from_ref(&chain));
-    assert_eq!((&seen.chains[&chain.id].live, seen.tops.len(), seen.exts.len()), (&Live::Empty, 0, 0));
+    assert_eq!((&seen.chains[&chain.id].live, seen.generations.len(), seen.copies.len()), (&Live::Empty, 0, 0));
     assert_eq!(shared(&world), []);
 }
 
@@ -143,15 +149,15 @@ fn after_a_restart_a_dispatcher_that_a_peer_made_is_adopted_and_outlives_the_pee
     drop(kernel);
 
     // Without pins of our own it is like one that a peer made around our programs.
-    let top_pins = |top: LiveTop| world.pins().join("top").join(top.top.to_string());
+    let top_pins = |generation: LiveGeneration| world.pins().join("top").join(generation.generation.to_string());
     let libxdps = |world: &World| world.bpffs().join("xdp").join(&shared(world)[0].0);
     remove(&top_pins(made));
     let mut kernel = world.sharing().unwrap();
-    let theirs = LiveTop { top: TopUid::of_peer(made.program), ..made };
+    let theirs = LiveGeneration { generation: GenerationUid::of_peer(made.program), ..made };
     assert_eq!(kernel.see(&chain).live, runs(theirs, &wanted));
     kernel.step(&Step::Adopt { chain: chain.clone(), live: theirs }).unwrap();
     let seen = kernel.look(std::slice::from_ref(&chain));
-    assert_eq!((seen.tops[&theirs.top].runs, seen.members(&chain.id)), (Runs::Yes, wanted.clone()));
+    assert_eq!((seen.generations[&theirs.generation].runs, seen.members(&chain.id)), (Runs::Yes, wanted.clone()));
     remove(&libxdps(&world));
     assert_eq!(kernel.see(&chain).live, runs(theirs, &wanted));
     world.send(3);
@@ -159,7 +165,7 @@ fn after_a_restart_a_dispatcher_that_a_peer_made_is_adopted_and_outlives_the_pee
 
     let next = dispatcher(&mut kernel, &world, &wanted, &apps);
     swap(&mut kernel, &world, Some(theirs), Some(next));
-    kernel.step(&Step::UnpinTop(theirs.top)).unwrap();
+    kernel.step(&Step::UnpinGeneration(theirs.generation)).unwrap();
     assert_eq!(kernel.see(&chain).live, runs(next, &wanted));
 
     // The control: what nobody holds is lost to the same clean-up.
@@ -181,28 +187,36 @@ fn what_a_death_between_two_steps_leaves_is_found_and_taken_away() {
     let wanted = members("count", &apps);
     let link = wanted[0].link;
 
-    kernel.step(&Step::LoadExt { member: wanted[0].clone(), recipe: apps[0].1.clone() }).unwrap();
+    kernel.step(&Step::LoadCopy { member: wanted[0].clone(), recipe: apps[0].1.clone() }).unwrap();
     drop(kernel);
     fs::create_dir(world.pins().join(format!("ext/{}_tmp", Uuid::new_v4().simple()))).unwrap();
     let mut kernel = world.sharing().unwrap();
-    assert_eq!(kernel.look(&[]).exts.into_keys().collect::<Vec<_>>(), [link], "load-ext: a whole copy");
+    assert_eq!(kernel.look(&[]).copies.into_keys().collect::<Vec<_>>(), [link], "load-ext: a whole copy");
     assert_eq!(names(&world.pins().join("ext")), [link.to_string()], "and no half one");
 
-    let content = TopContent::Dispatcher { version: 2, slots: vec![Slot::Ours(wanted[0].clone())] };
-    let built = TopUid(Uuid::new_v4());
-    kernel.step(&Step::BuildTop { top: built, chain: chain.clone(), content }).unwrap();
+    let content = ChainContent::Dispatcher { version: 2, slots: vec![Slot::Ours(wanted[0].clone())] };
+    let built = GenerationUid(Uuid::new_v4());
+    kernel.step(&Step::BuildGeneration { generation: built, chain: chain.clone(), content }).unwrap();
     drop(kernel);
     let mut kernel = world.sharing().unwrap();
-    assert!(kernel.look(&[]).tops.is_empty(), "build-top: nothing");
+    assert!(kernel.look(&[]).generations.is_empty(), "build-top: nothing");
 
     let pinned = dispatcher(&mut kernel, &world, &wanted, &apps);
     let (half, _) = directory(&world, pinned, 1);
     drop(kernel);
     fs::create_dir_all(world.bpffs().join("xdp").join(&half)).unwrap();
     let mut kernel = world.sharing().unwrap();
-    assert_eq!(kernel.look(&[]).tops[&pinned.top].runs, Runs::No, "pin-top: a generation that nothing runs");
-    kernel.step(&Step::UnpinTop(pinned.top)).unwrap();
-    assert_eq!((shared(&world), kernel.look(&[]).tops.len()), (vec![], 0), "with what libxdp would have found of it");
+    assert_eq!(
+        kernel.look(&[]).generations[&pinned.generation].runs,
+        Runs::No,
+        "pin-top: a generation that nothing runs"
+    );
+    kernel.step(&Step::UnpinGeneration(pinned.generation)).unwrap();
+    assert_eq!(
+        (shared(&world), kernel.look(&[]).generations.len()),
+        (vec![], 0),
+        "with what libxdp would have found of it"
+    );
 
     let first = dispatcher(&mut kernel, &world, &wanted, &apps);
     swap(&mut kernel, &world, None, Some(first));
@@ -211,8 +225,12 @@ fn what_a_death_between_two_steps_leaves_is_found_and_taken_away() {
     drop(kernel);
     let mut kernel = world.sharing().unwrap();
     let seen = kernel.look(std::slice::from_ref(&chain));
-    assert_eq!((seen.tops[&first.top].runs, seen.tops[&second.top].runs), (Runs::No, Runs::Yes), "swap");
-    kernel.step(&Step::UnpinTop(first.top)).unwrap();
+    assert_eq!(
+        (seen.generations[&first.generation].runs, seen.generations[&second.generation].runs),
+        (Runs::No, Runs::Yes),
+        "swap"
+    );
+    kernel.step(&Step::UnpinGeneration(first.generation)).unwrap();
     assert_eq!(kernel.see(&chain).live, runs(second, &wanted));
     assert_eq!(shared(&world), [directory(&world, second, 1)]);
     world.send(2);

@@ -6,6 +6,7 @@
 )]
 
 mod dispatchers;
+mod interruptions;
 mod objects;
 mod own_hooks;
 mod shared_hooks;

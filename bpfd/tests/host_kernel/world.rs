@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use bpfd::kernel::{HostKernel, OpenError, Paths};
 use bpfd::worker::{Workers, parse};
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, NamedChain, Point, ProceedOn, XdpMode};
-use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
+use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use bpfd_core::kernel::{
-    Kernel, LiveTop, LoadAs, Member, Observed, ObservedChain, Recipe, Scope, Step, StepError, Targets, TopContent,
+    ChainContent, Kernel, LiveGeneration, LoadAs, Member, Observed, ObservedChain, Recipe, Scope, Step, StepError,
+    Targets,
 };
 use bpfd_core::mode::{ModeError, Setting};
 use bpfd_core::state::{ObjectDigest, ProgramFacts, ProgramKind, Reach};
@@ -217,14 +218,14 @@ impl World {
         assert_eq!(counts(), wanted);
     }
 
-    pub(crate) fn top_program(&self, top: TopUid) -> OwnedFd {
-        bpfd_sys::bpf::obj_get(&self.pins().join("top").join(top.to_string()).join("prog")).unwrap()
+    pub(crate) fn program_of(&self, generation: GenerationUid) -> OwnedFd {
+        bpfd_sys::bpf::obj_get(&self.pins().join("top").join(generation.to_string()).join("prog")).unwrap()
     }
 
     /// The verdict on a packet of zeros.
-    pub(crate) fn verdict(&self, top: TopUid) -> u32 {
+    pub(crate) fn verdict(&self, generation: GenerationUid) -> u32 {
         let run = TestRun { data_in: &[0; 64], context: &[], repeat: 1 };
-        prog_test_run(self.top_program(top).as_fd(), &run).unwrap().retval
+        prog_test_run(self.program_of(generation).as_fd(), &run).unwrap().retval
     }
 }
 
@@ -277,12 +278,12 @@ pub(crate) type Loaded = (AppUid, Recipe);
 pub(crate) trait Steps {
     fn load(&mut self, world: &World, recipe: Recipe) -> Loaded;
     fn try_load(&mut self, world: &World, app: AppUid, recipe: &Recipe) -> Result<Vec<ProgramFacts>, StepError>;
-    fn build(&mut self, chain: &NamedChain, members: &[Member], apps: &[Loaded]) -> Result<LiveTop, StepError>;
+    fn build(&mut self, chain: &NamedChain, members: &[Member], apps: &[Loaded]) -> Result<LiveGeneration, StepError>;
     fn swap(
         &mut self,
         chain: &NamedChain,
-        from: Option<LiveTop>,
-        to: Option<TopUid>,
+        from: Option<LiveGeneration>,
+        to: Option<GenerationUid>,
         mode: XdpMode,
     ) -> Result<(), StepError>;
     fn look(&mut self, chains: &[NamedChain]) -> Observed;
@@ -308,19 +309,19 @@ impl Steps for HostKernel {
         Ok(programs)
     }
 
-    fn build(&mut self, chain: &NamedChain, members: &[Member], apps: &[Loaded]) -> Result<LiveTop, StepError> {
-        let top = TopUid(Uuid::new_v4());
-        let content = TopContent::Fused { members: members.to_vec(), recipes: apps.iter().cloned().collect() };
-        let program = self.step(&Step::BuildTop { top, chain: chain.clone(), content })?.unwrap();
-        self.step(&Step::PinTop(top))?;
-        Ok(LiveTop { program, top })
+    fn build(&mut self, chain: &NamedChain, members: &[Member], apps: &[Loaded]) -> Result<LiveGeneration, StepError> {
+        let generation = GenerationUid(Uuid::new_v4());
+        let content = ChainContent::Fused { members: members.to_vec(), recipes: apps.iter().cloned().collect() };
+        let program = self.step(&Step::BuildGeneration { generation, chain: chain.clone(), content })?.unwrap();
+        self.step(&Step::PinGeneration(generation))?;
+        Ok(LiveGeneration { program, generation })
     }
 
     fn swap(
         &mut self,
         chain: &NamedChain,
-        from: Option<LiveTop>,
-        to: Option<TopUid>,
+        from: Option<LiveGeneration>,
+        to: Option<GenerationUid>,
         mode: XdpMode,
     ) -> Result<(), StepError> {
         self.step(&Step::Swap { chain: chain.clone(), from, to, mode })

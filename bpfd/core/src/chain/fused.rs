@@ -2,7 +2,7 @@
 
 use super::Backend;
 use crate::hook::ChainId;
-use crate::kernel::{Live, Member, Observed, Step, TopContent};
+use crate::kernel::{ChainContent, Live, Member, Observed, Step};
 use crate::order;
 use crate::state::State;
 
@@ -28,7 +28,7 @@ impl Backend for Fused {
         matches!(live, Live::Ours(_)) && alike
     }
 
-    fn content(&self, target: &State, _: &Observed, _: &Live) -> (Vec<Step>, TopContent) {
-        (vec![], TopContent::Fused { members: self.0.clone(), recipes: order::recipes(target, &self.0) })
+    fn content(&self, target: &State, _: &Observed, _: &Live) -> (Vec<Step>, ChainContent) {
+        (vec![], ChainContent::Fused { members: self.0.clone(), recipes: order::recipes(target, &self.0) })
     }
 }

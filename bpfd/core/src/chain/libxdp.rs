@@ -8,8 +8,8 @@ use super::Backend;
 use crate::hook::ChainId;
 use crate::ident::LinkUid;
 use crate::kernel::{
-    ChainMode, ForeignSlot, Live, LiveDispatcher, Member, Observed, ObservedChain, PinnedExt, SLOTS, Slot, Step,
-    TopContent,
+    ChainContent, ChainMode, ForeignSlot, Live, LiveDispatcher, Member, Observed, ObservedChain, PinnedCopy, SLOTS,
+    Slot, Step,
 };
 use crate::order;
 use crate::state::State;
@@ -46,12 +46,12 @@ impl Backend for Slots {
         }
     }
 
-    fn content(&self, target: &State, observed: &Observed, live: &Live) -> (Vec<Step>, TopContent) {
+    fn content(&self, target: &State, observed: &Observed, live: &Live) -> (Vec<Step>, ChainContent) {
         let version = match live {
             Live::Dispatcher(LiveDispatcher { version, .. }) => *version,
             Live::Empty | Live::Ours(_) | Live::Foreign(_) => NEW_DISPATCHER,
         };
-        let content = TopContent::Dispatcher { version, slots: self.0.clone() };
+        let content = ChainContent::Dispatcher { version, slots: self.0.clone() };
         (missing_exts(target, observed, &self.0), content)
     }
 }
@@ -60,8 +60,8 @@ impl Backend for Slots {
 /// their tag and load time count, not the app's; one that is not loaded yet will be the youngest.
 pub fn slots(state: &State, observed: &Observed, chain: &ChainId) -> Vec<Slot> {
     let ours = order::ordered(state, chain).into_iter().zip(order::members(state, chain)).map(|(link, member)| {
-        let loaded = match observed.exts.get(&link.uid) {
-            Some(PinnedExt { program: _, tag, load_time }) => (*tag, *load_time),
+        let loaded = match observed.copies.get(&link.uid) {
+            Some(PinnedCopy { program: _, tag, load_time }) => (*tag, *load_time),
             None => {
                 let program = state.apps.get(&link.app).and_then(|app| app.program(&link.function));
                 (program.map_or([0; 8], |program| program.tag), u64::MAX)
@@ -99,19 +99,19 @@ pub(super) fn there(slots: Vec<Slot>, live: &LiveDispatcher) -> Slots {
 }
 
 fn missing_exts<'a>(target: &'a State, observed: &'a Observed, slots: &[Slot]) -> Vec<Step> {
-    let missing = slots.iter().filter_map(Slot::ours).filter(|member| !observed.exts.contains_key(&member.link));
+    let missing = slots.iter().filter_map(Slot::ours).filter(|member| !observed.copies.contains_key(&member.link));
     let mut missing: Vec<&Member> = missing.collect();
     // The order of loading decides between equals, now and after the next boot.
     missing.sort_by_key(|member| target.links.get(&member.link).map(|link| link.handle));
     let steps = missing.into_iter().filter_map(|member| {
         let recipe = order::recipe(target.apps.get(&member.app)?);
-        Some(Step::LoadExt { member: member.clone(), recipe })
+        Some(Step::LoadCopy { member: member.clone(), recipe })
     });
     steps.collect()
 }
 
 /// A copy is kept while its link is wanted and its chain has copies, or may have: without it nobody would know whose program runs.
-pub(crate) fn keeps_ext(target: &State, observed: &Observed, link: &LinkUid) -> bool {
+pub(crate) fn keeps_copy(target: &State, observed: &Observed, link: &LinkUid) -> bool {
     let Some(link) = target.links.get(link).filter(|link| link.placement.asked().is_some()) else { return false };
     match link.chain().and_then(|chain| observed.chains.get(&chain)) {
         None | Some(ObservedChain { mode: ChainMode::Libxdp, .. }) => true,

@@ -9,10 +9,10 @@ pub mod libxdp;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::hook::{ChainId, ChainName, NamedChain, XdpMode};
-use crate::ident::{LinkUid, TopUid, Uids};
+use crate::ident::{GenerationUid, LinkUid, Uids};
 use crate::kernel::{
-    ChainMode, ForeignProgram, Live, LiveDispatcher, LiveTop, Member, Observed, ObservedChain, SLOTS, Slot, Step,
-    TopContent,
+    ChainContent, ChainMode, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Member, Observed, ObservedChain,
+    SLOTS, Slot, Step,
 };
 use crate::order;
 use crate::plan::{LinkStatus, PlanError};
@@ -33,7 +33,7 @@ trait Backend {
     fn runs(&self, observed: &Observed, chain: &ChainId, live: &Live) -> bool;
 
     /// The steps that must be taken before it is built, and what it is built of.
-    fn content(&self, target: &State, observed: &Observed, live: &Live) -> (Vec<Step>, TopContent);
+    fn content(&self, target: &State, observed: &Observed, live: &Live) -> (Vec<Step>, ChainContent);
 }
 
 /// The back end of a chain, with what it would run: by the chain's mode and by what runs there. Where not all of ours can be had, in a
@@ -54,9 +54,9 @@ fn back_end(target: &State, observed: &Observed, chain: &ChainId, seen: &Observe
 /// What becomes of a chain.
 pub(crate) enum ChainPlan {
     /// It stays as it is; the generation that it runs is wanted.
-    Keep(Option<TopUid>),
+    Keep(Option<GenerationUid>),
     /// As it is, but it needs references of our own.
-    Adopt(LiveTop),
+    Adopt(LiveGeneration),
     /// Another generation replaces what runs.
     Replace {
         /// Before the swap.
@@ -81,32 +81,32 @@ pub(crate) fn converge(
         Live::Foreign(_) => return ChainPlan::Keep(None),
         Live::Empty if wanted.is_empty() || !wanted.fits() => return ChainPlan::Keep(None),
         Live::Empty => None,
-        Live::Ours(top) if wanted.runs(observed, chain, live) => {
-            return match observed.tops.contains_key(&top.top) {
-                true => ChainPlan::Keep(Some(top.top)),
-                false => ChainPlan::Adopt(*top),
+        Live::Ours(generation) if wanted.runs(observed, chain, live) => {
+            return match observed.generations.contains_key(&generation.generation) {
+                true => ChainPlan::Keep(Some(generation.generation)),
+                false => ChainPlan::Adopt(*generation),
             };
         }
-        Live::Ours(top) => Some(*top),
+        Live::Ours(generation) => Some(*generation),
         Live::Dispatcher(dispatcher) => match keep(dispatcher, observed, wanted.as_ref(), chain, live) {
             Some(plan) => return plan,
-            None => Some(dispatcher.top),
+            None => Some(dispatcher.generation),
         },
     };
     let asked = modes(target, observed, chain).into_iter().find(|mode| *mode != XdpMode::Auto);
     let mode = driven.or(asked).unwrap_or_default();
     let mut build = Vec::new();
-    if let Some(live) = from.filter(|live| !observed.tops.contains_key(&live.top)) {
+    if let Some(live) = from.filter(|live| !observed.generations.contains_key(&live.generation)) {
         build.push(Step::Adopt { chain: named(), live });
     }
     if wanted.is_empty() {
         return ChainPlan::Replace { build, swap: Step::Swap { chain: named(), from, to: None, mode } };
     }
-    let top = TopUid(uids.fresh());
+    let generation = GenerationUid(uids.fresh());
     let (before, content) = wanted.content(target, observed, live);
     build.extend(before);
-    build.extend([Step::BuildTop { top, chain: named(), content }, Step::PinTop(top)]);
-    ChainPlan::Replace { build, swap: Step::Swap { chain: named(), from, to: Some(top), mode } }
+    build.extend([Step::BuildGeneration { generation, chain: named(), content }, Step::PinGeneration(generation)]);
+    ChainPlan::Replace { build, swap: Step::Swap { chain: named(), from, to: Some(generation), mode } }
 }
 
 /// A dispatcher that stays: it runs what is wanted, or nothing of ours is in it and nothing should be. A slot whose program is gone
@@ -118,13 +118,13 @@ fn keep(
     chain: &ChainId,
     live: &Live,
 ) -> Option<ChainPlan> {
-    let LiveDispatcher { top, slots, .. } = dispatcher;
+    let LiveDispatcher { generation, slots, .. } = dispatcher;
     let has_ours = slots.iter().any(|slot| slot.ours().is_some());
-    let referenced = observed.tops.contains_key(&top.top);
+    let referenced = observed.generations.contains_key(&generation.generation);
     let not_our_business = wanted.members().is_empty() && !has_ours && !referenced;
     match wanted.runs(observed, chain, live) || not_our_business {
-        true if has_ours && !referenced => Some(ChainPlan::Adopt(*top)),
-        true => Some(ChainPlan::Keep(Some(top.top))),
+        true if has_ours && !referenced => Some(ChainPlan::Adopt(*generation)),
+        true => Some(ChainPlan::Keep(Some(generation.generation))),
         false => None,
     }
 }
@@ -219,7 +219,7 @@ pub(crate) fn refuse(
             Err(PlanError::ChainFull { chain: name.clone(), programs })
         }
         (ChainMode::Fused { .. }, Live::Dispatcher(live)) if live.is_shared() => {
-            let LiveTop { program, top: _ } = live.top;
+            let LiveGeneration { program, generation: _ } = live.generation;
             foreign(ForeignProgram { program, name: libxdp::DISPATCHER.to_owned(), link: None, holders: vec![] })
         }
         (ChainMode::Libxdp | ChainMode::Fused { .. }, Live::Empty | Live::Ours(_) | Live::Dispatcher(_)) => {

@@ -5,7 +5,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use bpfd_core::hook::InterfaceId;
-use bpfd_core::ident::{KernelId, TopUid};
+use bpfd_core::ident::{GenerationUid, KernelId};
 use bpfd_core::kernel::{Member, StepError};
 use bpfd_sys::bpf::prog_info;
 use ebpf::chain_record::{CHAIN_MAP_NAME, ChainPlace};
@@ -14,12 +14,12 @@ use ebpf::fuse::{self, CannotFuse, fuse};
 use super::generation::{entry, freeze};
 use crate::causes::error_chain;
 use crate::kernel::failed;
-use crate::kernel::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
+use crate::kernel::pins::{self, CHAIN_PROGRAM, CHAIN_RECORD, Pins};
 use crate::kernel::prepare::{Codes, load};
 
 /// A generation that was built, held by descriptors only.
 #[derive(Debug)]
-pub(crate) struct BuiltTop {
+pub(crate) struct BuiltFused {
     pub(crate) program: OwnedFd,
     pub(crate) record: OwnedFd,
     pub(crate) id: KernelId,
@@ -28,20 +28,21 @@ pub(crate) struct BuiltTop {
 
 /// Builds a generation: one program of all members, in order, with the record of them.
 pub(crate) fn build(
-    top: TopUid,
+    generation: GenerationUid,
     interface: InterfaceId,
     members: &[Member],
     apps: &Codes,
-) -> Result<BuiltTop, StepError> {
-    let place = ChainPlace { top: top.bytes(), netns_cookie: interface.netns_cookie, ifindex: interface.index };
+) -> Result<BuiltFused, StepError> {
+    let place =
+        ChainPlace { generation: generation.bytes(), netns_cookie: interface.netns_cookie, ifindex: interface.index };
     let parts = members.iter().map(|member| part(member, apps)).collect::<Result<Vec<_>, StepError>>()?;
     let fused = fuse(place, &parts).map_err(|error| cannot_fuse(&error, error.place_in(&parts), members))?;
 
-    let record =
-        freeze(CHAIN_MAP_NAME, fused.record()).map_err(failed(|| format!("make the record of generation {top}")))?;
+    let record = freeze(CHAIN_MAP_NAME, fused.record())
+        .map_err(failed(|| format!("make the record of generation {generation}")))?;
     let program = load(&fused.link(record.as_raw_fd()), None)?;
-    let info = prog_info(program.as_fd()).map_err(failed(|| format!("read the program of generation {top}")))?;
-    Ok(BuiltTop { program, record, id: KernelId(info.id.0), interface })
+    let info = prog_info(program.as_fd()).map_err(failed(|| format!("read the program of generation {generation}")))?;
+    Ok(BuiltFused { program, record, id: KernelId(info.id.0), interface })
 }
 
 fn part<'a>(member: &Member, apps: &'a Codes) -> Result<fuse::Member<'a>, StepError> {
@@ -66,11 +67,11 @@ fn cannot_fuse(error: &CannotFuse, place: Option<usize>, members: &[Member]) -> 
 }
 
 /// Pins a built generation as `v1/top/<top>`, whole or not at all.
-pub(crate) fn pin(pins: &Pins, top: TopUid, built: &BuiltTop) -> Result<(), StepError> {
-    pins::make_whole(&pins.tops, &top.to_string(), |dir| {
-        let doing = || format!("pin generation {top}");
-        dir.pin(TOP_RECORD, built.record.as_fd()).map_err(failed(doing))?;
-        dir.pin(TOP_PROGRAM, built.program.as_fd()).map_err(failed(doing))
+pub(crate) fn pin(pins: &Pins, generation: GenerationUid, built: &BuiltFused) -> Result<(), StepError> {
+    pins::make_whole(&pins.generations, &generation.to_string(), |dir| {
+        let doing = || format!("pin generation {generation}");
+        dir.pin(CHAIN_RECORD, built.record.as_fd()).map_err(failed(doing))?;
+        dir.pin(CHAIN_PROGRAM, built.program.as_fd()).map_err(failed(doing))
     })
 }
 

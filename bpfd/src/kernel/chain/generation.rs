@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use bpfd_core::hook::{InterfaceId, ProceedOn};
-use bpfd_core::ident::{AppUid, KernelId, LinkUid, TopUid};
+use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use bpfd_core::kernel::{Member, StepError};
 use bpfd_core::names::Priority;
 use bpfd_sys::bpf::{F_RDONLY_PROG, Map, MapCreate, MapInfo, MapType, Update, prog_info};
@@ -16,7 +16,7 @@ use ebpf::chain_record::{CHAIN_MAP_NAME, ChainEntry, ChainPlace, ChainRecord};
 use ebpf::dispatcher::NAME as DISPATCHER;
 
 use crate::kernel::failed;
-use crate::kernel::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
+use crate::kernel::pins::{self, CHAIN_PROGRAM, CHAIN_RECORD, Pins};
 use crate::worker::idlookup::IdLookup;
 
 /// The link uid of an entry that is somebody else's program.
@@ -27,7 +27,7 @@ const RECORD_LIMIT: u32 = 256 << 10;
 
 /// A pinned generation, read.
 #[derive(Debug)]
-pub(crate) struct SeenTop {
+pub(crate) struct SeenGeneration {
     pub(crate) id: KernelId,
     /// `None` if the record cannot be read.
     pub(crate) record: Option<SeenRecord>,
@@ -69,54 +69,55 @@ pub(crate) fn entry(member: &Member) -> ChainEntry {
 }
 
 /// Removes the pins of a generation; nothing if there are none.
-pub(crate) fn unpin(pins: &Pins, top: TopUid) -> Result<(), StepError> {
-    pins::remove_whole(&pins.tops, &top.to_string()).map_err(failed(|| format!("unpin generation {top}")))
+pub(crate) fn unpin(pins: &Pins, generation: GenerationUid) -> Result<(), StepError> {
+    pins::remove_whole(&pins.generations, &generation.to_string())
+        .map_err(failed(|| format!("unpin generation {generation}")))
 }
 
 /// Removes what an earlier process left half-made, or somebody made so: a generation without its program is none. Only one bpfd
 /// has the tree.
 pub(crate) fn sweep(pins: &Pins) -> io::Result<()> {
-    let (whole, half) = pins.top_names()?;
-    half.into_iter().try_for_each(|top| pins::remove_unfinished(&pins.tops, &top.to_string()))?;
-    for top in whole {
-        if read(pins, top)?.is_none() {
-            pins::remove_whole(&pins.tops, &top.to_string())?;
+    let (whole, half) = pins.generation_names()?;
+    half.into_iter().try_for_each(|generation| pins::remove_unfinished(&pins.generations, &generation.to_string()))?;
+    for generation in whole {
+        if read(pins, generation)?.is_none() {
+            pins::remove_whole(&pins.generations, &generation.to_string())?;
         }
     }
     Ok(())
 }
 
 /// Every pinned generation.
-pub(crate) fn observe(pins: &Pins) -> io::Result<BTreeMap<TopUid, SeenTop>> {
-    let (whole, _half) = pins.top_names()?;
-    let mut tops = BTreeMap::new();
-    for top in whole {
-        tops.extend(read(pins, top)?.map(|seen| (top, seen)));
+pub(crate) fn observe(pins: &Pins) -> io::Result<BTreeMap<GenerationUid, SeenGeneration>> {
+    let (whole, _half) = pins.generation_names()?;
+    let mut generations = BTreeMap::new();
+    for generation in whole {
+        generations.extend(read(pins, generation)?.map(|seen| (generation, seen)));
     }
-    Ok(tops)
+    Ok(generations)
 }
 
 /// The pinned program of a generation, opened.
-pub(crate) fn program(pins: &Pins, top: TopUid) -> io::Result<OwnedFd> {
-    pins.tops.subdir(&top.to_string())?.pinned(TOP_PROGRAM)
+pub(crate) fn program(pins: &Pins, generation: GenerationUid) -> io::Result<OwnedFd> {
+    pins.generations.subdir(&generation.to_string())?.pinned(CHAIN_PROGRAM)
 }
 
 /// One pinned generation; `None` if it has no program.
-pub(crate) fn read(pins: &Pins, top: TopUid) -> io::Result<Option<SeenTop>> {
-    let dir = pins.tops.subdir(&top.to_string())?;
-    let Some(program) = present(dir.pinned(TOP_PROGRAM))? else { return Ok(None) };
+pub(crate) fn read(pins: &Pins, generation: GenerationUid) -> io::Result<Option<SeenGeneration>> {
+    let dir = pins.generations.subdir(&generation.to_string())?;
+    let Some(program) = present(dir.pinned(CHAIN_PROGRAM))? else { return Ok(None) };
     let info = prog_info(program.as_fd())?;
     let is_dispatcher = info.name == DISPATCHER;
     // A fused program's record counts only if it is the program's own. A dispatcher can have no map but its configuration: its record
     // lies beside it and counts by what it says, in a tree that only root writes.
     let own = |map: &MapInfo| is_dispatcher || info.map_ids.contains(&map.id);
-    let record = record(&dir, own)?.and_then(|record| seen(top, &record));
-    Ok(Some(SeenTop { id: KernelId(info.id.0), record, is_dispatcher }))
+    let record = record(&dir, own)?.and_then(|record| seen(generation, &record));
+    Ok(Some(SeenGeneration { id: KernelId(info.id.0), record, is_dispatcher }))
 }
 
 /// The record in a pin directory, if it is there and reads.
 pub(crate) fn record(dir: &Dir, own: impl FnOnce(&MapInfo) -> bool) -> io::Result<Option<ChainRecord>> {
-    let value = value(dir, TOP_RECORD, RECORD_LIMIT, own)?;
+    let value = value(dir, CHAIN_RECORD, RECORD_LIMIT, own)?;
     Ok(value.and_then(|value| ChainRecord::decode(&value).ok()))
 }
 
@@ -125,11 +126,11 @@ pub(crate) fn running(
     program: BorrowedFd<'_>,
     interface: InterfaceId,
     ids: &mut IdLookup,
-) -> io::Result<Option<(TopUid, SeenRecord)>> {
+) -> io::Result<Option<(GenerationUid, SeenRecord)>> {
     let Some((_, record)) = own_record(program, ids)? else { return Ok(None) };
-    let top = TopUid::from_bytes(record.place.top);
-    let seen = seen(top, &record).filter(|seen| seen.interface == interface);
-    Ok(seen.map(|seen| (top, seen)))
+    let generation = GenerationUid::from_bytes(record.place.generation);
+    let seen = seen(generation, &record).filter(|seen| seen.interface == interface);
+    Ok(seen.map(|seen| (generation, seen)))
 }
 
 /// The record that a program refers to, and its map.
@@ -182,9 +183,9 @@ fn plausible(map: &MapInfo, limit: u32) -> bool {
 }
 
 /// `None` if the record says what no record of ours would.
-fn seen(top: TopUid, record: &ChainRecord) -> Option<SeenRecord> {
-    let ChainRecord { place: ChainPlace { top: named, netns_cookie, ifindex }, entries } = record;
-    if TopUid::from_bytes(*named) != top {
+fn seen(generation: GenerationUid, record: &ChainRecord) -> Option<SeenRecord> {
+    let ChainRecord { place: ChainPlace { generation: named, netns_cookie, ifindex }, entries } = record;
+    if GenerationUid::from_bytes(*named) != generation {
         return None;
     }
     let ours = entries.iter().filter(|entry| entry.link != FOREIGN);
@@ -219,12 +220,12 @@ mod tests {
             flags: 0,
             function: "pass".to_owned(),
         };
-        ChainRecord { place: ChainPlace { top: [3; 16], netns_cookie: 4, ifindex: 5 }, entries: vec![entry] }
+        ChainRecord { place: ChainPlace { generation: [3; 16], netns_cookie: 4, ifindex: 5 }, entries: vec![entry] }
     }
 
     #[test]
     fn a_record_is_read_as_members_of_its_interface() {
-        let seen = seen(TopUid::from_bytes([3; 16]), &record(50, 4)).unwrap();
+        let seen = seen(GenerationUid::from_bytes([3; 16]), &record(50, 4)).unwrap();
         assert_eq!(seen.interface, InterfaceId { netns_cookie: 4, index: 5 });
         let [member] = seen.members.as_slice() else { panic!("one member") };
         assert_eq!(
@@ -235,9 +236,9 @@ mod tests {
 
     #[test]
     fn a_record_that_bpfd_would_not_write_is_not_read() {
-        let top = TopUid::from_bytes([3; 16]);
-        assert!(seen(top, &record(1001, 4)).is_none(), "priority");
-        assert!(seen(top, &record(50, 1 << 9)).is_none(), "verdicts");
-        assert!(seen(TopUid::from_bytes([9; 16]), &record(50, 4)).is_none(), "another generation's");
+        let generation = GenerationUid::from_bytes([3; 16]);
+        assert!(seen(generation, &record(1001, 4)).is_none(), "priority");
+        assert!(seen(generation, &record(50, 1 << 9)).is_none(), "verdicts");
+        assert!(seen(GenerationUid::from_bytes([9; 16]), &record(50, 4)).is_none(), "another generation's");
     }
 }

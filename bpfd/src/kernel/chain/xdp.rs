@@ -6,13 +6,13 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use bpfd_core::hook::{ChainName, InterfaceId, NamedChain, XdpMode};
-use bpfd_core::ident::{KernelId, TopUid};
-use bpfd_core::kernel::{LiveTop, StepError};
+use bpfd_core::ident::{GenerationUid, KernelId};
+use bpfd_core::kernel::{LiveGeneration, StepError};
 use bpfd_sys::bpf::ProgId;
 use bpfd_sys::netlink::{Expected, LinkRow, SetXdpError, XdpAttachment, XdpMode as Driven};
 use rustix::io::Errno;
 
-use super::generation::SeenTop;
+use super::generation::SeenGeneration;
 use crate::kernel::failed;
 use crate::worker::netns::Namespace;
 
@@ -46,18 +46,19 @@ pub(crate) fn indexed(namespace: &Namespace, index: u32) -> io::Result<Option<In
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Attached {
     Nothing,
-    Ours(LiveTop),
+    Ours(LiveGeneration),
     Other(ProgId),
 }
 
 /// Tells what an interface runs. A generation of ours on another interface than its record says was put there by somebody else.
-pub(crate) fn runs(interface: &Interface, tops: &BTreeMap<TopUid, SeenTop>) -> Attached {
+pub(crate) fn runs(interface: &Interface, generations: &BTreeMap<GenerationUid, SeenGeneration>) -> Attached {
     let Some((_, program)) = interface.row.xdp.program() else { return Attached::Nothing };
-    let made_here = |top: &SeenTop| top.record.as_ref().is_none_or(|record| record.interface == interface.id);
-    let ours = tops.iter().find(|(_, top)| top.id == KernelId(program.0) && made_here(top));
+    let made_here =
+        |generation: &SeenGeneration| generation.record.as_ref().is_none_or(|record| record.interface == interface.id);
+    let ours = generations.iter().find(|(_, generation)| generation.id == KernelId(program.0) && made_here(generation));
     match (ours, interface.row.xdp) {
-        (Some((top, seen)), XdpAttachment::One { mode: Driven::Native | Driven::Generic, .. }) => {
-            Attached::Ours(LiveTop { program: seen.id, top: *top })
+        (Some((generation, seen)), XdpAttachment::One { mode: Driven::Native | Driven::Generic, .. }) => {
+            Attached::Ours(LiveGeneration { program: seen.id, generation: *generation })
         }
         _ => Attached::Other(program),
     }
@@ -285,11 +286,15 @@ mod tests {
         };
         let record =
             SeenRecord { interface: InterfaceId { netns_cookie: 1, index: 3 }, members: vec![], names: vec![] };
-        let uid = TopUid::from_bytes([1; 16]);
-        let tops = BTreeMap::from([(uid, SeenTop { id: KernelId(7), record: Some(record), is_dispatcher: false })]);
-        assert_eq!(runs(&at(3), &tops), Attached::Ours(LiveTop { program: KernelId(7), top: uid }));
-        assert_eq!(runs(&at(4), &tops), Attached::Other(ProgId(7)));
-        let unread = BTreeMap::from([(uid, SeenTop { id: KernelId(7), record: None, is_dispatcher: false })]);
-        assert_eq!(runs(&at(4), &unread), Attached::Ours(LiveTop { program: KernelId(7), top: uid }));
+        let uid = GenerationUid::from_bytes([1; 16]);
+        let generations =
+            BTreeMap::from([(uid, SeenGeneration { id: KernelId(7), record: Some(record), is_dispatcher: false })]);
+        assert_eq!(
+            runs(&at(3), &generations),
+            Attached::Ours(LiveGeneration { program: KernelId(7), generation: uid })
+        );
+        assert_eq!(runs(&at(4), &generations), Attached::Other(ProgId(7)));
+        let unread = BTreeMap::from([(uid, SeenGeneration { id: KernelId(7), record: None, is_dispatcher: false })]);
+        assert_eq!(runs(&at(4), &unread), Attached::Ours(LiveGeneration { program: KernelId(7), generation: uid }));
     }
 }

@@ -108,12 +108,14 @@ impl Dispatchers {
         for (id, dispatcher) in &mut self.all {
             let all = whole.contains(id) || self.shared.contains(id);
             for slot in &mut dispatcher.slots {
-                let by_pin = pinned.iter().any(|(top, links)| top == id && links.contains(&slot.loaded.program));
+                let by_pin =
+                    pinned.iter().any(|(generation, links)| generation == id && links.contains(&slot.loaded.program));
                 slot.linked &= all || by_pin;
             }
         }
         self.all.retain(|id, dispatcher| {
-            let held = attached.contains(id) || whole.contains(id) || pinned.iter().any(|(top, _)| top == id);
+            let held =
+                attached.contains(id) || whole.contains(id) || pinned.iter().any(|(generation, _)| generation == id);
             held || dispatcher.slots.iter().any(|slot| slot.linked)
         });
     }

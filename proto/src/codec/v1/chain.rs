@@ -1,7 +1,7 @@
 //! Chains: what shared hooks run, beside what was asked for.
 
 use bpfd_core::hook::{ChainId, ProceedOn};
-use bpfd_core::kernel::{ChainMode, ForeignSlot, Live, LiveTop, Member, Observed, SLOTS, Slot};
+use bpfd_core::kernel::{ChainMode, ForeignSlot, Live, LiveGeneration, Member, Observed, SLOTS, Slot};
 use bpfd_core::order;
 use bpfd_core::plan::LinkStatus;
 use bpfd_core::snapshot::Snapshot;
@@ -31,17 +31,17 @@ pub fn chain(snapshot: &Snapshot, id: &ChainId, paths: &impl Paths) -> Option<pb
     };
     let (program, members) = match &seen.live {
         Live::Empty => (None, vec![]),
-        Live::Ours(LiveTop { program, .. }) => (Some(program.0), members(snapshot, observed, id)),
+        Live::Ours(LiveGeneration { program, .. }) => (Some(program.0), members(snapshot, observed, id)),
         Live::Dispatcher(live) => {
             let lost = |name: &String| format!("`{name}` is no longer in its slot: somebody removed its pins");
             findings.extend(live.lost.iter().map(lost));
             slots = u32::try_from(live.slots.len()).ok();
-            let pin = |slot| paths.libxdp_pin(id.interface.index, live.top.program, slot);
+            let pin = |slot| paths.libxdp_pin(id.interface.index, live.generation.program, slot);
             let members = (0..).zip(&live.slots).map(|(slot, found)| match found {
                 Slot::Ours(found) => pb::ChainMember { slot: Some(slot), ..member(snapshot, slot + 1, found) },
                 Slot::Foreign(found) => foreign_member(found, slot, pin(slot)),
             });
-            (Some(live.top.program.0), members.collect())
+            (Some(live.generation.program.0), members.collect())
         }
         Live::Foreign(foreign) => {
             let holder = foreign.holders.join(", ");
@@ -84,7 +84,7 @@ fn member(snapshot: &Snapshot, position: u32, member: &Member) -> pb::ChainMembe
     let Snapshot { state, observed, statuses: _ } = snapshot;
     let row = state.links.get(&member.link);
     let program = observed.apps.get(&member.app).and_then(|app| app.programs.get(&member.function));
-    let ext = observed.exts.get(&member.link).map(|ext| ext.program);
+    let copy = observed.copies.get(&member.link).map(|copy| copy.program);
     let known = state.apps.get(&member.app).and_then(|app| app.program(&member.function)).map(|program| program.tag);
     pb::ChainMember {
         position,
@@ -93,7 +93,7 @@ fn member(snapshot: &Snapshot, position: u32, member: &Member) -> pb::ChainMembe
         priority: member.priority.into(),
         effective_priority: member.effective.into(),
         proceed_on: Some(proceed_on(member.proceed_on)),
-        kernel_program_id: ext.or(program.copied()).map(|id| id.0),
+        kernel_program_id: copy.or(program.copied()).map(|id| id.0),
         tag: known.map(|tag| hex(&tag)).unwrap_or_default(),
     }
 }

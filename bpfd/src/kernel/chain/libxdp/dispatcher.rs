@@ -9,8 +9,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use bpfd_core::hook::{InterfaceId, NamedChain, ProceedOn};
-use bpfd_core::ident::{KernelId, LinkUid, TopUid};
-use bpfd_core::kernel::{ForeignSlot, LiveDispatcher, LiveTop, Member, Slot, StepError};
+use bpfd_core::ident::{GenerationUid, KernelId, LinkUid};
+use bpfd_core::kernel::{ForeignSlot, LiveDispatcher, LiveGeneration, Member, Slot, StepError};
 use bpfd_core::names::Priority;
 use bpfd_sys::bpf::{
     AttachType, BtfTypeId, F_RDONLY_PROG, LinkId, LinkInfo, LinkKind, Map, MapInfo, ProgId, btf_bytes, link_create_ext,
@@ -22,13 +22,13 @@ use ebpf::dispatch_config::{self, DispatcherConfig, Version};
 use ebpf::dispatcher::{NAME, full_name, slot_in_btf, version_in_btf};
 use ebpf::relocate::KERNEL_NAME_MAX;
 
-use super::copy::{self, SeenExt};
+use super::copy::{self, SeenCopy};
 use super::directory;
 use super::load::load;
 use crate::causes::error_chain as said;
-use crate::kernel::chain::generation as top;
+use crate::kernel::chain::generation;
 use crate::kernel::failed;
-use crate::kernel::pins::{self, Pins, TOP_PROGRAM, TOP_RECORD};
+use crate::kernel::pins::{self, CHAIN_PROGRAM, CHAIN_RECORD, Pins};
 use crate::worker::idlookup::{IdLookup, Replacement};
 
 /// No version's configuration is as long; a longer value is not read.
@@ -46,7 +46,7 @@ pub(crate) struct HeldSlot {
 
 /// A dispatcher with its programs, held by descriptors for as long as an operation lasts: to pin it, and to put it back.
 #[derive(Debug)]
-pub(crate) struct Generation {
+pub(crate) struct HeldDispatcher {
     pub(crate) program: OwnedFd,
     pub(crate) id: KernelId,
     pub(crate) interface: InterfaceId,
@@ -56,7 +56,7 @@ pub(crate) struct Generation {
 
 /// What a generation is to be.
 pub(crate) struct Wanted<'a> {
-    pub(crate) top: TopUid,
+    pub(crate) generation: GenerationUid,
     pub(crate) chain: &'a NamedChain,
     pub(crate) version: u8,
     pub(crate) slots: &'a [Slot],
@@ -64,8 +64,8 @@ pub(crate) struct Wanted<'a> {
 
 /// Makes a dispatcher and puts every program into its slot. Each was verified when it was loaded: this takes no longer for long
 /// programs. A program of somebody else's that is gone by now is a race.
-pub(crate) fn build(wanted: &Wanted<'_>, pins: &Pins, ids: &mut IdLookup) -> Result<Generation, StepError> {
-    let Wanted { top, chain, version, slots } = *wanted;
+pub(crate) fn build(wanted: &Wanted<'_>, pins: &Pins, ids: &mut IdLookup) -> Result<HeldDispatcher, StepError> {
+    let Wanted { generation, chain, version, slots } = *wanted;
     let interface = chain.id.interface;
     let doing = || format!("build a dispatcher for `{chain}`");
     let unknown = || StepError::Call { doing: doing(), errno: format!("version {version} is not known") };
@@ -85,9 +85,9 @@ pub(crate) fn build(wanted: &Wanted<'_>, pins: &Pins, ids: &mut IdLookup) -> Res
             .map_err(failed(|| format!("put `{}` into slot {index} of a dispatcher", name(slot))))?;
         held.push(HeldSlot { index, program, link, ours });
     }
-    let record = record(top, interface, slots)?;
+    let record = record(generation, interface, slots)?;
     let id = KernelId(prog_info(loaded.program.as_fd()).map_err(failed(doing))?.id.0);
-    Ok(Generation { program: loaded.program, id, interface, record, slots: held })
+    Ok(HeldDispatcher { program: loaded.program, id, interface, record, slots: held })
 }
 
 /// The program for a slot and what the configuration says of it; `None` if it is gone.
@@ -114,13 +114,14 @@ fn name(slot: &Slot) -> &str {
     }
 }
 
-fn record(top: TopUid, interface: InterfaceId, slots: &[Slot]) -> Result<OwnedFd, StepError> {
-    let place = ChainPlace { top: top.bytes(), netns_cookie: interface.netns_cookie, ifindex: interface.index };
+fn record(generation: GenerationUid, interface: InterfaceId, slots: &[Slot]) -> Result<OwnedFd, StepError> {
+    let place =
+        ChainPlace { generation: generation.bytes(), netns_cookie: interface.netns_cookie, ifindex: interface.index };
     let entries = slots.iter().map(|slot| match slot {
-        Slot::Ours(member) => top::entry(member),
+        Slot::Ours(member) => generation::entry(member),
         Slot::Foreign(ForeignSlot { name, priority, actions, .. }) => ChainEntry {
-            link: top::FOREIGN,
-            app: top::FOREIGN,
+            link: generation::FOREIGN,
+            app: generation::FOREIGN,
             priority: *priority,
             effective: *priority,
             actions: ActionMask::from_bits(*actions),
@@ -130,7 +131,7 @@ fn record(top: TopUid, interface: InterfaceId, slots: &[Slot]) -> Result<OwnedFd
     });
     let record = ChainRecord { place, entries: entries.collect() };
     let bytes = record.encode().map_err(|error| StepError::Object { why: said(&error) })?;
-    top::freeze(CHAIN_MAP_NAME, &bytes).map_err(failed(|| format!("make the record of generation {top}")))
+    generation::freeze(CHAIN_MAP_NAME, &bytes).map_err(failed(|| format!("make the record of generation {generation}")))
 }
 
 /// A peer chooses its programs' names: any text of 1 to 256 bytes stands as it is.
@@ -140,32 +141,34 @@ fn recordable(name: &str) -> String {
 }
 
 /// Pins a generation as `v1/top/<top>`, whole or not at all, with references of our own to our links in it.
-pub(crate) fn pin(pins: &Pins, top: TopUid, generation: &Generation) -> Result<(), StepError> {
-    let doing = || format!("pin generation {top}");
-    pins::make_whole(&pins.tops, &top.to_string(), |dir| {
-        dir.pin(TOP_RECORD, generation.record.as_fd()).map_err(failed(doing))?;
-        for HeldSlot { index, link, .. } in generation.slots.iter().filter(|slot| slot.ours.is_some()) {
+pub(crate) fn pin(pins: &Pins, generation: GenerationUid, dispatcher: &HeldDispatcher) -> Result<(), StepError> {
+    let doing = || format!("pin generation {generation}");
+    pins::make_whole(&pins.generations, &generation.to_string(), |dir| {
+        dir.pin(CHAIN_RECORD, dispatcher.record.as_fd()).map_err(failed(doing))?;
+        for HeldSlot { index, link, .. } in dispatcher.slots.iter().filter(|slot| slot.ours.is_some()) {
             dir.pin(&format!("link_{index}"), link.as_fd()).map_err(failed(doing))?;
         }
-        dir.pin(TOP_PROGRAM, generation.program.as_fd()).map_err(failed(doing))
+        dir.pin(CHAIN_PROGRAM, dispatcher.program.as_fd()).map_err(failed(doing))
     })
 }
 
 /// Takes hold of a dispatcher that runs, with all that is in it; `None` if it is gone, or none of libxdp's.
 pub(crate) fn capture(
-    top: LiveTop,
+    generation: LiveGeneration,
     interface: InterfaceId,
-    (pins, exts): (&Pins, &BTreeMap<LinkUid, SeenExt>),
+    (pins, copies): (&Pins, &BTreeMap<LinkUid, SeenCopy>),
     ids: &mut IdLookup,
-) -> Result<Option<Generation>, StepError> {
-    let doing = || format!("take hold of dispatcher {}", top.program);
-    let pinned = pinned_links(pins, top, interface.index).map_err(failed(doing))?;
-    let Some(read) = read(ProgId(top.program.0), &pinned, exts, ids).map_err(failed(doing))? else { return Ok(None) };
+) -> Result<Option<HeldDispatcher>, StepError> {
+    let doing = || format!("take hold of dispatcher {}", generation.program);
+    let pinned = pinned_links(pins, generation, interface.index).map_err(failed(doing))?;
+    let Some(read) = read(ProgId(generation.program.0), &pinned, copies, ids).map_err(failed(doing))? else {
+        return Ok(None);
+    };
     let mut held = Vec::new();
     let mut recorded = Vec::new();
     for Filled { index, link, slot } in read.slots {
         let ours = slot.ours().map(|member| member.link);
-        let program = ids.program(ProgId(id(&slot, exts).0)).map_err(failed(doing))?;
+        let program = ids.program(ProgId(id(&slot, copies).0)).map_err(failed(doing))?;
         let link = ids.link(link).map_err(failed(doing))?;
         // Gone in this moment: it is nothing to keep any more.
         if let (Some(program), Some(link)) = (program, link) {
@@ -173,13 +176,13 @@ pub(crate) fn capture(
             recorded.push(slot);
         }
     }
-    let record = record(top.top, interface, &recorded)?;
-    Ok(Some(Generation { program: read.program, id: top.program, interface, record, slots: held }))
+    let record = record(generation.generation, interface, &recorded)?;
+    Ok(Some(HeldDispatcher { program: read.program, id: generation.program, interface, record, slots: held }))
 }
 
-fn id(slot: &Slot, exts: &BTreeMap<LinkUid, SeenExt>) -> KernelId {
+fn id(slot: &Slot, copies: &BTreeMap<LinkUid, SeenCopy>) -> KernelId {
     match slot {
-        Slot::Ours(member) => exts.get(&member.link).map_or(KernelId(0), |ext| ext.pinned.program),
+        Slot::Ours(member) => copies.get(&member.link).map_or(KernelId(0), |copy| copy.pinned.program),
         Slot::Foreign(slot) => slot.program,
     }
 }
@@ -201,31 +204,31 @@ struct Filled {
 
 /// What runs on an interface, if it is a dispatcher that bpfd can keep: peers' test, in their order (`xdp_multiprog__fill_from_fd`).
 pub(crate) fn live(
-    top: LiveTop,
+    generation: LiveGeneration,
     names: &[String],
     (pins, ifindex): (&Pins, u32),
-    exts: &BTreeMap<LinkUid, SeenExt>,
+    copies: &BTreeMap<LinkUid, SeenCopy>,
     ids: &mut IdLookup,
 ) -> io::Result<Option<LiveDispatcher>> {
-    let pinned = pinned_links(pins, top, ifindex)?;
-    let Some(read) = read(ProgId(top.program.0), &pinned, exts, ids)? else { return Ok(None) };
+    let pinned = pinned_links(pins, generation, ifindex)?;
+    let Some(read) = read(ProgId(generation.program.0), &pinned, copies, ids)? else { return Ok(None) };
     let Read { program: _, version, programs, slots } = read;
     let empty = (0..programs).filter(|index| slots.iter().all(|filled| filled.index != *index));
     let lost = empty.map(|index| names.get(index).cloned().unwrap_or_else(|| format!("slot {index}"))).collect();
     let slots = slots.into_iter().map(|filled| filled.slot).collect();
-    Ok(Some(LiveDispatcher { top, version: version.number(), slots, lost }))
+    Ok(Some(LiveDispatcher { generation, version: version.number(), slots, lost }))
 }
 
 /// The links of a dispatcher that are pinned, by bpfd beside its record or for libxdp's users: most often all that it has.
-fn pinned_links(pins: &Pins, top: LiveTop, ifindex: u32) -> io::Result<Vec<OwnedFd>> {
-    let own = top::present_dir(pins.tops.subdir(&top.top.to_string()))?;
-    let shared = directory::directory(&pins.bpffs, ifindex, top.program)?;
+fn pinned_links(pins: &Pins, generation: LiveGeneration, ifindex: u32) -> io::Result<Vec<OwnedFd>> {
+    let own = generation::present_dir(pins.generations.subdir(&generation.generation.to_string()))?;
+    let shared = directory::directory(&pins.bpffs, ifindex, generation.program)?;
     let mut links = Vec::new();
     for dir in own.iter().chain(&shared) {
         let names = dir.names()?;
         let of_links = names.iter().filter(|name| name.starts_with("link_") || name.ends_with("-link"));
         for name in of_links {
-            links.extend(top::present(dir.pinned(name))?);
+            links.extend(generation::present(dir.pinned(name))?);
         }
     }
     Ok(links)
@@ -257,7 +260,7 @@ fn replacements(
 fn read(
     id: ProgId,
     pinned: &[OwnedFd],
-    exts: &BTreeMap<LinkUid, SeenExt>,
+    copies: &BTreeMap<LinkUid, SeenCopy>,
     ids: &mut IdLookup,
 ) -> io::Result<Option<Read>> {
     let Some(program) = ids.program(id)? else { return Ok(None) };
@@ -278,8 +281,8 @@ fn read(
     for Replacement { link, program, function } in replacements(id, config.slots.len(), pinned, ids)?.into_values() {
         let place = slot_in_btf(&btf, function).and_then(|index| Some((index, config.slots.get(index)?)));
         let Some((index, config)) = place else { continue };
-        let slot = match exts.values().find(|ext| ext.pinned.program == KernelId(program)) {
-            Some(ext) => Some(Slot::Ours(ours(&ext.member, config))),
+        let slot = match copies.values().find(|copy| copy.pinned.program == KernelId(program)) {
+            Some(copy) => Some(Slot::Ours(ours(&copy.member, config))),
             None => foreign(ProgId(program), config, ids)?.map(Slot::Foreign),
         };
         slots.extend(slot.map(|slot| Filled { index, link: LinkId(link), slot }));
