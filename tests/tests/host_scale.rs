@@ -44,9 +44,9 @@ fn syncs(calls: &Calls) -> u64 {
     ["fsync", "fdatasync", "sync_file_range"].into_iter().filter_map(|name| calls.get(name)).sum()
 }
 
-/// The count with the least calls.
+/// The count with the least calls. Once in a thousand pages the database begins its log anew, and syncs once more.
 fn least(counts: Vec<Calls>) -> Calls {
-    counts.into_iter().min_by_key(sum).unwrap()
+    counts.into_iter().min_by_key(|calls| (syncs(calls), sum(calls))).unwrap()
 }
 
 #[test]
