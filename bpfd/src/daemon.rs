@@ -125,9 +125,9 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
 
     let read = objects.clone();
     let paths = Paths { bpffs: layout.bpffs.clone(), ..Paths::default() };
-    let setting = settings.chain.mode;
     let named = paths.netns.clone();
-    let kernel = HostKernel::open_in(setting, paths, workers.clone(), Arc::new(move |digest| read.read(digest)))?;
+    let kernel =
+        HostKernel::open_in(&settings.chain, paths, workers.clone(), Arc::new(move |digest| read.read(digest)))?;
     let (loader, readers) = (kernel.loader(), kernel.readers());
     let (mode, mode_cause) = match kernel.mode() {
         mode @ ChainMode::Fused { cause } => (mode.to_string(), cause.clone()),

@@ -3,17 +3,21 @@
 //! ```toml
 //! [chain]
 //! mode = "auto"       # "libxdp" where the kernel allows it, else "fused": spec/dispatch.md
+//! [chain.interfaces]
+//! eth1 = "fused"      # for interfaces of this name, in any network namespace
 //! [workers]
 //! uid_base = 61100    # where there is no user `bpfd-worker`: the first of 64 user ids, one a running worker
 //! ```
 //! This file must never read a file.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use bpfd_policy::position;
 use serde::Deserialize;
 
 use crate::mode::Setting;
+use crate::names::IfName;
 
 /// Workers that run at the same time have so many user ids: above the pulls, looks and loads that are under way at most.
 const UIDS: u32 = 64;
@@ -85,6 +89,8 @@ impl TryFrom<u32> for UidBase {
 pub struct Chain {
     /// Which way chains are kept.
     pub mode: Setting,
+    /// Which way those of interfaces with these names are kept.
+    pub interfaces: BTreeMap<IfName, Setting>,
 }
 
 /// A file that is not understood.
@@ -130,6 +136,17 @@ mod tests {
         assert_eq!(mode("libxdp"), Ok(Setting::Libxdp));
         let error = mode("group").unwrap_err();
         assert_eq!((error.line, error.column), (2, 8));
+    }
+
+    #[test]
+    fn an_interface_may_have_a_mode_of_its_own() {
+        let chain =
+            Config::parse("[chain]\nmode = \"libxdp\"\n[chain.interfaces]\neth1 = \"fused\"\n", "f").unwrap().chain;
+        assert_eq!(chain.interfaces, [("eth1".parse().unwrap(), Setting::Fused)].into());
+        for bad in ["eth1 = \"group\"", "\"a/b\" = \"fused\"", "eth1 = 3"] {
+            let error = Config::parse(&format!("[chain.interfaces]\n{bad}\n"), "f").unwrap_err();
+            assert_eq!(error.line, 2, "{bad}");
+        }
     }
 
     #[test]

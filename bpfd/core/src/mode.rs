@@ -2,11 +2,14 @@
 //!
 //! Only the kernel knows whether it allows that; a version number or a config file does not. This file must never try it itself.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Chain;
 use crate::kernel::ChainMode;
+use crate::names::IfName;
 
 /// What became of the try: a dispatcher, and a program in the place of one of its functions (`BPF_PROG_TYPE_EXT`).
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -79,8 +82,17 @@ pub enum ModeError {
     #[error("cannot load XDP programs at all: errno {0}")]
     NoXdp(i32),
     /// The setting asks for what the kernel does not have.
-    #[error("bpfd.toml asks for chain mode `libxdp`, which this kernel does not allow: {0}")]
-    Impossible(String),
+    #[error("bpfd.toml asks for chain mode `libxdp`{}, which this kernel does not allow: {cause}", of(.interface))]
+    Impossible {
+        /// Of which interface, if not of all.
+        interface: Option<IfName>,
+        /// The kernel's word.
+        cause: String,
+    },
+}
+
+fn of(interface: &Option<IfName>) -> String {
+    interface.as_ref().map_or_else(String::new, |interface| format!(" for interface `{interface}`"))
 }
 
 /// What bpfd.toml says of the mode.
@@ -100,11 +112,39 @@ impl Setting {
     /// The mode, given what the kernel allows.
     pub fn apply(self, decided: Result<ChainMode, ModeError>) -> Result<ChainMode, ModeError> {
         match (self, decided?) {
-            (Self::Libxdp, ChainMode::Fused { cause }) => Err(ModeError::Impossible(cause)),
+            (Self::Libxdp, ChainMode::Fused { cause }) => Err(ModeError::Impossible { interface: None, cause }),
             (Self::Fused, ChainMode::Libxdp) => Ok(ChainMode::Fused { cause: "set in bpfd.toml".to_owned() }),
             (Self::Auto | Self::Libxdp, ChainMode::Libxdp) => Ok(ChainMode::Libxdp),
             (Self::Auto | Self::Fused, decided @ ChainMode::Fused { .. }) => Ok(decided),
         }
+    }
+}
+
+/// Which way each chain is kept: decided once, when the daemon starts.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Modes {
+    /// Of every chain that has none of its own.
+    pub host: ChainMode,
+    interfaces: BTreeMap<IfName, ChainMode>,
+}
+
+impl Modes {
+    /// What bpfd.toml says, given what the kernel allows.
+    pub fn of(settings: &Chain, decided: &Result<ChainMode, ModeError>) -> Result<Self, ModeError> {
+        let of_one = |(name, setting): (&IfName, &Setting)| match setting.apply(decided.clone()) {
+            Ok(mode) => Ok((name.clone(), mode)),
+            Err(ModeError::Impossible { interface: _, cause }) => {
+                Err(ModeError::Impossible { interface: Some(name.clone()), cause })
+            }
+            Err(error) => Err(error),
+        };
+        let host = settings.mode.apply(decided.clone())?;
+        Ok(Self { host, interfaces: settings.interfaces.iter().map(of_one).collect::<Result<_, _>>()? })
+    }
+
+    /// The mode of the chain of an interface that is called so now.
+    pub fn of_interface(&self, name: &IfName) -> &ChainMode {
+        self.interfaces.get(name).unwrap_or(&self.host)
     }
 }
 
@@ -145,6 +185,22 @@ fn list(missing: &[Capability]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_interface_has_its_own_mode_or_the_hosts() {
+        let settings = |own| Chain { mode: Setting::Auto, interfaces: [("eth1".parse().unwrap(), own)].into() };
+        let eth = |name: &str| name.parse::<IfName>().unwrap();
+        let modes = Modes::of(&settings(Setting::Fused), &Ok(ChainMode::Libxdp)).unwrap();
+        assert_eq!(modes.of_interface(&eth("eth0")), &ChainMode::Libxdp);
+        let set = ChainMode::Fused { cause: "set in bpfd.toml".to_owned() };
+        assert_eq!(modes.of_interface(&eth("eth1")), &set);
+        let forbidden = Ok(ChainMode::Fused { cause: "no trampolines".to_owned() });
+        let error = Modes::of(&settings(Setting::Libxdp), &forbidden).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "bpfd.toml asks for chain mode `libxdp` for interface `eth1`, which this kernel does not allow: no trampolines"
+        );
+    }
 
     fn cause(errno: i32, at: Stage) -> String {
         match decide(Attempt::Refused { at, errno }, &[]).unwrap() {
@@ -222,6 +278,6 @@ mod tests {
         assert_eq!(cause, "set in bpfd.toml");
         assert_eq!(Setting::Fused.apply(Ok(cannot.clone())), Ok(cannot.clone()));
         let refused = Setting::Libxdp.apply(Ok(cannot)).unwrap_err();
-        assert_eq!(refused, ModeError::Impossible("the kernel said no".to_owned()));
+        assert_eq!(refused, ModeError::Impossible { interface: None, cause: "the kernel said no".to_owned() });
     }
 }

@@ -42,13 +42,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bpfd_core::config::Chain;
 use bpfd_core::hook::{InterfaceId, NamedChain, XdpMode};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId};
 use bpfd_core::kernel::{
     ChainContent, ChainMode, Kernel, LiveGeneration, Member, Need, ObserveError, Observed, Recipe, Scope, Slot, Step,
     StepError,
 };
-use bpfd_core::mode::{self, ModeError, Setting};
+use bpfd_core::mode::{self, ModeError, Modes};
 use bpfd_core::stamp::Stamp;
 use bpfd_core::state::{ObjectDigest, ProgramFacts};
 use bpfd_sys::bpf::{Map, ProgId, prog_info};
@@ -106,7 +107,7 @@ pub struct HostKernel {
     workers: Workers,
     loader: Loader,
     objects: Objects,
-    mode: ChainMode,
+    modes: Modes,
     staged: BTreeMap<AppUid, StagedApp>,
     apps: Codes,
     built: BTreeMap<GenerationUid, Arc<BuiltFused>>,
@@ -148,11 +149,11 @@ impl HostKernel {
     /// Opens the pin tree, which nothing else may have open, and finds out how chains are kept here. Workers are started later, by
     /// the thread that needs one first, and end with that thread: let only one use this.
     pub fn open(paths: Paths, workers: Workers, objects: Objects) -> Result<Self, OpenError> {
-        Self::open_in(Setting::Auto, paths, workers, objects)
+        Self::open_in(&Chain::default(), paths, workers, objects)
     }
 
     /// The same, with a word on how chains are kept.
-    pub fn open_in(setting: Setting, paths: Paths, workers: Workers, objects: Objects) -> Result<Self, OpenError> {
+    pub fn open_in(settings: &Chain, paths: Paths, workers: Workers, objects: Objects) -> Result<Self, OpenError> {
         let Paths { bpffs, tracefs, netns, types } = paths;
         let refused = |path: &PathBuf, source| OpenError::Pins { path: path.clone(), source };
         let pins = Pins::open(&bpffs).map_err(|error| match error {
@@ -164,7 +165,7 @@ impl HostKernel {
         swept.map_err(|source| refused(&bpffs, source))?;
         let attempt = probe::attempt().map_err(OpenError::Probe)?;
         let missing = probe::missing_capabilities().map_err(OpenError::Probe)?;
-        let mode = setting.apply(mode::decide(attempt, &missing))?;
+        let modes = Modes::of(settings, &mode::decide(attempt, &missing))?;
         Ok(Self {
             pins: Arc::new(pins),
             netns: netns.clone(),
@@ -174,7 +175,7 @@ impl HostKernel {
             workers,
             loader: Loader::new(types),
             objects,
-            mode,
+            modes,
             staged: BTreeMap::new(),
             apps: BTreeMap::new(),
             built: BTreeMap::new(),
@@ -187,7 +188,7 @@ impl HostKernel {
 
     /// How chains are kept here, and why.
     pub fn mode(&self) -> &ChainMode {
-        &self.mode
+        &self.modes.host
     }
 
     /// What loads objects for this kernel, for other threads.
@@ -197,13 +198,13 @@ impl HostKernel {
 
     /// Makes what looks at this kernel for readers, on other threads.
     pub fn readers(&self) -> impl Fn() -> Reader + Clone + Send + use<> {
-        let (pins, workers, netns, mode) =
-            (self.pins.clone(), self.workers.clone(), self.netns.clone(), self.mode.clone());
+        let (pins, workers, netns, modes) =
+            (self.pins.clone(), self.workers.clone(), self.netns.clone(), self.modes.clone());
         move || Reader {
             pins: pins.clone(),
             namespaces: Namespaces::new(workers.clone(), netns.clone()),
             ids: IdLookup::new(workers.clone()),
-            mode: mode.clone(),
+            modes: modes.clone(),
         }
     }
 
@@ -439,8 +440,8 @@ impl Kernel for HostKernel {
         // No operation is under way: nothing has to be put back any more.
         self.dispatchers.clear();
         self.provided.clear();
-        let Self { pins, known, namespaces, ids, mode, .. } = self;
-        observe::observe(pins, known, namespaces, ids, mode, scope)
+        let Self { pins, known, namespaces, ids, modes, .. } = self;
+        observe::observe(pins, known, namespaces, ids, modes, scope)
     }
 
     fn stage(&mut self, app: AppUid, staged: StagedApp) {

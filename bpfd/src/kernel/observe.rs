@@ -9,9 +9,10 @@ use std::os::fd::AsFd;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use bpfd_core::kernel::{
-    ChainMode, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Member, ObserveError, Observed, ObservedChain,
-    PinnedApp, PinnedGeneration, Runs, Scope, Step, Targets,
+    ForeignProgram, Live, LiveDispatcher, LiveGeneration, Member, ObserveError, Observed, ObservedChain, PinnedApp,
+    PinnedGeneration, Runs, Scope, Step, Targets,
 };
+use bpfd_core::mode::Modes;
 use bpfd_sys::bpf::{ProgId, prog_info};
 use bpfd_sys::netlink::XdpAttachment;
 
@@ -116,7 +117,7 @@ pub(crate) fn observe(
     known: &mut Option<Known>,
     namespaces: &mut Namespaces,
     ids: &mut IdLookup,
-    mode: &ChainMode,
+    modes: &Modes,
     scope: &Scope,
 ) -> Result<Observed, ObserveError> {
     let whole = match scope {
@@ -169,7 +170,7 @@ pub(crate) fn observe(
                 let seen = found.and_then(|found| {
                     let live = found.as_ref().map(|(live, _)| *live);
                     unpinned.extend(found.map(|(live, members)| (live.generation, members)));
-                    observe_chain(&interface, live, name, ids, mode, (pins, &known.generations, &known.copies))
+                    observe_chain(&interface, live, name, ids, modes, (pins, &known.generations, &known.copies))
                 });
                 chains.insert(id, seen.map_err(unseen)?);
             }
@@ -217,7 +218,7 @@ fn observe_chain(
     unpinned: Option<LiveGeneration>,
     name: ChainName,
     ids: &mut IdLookup,
-    mode: &ChainMode,
+    modes: &Modes,
     (pins, generations, copies): (&Pins, &BTreeMap<GenerationUid, SeenGeneration>, &BTreeMap<LinkUid, SeenCopy>),
 ) -> io::Result<ObservedChain> {
     let id = interface.id;
@@ -237,7 +238,8 @@ fn observe_chain(
             None => foreign(ids, program),
         },
     };
-    Ok(ObservedChain { name, live, driven: xdp::driven(&interface.row.xdp), mode: mode.clone() })
+    let mode = modes.of_interface(&name.interface).clone();
+    Ok(ObservedChain { name, live, driven: xdp::driven(&interface.row.xdp), mode })
 }
 
 /// A generation of ours that this interface runs and that has no pins: its namespace had no name for a while, or somebody removed them.

@@ -4,7 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use bpfd_core::kernel::{ChainMode, ForeignProgram, Live, ObserveError, Observed, Scope, Targets};
+use bpfd_core::kernel::{ForeignProgram, Live, ObserveError, Observed, Scope, Targets};
+use bpfd_core::mode::Modes;
 use bpfd_sys::bpf::{LinkId, ProgId};
 
 use super::holders::holders;
@@ -18,21 +19,21 @@ pub struct Reader {
     pub(super) pins: Arc<Pins>,
     pub(super) namespaces: Namespaces,
     pub(super) ids: IdLookup,
-    pub(super) mode: ChainMode,
+    pub(super) modes: Modes,
 }
 
 impl Reader {
     /// Every pin, and these chains.
     pub fn everything(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
-        let Self { pins, namespaces, ids, mode } = self;
-        observe::observe(pins, &mut None, namespaces, ids, mode, scope)
+        let Self { pins, namespaces, ids, modes } = self;
+        observe::observe(pins, &mut None, namespaces, ids, modes, scope)
     }
 
     /// These chains alone as they are now, with those who hold what is not bpfd's there.
     pub fn chains(&mut self, targets: Targets, before: &Observed) -> Result<Observed, ObserveError> {
-        let Self { pins, namespaces, ids, mode } = self;
+        let Self { pins, namespaces, ids, modes } = self;
         let mut known = Some(Known::of_chains(pins, before)?);
-        let mut observed = observe::observe(pins, &mut known, namespaces, ids, mode, &Scope::Chains(targets))?;
+        let mut observed = observe::observe(pins, &mut known, namespaces, ids, modes, &Scope::Chains(targets))?;
         for chain in observed.chains.values_mut() {
             if let Live::Foreign(foreign) = &mut chain.live {
                 foreign.holders = held_by(foreign);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bpfd::kernel::{HostKernel, OpenError, Paths};
 use bpfd::worker::{Workers, parse};
+use bpfd_core::config::Chain;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, NamedChain, Point, ProceedOn, XdpMode};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use bpfd_core::kernel::{
@@ -105,7 +106,7 @@ impl World {
     /// A kernel with chains in libxdp's form; `None`, told, where it does not allow that.
     pub(crate) fn sharing(&self) -> Option<HostKernel> {
         match self.open(Setting::Libxdp) {
-            Err(OpenError::Mode(ModeError::Impossible(cause))) => {
+            Err(OpenError::Mode(ModeError::Impossible { cause, .. })) => {
                 #[expect(clippy::print_stdout, reason = "the runner counts these words as a skip")]
                 {
                     println!("skipped: no chains in libxdp's form: {cause}");
@@ -122,7 +123,7 @@ impl World {
         let bytes = move |digest: &ObjectDigest| {
             objects.lock().unwrap().get(digest).cloned().ok_or_else(|| std::io::ErrorKind::NotFound.into())
         };
-        HostKernel::open_in(setting, paths, workers(), Arc::new(bytes))
+        HostKernel::open_in(&Chain { mode: setting, ..Chain::default() }, paths, workers(), Arc::new(bytes))
     }
 
     pub(crate) fn chain(&self, interface: &str) -> NamedChain {
