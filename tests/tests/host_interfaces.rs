@@ -95,6 +95,7 @@ fn an_interface_that_takes_the_name_of_another_gets_nothing_by_itself() {
     assert_eq!([runs(&host, "ip", "wan0"), runs(&host, "ip", "one")], [before.clone(), String::new()]);
     let cause = host.items("list links")[0]["cause"].as_str().unwrap().to_owned();
     assert_snapshot!(cause, @"it protects interface 91, which is `wan0:xdp` now, and not interface 92, which took the name `one:xdp`: to protect that one, attach the program to it");
+    assert!(host.bpfctl("doctor").stable().contains("K1: a restart changes nothing here"), "{}", host.log());
 
     host.bpfctl("attach a xdp -i one --priority 60").ok();
     assert_eq!(runs(&host, "ip", "wan0"), before);

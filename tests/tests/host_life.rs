@@ -204,7 +204,7 @@ fn what_is_broken_by_hand_is_found_by_doctor() {
     ok      xdp-chain-mode    MODE
     fail    K3                map `packets` of `a` is not pinned
 
-    K3: restart bpfd: start-up repairs what it can
+    K3: a restart changes nothing here: the finding says what differs
     --- exit 12
     ");
     assert!(!host.findings().is_empty());

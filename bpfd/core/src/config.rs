@@ -169,6 +169,9 @@ mod tests {
     #[test]
     fn a_key_that_is_not_known_is_told_with_its_place() {
         let error = Config::parse("[chain]\nmode = \"auto\"\nmodes = 1\n", "/etc/bpfd/bpfd.toml").unwrap_err();
-        assert_eq!(error.to_string(), "/etc/bpfd/bpfd.toml:3:1: unknown field `modes`, expected `mode`");
+        assert_eq!(
+            error.to_string(),
+            "/etc/bpfd/bpfd.toml:3:1: unknown field `modes`, expected `mode` or `interfaces`"
+        );
     }
 }

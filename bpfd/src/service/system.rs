@@ -111,10 +111,15 @@ impl Service {
                 "",
             ));
         }
+        // K11 is what a repair would change.
+        let hint = match broken.iter().any(|broken| broken.invariant == "K11") {
+            true => "restart bpfd: start-up repairs what it can",
+            false => "a restart changes nothing here: the finding says what differs",
+        };
         let more = broken.len().saturating_sub(SHOWN);
-        checks.extend(broken.into_iter().take(SHOWN).map(|broken| {
-            check(&broken.invariant, Condition::Bad, broken.what, "restart bpfd: start-up repairs what it can")
-        }));
+        checks.extend(
+            broken.into_iter().take(SHOWN).map(|broken| check(&broken.invariant, Condition::Bad, broken.what, hint)),
+        );
         if more > 0 {
             checks.push(check("invariants", Condition::Bad, format!("and {more} more"), ""));
         }
