@@ -4,7 +4,7 @@ use bpfd_core::hook::kprobe::KernelFunction;
 use bpfd_proto::v1 as pb;
 use clap::Args;
 
-use super::HookArgs;
+use super::{HookArgs, own};
 
 /// The entry of a kernel function.
 #[derive(Debug, Args)]
@@ -28,9 +28,9 @@ struct Target {
 }
 
 impl Target {
-    fn attachment(self, hook: impl FnOnce(String) -> pb::hook::Hook) -> pb::Attachment {
-        let hook = hook(self.function.map_or_else(String::new, |function| function.to_string()));
-        pb::Attachment { hook: Some(pb::Hook { hook: Some(hook) }), ..Default::default() }
+    /// As the message has it: empty for what the program's section names.
+    fn name(self) -> String {
+        self.function.map_or_else(String::new, |function| function.to_string())
     }
 }
 
@@ -45,7 +45,7 @@ impl HookArgs for Fentry {
   bpfctl attach tracer/count fentry --dry-run";
 
     fn attachment(self) -> pb::Attachment {
-        self.target.attachment(|function| pb::hook::Hook::Fentry(pb::FentryHook { function }))
+        own(pb::hook::Hook::Fentry(pb::FentryHook { function: self.target.name() }))
     }
 }
 
@@ -60,6 +60,6 @@ impl HookArgs for Fexit {
   bpfctl attach tracer/count fexit --dry-run";
 
     fn attachment(self) -> pb::Attachment {
-        self.target.attachment(|function| pb::hook::Hook::Fexit(pb::FexitHook { function }))
+        own(pb::hook::Hook::Fexit(pb::FexitHook { function: self.target.name() }))
     }
 }

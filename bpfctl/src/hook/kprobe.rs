@@ -4,7 +4,7 @@ use bpfd_core::hook::kprobe::{KernelFunction, read_offset};
 use bpfd_proto::v1 as pb;
 use clap::Args;
 
-use super::HookArgs;
+use super::{HookArgs, own};
 
 /// A place in a kernel function.
 #[derive(Debug, Args)]
@@ -29,10 +29,6 @@ fn offset(text: &str) -> Result<u32, &'static str> {
     read_offset(text).ok_or("write a number of bytes, as in 16 or 0x10")
 }
 
-fn attachment(hook: pb::hook::Hook) -> pb::Attachment {
-    pb::Attachment { hook: Some(pb::Hook { hook: Some(hook) }), ..Default::default() }
-}
-
 impl HookArgs for Kprobe {
     const WORD: &'static str = "kprobe";
     const ABOUT: &'static str = "Attach to an instruction of a kernel function, the first if no other is named";
@@ -45,7 +41,7 @@ impl HookArgs for Kprobe {
 
     fn attachment(self) -> pb::Attachment {
         let function = self.function.map_or_else(String::new, |function| function.to_string());
-        attachment(pb::hook::Hook::Kprobe(pb::KprobeHook { function, offset: self.offset.unwrap_or_default() }))
+        own(pb::hook::Hook::Kprobe(pb::KprobeHook { function, offset: self.offset.unwrap_or_default() }))
     }
 }
 
@@ -61,6 +57,6 @@ impl HookArgs for Kretprobe {
 
     fn attachment(self) -> pb::Attachment {
         let function = self.function.map_or_else(String::new, |function| function.to_string());
-        attachment(pb::hook::Hook::Kretprobe(pb::KretprobeHook { function }))
+        own(pb::hook::Hook::Kretprobe(pb::KretprobeHook { function }))
     }
 }

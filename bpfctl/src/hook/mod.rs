@@ -27,6 +27,11 @@ trait HookArgs: Args {
     fn attachment(self) -> pb::Attachment;
 }
 
+/// The attachment to an own hook: all that it needs to know is in the hook's message.
+fn own(hook: pb::hook::Hook) -> pb::Attachment {
+    pb::Attachment { hook: Some(pb::Hook { hook: Some(hook) }), ..Default::default() }
+}
+
 /// A row of the registry: a kind's functions without its type.
 struct Kind {
     word: &'static str,

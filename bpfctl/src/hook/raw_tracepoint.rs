@@ -4,7 +4,7 @@ use bpfd_core::hook::RawTracepoint as Target;
 use bpfd_proto::v1 as pb;
 use clap::Args;
 
-use super::HookArgs;
+use super::{HookArgs, own};
 
 /// A raw tracepoint: the event's name alone.
 #[derive(Debug, Args)]
@@ -26,7 +26,6 @@ impl HookArgs for RawTracepoint {
 
     fn attachment(self) -> pb::Attachment {
         let event = self.event.map_or_else(String::new, |event| event.event().to_owned());
-        let hook = pb::hook::Hook::RawTracepoint(pb::RawTracepointHook { event });
-        pb::Attachment { hook: Some(pb::Hook { hook: Some(hook) }), ..Default::default() }
+        own(pb::hook::Hook::RawTracepoint(pb::RawTracepointHook { event }))
     }
 }

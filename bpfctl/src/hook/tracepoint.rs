@@ -4,7 +4,7 @@ use bpfd_core::hook::Tracepoint as Target;
 use bpfd_proto::v1 as pb;
 use clap::Args;
 
-use super::HookArgs;
+use super::{HookArgs, own};
 
 /// A kernel tracepoint.
 #[derive(Debug, Args)]
@@ -29,6 +29,6 @@ impl HookArgs for Tracepoint {
             category: event.category().to_owned(),
             event: event.event().to_owned(),
         });
-        pb::Attachment { hook: Some(pb::Hook { hook: Some(pb::hook::Hook::Tracepoint(hook)) }), ..Default::default() }
+        own(pb::hook::Hook::Tracepoint(hook))
     }
 }
