@@ -51,9 +51,10 @@ impl Workers {
 
     /// A worker for one object.
     fn reader(&self) -> io::Result<Started> {
-        match &self.ready {
-            Some(ready) => ready.take(),
-            None => parse::start(self),
+        match self.ready.as_ref().map(|ready| ready.take()) {
+            Some(Ok(started)) => Ok(started),
+            // What kept the next one from starting may have been a while ago.
+            Some(Err(_)) | None => parse::start(self),
         }
     }
 
@@ -208,5 +209,22 @@ impl From<Failure> for io::Error {
             Some(errno) => Self::from_raw_os_error(errno),
             None => Self::other(failure.text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_could_not_be_started_before_is_started_when_an_object_comes() {
+        let failed = || Err(io::Error::other("no process could be made then"));
+        let ready = Some(Arc::new(Ready::keep(failed).unwrap()));
+        let able = Workers { ready: ready.clone(), ..Workers::of(PathBuf::from("/bin/false")) };
+        for _ in 0..5 {
+            able.reader().unwrap();
+        }
+        let unable = Workers { ready, ..Workers::of(PathBuf::from("/nonexistent/bpfd")) };
+        assert_eq!(unable.reader().unwrap_err().kind(), io::ErrorKind::NotFound, "what is in the way now");
     }
 }

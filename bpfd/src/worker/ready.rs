@@ -48,7 +48,7 @@ impl Ready {
         Ok(Self(Mutex::new(take)))
     }
 
-    /// One that waits, or the reason why the last one could not be started.
+    /// One that waits, or the reason why it could not be started, a while ago.
     pub(super) fn take(&self) -> io::Result<Started> {
         let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..WAITING {
