@@ -66,9 +66,7 @@ impl<K: Kernel> Executor<'_, K> {
             Some(stock) => stock.ready(plan, self.kernel),
         }
     }
-}
 
-impl<K: Kernel> Executor<'_, K> {
     /// Writes beside the pins how far the database is. Where that fails the pins are behind, as after a crash, until the next commit.
     pub fn stamp(&mut self) {
         if let Err(error) = self.kernel.set_stamp(self.store.stamp()) {

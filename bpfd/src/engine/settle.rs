@@ -81,8 +81,9 @@ impl<K: Kernel> Engine<K> {
         let now = chains(&seen);
         let seated = self.seat(&seen);
         let (stayed, came) = seen.chains.clone().into_iter().partition(|(chain, _)| self.settled.contains(chain));
-        let adoptions = adoptions(&Observed { chains: stayed, ..seen.clone() });
-        let mut observed = Observed { chains: came, ..seen.clone() };
+        let mut observed = Observed { chains: stayed, ..seen.clone() };
+        let adoptions = adoptions(&observed);
+        observed.chains = came;
         let here = |link: &LinkUid| seated.links.get(link).and_then(Link::chain);
         self.barred.retain(|link, _| here(link).is_some_and(|chain| !observed.chains.contains_key(&chain)));
         self.barred.extend(repaired.barred.clone());
@@ -112,7 +113,11 @@ impl<K: Kernel> Engine<K> {
         let joined: BTreeSet<ChainId> = joined.filter_map(|(_, link)| link.chain()).collect();
         if seated != self.state {
             match self.store.replace(self.boot, &self.state, &seated) {
-                Ok(()) => self.state.clone_from(&seated),
+                Ok(()) => {
+                    self.state.clone_from(&seated);
+                    let (kernel, store, audit) = (&mut self.kernel, &mut self.store, self.audit.as_mut());
+                    Executor { kernel, store, audit, stock: None }.stamp();
+                }
                 Err(error) => tracing::warn!(%error, "cannot write down which interfaces links are on; retried later"),
             }
         }
