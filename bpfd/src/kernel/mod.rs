@@ -186,7 +186,7 @@ impl HostKernel {
         })
     }
 
-    /// How chains are kept here, and why.
+    /// How chains of interfaces without a mode of their own are kept, and why.
     pub fn mode(&self) -> &ChainMode {
         &self.modes.host
     }
@@ -218,7 +218,7 @@ impl HostKernel {
     }
 
     fn build_fused(&mut self, need: &Need, generation: GenerationUid) -> Result<KernelId, StepError> {
-        let What::Fused(built) = self.obtain(need)? else { return Err(another(need)) };
+        let What::Fused(built) = self.obtain(need)? else { return Err(another()) };
         let id = built.id;
         self.built.insert(generation, built);
         Ok(id)
@@ -254,7 +254,7 @@ impl HostKernel {
 
     fn load_copy(&mut self, member: &Member, recipe: &Recipe) -> Result<(), StepError> {
         let need = Need::Copy { member: member.clone(), recipe: recipe.clone() };
-        let What::Copy(built) = self.obtain(&need)? else { return Err(another(&need)) };
+        let What::Copy(built) = self.obtain(&need)? else { return Err(another()) };
         copy::pin(&self.pins, member, &built)
     }
 
@@ -454,7 +454,7 @@ impl Kernel for HostKernel {
 
     fn prepare(&mut self, app: AppUid, recipe: &Recipe) -> Result<Vec<ProgramFacts>, StepError> {
         let need = Need::App { app, recipe: recipe.clone() };
-        let What::App(staged) = self.obtain(&need)? else { return Err(another(&need)) };
+        let What::App(staged) = self.obtain(&need)? else { return Err(another()) };
         let programs = staged.programs();
         self.stage(app, staged);
         Ok(programs)
@@ -562,9 +562,9 @@ impl Attachable {
     }
 }
 
-/// What was provided is not for this need.
-fn another(need: &Need) -> StepError {
-    StepError::Call { doing: format!("use what was made for {need:?}"), errno: "it is something else".to_owned() }
+/// What was provided is not for this need. The need has the values of global variables: it is not shown.
+fn another() -> StepError {
+    StepError::Call { doing: "use what was made for the plan".to_owned(), errno: "it is something else".to_owned() }
 }
 
 /// What a step says when a call fails; `doing` in the user's terms.

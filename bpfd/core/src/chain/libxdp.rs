@@ -52,7 +52,7 @@ impl Backend for Slots {
             Live::Empty | Live::Ours(_) | Live::Foreign(_) => NEW_DISPATCHER,
         };
         let content = ChainContent::Dispatcher { version, slots: self.0.clone() };
-        (missing_exts(target, observed, &self.0), content)
+        (missing_copies(target, observed, &self.0), content)
     }
 }
 
@@ -98,7 +98,7 @@ pub(super) fn there(slots: Vec<Slot>, live: &LiveDispatcher) -> Slots {
     Slots(slots.into_iter().filter(there).collect())
 }
 
-fn missing_exts<'a>(target: &'a State, observed: &'a Observed, slots: &[Slot]) -> Vec<Step> {
+fn missing_copies<'a>(target: &'a State, observed: &'a Observed, slots: &[Slot]) -> Vec<Step> {
     let missing = slots.iter().filter_map(Slot::ours).filter(|member| !observed.copies.contains_key(&member.link));
     let mut missing: Vec<&Member> = missing.collect();
     // The order of loading decides between equals, now and after the next boot.
