@@ -60,23 +60,33 @@ pub(crate) enum Sent {
 
 impl Raw {
     pub(crate) async fn greet(stream: UnixStream) -> Self {
+        Self::try_greet(stream).await.expect("a greeting")
+    }
+
+    /// `None` if the daemon ends the connection meanwhile.
+    pub(crate) async fn try_greet(stream: UnixStream) -> Option<Self> {
         stream.set_nonblocking(true).unwrap();
         let stream = tokio::net::UnixStream::from_std(stream).unwrap();
-        let (sender, connection) = h2::client::Builder::new().handshake(stream).await.unwrap();
+        let (sender, connection) = h2::client::Builder::new().handshake(stream).await.ok()?;
         tokio::task::spawn_local(async move { drop(connection.await) });
-        Self(sender)
+        Some(Self(sender))
     }
 
     /// Begins a call: its headers, and no end.
     pub(crate) async fn begin(&mut self, path: &str) -> Begun {
+        self.try_begin(path).await.expect("a call")
+    }
+
+    /// `None` if the daemon ends the connection meanwhile.
+    pub(crate) async fn try_begin(&mut self, path: &str) -> Option<Begun> {
         let request = http::Request::post(format!("http://bpfd{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .body(())
             .unwrap();
-        let mut ready = self.0.clone().ready().await.unwrap();
-        let (answer, request) = ready.send_request(request, false).unwrap();
-        Begun { answer, request }
+        let mut ready = self.0.clone().ready().await.ok()?;
+        let (answer, request) = ready.send_request(request, false).ok()?;
+        Some(Begun { answer, request })
     }
 }
 
