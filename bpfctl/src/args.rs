@@ -8,6 +8,7 @@ use std::time::Duration;
 use bpfd_core::hook::ProceedOn;
 use bpfd_core::labels::{BadLabel, LabelKey, LabelSelector, LabelValue};
 use bpfd_core::names::{Netns, Priority};
+use bpfd_proto::codec::v1 as codec;
 use bpfd_proto::v1 as pb;
 use clap::{Args, CommandFactory as _, Parser, ValueEnum};
 
@@ -149,7 +150,7 @@ pub(crate) struct Place {
     #[arg(short, long, value_name = "N", value_parser = priority, allow_negative_numbers = true)]
     pub(crate) priority: Option<Priority>,
     /// Verdicts after which the next program runs, such as pass,drop, or `none`
-    /// [default: the image's, else the object's, else pass]
+    /// [default: the image's, else the object's, else pass on XDP and next on tc]
     #[arg(long, value_name = "ACTIONS", value_parser = proceed_on)]
     pub(crate) proceed_on: Option<ProceedOn>,
 }
@@ -157,8 +158,7 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn fields(self) -> (Option<u32>, Option<pb::ProceedOn>) {
         let Self { priority, proceed_on } = self;
-        let actions = |set: ProceedOn| set.names().into_iter().filter_map(action).map(i32::from).collect();
-        (priority.map(u32::from), proceed_on.map(|set| pb::ProceedOn { xdp: actions(set) }))
+        (priority.map(u32::from), proceed_on.map(codec::proceed_on))
     }
 }
 
@@ -168,10 +168,6 @@ pub(crate) fn netns_field(netns: Netns) -> Option<String> {
         Netns::Host => None,
         Netns::Named(name) => Some(name.into()),
     }
-}
-
-fn action(name: &str) -> Option<pb::XdpAction> {
-    pb::XdpAction::from_str_name(&format!("XDP_ACTION_{}", name.to_ascii_uppercase()))
 }
 
 fn priority(text: &str) -> Result<Priority, String> {
@@ -265,14 +261,8 @@ mod tests {
         assert_eq!(bits("pass"), Ok(1 << 2));
         assert_eq!(bits("pass,DROP"), Ok(1 << 2 | 1 << 1));
         assert_eq!(bits("none"), Ok(0));
+        assert_eq!(bits("next"), Ok(1 << 16));
         assert!(bits("pass,none").is_err());
         assert!(bits("").is_err());
-    }
-
-    #[test]
-    fn every_action_of_core_has_a_number_in_the_api() {
-        let all = ProceedOn::from_bits(0b1_1111).unwrap();
-        let (_, sent) = Place { priority: None, proceed_on: Some(all) }.fields();
-        assert_eq!(sent.unwrap().xdp, [1, 2, 3, 4, 5]);
     }
 }

@@ -253,7 +253,7 @@ fn every_option_of_load_arrives() {
                 hook: Some(pb::hook::Hook::Xdp(pb::XdpHook { netns: Some("blue".into()), interface: "eth0".into() })),
             }),
             priority: Some(0),
-            proceed_on: Some(pb::ProceedOn { xdp: vec![] }),
+            proceed_on: Some(pb::ProceedOn::default()),
             xdp_mode: pb::XdpMode::Generic.into(),
             when_present: true,
             function: None,

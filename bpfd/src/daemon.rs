@@ -130,8 +130,8 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
         HostKernel::open_in(&settings.chain, paths, workers.clone(), Arc::new(move |digest| read.read(digest)))?;
     let (loader, readers) = (kernel.loader(), kernel.readers());
     let (mode, mode_cause) = match kernel.mode() {
-        mode @ ChainMode::Fused { cause } => (mode.to_string(), cause.clone()),
-        mode @ ChainMode::Libxdp => (mode.to_string(), String::new()),
+        mode @ (ChainMode::Fused { cause } | ChainMode::Clsact { cause }) => (mode.to_string(), cause.clone()),
+        mode @ (ChainMode::Libxdp | ChainMode::Tcx) => (mode.to_string(), String::new()),
     };
     let policy = trust.subscribe();
     let make = move || Engine::start(kernel, store, Box::new(audit), policy, boot, Box::new(Uuid::new_v4));

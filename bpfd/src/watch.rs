@@ -47,6 +47,7 @@ const NAMED_MAX: usize = 256;
 /// Starts listening; ends with the engine. Names of namespaces are files in `directory`.
 pub fn start(engine: EngineHandle<HostKernel>, workers: Workers, directory: PathBuf) -> io::Result<()> {
     let own = LinkWatch::open()?;
+    own.follow_filters()?;
     let mounts = File::open("/proc/self/mountinfo")?;
     let alarm = Arc::new(Alarm(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
     let files = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
@@ -129,6 +130,7 @@ fn heard(watch: &mut LinkWatch, netns: &Netns, news: &mut News) -> io::Result<()
                 news.heard(netns, Changed { index: row.index, name: row.name, runs: Some(runs) });
             }
             LinkEvent::Removed { index, name } => news.heard(netns, Changed { index, name, runs: None }),
+            LinkEvent::Filters { index } => news.heard_filters(netns, index),
             LinkEvent::Lost => news.everything = true,
         }
     }

@@ -13,7 +13,7 @@
 //! | 16 | 16 | uid of this generation of the chain |
 //! | 32 | 8 | cookie of the network namespace (SO_NETNS_COOKIE) |
 //! | 40 | 4 | index of the interface in that namespace |
-//! | 44 | 4 | zero |
+//! | 44 | 4 | which hook of the interface: 0 XDP, 1 tc ingress, 2 tc egress |
 //!
 //! | offset | bytes | entry, in the order the programs run |
 //! |---|---|---|
@@ -67,6 +67,32 @@ pub struct ChainPlace {
     pub netns_cookie: u64,
     /// The interface's index in that namespace.
     pub ifindex: u32,
+    /// Which of its hooks.
+    pub hook: ChainHook,
+}
+
+/// The hooks of an interface that have chains, as records number them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ChainHook {
+    /// XDP.
+    #[default]
+    Xdp,
+    /// tc, what the interface receives.
+    TcIngress,
+    /// tc, what it sends.
+    TcEgress,
+}
+
+impl ChainHook {
+    const ALL: [Self; 3] = [Self::Xdp, Self::TcIngress, Self::TcEgress];
+
+    fn number(self) -> u32 {
+        match self {
+            Self::Xdp => 0,
+            Self::TcIngress => 1,
+            Self::TcEgress => 2,
+        }
+    }
 }
 
 /// One program of a chain.
@@ -123,11 +149,11 @@ impl ChainRecord {
         for number in [VERSION, size16(HEADER_SIZE), size16(ENTRY_SIZE), count.ok_or_else(too_many)?] {
             out.extend(number.to_le_bytes());
         }
-        let ChainPlace { generation, netns_cookie, ifindex } = self.place;
+        let ChainPlace { generation, netns_cookie, ifindex, hook } = self.place;
         out.extend(generation);
         out.extend(netns_cookie.to_le_bytes());
         out.extend(ifindex.to_le_bytes());
-        out.extend([0; 4]);
+        out.extend(hook.number().to_le_bytes());
         for entry in &self.entries {
             entry.encode(&mut out)?;
         }
@@ -162,14 +188,14 @@ impl ChainRecord {
 impl ChainPlace {
     fn decode(header: &[u8; HEADER_SIZE]) -> Result<Self, DecodeError> {
         let damaged = || DecodeError::Damaged("the chain's place");
-        match bytes::u32_at(header, 44) {
-            Some(0) => Ok(Self {
-                generation: bytes::array_at(header, 16).ok_or_else(damaged)?,
-                netns_cookie: bytes::array_at(header, 32).map(u64::from_le_bytes).ok_or_else(damaged)?,
-                ifindex: bytes::u32_at(header, 40).ok_or_else(damaged)?,
-            }),
-            _ => Err(DecodeError::Damaged("bytes that must be zero")),
-        }
+        let hook = bytes::u32_at(header, 44);
+        let hook = ChainHook::ALL.into_iter().find(|known| hook == Some(known.number()));
+        Ok(Self {
+            generation: bytes::array_at(header, 16).ok_or_else(damaged)?,
+            netns_cookie: bytes::array_at(header, 32).map(u64::from_le_bytes).ok_or_else(damaged)?,
+            ifindex: bytes::u32_at(header, 40).ok_or_else(damaged)?,
+            hook: hook.ok_or(DecodeError::Damaged("a hook that is not known"))?,
+        })
     }
 }
 
@@ -245,7 +271,8 @@ mod tests {
         }
     }
 
-    const PLACE: ChainPlace = ChainPlace { generation: [0x33; 16], netns_cookie: 0x0102_0304_0506_0708, ifindex: 9 };
+    const PLACE: ChainPlace =
+        ChainPlace { generation: [0x33; 16], netns_cookie: 0x0102_0304_0506_0708, ifindex: 9, hook: ChainHook::Xdp };
 
     #[test]
     fn the_layout_of_version_3_is_as_documented() {
@@ -294,7 +321,7 @@ mod tests {
         check(|bytes| bytes[0] = 0, &DecodeError::NotARecord);
         check(|bytes| bytes.truncate(15), &DecodeError::NotARecord);
         check(|bytes| bytes[8] = 1, &DecodeError::Version(1));
-        check(|bytes| bytes[44] = 1, &DecodeError::Damaged("bytes that must be zero"));
+        check(|bytes| bytes[44] = 3, &DecodeError::Damaged("a hook that is not known"));
         check(|bytes| bytes[10] = 49, &DecodeError::Damaged("sizes are not those of its version"));
         let length = DecodeError::Damaged("number of entries does not fit its length");
         check(|bytes| bytes[14] = 3, &length);

@@ -308,6 +308,7 @@ fn common_license(members: &[Member<'_>]) -> Result<String, CannotFuse> {
 mod tests {
     use super::*;
     use crate::actions::ActionMask;
+    use crate::chain_record::ChainHook;
     use crate::insn::{CALL, PSEUDO_CALL, PSEUDO_FUNC};
     use crate::kind::ProgramKind;
 
@@ -328,7 +329,7 @@ mod tests {
         program(function, vec![Insn::mov(Reg::R0, verdict), Insn::exit()])
     }
 
-    const PLACE: ChainPlace = ChainPlace { generation: [3; 16], netns_cookie: 4, ifindex: 5 };
+    const PLACE: ChainPlace = ChainPlace { generation: [3; 16], netns_cookie: 4, ifindex: 5, hook: ChainHook::Xdp };
 
     fn entry(function: &str, actions: ActionMask) -> ChainEntry {
         ChainEntry {

@@ -2,8 +2,8 @@
 //! list is of no use: other cases run beside this one.
 //!
 //! What must be pinned, as `spec/dispatch.md` and `spec/state.md` say it: an app's programs, maps and record; the record of each link; the
-//! state map; of a chain the program that runs, and the record
-//! of it; of a link in a dispatcher its copy of the program, the record of that, and what keeps it in its slot.
+//! state map; of an XDP chain the program that runs, and the record of it; of a link in a dispatcher its copy of the program, the record of
+//! that, and what keeps it in its slot; of a link of tc its copy, the record of that, and in a tcx chain what keeps it there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -54,7 +54,9 @@ impl Pins {
         let shared: Vec<(String, Census)> = within("xdp").collect();
         let copies: BTreeMap<String, Census> = within("bpfd/v1/ext").collect();
         let tops = within("bpfd/v1/top").collect();
-        let own = Census::pinned_but(bpffs, &[&bpffs.join("xdp"), &bpffs.join("bpfd/v1/ext")]);
+        // A qdisc's mark is of an interface, and may outlive it; what somebody else pinned is not ours.
+        let others = ["xdp", "bpfd/v1/ext", "bpfd/v1/clsact", "theirs"].map(|dir| bpffs.join(dir));
+        let own = Census::pinned_but(bpffs, &others.each_ref().map(|dir| dir.as_path()));
         let number = |name: String| name.rsplit_once('-').and_then(|(_, number)| number.parse().ok());
         let shared = shared.into_iter().map(|(name, pins)| (number(name.clone()).expect(&name), pins)).collect();
         Self { own, tops, copies, shared }
@@ -73,19 +75,39 @@ impl Pins {
 
         let chains: Vec<&pb::Chain> = chains.iter().filter(|chain| ours(chain).count() > 0).collect();
         let dispatchers = || chains.iter().filter(|chain| chain.mode() == pb::ChainMode::Libxdp);
-        let unshared = links.iter().filter(|link| hook(link).is_some_and(|hook| !matches!(hook, Hook::Xdp(_)))).count();
+        let is_shared = |hook: &Hook| matches!(hook, Hook::Xdp(_) | Hook::Tc(_));
+        let unshared = links.iter().filter(|link| hook(link).is_some_and(|hook| !is_shared(hook))).count();
+        let of = |mode: pb::ChainMode| {
+            let of_mode = chains.iter().filter(move |chain| chain.mode() == mode);
+            of_mode.map(|chain| ours(chain).count()).sum::<usize>()
+        };
+        let (by_tcx, by_filter) = (of(pb::ChainMode::Tcx), of(pb::ChainMode::Clsact));
+        let of_xdp = chains.iter().filter(|chain| chain.hook() == pb::ChainHook::Xdp).count();
+        let generations = of_xdp + by_tcx + by_filter;
         let model: [usize; 3] = [
-            apps.iter().map(|app| app.programs.len()).sum::<usize>() + chains.len(),
+            apps.iter().map(|app| app.programs.len()).sum::<usize>() + generations,
             // The records of apps, links and chains, and the state map.
-            apps.iter().map(|app| app.maps.len() + 1).sum::<usize>() + links.len() + chains.len() + 1,
-            dispatchers().map(|chain| ours(chain).count()).sum::<usize>() + unshared,
+            apps.iter().map(|app| app.maps.len() + 1).sum::<usize>() + links.len() + generations + 1,
+            of(pb::ChainMode::Libxdp) + by_tcx + unshared,
         ];
         // In a namespace without a name, a dispatcher may run on for links that wait: no more of them than there are such links.
-        let runs =
-            |top: &&Census| chains.iter().any(|chain| top.programs.iter().next() == chain.kernel_program_id.as_ref());
+        let members =
+            |chain: &pb::Chain| chain.members.iter().filter_map(|member| member.kernel_program_id).collect::<Vec<_>>();
+        let running: BTreeSet<u32> = chains
+            .iter()
+            .flat_map(|chain| match chain.hook() {
+                pb::ChainHook::Xdp => chain.kernel_program_id.into_iter().collect(),
+                _ => members(chain),
+            })
+            .collect();
+        let runs = |top: &&Census| !top.programs.is_disjoint(&running);
         let unseen: Vec<&Census> = tops.values().filter(|top| !top.links.is_empty() && !runs(top)).collect();
         let waits = |link: &&pb::Link| {
-            let named = matches!(hook(link), Some(Hook::Xdp(pb::XdpHook { netns: Some(_), .. })));
+            let named = match hook(link) {
+                Some(Hook::Xdp(hook)) => hook.netns.is_some(),
+                Some(Hook::Tc(hook)) => hook.netns.is_some(),
+                _ => false,
+            };
             named && link.state() == pb::LinkState::Waiting
         };
         if unseen.len() > links.iter().filter(waits).count() {

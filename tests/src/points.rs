@@ -82,6 +82,17 @@ pub const SHARED_DETACH: Steps = removes(CHAIN, &["unrecord", "unpin-top", "unpi
 /// An unload of what is attached in a dispatcher.
 pub const SHARED_UNLOAD: Steps = removes(CHAIN, &["unrecord", "unpin-top", "unpin-ext", "unpin-app"]);
 
+/// A load that attaches to tc: each program has a generation of its own.
+pub const TC_LOAD: Steps = adds(&["pin-app", "build-top", "pin-top", "swap"], &["record", "record"]);
+/// An update on tc that moves a program: it comes to its new place before it leaves the old one.
+pub const TC_MOVE: Steps = adds(&["build-top", "pin-top", "swap", "swap"], &["record", "unpin-top"]);
+/// An update on tc of a program that stays where it is.
+pub const TC_UPDATE: Steps = adds(CHAIN, &["record", "unpin-top"]);
+/// A detach from tc.
+pub const TC_DETACH: Steps = removes(&["swap"], &["unrecord", "unpin-top"]);
+/// An unload of what is attached to tc.
+pub const TC_UNLOAD: Steps = removes(&["swap"], &["unrecord", "unpin-top", "unpin-app"]);
+
 /// Points of a load that is taken back, since its last step was refused.
 pub const UNDONE: [&str; 12] = [
     "undo-swap-before",

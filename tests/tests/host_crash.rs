@@ -19,6 +19,36 @@ struct Verb {
     back: &'static str,
 }
 
+/// Which hook of `uplink` programs are attached to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum At {
+    Xdp,
+    Tc,
+}
+
+impl At {
+    /// A command, which is written for XDP.
+    fn line(self, text: &str) -> String {
+        match self {
+            Self::Xdp => line(text),
+            Self::Tc => {
+                let counter = format!("{} --program count", example("tc-counter"));
+                let text = text.replace("COUNTER", &counter).replace("uplink:xdp", "uplink:tc-ingress");
+                text.replace("xdp -i uplink", "tc -i uplink -d ingress")
+            }
+        }
+    }
+
+    /// Whether `x` is attached, by what is listed.
+    fn has_x(self, shown: &str) -> bool {
+        let hook = match self {
+            Self::Xdp => "uplink:xdp",
+            Self::Tc => "uplink:tc-ingress",
+        };
+        shown.lines().any(|line| line.starts_with("x/count ") && line.contains(hook))
+    }
+}
+
 const LOAD: &str = "load --path COUNTER --name x xdp -i uplink --priority 20";
 const LOAD_ALONE: &str = "load --path COUNTER --name x";
 const LOAD_ALONE_TOO: &str = "load --path COUNTER --name y";
@@ -30,10 +60,10 @@ fn line(text: &str) -> String {
 }
 
 /// A host where `a` counts, and what the verb needs is there.
-fn host(verb: &Verb) -> Host {
+fn host(at: At, verb: &Verb) -> Host {
     let host = Host::new();
-    host.bpfctl(&line("load --path COUNTER --name a xdp -i uplink --priority 50")).ok();
-    verb.before.iter().for_each(|before| drop(host.bpfctl(&line(before)).ok()));
+    host.bpfctl(&at.line("load --path COUNTER --name a xdp -i uplink --priority 50")).ok();
+    verb.before.iter().for_each(|before| drop(host.bpfctl(&at.line(before)).ok()));
     host
 }
 
@@ -43,10 +73,10 @@ fn shown(host: &Host) -> String {
 }
 
 /// Starts a daemon that dies at a point, and asks it: false if it did not die.
-fn dies(host: &mut Host, point: &str, verb: &Verb) -> bool {
+fn dies(host: &mut Host, point: &str, line: &str) -> bool {
     host.kill();
     host.start_with(&[("FAILPOINTS", point)]);
-    let asked = host.bpfctl(&line(verb.line));
+    let asked = host.bpfctl(line);
     if asked.code == 0 {
         return false;
     }
@@ -56,16 +86,21 @@ fn dies(host: &mut Host, point: &str, verb: &Verb) -> bool {
 
 /// Kills the daemon at each point in turn; the host is put back in between.
 fn at_each(points: &[Point], verb: &Verb) {
-    let mut host = host(verb);
+    at_each_of(At::Xdp, points, verb);
+}
+
+fn at_each_of(at: At, points: &[Point], verb: &Verb) {
+    let mut host = host(at, verb);
     let before = shown(&host);
-    host.bpfctl(&line(verb.line)).ok();
+    let (line, back) = (at.line(verb.line), at.line(verb.back));
+    host.bpfctl(&line).ok();
     let after = shown(&host);
     assert_ne!(before, after);
-    host.bpfctl(&line(verb.back)).ok();
+    host.bpfctl(&back).ok();
     let mut packets = 0;
     for Point { name, passed, became } in points {
         let point = &format!("{name}={passed}*off->return");
-        assert!(dies(&mut host, point, verb), "`{}` never came to {point}", verb.line);
+        assert!(dies(&mut host, point, &line), "`{line}` never came to {point}");
         // What was attached goes on without a daemon.
         host.ping(5);
         host.start();
@@ -76,17 +111,30 @@ fn at_each(points: &[Point], verb: &Verb) {
         };
         assert_eq!(now, *wanted, "killed at {point}{}", host.log());
         host.check();
-        let counts = |host: &Host| now.contains("x/count  xdp   uplink:xdp").then(|| host.counted("x"));
+        let counts = |host: &Host| at.has_x(&now).then(|| host.counted("x"));
         let first = counts(&host);
         host.ping(5);
         assert_eq!(counts(&host), first.map(|first| first + 5), "killed at {point}");
         packets += 10;
         assert_eq!(host.counted("a"), packets, "killed at {point}");
         if *became == Became::Done {
-            host.bpfctl(&line(verb.back)).ok();
+            host.bpfctl(&back).ok();
         }
         assert_eq!(shown(&host), before, "put back after {point}");
     }
+}
+
+#[test]
+fn on_tc_each_verb_happens_wholly_or_not_at_all() {
+    let each = |steps: &points::Steps, before: &'static [&'static str], line, back| {
+        at_each_of(At::Tc, &steps.points(), &Verb { before, line, back });
+    };
+    each(&points::TC_LOAD, &[], LOAD, "unload x");
+    let (up, down) = ("update x/count@uplink:xdp --priority 20", "update x/count@uplink:xdp --priority 90");
+    each(&points::TC_MOVE, &[LOAD], down, up);
+    each(&points::TC_UPDATE, &[LOAD], "update x/count@uplink:xdp --priority 30", up);
+    each(&points::TC_DETACH, &[LOAD], "detach x/count@uplink:xdp", "attach x xdp -i uplink --priority 20");
+    each(&points::TC_UNLOAD, &[LOAD], "unload x", LOAD);
 }
 
 #[test]
@@ -164,7 +212,7 @@ fn refused_at_the_last_step(host: &Host) -> Result<(), ClientError> {
 
 #[test]
 fn a_refusal_that_is_killed_while_it_is_undone_never_happened() {
-    let mut host = host(&Verb { before: &[], line: "", back: "" });
+    let mut host = host(At::Xdp, &Verb { before: &[], line: "", back: "" });
     host.shell("ip link add wide mtu 9000 type veth peer name wider mtu 9000");
     let before = shown(&host);
     // The control: nobody is killed, and it is refused for its packets.
@@ -203,8 +251,8 @@ fn a_repair_that_is_killed_is_repaired() {
         (unrecord, "step-unrecord-before", &points::REPAIRED_REMOVALS[3..]),
     ] {
         for point in steps.iter().flat_map(|step| around("repair", step)) {
-            let mut host = host(&verb);
-            assert!(dies(&mut host, &format!("{died_at}=return"), &verb));
+            let mut host = host(At::Xdp, &verb);
+            assert!(dies(&mut host, &format!("{died_at}=return"), &line(verb.line)));
             host.starts_and_dies(&point);
             host.ping(5);
             host.start();
@@ -219,7 +267,7 @@ fn a_repair_that_is_killed_is_repaired() {
 fn a_repair_after_a_boot_that_is_killed_is_repaired() {
     let verb = Verb { before: &[LOAD, TRACE], line: "", back: "" };
     for point in points::REPAIRED_AFTER_A_BOOT.iter().flat_map(|step| around("repair", step)) {
-        let mut host = host(&verb);
+        let mut host = host(At::Xdp, &verb);
         host.kill();
         host.shell("ip link set uplink xdp off; rm -r /run/case/sys/fs/bpf/bpfd");
         host.starts_and_dies(&point);
@@ -234,8 +282,8 @@ fn a_repair_after_a_boot_that_is_killed_is_repaired() {
 #[test]
 fn a_point_that_is_never_reached_is_noticed() {
     let verb = Verb { before: &[], line: LOAD, back: "unload x" };
-    let mut host = host(&verb);
-    assert!(!dies(&mut host, "step-nosuch-after=return", &verb));
+    let mut host = host(At::Xdp, &verb);
+    assert!(!dies(&mut host, "step-nosuch-after=return", &line(verb.line)));
     host.check();
 }
 
@@ -243,9 +291,9 @@ fn a_point_that_is_never_reached_is_noticed() {
 #[test]
 fn without_its_journal_a_move_that_was_made_is_forgotten() {
     let verb = Verb { before: &[LOAD], line: "update x/count@uplink:xdp --priority 90", back: "" };
-    let mut host = host(&verb);
+    let mut host = host(At::Xdp, &verb);
     let before = shown(&host);
-    assert!(dies(&mut host, "step-swap-after=return", &verb));
+    assert!(dies(&mut host, "step-swap-after=return", &line(verb.line)));
     forget_the_journal(&host);
     host.start();
     assert_eq!(shown(&host), before);
@@ -261,10 +309,10 @@ fn state(host: &Host) -> (pb::DaemonState, Vec<String>) {
 #[test]
 fn a_start_says_how_a_change_ended_that_was_broken_off() {
     let verb = Verb { before: &[LOAD], line: "update x/count@uplink:xdp --priority 90", back: "" };
-    let mut host = host(&verb);
+    let mut host = host(At::Xdp, &verb);
     assert_eq!(state(&host), (pb::DaemonState::Ready, vec![]));
     for (point, how) in [("step-swap-before", "undone"), ("step-swap-after", "carried out")] {
-        assert!(dies(&mut host, &format!("{point}=return"), &verb));
+        assert!(dies(&mut host, &format!("{point}=return"), &line(verb.line)));
         host.start();
         let told = format!("a change that a crash interrupted was {how}");
         assert_eq!(state(&host), (pb::DaemonState::Recovered, vec![told]));

@@ -148,6 +148,7 @@ fn get_shows_everything_of_an_app_and_of_a_link() {
           "position": 1,
           "priority": 10,
           "proceedOn": {
+            "tc": [],
             "xdp": [
               "XDP_ACTION_PASS"
             ]
@@ -201,6 +202,7 @@ fn a_chain_as_json_has_its_members_in_order() {
                 "position": 1,
                 "priority": 10,
                 "proceedOn": {
+                  "tc": [],
                   "xdp": [
                     "XDP_ACTION_PASS"
                   ]
@@ -212,6 +214,7 @@ fn a_chain_as_json_has_its_members_in_order() {
               "position": 1,
               "priority": 10,
               "proceedOn": {
+                "tc": [],
                 "xdp": [
                   "XDP_ACTION_PASS"
                 ]
@@ -243,6 +246,7 @@ fn a_chain_as_json_has_its_members_in_order() {
                 "position": 2,
                 "priority": 20,
                 "proceedOn": {
+                  "tc": [],
                   "xdp": [
                     "XDP_ACTION_PASS"
                   ]
@@ -254,6 +258,7 @@ fn a_chain_as_json_has_its_members_in_order() {
               "position": 2,
               "priority": 20,
               "proceedOn": {
+                "tc": [],
                 "xdp": [
                   "XDP_ACTION_PASS"
                 ]

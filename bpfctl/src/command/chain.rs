@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bpfd_core::names::{IfName, Netns};
 use bpfd_proto::v1::{self as pb, chain_member};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use super::views::{self, NONE, or_dash, or_none};
@@ -30,6 +30,7 @@ enum ChainVerb {
     #[command(after_help = "\
 Examples:
   bpfctl chain show eth0
+  bpfctl chain show eth0 --hook tc-ingress
   bpfctl chain show eth0 --netns blue -o json")]
     Show {
         /// The interface
@@ -37,6 +38,9 @@ Examples:
         /// Its network namespace [default: the daemon's own]
         #[arg(long, value_name = "NAME")]
         netns: Option<Netns>,
+        /// Which of its hooks
+        #[arg(long, value_enum, default_value_t)]
+        hook: ChainHook,
     },
     /// Show all chains
     #[command(
@@ -49,15 +53,34 @@ Examples:
     List,
 }
 
+/// The shared hooks of an interface.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum ChainHook {
+    #[default]
+    Xdp,
+    TcIngress,
+    TcEgress,
+}
+
+impl From<ChainHook> for pb::ChainHook {
+    fn from(hook: ChainHook) -> Self {
+        match hook {
+            ChainHook::Xdp => Self::Xdp,
+            ChainHook::TcIngress => Self::TcIngress,
+            ChainHook::TcEgress => Self::TcEgress,
+        }
+    }
+}
+
 impl Chain {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let mut client = session.client().await?;
         let chains = match self.verb {
-            ChainVerb::Show { interface, netns } => {
+            ChainVerb::Show { interface, netns, hook } => {
                 let request = pb::GetChainRequest {
                     netns: netns.and_then(netns_field),
                     interface: interface.into(),
-                    hook: pb::ChainHook::Xdp.into(),
+                    hook: pb::ChainHook::from(hook).into(),
                 };
                 vec![client.chain(request).await?]
             }
@@ -109,7 +132,7 @@ fn facts(chain: &pb::Chain) -> Vec<(&'static str, String)> {
     // The sentence begins with its gist; `-o json` and `bpfctl doctor` have all of it.
     let gist = chain.mode_cause.split(": ").next().unwrap_or_default();
     let mode = if gist.is_empty() { mode } else { format!("{mode} ({gist})") };
-    let hook = views::lower(chain.hook().as_str_name(), "CHAIN_HOOK_");
+    let hook = views::lower(chain.hook().as_str_name(), "CHAIN_HOOK_").replace('_', "-");
     let mut facts = vec![("chain", format!("{place}:{hook}"))];
     let links = chain.members.iter().filter_map(|member| match &member.program {
         Some(chain_member::Program::Link(link)) => link.hook.as_ref().map(views::hook),
@@ -119,11 +142,11 @@ fn facts(chain: &pb::Chain) -> Vec<(&'static str, String)> {
     if asked.iter().any(|asked| *asked != format!("{place}:{hook}")) {
         facts.push(("asked for as", asked.into_iter().collect::<Vec<_>>().join(", ")));
     }
-    facts.extend([
-        ("mode", mode),
-        ("xdp mode", views::lower(chain.xdp_mode().as_str_name(), "XDP_MODE_")),
-        ("kernel id", or_none(chain.kernel_program_id)),
-    ]);
+    facts.push(("mode", mode));
+    if chain.hook() == pb::ChainHook::Xdp {
+        facts.push(("xdp mode", views::lower(chain.xdp_mode().as_str_name(), "XDP_MODE_")));
+        facts.push(("kernel id", or_none(chain.kernel_program_id)));
+    }
     if let (Some(used), Some(slots)) = (chain.slots_used, chain.slots) {
         facts.push(("slots", format!("{used} of {slots}")));
     }
@@ -141,7 +164,7 @@ fn members(chain: &pb::Chain) -> Block {
         };
         vec![
             member.position.to_string(),
-            or_none(member.slot),
+            or_none(member.slot.or(member.preference)),
             member.priority.to_string(),
             member_name(member),
             views::proceed_on(member.proceed_on.as_ref()),

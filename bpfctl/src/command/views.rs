@@ -155,11 +155,7 @@ pub(crate) fn source(source: Option<&pb::AppSource>) -> String {
 pub(crate) fn proceed_on(set: Option<&pb::ProceedOn>) -> String {
     match set {
         None => NONE.to_owned(),
-        Some(set) if set.xdp.is_empty() => "none".to_owned(),
-        Some(set) => {
-            let words = set.xdp().map(|action| word(action.as_str_name(), "XDP_ACTION_").to_ascii_lowercase());
-            words.collect::<Vec<_>>().join(",")
-        }
+        Some(set) => codec::shown_proceed_on(set),
     }
 }
 

@@ -5,6 +5,7 @@
 mod fentry;
 mod kprobe;
 mod raw_tracepoint;
+mod tc;
 mod tracepoint;
 mod xdp;
 
@@ -57,6 +58,7 @@ const fn kind<T: HookArgs>() -> Kind {
 const KINDS: &[Kind] = &[
     // In the order of the help.
     kind::<xdp::Xdp>(),
+    kind::<tc::Tc>(),
     kind::<tracepoint::Tracepoint>(),
     kind::<raw_tracepoint::RawTracepoint>(),
     kind::<kprobe::Kprobe>(),

@@ -145,7 +145,7 @@ fn link(app: &str, interface: &str, priority: u32, position: Option<u32>) -> pb:
         hook: Some(xdp(interface)),
         priority: Some(priority),
         effective_priority: Some(priority),
-        proceed_on: Some(pb::ProceedOn { xdp: vec![pb::XdpAction::Pass.into(), pb::XdpAction::Tx.into()] }),
+        proceed_on: Some(pb::ProceedOn { xdp: vec![pb::XdpAction::Pass.into(), pb::XdpAction::Tx.into()], tc: vec![] }),
         position,
         xdp_mode: pb::XdpMode::Generic.into(),
         owner_uid: 0,
@@ -363,8 +363,12 @@ impl LinkService for Fake {
 impl ChainService for Fake {
     async fn get_chain(&self, request: Request<pb::GetChainRequest>) -> Answer<pb::Chain> {
         let pb::GetChainRequest { netns, interface, hook: _ } = request.into_inner();
-        let pass =
-            || Some(pb::ProceedOn { xdp: vec![pb::XdpAction::Pass.into(), pb::XdpAction::DispatcherReturn.into()] });
+        let pass = || {
+            Some(pb::ProceedOn {
+                xdp: vec![pb::XdpAction::Pass.into(), pb::XdpAction::DispatcherReturn.into()],
+                tc: vec![],
+            })
+        };
         let foreign = pb::ForeignProgram {
             name: "xdp_filt\x1b[2J".into(),
             holder: "libxdp".into(),
@@ -391,6 +395,7 @@ impl ChainService for Fake {
                     proceed_on: pass(),
                     kernel_program_id: Some(11),
                     tag: "fedcba9876543210".into(),
+                    preference: None,
                 },
                 pb::ChainMember {
                     position: 2,
@@ -401,6 +406,7 @@ impl ChainService for Fake {
                     proceed_on: Some(pb::ProceedOn::default()),
                     kernel_program_id: Some(102),
                     tag: "0123456789abcdef".into(),
+                    preference: None,
                 },
             ],
             findings: vec!["the pins of `xdp_filter` are gone; it still runs".into()],

@@ -3,7 +3,7 @@
 //!
 //! This file must never ask whether the caller may: it takes what was authorised.
 
-use crate::hook::{BadTarget, HookAsk, OwnHook, Place, Placement};
+use crate::hook::{BadTarget, HookAsk, OwnHook, Place, Placement, Point, ProceedOn};
 use crate::ident::{AppUid, Handle, LinkUid, RequestId};
 use crate::labels::Labels;
 use crate::names::{AppName, Priority};
@@ -108,6 +108,14 @@ pub enum RequestError {
         /// Its generation.
         now: u64,
     },
+    /// A proceed-on set that the hook cannot have.
+    #[error("a program at {point} cannot go on after {{{set}}}{}", why_not(*.point))]
+    ProceedOn {
+        /// The hook.
+        point: Point,
+        /// What was asked for.
+        set: ProceedOn,
+    },
     /// An update of nothing.
     #[error("nothing to update: give a priority or a proceed-on set")]
     NothingToUpdate,
@@ -206,29 +214,48 @@ pub fn update(state: &State, ask: &UpdateRequest) -> Result<Vec<Change>, Request
     if generation.is_some_and(|seen| seen != row.generation) {
         return Err(RequestError::Generation { link: state.link_name(row), now: row.generation });
     }
+    if let (Some(set), Some(chain)) = (proceed_on, row.placement.asked()) {
+        possible(chain.point, *set)?;
+    }
     Ok(vec![Change::Update { link: row.uid, priority: *priority, proceed_on: *proceed_on }])
 }
 
-/// The changes of a detach. A link named twice goes once; of a chain go those that `owners` reaches.
+fn why_not(point: Point) -> &'static str {
+    match point {
+        Point::Xdp => ": these are verdicts of tc",
+        Point::TcIngress | Point::TcEgress => ": the kernel runs the next one after `next` (TC_ACT_UNSPEC) alone",
+    }
+}
+
+/// A set that programs of a hook can have: on tc hooks, only the kernel's own.
+fn possible(point: Point, set: ProceedOn) -> Result<ProceedOn, RequestError> {
+    let any = point == Point::Xdp && set.is_of(point);
+    match any || set == ProceedOn::default_of(point) {
+        true => Ok(set),
+        false => Err(RequestError::ProceedOn { point, set }),
+    }
+}
+
+/// The changes of a detach. A link named twice goes once; of an interface go those that `owners` reaches.
 pub fn detach(state: &State, ask: &DetachRequest) -> Result<Vec<Change>, RequestError> {
     let links: Vec<LinkUid> = match &ask.which {
         DetachWhich::Links(links) => {
             links.iter().map(|link| link.resolve(state).map(|link| link.uid)).collect::<Result<_, _>>()?
         }
-        DetachWhich::All(chain) => {
-            let reached = state.links_called(chain).into_iter().filter(|link| ask.owners.reaches(&link.owner));
+        DetachWhich::All(interface) => {
+            let reached = state.links_on(interface).into_iter().filter(|link| ask.owners.reaches(&link.owner));
             reached.map(|link| link.uid).collect()
         }
     };
     Ok(once(links).map(Change::Detach).collect())
 }
 
-/// The links of a chain that a detach of all of it leaves, in their order: they are not the caller's.
+/// The links on an interface that a detach of all leaves, in their order: they are not the caller's.
 pub fn links_left<'a>(state: &'a State, ask: &DetachRequest) -> Vec<&'a Link> {
     match &ask.which {
         DetachWhich::Links(_) => vec![],
-        DetachWhich::All(chain) => {
-            state.links_called(chain).into_iter().filter(|link| !ask.owners.reaches(&link.owner)).collect()
+        DetachWhich::All(interface) => {
+            state.links_on(interface).into_iter().filter(|link| !ask.owners.reaches(&link.owner)).collect()
         }
     }
 }
@@ -328,11 +355,13 @@ fn asked(function: &str, hook: &HookAsk, advice: &Advice) -> Result<Placement, R
     match hook {
         HookAsk::Shared { chain, priority, proceed_on, mode } => {
             let priority = priority.or(advice.priority).unwrap_or(Priority::DEFAULT);
+            let advised = advice.proceed_on.filter(|set| set.is_of(chain.point));
+            let set = proceed_on.or(advised).unwrap_or_else(|| ProceedOn::default_of(chain.point));
             Ok(Placement::Shared(Place {
                 asked: chain.clone(),
                 priority,
                 effective: priority,
-                proceed_on: proceed_on.or(advice.proceed_on).unwrap_or_default(),
+                proceed_on: possible(chain.point, set)?,
                 mode: *mode,
             }))
         }

@@ -3,6 +3,7 @@
 //! ```toml
 //! [chain]
 //! mode = "auto"       # "libxdp" where the kernel allows it, else "fused": spec/dispatch.md
+//! tc = "auto"         # "tcx" where the kernel has it, else "clsact"
 //! [chain.interfaces]
 //! eth1 = "fused"      # for interfaces of this name, in any network namespace
 //! [workers]
@@ -16,7 +17,7 @@ use std::ops::Range;
 use bpfd_policy::position;
 use serde::Deserialize;
 
-use crate::mode::Setting;
+use crate::mode::{Setting, TcSetting};
 use crate::names::IfName;
 
 /// Workers that run at the same time have so many user ids: above the pulls, looks and loads that are under way at most.
@@ -87,9 +88,11 @@ impl TryFrom<u32> for UidBase {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq)]
 #[serde(deny_unknown_fields, default)]
 pub struct Chain {
-    /// Which way chains are kept.
+    /// Which way XDP chains are kept.
     pub mode: Setting,
-    /// Which way those of interfaces with these names are kept.
+    /// Which way tc chains are kept.
+    pub tc: TcSetting,
+    /// Which way XDP chains of interfaces with these names are kept.
     pub interfaces: BTreeMap<IfName, Setting>,
 }
 
@@ -171,7 +174,7 @@ mod tests {
         let error = Config::parse("[chain]\nmode = \"auto\"\nmodes = 1\n", "/etc/bpfd/bpfd.toml").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "/etc/bpfd/bpfd.toml:3:1: unknown field `modes`, expected `mode` or `interfaces`"
+            "/etc/bpfd/bpfd.toml:3:1: unknown field `modes`, expected one of `mode`, `tc`, `interfaces`"
         );
     }
 }

@@ -101,7 +101,7 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
         say("K3", format!("link {link} is recorded but is not in the database"));
     }
     for (generation, pinned) in &observed.generations {
-        let live = observed.chains.values().any(|chain| chain.live.generation() == Some(*generation));
+        let live = observed.chains.values().any(|chain| chain.live.runs(*generation));
         if !live && pinned.runs == Runs::No {
             say("K4", format!("chain program {generation} is pinned, but no interface runs it"));
         }

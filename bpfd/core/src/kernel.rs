@@ -10,7 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::hook::{ChainId, ChainName, InterfaceId, NamedChain, OwnHook, ProceedOn, XdpMode};
+use crate::hook::{ChainId, ChainName, InterfaceId, NamedChain, OwnHook, Point, ProceedOn, XdpMode};
 use crate::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use crate::names::{Netns, NetnsName, Priority};
 use crate::record::Row;
@@ -206,6 +206,41 @@ pub struct LiveGeneration {
     pub generation: GenerationUid,
 }
 
+/// Where on its hook a generation runs.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Spot {
+    /// It is all that the hook runs.
+    #[default]
+    Whole,
+    /// In a tcx chain, next after this generation.
+    After(GenerationUid),
+    /// In a tcx chain, next before this generation.
+    Before(GenerationUid),
+    /// In a tcx chain, after everything that is there.
+    Last,
+    /// In a clsact qdisc, as the filter of this preference.
+    Preference(u16),
+}
+
+impl Spot {
+    fn is_whole(&self) -> bool {
+        *self == Self::Whole
+    }
+}
+
+impl fmt::Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole => Ok(()),
+            Self::After(generation) => write!(f, " after {generation}"),
+            Self::Before(generation) => write!(f, " before {generation}"),
+            Self::Last => write!(f, " last"),
+            Self::Preference(preference) => write!(f, " as filter {preference}"),
+        }
+    }
+}
+
 /// One small effect, named by what it does. Undo of each is another step, but for `DetachLink`, `UnpinGeneration`, `UnpinCopy`, `UnpinApp`,
 /// `Record` and `Unrecord`, which come after the commit point, and `Adopt`, which changes nothing that runs.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -274,6 +309,9 @@ pub enum Step {
         to: Option<GenerationUid>,
         /// How the interface is driven.
         mode: XdpMode,
+        /// Where on the hook, for hooks that run several generations in a row.
+        #[serde(default, skip_serializing_if = "Spot::is_whole")]
+        at: Spot,
     },
     /// Remove the pins of a generation that is not attached.
     #[serde(rename = "unpin-top")]
@@ -320,11 +358,12 @@ impl fmt::Display for Step {
                 write!(f, "attach link {link}: {function} to {hook}")
             }
             Self::DetachLink(link) => write!(f, "detach link {link}"),
-            Self::Swap { chain, from, to, mode } => {
+            Self::Swap { chain, from, to, mode, at } => {
                 let name = |generation: Option<GenerationUid>| {
                     generation.map_or_else(|| "nothing".to_owned(), |generation| generation.to_string())
                 };
-                write!(f, "swap {chain} ({mode}): {} -> {}", name(from.map(|live| live.generation)), name(*to))
+                let mode = if chain.id.point == Point::Xdp { format!(" ({mode})") } else { String::new() };
+                write!(f, "swap {chain}{mode}: {} -> {}{at}", name(from.map(|live| live.generation)), name(*to))
             }
             Self::UnpinGeneration(generation) => write!(f, "unpin generation {generation}"),
             Self::UnpinApp(app) => write!(f, "unpin app {app}"),
@@ -366,12 +405,12 @@ pub enum Need {
         /// What its app is made of.
         recipe: Recipe,
     },
-    /// The program of a fused generation, which a `BuildGeneration` takes.
+    /// The program of a generation that is not a dispatcher, which a `BuildGeneration` takes.
     Fused {
         /// Its name, which is in it.
         generation: GenerationUid,
-        /// The interface that it is for.
-        interface: InterfaceId,
+        /// The chain that it is for.
+        chain: ChainId,
         /// In order.
         members: Vec<Member>,
         /// Every app that a member is of.
@@ -391,9 +430,9 @@ impl Need {
     pub fn serves(&self, other: &Self) -> bool {
         match (self, other) {
             (
-                Self::Fused { generation: _, interface, members, recipes },
-                Self::Fused { generation: _, interface: its_interface, members: its_members, recipes: its_recipes },
-            ) => (interface, members, recipes) == (its_interface, its_members, its_recipes),
+                Self::Fused { generation: _, chain, members, recipes },
+                Self::Fused { generation: _, chain: its_chain, members: its_members, recipes: its_recipes },
+            ) => (chain, members, recipes) == (its_chain, its_members, its_recipes),
             (Self::Copy { .. } | Self::Fused { .. } | Self::App { .. }, _) => self == other,
         }
     }
@@ -446,6 +485,13 @@ pub enum ChainMode {
     },
     /// libxdp's protocol: shared with its users.
     Libxdp,
+    /// A tcx chain: the kernel keeps the order of all who use it.
+    Tcx,
+    /// A filter of a clsact qdisc for each program, ordered by preference.
+    Clsact {
+        /// Why not tcx.
+        cause: String,
+    },
 }
 
 impl fmt::Display for ChainMode {
@@ -453,6 +499,8 @@ impl fmt::Display for ChainMode {
         match self {
             Self::Libxdp => f.write_str("libxdp"),
             Self::Fused { .. } => f.write_str("fused"),
+            Self::Tcx => f.write_str("tcx"),
+            Self::Clsact { .. } => f.write_str("clsact"),
         }
     }
 }
@@ -482,16 +530,53 @@ pub enum Live {
     Dispatcher(LiveDispatcher),
     /// Something else.
     Foreign(ForeignProgram),
+    /// A hook that runs programs in a row, those of others among them: its programs, in order.
+    Row(Vec<InRow>),
+}
+
+/// One program of a hook that runs them in a row.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct InRow {
+    /// The preference of its filter in a clsact qdisc; none in a tcx chain, which comes first.
+    pub preference: Option<u16>,
+    /// What it is.
+    pub program: RowProgram,
+}
+
+/// What a program of a row is.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RowProgram {
+    /// A generation of ours.
+    Ours(LiveGeneration),
+    /// Somebody else's.
+    Foreign(ForeignProgram),
+}
+
+impl InRow {
+    /// The generation, if it is ours.
+    pub fn ours(&self) -> Option<LiveGeneration> {
+        match self.program {
+            RowProgram::Ours(live) => Some(live),
+            RowProgram::Foreign(_) => None,
+        }
+    }
 }
 
 impl Live {
-    /// Our name for the generation that runs, if it is one of ours or a dispatcher.
-    pub fn generation(&self) -> Option<GenerationUid> {
+    /// The generations of ours that run, and dispatchers, in order.
+    pub fn generations(&self) -> Vec<LiveGeneration> {
         match self {
-            Self::Ours(live) => Some(live.generation),
-            Self::Dispatcher(live) => Some(live.generation.generation),
-            Self::Empty | Self::Foreign(_) => None,
+            Self::Ours(live) => vec![*live],
+            Self::Dispatcher(live) => vec![live.generation],
+            Self::Row(row) => row.iter().filter_map(InRow::ours).collect(),
+            Self::Empty | Self::Foreign(_) => vec![],
         }
+    }
+
+    /// Whether this generation runs.
+    pub fn runs(&self, generation: GenerationUid) -> bool {
+        self.generations().iter().any(|live| live.generation == generation)
     }
 }
 
@@ -623,13 +708,16 @@ impl Observed {
     /// The members of ours that a chain runs, in order.
     pub fn members(&self, chain: &ChainId) -> Vec<Member> {
         match self.chains.get(chain).map(|chain| &chain.live) {
-            Some(Live::Ours(LiveGeneration { generation, .. })) => {
-                let pinned = self.generations.get(generation).and_then(|generation| generation.members.clone());
-                pinned.or_else(|| self.unpinned.get(generation).cloned()).unwrap_or_default()
-            }
             Some(Live::Dispatcher(live)) => live.slots.iter().filter_map(Slot::ours).cloned().collect(),
-            Some(Live::Empty | Live::Foreign(_)) | None => Vec::new(),
+            Some(live) => live.generations().iter().flat_map(|live| self.members_of(live.generation)).collect(),
+            None => Vec::new(),
         }
+    }
+
+    /// The members of a generation, in order, as far as its record tells.
+    pub fn members_of(&self, generation: GenerationUid) -> Vec<Member> {
+        let pinned = self.generations.get(&generation).and_then(|generation| generation.members.clone());
+        pinned.or_else(|| self.unpinned.get(&generation).cloned()).unwrap_or_default()
     }
 }
 

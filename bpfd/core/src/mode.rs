@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Chain;
+use crate::hook::{ChainName, Point};
 use crate::kernel::ChainMode;
 use crate::names::IfName;
 
@@ -89,6 +90,9 @@ pub enum ModeError {
         /// The kernel's word.
         cause: String,
     },
+    /// The setting asks for tcx on a kernel without it.
+    #[error("bpfd.toml asks for tc mode `tcx`, which needs Linux 6.6")]
+    NoTcx,
 }
 
 fn of(interface: &Option<IfName>) -> String {
@@ -113,9 +117,38 @@ impl Setting {
     pub fn apply(self, decided: Result<ChainMode, ModeError>) -> Result<ChainMode, ModeError> {
         match (self, decided?) {
             (Self::Libxdp, ChainMode::Fused { cause }) => Err(ModeError::Impossible { interface: None, cause }),
-            (Self::Fused, ChainMode::Libxdp) => Ok(ChainMode::Fused { cause: "set in bpfd.toml".to_owned() }),
-            (Self::Auto | Self::Libxdp, ChainMode::Libxdp) => Ok(ChainMode::Libxdp),
-            (Self::Auto | Self::Fused, decided @ ChainMode::Fused { .. }) => Ok(decided),
+            (Self::Fused, ChainMode::Libxdp) => Ok(ChainMode::Fused { cause: set_by_file() }),
+            (Self::Auto | Self::Libxdp | Self::Fused, decided) => Ok(decided),
+        }
+    }
+}
+
+fn set_by_file() -> String {
+    "set in bpfd.toml".to_owned()
+}
+
+/// What bpfd.toml says of the mode of chains of tc.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TcSetting {
+    /// tcx where the kernel has it, else clsact.
+    #[default]
+    Auto,
+    /// tcx; where the kernel does not have it bpfd does not start.
+    Tcx,
+    /// Filters of a clsact qdisc, whatever the kernel has.
+    Clsact,
+}
+
+impl TcSetting {
+    fn apply(self, has_tcx: bool) -> Result<ChainMode, ModeError> {
+        match (self, has_tcx) {
+            (Self::Tcx, false) => Err(ModeError::NoTcx),
+            (Self::Auto | Self::Tcx, true) => Ok(ChainMode::Tcx),
+            (Self::Auto, false) => {
+                Ok(ChainMode::Clsact { cause: "this kernel has no tcx: it needs Linux 6.6".to_owned() })
+            }
+            (Self::Clsact, _) => Ok(ChainMode::Clsact { cause: set_by_file() }),
         }
     }
 }
@@ -123,14 +156,17 @@ impl Setting {
 /// Which way each chain is kept: decided once, when the daemon starts.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Modes {
-    /// Of every chain that has none of its own.
+    /// Of every XDP chain whose interface has none of its own.
     pub host: ChainMode,
     interfaces: BTreeMap<IfName, ChainMode>,
+    tc: ChainMode,
+    /// Whether the kernel has tcx, whatever is set.
+    pub has_tcx: bool,
 }
 
 impl Modes {
     /// What bpfd.toml says, given what the kernel allows.
-    pub fn of(settings: &Chain, decided: &Result<ChainMode, ModeError>) -> Result<Self, ModeError> {
+    pub fn of(settings: &Chain, decided: &Result<ChainMode, ModeError>, has_tcx: bool) -> Result<Self, ModeError> {
         let of_one = |(name, setting): (&IfName, &Setting)| match setting.apply(decided.clone()) {
             Ok(mode) => Ok((name.clone(), mode)),
             Err(ModeError::Impossible { interface: _, cause }) => {
@@ -139,12 +175,16 @@ impl Modes {
             Err(error) => Err(error),
         };
         let host = settings.mode.apply(decided.clone())?;
-        Ok(Self { host, interfaces: settings.interfaces.iter().map(of_one).collect::<Result<_, _>>()? })
+        let interfaces = settings.interfaces.iter().map(of_one).collect::<Result<_, _>>()?;
+        Ok(Self { host, interfaces, tc: settings.tc.apply(has_tcx)?, has_tcx })
     }
 
-    /// The mode of the chain of an interface that is called so now.
-    pub fn of_interface(&self, name: &IfName) -> &ChainMode {
-        self.interfaces.get(name).unwrap_or(&self.host)
+    /// The mode of the chain that is called so now.
+    pub fn of_chain(&self, name: &ChainName) -> &ChainMode {
+        match name.point {
+            Point::Xdp => self.interfaces.get(&name.interface).unwrap_or(&self.host),
+            Point::TcIngress | Point::TcEgress => &self.tc,
+        }
     }
 }
 
@@ -185,27 +225,39 @@ fn list(missing: &[Capability]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::names::Netns;
 
     #[test]
     fn an_interface_has_its_own_mode_or_the_hosts() {
-        let settings = |own| Chain { mode: Setting::Auto, interfaces: [("eth1".parse().unwrap(), own)].into() };
-        let eth = |name: &str| name.parse::<IfName>().unwrap();
-        let modes = Modes::of(&settings(Setting::Fused), &Ok(ChainMode::Libxdp)).unwrap();
-        assert_eq!(modes.of_interface(&eth("eth0")), &ChainMode::Libxdp);
+        let settings = |own| Chain { interfaces: [("eth1".parse().unwrap(), own)].into(), ..Chain::default() };
+        let chain = |name: &str, point| ChainName { netns: Netns::Host, interface: name.parse().unwrap(), point };
+        let modes = Modes::of(&settings(Setting::Fused), &Ok(ChainMode::Libxdp), true).unwrap();
+        assert_eq!(modes.of_chain(&chain("eth0", Point::Xdp)), &ChainMode::Libxdp);
         let set = ChainMode::Fused { cause: "set in bpfd.toml".to_owned() };
-        assert_eq!(modes.of_interface(&eth("eth1")), &set);
+        assert_eq!(modes.of_chain(&chain("eth1", Point::Xdp)), &set);
+        assert_eq!(modes.of_chain(&chain("eth1", Point::TcEgress)), &ChainMode::Tcx);
         let forbidden = Ok(ChainMode::Fused { cause: "no trampolines".to_owned() });
-        let error = Modes::of(&settings(Setting::Libxdp), &forbidden).unwrap_err();
+        let error = Modes::of(&settings(Setting::Libxdp), &forbidden, true).unwrap_err();
         assert_eq!(
             error.to_string(),
             "bpfd.toml asks for chain mode `libxdp` for interface `eth1`, which this kernel does not allow: no trampolines"
         );
     }
 
+    #[test]
+    fn tcx_is_taken_where_the_kernel_has_it() {
+        let mode = |setting: TcSetting, has_tcx| setting.apply(has_tcx).map(|mode| mode.to_string());
+        let words = |word: &str| Ok(word.to_owned());
+        assert_eq!(mode(TcSetting::Auto, true), words("tcx"));
+        assert_eq!(mode(TcSetting::Auto, false), words("clsact"));
+        assert_eq!(mode(TcSetting::Clsact, true), words("clsact"));
+        assert_eq!(mode(TcSetting::Tcx, false), Err(ModeError::NoTcx));
+    }
+
     fn cause(errno: i32, at: Stage) -> String {
         match decide(Attempt::Refused { at, errno }, &[]).unwrap() {
             ChainMode::Fused { cause } => cause,
-            ChainMode::Libxdp => panic!("libxdp"),
+            other => panic!("{other}"),
         }
     }
 

@@ -10,11 +10,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::chain::{self, ChainPlan};
-use crate::hook::{ChainId, ChainName, NamedChain, Placement, XdpMode};
+use crate::chain;
+use crate::hook::{ChainId, ChainName, NamedChain, Placement, Point, XdpMode};
 use crate::ident::{AppUid, GenerationUid, KernelId, LinkUid, Uids};
 use crate::kernel::{
-    ChainContent, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Need, Observed, Runs, SLOTS, Step, Targets,
+    ChainContent, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Need, Observed, Runs, Spot, Step, Targets,
 };
 use crate::names::NetnsName;
 use crate::record::with_records;
@@ -43,7 +43,7 @@ impl Plan {
             Step::BuildGeneration { generation, chain, content: ChainContent::Fused { members, recipes } } => {
                 Some(Need::Fused {
                     generation: *generation,
-                    interface: chain.id.interface,
+                    chain: chain.id,
                     members: members.clone(),
                     recipes: recipes.clone(),
                 })
@@ -56,16 +56,30 @@ impl Plan {
     /// The same plan, with other names for generations that it builds.
     #[must_use]
     pub fn renamed(mut self, names: &BTreeMap<GenerationUid, GenerationUid>) -> Self {
+        let named =
+            |generation: &mut GenerationUid| *generation = names.get(generation).copied().unwrap_or(*generation);
         for step in &mut self.steps {
-            let (Step::BuildGeneration { generation, .. }
-            | Step::DropGeneration(generation)
-            | Step::PinGeneration(generation)
-            | Step::UnpinGeneration(generation)
-            | Step::Swap { to: Some(generation), .. }) = step
-            else {
-                continue;
-            };
-            *generation = names.get(generation).copied().unwrap_or(*generation);
+            match step {
+                Step::BuildGeneration { generation, .. }
+                | Step::DropGeneration(generation)
+                | Step::PinGeneration(generation)
+                | Step::UnpinGeneration(generation) => named(generation),
+                Step::Swap { to, at, .. } => {
+                    to.iter_mut().for_each(named);
+                    if let Spot::After(neighbour) | Spot::Before(neighbour) = at {
+                        named(neighbour);
+                    }
+                }
+                Step::PinApp(_)
+                | Step::LoadCopy { .. }
+                | Step::UnpinCopy(_)
+                | Step::Adopt { .. }
+                | Step::AttachLink { .. }
+                | Step::DetachLink(_)
+                | Step::UnpinApp(_)
+                | Step::Record(_)
+                | Step::Unrecord(_) => {}
+            }
         }
         self
     }
@@ -78,11 +92,12 @@ impl Plan {
             Step::BuildGeneration { generation, .. } => Some(Step::DropGeneration(*generation)),
             Step::PinGeneration(generation) => Some(Step::UnpinGeneration(*generation)),
             Step::AttachLink { link, .. } => Some(Step::DetachLink(*link)),
-            Step::Swap { chain, from, to, mode } => {
+            Step::Swap { chain, from, to, mode, at } => {
                 let live = to.and_then(|generation| {
                     built.get(&generation).map(|program| LiveGeneration { program: *program, generation })
                 });
-                Some(Step::Swap { chain: chain.clone(), from: live, to: from.map(|live| live.generation), mode: *mode })
+                let (chain, to) = (chain.clone(), from.map(|live| live.generation));
+                Some(Step::Swap { chain, from: live, to, mode: *mode, at: *at })
             }
             Step::LoadCopy { member, .. } => Some(Step::UnpinCopy(member.link)),
             Step::Adopt { .. }
@@ -155,17 +170,26 @@ pub enum PlanError {
         /// As asked for.
         asked: XdpMode,
     },
-    /// More programs than a dispatcher has slots, those of others counted.
-    #[error("`{}` would have {programs} XDP programs, and a dispatcher has {SLOTS} slots", chain.interface)]
+    /// More programs than the hook has room for, those of others counted.
+    #[error("`{}` would have {programs} {}", chain.interface, room_of(chain.point, *room))]
     ChainFull {
         /// The hook.
         chain: ChainName,
         /// How many there would be.
         programs: usize,
+        /// How many there can be.
+        room: usize,
     },
     /// Links of one chain ask for different modes.
     #[error("links of `{0}` ask for native and generic mode at once")]
     MixedModes(ChainName),
+}
+
+fn room_of(point: Point, room: usize) -> String {
+    match point {
+        Point::Xdp => format!("XDP programs, and a dispatcher has {room} slots"),
+        Point::TcIngress | Point::TcEgress => format!("programs at {point}, and the kernel has room for {room}"),
+    }
 }
 
 /// Changes, planned.
@@ -231,22 +255,11 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
 
     let mut wanted_generations = BTreeSet::new();
     for (id, seen) in &observed.chains {
-        match chain::converge(target, observed, id, seen, uids) {
-            ChainPlan::Keep(generation) => wanted_generations.extend(generation),
-            ChainPlan::Adopt(live) => {
-                wanted_generations.insert(live.generation);
-                after.push(Step::Adopt { chain: NamedChain { id: *id, name: seen.name.clone() }, live });
-            }
-            ChainPlan::Replace { build, swap } => {
-                // What has no pins of ours is adopted before it is replaced, and its pins go with it.
-                after.extend(build.iter().filter_map(|step| match step {
-                    Step::Adopt { live, .. } => Some(Step::UnpinGeneration(live.generation)),
-                    _ => None,
-                }));
-                before.extend(build);
-                swaps.push(swap);
-            }
-        }
+        let chain = chain::converge(target, observed, id, seen, uids);
+        wanted_generations.extend(chain.kept);
+        before.extend(chain.build);
+        swaps.extend(chain.swaps);
+        after.extend(chain.after);
     }
 
     let absent = |link: &&Link| !observed.links.contains(&link.uid);
@@ -276,16 +289,15 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
 /// References to take to dispatchers that a peer built around programs of ours, and to generations of ours that lost their pins: nothing
 /// that runs is changed by it.
 pub fn adoptions(observed: &Observed) -> Plan {
-    let steps = observed.chains.iter().filter_map(|(id, seen)| {
-        let (live, carries_ours) = match &seen.live {
-            Live::Dispatcher(LiveDispatcher { generation, slots, .. }) => {
-                (generation, slots.iter().any(|slot| slot.ours().is_some()))
-            }
-            Live::Ours(generation) => (generation, true),
-            Live::Empty | Live::Foreign(_) => return None,
+    let steps = observed.chains.iter().flat_map(|(id, seen)| {
+        let carries_ours = match &seen.live {
+            Live::Dispatcher(LiveDispatcher { slots, .. }) => slots.iter().any(|slot| slot.ours().is_some()),
+            Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Row(_) => true,
         };
-        let new = carries_ours && !observed.generations.contains_key(&live.generation);
-        new.then(|| Step::Adopt { chain: NamedChain { id: *id, name: seen.name.clone() }, live: *live })
+        let new = |live: &LiveGeneration| carries_ours && !observed.generations.contains_key(&live.generation);
+        let chain = NamedChain { id: *id, name: seen.name.clone() };
+        let live = seen.live.generations().into_iter().filter(new);
+        live.map(move |live| Step::Adopt { chain: chain.clone(), live }).collect::<Vec<_>>()
     });
     Plan { steps: steps.collect(), committed: 0 }
 }
@@ -354,7 +366,8 @@ fn dead_generations<'a>(
     observed: &'a Observed,
     wanted: &'a BTreeSet<GenerationUid>,
 ) -> impl Iterator<Item = GenerationUid> + 'a {
-    let kept: BTreeSet<GenerationUid> = observed.chains.values().filter_map(|chain| chain.live.generation()).collect();
+    let live = observed.chains.values().flat_map(|chain| chain.live.generations());
+    let kept: BTreeSet<GenerationUid> = live.map(|live| live.generation).collect();
     let links_on = |interface| target.chains().iter().any(|chain| chain.interface == interface);
     observed
         .generations

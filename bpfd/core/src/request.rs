@@ -9,7 +9,7 @@ use std::str::FromStr;
 pub use bpfd_policy::caller::OwnerScope;
 use serde::{Deserialize, Serialize};
 
-use crate::hook::{ChainName, HookAsk, ProceedOn};
+use crate::hook::{HookAsk, InterfaceName, ProceedOn};
 use crate::ident::{AppUid, Handle, LinkUid, RequestKey};
 use crate::labels::Labels;
 use crate::names::{AppName, Priority, printable};
@@ -150,8 +150,8 @@ pub struct DetachRequest {
 pub enum DetachWhich {
     /// These.
     Links(Vec<LinkRef>),
-    /// All of the chain of an interface, as far as `owners` goes.
-    All(ChainName),
+    /// All on an interface, as far as `owners` goes.
+    All(InterfaceName),
 }
 
 /// Apps that go, their links with them.

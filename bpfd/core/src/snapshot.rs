@@ -47,7 +47,7 @@ impl Snapshot {
 fn of_interest(state: &State, mut observed: Observed) -> Observed {
     let Targets { names, chains } = Targets::of(state.links.values());
     let pinned: BTreeSet<GenerationUid> = observed.generations.keys().copied().collect();
-    let runs = |seen: &ObservedChain| seen.live.generation().is_some_and(|generation| pinned.contains(&generation));
+    let runs = |seen: &ObservedChain| seen.live.generations().iter().any(|live| pinned.contains(&live.generation));
     observed.chains.retain(|chain, seen| chains.contains(chain) || runs(seen));
     observed.missing.retain(|chain, _| chains.contains(chain));
     observed.interfaces.retain(|name, _| names.contains(name));

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use ebpf::kind::ProgramKind;
 
-use crate::hook::{ChainId, ChainName, OwnHook, Placement, ProceedOn};
+use crate::hook::{ChainId, ChainName, InterfaceName, OwnHook, Placement, Point, ProceedOn};
 use crate::ident::{AppUid, Handle, LinkUid, RequestId};
 use crate::kernel::LoadAs;
 use crate::labels::Labels;
@@ -512,6 +512,11 @@ impl State {
         let mut links = chain.map(|chain| order::ordered(self, &chain)).unwrap_or_default();
         links.extend(self.links.values().filter(|link| link.on.is_none() && link.placement.asked() == Some(name)));
         links
+    }
+
+    /// The links on an interface, by hook and in their order.
+    pub fn links_on(&self, interface: &InterfaceName) -> Vec<&Link> {
+        Point::ALL.iter().flat_map(|point| self.links_called(&interface.chain(*point))).collect()
     }
 
     /// `app/function@hook`, the name of a link that people type.

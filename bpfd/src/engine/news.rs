@@ -38,6 +38,8 @@ pub struct News {
     pub everything: bool,
     /// By namespace, in the order of hearing.
     pub interfaces: BTreeMap<Netns, Vec<Changed>>,
+    /// Interfaces whose filters changed, by namespace.
+    pub filters: BTreeMap<Netns, BTreeSet<u32>>,
 }
 
 /// Events of one namespace that are kept apart. If more wait, everything is looked at.
@@ -46,12 +48,21 @@ const KEPT: usize = 4096;
 impl News {
     /// Everything is to be looked at.
     pub fn everything() -> Self {
-        Self { everything: true, interfaces: BTreeMap::new() }
+        Self { everything: true, ..Self::default() }
     }
 
     /// Whether nothing was heard.
     pub fn is_empty(&self) -> bool {
-        !self.everything && self.interfaces.is_empty()
+        !self.everything && self.interfaces.is_empty() && self.filters.is_empty()
+    }
+
+    /// A filter of an interface came, changed or went.
+    pub fn heard_filters(&mut self, netns: &Netns, index: u32) {
+        let heard = self.filters.entry(netns.clone()).or_default();
+        self.everything |= heard.len() >= KEPT;
+        if !self.everything {
+            heard.insert(index);
+        }
     }
 
     /// One more event.
@@ -69,6 +80,9 @@ impl News {
         for (netns, heard) in other.interfaces {
             heard.into_iter().for_each(|changed| self.heard(&netns, changed));
         }
+        for (netns, indexes) in other.filters {
+            indexes.into_iter().for_each(|index| self.heard_filters(&netns, index));
+        }
     }
 
     /// What must be looked at; `None` if nothing of it is about a chain, or all of it is known already: it was seen, on an interface
@@ -81,16 +95,13 @@ impl News {
         let mut targets = Targets::default();
         for (netns, heard) in &self.interfaces {
             let cookie = seen.namespaces.get(netns).copied().flatten();
-            for changed in heard {
-                let name = changed.name.parse().ok().map(|interface| ChainName {
-                    netns: netns.clone(),
-                    interface,
-                    point: Point::Xdp,
-                });
-                let id = cookie.map(|netns_cookie| ChainId {
-                    interface: InterfaceId { netns_cookie, index: changed.index },
-                    point: Point::Xdp,
-                });
+            for (changed, point) in
+                heard.iter().flat_map(|changed| Point::ALL.iter().map(move |point| (changed, *point)))
+            {
+                let name = changed.name.parse().ok();
+                let name = name.map(|interface| ChainName { netns: netns.clone(), interface, point });
+                let interface = cookie.map(|netns_cookie| InterfaceId { netns_cookie, index: changed.index });
+                let id = interface.map(|interface| ChainId { interface, point });
                 let is_chain = |id: &ChainId| wanted.chains.contains(id) || seen.chains.contains_key(id);
                 let id = id.filter(is_chain);
                 let asked = name.filter(|name| wanted.names.contains(name));
@@ -108,6 +119,17 @@ impl News {
                 targets.chains.extend(id);
             }
         }
+        for (netns, indexes) in &self.filters {
+            let cookie = seen.namespaces.get(netns).copied().flatten();
+            let is_it = |chain: &&ChainId| {
+                let InterfaceId { netns_cookie, index } = chain.interface;
+                chain.point != Point::Xdp && Some(netns_cookie) == cookie && indexes.contains(&index)
+            };
+            let chains: Vec<ChainId> = wanted.chains.iter().chain(seen.chains.keys()).filter(is_it).copied().collect();
+            let links = state.links.values().filter(|link| link.chain().is_some_and(|chain| chains.contains(&chain)));
+            targets = targets.and(Targets::of(links));
+            targets.chains.extend(chains);
+        }
         (!targets.is_empty()).then_some(Scope::Chains(targets))
     }
 }
@@ -116,6 +138,8 @@ impl News {
 fn known(seen: Option<&ObservedChain>, changed: &Changed) -> bool {
     let (Some(ObservedChain { name, live, .. }), Some(runs)) = (seen, changed.runs) else { return false };
     let program = match live {
+        // No event tells what such a hook runs.
+        Live::Row(_) => runs,
         Live::Empty => None,
         Live::Ours(live) => Some(live.program),
         Live::Dispatcher(live) => Some(live.generation.program),

@@ -1,15 +1,18 @@
 //! Interfaces by name and by what they are, in every namespace that a name leads to. It must never look at what they run.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+use std::collections::btree_map;
 use std::io;
 
-use bpfd_core::hook::{ChainName, InterfaceId, Point};
+use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
 use bpfd_core::ident::KernelId;
 use bpfd_core::kernel::{Missing, Runs};
 use bpfd_core::names::Netns;
+use bpfd_sys::bpf::{ProgId, TcxEntry};
 
+use super::chain::clsact;
 use super::chain::generation::SeenGeneration;
+use super::chain::row::{self, Entry};
 use super::chain::xdp::{self, Interface};
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
 
@@ -23,15 +26,21 @@ pub(super) enum Sought {
 }
 
 impl Sought {
-    /// Whether a generation of this interface runs. A fused program needs no pins to run on where nobody can look, and is known by its
-    /// record when somebody can again.
-    pub(super) fn runs(&self, interface: InterfaceId, generation: &SeenGeneration) -> Runs {
+    /// Whether a generation of this interface runs. `row` is what its hook runs, if that runs programs in a row. A fused program needs no
+    /// pins to run on where nobody can look, and is known by its record when somebody can again; a tcx link does.
+    pub(super) fn runs(&self, interface: InterfaceId, generation: &SeenGeneration, row: Option<&[Entry]>) -> Runs {
+        let is_it = |program: ProgId| KernelId(program.0) == generation.id;
         match self {
-            Self::Here(Interface { id: _, row }) => match row.xdp.program() {
-                Some((_, program)) if KernelId(program.0) == generation.id => Runs::Yes,
-                Some(_) | None => Runs::No,
-            },
-            Self::Missing(Missing::Unreachable) if generation.is_dispatcher => Runs::Unreachable(interface),
+            Self::Here(Interface { id: _, row: link }) => {
+                let runs = match row {
+                    Some(row) => row.iter().filter_map(|entry| entry.program).any(is_it),
+                    None => link.xdp.program().is_some_and(|(_, program)| is_it(program)),
+                };
+                if runs { Runs::Yes } else { Runs::No }
+            }
+            Self::Missing(Missing::Unreachable) if generation.is_dispatcher || generation.has_link => {
+                Runs::Unreachable(interface)
+            }
             Self::Missing(Missing::Unreachable | Missing::Gone) => Runs::No,
             Self::Unseen => Runs::Unseen,
         }
@@ -90,8 +99,8 @@ impl<'a> Observer<'a> {
         found: &'f mut BTreeMap<InterfaceId, Sought>,
     ) -> io::Result<&'f Sought> {
         match found.entry(interface) {
-            Entry::Occupied(known) => Ok(known.into_mut()),
-            Entry::Vacant(new) => Ok(new.insert(self.sought(interface)?)),
+            btree_map::Entry::Occupied(known) => Ok(known.into_mut()),
+            btree_map::Entry::Vacant(new) => Ok(new.insert(self.sought(interface)?)),
         }
     }
 
@@ -110,10 +119,43 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// The name of an interface now, in a namespace that was looked at.
-    pub(super) fn name(&self, Interface { id, row }: &Interface) -> Option<ChainName> {
+    /// The name of a chain of an interface now, in a namespace that was looked at.
+    pub(super) fn name(&self, Interface { id, row }: &Interface, point: Point) -> Option<ChainName> {
         let (netns, _) = self.by_cookie(id.netns_cookie)?;
-        Some(ChainName { netns: netns.clone(), interface: row.name.parse().ok()?, point: Point::Xdp })
+        Some(ChainName { netns: netns.clone(), interface: row.name.parse().ok()?, point })
+    }
+
+    /// What a tc hook runs, if its interface is there.
+    pub(super) fn row_of(&mut self, chain: &ChainId, has_tcx: bool) -> io::Result<Vec<Entry>> {
+        match self.sought(chain.interface)? {
+            Sought::Here(_) => self.row(chain, has_tcx),
+            Sought::Missing(_) | Sought::Unseen => Ok(Vec::new()),
+        }
+    }
+
+    /// What a tc hook of an interface runs, in order: the tcx chain first.
+    pub(super) fn row(&mut self, chain: &ChainId, has_tcx: bool) -> io::Result<Vec<Entry>> {
+        let ChainId { interface, point } = *chain;
+        let direction = row::direction(point);
+        let found = self.by_cookie(interface.netns_cookie).map(|(netns, _)| netns.clone());
+        let Some(netns) = found else { return Ok(Vec::new()) };
+        let tcx = match has_tcx {
+            true => self.namespaces.tcx_chain(&netns, interface, direction)?,
+            false => None,
+        };
+        let programs = tcx.into_iter().flat_map(|chain| chain.entries);
+        let mut entries: Vec<Entry> = programs
+            .map(|TcxEntry { program, link }| Entry {
+                preference: None,
+                program: Some(program),
+                link,
+                name: String::new(),
+            })
+            .collect();
+        let filters = self.by_cookie(interface.netns_cookie);
+        let filters = filters.map(|(_, namespace)| namespace.route.filters(interface.index, direction)).transpose()?;
+        entries.extend(clsact::entries(filters.unwrap_or_default()));
+        Ok(entries)
     }
 
     fn by_cookie(&self, cookie: u64) -> Option<(&Netns, &Namespace)> {

@@ -5,10 +5,13 @@
 
 use std::sync::Arc;
 
+use bpfd_core::hook::Point;
 use bpfd_core::ident::AppUid;
 use bpfd_core::kernel::{Need, Recipe, StepError};
 
-use super::chain::fused::{self, BuiltFused};
+use super::chain::alone;
+use super::chain::fused;
+use super::chain::generation::Built;
 use super::chain::libxdp::copy::{self, BuiltCopy};
 use super::chain::libxdp::load::template;
 use super::pins::Pins;
@@ -38,7 +41,7 @@ pub struct Made {
 #[derive(Clone, Debug)]
 pub(super) enum What {
     Copy(Arc<BuiltCopy>),
-    Fused(Arc<BuiltFused>),
+    Fused(Arc<Built>),
     App(StagedApp),
 }
 
@@ -50,11 +53,17 @@ impl Maker {
                 self.open(member.app, Some(recipe))?;
                 What::Copy(Arc::new(copy::build(&template()?, member, &self.codes)?))
             }
-            Need::Fused { generation, interface, members, recipes } => {
+            Need::Fused { generation, chain, members, recipes } => {
                 for app in members.iter().map(|member| member.app) {
                     self.open(app, recipes.get(&app))?;
                 }
-                What::Fused(Arc::new(fused::build(*generation, *interface, members, &self.codes)?))
+                let built = match (chain.point, members.as_slice()) {
+                    (Point::TcIngress | Point::TcEgress, [member]) => {
+                        alone::build(*generation, *chain, member, &self.codes)
+                    }
+                    _ => fused::build(*generation, *chain, members, &self.codes),
+                };
+                What::Fused(Arc::new(built?))
             }
             Need::App { app: _, recipe } => What::App(self.loader.prepare(&self.accepted(recipe)?, recipe)?),
         };

@@ -43,27 +43,28 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bpfd_core::config::Chain;
-use bpfd_core::hook::{InterfaceId, NamedChain, XdpMode};
+use bpfd_core::hook::{ChainId, NamedChain, Point, XdpMode};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId};
 use bpfd_core::kernel::{
-    ChainContent, ChainMode, Kernel, LiveGeneration, Member, Need, ObserveError, Observed, Recipe, Scope, Slot, Step,
-    StepError,
+    ChainContent, ChainMode, Kernel, LiveGeneration, Member, Need, ObserveError, Observed, Recipe, Scope, Slot, Spot,
+    Step, StepError,
 };
 use bpfd_core::mode::{self, ModeError, Modes};
 use bpfd_core::stamp::Stamp;
 use bpfd_core::state::{ObjectDigest, ProgramFacts};
-use bpfd_sys::bpf::{Map, ProgId, prog_info};
+use bpfd_sys::bpf::{LinkId, Map, ProgId, prog_info};
 use ebpf::dispatcher::NAME as DISPATCHER;
 
 use crate::causes::error_chain;
 use crate::worker::Workers;
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
-use chain::fused::{self, BuiltFused};
-use chain::generation;
+use chain::generation::{self, Built};
 use chain::libxdp::dispatcher::{self, HeldDispatcher, Wanted};
 use chain::libxdp::{copy, directory as libxdp};
-use chain::xdp;
+use chain::row::{self, Entry, Going};
+use chain::{tcx, xdp};
+use interfaces::Observer;
 use maker::{Maker, What};
 use observe::Known;
 use pins::{Pins, PinsError};
@@ -110,7 +111,7 @@ pub struct HostKernel {
     modes: Modes,
     staged: BTreeMap<AppUid, StagedApp>,
     apps: Codes,
-    built: BTreeMap<GenerationUid, Arc<BuiltFused>>,
+    built: BTreeMap<GenerationUid, Arc<Built>>,
     /// What was made for the operation that begins.
     provided: Vec<(Need, Result<Made, StepError>)>,
     known: Option<Known>,
@@ -165,7 +166,7 @@ impl HostKernel {
         swept.map_err(|source| refused(&bpffs, source))?;
         let attempt = probe::attempt().map_err(OpenError::Probe)?;
         let missing = probe::missing_capabilities().map_err(OpenError::Probe)?;
-        let modes = Modes::of(settings, &mode::decide(attempt, &missing))?;
+        let modes = Modes::of(settings, &mode::decide(attempt, &missing), probe::has_tcx())?;
         Ok(Self {
             pins: Arc::new(pins),
             netns: netns.clone(),
@@ -260,18 +261,11 @@ impl HostKernel {
 
     /// Takes references of our own to a peer's dispatcher, or to a generation of ours that has none.
     fn adopt(&mut self, chain: &NamedChain, live: LiveGeneration) -> Result<(), StepError> {
-        let namespace = self.namespace(chain)?;
-        let found = xdp::indexed(&namespace, chain.id.interface.index);
-        let found = found.map_err(failed(|| format!("look for `{chain}`")))?;
-        let found = found.ok_or_else(|| StepError::NoInterface(chain.name.clone()))?;
-        let runs = found.row.xdp.program().map(|(_, program)| KernelId(program.0));
-        if runs != Some(live.program) {
-            return Err(StepError::Raced(chain.name.clone()));
-        }
         let raced = || StepError::Raced(chain.name.clone());
+        let link = self.running(chain, live.program)?;
         let doing = || format!("take hold of program {}", live.program);
         let program = self.ids.program(ProgId(live.program.0)).map_err(failed(doing))?.ok_or_else(raced)?;
-        let Attachable { fd, id, is_dispatcher } = Attachable::of(program)?;
+        let Attachable { fd, id, name: _, is_dispatcher } = Attachable::of(program)?;
         if is_dispatcher {
             self.capture(chain, live)?;
             let dispatcher = self.dispatchers.get(&live.generation).ok_or_else(raced)?;
@@ -279,7 +273,32 @@ impl HostKernel {
         }
         let (record, _) =
             generation::own_record(fd.as_fd(), &mut self.ids).map_err(failed(doing))?.ok_or_else(raced)?;
-        fused::pin(&self.pins, live.generation, &BuiltFused { program: fd, record, id, interface: chain.id.interface })
+        generation::pin(&self.pins, live.generation, &Built { program: fd, record, id, chain: chain.id })?;
+        let Some(link) = link else { return Ok(()) };
+        let doing = || format!("take hold of link {}", link.0);
+        let fd = self.ids.link(link).map_err(failed(doing))?.ok_or_else(raced)?;
+        tcx::hold(&self.pins, live.generation, &fd).map_err(failed(doing))
+    }
+
+    /// Makes sure that a chain runs this program; gives what holds it in a tcx chain.
+    fn running(&mut self, chain: &NamedChain, program: KernelId) -> Result<Option<LinkId>, StepError> {
+        let doing = || format!("look for `{chain}`");
+        let raced = || StepError::Raced(chain.name.clone());
+        match chain.id.point {
+            Point::Xdp => {
+                let namespace = self.namespace(chain)?;
+                let found = xdp::indexed(&namespace, chain.id.interface.index).map_err(failed(doing))?;
+                let found = found.ok_or_else(|| StepError::NoInterface(chain.name.clone()))?;
+                let runs = found.row.xdp.program().is_some_and(|(_, runs)| KernelId(runs.0) == program);
+                if runs { Ok(None) } else { Err(raced()) }
+            }
+            Point::TcIngress | Point::TcEgress => {
+                let mut observer = Observer::new(&mut self.namespaces);
+                let row = observer.row_of(&chain.id, self.modes.has_tcx).map_err(failed(doing))?;
+                let runs = |entry: &Entry| entry.program.is_some_and(|runs| KernelId(runs.0) == program);
+                row.into_iter().find(runs).map(|entry| entry.link).ok_or_else(raced)
+            }
+        }
     }
 
     /// Holds a dispatcher that runs, so that it can be pinned, or put back.
@@ -306,7 +325,7 @@ impl HostKernel {
         }
         let absent =
             || StepError::Call { doing: format!("pin generation {generation}"), errno: "it was not built".to_owned() };
-        fused::pin(&self.pins, generation, self.built.get(&generation).ok_or_else(absent)?)?;
+        generation::pin(&self.pins, generation, self.built.get(&generation).ok_or_else(absent)?)?;
         // From here on the pins hold it.
         self.built.remove(&generation);
         Ok(())
@@ -333,10 +352,16 @@ impl HostKernel {
         from: Option<LiveGeneration>,
         to: Option<GenerationUid>,
         mode: XdpMode,
+        at: Spot,
     ) -> Result<(), StepError> {
         let namespace = self.namespace(chain)?;
         let leaving = from.map(|live| self.leaving(chain, live)).transpose()?;
         let coming = to.map(|generation| self.coming(chain, generation)).transpose()?;
+        if chain.id.point != Point::Xdp {
+            let leaving = leaving.as_ref().zip(from).map(|(program, live)| program.going(live.generation));
+            let coming = coming.as_ref().zip(to).map(|(program, generation)| program.going(generation));
+            return row::swap(&self.pins, &mut self.namespaces, &namespace.route, chain, (leaving, coming), at);
+        }
         let both = [&leaving, &coming];
         let shared = match both.into_iter().flatten().any(|program| program.is_dispatcher) {
             true => Some(libxdp::lock(&self.pins.bpffs)?),
@@ -389,25 +414,22 @@ impl HostKernel {
         let doing = || format!("attach generation {generation}");
         let absent = || StepError::Call { doing: doing(), errno: "it was not built".to_owned() };
         let (fd, _, made_for) = self.program_of(generation)?.ok_or_else(absent)?;
-        if made_for.is_some_and(|made_for| made_for != chain.id.interface) {
+        if made_for.is_some_and(|made_for| made_for != chain.id) {
             return Err(StepError::Raced(chain.name.clone()));
         }
         Attachable::of(fd)
     }
 
-    /// A generation's program, its number and the interface it was made for, from what was built or from its pins.
-    fn program_of(
-        &self,
-        generation: GenerationUid,
-    ) -> Result<Option<(OwnedFd, KernelId, Option<InterfaceId>)>, StepError> {
+    /// A generation's program, its number and the chain it was made for, from what was built or from its pins.
+    fn program_of(&self, generation: GenerationUid) -> Result<Option<(OwnedFd, KernelId, Option<ChainId>)>, StepError> {
         let doing = || format!("open generation {generation}");
         if let Some(HeldDispatcher { program, id, interface, .. }) = self.dispatchers.get(&generation) {
             let fd = program.try_clone().map_err(failed(doing))?;
-            return Ok(Some((fd, *id, Some(*interface))));
+            return Ok(Some((fd, *id, Some(ChainId { interface: *interface, point: Point::Xdp }))));
         }
-        if let Some(BuiltFused { program, id, interface, record: _ }) = self.built.get(&generation).map(Arc::as_ref) {
+        if let Some(Built { program, id, chain, record: _ }) = self.built.get(&generation).map(Arc::as_ref) {
             let fd = program.try_clone().map_err(failed(doing))?;
-            return Ok(Some((fd, *id, Some(*interface))));
+            return Ok(Some((fd, *id, Some(*chain))));
         }
         let fd = match generation::program(&self.pins, generation) {
             Ok(fd) => fd,
@@ -416,7 +438,7 @@ impl HostKernel {
         };
         let id = KernelId(prog_info(fd.as_fd()).map_err(failed(doing))?.id.0);
         let record = generation::read(&self.pins, generation).map_err(failed(doing))?.and_then(|seen| seen.record);
-        Ok(Some((fd, id, record.map(|record| record.interface))))
+        Ok(Some((fd, id, record.map(|record| record.chain))))
     }
 
     /// The namespace of a chain; absent, its interface is too. Its name may lead elsewhere since somebody looked.
@@ -514,9 +536,9 @@ impl HostKernel {
         match step {
             Step::PinApp(app) => self.pin_app(*app)?,
             Step::BuildGeneration { generation, chain, content: ChainContent::Fused { members, recipes } } => {
-                let (interface, members, recipes) = (chain.id.interface, members.clone(), recipes.clone());
+                let (chain, members, recipes) = (chain.id, members.clone(), recipes.clone());
                 return self
-                    .build_fused(&Need::Fused { generation: *generation, interface, members, recipes }, *generation)
+                    .build_fused(&Need::Fused { generation: *generation, chain, members, recipes }, *generation)
                     .map(Some);
             }
             Step::BuildGeneration { generation, chain, content: ChainContent::Dispatcher { version, slots } } => {
@@ -534,7 +556,7 @@ impl HostKernel {
                 hook::attach(&self.pins, &mut self.hooks, *link, (*app, function), hook)?;
             }
             Step::DetachLink(link) => hook::detach(&self.pins, *link)?,
-            Step::Swap { chain, from, to, mode } => self.swap(chain, *from, *to, *mode)?,
+            Step::Swap { chain, from, to, mode, at } => self.swap(chain, *from, *to, *mode, *at)?,
             Step::UnpinGeneration(generation) => self.unpin_generation(*generation)?,
             Step::UnpinApp(app) => {
                 self.apps.remove(app);
@@ -551,6 +573,7 @@ impl HostKernel {
 struct Attachable {
     fd: OwnedFd,
     id: KernelId,
+    name: String,
     /// libxdp must find what is in it.
     is_dispatcher: bool,
 }
@@ -558,7 +581,12 @@ struct Attachable {
 impl Attachable {
     fn of(fd: OwnedFd) -> Result<Self, StepError> {
         let info = prog_info(fd.as_fd()).map_err(failed(|| "read a program of an interface"))?;
-        Ok(Self { fd, id: KernelId(info.id.0), is_dispatcher: info.name == DISPATCHER })
+        let is_dispatcher = info.name == DISPATCHER;
+        Ok(Self { fd, id: KernelId(info.id.0), name: info.name, is_dispatcher })
+    }
+
+    fn going(&self, generation: GenerationUid) -> Going<'_> {
+        Going { generation, fd: self.fd.as_fd(), id: self.id, name: self.name.clone() }
     }
 }
 

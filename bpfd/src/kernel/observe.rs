@@ -9,8 +9,8 @@ use std::os::fd::AsFd;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use bpfd_core::kernel::{
-    ForeignProgram, Live, LiveDispatcher, LiveGeneration, Member, ObserveError, Observed, ObservedChain, PinnedApp,
-    PinnedGeneration, Runs, Scope, Step, Targets,
+    ForeignProgram, InRow, Live, LiveDispatcher, LiveGeneration, Member, ObserveError, Observed, ObservedChain,
+    PinnedApp, PinnedGeneration, RowProgram, Runs, Scope, Step, Targets,
 };
 use bpfd_core::mode::Modes;
 use bpfd_sys::bpf::{ProgId, prog_info};
@@ -19,6 +19,7 @@ use bpfd_sys::netlink::XdpAttachment;
 use super::chain::generation::{self, SeenGeneration};
 use super::chain::libxdp::copy::{self, SeenCopy};
 use super::chain::libxdp::dispatcher;
+use super::chain::row::Entry;
 use super::chain::xdp::{self, Attached, Interface};
 use super::interfaces::{Observer, Sought};
 use super::object::error_chain;
@@ -105,6 +106,10 @@ impl Known {
             }
             Step::Record(row) => self.records.write(row),
             Step::Unrecord(link) => self.records.remove(link),
+            // A link may hold it now.
+            Step::Swap { chain, to: Some(uid), .. } if chain.id.point != Point::Xdp => {
+                self.generations.extend(generation::read(pins, *uid)?.map(|seen| (*uid, seen)));
+            }
             Step::BuildGeneration { .. } | Step::DropGeneration(_) | Step::Swap { .. } => {}
         }
         Ok(())
@@ -135,49 +140,73 @@ pub(crate) fn observe(
     let Targets { names, chains: wanted } = scope.targets();
     let mut interfaces = BTreeMap::new();
     let mut found: BTreeMap<InterfaceId, Sought> = BTreeMap::new();
+    let mut looked_at: BTreeSet<ChainId> = BTreeSet::new();
     for name in names {
         let interface = observer.named(name).map_err(unseen(name))?;
         interfaces.insert(name.clone(), interface.as_ref().map(|interface| interface.id));
-        found.extend(interface.map(|interface| (interface.id, Sought::Here(interface))));
+        if let Some(interface) = interface {
+            looked_at.insert(ChainId { interface: interface.id, point: name.point });
+            found.insert(interface.id, Sought::Here(interface));
+        }
     }
-    for ChainId { interface, point: Point::Xdp } in wanted {
-        observer.find(*interface, &mut found).map_err(unseen(format!("interface {}", interface.index)))?;
+    for chain in wanted {
+        let interface = chain.interface;
+        observer.find(interface, &mut found).map_err(unseen(format!("interface {}", interface.index)))?;
+        looked_at.insert(*chain);
     }
-    let looked_at: BTreeSet<InterfaceId> = found.keys().copied().collect();
+    // Elsewhere nothing changed that this process did not do, or hear of.
+    let is_of_interest = |uid: &GenerationUid, chain: &ChainId, known: &BTreeMap<GenerationUid, Runs>| {
+        whole || looked_at.contains(chain) || !known.contains_key(uid)
+    };
+    let mut chains_found = looked_at.clone();
     for (uid, generation) in &known.generations {
         let Some(record) = &generation.record else { continue };
-        // Elsewhere nothing changed that this process did not do, or hear of.
-        if !whole && !looked_at.contains(&record.interface) && known.runs.contains_key(uid) {
-            continue;
+        if is_of_interest(uid, &record.chain, &known.runs) {
+            let interface = record.chain.interface;
+            observer.find(interface, &mut found).map_err(unseen(format!("generation {uid}")))?;
+            chains_found.insert(record.chain);
         }
-        let sought = observer.find(record.interface, &mut found).map_err(unseen(format!("generation {uid}")))?;
-        known.runs.insert(*uid, sought.runs(record.interface, generation));
     }
-    let running = |interface: &InterfaceId| {
-        let of_it = |uid: &GenerationUid| {
-            known.generations.get(uid).and_then(|generation| generation.record.as_ref()).map(|record| record.interface)
+    let mut rows: BTreeMap<ChainId, Vec<Entry>> = BTreeMap::new();
+    for chain in &chains_found {
+        if chain.point != Point::Xdp && matches!(found.get(&chain.interface), Some(Sought::Here(_))) {
+            let what = || format!("what interface {} runs at {}", chain.interface.index, chain.point);
+            rows.insert(*chain, observer.row(chain, modes.has_tcx).map_err(|error| unseen(what())(error))?);
+        }
+    }
+    for (uid, generation) in &known.generations {
+        let Some(record) = &generation.record else { continue };
+        if let Some(sought) = found.get(&record.chain.interface).filter(|_| chains_found.contains(&record.chain)) {
+            let row = rows.get(&record.chain).map(Vec::as_slice);
+            known.runs.insert(*uid, sought.runs(record.chain.interface, generation, row));
+        }
+    }
+    let running = |chain: &ChainId| {
+        let is_of_it = |uid: &GenerationUid| {
+            let record = known.generations.get(uid).and_then(|generation| generation.record.as_ref());
+            record.is_some_and(|record| record.chain == *chain)
         };
-        known.runs.iter().any(|(uid, runs)| *runs == Runs::Yes && of_it(uid) == Some(*interface))
+        known.runs.iter().any(|(uid, runs)| *runs == Runs::Yes && is_of_it(uid))
     };
     let (mut chains, mut missing, mut unpinned) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-    for (interface, sought) in found {
-        let id = ChainId { interface, point: Point::Xdp };
-        match sought {
-            Sought::Here(interface) if looked_at.contains(&id.interface) || running(&id.interface) => {
-                let Some(name) = observer.name(&interface) else { continue };
+    for id in chains_found {
+        match found.get(&id.interface) {
+            Some(Sought::Here(interface)) if looked_at.contains(&id) || running(&id) => {
+                let Some(name) = observer.name(interface, id.point) else { continue };
                 let unseen = unseen(name.to_string());
-                let found = unpinned_of(&interface, &known.generations, ids);
-                let seen = found.and_then(|found| {
-                    let live = found.as_ref().map(|(live, _)| *live);
-                    unpinned.extend(found.map(|(live, members)| (live.generation, members)));
-                    observe_chain(&interface, live, name, ids, modes, (pins, &known.generations, &known.copies))
-                });
-                chains.insert(id, seen.map_err(unseen)?);
+                let pinned = (pins, &known.generations, &known.copies);
+                let seen = match rows.get(&id) {
+                    Some(row) => observe_row(id, row, name, ids, modes, &known.generations),
+                    None => observe_chain(interface, name, ids, modes, pinned),
+                };
+                let (seen, without_pins) = seen.map_err(unseen)?;
+                unpinned.extend(without_pins);
+                chains.insert(id, seen);
             }
-            Sought::Missing(why) => {
-                missing.insert(id, why);
+            Some(Sought::Missing(why)) => {
+                missing.insert(id, *why);
             }
-            Sought::Here(_) | Sought::Unseen => {}
+            Some(Sought::Here(_) | Sought::Unseen) | None => {}
         }
     }
     let pinned = |(uid, generation): (&GenerationUid, &SeenGeneration)| {
@@ -213,15 +242,66 @@ fn unseen(what: impl ToString) -> impl FnOnce(io::Error) -> ObserveError {
     move |error| ObserveError { what: what.to_string(), errno: error_chain(&error) }
 }
 
+/// A chain, and the members of generations in it that have no pins.
+type Seen = (ObservedChain, BTreeMap<GenerationUid, Vec<Member>>);
+
+/// A chain of a tc hook: whatever is ours is known by its record.
+fn observe_row(
+    id: ChainId,
+    row: &[Entry],
+    name: ChainName,
+    ids: &mut IdLookup,
+    modes: &Modes,
+    generations: &BTreeMap<GenerationUid, SeenGeneration>,
+) -> io::Result<Seen> {
+    let mut unpinned = BTreeMap::new();
+    let mut seen = Vec::new();
+    for Entry { preference, program, link, name } in row {
+        let is_it = |seen: &SeenGeneration| program.is_some_and(|program| seen.id == KernelId(program.0));
+        let is_of_it = |seen: &SeenGeneration| seen.record.as_ref().is_none_or(|record| record.chain == id);
+        let pinned = generations.iter().find(|(_, seen)| is_it(seen) && is_of_it(seen));
+        let without_pins = match (pinned, program) {
+            (None, Some(program)) => unpinned_of(*program, id, generations, ids)?,
+            (Some(_), _) | (None, None) => None,
+        };
+        let program = match (pinned, without_pins) {
+            (Some((generation, seen)), _) => {
+                RowProgram::Ours(LiveGeneration { program: seen.id, generation: *generation })
+            }
+            (None, Some((live, members))) => {
+                unpinned.insert(live.generation, members);
+                RowProgram::Ours(live)
+            }
+            (None, None) => {
+                let known = program.map(|program| program_name(ids, program)).filter(|known| !known.is_empty());
+                RowProgram::Foreign(ForeignProgram {
+                    program: KernelId(program.map_or(0, |program| program.0)),
+                    name: known.unwrap_or_else(|| name.clone()),
+                    link: link.map(|link| link.0),
+                    holders: Vec::new(),
+                })
+            }
+        };
+        seen.push(InRow { preference: *preference, program });
+    }
+    let mode = modes.of_chain(&name).clone();
+    Ok((ObservedChain { name, live: Live::Row(seen), driven: None, mode }, unpinned))
+}
+
 fn observe_chain(
     interface: &Interface,
-    unpinned: Option<LiveGeneration>,
     name: ChainName,
     ids: &mut IdLookup,
     modes: &Modes,
     (pins, generations, copies): (&Pins, &BTreeMap<GenerationUid, SeenGeneration>, &BTreeMap<LinkUid, SeenCopy>),
-) -> io::Result<ObservedChain> {
+) -> io::Result<Seen> {
     let id = interface.id;
+    let unpinned = match interface.row.xdp {
+        XdpAttachment::One { program, .. } if xdp::driven(&interface.row.xdp).is_some() => {
+            unpinned_of(program, ChainId { interface: id, point: Point::Xdp }, generations, ids)?
+        }
+        XdpAttachment::One { .. } | XdpAttachment::None | XdpAttachment::Several { .. } => None,
+    };
     let live = match xdp::runs(interface, generations) {
         Attached::Nothing => Live::Empty,
         Attached::Ours(live) => match generations.get(&live.generation).filter(|generation| generation.is_dispatcher) {
@@ -232,31 +312,30 @@ fn observe_chain(
                 seen.map_or_else(|| foreign(ids, ProgId(live.program.0)), Live::Dispatcher)
             }
         },
-        Attached::Other(_) if let Some(live) = unpinned => Live::Ours(live),
+        Attached::Other(_) if let Some((live, _)) = &unpinned => Live::Ours(*live),
         Attached::Other(program) => match theirs(interface, program, (pins, copies), ids)? {
             Some(seen) => Live::Dispatcher(seen),
             None => foreign(ids, program),
         },
     };
-    let mode = modes.of_interface(&name.interface).clone();
-    Ok(ObservedChain { name, live, driven: xdp::driven(&interface.row.xdp), mode })
+    let mode = modes.of_chain(&name).clone();
+    let unpinned = unpinned.into_iter().map(|(live, members)| (live.generation, members)).collect();
+    Ok((ObservedChain { name, live, driven: xdp::driven(&interface.row.xdp), mode }, unpinned))
 }
 
-/// A generation of ours that this interface runs and that has no pins: its namespace had no name for a while, or somebody removed them.
+/// A generation of ours that this chain runs and that has no pins: its namespace had no name for a while, or somebody removed them.
 fn unpinned_of(
-    interface: &Interface,
+    program: ProgId,
+    chain: ChainId,
     generations: &BTreeMap<GenerationUid, SeenGeneration>,
     ids: &mut IdLookup,
 ) -> io::Result<Option<(LiveGeneration, Vec<Member>)>> {
-    let XdpAttachment::One { program, .. } = interface.row.xdp else { return Ok(None) };
-    if xdp::driven(&interface.row.xdp).is_none()
-        || generations.values().any(|generation| generation.id == KernelId(program.0))
-    {
+    if generations.values().any(|generation| generation.id == KernelId(program.0)) {
         return Ok(None);
     }
     let Some(fd) = ids.program(program)? else { return Ok(None) };
-    let found = generation::running(fd.as_fd(), interface.id, ids)?
-        .filter(|(generation, _)| !generations.contains_key(generation));
+    let found =
+        generation::running(fd.as_fd(), chain, ids)?.filter(|(generation, _)| !generations.contains_key(generation));
     Ok(found.map(|(generation, record)| (LiveGeneration { program: KernelId(program.0), generation }, record.members)))
 }
 
@@ -282,11 +361,15 @@ fn theirs(
 /// What can be told of a program that is not ours. That it is there is certain; its name is for people, and empty if it cannot be found
 /// out. Its holders are looked up for those who are told of them.
 fn foreign(ids: &mut IdLookup, program: ProgId) -> Live {
-    let name = ids.program(program).and_then(|fd| fd.map(|fd| Ok(prog_info(fd.as_fd())?.name)).transpose());
-    let name = told(program, name).unwrap_or_default();
+    let name = program_name(ids, program);
     let link = told(program, ids.xdp_link(program));
     let (program, link) = (KernelId(program.0), link.map(|link| link.0));
     Live::Foreign(ForeignProgram { program, name, link, holders: Vec::new() })
+}
+
+fn program_name(ids: &mut IdLookup, program: ProgId) -> String {
+    let name = ids.program(program).and_then(|fd| fd.map(|fd| Ok(prog_info(fd.as_fd())?.name)).transpose());
+    told(program, name).unwrap_or_default()
 }
 
 fn told<T>(program: ProgId, found: io::Result<Option<T>>) -> Option<T> {

@@ -10,7 +10,9 @@
 //!     top/<top uid>/prog           a generation of a chain: its program
 //!     top/<top uid>/chain          its frozen record
 //!     top/<top uid>_tmp/           as above
+//!     top/<top uid>/link           the kernel link that holds it in a tcx chain
 //!     top/<top uid>/link_<slot>    a dispatcher's: our own reference to the link of a program of ours in it
+//!     clsact/<cookie>_<index>      an empty map: bpfd gave this interface its clsact qdisc
 //!     ext/<link uid>/prog          a link's program as it goes into a dispatcher's slot
 //!     ext/<link uid>/chain         its frozen record: of which link it is
 //!     record/<link uid>            the row of a link, in a frozen map; `_tmp` behind it: one that is being replaced
@@ -52,6 +54,9 @@ pub(crate) const CHAIN_PROGRAM: &str = "prog";
 /// File of a generation's record.
 pub(crate) const CHAIN_RECORD: &str = "chain";
 
+/// File of the kernel link that holds a generation.
+pub(crate) const CHAIN_LINK: &str = "link";
+
 /// The open tree.
 #[derive(Debug)]
 pub(crate) struct Pins {
@@ -60,6 +65,7 @@ pub(crate) struct Pins {
     pub(crate) links: Dir,
     pub(crate) copies: Dir,
     pub(crate) records: Dir,
+    pub(crate) qdiscs: Dir,
     /// The bpffs itself: libxdp's directory is beside ours.
     pub(crate) bpffs: Dir,
     #[expect(dead_code, reason = "held for its lock")]
@@ -88,7 +94,8 @@ impl Pins {
         let lock = apps.lock(Instant::now() + LOCK_WAIT)?.ok_or(PinsError::Busy)?;
         let (generations, links) = (apps.make_or_open("top")?, apps.make_or_open("link")?);
         let (copies, records) = (apps.make_or_open("ext")?, apps.make_or_open("record")?);
-        Ok(Self { apps, generations, links, copies, records, bpffs: root, lock })
+        let qdiscs = apps.make_or_open("clsact")?;
+        Ok(Self { apps, generations, links, copies, records, qdiscs, bpffs: root, lock })
     }
 
     /// Whole and half-made app directories. Names that are neither are not ours and are left alone.

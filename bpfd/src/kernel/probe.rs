@@ -5,8 +5,9 @@ use std::io;
 use std::os::fd::AsFd;
 
 use bpfd_core::mode::{Attempt, Capability, Stage};
-use bpfd_sys::bpf::{LoadError, link_create_ext};
+use bpfd_sys::bpf::{Direction, LoadError, link_create_ext, prog_query_tcx};
 use bpfd_sys::caps::{Cap, missing};
+use rustix::io::Errno;
 
 use super::chain::libxdp::load::{NoDispatcher, template};
 
@@ -26,6 +27,12 @@ pub(crate) fn attempt() -> io::Result<Attempt> {
         Ok(_) => Attempt::Attached,
         Err(error) => Attempt::Refused { at: Stage::Attach, errno: error.raw_os_error().unwrap_or(0) },
     })
+}
+
+/// Whether this kernel has tcx (Linux 6.6): an older one knows no such question. The interface asked about is `lo`.
+pub(crate) fn has_tcx() -> bool {
+    let asked = prog_query_tcx(1, Direction::Ingress);
+    !asked.is_err_and(|error| error.raw_os_error() == Some(Errno::INVAL.raw_os_error()))
 }
 
 /// The capabilities of the try that this thread does not have in effect.

@@ -1,7 +1,7 @@
 //! Detach: links by name, or all that the caller may detach from one interface.
 
 use bpfd_core::changes::{self, Fresh, RequestError};
-use bpfd_core::hook::ChainName;
+use bpfd_core::hook::{InterfaceName, Point};
 use bpfd_core::ident::RequestKey;
 use bpfd_core::policy::Principal;
 use bpfd_core::report::Warning;
@@ -33,14 +33,14 @@ impl Service {
         apply: Apply,
     ) -> Result<Changed, DetachError> {
         let all_of = match &request.which {
-            DetachWhich::All(chain) => Some(chain.clone()),
+            DetachWhich::All(interface) => Some(interface.clone()),
             DetachWhich::Links(_) => None,
         };
         let line = Line::User(principal.uid);
         let changed = self.change(principal, request, apply).await?;
-        let unknown = |name: &ChainName| changed.before.state.links_called(name).is_empty();
+        let unknown = |name: &InterfaceName| changed.before.state.links_on(name).is_empty();
         if let Some(name) = all_of.filter(|name| changed.answer.outcome.links.is_empty() && unknown(name)) {
-            self.look(line, &name).await?;
+            self.look(line, &name.chain(Point::Xdp)).await?;
         }
         Ok(changed)
     }

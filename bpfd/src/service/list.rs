@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bpfd_core::ask::Look;
-use bpfd_core::hook::{ChainId, ChainName};
+use bpfd_core::hook::{ChainId, ChainName, InterfaceName, Point};
 use bpfd_core::labels::LabelSelector;
 use bpfd_core::names::{Netns, NetnsName};
 use bpfd_core::policy::{Denied, Principal};
@@ -51,8 +51,8 @@ pub struct Listed<T> {
 /// Which links.
 #[derive(Clone, Debug, Default)]
 pub struct LinkFilter {
-    /// Of this chain.
-    pub chain: Option<ChainName>,
+    /// On this interface.
+    pub interface: Option<InterfaceName>,
     /// Of this app.
     pub app: Option<AppRef>,
     /// Of apps with these labels.
@@ -62,8 +62,8 @@ pub struct LinkFilter {
 /// Which apps.
 #[derive(Clone, Debug, Default)]
 pub struct AppFilter {
-    /// With a link in this chain.
-    pub chain: Option<ChainName>,
+    /// With a link on this interface.
+    pub interface: Option<InterfaceName>,
     /// With these labels.
     pub labels: Vec<LabelSelector>,
 }
@@ -118,12 +118,13 @@ impl Service {
 
     /// Apps by name.
     pub async fn apps(&self, principal: Principal, filter: AppFilter, page: &Page) -> Result<Listed<App>, Denied> {
-        let (Look(AppFilter { chain, labels }), _) = self.permit(principal, Look(filter)).await?.into_parts();
+        let (Look(AppFilter { interface, labels }), _) = self.permit(principal, Look(filter)).await?.into_parts();
         let snapshot = self.snapshot();
         let state = &snapshot.state;
-        let of_chain = chain.map(|name| state.links_called(&name).iter().map(|link| link.app).collect::<BTreeSet<_>>());
+        let apps_on = |name| state.links_on(&name).iter().map(|link| link.app).collect::<BTreeSet<_>>();
+        let on_it = interface.map(apps_on);
         let wanted =
-            |app: &&App| of_chain.as_ref().is_none_or(|apps| apps.contains(&app.uid)) && app.user_labels.fit(&labels);
+            |app: &&App| on_it.as_ref().is_none_or(|apps| apps.contains(&app.uid)) && app.user_labels.fit(&labels);
         let mut apps: Vec<&App> = state.apps.values().filter(wanted).collect();
         apps.sort_by(|one, other| one.name.cmp(&other.name));
         let Listed { items, next, .. } =
@@ -148,19 +149,19 @@ impl Service {
         page: &Page,
     ) -> Result<Listed<Link>, LookError> {
         let line = Line::User(principal.uid);
-        let (Look(LinkFilter { chain, app, labels }), _) = self.permit(principal, Look(filter)).await?.into_parts();
+        let (Look(LinkFilter { interface, app, labels }), _) = self.permit(principal, Look(filter)).await?.into_parts();
         let snapshot = self.snapshot();
         // A link may wait for its interface; a name that no link has either is a slip.
-        let of_chain = chain.as_ref().map(|name| snapshot.state.links_called(name));
-        if let (Some(name), Some([])) = (&chain, of_chain.as_deref()) {
-            self.look(line, name).await?;
+        let on_it = interface.as_ref().map(|name| snapshot.state.links_on(name));
+        if let (Some(name), Some([])) = (&interface, on_it.as_deref()) {
+            self.look(line, &name.chain(Point::Xdp)).await?;
         }
-        let of_chain = of_chain.map(|links| links.iter().map(|link| link.uid).collect::<BTreeSet<_>>());
+        let on_it = on_it.map(|links| links.iter().map(|link| link.uid).collect::<BTreeSet<_>>());
         let app = app.map(|app| app.resolve(&snapshot.state).ok().map(|app| app.uid));
         let labelled = |link: &Link| snapshot.state.apps.get(&link.app).is_some_and(|app| app.user_labels.fit(&labels));
         let wanted = |link: &&Link| {
             let of_app = app.is_none_or(|app| app == Some(link.app)) && labelled(link);
-            of_app && of_chain.as_ref().is_none_or(|links| links.contains(&link.uid))
+            of_app && on_it.as_ref().is_none_or(|links| links.contains(&link.uid))
         };
         let key = |link: &&Link| {
             let place = link

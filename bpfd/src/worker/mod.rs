@@ -113,8 +113,8 @@ pub enum WorkerError {
     Request(#[source] serde_json::Error),
 }
 
-/// A worker that stays between calls, started by the first one and again after it died. Its calls are questions: asking twice does
-/// no harm.
+/// A worker that stays between calls, started by the first one and again after it died. Its calls are questions, or give a descriptor that
+/// is gone if nobody takes it: asking twice does no harm.
 #[derive(Debug)]
 pub(crate) struct Lasting {
     workers: Workers,
@@ -133,23 +133,33 @@ impl Lasting {
         &mut self,
         request: &Q,
     ) -> Result<(A, Vec<OwnedFd>), WorkerError> {
+        self.call_with(request, &[])
+    }
+
+    /// The same, about these descriptors.
+    pub(crate) fn call_with<Q: Serialize, A: DeserializeOwned>(
+        &mut self,
+        request: &Q,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(A, Vec<OwnedFd>), WorkerError> {
         if let Some(worker) = self.running.take() {
-            match self.ask(worker, request) {
+            match self.ask(worker, request, fds) {
                 // It died between two calls, of something else than this one.
                 Err(WorkerError::Call(CallError::Died { .. })) => {}
                 answered => return answered,
             }
         }
         let worker = self.workers.spawn(&self.spec).map_err(WorkerError::Start)?;
-        self.ask(worker, request)
+        self.ask(worker, request, fds)
     }
 
     fn ask<Q: Serialize, A: DeserializeOwned>(
         &mut self,
         mut worker: Worker,
         request: &Q,
+        fds: &[BorrowedFd<'_>],
     ) -> Result<(A, Vec<OwnedFd>), WorkerError> {
-        let answer = call(&mut worker, request, &[], self.limit)?;
+        let answer = call(&mut worker, request, fds, self.limit)?;
         self.running = Some(worker);
         Ok(answer)
     }

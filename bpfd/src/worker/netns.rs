@@ -1,13 +1,18 @@
 //! Network namespaces: the worker enters one, opens a route socket there and hands it over, so that no thread of the daemon ever
-//! changes its namespace. The socket belongs to the namespace it was opened in, for good, and keeps it alive: one for steps is held
+//! changes its namespace. What the kernel does for the namespace of the calling thread alone, the tcx chains, it does there itself. The
+//! socket belongs to the namespace it was opened in, for good, and keeps it alive: one for steps is held
 //! no longer than a step takes, one for news no longer than the namespace has its name.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bpfd_core::hook::InterfaceId;
 use bpfd_core::names::{Netns, NetnsName};
+use bpfd_sys::bpf::{
+    Direction, LinkId, Neighbour, Position, ProgId, TcxChain, TcxEntry, link_create_tcx, prog_query_tcx,
+};
 use bpfd_sys::caps::{self, Cap};
 use bpfd_sys::channel::Channel;
 use bpfd_sys::netlink::{LinkWatch, Route};
@@ -57,12 +62,44 @@ enum Request {
     Own,
     Named { directory: PathBuf, name: NetnsName },
     News { directory: PathBuf, name: NetnsName },
+    Tcx { directory: PathBuf, netns: Netns, hook: TcxHook, work: TcxWork },
+}
+
+/// A tc hook of an interface.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+struct TcxHook {
+    netns_cookie: u64,
+    index: u32,
+    egress: bool,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum TcxWork {
+    /// What is there?
+    Look,
+    /// The program of the request comes, if the chain is at this revision.
+    Join { place: Beside, revision: u64 },
+}
+
+/// A place in a tcx chain, beside a link by its number.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Beside {
+    /// After all.
+    Last,
+    /// Just before it.
+    Before(u32),
+    /// Just after it.
+    After(u32),
 }
 
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Answer {
     Found { cookie: u64 },
+    Chain { revision: u64, entries: Vec<(u32, Option<u32>)> },
+    Joined,
     Absent,
     NotANamespace,
     Failed(Failure),
@@ -90,6 +127,7 @@ impl Namespaces {
             (Answer::Absent, _) => Ok(Lookup::Absent),
             (Answer::NotANamespace, _) => Ok(Lookup::NotANamespace),
             (Answer::Failed(failure), _) => Err(failure.into()),
+            (Answer::Chain { .. } | Answer::Joined, _) => Err(other_question()),
         }
     }
 
@@ -98,11 +136,62 @@ impl Namespaces {
         let request = Request::News { directory: self.directory.clone(), name: name.clone() };
         let (answer, fds) = self.worker.call(&request).map_err(io::Error::other)?;
         match (answer, fds.into_iter().next()) {
-            (Answer::Found { .. }, Some(fd)) => Ok(Some(LinkWatch::from_fd(fd)?)),
+            (Answer::Found { .. }, Some(fd)) => {
+                let watch = LinkWatch::from_fd(fd)?;
+                watch.follow_filters()?;
+                Ok(Some(watch))
+            }
             (Answer::Found { .. }, None) => Err(io::Error::other("the worker found a namespace and sent no socket")),
             (Answer::Absent | Answer::NotANamespace, _) => Ok(None),
             (Answer::Failed(failure), _) => Err(failure.into()),
+            (Answer::Chain { .. } | Answer::Joined, _) => Err(other_question()),
         }
+    }
+
+    /// The tcx chain of an interface; `None` if no namespace with this cookie has the name, or the interface is gone.
+    pub(crate) fn tcx_chain(
+        &mut self,
+        netns: &Netns,
+        interface: InterfaceId,
+        direction: Direction,
+    ) -> io::Result<Option<TcxChain>> {
+        let request = self.tcx((netns, interface, direction), TcxWork::Look);
+        match self.worker.call(&request).map_err(io::Error::other)? {
+            (Answer::Chain { revision, entries }, _) => {
+                let entry =
+                    |(program, link): (u32, Option<u32>)| TcxEntry { program: ProgId(program), link: link.map(LinkId) };
+                Ok(Some(TcxChain { revision, entries: entries.into_iter().map(entry).collect() }))
+            }
+            (Answer::Absent | Answer::NotANamespace, _) => Ok(None),
+            (Answer::Failed(failure), _) if failure.errno == Some(Errno::NODEV.raw_os_error()) => Ok(None),
+            (Answer::Failed(failure), _) => Err(failure.into()),
+            (Answer::Found { .. } | Answer::Joined, _) => Err(other_question()),
+        }
+    }
+
+    /// Puts a program into the tcx chain of an interface; gives the link that holds it there. `ESTALE` if the chain is not at this revision
+    /// any more, `ENODEV` if the interface is gone.
+    pub(crate) fn join_tcx(
+        &mut self,
+        hook: (&Netns, InterfaceId, Direction),
+        program: BorrowedFd<'_>,
+        place: Beside,
+        revision: u64,
+    ) -> io::Result<OwnedFd> {
+        let request = self.tcx(hook, TcxWork::Join { place, revision });
+        let (answer, fds) = self.worker.call_with(&request, &[program]).map_err(io::Error::other)?;
+        match (answer, fds.into_iter().next()) {
+            (Answer::Joined, Some(link)) => Ok(link),
+            (Answer::Absent | Answer::NotANamespace, _) => Err(Errno::NODEV.into()),
+            (Answer::Failed(failure), _) => Err(failure.into()),
+            (Answer::Joined | Answer::Found { .. } | Answer::Chain { .. }, _) => Err(other_question()),
+        }
+    }
+
+    fn tcx(&self, (netns, interface, direction): (&Netns, InterfaceId, Direction), work: TcxWork) -> Request {
+        let InterfaceId { netns_cookie, index } = interface;
+        let hook = TcxHook { netns_cookie, index, egress: direction == Direction::Egress };
+        Request::Tcx { directory: self.directory.clone(), netns: netns.clone(), hook, work }
     }
 
     /// Every name there is. Files whose names cannot be one are left out: nobody can ask for them.
@@ -117,24 +206,26 @@ impl Namespaces {
     }
 }
 
+fn other_question() -> io::Error {
+    io::Error::other("the worker answered another question")
+}
+
 /// The worker's side. It keeps what entering a namespace takes, and CAP_NET_ADMIN, because the kernel asks for it of whoever opened
 /// the socket as well as of whoever uses it (`__netlink_ns_capable` of net/netlink/af_netlink.c).
 pub(super) fn serve(channel: &Channel) -> Result<(), String> {
     caps::keep_only(&[Cap::SysAdmin, Cap::NetAdmin]).map_err(|error| error.to_string())?;
-    answer_calls(channel, |request, _fds| match found(request) {
-        Ok((answer, socket)) => (answer, socket.into_iter().collect()),
+    answer_calls(channel, |request, fds| match found(&request, fds.first().map(AsFd::as_fd)) {
+        Ok((answer, found)) => (answer, found.into_iter().collect()),
         Err(error) => (Answer::Failed(error.into()), Vec::new()),
     })
 }
 
-fn found(request: Request) -> io::Result<(Answer, Option<OwnedFd>)> {
-    let socket: fn() -> io::Result<OwnedFd> = match request {
-        Request::Own | Request::Named { .. } => || Ok(Route::open()?.into_fd()),
-        Request::News { .. } => || Ok(LinkWatch::open_short()?.into_fd()),
-    };
+fn found(request: &Request, program: Option<BorrowedFd<'_>>) -> io::Result<(Answer, Option<OwnedFd>)> {
     let netns = match request {
-        Request::Own => netns::Netns::current()?,
-        Request::Named { directory, name } | Request::News { directory, name } => match open(&directory, &name) {
+        Request::Own | Request::Tcx { netns: Netns::Host, .. } => netns::Netns::current()?,
+        Request::Named { directory, name }
+        | Request::News { directory, name }
+        | Request::Tcx { directory, netns: Netns::Named(name), .. } => match open(directory, name) {
             Ok(netns) => netns,
             Err(Errno::NOENT) => return Ok((Answer::Absent, None)),
             Err(Errno::INVAL | Errno::NOTTY | Errno::LOOP | Errno::ISDIR) => return Ok((Answer::NotANamespace, None)),
@@ -143,8 +234,36 @@ fn found(request: Request) -> io::Result<(Answer, Option<OwnedFd>)> {
     };
     let cookie =
         netns.cookie()?.ok_or_else(|| io::Error::other("needs Linux 5.14 for cookies of network namespaces"))?;
-    let socket = netns.within(socket)??;
-    Ok((Answer::Found { cookie }, Some(socket)))
+    let found = || Answer::Found { cookie };
+    match request {
+        Request::Own | Request::Named { .. } => Ok((found(), Some(netns.within(Route::open)??.into_fd()))),
+        Request::News { .. } => Ok((found(), Some(netns.within(LinkWatch::open_short)??.into_fd()))),
+        // Its name leads elsewhere by now.
+        Request::Tcx { hook, .. } if hook.netns_cookie != cookie => Ok((Answer::Absent, None)),
+        Request::Tcx { hook, work, .. } => netns.within(|| tcx(*hook, *work, program))?,
+    }
+}
+
+fn tcx(hook: TcxHook, work: TcxWork, program: Option<BorrowedFd<'_>>) -> io::Result<(Answer, Option<OwnedFd>)> {
+    let TcxHook { netns_cookie: _, index, egress } = hook;
+    let direction = if egress { Direction::Egress } else { Direction::Ingress };
+    match work {
+        TcxWork::Look => {
+            let TcxChain { revision, entries } = prog_query_tcx(index, direction)?;
+            let entry = |TcxEntry { program, link }: TcxEntry| (program.0, link.map(|link| link.0));
+            Ok((Answer::Chain { revision, entries: entries.into_iter().map(entry).collect() }, None))
+        }
+        TcxWork::Join { place, revision } => {
+            let place = match place {
+                Beside::Last => Position::Last,
+                Beside::Before(link) => Position::Before(Neighbour::LinkId(LinkId(link))),
+                Beside::After(link) => Position::After(Neighbour::LinkId(LinkId(link))),
+            };
+            let program = program.ok_or_else(|| io::Error::other("no program to attach was sent"))?;
+            let link = link_create_tcx(program, index, direction, place, Some(revision))?;
+            Ok((Answer::Joined, Some(link)))
+        }
+    }
 }
 
 /// One component below a directory of the daemon's choice, never through a symbolic link.

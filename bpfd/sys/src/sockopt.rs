@@ -10,6 +10,8 @@ pub(crate) const PEER_GROUPS: Opt = Opt { level: libc::SOL_SOCKET, name: 59 };
 pub(crate) const NETNS_COOKIE: Opt = Opt { level: libc::SOL_SOCKET, name: 71 };
 /// `SO_PEERPIDFD` (Linux 6.5).
 pub(crate) const PEER_PIDFD: Opt = Opt { level: libc::SOL_SOCKET, name: 77 };
+/// `NETLINK_ADD_MEMBERSHIP`: news of one more group, by its number (include/uapi/linux/netlink.h).
+pub(crate) const NETLINK_ADD_MEMBERSHIP: Opt = Opt { level: libc::SOL_NETLINK, name: 1 };
 /// `NETLINK_CAP_ACK`: an error does not carry the request back.
 pub(crate) const NETLINK_CAP_ACK: Opt = Opt { level: libc::SOL_NETLINK, name: 10 };
 /// `NETLINK_EXT_ACK`: an error carries the kernel's words.
@@ -32,11 +34,11 @@ pub(crate) fn read(socket: BorrowedFd<'_>, opt: Opt, value: &mut [u8]) -> io::Re
     if result < 0 { Err(io::Error::last_os_error()) } else { usize::try_from(length).map_err(io::Error::other) }
 }
 
-/// Sets an option of type `int` to 1.
-pub(crate) fn turn_on(socket: BorrowedFd<'_>, opt: Opt) -> io::Result<()> {
-    let one = 1_i32.to_ne_bytes();
+/// Sets an option of type `int`.
+pub(crate) fn set(socket: BorrowedFd<'_>, opt: Opt, value: i32) -> io::Result<()> {
+    let value = value.to_ne_bytes();
     let Opt { level, name } = opt;
-    // SAFETY: `one` is live for the four bytes that the kernel reads.
-    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, one.as_ptr().cast(), 4) };
+    // SAFETY: `value` is live for the four bytes that the kernel reads.
+    let result = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.as_ptr().cast(), 4) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

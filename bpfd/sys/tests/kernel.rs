@@ -5,6 +5,8 @@
 #![expect(clippy::as_conversions, reason = "tests turn small numbers into bytes")]
 #![expect(clippy::unwrap_used, clippy::panic, reason = "the lints exempt test functions, not what they share")]
 
+mod common;
+
 use bpfd_sys::bpf::{self, AttachType, Map, MapCreate, MapType, ProgLoad, ProgramType, TestRun, Update};
 use bpfd_sys::bpffs::{self, Dir};
 use bpfd_sys::caps::{self, Cap};
@@ -12,35 +14,19 @@ use bpfd_sys::netlink::{Expected, LinkEvent, LinkWatch, Route, XdpAttachment, Xd
 use bpfd_sys::netns::Netns;
 use bpfd_sys::peer::Peer;
 use bpfd_sys::perf;
+use common::{in_own_netns, ip, load, program_id, returning, unshare};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::thread::UnshareFlags;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 const DROP: u32 = 1;
 const PASS: u32 = 2;
 
-/// `r0 = value; exit`.
-fn returning(value: u32) -> Vec<u8> {
-    let mut insns = vec![0xb7, 0, 0, 0];
-    insns.extend(value.to_ne_bytes());
-    insns.extend([0x95, 0, 0, 0, 0, 0, 0, 0]);
-    insns
-}
-
-fn load(kind: ProgramType, eat: AttachType, name: &str, insns: &[u8]) -> Result<OwnedFd, bpf::LoadError> {
-    bpf::prog_load(&ProgLoad { expected_attach_type: eat, name, ..ProgLoad::new(kind, c"GPL", insns) })
-}
-
 fn xdp(name: &str, verdict: u32) -> OwnedFd {
     load(ProgramType::XDP, AttachType::XDP, name, &returning(verdict)).unwrap()
-}
-
-fn program_id(fd: &OwnedFd) -> bpf::ProgId {
-    bpf::prog_info(fd.as_fd()).unwrap().id
 }
 
 /// A temporary directory with something mounted on it; both go when this is dropped, after a panic too.
@@ -61,29 +47,6 @@ impl Drop for Mounted {
         let _not_mounted = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
         std::fs::remove_dir(&self.0).unwrap();
     }
-}
-
-/// New namespaces for the calling thread.
-#[expect(unsafe_code, reason = "unshare(2) can break what relies on shared descriptors")]
-fn unshare(flags: UnshareFlags) {
-    // SAFETY: the descriptor table (`CLONE_FILES`) stays shared, which is what callers of safe code rely on.
-    unsafe { rustix::thread::unshare_unsafe(flags) }.unwrap();
-}
-
-/// Runs `work` in a thread with a network namespace of its own, which dies with the thread.
-fn in_own_netns<T: Send>(work: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let thread = scope.spawn(|| {
-            unshare(UnshareFlags::NEWNET);
-            work()
-        });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
-}
-
-fn ip(arguments: &str) {
-    let status = Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
-    assert!(status.success(), "ip {arguments}");
 }
 
 #[test]
@@ -375,48 +338,6 @@ fn wait(watch: &mut LinkWatch, wanted: impl Fn(&LinkEvent) -> bool) {
         rustix::event::poll(&mut poll, Some(&step)).unwrap();
     }
     panic!("the event did not come");
-}
-
-/// This kernel's `major.minor`, if it is older.
-fn older_than(major: u32, minor: u32) -> Option<String> {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
-    let this = (numbers.next()?, numbers.next()?);
-    (this < (major, minor)).then(|| format!("{}.{}", this.0, this.1))
-}
-
-#[test]
-fn tcx_programs_keep_their_order_and_a_stale_revision_is_refused() {
-    // 1 is the loopback device. Tried first: the version says why it failed, not whether it can work.
-    let tried = bpf::prog_query_tcx(1, bpf::Direction::Ingress);
-    if let (Err(_), Some(release)) = (&tried, older_than(6, 6)) {
-        println!("skipped: needs Linux 6.6 for tcx; this is {release}");
-        return;
-    }
-    tried.unwrap();
-    in_own_netns(|| {
-        ip("link add veth0 type veth peer name veth1");
-        let index = Route::open().unwrap().link_named("veth0").unwrap().unwrap().index;
-        let tc = |name| load(ProgramType::SCHED_CLS, AttachType::TCX_INGRESS, name, &returning(u32::MAX)).unwrap();
-        let (a, b, c) = (tc("a"), tc("b"), tc("c"));
-        let query = || bpf::prog_query_tcx(index, bpf::Direction::Ingress).unwrap();
-        let put = |program: &OwnedFd, position, revision| {
-            bpf::link_create_tcx(program.as_fd(), index, bpf::Direction::Ingress, position, revision)
-        };
-        let link_b = put(&b, bpf::Position::Last, None).unwrap();
-        let seen = query().revision;
-        let _link_a = put(&a, bpf::Position::Before(bpf::Neighbour::Link(link_b.as_fd())), Some(seen)).unwrap();
-        let stale = put(&c, bpf::Position::First, Some(seen)).unwrap_err();
-        assert_eq!(stale.raw_os_error(), Some(Errno::STALE.raw_os_error()));
-        let id_b = bpf::link_info(link_b.as_fd()).unwrap().id;
-        let _link_c = put(&c, bpf::Position::After(bpf::Neighbour::LinkId(id_b)), Some(query().revision)).unwrap();
-        let order: Vec<_> = query().entries.iter().map(|entry| entry.program).collect();
-        assert_eq!(order, [program_id(&a), program_id(&b), program_id(&c)]);
-        assert_eq!(query().entries[1].link, Some(id_b));
-        let kind = bpf::link_info(link_b.as_fd()).unwrap().kind;
-        assert_eq!(kind, bpf::LinkKind::Tcx { ifindex: index, attach_type: AttachType::TCX_INGRESS });
-        assert!(bpf::prog_query_tcx(index, bpf::Direction::Egress).unwrap().entries.is_empty());
-    });
 }
 
 #[test]

@@ -16,9 +16,9 @@ pub(crate) use dispatchers::{Filled, Loaded};
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, NamedChain, Point, ProceedOn, XdpMode};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use bpfd_core::kernel::{
-    ChainContent, ChainMode, ForeignProgram, ForeignSlot, Kernel, Live, LiveDispatcher, LiveGeneration, Member,
-    Missing, Need, ObserveError, Observed, ObservedChain, PinnedApp, PinnedCopy, PinnedGeneration, Recipe, Runs, SLOTS,
-    Scope, Slot, Step, StepError, Targets,
+    ChainContent, ChainMode, ForeignProgram, ForeignSlot, InRow, Kernel, Live, LiveDispatcher, LiveGeneration, Member,
+    Missing, Need, ObserveError, Observed, ObservedChain, PinnedApp, PinnedCopy, PinnedGeneration, Recipe, RowProgram,
+    Runs, SLOTS, Scope, Slot, Spot, Step, StepError, Targets,
 };
 use bpfd_core::names::{Netns, Priority};
 use bpfd_core::record::Row;
@@ -88,9 +88,14 @@ struct Top {
     members: Vec<Member>,
     /// Functions of all slots.
     names: Vec<String>,
-    interface: InterfaceId,
+    chain: ChainId,
     /// The programs whose links it holds; `None` for a fused one.
     links: Option<BTreeSet<KernelId>>,
+}
+
+/// Interfaces are named by their XDP hook.
+fn at_xdp(name: &ChainName) -> ChainName {
+    ChainName { point: Point::Xdp, ..name.clone() }
 }
 
 /// See the module.
@@ -99,6 +104,8 @@ pub(crate) struct FakeKernel {
     /// Interfaces that exist.
     pub(crate) interfaces: BTreeMap<ChainName, InterfaceId>,
     attached: BTreeMap<InterfaceId, (KernelId, XdpMode)>,
+    /// What tc hooks run, in order, with the preferences of filters.
+    rows: BTreeMap<ChainId, Vec<(Option<u16>, KernelId)>>,
     foreign: BTreeMap<KernelId, String>,
     staged_apps: BTreeMap<AppUid, PinnedApp>,
     /// Which maps an app's object has: it is made again with them.
@@ -147,6 +154,16 @@ impl FakeKernel {
         let id = self.fresh_id();
         self.foreign.insert(id, name.to_owned());
         self.attached.insert(self.interfaces[chain], (id, XdpMode::Native));
+    }
+
+    /// Something else comes to a tc hook, before all that is there.
+    pub(crate) fn join_row(&mut self, chain: &ChainName, preference: Option<u16>, name: &str) {
+        let id = self.fresh_id();
+        self.foreign.insert(id, name.to_owned());
+        let chain = ChainId { interface: self.interfaces[&at_xdp(chain)], point: chain.point };
+        let row = self.rows.entry(chain).or_default();
+        row.insert(0, (preference, id));
+        row.sort_by_key(|(preference, _)| *preference);
     }
 
     /// From now on chains are kept in this way.
@@ -288,6 +305,7 @@ impl FakeKernel {
         let Some(gone) = self.interfaces.get(chain).copied() else { return false };
         self.interfaces.retain(|_, interface| *interface != gone);
         self.attached.remove(&gone);
+        self.rows.retain(|chain, _| chain.interface != gone);
         self.theirs.remove(&gone);
         self.collect();
         true
@@ -376,6 +394,7 @@ impl FakeKernel {
     pub(crate) fn reboot(&mut self) {
         self.restart();
         self.attached.clear();
+        self.rows.clear();
         self.apps.clear();
         self.half_made.clear();
         self.generations.clear();
@@ -429,6 +448,9 @@ impl FakeKernel {
             Step::UnpinCopy(link) => {
                 self.copies.remove(link);
             }
+            Step::Adopt { chain, .. } if chain.id.point != Point::Xdp => {
+                return Err(Self::refuse("adopt", "a tcx link without a pin is gone"));
+            }
             Step::Adopt { chain, live } => {
                 if self.attached.get(&chain.id.interface).map(|(program, _)| *program) != Some(live.program) {
                     return Err(StepError::Raced(chain.name.clone()));
@@ -449,7 +471,10 @@ impl FakeKernel {
             Step::DetachLink(link) => {
                 self.links.remove(link);
             }
-            Step::Swap { chain, from, to, mode } => self.swap(chain, *from, *to, *mode, Until::Done)?,
+            Step::Swap { chain, from, to, mode: _, at } if chain.id.point != Point::Xdp => {
+                self.swap_in_row(chain, *from, *to, *at)?;
+            }
+            Step::Swap { chain, from, to, mode, at: _ } => self.swap(chain, *from, *to, *mode, Until::Done)?,
             Step::UnpinGeneration(generation) => {
                 let pinned = self.generations.get(generation).cloned();
                 if pinned.as_ref().is_some_and(|pinned| self.runs(pinned)) {
@@ -492,15 +517,16 @@ impl FakeKernel {
         chain: &NamedChain,
         content: &ChainContent,
     ) -> Result<Top, StepError> {
-        let interface = self.interface(chain)?;
+        self.interface(chain)?;
         match content {
             ChainContent::Fused { members, recipes } => {
                 if members.iter().any(|member| !self.apps.contains_key(&member.app)) {
                     return Err(Self::refuse("build", "app is not pinned"));
                 }
                 let (members, recipes) = (members.clone(), recipes.clone());
-                let program = self.obtain(&Need::Fused { generation, interface, members: members.clone(), recipes })?;
-                Ok(Top { program, members, names: Vec::new(), interface, links: None })
+                let chain = chain.id;
+                let program = self.obtain(&Need::Fused { generation, chain, members: members.clone(), recipes })?;
+                Ok(Top { program, members, names: Vec::new(), chain, links: None })
             }
             ChainContent::Dispatcher { version, slots } => {
                 let filled =
@@ -515,7 +541,7 @@ impl FakeKernel {
                 let program = self.fresh_id();
                 let names = filled.iter().map(|slot| slot.loaded.name.clone()).collect();
                 self.dispatchers.all.insert(program, Dispatcher { version: *version, slots: filled });
-                Ok(Top { program, members, names, interface, links: Some(links) })
+                Ok(Top { program, members, names, chain: chain.id, links: Some(links) })
             }
         }
     }
@@ -554,7 +580,7 @@ impl FakeKernel {
                     return Err(StepError::Object { why: "no type information".to_owned() });
                 }
             }
-            Need::Fused { generation: _, interface: _, members, recipes } => {
+            Need::Fused { generation: _, chain: _, members, recipes } => {
                 for member in members {
                     if !has(member) || !recipes.contains_key(&member.app) {
                         return Err(Self::refuse("build", "no such program"));
@@ -614,7 +640,7 @@ impl FakeKernel {
         if self.staged_generations.contains_key(&live.generation) {
             return Ok(());
         }
-        let interface = self.interface(chain)?;
+        self.interface(chain)?;
         let found = self.dispatchers.all.get(&live.program).ok_or_else(|| StepError::Raced(chain.name.clone()))?;
         let slots: Vec<Slot> = found.slots.iter().filter(|slot| slot.linked).map(|slot| self.slot(slot)).collect();
         let members: Vec<Member> = slots.iter().filter_map(Slot::ours).cloned().collect();
@@ -625,8 +651,10 @@ impl FakeKernel {
             Slot::Foreign(slot) => slot.name.clone(),
         });
         let names = names.collect();
-        self.staged_generations
-            .insert(live.generation, Top { program: live.program, members, names, interface, links: Some(links) });
+        self.staged_generations.insert(
+            live.generation,
+            Top { program: live.program, members, names, chain: chain.id, links: Some(links) },
+        );
         Ok(())
     }
 
@@ -679,7 +707,7 @@ impl FakeKernel {
         let coming = to
             .map(|generation| known(self, generation).ok_or_else(|| Self::refuse("swap", "not built")))
             .transpose()?;
-        if coming.as_ref().is_some_and(|coming| coming.interface != interface) {
+        if coming.as_ref().is_some_and(|coming| coming.chain != chain.id) {
             return Err(raced());
         }
         // Only a dispatcher that is held with all that is in it can be pinned for libxdp.
@@ -711,17 +739,93 @@ impl FakeKernel {
         Ok(())
     }
 
-    /// Whether the interface that a generation was made for runs it.
-    fn runs(&self, generation: &Top) -> bool {
-        self.attached.get(&generation.interface).is_some_and(|(program, _)| *program == generation.program)
+    /// As strict as the kernel: what leaves must be there, in a tcx chain a program is there once, and its neighbour must be.
+    fn swap_in_row(
+        &mut self,
+        chain: &NamedChain,
+        from: Option<LiveGeneration>,
+        to: Option<GenerationUid>,
+        at: Spot,
+    ) -> Result<(), StepError> {
+        self.interface(chain)?;
+        let raced = || StepError::Raced(chain.name.clone());
+        let coming =
+            to.map(|generation| self.generations.get(&generation).ok_or_else(|| Self::refuse("swap", "not pinned")));
+        let coming = coming.transpose()?.map(|generation| (generation.chain, generation.program));
+        if coming.is_some_and(|(made_for, _)| made_for != chain.id) {
+            return Err(raced());
+        }
+        let leaving =
+            from.map(|live| self.generations.get(&live.generation).filter(|found| found.program == live.program));
+        let leaving = leaving.map(|found| found.map(|found| found.program).ok_or_else(raced)).transpose()?;
+        let neighbour = |generation: GenerationUid| self.generations.get(&generation).map(|found| found.program);
+        let row = self.rows.get(&chain.id).cloned().unwrap_or_default();
+        let place = |program: Option<KernelId>| row.iter().position(|(_, found)| Some(*found) == program);
+        let mut row = row.clone();
+        let preference = match at {
+            Spot::Preference(preference) => Some(preference),
+            Spot::Whole | Spot::After(_) | Spot::Before(_) | Spot::Last => None,
+        };
+        match (leaving, coming) {
+            (Some(leaving), coming) => {
+                let place = place(Some(leaving)).ok_or_else(raced)?;
+                if row[place].0 != preference {
+                    return Err(raced());
+                }
+                match coming {
+                    Some((_, coming)) => row[place].1 = coming,
+                    None => drop(row.remove(place)),
+                }
+            }
+            (None, Some((_, coming))) => {
+                let first_filter = row.iter().position(|(preference, _)| preference.is_some()).unwrap_or(row.len());
+                let place = match at {
+                    Spot::After(before) => place(neighbour(before)).ok_or_else(raced)? + 1,
+                    Spot::Before(after) => place(neighbour(after)).ok_or_else(raced)?,
+                    Spot::Whole | Spot::Last => first_filter,
+                    Spot::Preference(wanted) => match row.iter().any(|(taken, _)| *taken == Some(wanted)) {
+                        true => return Err(raced()),
+                        false => row.iter().position(|(other, _)| other > &Some(wanted)).unwrap_or(row.len()),
+                    },
+                };
+                row.insert(place, (preference, coming));
+            }
+            (None, None) => {}
+        }
+        self.rows.insert(chain.id, row);
+        Ok(())
     }
 
-    /// What an interface runs.
-    fn live(&self, interface: InterfaceId) -> Live {
+    /// Whether the interface that a generation was made for runs it.
+    fn runs(&self, generation: &Top) -> bool {
+        if generation.chain.point != Point::Xdp {
+            let row = self.rows.get(&generation.chain).map(Vec::as_slice).unwrap_or_default();
+            return row.iter().any(|(_, program)| *program == generation.program);
+        }
+        self.attached.get(&generation.chain.interface).is_some_and(|(program, _)| *program == generation.program)
+    }
+
+    /// What a hook of an interface runs.
+    fn live(&self, ChainId { interface, point }: ChainId) -> Live {
+        if point != Point::Xdp {
+            let entry = |(preference, program): &(Option<u16>, KernelId)| {
+                let mut generations = self.generations.iter();
+                let ours = generations.find(|(_, found)| found.program == *program);
+                let program = match ours {
+                    Some((generation, _)) => {
+                        RowProgram::Ours(LiveGeneration { program: *program, generation: *generation })
+                    }
+                    None => RowProgram::Foreign(self.foreign_program(*program)),
+                };
+                InRow { preference: *preference, program }
+            };
+            let row = self.rows.get(&ChainId { interface, point }).map(Vec::as_slice).unwrap_or_default();
+            return Live::Row(row.iter().map(entry).collect());
+        }
         let ours = |program: KernelId| {
             let mut generations = self.generations.iter();
             generations
-                .find(|(_, generation)| generation.program == program && generation.interface == interface)
+                .find(|(_, generation)| generation.program == program && generation.chain.interface == interface)
                 .map(|(uid, _)| *uid)
         };
         match self.attached.get(&interface) {
@@ -732,14 +836,14 @@ impl FakeKernel {
             }
             Some((program, _)) => match ours(*program) {
                 Some(generation) => Live::Ours(LiveGeneration { program: *program, generation }),
-                None => Live::Foreign(ForeignProgram {
-                    program: *program,
-                    name: self.foreign.get(program).cloned().unwrap_or_default(),
-                    link: None,
-                    holders: vec![],
-                }),
+                None => Live::Foreign(self.foreign_program(*program)),
             },
         }
+    }
+
+    fn foreign_program(&self, program: KernelId) -> ForeignProgram {
+        let name = self.foreign.get(&program).cloned().unwrap_or_default();
+        ForeignProgram { program, name, link: None, holders: vec![] }
     }
 }
 
@@ -788,26 +892,27 @@ impl Kernel for FakeKernel {
         };
         let generations = self.generations.iter().map(|(uid, generation)| (*uid, seen(generation))).collect();
         let Targets { names, chains } = scope.targets();
-        let leads_to = |name: &ChainName| self.interfaces.get(name).copied();
+        let leads_to = |name: &ChainName| self.interfaces.get(&at_xdp(name)).copied();
         let running =
-            self.generations.values().filter(|generation| self.runs(generation)).map(|generation| generation.interface);
-        let asked = chains.iter().map(|chain| chain.interface).chain(names.iter().filter_map(leads_to)).chain(running);
+            self.generations.values().filter(|generation| self.runs(generation)).map(|generation| generation.chain);
+        let by_name = |name: &ChainName| Some(ChainId { interface: leads_to(name)?, point: name.point });
+        let asked = chains.iter().copied().chain(names.iter().filter_map(by_name)).chain(running);
         let named = |interface: InterfaceId| self.interfaces.iter().find(|(_, found)| **found == interface);
-        let id = |interface| ChainId { interface, point: Point::Xdp };
         let (mut chains, mut missing) = (BTreeMap::new(), BTreeMap::new());
-        for interface in asked {
-            match named(interface) {
+        for chain in asked {
+            match named(chain.interface) {
                 None => {
-                    missing.insert(id(interface), Missing::Gone);
+                    missing.insert(chain, Missing::Gone);
                 }
                 Some((name, _)) => {
+                    let driven = self.attached.get(&chain.interface).map(|(_, mode)| *mode);
                     let seen = ObservedChain {
-                        name: name.clone(),
-                        live: self.live(interface),
-                        driven: self.attached.get(&interface).map(|(_, mode)| *mode),
+                        name: ChainName { point: chain.point, ..name.clone() },
+                        live: self.live(chain),
+                        driven: driven.filter(|_| chain.point == Point::Xdp),
                         mode: self.mode.clone().unwrap_or_else(|| ChainMode::Fused { cause: "in memory".to_owned() }),
                     };
-                    chains.insert(id(interface), seen);
+                    chains.insert(chain, seen);
                 }
             }
         }
@@ -887,7 +992,7 @@ impl FakeKernel {
                     (Fate::DieHalfway, Step::PinApp(app)) => {
                         self.half_made.insert(*app);
                     }
-                    (Fate::DieHalfway, Step::Swap { chain, from, to, mode }) => {
+                    (Fate::DieHalfway, Step::Swap { chain, from, to, mode, at: _ }) if chain.id.point == Point::Xdp => {
                         self.swap(chain, *from, *to, *mode, Until::Shared)?;
                     }
                     _ => {}
@@ -895,7 +1000,10 @@ impl FakeKernel {
                 self.dead = true;
                 Err(StepError::Died)
             }
-            Some(Fate::DieSwapped) if let Step::Swap { chain, from, to, mode } = step => {
+            Some(Fate::DieSwapped)
+                if let Step::Swap { chain, from, to, mode, at: _ } = step
+                    && chain.id.point == Point::Xdp =>
+            {
                 self.swap(chain, *from, *to, *mode, Until::Swapped)?;
                 self.dead = true;
                 Err(StepError::Died)

@@ -24,7 +24,7 @@ use bpfd::execute::ExecuteError;
 use bpfd::repair::{Recovered, Repaired};
 use bpfd::store::{Earlier, Outcome, Store};
 use bpfd_core::changes::{self, Fresh, Loaded, RequestError};
-use bpfd_core::hook::{ChainName, HookAsk, OwnHook, Point, XdpMode};
+use bpfd_core::hook::{ChainName, HookAsk, InterfaceName, OwnHook, Point, XdpMode};
 use bpfd_core::ident::{AppUid, AskedId, BootId, KernelId, RequestId, RequestKey};
 use bpfd_core::invariants::{self, Broken};
 use bpfd_core::kernel::{
@@ -169,15 +169,31 @@ enum Chains {
     Libxdp,
     /// Dispatchers, with programs of peers before, between, beside and after ours.
     Shared,
+    /// tcx chains, with somebody else's program in each.
+    Tcx,
+    /// Filters, with somebody else's among them.
+    Clsact,
 }
 
-const ALL: [Chains; 3] = [Chains::Fused, Chains::Libxdp, Chains::Shared];
+const ALL: [Chains; 5] = [Chains::Fused, Chains::Libxdp, Chains::Shared, Chains::Tcx, Chains::Clsact];
+/// Those of XDP.
+const XDP: [Chains; 3] = [Chains::Fused, Chains::Libxdp, Chains::Shared];
 
 impl Chains {
     fn mode(self) -> ChainMode {
         match self {
             Self::Fused => ChainMode::Fused { cause: "in memory".into() },
             Self::Libxdp | Self::Shared => ChainMode::Libxdp,
+            Self::Tcx => ChainMode::Tcx,
+            Self::Clsact => ChainMode::Clsact { cause: "in memory".into() },
+        }
+    }
+
+    fn point(self) -> Point {
+        match self {
+            Self::Fused | Self::Libxdp | Self::Shared => Point::Xdp,
+            Self::Tcx => Point::TcIngress,
+            Self::Clsact => Point::TcEgress,
         }
     }
 }
@@ -200,6 +216,8 @@ fn in_memory() -> tempfile::TempDir {
 struct Host {
     engine: Option<Engine<FakeKernel>>,
     kernel: FakeKernel,
+    /// Which hook of interfaces programs are attached to.
+    point: Point,
     dir: tempfile::TempDir,
     uids: u128,
     loads: u32,
@@ -211,9 +229,19 @@ impl Host {
     fn new(chains: Chains) -> Self {
         let mut kernel = FakeKernel::with_interfaces([eth(0), eth(1)]);
         kernel.keep_chains(chains.mode());
-        let mut host = Self { engine: None, kernel, dir: in_memory(), uids: 1 << 64, loads: 0, while_made: vec![] };
+        let (point, dir) = (chains.point(), in_memory());
+        let mut host = Self { engine: None, kernel, point, dir, uids: 1 << 64, loads: 0, while_made: vec![] };
+        for chain in [eth(0), eth(1)].map(|name| host.hook(name)).iter().filter(|chain| chain.point != Point::Xdp) {
+            let preference = (chains == Chains::Clsact).then_some(25_000);
+            host.kernel.join_row(chain, preference, "theirs");
+        }
         host.start();
         host
+    }
+
+    /// The hook of an interface that this host's programs are attached to.
+    fn hook(&self, name: ChainName) -> ChainName {
+        ChainName { point: self.point, ..name }
     }
 
     fn start(&mut self) -> Repaired {
@@ -279,11 +307,18 @@ impl Host {
                 self.loads += 1;
                 let uid = AppUid(Uuid::from_u128(u128::from(self.loads)));
                 let staged = self.engine().kernel().load(&["pass"], &["counters"]);
-                let loaded = loaded(uid, name, &staged, *attach);
+                let attach = attach.map(|(number, priority)| on(self.hook(eth(number)), priority));
+                let mut loaded = loaded(uid, name, &staged, attach);
+                if loaded.programs.iter().any(|program| program.kind == ProgramKind::Xdp) {
+                    loaded.programs.iter_mut().for_each(|program| program.kind = self.point.kind());
+                }
                 let build = move |state: &State, fresh: &Fresh| changes::load(state, loaded.clone(), &who, fresh);
                 self.change(&context, Some((uid, staged)), build).map(drop)
             }
-            Ask::Attach { app, to: (number, priority) } => self.attach(&context, app, on(eth(*number), *priority)),
+            Ask::Attach { app, to: (number, priority) } => {
+                let hook = self.hook(eth(*number));
+                self.attach(&context, app, on(hook, *priority))
+            }
             Ask::Trace { app, event } => self.attach(&context, app, tracing(event)),
             Ask::Update { link, priority } => {
                 let ask = UpdateRequest {
@@ -301,8 +336,9 @@ impl Host {
                 self.change(&context, None, |state, _| changes::detach(state, &ask)).map(drop)
             }
             Ask::DetachAll { eth: number } => {
-                let ask =
-                    DetachRequest { which: DetachWhich::All(eth(*number)), owners: OwnerScope::Anyone, request: None };
+                let ChainName { netns, interface, point: _ } = eth(*number);
+                let which = DetachWhich::All(InterfaceName { netns, interface });
+                let ask = DetachRequest { which, owners: OwnerScope::Anyone, request: None };
                 self.change(&context, None, |state, _| changes::detach(state, &ask)).map(drop)
             }
             Ask::Unload { app } => {
@@ -367,13 +403,14 @@ impl Host {
 
     /// What the interface of this name runs.
     fn of(&mut self, name: &ChainName) -> Vec<(String, u32)> {
+        let name = &self.hook(name.clone());
         let state = self.state();
         let observed = self.engine().kernel().observe(&Scope::Everything(Targets::name(name.clone()))).unwrap();
         let app = |app: &AppUid| state.apps.get(app).map_or_else(|| app.to_string(), |app| app.name.to_string());
         let Some(chain) = observed.chain_of(name) else { return vec![] };
         let runs = match &observed.chains[&chain].live {
             Live::Dispatcher(live) => live.slots.clone(),
-            Live::Empty | Live::Ours(_) | Live::Foreign(_) => {
+            Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Row(_) => {
                 observed.members(&chain).into_iter().map(Slot::Ours).collect()
             }
         };
@@ -414,7 +451,7 @@ impl Host {
     }
 }
 
-fn loaded(uid: AppUid, name: &str, staged: &PinnedApp, attach: Option<(u8, u32)>) -> Loaded {
+fn loaded(uid: AppUid, name: &str, staged: &PinnedApp, attach: Option<AttachAsk>) -> Loaded {
     let programs = staged.programs.iter().map(|(function, id)| ProgramFacts {
         function: function.clone(),
         section: "xdp".into(),
@@ -436,7 +473,7 @@ fn loaded(uid: AppUid, name: &str, staged: &PinnedApp, attach: Option<(u8, u32)>
         labels: BTreeMap::new(),
         user_labels: Labels::default(),
         advice: BTreeMap::new(),
-        attach: attach.map(|(number, priority)| (on(eth(number), priority), "pass".into())).into_iter().collect(),
+        attach: attach.map(|attach| (attach, "pass".into())).into_iter().collect(),
         request: None,
     }
 }
@@ -878,7 +915,7 @@ fn an_eleventh_program_is_refused_and_nothing_is_changed() {
         let steps = host.engine().kernel().log.len();
         for ask in [Ask::Attach { app: "a", to: (0, 1000) }, Ask::Load { name: "b", attach: Some((0, 1000)) }] {
             let refused = host.ask(&ask, None);
-            let full = |error: &EngineError| matches!(error, EngineError::Plan(PlanError::ChainFull { chain, programs: 11 }) if *chain == eth(0));
+            let full = |error: &EngineError| matches!(error, EngineError::Plan(PlanError::ChainFull { chain, programs: 11, room: 10 }) if *chain == eth(0));
             assert!(refused.as_ref().is_err_and(full), "{others} {ask:?}: {refused:?}");
             assert_eq!((host.sight(), host.engine().kernel().log.len()), (before.clone(), steps));
             assert_eq!(host.wrong(), NOTHING);
@@ -1038,7 +1075,7 @@ fn what_was_undone_on_a_full_disk_is_not_done_later() {
     let operations = |db: &rusqlite::Connection| -> u32 {
         db.query_row("SELECT count(*) FROM operations", [], |row| row.get(0)).unwrap()
     };
-    for chains in ALL {
+    for chains in XDP {
         for (ask, is_asked_again) in [
             (Ask::Load { name: "new", attach: Some((0, 60)) }, true),
             (Ask::Detach { link: "a/pass@eth0:xdp".into() }, true),
@@ -1241,7 +1278,7 @@ fn what_somebody_took_off_one_interface_is_left_alone_by_changes_of_another() {
 
 #[test]
 fn two_names_of_one_interface_make_one_chain() {
-    for chains in ALL {
+    for chains in XDP {
         let mut host = busy(chains);
         // One waits for the second name, one is asked for by it.
         host.attach_waiting("a", on(eth(7), 5)).unwrap();

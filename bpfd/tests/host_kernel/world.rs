@@ -16,8 +16,8 @@ use bpfd_core::config::Chain;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, NamedChain, Point, ProceedOn, XdpMode};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use bpfd_core::kernel::{
-    ChainContent, Kernel, LiveGeneration, LoadAs, Member, Observed, ObservedChain, Recipe, Scope, Step, StepError,
-    Targets,
+    ChainContent, Kernel, LiveGeneration, LoadAs, Member, Observed, ObservedChain, Recipe, Scope, Spot, Step,
+    StepError, Targets,
 };
 use bpfd_core::mode::{ModeError, Setting};
 use bpfd_core::state::{ObjectDigest, ProgramFacts, ProgramKind, Reach};
@@ -325,7 +325,7 @@ impl Steps for HostKernel {
         to: Option<GenerationUid>,
         mode: XdpMode,
     ) -> Result<(), StepError> {
-        self.step(&Step::Swap { chain: chain.clone(), from, to, mode })
+        self.step(&Step::Swap { chain: chain.clone(), from, to, mode, at: Spot::Whole })
             .map(|bound: Option<KernelId>| assert_eq!(bound, None))
     }
 

@@ -31,6 +31,10 @@ const (
 	ChainHook_CHAIN_HOOK_UNSPECIFIED ChainHook = 0
 	// XDP.
 	ChainHook_CHAIN_HOOK_XDP ChainHook = 1
+	// tc, what the interface receives.
+	ChainHook_CHAIN_HOOK_TC_INGRESS ChainHook = 2
+	// tc, what the interface sends.
+	ChainHook_CHAIN_HOOK_TC_EGRESS ChainHook = 3
 )
 
 // Enum value maps for ChainHook.
@@ -38,10 +42,14 @@ var (
 	ChainHook_name = map[int32]string{
 		0: "CHAIN_HOOK_UNSPECIFIED",
 		1: "CHAIN_HOOK_XDP",
+		2: "CHAIN_HOOK_TC_INGRESS",
+		3: "CHAIN_HOOK_TC_EGRESS",
 	}
 	ChainHook_value = map[string]int32{
 		"CHAIN_HOOK_UNSPECIFIED": 0,
 		"CHAIN_HOOK_XDP":         1,
+		"CHAIN_HOOK_TC_INGRESS":  2,
+		"CHAIN_HOOK_TC_EGRESS":   3,
 	}
 )
 
@@ -86,6 +94,10 @@ const (
 	ChainMode_CHAIN_MODE_FUSED ChainMode = 3
 	// One plain program that is not ours and that nobody can share with.
 	ChainMode_CHAIN_MODE_FOREIGN ChainMode = 4
+	// A tcx chain: one kernel link a program, in the kernel's order.
+	ChainMode_CHAIN_MODE_TCX ChainMode = 5
+	// A clsact qdisc: one filter a program, ordered by preference.
+	ChainMode_CHAIN_MODE_CLSACT ChainMode = 6
 )
 
 // Enum value maps for ChainMode.
@@ -96,6 +108,8 @@ var (
 		2: "CHAIN_MODE_GROUP",
 		3: "CHAIN_MODE_FUSED",
 		4: "CHAIN_MODE_FOREIGN",
+		5: "CHAIN_MODE_TCX",
+		6: "CHAIN_MODE_CLSACT",
 	}
 	ChainMode_value = map[string]int32{
 		"CHAIN_MODE_UNSPECIFIED": 0,
@@ -103,6 +117,8 @@ var (
 		"CHAIN_MODE_GROUP":       2,
 		"CHAIN_MODE_FUSED":       3,
 		"CHAIN_MODE_FOREIGN":     4,
+		"CHAIN_MODE_TCX":         5,
+		"CHAIN_MODE_CLSACT":      6,
 	}
 )
 
@@ -324,9 +340,10 @@ type Chain struct {
 	Mode ChainMode `protobuf:"varint,5,opt,name=mode,proto3,enum=bpfd.v1.ChainMode" json:"mode,omitempty"`
 	// Why this mode and no other, one sentence.
 	ModeCause string `protobuf:"bytes,6,opt,name=mode_cause,json=modeCause,proto3" json:"mode_cause,omitempty"`
-	// NATIVE or GENERIC; unspecified while the hook is empty.
+	// NATIVE or GENERIC; unspecified while the hook is empty, and on tc.
 	XdpMode XdpMode `protobuf:"varint,7,opt,name=xdp_mode,json=xdpMode,proto3,enum=bpfd.v1.XdpMode" json:"xdp_mode,omitempty"`
-	// The kernel's id of the program on the interface; unset while it is empty.
+	// The kernel's id of the program on the interface; unset while it is empty, and
+	// where each member has its own.
 	KernelProgramId *uint32 `protobuf:"varint,8,opt,name=kernel_program_id,json=kernelProgramId,proto3,oneof" json:"kernel_program_id,omitempty"`
 	// Slots in use; unset where the mode has none.
 	SlotsUsed *uint32 `protobuf:"varint,9,opt,name=slots_used,json=slotsUsed,proto3,oneof" json:"slots_used,omitempty"`
@@ -478,8 +495,10 @@ type ChainMember struct {
 	Tag string `protobuf:"bytes,8,opt,name=tag,proto3" json:"tag,omitempty"`
 	// The priority that orders it here.
 	EffectivePriority uint32 `protobuf:"varint,9,opt,name=effective_priority,json=effectivePriority,proto3" json:"effective_priority,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// The preference of its filter in a clsact qdisc; unset for all others.
+	Preference    *uint32 `protobuf:"varint,10,opt,name=preference,proto3,oneof" json:"preference,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ChainMember) Reset() {
@@ -582,6 +601,13 @@ func (x *ChainMember) GetTag() string {
 func (x *ChainMember) GetEffectivePriority() uint32 {
 	if x != nil {
 		return x.EffectivePriority
+	}
+	return 0
+}
+
+func (x *ChainMember) GetPreference() uint32 {
+	if x != nil && x.Preference != nil {
+		return *x.Preference
 	}
 	return 0
 }
@@ -707,7 +733,7 @@ const file_bpfd_v1_chain_proto_rawDesc = "" +
 	"\x06_netnsB\x14\n" +
 	"\x12_kernel_program_idB\r\n" +
 	"\v_slots_usedB\b\n" +
-	"\x06_slots\"\x87\x03\n" +
+	"\x06_slots\"\xbb\x03\n" +
 	"\vChainMember\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\rR\bposition\x12\x17\n" +
 	"\x04slot\x18\x02 \x01(\rH\x01R\x04slot\x88\x01\x01\x12#\n" +
@@ -718,23 +744,32 @@ const file_bpfd_v1_chain_proto_rawDesc = "" +
 	"proceed_on\x18\x06 \x01(\v2\x12.bpfd.v1.ProceedOnR\tproceedOn\x12/\n" +
 	"\x11kernel_program_id\x18\a \x01(\rH\x02R\x0fkernelProgramId\x88\x01\x01\x12\x10\n" +
 	"\x03tag\x18\b \x01(\tR\x03tag\x12-\n" +
-	"\x12effective_priority\x18\t \x01(\rR\x11effectivePriorityB\t\n" +
+	"\x12effective_priority\x18\t \x01(\rR\x11effectivePriority\x12#\n" +
+	"\n" +
+	"preference\x18\n" +
+	" \x01(\rH\x03R\n" +
+	"preference\x88\x01\x01B\t\n" +
 	"\aprogramB\a\n" +
 	"\x05_slotB\x14\n" +
-	"\x12_kernel_program_id\"W\n" +
+	"\x12_kernel_program_idB\r\n" +
+	"\v_preference\"W\n" +
 	"\x0eForeignProgram\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x19\n" +
-	"\bpin_path\x18\x03 \x01(\tR\apinPath*;\n" +
+	"\bpin_path\x18\x03 \x01(\tR\apinPath*p\n" +
 	"\tChainHook\x12\x1a\n" +
 	"\x16CHAIN_HOOK_UNSPECIFIED\x10\x00\x12\x12\n" +
-	"\x0eCHAIN_HOOK_XDP\x10\x01*\x82\x01\n" +
+	"\x0eCHAIN_HOOK_XDP\x10\x01\x12\x19\n" +
+	"\x15CHAIN_HOOK_TC_INGRESS\x10\x02\x12\x18\n" +
+	"\x14CHAIN_HOOK_TC_EGRESS\x10\x03*\xad\x01\n" +
 	"\tChainMode\x12\x1a\n" +
 	"\x16CHAIN_MODE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11CHAIN_MODE_LIBXDP\x10\x01\x12\x14\n" +
 	"\x10CHAIN_MODE_GROUP\x10\x02\x12\x14\n" +
 	"\x10CHAIN_MODE_FUSED\x10\x03\x12\x16\n" +
-	"\x12CHAIN_MODE_FOREIGN\x10\x042\x8b\x01\n" +
+	"\x12CHAIN_MODE_FOREIGN\x10\x04\x12\x12\n" +
+	"\x0eCHAIN_MODE_TCX\x10\x05\x12\x15\n" +
+	"\x11CHAIN_MODE_CLSACT\x10\x062\x8b\x01\n" +
 	"\fChainService\x124\n" +
 	"\bGetChain\x12\x18.bpfd.v1.GetChainRequest\x1a\x0e.bpfd.v1.Chain\x12E\n" +
 	"\n" +

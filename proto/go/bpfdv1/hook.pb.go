@@ -24,6 +24,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Which packets of an interface a tc program sees.
+type TcDirection int32
+
+const (
+	// Never valid.
+	TcDirection_TC_DIRECTION_UNSPECIFIED TcDirection = 0
+	// What the interface receives.
+	TcDirection_TC_DIRECTION_INGRESS TcDirection = 1
+	// What the interface sends.
+	TcDirection_TC_DIRECTION_EGRESS TcDirection = 2
+)
+
+// Enum value maps for TcDirection.
+var (
+	TcDirection_name = map[int32]string{
+		0: "TC_DIRECTION_UNSPECIFIED",
+		1: "TC_DIRECTION_INGRESS",
+		2: "TC_DIRECTION_EGRESS",
+	}
+	TcDirection_value = map[string]int32{
+		"TC_DIRECTION_UNSPECIFIED": 0,
+		"TC_DIRECTION_INGRESS":     1,
+		"TC_DIRECTION_EGRESS":      2,
+	}
+)
+
+func (x TcDirection) Enum() *TcDirection {
+	p := new(TcDirection)
+	*p = x
+	return p
+}
+
+func (x TcDirection) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TcDirection) Descriptor() protoreflect.EnumDescriptor {
+	return file_bpfd_v1_hook_proto_enumTypes[0].Descriptor()
+}
+
+func (TcDirection) Type() protoreflect.EnumType {
+	return &file_bpfd_v1_hook_proto_enumTypes[0]
+}
+
+func (x TcDirection) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TcDirection.Descriptor instead.
+func (TcDirection) EnumDescriptor() ([]byte, []int) {
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{0}
+}
+
 // How the driver runs the XDP program of an interface.
 type XdpMode int32
 
@@ -65,11 +118,11 @@ func (x XdpMode) String() string {
 }
 
 func (XdpMode) Descriptor() protoreflect.EnumDescriptor {
-	return file_bpfd_v1_hook_proto_enumTypes[0].Descriptor()
+	return file_bpfd_v1_hook_proto_enumTypes[1].Descriptor()
 }
 
 func (XdpMode) Type() protoreflect.EnumType {
-	return &file_bpfd_v1_hook_proto_enumTypes[0]
+	return &file_bpfd_v1_hook_proto_enumTypes[1]
 }
 
 func (x XdpMode) Number() protoreflect.EnumNumber {
@@ -78,7 +131,7 @@ func (x XdpMode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use XdpMode.Descriptor instead.
 func (XdpMode) EnumDescriptor() ([]byte, []int) {
-	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{0}
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{1}
 }
 
 // What an XDP program can return: `enum xdp_action` of linux/bpf.h, plus one.
@@ -134,11 +187,11 @@ func (x XdpAction) String() string {
 }
 
 func (XdpAction) Descriptor() protoreflect.EnumDescriptor {
-	return file_bpfd_v1_hook_proto_enumTypes[1].Descriptor()
+	return file_bpfd_v1_hook_proto_enumTypes[2].Descriptor()
 }
 
 func (XdpAction) Type() protoreflect.EnumType {
-	return &file_bpfd_v1_hook_proto_enumTypes[1]
+	return &file_bpfd_v1_hook_proto_enumTypes[2]
 }
 
 func (x XdpAction) Number() protoreflect.EnumNumber {
@@ -147,7 +200,92 @@ func (x XdpAction) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use XdpAction.Descriptor instead.
 func (XdpAction) EnumDescriptor() ([]byte, []int) {
-	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{1}
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{2}
+}
+
+// What a tc program can return: `TC_ACT_*` of linux/pkt_cls.h.
+type TcVerdict int32
+
+const (
+	// Never valid in a request.
+	TcVerdict_TC_VERDICT_UNSPECIFIED TcVerdict = 0
+	// TC_ACT_UNSPEC, which is TCX_NEXT: the next program runs.
+	TcVerdict_TC_VERDICT_NEXT TcVerdict = 1
+	// TC_ACT_OK.
+	TcVerdict_TC_VERDICT_OK TcVerdict = 2
+	// TC_ACT_RECLASSIFY.
+	TcVerdict_TC_VERDICT_RECLASSIFY TcVerdict = 3
+	// TC_ACT_SHOT.
+	TcVerdict_TC_VERDICT_SHOT TcVerdict = 4
+	// TC_ACT_PIPE.
+	TcVerdict_TC_VERDICT_PIPE TcVerdict = 5
+	// TC_ACT_STOLEN.
+	TcVerdict_TC_VERDICT_STOLEN TcVerdict = 6
+	// TC_ACT_QUEUED.
+	TcVerdict_TC_VERDICT_QUEUED TcVerdict = 7
+	// TC_ACT_REPEAT.
+	TcVerdict_TC_VERDICT_REPEAT TcVerdict = 8
+	// TC_ACT_REDIRECT.
+	TcVerdict_TC_VERDICT_REDIRECT TcVerdict = 9
+	// TC_ACT_TRAP.
+	TcVerdict_TC_VERDICT_TRAP TcVerdict = 10
+)
+
+// Enum value maps for TcVerdict.
+var (
+	TcVerdict_name = map[int32]string{
+		0:  "TC_VERDICT_UNSPECIFIED",
+		1:  "TC_VERDICT_NEXT",
+		2:  "TC_VERDICT_OK",
+		3:  "TC_VERDICT_RECLASSIFY",
+		4:  "TC_VERDICT_SHOT",
+		5:  "TC_VERDICT_PIPE",
+		6:  "TC_VERDICT_STOLEN",
+		7:  "TC_VERDICT_QUEUED",
+		8:  "TC_VERDICT_REPEAT",
+		9:  "TC_VERDICT_REDIRECT",
+		10: "TC_VERDICT_TRAP",
+	}
+	TcVerdict_value = map[string]int32{
+		"TC_VERDICT_UNSPECIFIED": 0,
+		"TC_VERDICT_NEXT":        1,
+		"TC_VERDICT_OK":          2,
+		"TC_VERDICT_RECLASSIFY":  3,
+		"TC_VERDICT_SHOT":        4,
+		"TC_VERDICT_PIPE":        5,
+		"TC_VERDICT_STOLEN":      6,
+		"TC_VERDICT_QUEUED":      7,
+		"TC_VERDICT_REPEAT":      8,
+		"TC_VERDICT_REDIRECT":    9,
+		"TC_VERDICT_TRAP":        10,
+	}
+)
+
+func (x TcVerdict) Enum() *TcVerdict {
+	p := new(TcVerdict)
+	*p = x
+	return p
+}
+
+func (x TcVerdict) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TcVerdict) Descriptor() protoreflect.EnumDescriptor {
+	return file_bpfd_v1_hook_proto_enumTypes[3].Descriptor()
+}
+
+func (TcVerdict) Type() protoreflect.EnumType {
+	return &file_bpfd_v1_hook_proto_enumTypes[3]
+}
+
+func (x TcVerdict) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TcVerdict.Descriptor instead.
+func (TcVerdict) EnumDescriptor() ([]byte, []int) {
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{3}
 }
 
 // One place to attach a program.
@@ -164,6 +302,7 @@ type Hook struct {
 	//	*Hook_Kretprobe
 	//	*Hook_Fentry
 	//	*Hook_Fexit
+	//	*Hook_Tc
 	Hook          isHook_Hook `protobuf_oneof:"hook"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -269,6 +408,15 @@ func (x *Hook) GetFexit() *FexitHook {
 	return nil
 }
 
+func (x *Hook) GetTc() *TcHook {
+	if x != nil {
+		if x, ok := x.Hook.(*Hook_Tc); ok {
+			return x.Tc
+		}
+	}
+	return nil
+}
+
 type isHook_Hook interface {
 	isHook_Hook()
 }
@@ -308,6 +456,11 @@ type Hook_Fexit struct {
 	Fexit *FexitHook `protobuf:"bytes,7,opt,name=fexit,proto3,oneof"`
 }
 
+type Hook_Tc struct {
+	// Traffic control on an interface: shared, so its links form a chain.
+	Tc *TcHook `protobuf:"bytes,8,opt,name=tc,proto3,oneof"`
+}
+
 func (*Hook_Xdp) isHook_Hook() {}
 
 func (*Hook_Tracepoint) isHook_Hook() {}
@@ -321,6 +474,8 @@ func (*Hook_Kretprobe) isHook_Hook() {}
 func (*Hook_Fentry) isHook_Hook() {}
 
 func (*Hook_Fexit) isHook_Hook() {}
+
+func (*Hook_Tc) isHook_Hook() {}
 
 // XDP on one network interface.
 type XdpHook struct {
@@ -378,6 +533,71 @@ func (x *XdpHook) GetInterface() string {
 	return ""
 }
 
+// Traffic control on one network interface.
+type TcHook struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A network namespace by its name under /run/netns. Unset: the daemon's own.
+	// At most 255 bytes, no `/`.
+	Netns *string `protobuf:"bytes,1,opt,name=netns,proto3,oneof" json:"netns,omitempty"`
+	// The interface's name, 1 to 15 bytes, as in `ip link`.
+	Interface string `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"`
+	// Which packets. Required.
+	Direction     TcDirection `protobuf:"varint,3,opt,name=direction,proto3,enum=bpfd.v1.TcDirection" json:"direction,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TcHook) Reset() {
+	*x = TcHook{}
+	mi := &file_bpfd_v1_hook_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TcHook) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TcHook) ProtoMessage() {}
+
+func (x *TcHook) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_hook_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TcHook.ProtoReflect.Descriptor instead.
+func (*TcHook) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *TcHook) GetNetns() string {
+	if x != nil && x.Netns != nil {
+		return *x.Netns
+	}
+	return ""
+}
+
+func (x *TcHook) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *TcHook) GetDirection() TcDirection {
+	if x != nil {
+		return x.Direction
+	}
+	return TcDirection_TC_DIRECTION_UNSPECIFIED
+}
+
 // A tracepoint, as under /sys/kernel/tracing/events. In a request both fields may
 // be empty: the one that the program's section names.
 type TracepointHook struct {
@@ -392,7 +612,7 @@ type TracepointHook struct {
 
 func (x *TracepointHook) Reset() {
 	*x = TracepointHook{}
-	mi := &file_bpfd_v1_hook_proto_msgTypes[2]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -404,7 +624,7 @@ func (x *TracepointHook) String() string {
 func (*TracepointHook) ProtoMessage() {}
 
 func (x *TracepointHook) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_hook_proto_msgTypes[2]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -417,7 +637,7 @@ func (x *TracepointHook) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TracepointHook.ProtoReflect.Descriptor instead.
 func (*TracepointHook) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{2}
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *TracepointHook) GetCategory() string {
@@ -447,7 +667,7 @@ type RawTracepointHook struct {
 
 func (x *RawTracepointHook) Reset() {
 	*x = RawTracepointHook{}
-	mi := &file_bpfd_v1_hook_proto_msgTypes[3]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -459,7 +679,7 @@ func (x *RawTracepointHook) String() string {
 func (*RawTracepointHook) ProtoMessage() {}
 
 func (x *RawTracepointHook) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_hook_proto_msgTypes[3]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -472,7 +692,7 @@ func (x *RawTracepointHook) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RawTracepointHook.ProtoReflect.Descriptor instead.
 func (*RawTracepointHook) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{3}
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RawTracepointHook) GetEvent() string {
@@ -496,7 +716,7 @@ type KprobeHook struct {
 
 func (x *KprobeHook) Reset() {
 	*x = KprobeHook{}
-	mi := &file_bpfd_v1_hook_proto_msgTypes[4]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -508,7 +728,7 @@ func (x *KprobeHook) String() string {
 func (*KprobeHook) ProtoMessage() {}
 
 func (x *KprobeHook) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_hook_proto_msgTypes[4]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -521,7 +741,7 @@ func (x *KprobeHook) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KprobeHook.ProtoReflect.Descriptor instead.
 func (*KprobeHook) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{4}
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *KprobeHook) GetFunction() string {
@@ -550,7 +770,7 @@ type KretprobeHook struct {
 
 func (x *KretprobeHook) Reset() {
 	*x = KretprobeHook{}
-	mi := &file_bpfd_v1_hook_proto_msgTypes[5]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -562,7 +782,7 @@ func (x *KretprobeHook) String() string {
 func (*KretprobeHook) ProtoMessage() {}
 
 func (x *KretprobeHook) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_hook_proto_msgTypes[5]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -575,7 +795,7 @@ func (x *KretprobeHook) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KretprobeHook.ProtoReflect.Descriptor instead.
 func (*KretprobeHook) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{5}
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *KretprobeHook) GetFunction() string {
@@ -599,7 +819,7 @@ type FentryHook struct {
 
 func (x *FentryHook) Reset() {
 	*x = FentryHook{}
-	mi := &file_bpfd_v1_hook_proto_msgTypes[6]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -611,7 +831,7 @@ func (x *FentryHook) String() string {
 func (*FentryHook) ProtoMessage() {}
 
 func (x *FentryHook) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_hook_proto_msgTypes[6]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -624,7 +844,7 @@ func (x *FentryHook) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FentryHook.ProtoReflect.Descriptor instead.
 func (*FentryHook) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{6}
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FentryHook) GetFunction() string {
@@ -646,7 +866,7 @@ type FexitHook struct {
 
 func (x *FexitHook) Reset() {
 	*x = FexitHook{}
-	mi := &file_bpfd_v1_hook_proto_msgTypes[7]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +878,7 @@ func (x *FexitHook) String() string {
 func (*FexitHook) ProtoMessage() {}
 
 func (x *FexitHook) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_hook_proto_msgTypes[7]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +891,7 @@ func (x *FexitHook) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FexitHook.ProtoReflect.Descriptor instead.
 func (*FexitHook) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{7}
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *FexitHook) GetFunction() string {
@@ -687,14 +907,17 @@ func (x *FexitHook) GetFunction() string {
 type ProceedOn struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// For links on XDP; each action at most once.
-	Xdp           []XdpAction `protobuf:"varint,1,rep,packed,name=xdp,proto3,enum=bpfd.v1.XdpAction" json:"xdp,omitempty"`
+	Xdp []XdpAction `protobuf:"varint,1,rep,packed,name=xdp,proto3,enum=bpfd.v1.XdpAction" json:"xdp,omitempty"`
+	// For links on tc; each verdict at most once. Now {NEXT} alone, which is what the
+	// kernel does.
+	Tc            []TcVerdict `protobuf:"varint,2,rep,packed,name=tc,proto3,enum=bpfd.v1.TcVerdict" json:"tc,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ProceedOn) Reset() {
 	*x = ProceedOn{}
-	mi := &file_bpfd_v1_hook_proto_msgTypes[8]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +929,7 @@ func (x *ProceedOn) String() string {
 func (*ProceedOn) ProtoMessage() {}
 
 func (x *ProceedOn) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_hook_proto_msgTypes[8]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,12 +942,19 @@ func (x *ProceedOn) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProceedOn.ProtoReflect.Descriptor instead.
 func (*ProceedOn) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{8}
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ProceedOn) GetXdp() []XdpAction {
 	if x != nil {
 		return x.Xdp
+	}
+	return nil
+}
+
+func (x *ProceedOn) GetTc() []TcVerdict {
+	if x != nil {
+		return x.Tc
 	}
 	return nil
 }
@@ -740,7 +970,8 @@ type Attachment struct {
 	// Place in the chain, 0 to 1000, lower runs first. Unset: the image label's,
 	// else the object's run_config, else 50. Refused on hooks without a chain.
 	Priority *uint32 `protobuf:"varint,3,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
-	// Unset: the image label's, else the object's run_config, else {PASS}.
+	// Unset: the image label's, else the object's run_config, else {PASS} on XDP and
+	// {NEXT} on tc.
 	ProceedOn *ProceedOn `protobuf:"bytes,4,opt,name=proceed_on,json=proceedOn,proto3" json:"proceed_on,omitempty"`
 	// Only for XDP.
 	XdpMode XdpMode `protobuf:"varint,5,opt,name=xdp_mode,json=xdpMode,proto3,enum=bpfd.v1.XdpMode" json:"xdp_mode,omitempty"`
@@ -753,7 +984,7 @@ type Attachment struct {
 
 func (x *Attachment) Reset() {
 	*x = Attachment{}
-	mi := &file_bpfd_v1_hook_proto_msgTypes[9]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +996,7 @@ func (x *Attachment) String() string {
 func (*Attachment) ProtoMessage() {}
 
 func (x *Attachment) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_hook_proto_msgTypes[9]
+	mi := &file_bpfd_v1_hook_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +1009,7 @@ func (x *Attachment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Attachment.ProtoReflect.Descriptor instead.
 func (*Attachment) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{9}
+	return file_bpfd_v1_hook_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Attachment) GetFunction() string {
@@ -827,7 +1058,7 @@ var File_bpfd_v1_hook_proto protoreflect.FileDescriptor
 
 const file_bpfd_v1_hook_proto_rawDesc = "" +
 	"\n" +
-	"\x12bpfd/v1/hook.proto\x12\abpfd.v1\"\xf6\x02\n" +
+	"\x12bpfd/v1/hook.proto\x12\abpfd.v1\"\x99\x03\n" +
 	"\x04Hook\x12$\n" +
 	"\x03xdp\x18\x01 \x01(\v2\x10.bpfd.v1.XdpHookH\x00R\x03xdp\x129\n" +
 	"\n" +
@@ -837,11 +1068,17 @@ const file_bpfd_v1_hook_proto_rawDesc = "" +
 	"\x06kprobe\x18\x04 \x01(\v2\x13.bpfd.v1.KprobeHookH\x00R\x06kprobe\x126\n" +
 	"\tkretprobe\x18\x05 \x01(\v2\x16.bpfd.v1.KretprobeHookH\x00R\tkretprobe\x12-\n" +
 	"\x06fentry\x18\x06 \x01(\v2\x13.bpfd.v1.FentryHookH\x00R\x06fentry\x12*\n" +
-	"\x05fexit\x18\a \x01(\v2\x12.bpfd.v1.FexitHookH\x00R\x05fexitB\x06\n" +
+	"\x05fexit\x18\a \x01(\v2\x12.bpfd.v1.FexitHookH\x00R\x05fexit\x12!\n" +
+	"\x02tc\x18\b \x01(\v2\x0f.bpfd.v1.TcHookH\x00R\x02tcB\x06\n" +
 	"\x04hook\"L\n" +
 	"\aXdpHook\x12\x19\n" +
 	"\x05netns\x18\x01 \x01(\tH\x00R\x05netns\x88\x01\x01\x12\x1c\n" +
 	"\tinterface\x18\x02 \x01(\tR\tinterfaceB\b\n" +
+	"\x06_netns\"\x7f\n" +
+	"\x06TcHook\x12\x19\n" +
+	"\x05netns\x18\x01 \x01(\tH\x00R\x05netns\x88\x01\x01\x12\x1c\n" +
+	"\tinterface\x18\x02 \x01(\tR\tinterface\x122\n" +
+	"\tdirection\x18\x03 \x01(\x0e2\x14.bpfd.v1.TcDirectionR\tdirectionB\b\n" +
 	"\x06_netns\"B\n" +
 	"\x0eTracepointHook\x12\x1a\n" +
 	"\bcategory\x18\x01 \x01(\tR\bcategory\x12\x14\n" +
@@ -858,9 +1095,10 @@ const file_bpfd_v1_hook_proto_rawDesc = "" +
 	"FentryHook\x12\x1a\n" +
 	"\bfunction\x18\x01 \x01(\tR\bfunction\"'\n" +
 	"\tFexitHook\x12\x1a\n" +
-	"\bfunction\x18\x01 \x01(\tR\bfunction\"1\n" +
+	"\bfunction\x18\x01 \x01(\tR\bfunction\"U\n" +
 	"\tProceedOn\x12$\n" +
-	"\x03xdp\x18\x01 \x03(\x0e2\x12.bpfd.v1.XdpActionR\x03xdp\"\x8e\x02\n" +
+	"\x03xdp\x18\x01 \x03(\x0e2\x12.bpfd.v1.XdpActionR\x03xdp\x12\"\n" +
+	"\x02tc\x18\x02 \x03(\x0e2\x12.bpfd.v1.TcVerdictR\x02tc\"\x8e\x02\n" +
 	"\n" +
 	"Attachment\x12\x1f\n" +
 	"\bfunction\x18\x01 \x01(\tH\x00R\bfunction\x88\x01\x01\x12!\n" +
@@ -871,7 +1109,11 @@ const file_bpfd_v1_hook_proto_rawDesc = "" +
 	"\bxdp_mode\x18\x05 \x01(\x0e2\x10.bpfd.v1.XdpModeR\axdpMode\x12!\n" +
 	"\fwhen_present\x18\x06 \x01(\bR\vwhenPresentB\v\n" +
 	"\t_functionB\v\n" +
-	"\t_priority*a\n" +
+	"\t_priority*^\n" +
+	"\vTcDirection\x12\x1c\n" +
+	"\x18TC_DIRECTION_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14TC_DIRECTION_INGRESS\x10\x01\x12\x17\n" +
+	"\x13TC_DIRECTION_EGRESS\x10\x02*a\n" +
 	"\aXdpMode\x12\x18\n" +
 	"\x14XDP_MODE_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rXDP_MODE_AUTO\x10\x01\x12\x13\n" +
@@ -884,7 +1126,20 @@ const file_bpfd_v1_hook_proto_rawDesc = "" +
 	"\x0fXDP_ACTION_PASS\x10\x03\x12\x11\n" +
 	"\rXDP_ACTION_TX\x10\x04\x12\x17\n" +
 	"\x13XDP_ACTION_REDIRECT\x10\x05\x12 \n" +
-	"\x1cXDP_ACTION_DISPATCHER_RETURN\x10\x06B\x1dZ\x1bbpfd/proto/go/bpfdv1;bpfdv1b\x06proto3"
+	"\x1cXDP_ACTION_DISPATCHER_RETURN\x10\x06*\x87\x02\n" +
+	"\tTcVerdict\x12\x1a\n" +
+	"\x16TC_VERDICT_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fTC_VERDICT_NEXT\x10\x01\x12\x11\n" +
+	"\rTC_VERDICT_OK\x10\x02\x12\x19\n" +
+	"\x15TC_VERDICT_RECLASSIFY\x10\x03\x12\x13\n" +
+	"\x0fTC_VERDICT_SHOT\x10\x04\x12\x13\n" +
+	"\x0fTC_VERDICT_PIPE\x10\x05\x12\x15\n" +
+	"\x11TC_VERDICT_STOLEN\x10\x06\x12\x15\n" +
+	"\x11TC_VERDICT_QUEUED\x10\a\x12\x15\n" +
+	"\x11TC_VERDICT_REPEAT\x10\b\x12\x17\n" +
+	"\x13TC_VERDICT_REDIRECT\x10\t\x12\x13\n" +
+	"\x0fTC_VERDICT_TRAP\x10\n" +
+	"B\x1dZ\x1bbpfd/proto/go/bpfdv1;bpfdv1b\x06proto3"
 
 var (
 	file_bpfd_v1_hook_proto_rawDescOnce sync.Once
@@ -898,39 +1153,45 @@ func file_bpfd_v1_hook_proto_rawDescGZIP() []byte {
 	return file_bpfd_v1_hook_proto_rawDescData
 }
 
-var file_bpfd_v1_hook_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_bpfd_v1_hook_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_bpfd_v1_hook_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_bpfd_v1_hook_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_bpfd_v1_hook_proto_goTypes = []any{
-	(XdpMode)(0),              // 0: bpfd.v1.XdpMode
-	(XdpAction)(0),            // 1: bpfd.v1.XdpAction
-	(*Hook)(nil),              // 2: bpfd.v1.Hook
-	(*XdpHook)(nil),           // 3: bpfd.v1.XdpHook
-	(*TracepointHook)(nil),    // 4: bpfd.v1.TracepointHook
-	(*RawTracepointHook)(nil), // 5: bpfd.v1.RawTracepointHook
-	(*KprobeHook)(nil),        // 6: bpfd.v1.KprobeHook
-	(*KretprobeHook)(nil),     // 7: bpfd.v1.KretprobeHook
-	(*FentryHook)(nil),        // 8: bpfd.v1.FentryHook
-	(*FexitHook)(nil),         // 9: bpfd.v1.FexitHook
-	(*ProceedOn)(nil),         // 10: bpfd.v1.ProceedOn
-	(*Attachment)(nil),        // 11: bpfd.v1.Attachment
+	(TcDirection)(0),          // 0: bpfd.v1.TcDirection
+	(XdpMode)(0),              // 1: bpfd.v1.XdpMode
+	(XdpAction)(0),            // 2: bpfd.v1.XdpAction
+	(TcVerdict)(0),            // 3: bpfd.v1.TcVerdict
+	(*Hook)(nil),              // 4: bpfd.v1.Hook
+	(*XdpHook)(nil),           // 5: bpfd.v1.XdpHook
+	(*TcHook)(nil),            // 6: bpfd.v1.TcHook
+	(*TracepointHook)(nil),    // 7: bpfd.v1.TracepointHook
+	(*RawTracepointHook)(nil), // 8: bpfd.v1.RawTracepointHook
+	(*KprobeHook)(nil),        // 9: bpfd.v1.KprobeHook
+	(*KretprobeHook)(nil),     // 10: bpfd.v1.KretprobeHook
+	(*FentryHook)(nil),        // 11: bpfd.v1.FentryHook
+	(*FexitHook)(nil),         // 12: bpfd.v1.FexitHook
+	(*ProceedOn)(nil),         // 13: bpfd.v1.ProceedOn
+	(*Attachment)(nil),        // 14: bpfd.v1.Attachment
 }
 var file_bpfd_v1_hook_proto_depIdxs = []int32{
-	3,  // 0: bpfd.v1.Hook.xdp:type_name -> bpfd.v1.XdpHook
-	4,  // 1: bpfd.v1.Hook.tracepoint:type_name -> bpfd.v1.TracepointHook
-	5,  // 2: bpfd.v1.Hook.raw_tracepoint:type_name -> bpfd.v1.RawTracepointHook
-	6,  // 3: bpfd.v1.Hook.kprobe:type_name -> bpfd.v1.KprobeHook
-	7,  // 4: bpfd.v1.Hook.kretprobe:type_name -> bpfd.v1.KretprobeHook
-	8,  // 5: bpfd.v1.Hook.fentry:type_name -> bpfd.v1.FentryHook
-	9,  // 6: bpfd.v1.Hook.fexit:type_name -> bpfd.v1.FexitHook
-	1,  // 7: bpfd.v1.ProceedOn.xdp:type_name -> bpfd.v1.XdpAction
-	2,  // 8: bpfd.v1.Attachment.hook:type_name -> bpfd.v1.Hook
-	10, // 9: bpfd.v1.Attachment.proceed_on:type_name -> bpfd.v1.ProceedOn
-	0,  // 10: bpfd.v1.Attachment.xdp_mode:type_name -> bpfd.v1.XdpMode
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	5,  // 0: bpfd.v1.Hook.xdp:type_name -> bpfd.v1.XdpHook
+	7,  // 1: bpfd.v1.Hook.tracepoint:type_name -> bpfd.v1.TracepointHook
+	8,  // 2: bpfd.v1.Hook.raw_tracepoint:type_name -> bpfd.v1.RawTracepointHook
+	9,  // 3: bpfd.v1.Hook.kprobe:type_name -> bpfd.v1.KprobeHook
+	10, // 4: bpfd.v1.Hook.kretprobe:type_name -> bpfd.v1.KretprobeHook
+	11, // 5: bpfd.v1.Hook.fentry:type_name -> bpfd.v1.FentryHook
+	12, // 6: bpfd.v1.Hook.fexit:type_name -> bpfd.v1.FexitHook
+	6,  // 7: bpfd.v1.Hook.tc:type_name -> bpfd.v1.TcHook
+	0,  // 8: bpfd.v1.TcHook.direction:type_name -> bpfd.v1.TcDirection
+	2,  // 9: bpfd.v1.ProceedOn.xdp:type_name -> bpfd.v1.XdpAction
+	3,  // 10: bpfd.v1.ProceedOn.tc:type_name -> bpfd.v1.TcVerdict
+	4,  // 11: bpfd.v1.Attachment.hook:type_name -> bpfd.v1.Hook
+	13, // 12: bpfd.v1.Attachment.proceed_on:type_name -> bpfd.v1.ProceedOn
+	1,  // 13: bpfd.v1.Attachment.xdp_mode:type_name -> bpfd.v1.XdpMode
+	14, // [14:14] is the sub-list for method output_type
+	14, // [14:14] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_bpfd_v1_hook_proto_init() }
@@ -946,16 +1207,18 @@ func file_bpfd_v1_hook_proto_init() {
 		(*Hook_Kretprobe)(nil),
 		(*Hook_Fentry)(nil),
 		(*Hook_Fexit)(nil),
+		(*Hook_Tc)(nil),
 	}
 	file_bpfd_v1_hook_proto_msgTypes[1].OneofWrappers = []any{}
-	file_bpfd_v1_hook_proto_msgTypes[9].OneofWrappers = []any{}
+	file_bpfd_v1_hook_proto_msgTypes[2].OneofWrappers = []any{}
+	file_bpfd_v1_hook_proto_msgTypes[10].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bpfd_v1_hook_proto_rawDesc), len(file_bpfd_v1_hook_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   10,
+			NumEnums:      4,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -582,7 +582,7 @@ func (x *LinkNames) GetNames() []string {
 	return nil
 }
 
-// Every link of the caller on one interface.
+// Every link of the caller on one interface, whatever its hook.
 type AllOnInterface struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// By name. Unset: the daemon's own.

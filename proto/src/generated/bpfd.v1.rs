@@ -6,7 +6,7 @@
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Hook {
     /// Exactly one must be set.
-    #[prost(oneof = "hook::Hook", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "hook::Hook", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub hook: ::core::option::Option<hook::Hook>,
 }
 /// Nested message and enum types in `Hook`.
@@ -35,6 +35,9 @@ pub mod hook {
         /// The return of a kernel function: not shared, every link stands alone.
         #[prost(message, tag = "7")]
         Fexit(super::FexitHook),
+        /// Traffic control on an interface: shared, so its links form a chain.
+        #[prost(message, tag = "8")]
+        Tc(super::TcHook),
     }
 }
 impl ::prost::Name for Hook {
@@ -66,6 +69,30 @@ impl ::prost::Name for XdpHook {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/bpfd.v1.XdpHook".into()
+    }
+}
+/// Traffic control on one network interface.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TcHook {
+    /// A network namespace by its name under /run/netns. Unset: the daemon's own.
+    /// At most 255 bytes, no `/`.
+    #[prost(string, optional, tag = "1")]
+    pub netns: ::core::option::Option<::prost::alloc::string::String>,
+    /// The interface's name, 1 to 15 bytes, as in `ip link`.
+    #[prost(string, tag = "2")]
+    pub interface: ::prost::alloc::string::String,
+    /// Which packets. Required.
+    #[prost(enumeration = "TcDirection", tag = "3")]
+    pub direction: i32,
+}
+impl ::prost::Name for TcHook {
+    const NAME: &'static str = "TcHook";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.TcHook".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.TcHook".into()
     }
 }
 /// A tracepoint, as under /sys/kernel/tracing/events. In a request both fields may
@@ -193,6 +220,10 @@ pub struct ProceedOn {
     /// For links on XDP; each action at most once.
     #[prost(enumeration = "XdpAction", repeated, tag = "1")]
     pub xdp: ::prost::alloc::vec::Vec<i32>,
+    /// For links on tc; each verdict at most once. Now {NEXT} alone, which is what the
+    /// kernel does.
+    #[prost(enumeration = "TcVerdict", repeated, tag = "2")]
+    pub tc: ::prost::alloc::vec::Vec<i32>,
 }
 impl ::prost::Name for ProceedOn {
     const NAME: &'static str = "ProceedOn";
@@ -218,7 +249,8 @@ pub struct Attachment {
     /// else the object's run_config, else 50. Refused on hooks without a chain.
     #[prost(uint32, optional, tag = "3")]
     pub priority: ::core::option::Option<u32>,
-    /// Unset: the image label's, else the object's run_config, else {PASS}.
+    /// Unset: the image label's, else the object's run_config, else {PASS} on XDP and
+    /// {NEXT} on tc.
     #[prost(message, optional, tag = "4")]
     pub proceed_on: ::core::option::Option<ProceedOn>,
     /// Only for XDP.
@@ -237,6 +269,39 @@ impl ::prost::Name for Attachment {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/bpfd.v1.Attachment".into()
+    }
+}
+/// Which packets of an interface a tc program sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TcDirection {
+    /// Never valid.
+    Unspecified = 0,
+    /// What the interface receives.
+    Ingress = 1,
+    /// What the interface sends.
+    Egress = 2,
+}
+impl TcDirection {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TC_DIRECTION_UNSPECIFIED",
+            Self::Ingress => "TC_DIRECTION_INGRESS",
+            Self::Egress => "TC_DIRECTION_EGRESS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TC_DIRECTION_UNSPECIFIED" => Some(Self::Unspecified),
+            "TC_DIRECTION_INGRESS" => Some(Self::Ingress),
+            "TC_DIRECTION_EGRESS" => Some(Self::Egress),
+            _ => None,
+        }
     }
 }
 /// How the driver runs the XDP program of an interface.
@@ -321,6 +386,71 @@ impl XdpAction {
             "XDP_ACTION_TX" => Some(Self::Tx),
             "XDP_ACTION_REDIRECT" => Some(Self::Redirect),
             "XDP_ACTION_DISPATCHER_RETURN" => Some(Self::DispatcherReturn),
+            _ => None,
+        }
+    }
+}
+/// What a tc program can return: `TC_ACT_*` of linux/pkt_cls.h.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum TcVerdict {
+    /// Never valid in a request.
+    Unspecified = 0,
+    /// TC_ACT_UNSPEC, which is TCX_NEXT: the next program runs.
+    Next = 1,
+    /// TC_ACT_OK.
+    Ok = 2,
+    /// TC_ACT_RECLASSIFY.
+    Reclassify = 3,
+    /// TC_ACT_SHOT.
+    Shot = 4,
+    /// TC_ACT_PIPE.
+    Pipe = 5,
+    /// TC_ACT_STOLEN.
+    Stolen = 6,
+    /// TC_ACT_QUEUED.
+    Queued = 7,
+    /// TC_ACT_REPEAT.
+    Repeat = 8,
+    /// TC_ACT_REDIRECT.
+    Redirect = 9,
+    /// TC_ACT_TRAP.
+    Trap = 10,
+}
+impl TcVerdict {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "TC_VERDICT_UNSPECIFIED",
+            Self::Next => "TC_VERDICT_NEXT",
+            Self::Ok => "TC_VERDICT_OK",
+            Self::Reclassify => "TC_VERDICT_RECLASSIFY",
+            Self::Shot => "TC_VERDICT_SHOT",
+            Self::Pipe => "TC_VERDICT_PIPE",
+            Self::Stolen => "TC_VERDICT_STOLEN",
+            Self::Queued => "TC_VERDICT_QUEUED",
+            Self::Repeat => "TC_VERDICT_REPEAT",
+            Self::Redirect => "TC_VERDICT_REDIRECT",
+            Self::Trap => "TC_VERDICT_TRAP",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "TC_VERDICT_UNSPECIFIED" => Some(Self::Unspecified),
+            "TC_VERDICT_NEXT" => Some(Self::Next),
+            "TC_VERDICT_OK" => Some(Self::Ok),
+            "TC_VERDICT_RECLASSIFY" => Some(Self::Reclassify),
+            "TC_VERDICT_SHOT" => Some(Self::Shot),
+            "TC_VERDICT_PIPE" => Some(Self::Pipe),
+            "TC_VERDICT_STOLEN" => Some(Self::Stolen),
+            "TC_VERDICT_QUEUED" => Some(Self::Queued),
+            "TC_VERDICT_REPEAT" => Some(Self::Repeat),
+            "TC_VERDICT_REDIRECT" => Some(Self::Redirect),
+            "TC_VERDICT_TRAP" => Some(Self::Trap),
             _ => None,
         }
     }
@@ -1463,7 +1593,7 @@ impl ::prost::Name for LinkNames {
         "/bpfd.v1.LinkNames".into()
     }
 }
-/// Every link of the caller on one interface.
+/// Every link of the caller on one interface, whatever its hook.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AllOnInterface {
     /// By name. Unset: the daemon's own.
@@ -3506,10 +3636,11 @@ pub struct Chain {
     /// Why this mode and no other, one sentence.
     #[prost(string, tag = "6")]
     pub mode_cause: ::prost::alloc::string::String,
-    /// NATIVE or GENERIC; unspecified while the hook is empty.
+    /// NATIVE or GENERIC; unspecified while the hook is empty, and on tc.
     #[prost(enumeration = "XdpMode", tag = "7")]
     pub xdp_mode: i32,
-    /// The kernel's id of the program on the interface; unset while it is empty.
+    /// The kernel's id of the program on the interface; unset while it is empty, and
+    /// where each member has its own.
     #[prost(uint32, optional, tag = "8")]
     pub kernel_program_id: ::core::option::Option<u32>,
     /// Slots in use; unset where the mode has none.
@@ -3559,6 +3690,9 @@ pub struct ChainMember {
     /// The priority that orders it here.
     #[prost(uint32, tag = "9")]
     pub effective_priority: u32,
+    /// The preference of its filter in a clsact qdisc; unset for all others.
+    #[prost(uint32, optional, tag = "10")]
+    pub preference: ::core::option::Option<u32>,
     /// Exactly one is set.
     #[prost(oneof = "chain_member::Program", tags = "3, 4")]
     pub program: ::core::option::Option<chain_member::Program>,
@@ -3618,6 +3752,10 @@ pub enum ChainHook {
     Unspecified = 0,
     /// XDP.
     Xdp = 1,
+    /// tc, what the interface receives.
+    TcIngress = 2,
+    /// tc, what the interface sends.
+    TcEgress = 3,
 }
 impl ChainHook {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -3628,6 +3766,8 @@ impl ChainHook {
         match self {
             Self::Unspecified => "CHAIN_HOOK_UNSPECIFIED",
             Self::Xdp => "CHAIN_HOOK_XDP",
+            Self::TcIngress => "CHAIN_HOOK_TC_INGRESS",
+            Self::TcEgress => "CHAIN_HOOK_TC_EGRESS",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -3635,6 +3775,8 @@ impl ChainHook {
         match value {
             "CHAIN_HOOK_UNSPECIFIED" => Some(Self::Unspecified),
             "CHAIN_HOOK_XDP" => Some(Self::Xdp),
+            "CHAIN_HOOK_TC_INGRESS" => Some(Self::TcIngress),
+            "CHAIN_HOOK_TC_EGRESS" => Some(Self::TcEgress),
             _ => None,
         }
     }
@@ -3653,6 +3795,10 @@ pub enum ChainMode {
     Fused = 3,
     /// One plain program that is not ours and that nobody can share with.
     Foreign = 4,
+    /// A tcx chain: one kernel link a program, in the kernel's order.
+    Tcx = 5,
+    /// A clsact qdisc: one filter a program, ordered by preference.
+    Clsact = 6,
 }
 impl ChainMode {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -3666,6 +3812,8 @@ impl ChainMode {
             Self::Group => "CHAIN_MODE_GROUP",
             Self::Fused => "CHAIN_MODE_FUSED",
             Self::Foreign => "CHAIN_MODE_FOREIGN",
+            Self::Tcx => "CHAIN_MODE_TCX",
+            Self::Clsact => "CHAIN_MODE_CLSACT",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -3676,6 +3824,8 @@ impl ChainMode {
             "CHAIN_MODE_GROUP" => Some(Self::Group),
             "CHAIN_MODE_FUSED" => Some(Self::Fused),
             "CHAIN_MODE_FOREIGN" => Some(Self::Foreign),
+            "CHAIN_MODE_TCX" => Some(Self::Tcx),
+            "CHAIN_MODE_CLSACT" => Some(Self::Clsact),
             _ => None,
         }
     }

@@ -47,8 +47,24 @@ const NAMED_ONLY_BY: [(&str, &[&str]); 8] = [
 ];
 
 /// I3: what changes the kernel's state or pins. The engine reaches these through the `Kernel` trait alone.
-const EFFECTS: [&str; 6] = ["set_xdp", "obj_pin", "link_create", "link_update", "link_detach", "raw_tracepoint_open"];
-const EFFECTS_IN: [&str; 3] = ["bpfd/sys/", "bpfd/src/kernel/", "bpfd/src/kernel.rs"];
+const EFFECTS: [&str; 14] = [
+    "set_xdp",
+    "create_clsact",
+    "delete_clsact",
+    "create_filter",
+    "replace_filter",
+    "delete_filter",
+    "obj_pin",
+    "obj_pin_at",
+    "link_create_ext",
+    "link_create_perf",
+    "link_create_tcx",
+    "link_update",
+    "link_detach",
+    "raw_tracepoint_open",
+];
+/// The netns worker takes a part of such a step, in another namespace; what it made is gone if nobody takes it.
+const EFFECTS_IN: [&str; 4] = ["bpfd/sys/", "bpfd/src/kernel/", "bpfd/src/kernel.rs", "bpfd/src/worker/netns.rs"];
 
 /// I5: where requests are authorised. The work of a verb begins there.
 const AUTHORIZE_IN: [&str; 2] = ["bpfd/src/service/", "bpfd/core/"];

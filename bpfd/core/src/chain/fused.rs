@@ -1,6 +1,6 @@
 //! All members in one program of the interface's own, with libxdp's semantics: where one program cannot replace another's function.
 
-use super::Backend;
+use super::xdp::Program;
 use crate::hook::ChainId;
 use crate::kernel::{ChainContent, Live, Member, Observed, Step};
 use crate::order;
@@ -9,7 +9,7 @@ use crate::state::State;
 /// The members, in order.
 pub(super) struct Fused(pub(super) Vec<Member>);
 
-impl Backend for Fused {
+impl Program for Fused {
     fn members(&self) -> Vec<&Member> {
         self.0.iter().collect()
     }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Backend;
+use super::xdp::Program;
 use crate::hook::ChainId;
 use crate::ident::LinkUid;
 use crate::kernel::{
@@ -23,7 +23,7 @@ const NEW_DISPATCHER: u8 = 2;
 /// The slots, in order.
 pub(super) struct Slots(pub(super) Vec<Slot>);
 
-impl Backend for Slots {
+impl Program for Slots {
     fn members(&self) -> Vec<&Member> {
         self.0.iter().filter_map(Slot::ours).collect()
     }
@@ -42,14 +42,14 @@ impl Backend for Slots {
                 let alike = self.0.iter().zip(&live.slots).all(|(wanted, runs)| wanted.runs_as(runs));
                 alike && self.0.len() == live.slots.len() && !self.0.is_empty()
             }
-            Live::Empty | Live::Ours(_) | Live::Foreign(_) => false,
+            Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Row(_) => false,
         }
     }
 
     fn content(&self, target: &State, observed: &Observed, live: &Live) -> (Vec<Step>, ChainContent) {
         let version = match live {
             Live::Dispatcher(LiveDispatcher { version, .. }) => *version,
-            Live::Empty | Live::Ours(_) | Live::Foreign(_) => NEW_DISPATCHER,
+            Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Row(_) => NEW_DISPATCHER,
         };
         let content = ChainContent::Dispatcher { version, slots: self.0.clone() };
         (missing_copies(target, observed, &self.0), content)
@@ -83,7 +83,7 @@ pub fn slots(state: &State, observed: &Observed, chain: &ChainId) -> Vec<Slot> {
 fn foreign<'a>(observed: &'a Observed, chain: &ChainId) -> impl Iterator<Item = &'a ForeignSlot> {
     let slots = match observed.chains.get(chain).map(|seen| &seen.live) {
         Some(Live::Dispatcher(live)) => live.slots.as_slice(),
-        Some(Live::Empty | Live::Ours(_) | Live::Foreign(_)) | None => &[],
+        Some(Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Row(_)) | None => &[],
     };
     slots.iter().filter_map(|slot| match slot {
         Slot::Foreign(slot) => Some(slot),
@@ -118,6 +118,6 @@ pub(crate) fn keeps_copy(target: &State, observed: &Observed, link: &LinkUid) ->
         Some(ObservedChain { mode: ChainMode::Fused { .. }, live: Live::Dispatcher(live), .. }) => {
             live.is_shared() && live.slots.iter().filter_map(Slot::ours).any(|member| member.link == link.uid)
         }
-        Some(ObservedChain { mode: ChainMode::Fused { .. }, .. }) => false,
+        Some(_) => false,
     }
 }

@@ -1,4 +1,4 @@
-//! Where programs attach and under which options. The links of a shared hook (XDP on an interface) have an order and make a
+//! Where programs attach and under which options. The links of a shared hook (XDP or tc on an interface) have an order and make a
 //! chain; each link of an own hook (a tracepoint) stands alone. Kinds of own hooks are listed in `own`.
 //!
 //! This module must never touch an interface or the kernel: it only names them.
@@ -6,7 +6,9 @@
 pub mod fentry;
 pub mod kprobe;
 pub mod own;
+mod proceed_on;
 pub mod raw_tracepoint;
+mod tc;
 pub mod tracepoint;
 pub mod xdp;
 
@@ -17,9 +19,10 @@ use serde::{Deserialize, Serialize};
 pub use fentry::{Fentry, Fexit};
 pub use kprobe::{Kprobe, Kretprobe};
 pub use own::{BadTarget, OwnHook};
+pub use proceed_on::{BadProceedOn, ProceedOn};
 pub use raw_tracepoint::RawTracepoint;
 pub use tracepoint::Tracepoint;
-pub use xdp::{BadProceedOn, BadXdpMode, ProceedOn, XdpMode};
+pub use xdp::{BadXdpMode, XdpMode};
 
 use crate::names::{IfName, Netns, Priority};
 use crate::state::ProgramKind;
@@ -34,6 +37,22 @@ pub struct ChainName {
     pub interface: IfName,
     /// Which of its hooks.
     pub point: Point,
+}
+
+/// An interface by its name.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct InterfaceName {
+    /// Where it lives.
+    pub netns: Netns,
+    /// Its name.
+    pub interface: IfName,
+}
+
+impl InterfaceName {
+    /// One of its hooks.
+    pub fn chain(&self, point: Point) -> ChainName {
+        ChainName { netns: self.netns.clone(), interface: self.interface.clone(), point }
+    }
 }
 
 /// An interface, as the kernel identifies it for as long as it lives: the index means something only beside the namespace's cookie
@@ -76,6 +95,10 @@ impl fmt::Display for NamedChain {
 pub enum Point {
     /// eXpress Data Path: before the kernel makes an skb.
     Xdp,
+    /// Traffic control of what the interface receives.
+    TcIngress,
+    /// Traffic control of what the interface sends.
+    TcEgress,
 }
 
 /// Whether programs of a kind can be loaded: their hooks are managed.
@@ -85,21 +108,29 @@ pub fn is_managed(kind: ProgramKind) -> bool {
 
 impl Point {
     /// Every shared hook of an interface.
-    pub const ALL: &[Self] = &[Self::Xdp];
+    pub const ALL: &[Self] = &[Self::Xdp, Self::TcIngress, Self::TcEgress];
 
     /// The kind of program that runs here.
     pub fn kind(self) -> ProgramKind {
         match self {
             Self::Xdp => ProgramKind::Xdp,
+            Self::TcIngress | Self::TcEgress => ProgramKind::Tc,
+        }
+    }
+
+    /// The word for it in names of links and chains.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::TcIngress => "tc-ingress",
+            Self::TcEgress => "tc-egress",
         }
     }
 }
 
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Xdp => f.write_str("xdp"),
-        }
+        f.write_str(self.as_str())
     }
 }
 

@@ -2,47 +2,31 @@
 //!
 //! This file must never touch an interface.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 
-use bpfd_core::hook::InterfaceId;
+use bpfd_core::hook::ChainId;
 use bpfd_core::ident::{GenerationUid, KernelId};
 use bpfd_core::kernel::{Member, StepError};
 use bpfd_sys::bpf::prog_info;
-use ebpf::chain_record::{CHAIN_MAP_NAME, ChainPlace};
+use ebpf::chain_record::CHAIN_MAP_NAME;
 use ebpf::fuse::{self, CannotFuse, fuse};
 
-use super::generation::{entry, freeze};
+use super::generation::{self, Built, entry, freeze};
 use crate::causes::error_chain;
 use crate::kernel::failed;
-use crate::kernel::pins::{self, CHAIN_PROGRAM, CHAIN_RECORD, Pins};
 use crate::kernel::prepare::{Codes, load};
 
-/// A generation that was built, held by descriptors only.
-#[derive(Debug)]
-pub(crate) struct BuiltFused {
-    pub(crate) program: OwnedFd,
-    pub(crate) record: OwnedFd,
-    pub(crate) id: KernelId,
-    pub(crate) interface: InterfaceId,
-}
-
 /// Builds a generation: one program of all members, in order, with the record of them.
-pub(crate) fn build(
-    generation: GenerationUid,
-    interface: InterfaceId,
-    members: &[Member],
-    apps: &Codes,
-) -> Result<BuiltFused, StepError> {
-    let place =
-        ChainPlace { generation: generation.bytes(), netns_cookie: interface.netns_cookie, ifindex: interface.index };
+pub(crate) fn build(uid: GenerationUid, chain: ChainId, members: &[Member], apps: &Codes) -> Result<Built, StepError> {
+    let place = generation::place(uid, chain);
     let parts = members.iter().map(|member| part(member, apps)).collect::<Result<Vec<_>, StepError>>()?;
     let fused = fuse(place, &parts).map_err(|error| cannot_fuse(&error, error.place_in(&parts), members))?;
 
-    let record = freeze(CHAIN_MAP_NAME, fused.record())
-        .map_err(failed(|| format!("make the record of generation {generation}")))?;
+    let record =
+        freeze(CHAIN_MAP_NAME, fused.record()).map_err(failed(|| format!("make the record of generation {uid}")))?;
     let program = load(&fused.link(record.as_raw_fd()), None)?;
-    let info = prog_info(program.as_fd()).map_err(failed(|| format!("read the program of generation {generation}")))?;
-    Ok(BuiltFused { program, record, id: KernelId(info.id.0), interface })
+    let info = prog_info(program.as_fd()).map_err(failed(|| format!("read the program of generation {uid}")))?;
+    Ok(Built { program, record, id: KernelId(info.id.0), chain })
 }
 
 fn part<'a>(member: &Member, apps: &'a Codes) -> Result<fuse::Member<'a>, StepError> {
@@ -64,15 +48,6 @@ fn cannot_fuse(error: &CannotFuse, place: Option<usize>, members: &[Member]) -> 
         _ => format!("{app}/{function}"),
     };
     StepError::CannotFuse { member, link: Some(*link), why }
-}
-
-/// Pins a built generation as `v1/top/<top>`, whole or not at all.
-pub(crate) fn pin(pins: &Pins, generation: GenerationUid, built: &BuiltFused) -> Result<(), StepError> {
-    pins::make_whole(&pins.generations, &generation.to_string(), |dir| {
-        let doing = || format!("pin generation {generation}");
-        dir.pin(CHAIN_RECORD, built.record.as_fd()).map_err(failed(doing))?;
-        dir.pin(CHAIN_PROGRAM, built.program.as_fd()).map_err(failed(doing))
-    })
 }
 
 #[cfg(test)]

@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use bpfd_core::hook::{InterfaceId, ProceedOn};
+use bpfd_core::hook::{ChainId, InterfaceId, Point, ProceedOn};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use bpfd_core::kernel::{Member, StepError};
 use bpfd_core::names::Priority;
 use bpfd_sys::bpf::{F_RDONLY_PROG, Map, MapCreate, MapInfo, MapType, Update, prog_info};
 use bpfd_sys::bpffs::Dir;
 use ebpf::actions::ActionMask;
-use ebpf::chain_record::{CHAIN_MAP_NAME, ChainEntry, ChainPlace, ChainRecord};
+use ebpf::chain_record::{CHAIN_MAP_NAME, ChainEntry, ChainHook, ChainPlace, ChainRecord};
 use ebpf::dispatcher::NAME as DISPATCHER;
 
 use crate::kernel::failed;
-use crate::kernel::pins::{self, CHAIN_PROGRAM, CHAIN_RECORD, Pins};
+use crate::kernel::pins::{self, CHAIN_LINK, CHAIN_PROGRAM, CHAIN_RECORD, Pins};
 use crate::worker::idlookup::IdLookup;
 
 /// The link uid of an entry that is somebody else's program.
@@ -33,12 +33,32 @@ pub(crate) struct SeenGeneration {
     pub(crate) record: Option<SeenRecord>,
     /// Whether it is a dispatcher, ours or one of a peer's that we hold.
     pub(crate) is_dispatcher: bool,
+    /// Whether a pinned link holds it on its hook.
+    pub(crate) has_link: bool,
+}
+
+/// A generation that was built, held by descriptors only. A dispatcher is held with more.
+#[derive(Debug)]
+pub(crate) struct Built {
+    pub(crate) program: OwnedFd,
+    pub(crate) record: OwnedFd,
+    pub(crate) id: KernelId,
+    pub(crate) chain: ChainId,
+}
+
+/// Pins a built generation as `v1/top/<top>`, whole or not at all.
+pub(crate) fn pin(pins: &Pins, generation: GenerationUid, built: &Built) -> Result<(), StepError> {
+    pins::make_whole(&pins.generations, &generation.to_string(), |dir| {
+        let doing = || format!("pin generation {generation}");
+        dir.pin(CHAIN_RECORD, built.record.as_fd()).map_err(failed(doing))?;
+        dir.pin(CHAIN_PROGRAM, built.program.as_fd()).map_err(failed(doing))
+    })
 }
 
 /// What a frozen map says.
 #[derive(Debug)]
 pub(crate) struct SeenRecord {
-    pub(crate) interface: InterfaceId,
+    pub(crate) chain: ChainId,
     pub(crate) members: Vec<Member>,
     /// The functions of all entries, those of others included.
     pub(crate) names: Vec<String>,
@@ -52,6 +72,17 @@ pub(crate) fn freeze(name: &str, record: &[u8]) -> io::Result<OwnedFd> {
     map.update(&[0; 4], record, Update::Any)?;
     map.freeze()?;
     Ok(map.into_fd())
+}
+
+/// A generation's place, as its record has it.
+pub(crate) fn place(generation: GenerationUid, ChainId { interface, point }: ChainId) -> ChainPlace {
+    let hook = match point {
+        Point::Xdp => ChainHook::Xdp,
+        Point::TcIngress => ChainHook::TcIngress,
+        Point::TcEgress => ChainHook::TcEgress,
+    };
+    let InterfaceId { netns_cookie, index } = interface;
+    ChainPlace { generation: generation.bytes(), netns_cookie, ifindex: index, hook }
 }
 
 /// What a record says of a member.
@@ -112,7 +143,8 @@ pub(crate) fn read(pins: &Pins, generation: GenerationUid) -> io::Result<Option<
     // lies beside it and counts by what it says, in a tree that only root writes.
     let own = |map: &MapInfo| is_dispatcher || info.map_ids.contains(&map.id);
     let record = record(&dir, own)?.and_then(|record| seen(generation, &record));
-    Ok(Some(SeenGeneration { id: KernelId(info.id.0), record, is_dispatcher }))
+    let has_link = dir.exists(CHAIN_LINK)?;
+    Ok(Some(SeenGeneration { id: KernelId(info.id.0), record, is_dispatcher, has_link }))
 }
 
 /// The record in a pin directory, if it is there and reads.
@@ -121,15 +153,15 @@ pub(crate) fn record(dir: &Dir, own: impl FnOnce(&MapInfo) -> bool) -> io::Resul
     Ok(value.and_then(|value| ChainRecord::decode(&value).ok()))
 }
 
-/// A generation that a program on this interface is, by the record that the program refers to: it needs no pins.
+/// A generation that a program of this chain is, by the record that the program refers to: it needs no pins.
 pub(crate) fn running(
     program: BorrowedFd<'_>,
-    interface: InterfaceId,
+    chain: ChainId,
     ids: &mut IdLookup,
 ) -> io::Result<Option<(GenerationUid, SeenRecord)>> {
     let Some((_, record)) = own_record(program, ids)? else { return Ok(None) };
     let generation = GenerationUid::from_bytes(record.place.generation);
-    let seen = seen(generation, &record).filter(|seen| seen.interface == interface);
+    let seen = seen(generation, &record).filter(|seen| seen.chain == chain);
     Ok(seen.map(|seen| (generation, seen)))
 }
 
@@ -184,14 +216,20 @@ fn plausible(map: &MapInfo, limit: u32) -> bool {
 
 /// `None` if the record says what no record of ours would.
 fn seen(generation: GenerationUid, record: &ChainRecord) -> Option<SeenRecord> {
-    let ChainRecord { place: ChainPlace { generation: named, netns_cookie, ifindex }, entries } = record;
+    let ChainRecord { place: ChainPlace { generation: named, netns_cookie, ifindex, hook }, entries } = record;
     if GenerationUid::from_bytes(*named) != generation {
         return None;
     }
     let ours = entries.iter().filter(|entry| entry.link != FOREIGN);
     let members = ours.map(member).collect::<Option<Vec<_>>>()?;
     let names = entries.iter().map(|entry| entry.function.clone()).collect();
-    Some(SeenRecord { interface: InterfaceId { netns_cookie: *netns_cookie, index: *ifindex }, members, names })
+    let point = match hook {
+        ChainHook::Xdp => Point::Xdp,
+        ChainHook::TcIngress => Point::TcIngress,
+        ChainHook::TcEgress => Point::TcEgress,
+    };
+    let interface = InterfaceId { netns_cookie: *netns_cookie, index: *ifindex };
+    Some(SeenRecord { chain: ChainId { interface, point }, members, names })
 }
 
 pub(crate) fn member(entry: &ChainEntry) -> Option<Member> {
@@ -210,6 +248,8 @@ pub(crate) fn member(entry: &ChainEntry) -> Option<Member> {
 mod tests {
     use super::*;
 
+    const CHAIN: ChainId = ChainId { interface: InterfaceId { netns_cookie: 4, index: 5 }, point: Point::TcEgress };
+
     fn record(priority: u32, actions: u32) -> ChainRecord {
         let entry = ChainEntry {
             link: [1; 16],
@@ -220,13 +260,14 @@ mod tests {
             flags: 0,
             function: "pass".to_owned(),
         };
-        ChainRecord { place: ChainPlace { generation: [3; 16], netns_cookie: 4, ifindex: 5 }, entries: vec![entry] }
+        let place = place(GenerationUid::from_bytes([3; 16]), CHAIN);
+        ChainRecord { place, entries: vec![entry] }
     }
 
     #[test]
     fn a_record_is_read_as_members_of_its_interface() {
         let seen = seen(GenerationUid::from_bytes([3; 16]), &record(50, 4)).unwrap();
-        assert_eq!(seen.interface, InterfaceId { netns_cookie: 4, index: 5 });
+        assert_eq!(seen.chain, CHAIN);
         let [member] = seen.members.as_slice() else { panic!("one member") };
         assert_eq!(
             (member.function.as_str(), u32::from(member.priority), u32::from(member.effective), member.proceed_on),

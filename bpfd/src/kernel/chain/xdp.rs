@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use bpfd_core::hook::{ChainName, InterfaceId, NamedChain, XdpMode};
+use bpfd_core::hook::{ChainId, ChainName, InterfaceId, NamedChain, Point, XdpMode};
 use bpfd_core::ident::{GenerationUid, KernelId};
 use bpfd_core::kernel::{LiveGeneration, StepError};
 use bpfd_sys::bpf::ProgId;
-use bpfd_sys::netlink::{Expected, LinkRow, SetXdpError, XdpAttachment, XdpMode as Driven};
+use bpfd_sys::netlink::{ChangeError, Expected, LinkRow, XdpAttachment, XdpMode as Driven};
 use rustix::io::Errno;
 
 use super::generation::SeenGeneration;
@@ -53,8 +53,8 @@ pub(crate) enum Attached {
 /// Tells what an interface runs. A generation of ours on another interface than its record says was put there by somebody else.
 pub(crate) fn runs(interface: &Interface, generations: &BTreeMap<GenerationUid, SeenGeneration>) -> Attached {
     let Some((_, program)) = interface.row.xdp.program() else { return Attached::Nothing };
-    let made_here =
-        |generation: &SeenGeneration| generation.record.as_ref().is_none_or(|record| record.interface == interface.id);
+    let chain = ChainId { interface: interface.id, point: Point::Xdp };
+    let made_here = |generation: &SeenGeneration| generation.record.as_ref().is_none_or(|record| record.chain == chain);
     let ours = generations.iter().find(|(_, generation)| generation.id == KernelId(program.0) && made_here(generation));
     match (ours, interface.row.xdp) {
         (Some((generation, seen)), XdpAttachment::One { mode: Driven::Native | Driven::Generic, .. }) => {
@@ -129,11 +129,11 @@ enum Refused {
     /// Somebody else changed the interface, or took it away.
     Race(StepError),
     /// Not in this mode.
-    Unfit(SetXdpError),
+    Unfit(ChangeError),
     /// Not with packets of this size; another mode would take them, and copy each of them.
-    Mtu(SetXdpError),
+    Mtu(ChangeError),
     /// Not at all.
-    Other(SetXdpError),
+    Other(ChangeError),
 }
 
 /// How often an answer that means a race is asked for again while the interface looks as before: it may have changed and changed
@@ -146,7 +146,7 @@ fn set(
     namespace: &Namespace,
     chain: &NamedChain,
     before: &LinkRow,
-    change: impl Fn() -> Result<(), SetXdpError>,
+    change: impl Fn() -> Result<(), ChangeError>,
 ) -> Result<(), Refused> {
     let mut seen_the_same = 0;
     loop {
@@ -173,11 +173,11 @@ fn set(
     }
 }
 
-fn call_error(chain: &NamedChain, mode: Driven, error: &SetXdpError) -> StepError {
+fn call_error(chain: &NamedChain, mode: Driven, error: &ChangeError) -> StepError {
     StepError::Call { doing: format!("change what `{chain}` runs in {} mode", word(mode)), errno: words(error) }
 }
 
-fn words(SetXdpError { error, message }: &SetXdpError) -> String {
+fn words(ChangeError { error, message }: &ChangeError) -> String {
     match message {
         Some(message) => format!("{error}: {message}"),
         None => error.to_string(),
@@ -186,7 +186,7 @@ fn words(SetXdpError { error, message }: &SetXdpError) -> String {
 
 /// Drivers tell it by words alone: veth's errno is `ERANGE`, most others' `EINVAL` (`veth_xdp_set` of drivers/net/veth.c,
 /// `virtnet_xdp_set` of drivers/net/virtio_net.c).
-fn speaks_of_mtu(error: &SetXdpError) -> bool {
+fn speaks_of_mtu(error: &ChangeError) -> bool {
     error.message.as_ref().is_some_and(|message| message.contains("MTU"))
 }
 
@@ -218,7 +218,7 @@ fn modes(present: &XdpAttachment, expected: Option<KernelId>, asked: XdpMode) ->
     }
 }
 
-fn is(error: &SetXdpError, errno: Errno) -> bool {
+fn is(error: &ChangeError, errno: Errno) -> bool {
     error.errno() == errno.raw_os_error()
 }
 
@@ -270,7 +270,7 @@ mod tests {
     fn the_kernels_words_tell_that_packets_are_too_long() {
         let said = |message: Option<&str>| {
             let error = Errno::INVAL.into();
-            speaks_of_mtu(&SetXdpError { error, message: message.map(str::to_owned) })
+            speaks_of_mtu(&ChangeError { error, message: message.map(str::to_owned) })
         };
         assert!(said(Some("Peer MTU is too large to set XDP")), "veth");
         assert!(said(Some("MTU too large to enable XDP without frags")), "virtio_net");
@@ -284,17 +284,23 @@ mod tests {
             id: InterfaceId { netns_cookie: 1, index },
             row: LinkRow { index, name: "veth0".into(), up: true, mtu: 1500, xdp: GENERIC },
         };
-        let record =
-            SeenRecord { interface: InterfaceId { netns_cookie: 1, index: 3 }, members: vec![], names: vec![] };
+        let interface = InterfaceId { netns_cookie: 1, index: 3 };
+        let chain = ChainId { interface, point: Point::Xdp };
+        let record = SeenRecord { chain, members: vec![], names: vec![] };
         let uid = GenerationUid::from_bytes([1; 16]);
-        let generations =
-            BTreeMap::from([(uid, SeenGeneration { id: KernelId(7), record: Some(record), is_dispatcher: false })]);
+        let generations = BTreeMap::from([(
+            uid,
+            SeenGeneration { id: KernelId(7), record: Some(record), is_dispatcher: false, has_link: false },
+        )]);
         assert_eq!(
             runs(&at(3), &generations),
             Attached::Ours(LiveGeneration { program: KernelId(7), generation: uid })
         );
         assert_eq!(runs(&at(4), &generations), Attached::Other(ProgId(7)));
-        let unread = BTreeMap::from([(uid, SeenGeneration { id: KernelId(7), record: None, is_dispatcher: false })]);
+        let unread = BTreeMap::from([(
+            uid,
+            SeenGeneration { id: KernelId(7), record: None, is_dispatcher: false, has_link: false },
+        )]);
         assert_eq!(runs(&at(4), &unread), Attached::Ours(LiveGeneration { program: KernelId(7), generation: uid }));
     }
 }

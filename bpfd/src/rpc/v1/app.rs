@@ -82,10 +82,10 @@ impl pb::app_service_server::AppService for Apps {
     async fn list_apps(&self, request: Request<pb::ListAppsRequest>) -> Result<Response<pb::ListAppsResponse>, Status> {
         let principal = principal(&request)?;
         let pb::ListAppsRequest { interface, netns, page_size, page_token, user_labels } = request.into_inner();
-        let chain = interface.map(|interface| codec::chain_name(netns.as_deref(), &interface));
-        let chain = chain.transpose().map_err(bad_field)?;
+        let interface = interface.map(|interface| codec::interface_name(netns.as_deref(), &interface));
+        let interface = interface.transpose().map_err(bad_field)?;
         let labels = codec::label_selectors(&user_labels).map_err(bad_field)?;
-        let listed = self.0.apps(principal, AppFilter { chain, labels }, &page(page_size, page_token)?).await;
+        let listed = self.0.apps(principal, AppFilter { interface, labels }, &page(page_size, page_token)?).await;
         let listed = listed.map_err(|denied| status::denied(&denied))?;
         let (apps, next_page_token) = fitting(listed, |snapshot, app| codec::app(snapshot, &app, &self.0.layout));
         Ok(Response::new(pb::ListAppsResponse { apps, next_page_token }))

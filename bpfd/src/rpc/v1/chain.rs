@@ -16,8 +16,9 @@ pub(in crate::rpc) struct Chains(pub(in crate::rpc) Arc<Service>);
 impl pb::chain_service_server::ChainService for Chains {
     async fn get_chain(&self, request: Request<pb::GetChainRequest>) -> Result<Response<pb::Chain>, Status> {
         let principal = principal(&request)?;
-        let pb::GetChainRequest { netns, interface, hook: _ } = request.get_ref();
-        let name = codec::chain_name(netns.as_deref(), interface).map_err(bad_field)?;
+        let pb::GetChainRequest { netns, interface, hook } = request.get_ref();
+        let name = codec::interface_name(netns.as_deref(), interface).map_err(bad_field)?;
+        let name = name.chain(codec::point(*hook).map_err(bad_field)?);
         let (snapshot, chain) = self.0.chain(principal, name.clone()).await.map_err(|error| status::look(&error))?;
         let chain = codec::chain(&snapshot, &chain, &self.0.layout);
         Ok(Response::new(chain.ok_or_else(|| status::look(&LookError::NoInterface(name)))?))

@@ -83,11 +83,11 @@ impl pb::link_service_server::LinkService for Links {
     ) -> Result<Response<pb::ListLinksResponse>, Status> {
         let principal = principal(&request)?;
         let pb::ListLinksRequest { interface, netns, app, page_size, page_token, user_labels } = request.into_inner();
-        let chain = interface.map(|interface| codec::chain_name(netns.as_deref(), &interface));
-        let chain = chain.transpose().map_err(bad_field)?;
+        let interface = interface.map(|interface| codec::interface_name(netns.as_deref(), &interface));
+        let interface = interface.transpose().map_err(bad_field)?;
         let app = app.map(|app| app.parse::<AppRef>().map_err(|error| bad("app", error))).transpose()?;
         let labels = codec::label_selectors(&user_labels).map_err(bad_field)?;
-        let filter = LinkFilter { chain, app, labels };
+        let filter = LinkFilter { interface, app, labels };
         let listed = self.0.links(principal, filter, &page(page_size, page_token)?).await;
         let listed = listed.map_err(|error| status::look(&error))?;
         let (links, next_page_token) = fitting(listed, |snapshot, link| codec::link(snapshot, &link));

@@ -7,6 +7,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 /// Linux allows 64 programs on a tcx hook (`BPF_MPROG_MAX`, include/linux/bpf_mprog.h); room for a larger bound later.
 const TCX_ROOM: usize = 256;
 
+// `BPF_F_*` (include/uapi/linux/bpf.h).
 const F_REPLACE: u32 = 1 << 2;
 const F_BEFORE: u32 = 1 << 3;
 const F_AFTER: u32 = 1 << 4;
@@ -154,6 +155,24 @@ pub fn link_create_perf(program: BorrowedFd<'_>, perf: BorrowedFd<'_>, cookie: u
     unsafe { bpf_fd(Command::LINK_CREATE, &mut attr) }
 }
 
+/// `BPF_PROG_ATTACH` as far as `attach_flags`.
+#[repr(C)]
+struct AttachAttr {
+    target: u32,
+    attach_bpf_fd: u32,
+    attach_type: u32,
+    attach_flags: u32,
+}
+
+/// Puts a TC program behind all others of a tcx chain, without a link (Linux 6.6). bpfd never does: nothing would hold
+/// it there. It is here to be the foreign program in tests.
+pub fn prog_attach_tcx(program: BorrowedFd<'_>, ifindex: u32, direction: Direction) -> io::Result<()> {
+    let attach_type = direction.attach_type();
+    let mut attr = AttachAttr { target: ifindex, attach_bpf_fd: raw(program), attach_type, attach_flags: 0 };
+    // SAFETY: `AttachAttr` is the command's prefix and holds no address.
+    unsafe { bpf(Command::PROG_ATTACH, &mut attr) }.map(|_zero| ())
+}
+
 #[repr(C)]
 struct LinkUpdateAttr {
     link_fd: u32,
@@ -227,7 +246,8 @@ struct QueryAttr {
     revision: u64,
 }
 
-/// The tcx chain of a device of this thread's network namespace (Linux 6.6); `ENODEV` if it is gone.
+/// The tcx chain of a device of this thread's network namespace (Linux 6.6); `ENODEV` if it is gone. The flags of the
+/// entries are not read: the kernel gives 0 for all of them (`bpf_mprog_query`, kernel/bpf/mprog.c).
 pub fn prog_query_tcx(ifindex: u32, direction: Direction) -> io::Result<TcxChain> {
     let (mut programs, mut links) = ([0_u32; TCX_ROOM], [0_u32; TCX_ROOM]);
     let mut attr = QueryAttr {

@@ -1,7 +1,7 @@
 //! BPF_PROG_LOAD, and the verifier's log, which is asked for only after a refusal.
 //!
 //! It never passes `fd_array`, a token or CO-RE records: instructions arrive finished.
-use super::{Address, AttachType, BtfTypeId, Command, ProgramType, bpf_fd, length, object_name, raw, text};
+use super::{Address, AttachType, BtfTypeId, Command, ProgramType, bpf, bpf_fd, length, object_name, raw, text};
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -189,6 +189,20 @@ impl LoadAttr {
 /// was short for a moment), so does this.
 pub fn prog_load(program: &ProgLoad<'_>) -> Result<OwnedFd, LoadError> {
     load_then_ask_why(|level, log| attempt(program, level, log))
+}
+
+#[repr(C)]
+struct BindMapAttr {
+    prog_fd: u32,
+    map_fd: u32,
+    flags: u32,
+}
+
+/// Makes a program refer to a map that its instructions do not name, for as long as it lives (Linux 5.10).
+pub fn prog_bind_map(program: BorrowedFd<'_>, map: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = BindMapAttr { prog_fd: raw(program), map_fd: raw(map), flags: 0 };
+    // SAFETY: `BindMapAttr` is the command's prefix and holds no address.
+    unsafe { bpf(Command::PROG_BIND_MAP, &mut attr) }.map(|_zero| ())
 }
 
 /// Loads a program and keeps the log of its verification. `level` is a sum of 1 (instructions), 2 (all states) and

@@ -23,9 +23,9 @@ pub use info::{LinkInfo, LinkKind, MapInfo, PerfKind, ProgInfo, link_info, map_i
 pub use kinds::*;
 pub use link::{
     Direction, Neighbour, Position, TcxChain, TcxEntry, link_create_ext, link_create_perf, link_create_tcx,
-    link_create_xdp, link_detach, link_update, prog_query_tcx, raw_tracepoint_open,
+    link_create_xdp, link_detach, link_update, prog_attach_tcx, prog_query_tcx, raw_tracepoint_open,
 };
-pub use load::{LoadError, ProgBtf, ProgLoad, Records, Target, prog_load, prog_load_with_log};
+pub use load::{LoadError, ProgBtf, ProgLoad, Records, Target, prog_bind_map, prog_load, prog_load_with_log};
 pub use map::{Map, MapBtf, MapCreate, Update, possible_cpus};
 pub use pin::{ObjectKind, obj_get, obj_get_at, obj_pin, obj_pin_at, object_kind};
 pub use run::{TestRun, TestRunResult, prog_test_run};
@@ -46,6 +46,7 @@ impl Command {
     pub(crate) const PROG_LOAD: Self = Self(5);
     pub(crate) const OBJ_PIN: Self = Self(6);
     pub(crate) const OBJ_GET: Self = Self(7);
+    pub(crate) const PROG_ATTACH: Self = Self(8);
     pub(crate) const PROG_TEST_RUN: Self = Self(10);
     pub(crate) const PROG_GET_NEXT_ID: Self = Self(11);
     pub(crate) const MAP_GET_NEXT_ID: Self = Self(12);
@@ -63,6 +64,7 @@ impl Command {
     pub(crate) const LINK_GET_FD_BY_ID: Self = Self(30);
     pub(crate) const LINK_GET_NEXT_ID: Self = Self(31);
     pub(crate) const LINK_DETACH: Self = Self(34);
+    pub(crate) const PROG_BIND_MAP: Self = Self(35);
 }
 
 /// A user-space address as the kernel reads it: `__aligned_u64`. It carries no lifetime; whoever calls [`bpf`] keeps

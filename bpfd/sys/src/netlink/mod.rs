@@ -1,11 +1,14 @@
-//! rtnetlink, as far as XDP needs it: the devices of a network namespace, their XDP programs, the compare-and-swap of
-//! a program, and the news of changes.
+//! rtnetlink, as far as XDP and tc need it: the devices of a network namespace, their XDP programs, the
+//! compare-and-swap of a program, their clsact qdiscs and tc filters, and the news of changes.
 //!
 //! Each socket belongs to the network namespace of the thread that opened it. Facts: include/uapi/linux/if_link.h,
 //! `dev_xdp_install` in net/core/dev.c.
+mod tc;
+mod tc_wire;
 mod watch;
 mod wire;
 
+pub use tc::{BpfFilter, FilterKind, FilterPlace, IngressQdisc, TcFilter};
 pub use watch::{LinkEvent, LinkWatch};
 
 use crate::bpf::ProgId;
@@ -114,31 +117,32 @@ pub enum Expected<'a> {
     Program(BorrowedFd<'a>),
 }
 
-/// The kernel did not change a device's XDP program.
+/// The kernel refused a request.
 #[derive(Debug, thiserror::Error)]
-pub struct SetXdpError {
-    /// `EEXIST`: another program than expected, or one of another mode. `EBUSY`: occupied, or held by a bpf_link.
+pub struct ChangeError {
+    /// The cause. Of an XDP program: `EEXIST` for another program than expected, or one of another mode; `EBUSY` for one
+    /// that is held by a bpf_link, or where none was expected.
     #[source]
     pub error: io::Error,
     /// The kernel's own words (`NLMSGERR_ATTR_MSG`).
     pub message: Option<String>,
 }
 
-impl std::fmt::Display for SetXdpError {
+impl std::fmt::Display for ChangeError {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("the kernel refused to change the XDP program")?;
+        formatter.write_str("the kernel refused the change")?;
         self.message.as_ref().map_or(Ok(()), |message| write!(formatter, " (`{message}`)"))
     }
 }
 
-impl SetXdpError {
+impl ChangeError {
     /// The kernel's errno; 0 if there was none.
     pub fn errno(&self) -> i32 {
         self.error.raw_os_error().unwrap_or(0)
     }
 }
 
-impl From<io::Error> for SetXdpError {
+impl From<io::Error> for ChangeError {
     fn from(error: io::Error) -> Self {
         Self { error, message: None }
     }
@@ -156,8 +160,8 @@ impl Route {
     pub fn open() -> io::Result<Self> {
         let socket = socket(0, SocketFlags::CLOEXEC)?;
         // Without these, errors come without words (Linux before 4.12): no reason to fail.
-        let _words = sockopt::turn_on(socket.as_fd(), sockopt::NETLINK_EXT_ACK);
-        let _short = sockopt::turn_on(socket.as_fd(), sockopt::NETLINK_CAP_ACK);
+        let _words = sockopt::set(socket.as_fd(), sockopt::NETLINK_EXT_ACK, 1);
+        let _short = sockopt::set(socket.as_fd(), sockopt::NETLINK_CAP_ACK, 1);
         rustix::net::sockopt::set_socket_timeout(&socket, rustix::net::sockopt::Timeout::Recv, Some(ANSWER_LIMIT))?;
         Ok(Self { socket, sequence: Cell::new(0) })
     }
@@ -176,20 +180,7 @@ impl Route {
 
     /// All devices.
     pub fn links(&self) -> io::Result<Vec<LinkRow>> {
-        for _ in 0..DUMP_ATTEMPTS {
-            let request = Request::get_links(self.next_sequence());
-            let mut rows = Vec::new();
-            let end = self.ask(&request, |message| {
-                rows.extend(wire::link_row(message.payload)?);
-                Ok(())
-            });
-            match end {
-                Err(error) if error.error.raw_os_error() == Some(libc::EINTR) => {}
-                Err(error) => return Err(error.error),
-                Ok(()) => return Ok(rows),
-            }
-        }
-        Err(io::Error::from_raw_os_error(libc::EINTR))
+        self.dump(Request::get_links, wire::link_row)
     }
 
     /// One device; `None` if there is none of this number.
@@ -215,7 +206,7 @@ impl Route {
         program: Option<BorrowedFd<'_>>,
         expected: Expected<'_>,
         mode: XdpMode,
-    ) -> Result<(), SetXdpError> {
+    ) -> Result<(), ChangeError> {
         let (expected, flag) = match (expected, program) {
             (Expected::Nothing, None) => return Err(io::Error::from_raw_os_error(libc::EINVAL).into()),
             (Expected::Nothing, Some(_)) => (None, XDP_UPDATE_IF_NOEXIST),
@@ -223,7 +214,28 @@ impl Route {
         };
         let program = program.map_or(-1, |fd| fd.as_raw_fd());
         let request = Request::set_xdp(self.next_sequence(), index, program, expected, mode.flag() | flag);
-        self.ask(&request, |_message| Ok(()))
+        self.change(request)
+    }
+
+    /// What `row` reads from the messages of a list that did not change while it was dumped.
+    fn dump<T>(
+        &self,
+        request: impl Fn(u32) -> Request,
+        row: impl Fn(&[u8]) -> io::Result<Option<T>>,
+    ) -> io::Result<Vec<T>> {
+        for _ in 0..DUMP_ATTEMPTS {
+            let mut rows = Vec::new();
+            let end = self.ask(&request(self.next_sequence()), |message| {
+                rows.extend(row(message.payload)?);
+                Ok(())
+            });
+            match end {
+                Err(error) if error.errno() == libc::EINTR => {}
+                Err(error) => return Err(error.error),
+                Ok(()) => return Ok(rows),
+            }
+        }
+        Err(io::Error::from_raw_os_error(libc::EINTR))
     }
 
     fn one(&self, request: &Request) -> io::Result<Option<LinkRow>> {
@@ -234,9 +246,13 @@ impl Route {
         });
         match end {
             Ok(()) => Ok(row),
-            Err(SetXdpError { error, .. }) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
-            Err(SetXdpError { error, .. }) => Err(error),
+            Err(ChangeError { error, .. }) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(ChangeError { error, .. }) => Err(error),
         }
+    }
+
+    fn change(&self, request: Request) -> Result<(), ChangeError> {
+        self.ask(&request, |_message| Ok(()))
     }
 
     fn next_sequence(&self) -> u32 {
@@ -245,7 +261,7 @@ impl Route {
     }
 
     /// Sends a request and gives each answer to `take`, up to the acknowledgement or the end of the dump.
-    fn ask(&self, request: &Request, mut take: impl FnMut(&Message<'_>) -> io::Result<()>) -> Result<(), SetXdpError> {
+    fn ask(&self, request: &Request, mut take: impl FnMut(&Message<'_>) -> io::Result<()>) -> Result<(), ChangeError> {
         let kernel = SocketAddrNetlink::new(0, 0);
         rustix::net::sendto(&self.socket, request.bytes(), SendFlags::empty(), &kernel).map_err(io::Error::from)?;
         let mut buffer = vec![0; BUFFER];
@@ -264,7 +280,7 @@ impl Route {
                     }
                     Some(wire::End { errno: 0, .. }) => return Ok(()),
                     Some(wire::End { errno, message }) => {
-                        return Err(SetXdpError { error: io::Error::from_raw_os_error(errno), message });
+                        return Err(ChangeError { error: io::Error::from_raw_os_error(errno), message });
                     }
                 }
             }

@@ -1,6 +1,8 @@
 //! The news of a network namespace's devices. It keeps no list: it says what the kernel said, or that news was lost.
+use super::tc_wire::{self, RTM_DELQDISC, RTM_DELTFILTER, RTM_NEWQDISC, RTM_NEWTFILTER};
 use super::wire::{self, RTM_DELLINK, RTM_NEWLINK};
 use super::{BUFFER, LinkRow, receive, socket};
+use crate::sockopt;
 use rustix::net::{RecvFlags, SocketFlags};
 use std::collections::VecDeque;
 use std::io;
@@ -8,6 +10,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// `RTMGRP_LINK`: the group `RTNLGRP_LINK` as a mask.
 const GROUP_LINK: u32 = 1;
+
+/// `RTNLGRP_TC` (include/uapi/linux/rtnetlink.h).
+const GROUP_TC: i32 = 4;
 
 /// News queue up to this many bytes before some is lost; a device that comes or goes takes about 2 KiB.
 const QUEUE: usize = 4 << 20;
@@ -24,6 +29,12 @@ pub enum LinkEvent {
         index: u32,
         /// Its last name.
         name: String,
+    },
+    /// Its clsact came or went, or a filter on it came, changed or went ([`LinkWatch::follow_filters`]). tcx programs come
+    /// and go without news.
+    Filters {
+        /// The device's number.
+        index: u32,
     },
     /// News was lost: read everything anew.
     Lost,
@@ -64,6 +75,11 @@ impl LinkWatch {
         self.socket
     }
 
+    /// Asks for [`LinkEvent::Filters`] too.
+    pub fn follow_filters(&self) -> io::Result<()> {
+        sockopt::set(self.as_fd(), sockopt::NETLINK_ADD_MEMBERSHIP, GROUP_TC)
+    }
+
     /// The next event; `None` if none waits: poll [`AsFd`] for reading.
     pub fn next_event(&mut self) -> io::Result<Option<LinkEvent>> {
         let mut buffer = vec![0; BUFFER];
@@ -96,6 +112,9 @@ fn events(datagram: &[u8]) -> Vec<LinkEvent> {
                 RTM_NEWLINK => Ok(wire::link_row(message.payload)?.map(LinkEvent::Changed)),
                 RTM_DELLINK => Ok(wire::link_row(message.payload)?
                     .map(|LinkRow { index, name, .. }| LinkEvent::Removed { index, name })),
+                RTM_NEWQDISC | RTM_DELQDISC | RTM_NEWTFILTER | RTM_DELTFILTER => {
+                    Ok(tc_wire::hooked_device(message.payload)?.map(|index| LinkEvent::Filters { index }))
+                }
                 _ => Ok(None),
             }
         };

@@ -8,10 +8,12 @@ use std::io;
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
+pub(super) const NLM_F_REQUEST: u16 = 1;
+pub(super) const NLM_F_ACK: u16 = 4;
 const NLM_F_DUMP_INTR: u16 = 0x10;
-const NLM_F_DUMP: u16 = 0x300;
+pub(super) const NLM_F_DUMP: u16 = 0x300;
+pub(super) const NLM_F_EXCL: u16 = 0x200;
+pub(super) const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_CAPPED: u16 = 0x100;
 const NLM_F_ACK_TLVS: u16 = 0x200;
 const NLMSGERR_ATTR_MSG: u16 = 1;
@@ -28,7 +30,7 @@ const IFLA_EXT_MASK: u16 = 29;
 const IFLA_XDP: u16 = 43;
 /// `RTEXT_FILTER_SKIP_STATS`: answers without counters are half as long.
 const SKIP_STATS: u32 = 1 << 3;
-const NLA_F_NESTED: u16 = 1 << 15;
+pub(super) const NLA_F_NESTED: u16 = 1 << 15;
 /// Without `NLA_F_NESTED` and `NLA_F_NET_BYTEORDER`.
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
@@ -45,7 +47,7 @@ const IFLA_XDP_EXPECTED_FD: u16 = 8;
 const HEADER: usize = 16;
 const IFINFO: usize = 16;
 
-fn malformed() -> io::Error {
+pub(super) fn malformed() -> io::Error {
     io::Error::from_raw_os_error(libc::EBADMSG)
 }
 
@@ -59,21 +61,21 @@ pub(super) struct Request {
 impl Request {
     /// All devices.
     pub(super) fn get_links(sequence: u32) -> Self {
-        let mut request = Self::begin(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, sequence, 0);
+        let mut request = Self::begin(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, sequence, &ifinfo(0));
         request.attribute(IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
         request.finish()
     }
 
     /// One device by its number.
     pub(super) fn get_link(sequence: u32, index: u32) -> Self {
-        let mut request = Self::begin(RTM_GETLINK, NLM_F_REQUEST | NLM_F_ACK, sequence, index);
+        let mut request = Self::begin(RTM_GETLINK, NLM_F_REQUEST | NLM_F_ACK, sequence, &ifinfo(index));
         request.attribute(IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
         request.finish()
     }
 
     /// One device by its name.
     pub(super) fn get_link_named(sequence: u32, name: &str) -> Self {
-        let mut request = Self::begin(RTM_GETLINK, NLM_F_REQUEST | NLM_F_ACK, sequence, 0);
+        let mut request = Self::begin(RTM_GETLINK, NLM_F_REQUEST | NLM_F_ACK, sequence, &ifinfo(0));
         request.attribute(IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
         request.attribute(IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
         request.finish()
@@ -87,7 +89,7 @@ impl Request {
             put(&mut xdp, IFLA_XDP_EXPECTED_FD, &expected.to_ne_bytes());
         }
         put(&mut xdp, IFLA_XDP_FLAGS, &flags.to_ne_bytes());
-        let mut request = Self::begin(RTM_SETLINK, NLM_F_REQUEST | NLM_F_ACK, sequence, index);
+        let mut request = Self::begin(RTM_SETLINK, NLM_F_REQUEST | NLM_F_ACK, sequence, &ifinfo(index));
         request.attribute(IFLA_XDP | NLA_F_NESTED, &xdp);
         request.finish()
     }
@@ -100,23 +102,22 @@ impl Request {
         self.sequence
     }
 
-    /// The two headers, with the length still open.
-    fn begin(kind: u16, flags: u16, sequence: u32, index: u32) -> Self {
+    /// The header that all requests have, with the length still open, and the one of this `kind`: whole words.
+    pub(super) fn begin(kind: u16, flags: u16, sequence: u32, words: &[[u8; 4]]) -> Self {
         let mut bytes = vec![0; 4];
         bytes.extend(kind.to_ne_bytes());
         bytes.extend(flags.to_ne_bytes());
         bytes.extend(sequence.to_ne_bytes());
-        bytes.extend([0; 4 + 4]);
-        bytes.extend(index.to_ne_bytes());
-        bytes.extend([0; 8]);
+        bytes.extend([0; 4]);
+        bytes.extend(words.as_flattened());
         Self { bytes, sequence }
     }
 
-    fn attribute(&mut self, kind: u16, value: &[u8]) {
+    pub(super) fn attribute(&mut self, kind: u16, value: &[u8]) {
         put(&mut self.bytes, kind, value);
     }
 
-    fn finish(mut self) -> Self {
+    pub(super) fn finish(mut self) -> Self {
         let length = u32::try_from(self.bytes.len()).unwrap_or(u32::MAX);
         if let Some(field) = self.bytes.first_chunk_mut() {
             *field = length.to_ne_bytes();
@@ -125,8 +126,13 @@ impl Request {
     }
 }
 
+/// `struct ifinfomsg` that names a device.
+fn ifinfo(index: u32) -> [[u8; 4]; 4] {
+    [[0; 4], index.to_ne_bytes(), [0; 4], [0; 4]]
+}
+
 /// Appends an attribute, padded to four bytes. Ours are all shorter than 64 KiB.
-fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+pub(super) fn put(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
     bytes.extend(length.to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
@@ -285,16 +291,16 @@ fn xdp(bytes: &[u8]) -> io::Result<XdpAttachment> {
     }
 }
 
-fn program(value: &[u8]) -> io::Result<Option<ProgId>> {
+pub(super) fn program(value: &[u8]) -> io::Result<Option<ProgId>> {
     word(value).map(|id| (id != 0).then_some(ProgId(id)))
 }
 
-fn word(value: &[u8]) -> io::Result<u32> {
+pub(super) fn word(value: &[u8]) -> io::Result<u32> {
     value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)).ok_or_else(malformed)
 }
 
 /// Text up to the first NUL. Device names may hold any byte but `/`, blanks and NUL.
-fn c_text(value: &[u8]) -> String {
+pub(super) fn c_text(value: &[u8]) -> String {
     let end = value.iter().position(|byte| *byte == 0).unwrap_or(value.len());
     String::from_utf8_lossy(value.get(..end).unwrap_or_default()).into_owned()
 }

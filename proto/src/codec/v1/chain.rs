@@ -1,12 +1,15 @@
 //! Chains: what shared hooks run, beside what was asked for.
 
 use bpfd_core::hook::{ChainId, ProceedOn};
-use bpfd_core::kernel::{ChainMode, ForeignSlot, Live, LiveGeneration, Member, Observed, SLOTS, Slot};
+use bpfd_core::kernel::{
+    ChainMode, ForeignProgram, ForeignSlot, InRow, Live, LiveGeneration, Member, Observed, RowProgram, SLOTS, Slot,
+};
 use bpfd_core::order;
 use bpfd_core::plan::LinkStatus;
 use bpfd_core::snapshot::Snapshot;
 
-use super::hook::xdp::{mode as xdp_mode, netns, proceed_on};
+use super::hook::shared::{chain_hook, netns, proceed_on};
+use super::hook::xdp::mode as xdp_mode;
 use super::{Paths, link, texts};
 use crate::v1 as pb;
 
@@ -19,6 +22,8 @@ pub fn chain(snapshot: &Snapshot, id: &ChainId, paths: &impl Paths) -> Option<pb
         ChainMode::Libxdp => {
             (pb::ChainMode::Libxdp, "this kernel lets one program replace another's function".to_owned())
         }
+        ChainMode::Tcx => (pb::ChainMode::Tcx, "this kernel has tcx".to_owned()),
+        ChainMode::Clsact { cause } => (pb::ChainMode::Clsact, cause.clone()),
     };
     let mut slots = None;
     let mut findings = Vec::new();
@@ -43,16 +48,24 @@ pub fn chain(snapshot: &Snapshot, id: &ChainId, paths: &impl Paths) -> Option<pb
             });
             (Some(live.generation.program.0), members.collect())
         }
-        Live::Foreign(foreign) => {
-            let holder = foreign.holders.join(", ");
-            let member = pb::ForeignProgram { name: foreign.name.clone(), holder, pin_path: String::new() };
-            let member = pb::ChainMember {
-                position: 1,
-                program: Some(pb::chain_member::Program::Foreign(member)),
-                kernel_program_id: Some(foreign.program.0),
-                ..Default::default()
+        Live::Foreign(foreign) => (Some(foreign.program.0), vec![alone(1, foreign)]),
+        Live::Row(row) => {
+            let member = |(position, InRow { preference, program }): (u32, &InRow)| {
+                let found = match program {
+                    RowProgram::Foreign(foreign) => alone(position, foreign),
+                    RowProgram::Ours(live) => {
+                        let found =
+                            observed.members_of(live.generation).first().map(|found| member(snapshot, position, found));
+                        pb::ChainMember {
+                            position,
+                            kernel_program_id: Some(live.program.0),
+                            ..found.unwrap_or_default()
+                        }
+                    }
+                };
+                pb::ChainMember { preference: preference.map(u32::from), ..found }
             };
-            (Some(foreign.program.0), vec![member])
+            (None, (1..).zip(row).map(member).collect())
         }
     };
     for row in order::ordered(state, id) {
@@ -64,7 +77,7 @@ pub fn chain(snapshot: &Snapshot, id: &ChainId, paths: &impl Paths) -> Option<pb
         netns: netns(&seen.name.netns),
         interface: seen.name.interface.to_string(),
         ifindex: id.interface.index,
-        hook: pb::ChainHook::Xdp.into(),
+        hook: chain_hook(id.point).into(),
         mode: mode.into(),
         mode_cause: cause,
         xdp_mode: seen.driven.map_or(pb::XdpMode::Unspecified, xdp_mode).into(),
@@ -89,12 +102,25 @@ fn member(snapshot: &Snapshot, position: u32, member: &Member) -> pb::ChainMembe
     pb::ChainMember {
         position,
         slot: None,
+        preference: None,
         program: row.map(|row| pb::chain_member::Program::Link(link(snapshot, row))),
         priority: member.priority.into(),
         effective_priority: member.effective.into(),
         proceed_on: Some(proceed_on(member.proceed_on)),
         kernel_program_id: copy.or(program.copied()).map(|id| id.0),
         tag: known.map(|tag| hex(&tag)).unwrap_or_default(),
+    }
+}
+
+/// Somebody else's program, of which no more is known.
+fn alone(position: u32, foreign: &ForeignProgram) -> pb::ChainMember {
+    let (name, holder) = (foreign.name.clone(), foreign.holders.join(", "));
+    let program = pb::ForeignProgram { name, holder, pin_path: String::new() };
+    pb::ChainMember {
+        position,
+        program: Some(pb::chain_member::Program::Foreign(program)),
+        kernel_program_id: Some(foreign.program.0),
+        ..Default::default()
     }
 }
 
@@ -109,6 +135,7 @@ fn foreign_member(found: &ForeignSlot, slot: u32, pin: Option<String>) -> pb::Ch
         program: Some(pb::chain_member::Program::Foreign(pb::ForeignProgram { name: name.clone(), holder, pin_path })),
         priority: *priority,
         effective_priority: *priority,
+        preference: None,
         // Bits without a name are not shown.
         proceed_on: ProceedOn::from_bits(actions & 0x1f).ok().map(proceed_on),
         kernel_program_id: Some(program.0),

@@ -13,7 +13,7 @@ mod row;
 use bpfd_core::ident::{AppUid, KernelId};
 
 pub use self::chain::chain;
-pub use self::hook::xdp::chain_name;
+pub use self::hook::shared::{interface_name, point, proceed_on, shown_proceed_on};
 pub use self::pages::{Fitted, fitting, page_size, texts};
 pub use self::report::{plan, progress, time, warnings};
 pub use self::request::{label_selectors, pull_policy, request_id};

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use uuid::Builder;
 
 use super::hook;
-use super::hook::xdp::{asked_priority, asked_proceed_on, chain_name};
+use super::hook::shared::{asked_priority, asked_proceed_on, interface_name};
 use super::{BadField, bad, bounded, parsed};
 use crate::v1 as pb;
 
@@ -199,7 +199,7 @@ impl TryFrom<&pb::DetachRequest> for DetachRequest {
                 DetachWhich::Links(names("links.names", links)?)
             }
             Some(pb::detach_request::Target::AllOn(pb::AllOnInterface { netns, interface })) => {
-                DetachWhich::All(chain_name(netns.as_deref(), interface)?)
+                DetachWhich::All(interface_name(netns.as_deref(), interface)?)
             }
         };
         Ok(Self { which, owners: OwnerScope::default(), request: request_key("detach", key, message)? })

@@ -52,7 +52,7 @@ pub(crate) fn build(template: &Loaded, member: &Member, apps: &Codes) -> Result<
 
     let entry = ChainEntry { flags: program.load.flags, ..generation::entry(member) };
     // Which generation and interface it runs in changes; the record names the link alone.
-    let place = ChainPlace { generation: link.bytes(), netns_cookie: 0, ifindex: 0 };
+    let place = ChainPlace { generation: link.bytes(), ..ChainPlace::default() };
     let record = ChainRecord { place, entries: vec![entry] };
     let record = record.encode().map_err(|error| StepError::Object { why: error_chain(&error) })?;
     let record = generation::freeze(CHAIN_MAP_NAME, &record)

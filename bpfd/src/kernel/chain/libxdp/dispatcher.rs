@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-use bpfd_core::hook::{InterfaceId, NamedChain, ProceedOn};
+use bpfd_core::hook::{ChainId, InterfaceId, NamedChain, Point, ProceedOn};
 use bpfd_core::ident::{GenerationUid, KernelId, LinkUid};
 use bpfd_core::kernel::{ForeignSlot, LiveDispatcher, LiveGeneration, Member, Slot, StepError};
 use bpfd_core::names::Priority;
@@ -17,7 +17,7 @@ use bpfd_sys::bpf::{
     link_info, prog_info,
 };
 use ebpf::actions::ActionMask;
-use ebpf::chain_record::{CHAIN_MAP_NAME, ChainEntry, ChainPlace, ChainRecord, MAX_FUNCTION};
+use ebpf::chain_record::{CHAIN_MAP_NAME, ChainEntry, ChainRecord, MAX_FUNCTION};
 use ebpf::dispatch_config::{self, DispatcherConfig, Version};
 use ebpf::dispatcher::{NAME, full_name, slot_in_btf, version_in_btf};
 use ebpf::relocate::KERNEL_NAME_MAX;
@@ -115,8 +115,7 @@ fn name(slot: &Slot) -> &str {
 }
 
 fn record(generation: GenerationUid, interface: InterfaceId, slots: &[Slot]) -> Result<OwnedFd, StepError> {
-    let place =
-        ChainPlace { generation: generation.bytes(), netns_cookie: interface.netns_cookie, ifindex: interface.index };
+    let place = generation::place(generation, ChainId { interface, point: Point::Xdp });
     let entries = slots.iter().map(|slot| match slot {
         Slot::Ours(member) => generation::entry(member),
         Slot::Foreign(ForeignSlot { name, priority, actions, .. }) => ChainEntry {

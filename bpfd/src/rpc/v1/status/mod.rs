@@ -286,6 +286,9 @@ fn request(message: &str, error: &RequestError) -> Refusal {
         RequestError::Generation { .. } => {
             refusal(ErrorReason::GenerationMismatch).hint("the link was changed since you read it; read it again")
         }
+        RequestError::ProceedOn { .. } => {
+            refusal(ErrorReason::InvalidRequest).hint("leave the proceed-on set out: the hook's own applies")
+        }
         RequestError::NothingToUpdate => refusal(ErrorReason::InvalidRequest),
     }
 }

@@ -20,7 +20,7 @@ pub(in crate::rpc::v1) fn attaching(request: &AttachRequest) -> String {
 pub(in crate::rpc::v1) fn detaching(request: &DetachRequest) -> String {
     match &request.which {
         DetachWhich::Links(links) => format!("cannot detach {}", list(links)),
-        DetachWhich::All(chain) => format!("cannot detach all of `{}`", chain.interface),
+        DetachWhich::All(interface) => format!("cannot detach all of `{}`", interface.interface),
     }
 }
 

@@ -3,11 +3,13 @@
 mod fentry;
 mod kprobe;
 mod raw_tracepoint;
+pub(super) mod shared;
+mod tc;
 mod tracepoint;
 pub(super) mod xdp;
 
 use bpfd_core::hook::own::Own;
-use bpfd_core::hook::{HookAsk, OwnHook, Placement};
+use bpfd_core::hook::{HookAsk, OwnHook, Placement, Point};
 use bpfd_core::state::ProgramKind;
 
 use super::{BadField, bad};
@@ -34,6 +36,7 @@ macro_rules! own_messages {
             match message.hook.as_ref().and_then(|hook| hook.hook.as_ref()) {
                 None => Err(bad("attachment.hook", "no hook given")),
                 Some(pb::hook::Hook::Xdp(hook)) => xdp::asked(hook, message),
+                Some(pb::hook::Hook::Tc(hook)) => tc::asked(hook, message),
                 $(Some(pb::hook::Hook::$kind(hook)) => own::<bpfd_core::hook::$kind>(hook, message),)*
             }
         }
@@ -84,7 +87,10 @@ pub(super) struct Placed {
 
 pub(super) fn placed(placement: &Placement) -> Placed {
     match placement {
-        Placement::Shared(place) => xdp::placed(place),
+        Placement::Shared(place) => match place.asked.point {
+            Point::Xdp => xdp::placed(place),
+            Point::TcIngress | Point::TcEgress => tc::placed(place),
+        },
         Placement::Own(hook) => {
             let (priority, effective_priority, proceed_on) = (None, None, None);
             Placed { hook: message(hook), priority, effective_priority, proceed_on, mode: pb::XdpMode::Unspecified }

@@ -1,0 +1,33 @@
+//! A generation of one program, on a hook that runs programs in a row: a copy of the member's program, loaded with its app's maps, to
+//! which the record of it is bound, so that the kernel alone tells whose it is.
+//!
+//! A copy, because a tcx chain takes a program once (`bpf_mprog_attach` of kernel/bpf/mprog.c), and one that moves is at its new place
+//! before it leaves the old one. This file must never touch an interface.
+
+use std::os::fd::AsFd;
+
+use bpfd_core::hook::ChainId;
+use bpfd_core::ident::{GenerationUid, KernelId};
+use bpfd_core::kernel::{Member, StepError};
+use bpfd_sys::bpf::{prog_bind_map, prog_info};
+use ebpf::chain_record::{CHAIN_MAP_NAME, ChainRecord};
+
+use super::generation::{self, Built};
+use crate::causes::error_chain;
+use crate::kernel::failed;
+use crate::kernel::prepare::{Codes, load};
+
+/// Builds it.
+pub(crate) fn build(uid: GenerationUid, chain: ChainId, member: &Member, apps: &Codes) -> Result<Built, StepError> {
+    let Member { app, function, .. } = member;
+    let missing = || StepError::Object { why: format!("it has no program `{function}`") };
+    let code = apps.get(app).ok_or_else(missing)?;
+    let program = load(code.programs.get(function).ok_or_else(missing)?, code.btf.as_ref().map(AsFd::as_fd))?;
+    let record = ChainRecord { place: generation::place(uid, chain), entries: vec![generation::entry(member)] };
+    let record = record.encode().map_err(|error| StepError::Object { why: error_chain(&error) })?;
+    let doing = || format!("make the record of generation {uid}");
+    let record = generation::freeze(CHAIN_MAP_NAME, &record).map_err(failed(doing))?;
+    prog_bind_map(program.as_fd(), record.as_fd()).map_err(failed(doing))?;
+    let info = prog_info(program.as_fd()).map_err(failed(|| format!("read the program of generation {uid}")))?;
+    Ok(Built { program, record, id: KernelId(info.id.0), chain })
+}

@@ -1,0 +1,352 @@
+//! Traffic control: programs of an interface's tc hooks, by tcx where the kernel has it, and by filters of a clsact qdisc. Each case in both
+//! forms; a kernel without tcx has the second alone. In guests too.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "the lints exempt test functions, not what they share"
+)]
+
+use std::os::fd::AsFd;
+
+use bpfd_sys::bpf::{Direction, obj_get, prog_attach_tcx};
+use bpfd_sys::netlink::Route;
+use bpfd_tests::{Host, Output, example};
+use insta::{allow_duplicates, assert_snapshot};
+use serde_json::Value;
+
+/// How programs are attached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Form {
+    Tcx,
+    Clsact,
+}
+
+/// A host for each form that this kernel has.
+fn hosts() -> Vec<(Form, Host)> {
+    [("clsact", Form::Clsact), ("auto", Form::Tcx)]
+        .into_iter()
+        .map(|(word, form)| {
+            let mut host = Host::without_daemon();
+            set_form(&host, word);
+            host.start();
+            (form, host)
+        })
+        .filter(|(form, host)| *form == Form::Clsact || has_tcx(host))
+        .collect()
+}
+
+fn set_form(host: &Host, word: &str) {
+    let etc = host.path(&format!("{}/etc/bpfd", host.root().display()));
+    std::fs::create_dir_all(&etc).unwrap();
+    std::fs::write(etc.join("bpfd.toml"), format!("[chain]\ntc = \"{word}\"\n")).unwrap();
+}
+
+/// Whether the kernel has tcx.
+fn has_tcx(host: &Host) -> bool {
+    let release = host.shell("uname -r");
+    let mut numbers = release.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(6))
+}
+
+#[track_caller]
+fn load(host: &Host, name: &str, step: u32, options: &str) -> Output {
+    let (object, program) = (example("tc-counter"), if name.starts_with("stop") { "stop" } else { "count" });
+    host.bpfctl(&format!("load --path {object} --name {name} --set step={step} --program {program} tc {options}"))
+}
+
+/// Which apps run at a hook, in order, and `FOREIGN` for those of others.
+#[track_caller]
+fn runs(host: &Host, interface: &str, hook: &str) -> Vec<String> {
+    let chains = host.items(&format!("chain show {interface} --hook {hook}"));
+    let members = chains[0]["members"].as_array().cloned().unwrap_or_default();
+    let name = |member: &Value| match member["link"]["app"].as_str() {
+        Some(app) => app.to_owned(),
+        None => "FOREIGN".to_owned(),
+    };
+    members.iter().map(name).collect()
+}
+
+/// What of 10 packets from `far` each of these apps counts, in steps of its own.
+#[track_caller]
+fn counted(host: &Host, apps: &[&str]) -> Vec<u64> {
+    let look = || apps.iter().map(|app| host.counted(app)).collect::<Vec<_>>();
+    let before = look();
+    host.send_datagrams(4711, 10);
+    let after = look();
+    after.iter().zip(&before).map(|(after, before)| after - before).collect()
+}
+
+#[test]
+fn programs_run_in_the_order_of_their_priorities_until_one_ends_the_chain() {
+    for (form, mut host) in hosts() {
+        assert_eq!(
+            load(&host, "a", 1, "-i uplink -d ingress -p 90").ok(),
+            "\
+PROGRAM  TYPE  HOOK               PRIO  POS  STATE
+a/count  tc    uplink:tc-ingress  90    1    ATTACHED
+"
+        );
+        load(&host, "b", 10, "-i uplink -d ingress -p 50").ok();
+        load(&host, "c", 100, "-i uplink -d ingress -p 20").ok();
+        assert_eq!(runs(&host, "uplink", "tc-ingress"), ["c", "b", "a"], "{form:?}");
+        assert_eq!(counted(&host, &["a", "b", "c"]), [10, 100, 1000], "{form:?}");
+
+        // The chain ends between them.
+        load(&host, "stop", 1000, "-i uplink -d ingress -p 60").ok();
+        assert_eq!(counted(&host, &["a", "b", "c", "stop"]), [0, 100, 1000, 10_000], "{form:?}");
+        host.bpfctl("update stop/stop@uplink:tc-ingress --priority 40").ok();
+        assert_eq!(runs(&host, "uplink", "tc-ingress"), ["c", "stop", "b", "a"], "{form:?}");
+        assert_eq!(counted(&host, &["a", "b", "c", "stop"]), [0, 0, 1000, 10_000], "{form:?}");
+        // Another priority, the same place.
+        host.bpfctl("update stop/stop@uplink:tc-ingress --priority 45").ok();
+        host.bpfctl("update a/count@uplink:tc-ingress --priority 0").ok();
+        assert_eq!(runs(&host, "uplink", "tc-ingress"), ["a", "c", "stop", "b"], "{form:?}");
+        assert_eq!(counted(&host, &["a", "b", "c", "stop"]), [10, 0, 1000, 10_000], "{form:?}");
+        host.check();
+
+        // They run on without the daemon, and are found by the next one.
+        for end in [Host::stop, Host::kill] {
+            let before = host.counted("a");
+            end(&mut host);
+            host.send_datagrams(4711, 10);
+            host.start();
+            assert_eq!(host.counted("a"), before + 10, "{form:?}");
+            assert_eq!(counted(&host, &["a", "b", "c", "stop"]), [10, 0, 1000, 10_000], "{form:?}");
+            host.check();
+        }
+        host.bpfctl("detach stop/stop@uplink:tc-ingress").ok();
+        host.bpfctl("unload c").ok();
+        assert_eq!(runs(&host, "uplink", "tc-ingress"), ["a", "b"], "{form:?}");
+        assert_eq!(counted(&host, &["a", "b"]), [10, 100], "{form:?}");
+        host.check();
+        host.bpfctl("unload --all").ok();
+        assert_eq!(host.shell("tc filter show dev uplink ingress; tc qdisc show dev uplink clsact"), "", "{form:?}");
+        assert!(host.items("chain list").is_empty(), "{form:?}");
+        host.check();
+    }
+}
+
+#[test]
+fn what_an_interface_sends_has_a_chain_of_its_own() {
+    for (form, host) in hosts() {
+        load(&host, "in", 1, "-i uplink -d ingress").ok();
+        host.bpfctl("attach in tc -i uplink --direction egress --priority 10").ok();
+        load(&host, "out", 10, "-i uplink -d egress").ok();
+        assert_eq!(runs(&host, "uplink", "tc-ingress"), ["in"], "{form:?}");
+        assert_eq!(runs(&host, "uplink", "tc-egress"), ["in", "out"], "{form:?}");
+        let before = (host.counted("in"), host.counted("out"));
+        host.ping(10);
+        assert_eq!((host.counted("in"), host.counted("out")), (before.0 + 20, before.1 + 100), "{form:?}");
+        host.check();
+        // XDP comes first, and has nothing to do with it.
+        host.counter("x", 50, 1);
+        host.ping(10);
+        assert_eq!((host.counted("x"), host.counted("out")), (10, before.1 + 200), "{form:?}");
+        allow_duplicates! {
+        assert_snapshot!(host.bpfctl("list links -i uplink").ok(), @"
+        PROGRAM    TYPE  HOOK               PRIO  POS  STATE
+        in/count   tc    uplink:tc-egress   10    1    ATTACHED
+        out/count  tc    uplink:tc-egress   50    2    ATTACHED
+        in/count   tc    uplink:tc-ingress  50    1    ATTACHED
+        x/count    xdp   uplink:xdp         50    1    ATTACHED
+        ");
+        }
+        host.bpfctl("detach --all -i uplink").ok();
+        assert!(host.items("list links").is_empty(), "{form:?}");
+        host.check();
+    }
+}
+
+#[test]
+fn programs_of_others_stay_where_they_are_and_are_shown() {
+    for (form, mut host) in hosts() {
+        let object = example("tc-counter");
+        // By hand, before and after ours come.
+        host.shell(&format!("bpftool prog loadall {object} /run/case/sys/fs/bpf/theirs"));
+        let join = |pin: &str, preference: u32| {
+            let pin = format!("/run/case/sys/fs/bpf/theirs/{pin}");
+            match form {
+                Form::Tcx => {
+                    let program = obj_get(&host.path(&pin)).unwrap();
+                    let uplink = || {
+                        let index = Route::open().unwrap().link_named("uplink").unwrap().unwrap().index;
+                        prog_attach_tcx(program.as_fd(), index, Direction::Ingress).unwrap();
+                    };
+                    host.within(uplink);
+                }
+                Form::Clsact => {
+                    let add = format!("tc filter add dev uplink ingress pref {preference} bpf da object-pinned {pin}");
+                    drop(host.shell(&add));
+                }
+            }
+        };
+        if form == Form::Clsact {
+            host.shell("tc qdisc add dev uplink clsact");
+        }
+        join("count", 1);
+        load(&host, "b", 1, "-i uplink -d ingress").ok();
+        load(&host, "a", 10, "-i uplink -d ingress -p 10").ok();
+        // Where nothing of ours is, a program comes after what is there.
+        assert_eq!(runs(&host, "uplink", "tc-ingress"), ["FOREIGN", "a", "b"], "{form:?}");
+        let shown = host.bpfctl("chain show uplink --hook tc-ingress").ok();
+        assert!(shown.contains("FOREIGN") && shown.contains("count"), "{shown}");
+        join("stop", 65_000);
+        host.bpfctl("update a/count@uplink:tc-ingress --priority 99").ok();
+        // Next to its neighbour, and not behind what somebody else added at the end.
+        assert_eq!(runs(&host, "uplink", "tc-ingress"), ["FOREIGN", "b", "a", "FOREIGN"], "{form:?}");
+        assert_eq!(counted(&host, &["a", "b"]), [100, 10], "{form:?}");
+        host.check();
+        host.kill();
+        host.start();
+        host.bpfctl("unload --all").ok();
+        assert_eq!(runs(&host, "uplink", "tc-ingress"), ["FOREIGN", "FOREIGN"], "{form:?}");
+        host.check();
+        if form == Form::Clsact {
+            assert!(host.shell("tc qdisc show dev uplink clsact").contains("clsact"), "it is not bpfd's");
+        }
+    }
+}
+
+#[test]
+fn tools_see_what_runs() {
+    for (form, host) in hosts() {
+        load(&host, "a", 1, "-i uplink -d egress").ok();
+        let filters = host.shell("tc filter show dev uplink egress");
+        let net = host.shell("bpftool net show dev uplink 2>/dev/null || true");
+        match form {
+            Form::Tcx => {
+                assert_eq!(filters, "");
+                assert!(net.contains("tcx/egress count ") || !net.contains("tcx"), "{net}");
+            }
+            Form::Clsact => {
+                assert!(filters.contains("count direct-action") && filters.contains("pref 24999"), "{filters}");
+                assert!(net.contains("clsact/egress count"), "{net}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_filter_that_somebody_removes_is_missed_and_a_restart_puts_it_back() {
+    let (_, mut host) = hosts().into_iter().find(|(form, _)| *form == Form::Clsact).unwrap();
+    load(&host, "a", 1, "-i uplink -d ingress").ok();
+    load(&host, "b", 1, "-i uplink -d ingress -p 60").ok();
+    host.shell("tc filter del dev uplink ingress pref 24999");
+    assert!(host.await_output("list links", "DRIFTED").stdout.contains("b/count"));
+    host.kill();
+    host.start();
+    assert_eq!(runs(&host, "uplink", "tc-ingress"), ["a", "b"]);
+    host.check();
+    // All of it at once.
+    host.shell("tc qdisc del dev uplink clsact");
+    host.await_output("list links", "DRIFTED").ok();
+    host.kill();
+    host.start();
+    assert_eq!(counted(&host, &["a", "b"]), [10, 10]);
+    host.check();
+}
+
+#[test]
+fn links_wait_for_their_interface_and_go_with_it_and_come_back() {
+    for (form, host) in hosts() {
+        let absent =
+            host.refuses(3, &format!("load --path {} --program count tc -i one -d ingress", example("tc-counter")));
+        assert!(absent.contains("no interface `one`"), "{absent}");
+        host.bpfctl(&format!(
+            "load --path {} --name a --program count --when-present tc -i one -d ingress",
+            example("tc-counter")
+        ))
+        .ok();
+        host.await_output("list links", "WAITING").ok();
+        for _ in 0..2 {
+            host.shell("ip link add one type veth peer name two");
+            host.await_output("list links", "ATTACHED").ok();
+            assert_eq!(runs(&host, "one", "tc-ingress"), ["a"], "{form:?}");
+            host.check_settled();
+            host.shell("ip link set one name wan0");
+            host.await_output("list links", "now wan0:tc-ingress").ok();
+            assert_eq!(runs(&host, "wan0", "tc-ingress"), ["a"], "{form:?}");
+            host.check_settled();
+            host.shell("ip link del wan0");
+            host.await_output("list links", "WAITING").ok();
+        }
+        host.bpfctl("unload a").ok();
+        host.check();
+    }
+}
+
+#[test]
+fn interfaces_of_other_namespaces_have_tc_hooks_too() {
+    for (form, host) in hosts() {
+        host.shell("ip netns add blue; ip -n blue link add one type veth peer name two");
+        load(&host, "a", 1, "-i one -d egress --netns blue").ok();
+        load(&host, "b", 1, "-i one -d egress --netns blue -p 10").ok();
+        let chains = host.items("chain show one --netns blue --hook tc-egress");
+        assert_eq!(chains[0]["members"].as_array().unwrap().len(), 2, "{form:?}");
+        host.bpfctl("update b/count@blue:one:tc-egress --priority 90").ok();
+        host.check();
+        host.bpfctl("unload --all").ok();
+        host.check();
+    }
+}
+
+#[test]
+fn another_form_takes_over_without_a_gap() {
+    let mut host = Host::without_daemon();
+    set_form(&host, "clsact");
+    host.start();
+    if !has_tcx(&host) {
+        println!("skipped: needs Linux 6.6 for tcx");
+        return;
+    }
+    load(&host, "a", 1, "-i uplink -d ingress").ok();
+    load(&host, "b", 10, "-i uplink -d ingress -p 60").ok();
+    for (word, mode) in [("tcx", "TCX"), ("clsact", "CLSACT")] {
+        host.stop();
+        set_form(&host, word);
+        host.start();
+        let chains = host.items("chain show uplink --hook tc-ingress");
+        assert_eq!(chains[0]["mode"], format!("CHAIN_MODE_{mode}"));
+        assert_eq!(runs(&host, "uplink", "tc-ingress"), ["a", "b"]);
+        assert_eq!(counted(&host, &["a", "b"]), [10, 100]);
+        host.check();
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_its_reason() {
+    let (_, host) = hosts().into_iter().find(|(form, _)| *form == Form::Clsact).unwrap();
+    load(&host, "a", 1, "-i uplink -d ingress").ok();
+    assert_snapshot!(host.refuses(2, "attach a tc -i uplink -d egress --proceed-on ok"), @"
+    error: cannot attach `a` to `uplink`
+    cause: a program at tc-egress cannot go on after {ok}: the kernel runs the next one after `next` (TC_ACT_UNSPEC) alone
+    hint: leave the proceed-on set out: the hook's own applies
+    ");
+    assert_snapshot!(host.refuses(2, "update a/count@uplink:tc-ingress --proceed-on next,ok"), @"
+    error: cannot update `a/count@uplink:tc-ingress`
+    cause: a program at tc-ingress cannot go on after {next,ok}: the kernel runs the next one after `next` (TC_ACT_UNSPEC) alone
+    hint: leave the proceed-on set out: the hook's own applies
+    ");
+    host.bpfctl("update a/count@uplink:tc-ingress --proceed-on next").ok();
+    host.counter("x", 50, 1);
+    assert_snapshot!(host.refuses(3, "attach x tc -i uplink -d egress"), @"
+    error: cannot attach `x` to `uplink`
+    cause: `x` has no tc program
+    ");
+    assert_snapshot!(host.refuses(3, "attach a xdp -i uplink"), @"
+    error: cannot attach `a` to `uplink`
+    cause: `a` has no xdp program
+    ");
+    assert_snapshot!(host.refuses(2, "update x/count@uplink:xdp --proceed-on next"), @"
+    error: cannot update `x/count@uplink:xdp`
+    cause: a program at xdp cannot go on after {next}: these are verdicts of tc
+    hint: leave the proceed-on set out: the hook's own applies
+    ");
+    host.shell("ip link add one type veth peer name two; tc qdisc add dev one ingress");
+    assert_snapshot!(host.refuses(1, "attach a tc -i one -d ingress"), @"
+    error: cannot attach `a` to `one`
+    cause: `one:tc-ingress` has a qdisc of kind `ingress` where its clsact qdisc would be
+    hint: `tc qdisc del dev one ingress` removes it
+    ");
+    host.check();
+}
