@@ -162,7 +162,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let logs = Arc::new(LoadLogs::default());
     let service = Service {
         answers: Answers::open(&layout.database())?,
-        loads: Loads::start(workers, loader, logs.clone()).map_err(DaemonError::Runtime)?,
+        loads: Loads::start(workers, loader, logs.clone(), engine.clone()).map_err(DaemonError::Runtime)?,
         engine,
         reads,
         images,
@@ -235,11 +235,15 @@ fn settings(layout: &Layout) -> Result<Config, DaemonError> {
     Ok(Config::parse(&text, &path.display().to_string())?)
 }
 
-/// As many descriptors as the host allows: each loaded app has one for each of its maps, and services start with 1024.
+/// As many descriptors as the host allows: connections, watched namespaces and loads under way need some, and services start with 1024.
 fn open_files() {
     let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        tracing::warn!(%error, "cannot raise the limit of open files");
+    match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        Ok(()) => {
+            let limit = limit.maximum.map_or_else(|| "none".to_owned(), |most| most.to_string());
+            tracing::info!(limit, "raised the limit of open files to the hard limit");
+        }
+        Err(error) => tracing::warn!(%error, "cannot raise the limit of open files"),
     }
 }
 

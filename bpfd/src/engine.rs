@@ -6,6 +6,7 @@
 //! caller.
 
 mod acts;
+mod before;
 mod chains;
 mod handle;
 mod news;
@@ -25,6 +26,7 @@ use bpfd_core::journal::Operation;
 use bpfd_core::kernel::{Kernel, Need, ObserveError, Observed, Scope, StepError, Targets};
 use bpfd_core::plan::{PlanError, Planned, plan, targets};
 use bpfd_core::policy::{Denied, Principal, confirm};
+use bpfd_core::quota::OverQuota;
 use bpfd_core::state::{Change, State};
 use bpfd_policy::Policy;
 use tokio::sync::watch;
@@ -32,7 +34,8 @@ use tokio::sync::watch;
 use crate::audit::AuditSink;
 use crate::execute::{ExecuteError, Executor, RACES, execute};
 use crate::repair::{RepairError, Repaired, repair};
-use crate::store::{Earlier, Outcome, Store, StoreError};
+use crate::reserved::cpus;
+use crate::store::{Outcome, Store, StoreError};
 use crate::turns::Full;
 
 pub use acts::Acts;
@@ -76,6 +79,9 @@ pub enum EngineError {
     /// What it turned out to mean is not allowed.
     #[error(transparent)]
     Denied(#[from] Denied),
+    /// It is more than its user may have.
+    #[error(transparent)]
+    Quota(#[from] OverQuota),
     /// It cannot be planned.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -110,6 +116,8 @@ pub struct Engine<K: Kernel> {
     policy: watch::Receiver<Arc<Policy>>,
     boot: BootId,
     uids: Box<dyn Uids + Send>,
+    /// See [`cpus`].
+    cpus: u64,
     state: State,
     settled: Settled,
     /// A look because of news failed: the next news are a reason to look at everything.
@@ -145,6 +153,7 @@ impl<K: Kernel> Engine<K> {
             policy,
             boot,
             uids,
+            cpus: cpus(),
             state,
             settled,
             missed,
@@ -264,15 +273,6 @@ impl<K: Kernel> Engine<K> {
         self.published.subscribe()
     }
 
-    fn answered(&self, context: &Context) -> Result<Option<Outcome>, EngineError> {
-        let (Some(key), false) = (context.request, context.validate_only) else { return Ok(None) };
-        match self.store.answer(key, &context.principal.owner())? {
-            Some(Earlier::Answered(outcome)) => Ok(Some(outcome)),
-            Some(Earlier::Another) => Err(EngineError::Reused(key.id)),
-            None => Ok(None),
-        }
-    }
-
     fn attempt(
         &mut self,
         context: &Context,
@@ -292,6 +292,7 @@ impl<K: Kernel> Engine<K> {
             self.denied(&denied);
             return Err(denied.into());
         }
+        self.within_quota(&context.principal, &changes)?;
         let targets = targets(&self.state, &changes);
         if !context.validate_only
             && let Some(targets) = pending.lacks(&self.turns, &targets)

@@ -8,13 +8,14 @@
 //!         ─ Acquired: the proof, the object's digest, what the label says                                        words.rs
 //!         ─ Bytecode, made by `source` once there is room for its bytes                                          acquired.rs
 //! ```
-//! One pull of a reference at a time. Must never give out bytes of an image that the policy of now refuses.
+//! One pull of a reference at a time. What the store serves waits for no pull. Must never give out bytes of an image that the policy of now refuses.
 
 mod acquired;
 mod bring;
 mod damaged;
 mod error;
 mod judge;
+mod places;
 mod shelf;
 mod words;
 
@@ -36,13 +37,13 @@ use bytecode_image::resolve::Platform;
 use bytecode_image::store::{Named, Store, Sweep};
 use bytecode_image::summary::summary;
 use bytecode_image::transport::Timeouts;
-use tokio::sync::Semaphore;
 
 pub use self::acquired::Acquired;
 use self::bring::{Ready, Terms};
 use self::damaged::open_or_set_aside;
 pub use self::error::ImageError;
 use self::judge::{open, platform};
+use self::places::{Number, Places};
 pub use self::shelf::{Inspected, Removed, Stored, Verdict, users};
 use crate::layout::Layout;
 use crate::objects::Objects;
@@ -52,10 +53,10 @@ use crate::trust::Trust;
 use crate::waiter::Waiter;
 use crate::worker::Workers;
 
-/// Pulls that run at the same time: each is a process.
-const AT_ONCE: usize = 4;
+/// Pulls that run at the same time: each is a process, and a registry may let it wait.
+const PULLS: Number = Number { root: 2, others: 4, each: 2 };
 /// Looks into the store that run at the same time: each may hold an object and its layer, 32 MiB, and a process that reads it.
-const LOOKS: usize = 2;
+const LOOKS: Number = Number { root: 2, others: 2, each: 1 };
 /// The whole of a pull or an acquisition: somebody waits for it.
 const WHOLE: Duration = limits::DEADLINE;
 /// What judging and unpacking may need after the registry has answered.
@@ -65,8 +66,8 @@ const AFTERWARDS: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Images {
     shared: Arc<Shared>,
-    permits: Arc<Semaphore>,
-    looks: Arc<Semaphore>,
+    pulls: Places,
+    looks: Places,
     /// Held while a reference is pulled and judged.
     pulling: Mutex<BTreeMap<Reference, Weak<tokio::sync::Mutex<()>>>>,
     damage: Option<String>,
@@ -119,9 +120,8 @@ impl Images {
             held: Mutex::default(),
             known: Mutex::default(),
         };
-        let permits = |number| Arc::new(Semaphore::new(number));
-        let (shared, pulling) = (Arc::new(shared), Mutex::default());
-        Ok(Self { shared, permits: permits(AT_ONCE), looks: permits(LOOKS), pulling, damage })
+        let (pulls, looks, pulling) = (Places::new(PULLS), Places::new(LOOKS), Mutex::default());
+        Ok(Self { shared: Arc::new(shared), pulls, looks, pulling, damage })
     }
 
     /// What was wrong with the store that was found, if it was set aside.
@@ -153,15 +153,13 @@ impl Images {
     ) -> Result<(Acquired, Vec<Warning>), ImageError> {
         let reference: Reference = reference.parse()?;
         let author = self.shared.covered(caller, &reference)?;
-        let (told, waits) = (report.clone(), waiter.clone());
-        let work = move |shared: &Shared, reference: &Reference, deadline| {
-            let terms = Terms { pull, author, deadline };
-            let Ready { judged, opened, warning } = shared.ready(reference, terms, &told, &waits)?;
+        let work = |shared: &Shared, reference: &Reference, ready| {
+            let Ready { judged, opened, warning } = ready;
             let object = shared.objects.put(&opened.object)?;
             let words = words::words(reference, &opened);
             Ok((Acquired::new(judged, object, words), warning.into_iter().collect()))
         };
-        self.alone(reference, waiter, work).await
+        self.ready(caller.uid, reference, (pull, author), report, waiter, work).await
     }
 
     /// Brings an image into the store, if the policy lets it through, and looks whether it can be used.
@@ -178,25 +176,23 @@ impl Images {
         let PullAsk(reference) = ask.request();
         let reference: Reference = reference.parse()?;
         let author = self.shared.covered(ask.principal(), &reference)?;
-        let (told, waits) = (report.clone(), waiter.clone());
-        let work = move |shared: &Shared, reference: &Reference, deadline| {
-            let terms = Terms { pull, author, deadline };
-            let Ready { judged: _, opened: _, warning } = shared.ready(reference, terms, &told, &waits)?;
+        let work = |shared: &Shared, reference: &Reference, ready| {
+            let Ready { judged: _, opened: _, warning } = ready;
             let named = shared.named(&reference.to_string())?;
             let stored = named.first().map(|named| shared.stored(named));
             let stored = stored.ok_or_else(|| ImageError::NotStored(reference.to_string()))?;
             Ok((stored, warning.into_iter().collect()))
         };
-        self.alone(reference, waiter, work).await
+        self.ready(ask.principal().uid, reference, (pull, author), report, waiter, work).await
     }
 
     /// Images of the store by name: at most `limit` of those whose names come after `after`.
     ///
     /// # Errors
     /// [`ImageError`].
-    pub async fn list(&self, after: &str, limit: usize) -> Result<Vec<Stored>, ImageError> {
+    pub async fn list(&self, uid: u32, after: &str, limit: usize) -> Result<Vec<Stored>, ImageError> {
         let after = after.to_owned();
-        self.blocking(move |shared| {
+        self.blocking(uid, move |shared| {
             let mut list: Vec<(String, Named)> =
                 shared.store.list()?.into_iter().map(|named| (named.reference.to_string(), named)).collect();
             list.retain(|(name, _)| *name > after);
@@ -210,9 +206,9 @@ impl Images {
     ///
     /// # Errors
     /// [`ImageError`].
-    pub async fn inspect(&self, image: &str) -> Result<Inspected, ImageError> {
+    pub async fn inspect(&self, uid: u32, image: &str) -> Result<Inspected, ImageError> {
         let image = image.to_owned();
-        self.blocking(move |shared| {
+        self.blocking(uid, move |shared| {
             let named = shared.one(&image)?;
             let selected = shared.store.selected(&named.reference, &shared.platform)?;
             let opened = open(&shared.store, &shared.workers, &selected)?;
@@ -234,41 +230,60 @@ impl Images {
     ///
     /// # Errors
     /// [`ImageError`].
-    pub async fn verify(&self, image: &str) -> Result<Verdict, ImageError> {
+    pub async fn verify(&self, uid: u32, image: &str) -> Result<Verdict, ImageError> {
         let image = image.to_owned();
-        self.blocking(move |shared| shared.verdict(&shared.one(&image)?.reference)).await
+        self.blocking(uid, move |shared| shared.verdict(&shared.one(&image)?.reference)).await
     }
 
     /// Takes images away, by reference or digest: all or none. One that an app came from stays.
     ///
     /// # Errors
     /// [`ImageError`].
-    pub async fn remove(&self, images: &[String], state: &State, apply: Apply) -> Result<Removed, ImageError> {
+    pub async fn remove(
+        &self,
+        uid: u32,
+        images: &[String],
+        state: &State,
+        apply: Apply,
+    ) -> Result<Removed, ImageError> {
         let (images, state) = (images.to_vec(), state.clone());
-        self.blocking(move |shared| shared.remove(&images, &state, apply)).await
+        self.blocking(uid, move |shared| shared.remove(&images, &state, apply)).await
     }
 
-    /// Work on a reference that nobody else pulls meanwhile, within the whole time, and while somebody waits for it.
-    async fn alone<T: Send + 'static>(
+    /// Work on an image that may be loaded: from the store if that serves, else pulled, and nobody else pulls its reference meanwhile.
+    /// All within the whole time, and while somebody waits for it.
+    async fn ready<T: Send + 'static>(
         &self,
+        uid: u32,
         reference: Reference,
+        (pull, author): (PullPolicy, Author),
+        report: &Report,
         waiter: &Waiter,
-        work: impl FnOnce(&Shared, &Reference, Instant) -> Result<T, ImageError> + Send + 'static,
+        work: impl FnOnce(&Shared, &Reference, Ready) -> Result<T, ImageError> + Send + 'static,
     ) -> Result<T, ImageError> {
         let deadline = Instant::now() + WHOLE;
-        let lock = self.lock_of(&reference);
-        let (permits, shared) = (self.permits.clone(), self.shared.clone());
+        let (report, waits) = (report.clone(), waiter.clone());
         let whole = async move {
-            let held = lock.lock_owned().await;
-            let permit = permits.acquire_owned().await.map_err(|_closed| ImageError::Lost)?;
+            let asked = reference.clone();
+            if self.blocking(uid, move |shared| shared.serves(&asked, pull)).await? {
+                return self
+                    .blocking(uid, move |shared| {
+                        let ready = shared.usable(&reference, None, &report, &waits)?;
+                        work(shared, &reference, ready)
+                    })
+                    .await;
+            }
+            let held = self.lock_of(&reference).lock_owned().await;
+            let place = self.pulls.of(uid).await?;
+            let shared = self.shared.clone();
             // What took too long goes on in its thread until its own deadline, and keeps the lock until then. What nobody waits for ends
             // with its worker.
-            let working = tokio::task::spawn_blocking(move || {
-                let done = work(&shared, &reference, deadline - AFTERWARDS);
-                drop((held, permit));
-                done
-            });
-            working.await.map_err(|_panicked| ImageError::Lost)?
+            in_place((held, place), move || {
+                let terms = Terms { pull, author, deadline: deadline - AFTERWARDS };
+                let ready = shared.ready(&reference, terms, &report, &waits)?;
+                work(&shared, &reference, ready)
+            })
+            .await
         };
         tokio::select! {
             done = tokio::time::timeout_at(deadline.into(), whole) => done.unwrap_or(Err(ImageError::Timeout)),
@@ -278,10 +293,11 @@ impl Images {
 
     async fn blocking<T: Send + 'static>(
         &self,
+        uid: u32,
         work: impl FnOnce(&Shared) -> Result<T, ImageError> + Send + 'static,
     ) -> Result<T, ImageError> {
-        let shared = self.shared.clone();
-        permitted(self.looks.clone(), move || work(&shared)).await
+        let (place, shared) = (self.looks.of(uid).await?, self.shared.clone());
+        in_place(place, move || work(&shared)).await
     }
 
     fn lock_of(&self, reference: &Reference) -> Arc<tokio::sync::Mutex<()>> {
@@ -311,15 +327,14 @@ impl Shared {
     }
 }
 
-/// Work in a thread, as soon as there is a permit for it. A caller that leaves does not end it: it has its permit until it is done.
-async fn permitted<T: Send + 'static>(
-    permits: Arc<Semaphore>,
+/// Work in a thread. A caller that leaves does not end it: it has its place until it is done.
+async fn in_place<T: Send + 'static>(
+    place: impl Send + 'static,
     work: impl FnOnce() -> Result<T, ImageError> + Send + 'static,
 ) -> Result<T, ImageError> {
-    let permit = permits.acquire_owned().await.map_err(|_closed| ImageError::Lost)?;
     let working = tokio::task::spawn_blocking(move || {
         let done = work();
-        drop(permit);
+        drop(place);
         done
     });
     working.await.map_err(|_panicked| ImageError::Lost)?
@@ -327,44 +342,26 @@ async fn permitted<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::mpsc;
 
     use super::*;
 
     #[tokio::test]
-    async fn a_look_waits_for_its_permit_and_a_caller_that_left_gives_none_back() {
-        let permits = Arc::new(Semaphore::new(LOOKS));
-        let (begun, beginning) = mpsc::channel();
-        let (end, ended): (Vec<_>, Vec<_>) = (0..LOOKS).map(|_| mpsc::channel::<()>()).unzip();
-        let mut looks = Vec::new();
-        for ended in ended {
-            let begun = begun.clone();
-            let look = move || {
-                begun.send(()).unwrap();
-                ended.recv().unwrap_or_default();
-                Ok(())
-            };
-            looks.push(tokio::spawn(permitted(permits.clone(), look)));
-        }
-        // One caller leaves; its look goes on.
-        tokio::task::yield_now().await;
-        (0..LOOKS).for_each(|_| beginning.recv().unwrap());
-        looks.remove(0).abort();
-        let ran: Arc<AtomicBool> = Arc::default();
-        let runs = ran.clone();
-        let more = tokio::spawn(permitted(permits.clone(), move || {
-            runs.store(true, Ordering::SeqCst);
+    async fn a_caller_that_left_gives_its_place_back_when_the_work_is_done() {
+        let places = Places::new(Number { root: 1, others: 1, each: 1 });
+        let ((begun, beginning), (end, ended)) = (mpsc::channel(), mpsc::channel::<()>());
+        let place = places.of(7).await.unwrap();
+        let look = tokio::spawn(in_place(place, move || {
+            begun.send(()).unwrap();
+            ended.recv().unwrap_or_default();
             Ok(())
         }));
-        // Blocking threads begin in the order of asking: had it been let in, it would have begun before these.
-        for _ in 0..4 {
-            tokio::task::yield_now().await;
-            tokio::task::spawn_blocking(|| ()).await.unwrap();
-        }
-        assert!(!ran.load(Ordering::SeqCst));
+        tokio::task::yield_now().await;
+        beginning.recv().unwrap();
+        look.abort();
+        assert!(look.await.unwrap_err().is_cancelled());
+        assert!(places.is_full());
         drop(end);
-        more.await.unwrap().unwrap();
-        assert!(ran.load(Ordering::SeqCst));
+        drop(places.of(7).await.unwrap());
     }
 }

@@ -76,7 +76,7 @@ impl Reads {
                 let observed = observed?;
                 let state = seated(&snapshot.state, &observed);
                 let statuses = status(&state, &observed);
-                return Ok(Snapshot { state, observed, statuses });
+                return Ok(Snapshot { state, observed, statuses, unwatched: snapshot.unwatched.clone() });
             }
             self.pause().await;
         }

@@ -1,29 +1,28 @@
-//! The database: intent, journal, answers already given. One file. The engine's thread owns the connection that
-//! writes; [`Answers`] is another one, which reads.
+//! The database: intent, journal, answers already given. One file. The engine's thread owns the connection that writes; [`Answers`] is
+//! another one, which reads.
 //!
 //! SQLite in WAL mode with `synchronous=FULL`: what was acknowledged is on disk (<https://www.sqlite.org/pragma.html>). Tables are
 //! STRICT; identities and owners are columns, the rest of a row is JSON, so that `sqlite3` shows what bpfd knows. This file must
 //! never touch the kernel.
 
+mod answers;
 mod migrate;
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bpfd_core::ident::{BootId, DatabaseUid, Handle, OpId, RequestKey};
 use bpfd_core::journal::Operation;
 use bpfd_core::stamp::Stamp;
 use bpfd_core::state::{App, Change, Link, Owner, State};
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
-use serde::{Deserialize, Serialize};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use serde::Serialize;
 
+pub use self::answers::{Answers, Earlier, Outcome};
 use self::migrate::{SCHEMA_VERSION, migrate};
 
 /// How long one connection waits for another, such as `sqlite3` in somebody's hands.
 const BUSY: Duration = Duration::from_secs(5);
-/// How long answers are kept for callers that repeat a request.
-const ANSWERS_KEPT_SECONDS: i64 = 24 * 60 * 60;
 
 /// The database did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -147,13 +146,8 @@ impl Store {
         let tx = self.db.transaction()?;
         write_difference(&tx, operation.boot, before, after)?;
         let stamp = write_stamp(&tx, self.stamp)?;
-        if let Some(RequestKey { id, asked }) = operation.request {
-            tx.execute("DELETE FROM answers WHERE at < unixepoch() - ?1", [ANSWERS_KEPT_SECONDS])?;
-            tx.execute(
-                "INSERT OR REPLACE INTO answers (request_id, owner, asked, at, body)
-                 VALUES (?1, ?2, ?3, unixepoch(), ?4)",
-                params![id.to_string(), operation.owner.uid, asked.to_string(), text(outcome)],
-            )?;
+        if let Some(key) = operation.request {
+            answers::keep(&tx, key, operation.owner.uid, outcome)?;
         }
         forget(&tx, operation.id)?;
         tx.commit()?;
@@ -197,45 +191,10 @@ impl Store {
         self.handle = last;
     }
 
-    /// What became of this owner's request of that key, if there was one.
-    pub fn answer(&self, key: RequestKey, owner: &Owner) -> Result<Option<Earlier>, StoreError> {
-        answer(&self.db, key, owner)
+    /// What became of this owner's request of that key, if there was one. `state` is that of now.
+    pub fn answer(&self, key: RequestKey, owner: &Owner, state: &State) -> Result<Option<Earlier>, StoreError> {
+        answers::find(&self.db, key, owner, state)
     }
-}
-
-/// Answers already given, for readers on any thread: they have a connection of their own and never wait for a change.
-#[derive(Debug)]
-pub struct Answers(Mutex<Connection>);
-
-impl Answers {
-    /// Opens a database that [`Store::open`] has made.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        db.busy_timeout(BUSY)?;
-        Ok(Self(Mutex::new(db)))
-    }
-
-    /// What became of this owner's request of that key, if there was one.
-    pub fn of(&self, key: RequestKey, owner: &Owner) -> Result<Option<Earlier>, StoreError> {
-        answer(&self.0.lock().unwrap_or_else(PoisonError::into_inner), key, owner)
-    }
-}
-
-fn answer(db: &Connection, key: RequestKey, owner: &Owner) -> Result<Option<Earlier>, StoreError> {
-    let RequestKey { id, asked } = key;
-    let row: Option<(bool, String)> = db
-        .query_row(
-            "SELECT asked IN (?3, ''), body FROM answers
-             WHERE request_id = ?1 AND owner = ?2 AND at >= unixepoch() - ?4",
-            params![id.to_string(), owner.uid, asked.to_string(), ANSWERS_KEPT_SECONDS],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )
-        .optional()?;
-    let earlier = row.map(|(same, body)| match same {
-        true => parse("an answer", &body).map(Earlier::Answered),
-        false => Ok(Earlier::Another),
-    });
-    earlier.transpose()
 }
 
 fn last_handle(db: &Connection) -> Result<Handle, StoreError> {
@@ -258,46 +217,6 @@ fn stamp(db: &Connection) -> Result<Stamp, StoreError> {
 fn write_stamp(tx: &Transaction<'_>, before: Stamp) -> Result<Stamp, StoreError> {
     tx.execute("UPDATE identity SET commits = commits + 1", [])?;
     Ok(Stamp { commits: before.commits.saturating_add(1), ..before })
-}
-
-/// What a request's key was used for before.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Earlier {
-    /// For the same: that was its answer.
-    Answered(Outcome),
-    /// For something else.
-    Another,
-}
-
-/// What an operation did: the rows that it made, or took away.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-pub struct Outcome {
-    /// Apps loaded or unloaded.
-    pub apps: Vec<App>,
-    /// Links made, moved or taken away.
-    pub links: Vec<Link>,
-}
-
-impl Outcome {
-    /// The rows that changes made or moved, as they are afterwards; what they took away, as it was.
-    pub fn of(before: &State, after: &State, changes: &[Change]) -> Self {
-        let mut outcome = Self::default();
-        for change in changes {
-            match change {
-                Change::Load(app) => outcome.apps.extend(after.apps.get(&app.uid).cloned()),
-                Change::Attach(link) => outcome.links.extend(after.links.get(&link.uid).cloned()),
-                Change::Update { link, .. } => outcome.links.extend(after.links.get(link).cloned()),
-                Change::Detach(link) => outcome.links.extend(before.links.get(link).cloned()),
-                Change::Unload(app) => {
-                    let mut links: Vec<_> = before.links_of(*app).cloned().collect();
-                    links.sort_by_key(|link| link.handle);
-                    outcome.links.extend(links);
-                    outcome.apps.extend(before.apps.get(app).cloned());
-                }
-            }
-        }
-        outcome
-    }
 }
 
 fn write_difference(tx: &Transaction<'_>, boot: BootId, before: &State, after: &State) -> Result<(), StoreError> {

@@ -26,7 +26,7 @@ use std::thread;
 
 use bpfd_core::ident::KernelId;
 use bpfd_core::names::{Netns, NetnsName};
-use bpfd_core::state::State;
+use bpfd_core::watched::{WATCHED_MAX, watched};
 use bpfd_sys::netlink::{LinkEvent, LinkWatch};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -39,10 +39,6 @@ use crate::kernel::HostKernel;
 use crate::worker::Workers;
 use crate::worker::netns::Namespaces;
 use looks::{Heard, look};
-
-/// How many named namespaces are heard at a time: a quarter of the 1024 descriptors that a service has by default, and at most
-/// 64 MiB of the kernel's memory for news that waits. Links in others are looked at with each change and at every start.
-const NAMED_MAX: usize = 256;
 
 /// Starts listening; ends with the engine. Names of namespaces are files in `directory`.
 pub fn start(engine: EngineHandle<HostKernel>, workers: Workers, directory: PathBuf) -> io::Result<()> {
@@ -77,8 +73,9 @@ fn listen(
         heard(&mut own, &Netns::Host, &mut news)?;
         named.heard(&mut news);
         if std::mem::take(&mut names_may_differ) {
-            let wanted = names(&snapshots.borrow_and_update().state);
-            news.everything |= named.follow(wanted);
+            let wanted = watched(&snapshots.borrow_and_update().state);
+            named.say_beyond(wanted.beyond.len());
+            news.everything |= named.follow(wanted.names);
         }
         look(engine, &pending, std::mem::take(&mut news));
         let changed = pin!(snapshots.changed());
@@ -135,17 +132,6 @@ fn heard(watch: &mut LinkWatch, netns: &Netns, news: &mut News) -> io::Result<()
         }
     }
     Ok(())
-}
-
-/// The namespaces that chains are asked for in, and those by which they are reached now.
-fn names(state: &State) -> BTreeSet<NetnsName> {
-    let asked = state.links.values().filter_map(|link| link.placement.asked());
-    let called = state.links.values().filter_map(|link| link.on.as_ref()).map(|seat| &seat.called);
-    let named = asked.chain(called).filter_map(|name| match &name.netns {
-        Netns::Host => None,
-        Netns::Named(name) => Some(name.clone()),
-    });
-    named.collect()
 }
 
 /// The named namespaces that bpfd has links in.
@@ -207,20 +193,19 @@ impl Named {
         }
     }
 
-    /// Follows these names to where they lead now, and no others; whether that is elsewhere than before.
-    fn follow(&mut self, mut names: BTreeSet<NetnsName>) -> bool {
-        let beyond = names.len().saturating_sub(NAMED_MAX);
+    /// Says how many names are too many, when that changes.
+    fn say_beyond(&mut self, beyond: usize) {
         if beyond != std::mem::replace(&mut self.beyond, beyond) && beyond > 0 {
             tracing::warn!(
                 beyond,
-                limit = NAMED_MAX,
-                "too many network namespaces to watch: links in the last ones by name are updated only with the next \
-                 change or start"
+                limit = WATCHED_MAX,
+                "too many network namespaces to watch: links in some are updated only with their next change or a start"
             );
         }
-        if let Some(first_beyond) = names.iter().nth(NAMED_MAX).cloned() {
-            names.split_off(&first_beyond);
-        }
+    }
+
+    /// Follows these names to where they lead now, and no others; whether that is elsewhere than before.
+    fn follow(&mut self, names: BTreeSet<NetnsName>) -> bool {
         self.listeners.retain(|name, _| names.contains(name));
         if !names.is_empty() {
             self.follow_directory();
@@ -324,14 +309,11 @@ mod tests {
     }
 
     #[test]
-    fn no_more_names_are_followed_than_the_limit() {
+    fn the_names_that_are_wanted_are_followed_and_no_others() {
         let directory = tempfile::tempdir().unwrap();
         let mut named = named(directory.path().to_owned());
-        assert!(!named.follow(numbered(NAMED_MAX + 44)), "none is there");
-        assert_eq!((named.listeners.len(), named.beyond), (NAMED_MAX, 44));
-        assert!(named.listeners.keys().eq(&numbered(NAMED_MAX)));
-        assert!(!named.follow(numbered(NAMED_MAX)));
-        assert_eq!((named.listeners.len(), named.beyond), (NAMED_MAX, 0));
+        assert!(!named.follow(numbered(44)), "none is there");
+        assert!(named.listeners.keys().eq(&numbered(44)));
         assert!(!named.follow(BTreeSet::new()));
         assert_eq!(named.listeners.len(), 0);
     }

@@ -2,6 +2,8 @@
 //! it is opened, so later look-ups need no second opinion; chains of types are followed to a fixed depth, so a cycle ends.
 //! Format: `Documentation/bpf/btf.rst`, `include/uapi/linux/btf.h`.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 pub(crate) use crate::btf_type::{EnumValues, Member, Members, Place, SectionVars, Type};
@@ -11,11 +13,11 @@ use crate::bytes::{self, index, string_at, u16_at, u32_at};
 const MAX_DEPTH: usize = 32;
 /// Types of one object; vmlinux has about 150 000.
 pub(crate) const MAX_TYPES: usize = 1 << 18;
-const MAGIC: u16 = 0xeb9f;
+pub(crate) const MAGIC: u16 = 0xeb9f;
 /// `struct btf_header`.
 pub(crate) const HEADER_SIZE: usize = 24;
 /// `struct btf_type`.
-const TYPE_SIZE: usize = 12;
+pub(crate) const TYPE_SIZE: usize = 12;
 
 /// Why BTF cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -62,11 +64,32 @@ pub(crate) struct Btf<'a> {
     pub(crate) types: &'a [u8],
     pub(crate) strings: &'a str,
     /// Where each type starts in `types`; type id 1 is first.
-    offsets: Vec<usize>,
+    offsets: Cow<'a, [usize]>,
 }
 
 impl<'a> Btf<'a> {
     pub(crate) fn open(section: &'a [u8]) -> Result<Self, BtfError> {
+        let mut btf = Self::reopen(section, &[])?;
+        let (mut offsets, mut at) = (Vec::new(), 0);
+        while at < btf.types.len() {
+            if offsets.len() >= MAX_TYPES {
+                return Err(BtfError::TooManyTypes(MAX_TYPES));
+            }
+            offsets.push(at);
+            at += TYPE_SIZE + body_size(btf.types, at, offsets.len())?;
+            if at > btf.types.len() {
+                return Err(BtfError::Truncated("types".to_owned()));
+            }
+        }
+        btf.offsets = offsets.into();
+        for id in btf.ids() {
+            btf.check(id)?;
+        }
+        Ok(btf)
+    }
+
+    /// A section that was opened before, with where its types start.
+    pub(crate) fn reopen(section: &'a [u8], offsets: &'a [usize]) -> Result<Self, BtfError> {
         if u16_at(section, 0) != Some(MAGIC) || section.get(2) != Some(&1) {
             return Err(BtfError::Header);
         }
@@ -87,22 +110,12 @@ impl<'a> Btf<'a> {
         }
         // Once for the whole table: then a name costs one look, however many there are.
         let strings = std::str::from_utf8(strings).ok().ok_or_else(|| BtfError::Truncated("strings".to_owned()))?;
-        let mut btf = Self { types, strings, offsets: Vec::new() };
-        let mut at = 0;
-        while at < types.len() {
-            if btf.offsets.len() >= MAX_TYPES {
-                return Err(BtfError::TooManyTypes(MAX_TYPES));
-            }
-            btf.offsets.push(at);
-            at += TYPE_SIZE + btf.body_size(at)?;
-            if at > types.len() {
-                return Err(BtfError::Truncated("types".to_owned()));
-            }
-        }
-        for id in btf.ids() {
-            btf.check(id)?;
-        }
-        Ok(btf)
+        Ok(Self { types, strings, offsets: offsets.into() })
+    }
+
+    /// For [`Btf::reopen`].
+    pub(crate) fn into_offsets(self) -> Vec<usize> {
+        self.offsets.into_owned()
     }
 
     /// How many types there are: ids 1 to this.
@@ -129,7 +142,7 @@ impl<'a> Btf<'a> {
         let word = u32_at(self.types, at + 8)?;
         let flag = info >> 31 == 1;
         let from = at + TYPE_SIZE;
-        let body = self.types.get(from..from + self.body_size(at).ok()?)?;
+        let body = self.types.get(from..from + body_size(self.types, at, index(id)).ok()?)?;
         Some(match kind(info) {
             1 => {
                 let int = u32_at(body, 0)?;
@@ -276,27 +289,15 @@ impl<'a> Btf<'a> {
         }
     }
 
-    /// The bytes that follow the fixed part of the type at `at`.
-    fn body_size(&self, at: usize) -> Result<usize, BtfError> {
-        let info = u32_at(self.types, at + 4).ok_or_else(|| BtfError::Truncated("types".to_owned()))?;
-        let count = index(info & 0xffff);
-        let size = match kind(info) {
-            1 | 14 | 17 => 4,
-            3 => 12,
-            4 | 5 | 15 | 19 => 12 * count,
-            6 | 13 => 8 * count,
-            2 | 7..=12 | 16 | 18 => 0,
-            kind => return Err(BtfError::UnknownKind { id: bytes::count(self.offsets.len()), kind }),
-        };
-        Ok(size)
-    }
-
     fn check(&self, id: u32) -> Result<(), BtfError> {
         let truncated = || BtfError::Truncated("types".to_owned());
         let at = self.offset_of(id).ok_or_else(truncated)?;
         let (name, info) = (u32_at(self.types, at), u32_at(self.types, at + 4).unwrap_or_default());
         let word = u32_at(self.types, at + 8).ok_or_else(truncated)?;
-        let body = self.types.get(at + TYPE_SIZE..at + TYPE_SIZE + self.body_size(at)?).ok_or_else(truncated)?;
+        let body = self
+            .types
+            .get(at + TYPE_SIZE..at + TYPE_SIZE + body_size(self.types, at, index(id))?)
+            .ok_or_else(truncated)?;
         let named = |offset: Option<u32>| {
             let found = offset.is_some_and(|offset| self.strings.get(index(offset)..).is_some_and(|s| !s.is_empty()));
             if found { Ok(()) } else { Err(BtfError::Name(id)) }
@@ -326,7 +327,22 @@ impl<'a> Btf<'a> {
     }
 }
 
+/// The bytes that follow the fixed part of the type at `at`, which is the one of this number.
+fn body_size(types: &[u8], at: usize, id: usize) -> Result<usize, BtfError> {
+    let info = u32_at(types, at + 4).ok_or_else(|| BtfError::Truncated("types".to_owned()))?;
+    let count = index(info & 0xffff);
+    let size = match kind(info) {
+        1 | 14 | 17 => 4,
+        3 => 12,
+        4 | 5 | 15 | 19 => 12 * count,
+        6 | 13 => 8 * count,
+        2 | 7..=12 | 16 | 18 => 0,
+        kind => return Err(BtfError::UnknownKind { id: bytes::count(id), kind }),
+    };
+    Ok(size)
+}
+
 /// `BTF_INFO_KIND`.
-fn kind(info: u32) -> u32 {
+pub(crate) fn kind(info: u32) -> u32 {
     info >> 24 & 0x1f
 }

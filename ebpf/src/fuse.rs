@@ -214,14 +214,31 @@ fn maps_of(program: &Finished) -> BTreeSet<RawFd> {
     program.insns.iter().filter(names_map).map(|insn| insn.imm).collect()
 }
 
+/// How much members take of what one program may have, the glue included.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Size {
+    /// Of [`MAX_MAPS`].
+    pub maps: usize,
+    /// Of [`MAX_FUNCTIONS`].
+    pub functions: usize,
+}
+
+impl Size {
+    /// Of these members, fused.
+    pub fn of(members: &[Member<'_>]) -> Self {
+        let maps: BTreeSet<RawFd> = members.iter().flat_map(|member| maps_of(member.program)).collect();
+        let functions: usize = members.iter().map(|member| functions_of(&member.program.insns)).sum();
+        Self { maps: maps.len().saturating_add(1), functions: functions.saturating_add(1) }
+    }
+}
+
 fn check_sizes(members: &[Member<'_>]) -> Result<(), CannotFuse> {
-    let maps: BTreeSet<RawFd> = members.iter().flat_map(|member| maps_of(member.program)).collect();
-    let functions: usize = members.iter().map(|member| functions_of(&member.program.insns)).sum();
+    let Size { maps, functions } = Size::of(members);
     let insns: usize = members.iter().map(|member| member.program.insns.len()).sum();
     let glue = members.len().saturating_mul(GLUE_PER_MEMBER).saturating_add(GLUE_FIXED);
     for (what, found, limit) in [
-        ("maps", maps.len().saturating_add(1), MAX_MAPS),
-        ("functions", functions.saturating_add(1), MAX_FUNCTIONS),
+        ("maps", maps, MAX_MAPS),
+        ("functions", functions, MAX_FUNCTIONS),
         ("instructions", insns.saturating_add(glue), MAX_INSNS),
     ] {
         if found > limit {

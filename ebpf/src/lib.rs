@@ -18,6 +18,7 @@ pub mod globals;
 pub mod guard;
 pub mod insn;
 pub mod inspect;
+mod kernel_btf;
 pub mod kind;
 pub mod license;
 pub mod line_info;

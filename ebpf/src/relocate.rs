@@ -14,7 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::RawFd;
 
-use aya_obj::btf::{Btf, BtfError, BtfFeatures, BtfKind, BtfRelocationError};
+use aya_obj::btf::{Btf, BtfError, BtfFeatures, BtfRelocationError};
 use aya_obj::generated::bpf_insn;
 use aya_obj::maps::PinningType;
 use aya_obj::relocation::EbpfRelocationError;
@@ -23,6 +23,8 @@ use aya_obj::{EbpfSectionKind, Function, Map, Object, ParseError};
 use crate::elf::{Elf, ElfError};
 use crate::guard::{self, GuardError};
 use crate::insn::{self, Insn};
+use crate::kernel_btf::Asked;
+pub use crate::kernel_btf::KernelBtf;
 use crate::load_type::LoadType;
 
 /// Bytes of one record of [`Finished::func_info`] (`struct bpf_func_info`).
@@ -41,28 +43,6 @@ const MAP_TYPE_DEVMAP: u32 = 14;
 const MAP_TYPE_CPUMAP: u32 = 16;
 const MAP_TYPE_DEVMAP_HASH: u32 = 25;
 const MAP_TYPE_RINGBUF: u32 = 27;
-
-/// The running kernel's types, from `/sys/kernel/btf/vmlinux`. Parsing takes some 15 ms and 16 MB: do it once.
-#[derive(Debug, Clone)]
-pub struct KernelBtf(Btf);
-
-impl KernelBtf {
-    /// Parses the kernel's own BTF, which is trusted.
-    pub fn parse(bytes: &[u8]) -> Result<Self, RelocateError> {
-        // The default is the host's byte order, which is the kernel's.
-        Btf::parse(bytes, Default::default()).map(Self).map_err(RelocateError::KernelBtf)
-    }
-
-    /// The id of a kernel function's type, which fentry and lsm programs are attached to.
-    pub fn function_id(&self, name: &str) -> Option<u32> {
-        self.0.id_by_type_name_kind(name, BtfKind::Func).ok()
-    }
-
-    /// The id of a typedef, such as `btf_trace_sched_switch` of a typed raw tracepoint.
-    pub fn typedef_id(&self, name: &str) -> Option<u32> {
-        self.0.id_by_type_name_kind(name, BtfKind::Typedef).ok()
-    }
-}
 
 /// What the running kernel can take; decides how BTF and map sizes are fitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +95,10 @@ pub enum RelocateError {
     /// The object's BTF cannot be fitted to the kernel.
     #[error("cannot fit the object's BTF to this kernel")]
     Btf(#[source] BtfError),
-    /// The kernel's BTF cannot be read.
+    /// The object's BTF is not understood.
+    #[error("cannot read the object's types")]
+    Types(#[from] crate::btf::BtfError),
+    /// An excerpt of the kernel's BTF cannot be read.
     #[error("cannot parse the kernel's BTF")]
     KernelBtf(#[source] BtfError),
     /// It relies on kernel types, and this kernel shows none.
@@ -259,6 +242,30 @@ fn whole_pages(bytes: u32, page_size: u32) -> u32 {
         .unwrap_or(bytes)
 }
 
+/// Fits an object to the kernel's types, by an excerpt of those that it names.
+fn fit_types(object: &mut Object, elf: &[u8], kernel: &KernelBtf) -> Result<(), RelocateError> {
+    const LOADS_A_NUMBER: [u8; 2] = [0xb7, 0xb4];
+    let Asked { names, numbers } = Asked::read(&Elf::open(elf)?)?;
+    let excerpt = kernel.excerpt(&names);
+    let types = Btf::parse(&excerpt.bytes, Default::default()).map_err(RelocateError::KernelBtf)?;
+    object.relocate_btf(&types).map_err(RelocateError::CoRe)?;
+    // Numbers of types are the excerpt's until now.
+    for (section, offset) in numbers {
+        let size = size_of::<bpf_insn>();
+        let found = object.functions.values_mut().find_map(|function| {
+            let place = offset.checked_sub(function.section_offset)? / size;
+            Some(function).filter(|function| function.section_index.0 == section)?.instructions.get_mut(place)
+        });
+        if let Some(insn) = found
+            && (insn.code == insn::LD_IMM64 || LOADS_A_NUMBER.contains(&insn.code))
+            && let Some(id) = u32::try_from(insn.imm).ok().and_then(|number| excerpt.kernel_id(number))
+        {
+            insn.imm = id.cast_signed();
+        }
+    }
+    Ok(())
+}
+
 /// A program to make from an object: which function, and how it is loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Chosen {
@@ -302,8 +309,7 @@ impl Unlinked {
         object.patch_map_data(values).map_err(RelocateError::Parse)?;
         let btf = object.fixup_and_sanitize_btf(&facts.btf_features()).map_err(RelocateError::Btf)?.map(Btf::to_bytes);
         if object.has_btf_relocations() {
-            let kernel = kernel.ok_or(RelocateError::NeedsKernelBtf)?;
-            object.relocate_btf(&kernel.0).map_err(RelocateError::CoRe)?;
+            fit_types(&mut object, bytes, kernel.ok_or(RelocateError::NeedsKernelBtf)?)?;
         }
         let maps = take_maps(&mut object, facts)?;
         Ok(Self { object, chosen: chosen.to_vec(), license, maps, btf })

@@ -18,6 +18,7 @@ use ebpf::load_type::LoadType;
 use ebpf::relocate::{Chosen, Finished, KernelBtf, KernelFacts, RelocateError, Unlinked};
 
 const CORE: &[u8] = include_bytes!("objects/core.o");
+const CORE_TYPE_ID: &[u8] = include_bytes!("objects/core_type_id.o");
 const EXTERNS: &[u8] = include_bytes!("objects/externs.o");
 const GLOBALS: &[u8] = include_bytes!("objects/globals.o");
 const LITERAL_FD: &[u8] = include_bytes!("objects/literal_fd.o");
@@ -151,6 +152,30 @@ fn a_member_is_read_where_this_kernel_has_it() {
     let differing: Vec<_> = near.iter().zip(&far).filter(|(near, far)| near != far).collect();
     let [(near, far)] = differing.as_slice() else { panic!("{differing:?}") };
     assert_eq!((near.imm, far.imm), (8, 1234));
+}
+
+#[test]
+fn numbers_of_types_are_the_kernels_however_few_of_its_types_are_looked_at() {
+    let kernel = |others: u32| {
+        let mut btf = BtfBuilder::new();
+        let int = btf.signed("int", 4);
+        for number in 0..others {
+            btf.structure(&format!("other{number}"), 4, &[("first", int, 0)]);
+        }
+        let task = btf.structure("task_struct", 24, &[("pid", int, 8)]);
+        (KernelBtf::parse(&btf.finish()).unwrap(), task.number())
+    };
+    let numbers = |others| {
+        let (kernel, task) = kernel(others);
+        let insns = finish(&parse(CORE_TYPE_ID, "on_switch", &[], Some(&kernel)).unwrap()).insns;
+        let loads =
+            insns.iter().filter(|insn| (insn.is_ld_imm64() && insn.src == 0) || matches!(insn.code, 0xb7 | 0xb4));
+        (loads.map(|insn| insn.imm).collect::<Vec<i32>>(), task)
+    };
+    // Its number, its size, that it is there, that the other is not; and the program's verdict.
+    for (found, task) in [numbers(0), numbers(70_000)] {
+        assert_eq!(found, [task.cast_signed(), 24, 1, 0, 0]);
+    }
 }
 
 #[test]

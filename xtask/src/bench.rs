@@ -3,8 +3,10 @@
 //! A bound is on a count or on a ratio of two things that were measured in turn in one run, never on a time: a machine may be slow
 //! or busy. Nothing of it is a test.
 
+mod attacks;
 mod figure;
 mod kinds;
+mod program;
 mod scale;
 
 use std::path::Path;
@@ -23,16 +25,20 @@ struct Bench {
 }
 
 /// A new bench is a line here and a file.
-const BENCHES: [Bench; 2] =
-    [Bench { name: "scale", run: scale::measure }, Bench { name: "kinds", run: kinds::measure }];
+const BENCHES: [Bench; 3] = [
+    Bench { name: "scale", run: scale::measure },
+    Bench { name: "attacks", run: attacks::measure },
+    Bench { name: "kinds", run: kinds::measure },
+];
 
 /// It could not be measured.
 const NOT_MEASURED: u8 = 2;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-  scale  what more interfaces and links cost; as root
-  kinds  how much code each hook kind is, from git
+  scale    what more interfaces and links cost; as root
+  attacks  what root waits for while others ask for as much as they may; as root
+  kinds    how much code each hook kind is, from git
 
 Exit status:
   0  every figure is within its bound

@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::chain::room::{Kept, Room};
 use crate::hook::{ChainId, ChainName, InterfaceId, NamedChain, OwnHook, Point, ProceedOn, XdpMode};
 use crate::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use crate::names::{Netns, NetnsName, Priority};
@@ -94,6 +95,9 @@ pub enum ChainContent {
         members: Vec<Member>,
         /// Every app that a member is of.
         recipes: BTreeMap<AppUid, Recipe>,
+        /// How much of one program they may take.
+        #[serde(default)]
+        room: Room,
     },
     /// A libxdp dispatcher: a slot a program, those of others beside ours.
     Dispatcher {
@@ -415,6 +419,8 @@ pub enum Need {
         members: Vec<Member>,
         /// Every app that a member is of.
         recipes: BTreeMap<AppUid, Recipe>,
+        /// How much of one program they may take.
+        room: Room,
     },
     /// An app whose pins are gone.
     App {
@@ -430,9 +436,15 @@ impl Need {
     pub fn serves(&self, other: &Self) -> bool {
         match (self, other) {
             (
-                Self::Fused { generation: _, chain, members, recipes },
-                Self::Fused { generation: _, chain: its_chain, members: its_members, recipes: its_recipes },
-            ) => (chain, members, recipes) == (its_chain, its_members, its_recipes),
+                Self::Fused { generation: _, chain, members, recipes, room },
+                Self::Fused {
+                    generation: _,
+                    chain: its_chain,
+                    members: its_members,
+                    recipes: its_recipes,
+                    room: its_room,
+                },
+            ) => (chain, members, recipes, room) == (its_chain, its_members, its_recipes, its_room),
             (Self::Copy { .. } | Self::Fused { .. } | Self::App { .. }, _) => self == other,
         }
     }
@@ -748,6 +760,9 @@ pub enum StepError {
         /// What it does.
         why: String,
     },
+    /// New links would take what is kept for others.
+    #[error(transparent)]
+    Kept(Kept),
     /// The interface is gone.
     #[error("no interface for `{0}`")]
     NoInterface(ChainName),

@@ -11,6 +11,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::chain;
+use crate::chain::room::{self, Kept};
 use crate::hook::{ChainId, ChainName, NamedChain, Placement, Point, XdpMode};
 use crate::ident::{AppUid, GenerationUid, KernelId, LinkUid, Uids};
 use crate::kernel::{
@@ -40,12 +41,13 @@ impl Plan {
     pub fn needs(&self) -> Vec<Need> {
         let need = |step: &Step| match step {
             Step::LoadCopy { member, recipe } => Some(Need::Copy { member: member.clone(), recipe: recipe.clone() }),
-            Step::BuildGeneration { generation, chain, content: ChainContent::Fused { members, recipes } } => {
+            Step::BuildGeneration { generation, chain, content: ChainContent::Fused { members, recipes, room } } => {
                 Some(Need::Fused {
                     generation: *generation,
                     chain: chain.id,
                     members: members.clone(),
                     recipes: recipes.clone(),
+                    room: *room,
                 })
             }
             _ => None,
@@ -180,6 +182,14 @@ pub enum PlanError {
         /// How many there can be.
         room: usize,
     },
+    /// New links would take what is kept for others.
+    #[error("`{}`: {kept}", chain.interface)]
+    Kept {
+        /// The hook.
+        chain: ChainName,
+        /// How much of what.
+        kept: Kept,
+    },
     /// Links of one chain ask for different modes.
     #[error("links of `{0}` ask for native and generic mode at once")]
     MixedModes(ChainName),
@@ -217,6 +227,7 @@ pub fn plan(state: &State, observed: &Observed, changes: &[Change], uids: &mut d
     let chains = observed.chains.iter().filter(|(chain, _)| touched.contains(chain));
     let near = Observed { chains: chains.map(|(chain, seen)| (*chain, seen.clone())).collect(), ..observed.clone() };
     let plan = with_records(converge_chains(&after, &near, &changes, uids), &after, &near);
+    let plan = room::keep(plan, &changes);
     Ok(Planned { changes, after, touched, plan })
 }
 

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::chain::status_of;
 use crate::ident::{GenerationUid, LinkUid};
 use crate::kernel::{Observed, ObservedChain, Scope, Targets};
+use crate::names::NetnsName;
 use crate::plan::{LinkStatus, own_status, status};
 use crate::seat::seated;
 use crate::state::{Link, State};
+use crate::watched::watched;
 
 /// The last whole state, and how the kernel stood then.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +20,8 @@ pub struct Snapshot {
     pub observed: Observed,
     /// How each link stands.
     pub statuses: BTreeMap<LinkUid, LinkStatus>,
+    /// Network namespaces with links in them that are not watched.
+    pub unwatched: BTreeSet<NetnsName>,
 }
 
 impl Snapshot {
@@ -26,8 +30,9 @@ impl Snapshot {
     #[must_use]
     pub fn after(&self, state: &State, seen: Observed, scope: &Scope) -> Self {
         let state = seated(state, &seen);
+        let unwatched = watched(&state).beyond;
         match scope {
-            Scope::Everything(_) => Self { statuses: status(&state, &seen), state, observed: seen },
+            Scope::Everything(_) => Self { statuses: status(&state, &seen), state, observed: seen, unwatched },
             Scope::Chains(_) => {
                 let of = |chain| seen.chains.contains_key(&chain) || seen.missing.contains_key(&chain);
                 let named = |link: &Link| link.placement.asked().is_some_and(|name| seen.interfaces.contains_key(name));
@@ -37,7 +42,7 @@ impl Snapshot {
                 statuses.retain(|link, _| state.links.contains_key(link));
                 statuses.extend(own_status(&state, &observed));
                 statuses.extend(status_of(&state, &observed, looked_at));
-                Self { state, observed, statuses }
+                Self { state, observed, statuses, unwatched }
             }
         }
     }

@@ -9,6 +9,7 @@ pub mod image;
 pub mod key;
 pub mod limits;
 pub mod name;
+pub mod quota;
 pub mod read;
 pub mod reference;
 pub mod refusal;

@@ -85,8 +85,20 @@ impl Shared {
         ready
     }
 
+    /// Whether nobody need be asked for an image: the store has it, or nobody is to be asked.
+    pub(super) fn serves(&self, reference: &Reference, pull: PullPolicy) -> Result<bool, ImageError> {
+        match (pull, reference.digest()) {
+            (PullPolicy::Never, _) => Ok(true),
+            // A digest never comes to mean anything else.
+            (PullPolicy::IfNotPresent, _) | (PullPolicy::Newer | PullPolicy::Always, Some(_)) => {
+                Ok(matches!(self.have(reference)?, Have::Good(_)))
+            }
+            (PullPolicy::Newer | PullPolicy::Always, None) => Ok(false),
+        }
+    }
+
     /// What the store has for a reference, judged and opened.
-    fn usable(
+    pub(super) fn usable(
         &self,
         reference: &Reference,
         warning: Option<Warning>,
@@ -110,19 +122,15 @@ impl Shared {
         report: &Report,
         waiter: &Waiter,
     ) -> Result<Brought, ImageError> {
-        let Terms { pull, .. } = terms;
-        let have = match pull {
-            PullPolicy::Never => return Ok(Brought::Stored(None)),
-            PullPolicy::Newer | PullPolicy::Always | PullPolicy::IfNotPresent => self.have(reference)?,
-        };
-        let cached = match (&have, pull, reference.digest()) {
-            // A digest never comes to mean anything else.
-            (Have::Good(_), _, Some(_)) | (Have::Good(_), PullPolicy::IfNotPresent, None) => {
-                return Ok(Brought::Stored(None));
-            }
-            (Have::Good(digest), PullPolicy::Newer, None) => Some(*digest),
+        // Another pull may have ended since this was asked first.
+        if self.serves(reference, terms.pull)? {
+            return Ok(Brought::Stored(None));
+        }
+        let have = self.have(reference)?;
+        let cached = match (&have, terms.pull) {
+            (Have::Good(digest), PullPolicy::Newer) => Some(*digest),
             // Signatures may have come since: everything is fetched again.
-            (Have::Good(_) | Have::Refused(_) | Have::Nothing, _, _) => None,
+            (Have::Good(_) | Have::Refused(_) | Have::Nothing, _) => None,
         };
         report(Progress::begin(Phase::Resolve));
         match (self.fetch(reference, terms, cached, report, waiter), have) {
@@ -282,7 +290,9 @@ fn at_fault(error: &ImageError) -> bool {
         ImageError::Parse(error) => match error {
             ParseError::Refused(_) => true,
             // On a host that is short of time or memory an honest object ends so, too.
-            ParseError::TooSlow(_) | ParseError::Died { .. } | ParseError::Worker(_) => false,
+            ParseError::TooSlow(_) | ParseError::OutOfTime(_) | ParseError::Died { .. } | ParseError::Worker(_) => {
+                false
+            }
         },
         ImageError::Reference(_)
         | ImageError::NotCovered(_)

@@ -53,7 +53,7 @@ impl Maker {
                 self.open(member.app, Some(recipe))?;
                 What::Copy(Arc::new(copy::build(&template()?, member, &self.codes)?))
             }
-            Need::Fused { generation, chain, members, recipes } => {
+            Need::Fused { generation, chain, members, recipes, room } => {
                 for app in members.iter().map(|member| member.app) {
                     self.open(app, recipes.get(&app))?;
                 }
@@ -61,7 +61,7 @@ impl Maker {
                     (Point::TcIngress | Point::TcEgress, [member]) => {
                         alone::build(*generation, *chain, member, &self.codes)
                     }
-                    _ => fused::build(*generation, *chain, members, &self.codes),
+                    _ => fused::build(*generation, *chain, members, *room, &self.codes),
                 };
                 What::Fused(Arc::new(built?))
             }
@@ -94,7 +94,7 @@ impl Maker {
         let doing = || format!("read object {}", recipe.object);
         let elf = (self.objects)(&recipe.object).map_err(failed(doing))?;
         parse::rehearse(&self.workers, &self.loader, &elf, recipe).map_err(|error| match error {
-            ParseError::Refused(_) | ParseError::TooSlow(_) | ParseError::Died { .. } => {
+            ParseError::Refused(_) | ParseError::TooSlow(_) | ParseError::OutOfTime(_) | ParseError::Died { .. } => {
                 StepError::Object { why: error.to_string() }
             }
             ParseError::Worker(_) => StepError::Call { doing: doing(), errno: error.to_string() },

@@ -8,7 +8,7 @@
 //! chain     shared hooks: a back end a file                                 hook    own hooks: a kind a file
 //! observe   what is pinned and what runs                                    interfaces  by name and by index
 //! probe     may a program replace a function?                               reader  looks beside the thread that changes
-//! holders   who holds a foreign program
+//! holders   who holds a foreign program            codes   the code of apps that were used last
 //! ```
 //! Everything here is synchronous. It must never decide what should be, nor remove what it was not told to.
 //!
@@ -16,6 +16,7 @@
 
 mod app;
 mod chain;
+mod codes;
 mod holders;
 mod hook;
 mod interfaces;
@@ -64,11 +65,11 @@ use chain::libxdp::dispatcher::{self, HeldDispatcher, Wanted};
 use chain::libxdp::{copy, directory as libxdp};
 use chain::row::{self, Entry, Going};
 use chain::{tcx, xdp};
+use codes::CodeCache;
 use interfaces::Observer;
 use maker::{Maker, What};
 use observe::Known;
 use pins::{Pins, PinsError};
-use prepare::Codes;
 
 /// Where the kernel shows itself on this host.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -110,7 +111,7 @@ pub struct HostKernel {
     objects: Objects,
     modes: Modes,
     staged: BTreeMap<AppUid, StagedApp>,
-    apps: Codes,
+    codes: CodeCache,
     built: BTreeMap<GenerationUid, Arc<Built>>,
     /// What was made for the operation that begins.
     provided: Vec<(Need, Result<Made, StepError>)>,
@@ -178,7 +179,7 @@ impl HostKernel {
             objects,
             modes,
             staged: BTreeMap::new(),
-            apps: BTreeMap::new(),
+            codes: CodeCache::default(),
             built: BTreeMap::new(),
             provided: Vec::new(),
             known: None,
@@ -214,7 +215,7 @@ impl HostKernel {
         let absent = || StepError::Call { doing: doing(), errno: "it was not loaded".to_owned() };
         let staged = self.staged.remove(&app).ok_or_else(absent)?;
         let code = app::pin(&self.pins, app, staged)?;
-        self.apps.insert(app, code);
+        self.codes.keep([(app, code)].into());
         Ok(())
     }
 
@@ -233,9 +234,7 @@ impl HostKernel {
             None => self.maker(need)(),
         };
         let Made { what, codes } = made?;
-        for (app, code) in codes {
-            self.apps.entry(app).or_insert(code);
-        }
+        self.codes.keep(codes);
         Ok(what)
     }
 
@@ -489,8 +488,8 @@ impl Kernel for HostKernel {
             Need::App { .. } => vec![],
         };
         let code = |app: AppUid| {
-            let staged = self.staged.get(&app).map(|staged| &staged.code);
-            staged.or_else(|| self.apps.get(&app)).map(|code| (app, code.clone()))
+            let staged = self.staged.get(&app).map(|staged| staged.code.clone());
+            staged.or_else(|| self.codes.code(app)).map(|code| (app, code))
         };
         let maker = Maker {
             pins: self.pins.clone(),
@@ -535,11 +534,10 @@ impl HostKernel {
     fn take(&mut self, step: &Step) -> Result<Option<KernelId>, StepError> {
         match step {
             Step::PinApp(app) => self.pin_app(*app)?,
-            Step::BuildGeneration { generation, chain, content: ChainContent::Fused { members, recipes } } => {
+            Step::BuildGeneration { generation, chain, content: ChainContent::Fused { members, recipes, room } } => {
                 let (chain, members, recipes) = (chain.id, members.clone(), recipes.clone());
-                return self
-                    .build_fused(&Need::Fused { generation: *generation, chain, members, recipes }, *generation)
-                    .map(Some);
+                let need = Need::Fused { generation: *generation, chain, members, recipes, room: *room };
+                return self.build_fused(&need, *generation).map(Some);
             }
             Step::BuildGeneration { generation, chain, content: ChainContent::Dispatcher { version, slots } } => {
                 return self.build_dispatcher(*generation, chain, *version, slots).map(Some);
@@ -559,7 +557,7 @@ impl HostKernel {
             Step::Swap { chain, from, to, mode, at } => self.swap(chain, *from, *to, *mode, *at)?,
             Step::UnpinGeneration(generation) => self.unpin_generation(*generation)?,
             Step::UnpinApp(app) => {
-                self.apps.remove(app);
+                self.codes.forget(*app);
                 app::unpin(&self.pins, *app)?;
             }
             Step::Record(row) => record::write(&self.pins, row)?,

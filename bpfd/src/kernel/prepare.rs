@@ -174,6 +174,17 @@ impl AppCode {
         let programs = finished.into_iter().map(|program| (program.function.clone(), program)).collect();
         Self { maps, programs, btf }
     }
+
+    /// How many descriptors it holds.
+    pub(super) fn descriptors(&self) -> usize {
+        self.maps.len() + usize::from(self.btf.is_some())
+    }
+
+    /// How many bytes of instructions and records.
+    pub(super) fn bytes(&self) -> usize {
+        let of = |program: &Finished| 8 * program.insns.len() + program.func_info.len() + program.line_info.len();
+        self.programs.values().map(of).sum()
+    }
 }
 
 fn load_btf(unlinked: &Unlinked) -> Result<Option<OwnedFd>, StepError> {

@@ -66,7 +66,7 @@ impl Service {
         apply: Apply,
     ) -> Result<Changed, EngineError> {
         let before = self.snapshot();
-        if let Some(answer) = self.earlier(&principal, request.key(), apply)? {
+        if let Some(answer) = self.earlier(&principal, request.key(), apply, &before.state)? {
             return Ok(Changed::again(answer, &before));
         }
         let (request, principal) = self.permit(principal, request).await?.into_parts();
@@ -105,9 +105,10 @@ impl Service {
         principal: &Principal,
         key: Option<RequestKey>,
         apply: Apply,
+        state: &State,
     ) -> Result<Option<Answer>, EngineError> {
         let (Some(key), Apply::Write) = (key, apply) else { return Ok(None) };
-        match tokio::task::block_in_place(|| self.answers.of(key, &principal.owner()))? {
+        match tokio::task::block_in_place(|| self.answers.of(key, &principal.owner(), state))? {
             None => Ok(None),
             Some(Earlier::Answered(outcome)) => Ok(Some(Answer { outcome, plan: None })),
             Some(Earlier::Another) => Err(EngineError::Reused(key.id)),

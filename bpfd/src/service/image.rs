@@ -23,9 +23,9 @@ pub struct StoredImage {
 impl Service {
     /// Images by name.
     pub async fn images(&self, principal: Principal, page: Page) -> Result<Listed<StoredImage>, Refused<ImageError>> {
-        let (Look(page), _) = self.permit(principal, Look(page)).await?.into_parts();
+        let (Look(page), principal) = self.permit(principal, Look(page)).await?.into_parts();
         let page = Page { size: page.size.min(PAGE), ..page };
-        let stored = self.images.list(&page.after, page.size + 1).await.map_err(Refused::Failed)?;
+        let stored = self.images.list(principal.uid, &page.after, page.size + 1).await.map_err(Refused::Failed)?;
         let stored = stored.into_iter().map(|stored| (stored.reference.to_string(), self.used(stored)));
         Ok(page.of(self.snapshot(), stored))
     }
@@ -36,16 +36,18 @@ impl Service {
         principal: Principal,
         image: &str,
     ) -> Result<(Inspected, Vec<String>), Refused<ImageError>> {
+        let uid = principal.uid;
         self.permit(principal, Look(())).await?;
-        let inspected = self.images.inspect(image).await.map_err(Refused::Failed)?;
+        let inspected = self.images.inspect(uid, image).await.map_err(Refused::Failed)?;
         let StoredImage { stored: _, apps } = self.used(inspected.image.clone());
         Ok((inspected, apps))
     }
 
     /// What the policy says of an image, by reference or digest.
     pub async fn verify_image(&self, principal: Principal, image: &str) -> Result<Verdict, Refused<ImageError>> {
+        let uid = principal.uid;
         self.permit(principal, Look(())).await?;
-        self.images.verify(image).await.map_err(Refused::Failed)
+        self.images.verify(uid, image).await.map_err(Refused::Failed)
     }
 
     /// Takes images away, by reference or digest: all or none.
@@ -59,7 +61,8 @@ impl Service {
         let ask = self.permit(principal, PullAsk(names.join("`, `"))).await?;
         let (PullAsk(names), principal) = ask.into_parts();
         let (store, before) = (self.images.clone(), self.snapshot());
-        let remove = async move { store.remove(&images, &before.state, apply).await };
+        let uid = principal.uid;
+        let remove = async move { store.remove(uid, &images, &before.state, apply).await };
         match apply {
             Apply::ValidateOnly => remove.await.map_err(Refused::Failed),
             Apply::Write => {

@@ -92,13 +92,13 @@ impl Service {
         waiter: &Waiter,
     ) -> Result<Changed, LoadError> {
         let before = self.snapshot();
-        if let Some(answer) = self.earlier(&principal, request.request, apply)? {
+        if let Some(answer) = self.earlier(&principal, request.request, apply, &before.state)? {
             return Ok(Changed::again(answer, &before));
         }
         let ask = self.permit(principal, request).await.map_err(EngineError::Denied)?;
         let (admitted, warnings) = self.admit(&ask, &report, waiter).await?;
         report(Progress::begin(Phase::Inspect));
-        let Made { uid, staged, loaded, proof } = tokio::select! {
+        let Made { uid, staged, loaded, proof, reserved } = tokio::select! {
             made = self.loads.make(&ask, admitted, &self.objects, self.trust.policy(), &report) => made?,
             why = waiter.given_up() => return Err(why.into()),
         };
@@ -122,6 +122,7 @@ impl Service {
             engine.change(&context, pending, build).map_err(LoadError::from)
         };
         let committed = self.engine.change(line, Some((uid, staged)), attempt).await;
+        drop(reserved);
         if let (Bytes::Image { reference, .. }, Err(LoadError::Image(error))) = (&request.bytes, &committed) {
             self.record(&asks, reference, error).await;
         }

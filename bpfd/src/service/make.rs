@@ -26,14 +26,15 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::LoadError;
-use crate::engine::EngineError;
+use crate::engine::{EngineError, EngineHandle};
 use crate::fail_points;
 use crate::images::Acquired;
-use crate::kernel::{Loader, StagedApp};
+use crate::kernel::{HostKernel, Loader, StagedApp};
 use crate::load_log::LoadLogs;
 use crate::objects::Objects;
 use crate::progress::Report;
 use crate::queue::{Queue, Work};
+use crate::reserved::{Reservations, Reserved};
 use crate::source::{Bytecode, Proof, UploadError};
 use crate::turns::Line;
 use crate::worker::Workers;
@@ -52,13 +53,21 @@ pub struct Loads {
     workers: Workers,
     loader: Loader,
     logs: Arc<LoadLogs>,
+    engine: EngineHandle<HostKernel>,
+    reservations: Reservations,
     queue: Queue<Work<()>>,
 }
 
 impl Loads {
     /// With everything it needs; `logs` gets what the verifier says of programs that it refuses.
-    pub fn start(workers: Workers, loader: Loader, logs: Arc<LoadLogs>) -> io::Result<Self> {
-        Ok(Self { workers, loader, logs, queue: Queue::with_threads("load", AT_ONCE, || ())? })
+    pub fn start(
+        workers: Workers,
+        loader: Loader,
+        logs: Arc<LoadLogs>,
+        engine: EngineHandle<HostKernel>,
+    ) -> io::Result<Self> {
+        let (reservations, queue) = (Reservations::default(), Queue::with_threads("load", AT_ONCE, || ())?);
+        Ok(Self { workers, loader, logs, engine, reservations, queue })
     }
 
     pub(super) async fn make(
@@ -80,7 +89,7 @@ impl Loads {
                 return;
             }
             let bytecode = admitted.bytecode(&ask, &objects, &policy).map_err(LoadError::from);
-            let done = bytecode.and_then(|bytecode| loads.made(&ask, &bytecode, &report));
+            let done = bytecode.and_then(|bytecode| loads.made(&ask, &bytecode, &policy, &report));
             fail_points::hold("load-made");
             if made.send(done).is_err() {
                 tracing::info!("a load was cancelled or timed out: discarding its maps and programs");
@@ -95,7 +104,13 @@ impl Loads {
         }
     }
 
-    fn made(&self, ask: &Authorized<LoadRequest>, bytecode: &Bytecode, report: &Report) -> Result<Made, LoadError> {
+    fn made(
+        &self,
+        ask: &Authorized<LoadRequest>,
+        bytecode: &Bytecode,
+        policy: &Policy,
+        report: &Report,
+    ) -> Result<Made, LoadError> {
         let request = ask.request();
         let mut reader = parse::Reader::of(&self.workers, bytecode.bytes())?;
         let object = reader.inspect()?;
@@ -108,6 +123,11 @@ impl Loads {
         let recipe = recipe(bytecode, functions, &globals);
         reader.rehearse(&self.loader, &recipe)?;
         drop(reader);
+        let quota = policy.quota(ask.principal());
+        let (state, links) = (&self.engine.snapshot().state, request.attach.len());
+        let reserved =
+            self.reservations.reserve(quota, state, ask.principal().uid, &maps(&object, &declared(&object)), links);
+        let reserved = reserved.map_err(EngineError::from)?;
         report(Progress::begin(Phase::Load));
         let staged = self.loader.prepare(bytecode.bytes(), &recipe);
         let staged = staged.map_err(|error| self.explain(ask.principal().uid, bytecode.bytes(), error))?;
@@ -136,7 +156,7 @@ impl Loads {
             attach: request.attach.iter().map(|(ask, _)| ask.clone()).zip(attach).collect(),
             request: request.request.map(|key| key.id),
         };
-        Ok(Made { uid, staged, loaded, proof: bytecode.proof().clone() })
+        Ok(Made { uid, staged, loaded, proof: bytecode.proof().clone(), reserved })
     }
 
     /// A verifier's log with the place in the source that it means, read from the object's own line information. The whole log is kept
@@ -184,6 +204,8 @@ pub(super) struct Made {
     pub(super) loaded: Loaded,
     /// Why its bytes may be loaded; the policy is asked again.
     pub(super) proof: Proof,
+    /// Until the row counts.
+    pub(super) reserved: Reserved,
 }
 
 fn settings(object: &Object, wanted: &[(String, String)]) -> Result<BTreeMap<String, Setting>, LoadError> {
@@ -207,6 +229,12 @@ fn recipe(bytecode: &Bytecode, functions: BTreeMap<String, LoadAs>, globals: &BT
 fn default_name(bytecode: &Bytecode, functions: &BTreeMap<String, ProgramKind>) -> AppName {
     let function = || functions.keys().next().and_then(|function| AppName::nearest(function));
     bytecode.name().cloned().or_else(function).unwrap_or_else(AppName::unnamed)
+}
+
+/// Every map that may be made of an object.
+fn declared(object: &Object) -> Vec<String> {
+    let maps = object.maps.iter().map(|map| map.name.to_string());
+    maps.chain(object.data.iter().map(|section| section.name.to_string())).collect()
 }
 
 /// What the object declares of each map that was made; data sections are arrays of one value.

@@ -3,6 +3,7 @@
 use bpfd_core::ask::Look;
 use bpfd_core::policy::{Denied, Principal};
 use bpfd_core::stamp::Relation;
+use bpfd_core::watched::WATCHED_MAX;
 
 use super::Service;
 use crate::reads::ReadError;
@@ -102,6 +103,15 @@ impl Service {
             let lost =
                 "when bpfd started, it removed what this database does not list: load and attach again what is missing";
             checks.push(check("state", Condition::Doubtful, relation.to_string(), lost));
+        }
+        let unwatched = self.snapshot().unwatched.len();
+        if unwatched > 0 {
+            checks.push(check(
+                "watch",
+                Condition::Doubtful,
+                format!("{unwatched} network namespaces with links are not watched, since bpfd watches {WATCHED_MAX}"),
+                "detach links that wait for interfaces which never come: `bpfctl list` shows them",
+            ));
         }
         if broken.is_empty() {
             checks.push(check(

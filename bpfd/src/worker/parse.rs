@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use bpfd_sys::seal::Sealed;
 use bpfd_sys::worker::{CallError, Identity, Limits, Spec, Stderr};
 use ebpf::inspect::Object;
 use ebpf::relocate::{KernelBtf, KernelFacts};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::ready::Started;
@@ -29,6 +31,8 @@ const OBJECT_LIMIT: usize = 16 << 20;
 const TYPES_LIMIT: usize = 64 << 20;
 /// Wall-clock time of one object. The slowest honest ones take a tenth of a second.
 const LIMIT: Duration = Duration::from_secs(20);
+/// Seconds of CPU time of one object, whatever else the machine does.
+const CPU_SECONDS: u64 = 10;
 /// A number that no descriptor of a worker has, for maps that do not exist.
 const NO_MAP: RawFd = 1 << 20;
 
@@ -41,6 +45,9 @@ pub enum ParseError {
     /// It took too long to read.
     #[error("the parse worker did not finish within {} s", .0.as_secs())]
     TooSlow(Duration),
+    /// It took too much time of a processor.
+    #[error("reading the object takes more than {0} s of CPU time")]
+    OutOfTime(u64),
     /// The reader died of it: of memory, of a forbidden call, or of a fault of its own.
     #[error("the parse worker crashed while it read the object ({status})")]
     Died {
@@ -108,6 +115,11 @@ impl Reader {
         match call(&mut self.started.worker, request, &fds, LIMIT) {
             Ok((answer, _fds)) => Ok(answer),
             Err(WorkerError::Call(CallError::Deadline)) => Err(ParseError::TooSlow(LIMIT)),
+            Err(WorkerError::Call(CallError::Died { status, .. }))
+                if status.signal() == Some(Signal::XCPU.as_raw()) =>
+            {
+                Err(ParseError::OutOfTime(CPU_SECONDS))
+            }
             Err(WorkerError::Call(CallError::Died { status, stderr })) => {
                 Err(ParseError::Died { status: status.to_string(), stderr })
             }
@@ -134,7 +146,8 @@ fn trouble(error: io::Error) -> ParseError {
 pub(super) fn start(workers: &Workers) -> io::Result<Started> {
     // Address space is far above what is used: the binary and its allocator reserve much that they never touch. Time is counted by each
     // call: a worker waits for as long as no object comes.
-    let limits = Limits { address_space: 768 << 20, cpu_seconds: 10, open_files: 16, file_size: 0, wall: None };
+    let limits =
+        Limits { address_space: 768 << 20, cpu_seconds: CPU_SECONDS, open_files: 16, file_size: 0, wall: None };
     Started::now(&workers.identities, |lent| {
         let identity = Identity::Own(lent.ids());
         workers.spawn(&Spec { kind: KIND.to_owned(), limits, identity, stderr: Stderr::Keep })

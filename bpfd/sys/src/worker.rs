@@ -339,7 +339,9 @@ fn restrict(limits: Limits, parent: Pid) -> io::Result<()> {
         (Resource::Fsize, file_size),
         (Resource::Core, 0),
     ] {
-        rustix::process::setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(limit) })?;
+        // The kernel kills at the hard limit of CPU time, and says which limit it was at the soft one (`check_process_timers`).
+        let maximum = if resource == Resource::Cpu { limit.saturating_add(1) } else { limit };
+        rustix::process::setrlimit(resource, Rlimit { current: Some(limit), maximum: Some(maximum) })?;
     }
     if let Some(wall) = wall {
         let seconds = u32::try_from(wall.as_secs()).unwrap_or(u32::MAX).saturating_add(1);

@@ -519,13 +519,14 @@ impl FakeKernel {
     ) -> Result<Top, StepError> {
         self.interface(chain)?;
         match content {
-            ChainContent::Fused { members, recipes } => {
+            ChainContent::Fused { members, recipes, room } => {
                 if members.iter().any(|member| !self.apps.contains_key(&member.app)) {
                     return Err(Self::refuse("build", "app is not pinned"));
                 }
                 let (members, recipes) = (members.clone(), recipes.clone());
                 let chain = chain.id;
-                let program = self.obtain(&Need::Fused { generation, chain, members: members.clone(), recipes })?;
+                let need = Need::Fused { generation, chain, members: members.clone(), recipes, room: *room };
+                let program = self.obtain(&need)?;
                 Ok(Top { program, members, names: Vec::new(), chain, links: None })
             }
             ChainContent::Dispatcher { version, slots } => {
@@ -580,7 +581,7 @@ impl FakeKernel {
                     return Err(StepError::Object { why: "no type information".to_owned() });
                 }
             }
-            Need::Fused { generation: _, chain: _, members, recipes } => {
+            Need::Fused { generation: _, chain: _, members, recipes, room: _ } => {
                 for member in members {
                     if !has(member) || !recipes.contains_key(&member.app) {
                         return Err(Self::refuse("build", "no such program"));

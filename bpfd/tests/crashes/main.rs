@@ -928,6 +928,30 @@ fn an_eleventh_program_is_refused_and_nothing_is_changed() {
 }
 
 #[test]
+fn the_last_two_slots_are_kept_for_priorities_below_100() {
+    let mut host = Host::new(Chains::Libxdp);
+    host.ask(&Ask::Load { name: "a", attach: Some((0, 500)) }, None).unwrap();
+    for priority in 501..508 {
+        host.ask(&Ask::Attach { app: "a", to: (0, priority) }, None).unwrap();
+    }
+    let before = host.sight();
+    for ask in [Ask::Attach { app: "a", to: (0, 100) }, Ask::Load { name: "b", attach: Some((0, 1000)) }] {
+        let refused = host.ask(&ask, None).unwrap_err();
+        let numbers = "9 XDP programs; 10 is the limit, and the last 2 are kept for links of priorities 0 to 99";
+        assert!(refused.to_string().contains(numbers), "{refused}");
+        assert_eq!(host.sight(), before);
+    }
+    for priority in [99, 0] {
+        host.ask(&Ask::Attach { app: "a", to: (0, priority) }, None).unwrap();
+    }
+    assert_eq!(host.sight().1[&eth(0)].len(), SLOTS);
+    // What is attached stays: a move is no new link, and a restart leaves nothing out.
+    host.restart();
+    assert_eq!(host.sight().1[&eth(0)].len(), SLOTS);
+    assert_eq!(host.wrong(), NOTHING);
+}
+
+#[test]
 fn slots_that_peers_took_while_ours_were_off_are_theirs() {
     let mut host = Host::new(Chains::Libxdp);
     host.ask(&Ask::Load { name: "a", attach: Some((0, 50)) }, None).unwrap();
@@ -1423,7 +1447,11 @@ fn an_older_database_is_brought_up_to_date() {
     drop(old);
     let store = Store::open(path).unwrap();
     let key = context(Some(77)).request.unwrap();
-    assert_eq!(store.answer(key, &owner()).unwrap(), Some(Earlier::Answered(Outcome::default())), "whatever for");
+    assert_eq!(
+        store.answer(key, &owner(), &State::default()).unwrap(),
+        Some(Earlier::Answered(Outcome::default())),
+        "whatever for"
+    );
     let operation = store.open_operation().unwrap().unwrap();
     assert_eq!(operation.request.unwrap().id, key.id);
     drop(store);

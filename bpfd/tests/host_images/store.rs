@@ -30,7 +30,7 @@ fn a_pull_says_what_came_and_the_list_says_the_same() {
     assert_eq!(stored.size, u64::try_from(size).unwrap());
     assert_eq!(stored.signers, Some(BTreeSet::from(["ci".to_owned()])));
     assert!(stored.pulled.is_some());
-    assert_eq!(world.run(world.images.list("", 10)).unwrap(), [stored]);
+    assert_eq!(world.run(world.images.list(0, "", 10)).unwrap(), [stored]);
 }
 
 #[test]
@@ -42,7 +42,7 @@ fn a_list_has_pages() {
         pulled(&world, tag);
     }
     let page = |after: &str| {
-        let page = world.run(world.images.list(after, 2)).unwrap();
+        let page = world.run(world.images.list(0, after, 2)).unwrap();
         page.iter().map(|stored| stored.reference.tag().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(page(""), ["a", "b"]);
@@ -54,7 +54,7 @@ fn an_inspection_tells_programs_and_advice() {
     let world = World::new();
     let digest = pulled(&world, "v1").digest;
     for name in [world.reference("v1").to_string(), digest.to_string()] {
-        let inspected = world.run(world.images.inspect(&name)).unwrap();
+        let inspected = world.run(world.images.inspect(0, &name)).unwrap();
         let programs: Vec<_> = inspected.summary.programs.iter().map(|program| program.name.as_str()).collect();
         assert_eq!(programs, ["chained", "last", "also", "silent"]);
         assert_eq!(inspected.summary.version.as_deref(), Some("1.2.3"));
@@ -62,7 +62,7 @@ fn an_inspection_tells_programs_and_advice() {
         let priority = |function: &str| inspected.advice[function].priority.map(u32::from);
         assert_eq!([priority("chained"), priority("last"), priority("silent")], [Some(10), Some(20), None]);
     }
-    let error = world.run(world.images.inspect("r.example/other:v1")).unwrap_err();
+    let error = world.run(world.images.inspect(0, "r.example/other:v1")).unwrap_err();
     assert!(matches!(error, ImageError::NotStored(_)), "{error:?}");
 }
 
@@ -72,7 +72,7 @@ fn a_verdict_explains_itself_by_the_policy_of_now() {
     pulled(&world, "v1");
     let name = world.reference("v1").to_string();
     let told = |world: &World| {
-        let verdict = world.run(world.images.verify(&name)).unwrap();
+        let verdict = world.run(world.images.verify(0, &name)).unwrap();
         let text = verdict.findings.join("\n").replace(&world.host, "REGISTRY");
         (verdict.trusted, text.replace(&verdict.digest.to_string(), "DIGEST"))
     };
@@ -93,7 +93,7 @@ fn an_image_that_an_app_came_from_stays() {
     let stored = pulled(&world, "v1");
     let state = State { apps: [app(&stored.reference.to_string(), stored.digest)].into(), ..State::default() };
     let names = [stored.reference.to_string()];
-    let remove = |state: &State, apply| world.run(world.images.remove(&names, state, apply));
+    let remove = |state: &State, apply| world.run(world.images.remove(0, &names, state, apply));
     match remove(&state, Apply::Write) {
         Err(ImageError::InUse { reference, users }) => {
             assert_eq!((reference, users), (stored.reference.clone(), vec!["mine".to_owned()]))
@@ -102,11 +102,11 @@ fn an_image_that_an_app_came_from_stays() {
     }
     let free = State::default();
     assert_eq!(remove(&free, Apply::ValidateOnly).unwrap().references, std::slice::from_ref(&stored.reference));
-    assert_eq!(world.run(world.images.list("", 10)).unwrap().len(), 1);
+    assert_eq!(world.run(world.images.list(0, "", 10)).unwrap().len(), 1);
     let Removed { references, freed } = remove(&free, Apply::Write).unwrap();
     assert_eq!(references, [stored.reference]);
     assert!(freed > stored.size, "the signature's blobs are gone too: {freed}");
-    assert_eq!(world.run(world.images.list("", 10)).unwrap(), []);
+    assert_eq!(world.run(world.images.list(0, "", 10)).unwrap(), []);
     assert!(matches!(remove(&free, Apply::Write), Err(ImageError::NotStored(_))));
 }
 
@@ -115,9 +115,9 @@ fn a_removal_is_all_or_nothing() {
     let world = World::new();
     let stored = pulled(&world, "v1");
     let names = [stored.reference.to_string(), world.reference("v2").to_string()];
-    let removed = world.run(world.images.remove(&names, &State::default(), Apply::Write));
+    let removed = world.run(world.images.remove(0, &names, &State::default(), Apply::Write));
     assert!(matches!(removed, Err(ImageError::NotStored(_))));
-    assert_eq!(world.run(world.images.list("", 10)).unwrap().len(), 1);
+    assert_eq!(world.run(world.images.list(0, "", 10)).unwrap().len(), 1);
 }
 
 fn app(reference: &str, digest: Digest) -> (AppUid, App) {

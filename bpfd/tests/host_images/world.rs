@@ -185,7 +185,7 @@ impl World {
     pub(crate) fn traces(&self) -> (Vec<String>, Vec<String>) {
         let ingest = std::fs::read_dir(self.layout.images().join("ingest")).unwrap();
         let left = ingest.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
-        let stored = self.run(self.images.list("", 100)).unwrap();
+        let stored = self.run(self.images.list(0, "", 100)).unwrap();
         (left, stored.iter().map(|stored| stored.reference.to_string()).collect())
     }
 

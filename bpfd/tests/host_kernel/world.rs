@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bpfd::kernel::{HostKernel, OpenError, Paths};
 use bpfd::worker::{Workers, parse};
+use bpfd_core::chain::room::Room;
 use bpfd_core::config::Chain;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, NamedChain, Point, ProceedOn, XdpMode};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
@@ -312,7 +313,8 @@ impl Steps for HostKernel {
 
     fn build(&mut self, chain: &NamedChain, members: &[Member], apps: &[Loaded]) -> Result<LiveGeneration, StepError> {
         let generation = GenerationUid(Uuid::new_v4());
-        let content = ChainContent::Fused { members: members.to_vec(), recipes: apps.iter().cloned().collect() };
+        let content =
+            ChainContent::Fused { members: members.to_vec(), recipes: apps.iter().cloned().collect(), room: Room::All };
         let program = self.step(&Step::BuildGeneration { generation, chain: chain.clone(), content })?.unwrap();
         self.step(&Step::PinGeneration(generation))?;
         Ok(LiveGeneration { program, generation })

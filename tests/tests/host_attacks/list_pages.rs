@@ -45,7 +45,7 @@ fn no_value_that_a_member_sets_makes_a_list_fail() {
 
 #[test]
 fn a_list_of_any_length_is_read_in_pages_that_fit_a_message() {
-    const APPS: usize = 70;
+    const APPS: usize = 64;
     let images = Images::new();
     images.publish("open/labels", &with_labels());
     for number in 0..APPS {

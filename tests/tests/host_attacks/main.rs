@@ -13,10 +13,14 @@ mod keys_and_layers;
 mod list_pages;
 mod moving_tags;
 mod names_of_identities;
+mod namespaces;
 mod owners_of_paths;
 mod private_addresses;
+mod quotas;
 mod raw;
+mod room;
 mod silent_connections;
+mod slow_pulls;
 mod still_workers;
 mod workers_identity;
 #[path = "../host_bad_images/world.rs"]

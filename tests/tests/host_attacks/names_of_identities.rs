@@ -26,7 +26,7 @@ impl Images {
 }
 
 /// Works on a copy of the database, and gives it: SQLite follows `/proc/PID/root` to where it seems to lead.
-fn in_copy<T>(host: &Host, work: impl FnOnce(&Connection) -> T) -> (T, Vec<u8>) {
+pub(crate) fn in_copy<T>(host: &Host, work: impl FnOnce(&Connection) -> T) -> (T, Vec<u8>) {
     let elsewhere = tempfile::tempdir().unwrap();
     for file in ["state.db", "state.db-wal"] {
         let from = host.path(&format!("{LIB}/{file}"));

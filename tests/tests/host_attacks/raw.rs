@@ -5,12 +5,16 @@ use std::fs::File;
 use std::future::poll_fn;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bpfd_client::proto::v1 as pb;
+use bpfd_client::{Client, ClientError, request_id};
 use bpfd_tests::Host;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use rustix::fs::{Gid, Uid};
+use tokio::runtime::Builder;
 
 /// How long anything may take before the case fails.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -25,20 +29,67 @@ pub(crate) struct Who {
 
 /// The member of `bpfd-view` that [`Host::make_group`] makes.
 pub(crate) const VIEWER: Who = Who { uid: 4712, group: 816, socket: "bpfd-ro.sock" };
+/// The member of `bpfd` that it makes.
+pub(crate) const MEMBER: Who = Who { uid: 4711, group: 815, socket: "bpfd.sock" };
 pub(crate) const ROOT: Who = Who { uid: 0, group: 0, socket: "bpfd.sock" };
 
 /// A connection on which nothing was said. The kernel keeps who made it, whoever uses it afterwards.
 pub(crate) fn connect(host: &Host, who: Who) -> UnixStream {
-    let Who { uid, group, socket } = who;
-    let directory = File::open(host.path("/run/case/run/bpfd")).unwrap();
-    let connected = std::thread::spawn(move || {
+    on_thread_of(host, who, |socket| UnixStream::connect(socket).unwrap())
+}
+
+/// What the daemon answers the member: one connection for many questions. Refused, all that it was told.
+fn as_member<T: Send>(
+    host: &Host,
+    questions: impl AsyncFnOnce(&mut Client) -> Result<T, ClientError> + Send,
+) -> Result<T, String> {
+    on_thread_of(host, MEMBER, |socket| {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut client = Client::connect(socket, Duration::ZERO).await.unwrap();
+            questions(&mut client).await.map_err(|error| format!("{error:?}"))
+        })
+    })
+}
+
+/// Attaches the member's app `mine` where there is no interface yet.
+pub(crate) fn waits_for(host: &Host, hooks: impl Iterator<Item = pb::XdpHook> + Send) -> Result<(), String> {
+    as_member(host, async |client: &mut Client| {
+        for hook in hooks {
+            let hook = Some(pb::Hook { hook: Some(pb::hook::Hook::Xdp(hook)) });
+            let attachment = pb::Attachment { hook, priority: Some(300), when_present: true, ..Default::default() };
+            let (app, attachment) = ("mine".to_owned(), Some(attachment));
+            client
+                .attach(pb::AttachRequest { request_id: request_id(), app, attachment, validate_only: false })
+                .await?;
+        }
+        Ok(())
+    })
+}
+
+/// Does something as somebody else, given the way to the socket.
+fn on_thread_of<T: Send>(host: &Host, who: Who, work: impl FnOnce(&Path) -> T + Send) -> T {
+    let door = Door::of(host);
+    std::thread::scope(|scope| scope.spawn(|| work(&door.opened_as(who))).join().unwrap())
+}
+
+/// The way to a host's sockets, for threads of any user.
+pub(crate) struct Door(File);
+
+impl Door {
+    pub(crate) fn of(host: &Host) -> Self {
+        Self(File::open(host.path("/run/case/run/bpfd")).unwrap())
+    }
+
+    /// Makes this thread somebody else's, and gives the way to the socket.
+    pub(crate) fn opened_as(&self, who: Who) -> PathBuf {
+        let Who { uid, group, socket } = who;
         let ids = (Uid::from_raw(uid), Gid::from_raw(uid));
         rustix::thread::set_thread_groups(&[Gid::from_raw(group)]).unwrap();
         rustix::thread::set_thread_res_gid(ids.1, ids.1, ids.1).unwrap();
         rustix::thread::set_thread_res_uid(ids.0, ids.0, ids.0).unwrap();
-        UnixStream::connect(format!("/proc/self/fd/{}/{socket}", directory.as_raw_fd())).unwrap()
-    });
-    connected.join().unwrap()
+        PathBuf::from(format!("/proc/self/fd/{}/{socket}", self.0.as_raw_fd()))
+    }
 }
 
 /// A connection that has greeted. Use it within a `LocalSet`.
@@ -133,6 +184,6 @@ fn status_of(answer: &http::Response<RecvStream>) -> Option<String> {
 
 /// Runs a case's calls.
 pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, work)
 }

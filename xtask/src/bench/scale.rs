@@ -2,14 +2,13 @@
 //!
 //! Bounds stand where the figures are measured; nothing here knows what a figure means.
 
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use super::Args;
 use super::figure::Figure;
+use super::{Args, program};
 use crate::{examples, tools};
 
 /// Objects that only benches load.
@@ -30,7 +29,7 @@ pub(super) fn measure(root: &Path, args: &Args) -> Result<Vec<Figure>> {
         examples::compile(&source, &root.join(format!("target/bpf/{name}.bpf.o")))?;
     }
     let notes = notes(root)?;
-    let program = build(root, &args.profile)?;
+    let program = program::build(root, &args.profile, "scale")?;
     let mut command = match &args.kernel {
         None => Command::new(&program),
         Some(kernel) => {
@@ -41,24 +40,7 @@ pub(super) fn measure(root: &Path, args: &Args) -> Result<Vec<Figure>> {
         }
     };
     command.arg("--notes").arg(notes).args(args.quick.then_some("--quick"));
-    let mut child =
-        command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot run `{}`", program.display()))?;
-    let lines = BufReader::new(child.stdout.take().context("no standard output")?).lines();
-    let mut figures = Vec::new();
-    for line in lines {
-        let line = line?;
-        if line.starts_with('{') {
-            figures.push(Figure::from_json(&line)?);
-        } else {
-            // What a guest's program says to standard error.
-            eprintln!("{line}");
-        }
-    }
-    let status = child.wait()?;
-    if !status.success() {
-        bail!("`{}`: {status}", program.display());
-    }
-    Ok(figures)
+    program::figures(&mut command, &program)
 }
 
 /// Writes down what a daemon gives to the kernel.
@@ -71,20 +53,4 @@ fn notes(root: &Path) -> Result<PathBuf> {
         bail!("cannot compile `tests/layouts/notes.c`: {status}");
     }
     Ok(library)
-}
-
-fn build(root: &Path, profile: &str) -> Result<PathBuf> {
-    // The whole workspace: dependencies have the features that every other build gives them.
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--workspace", "--locked", "--bin", "bpfd", "--bin", "bpfctl", "--example", "scale"]);
-    if profile == "dev" {
-        // As tests have it: what they would run next stays built.
-        cargo.args(["--features", crate::test::FAIL_POINTS]);
-    }
-    let status = cargo.args(["--profile", profile]).current_dir(root).status().context("cannot run cargo build")?;
-    if !status.success() {
-        bail!("cargo build: {status}");
-    }
-    let dir = if profile == "dev" { "debug" } else { profile };
-    Ok(root.join("target").join(dir).join("examples/scale"))
 }

@@ -1,5 +1,6 @@
 //! All members in one program of the interface's own, with libxdp's semantics: where one program cannot replace another's function.
 
+use super::room::Room;
 use super::xdp::Program;
 use crate::hook::ChainId;
 use crate::kernel::{ChainContent, Live, Member, Observed, Step};
@@ -29,6 +30,9 @@ impl Program for Fused {
     }
 
     fn content(&self, target: &State, _: &Observed, _: &Live) -> (Vec<Step>, ChainContent) {
-        (vec![], ChainContent::Fused { members: self.0.clone(), recipes: order::recipes(target, &self.0) })
+        (
+            vec![],
+            ChainContent::Fused { members: self.0.clone(), recipes: order::recipes(target, &self.0), room: Room::All },
+        )
     }
 }

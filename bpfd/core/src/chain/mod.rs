@@ -10,6 +10,7 @@
 mod clsact;
 mod fused;
 pub mod libxdp;
+pub mod room;
 mod row;
 mod tcx;
 mod xdp;
@@ -188,7 +189,7 @@ pub(crate) fn refuse(target: &State, observed: &Observed, id: &ChainId, changes:
     let Some(chain) = observed.chains.get(id).filter(|_| !changes.iter().all(Change::removes)) else { return Ok(()) };
     let view = View { target, observed, id, chain };
     match id.point {
-        Point::Xdp => xdp::refuse(view),
+        Point::Xdp => xdp::refuse(view, changes),
         Point::TcIngress | Point::TcEgress => row::refuse(view),
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::room::Room;
 use super::{Built, Turn, View, clsact, tcx};
 use crate::ident::{GenerationUid, LinkUid, Uids};
 use crate::kernel::{ChainContent, ChainMode, InRow, Live, LiveGeneration, Member, ObservedChain, Spot};
@@ -77,7 +78,7 @@ pub(super) fn turns(view: View<'_>, uids: &mut dyn Uids) -> Vec<Turn> {
         let mut build = || {
             let members = vec![member.clone()];
             let recipes = order::recipes(target, &members);
-            let content = ChainContent::Fused { members, recipes };
+            let content = ChainContent::Fused { members, recipes, room: Room::All };
             Built { generation: GenerationUid(uids.fresh()), before: vec![], content }
         };
         let spot = |spot: fn(Option<GenerationUid>, Option<GenerationUid>) -> Spot| {

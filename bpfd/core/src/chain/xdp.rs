@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Built, Turn, View, fused, libxdp};
+use super::{Built, Turn, View, fused, libxdp, room};
 use crate::hook::{ChainId, Point, XdpMode};
 use crate::ident::{GenerationUid, Uids};
 use crate::kernel::{
@@ -13,7 +13,7 @@ use crate::kernel::{
 };
 use crate::order;
 use crate::plan::PlanError;
-use crate::state::State;
+use crate::state::{Change, State};
 
 /// The one program that an interface would run.
 pub(super) trait Program {
@@ -84,8 +84,11 @@ pub(super) fn turns(view: View<'_>, uids: &mut dyn Uids) -> Vec<Turn> {
     }
 }
 
-pub(super) fn refuse(view: View<'_>) -> Result<(), PlanError> {
+pub(super) fn refuse(view: View<'_>, changes: &[Change]) -> Result<(), PlanError> {
     let View { target, observed, id, chain: ObservedChain { name, live, driven, mode } } = view;
+    if matches!(mode, ChainMode::Libxdp) {
+        room::refuse(name, id, libxdp::slots(target, observed, id).len(), changes)?;
+    }
     let foreign = |holder| Err(PlanError::Foreign { chain: name.clone(), holder, driven: *driven });
     match (mode, live) {
         (_, Live::Foreign(holder)) => foreign(holder.clone()),

@@ -4,12 +4,13 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
+use bpfd_core::chain::room::Room;
 use bpfd_core::hook::ChainId;
 use bpfd_core::ident::{GenerationUid, KernelId};
 use bpfd_core::kernel::{Member, StepError};
 use bpfd_sys::bpf::prog_info;
 use ebpf::chain_record::CHAIN_MAP_NAME;
-use ebpf::fuse::{self, CannotFuse, fuse};
+use ebpf::fuse::{self, CannotFuse, Size, fuse};
 
 use super::generation::{self, Built, entry, freeze};
 use crate::causes::error_chain;
@@ -17,9 +18,16 @@ use crate::kernel::failed;
 use crate::kernel::prepare::{Codes, load};
 
 /// Builds a generation: one program of all members, in order, with the record of them.
-pub(crate) fn build(uid: GenerationUid, chain: ChainId, members: &[Member], apps: &Codes) -> Result<Built, StepError> {
+pub(crate) fn build(
+    uid: GenerationUid,
+    chain: ChainId,
+    members: &[Member],
+    room: Room,
+    apps: &Codes,
+) -> Result<Built, StepError> {
     let place = generation::place(uid, chain);
     let parts = members.iter().map(|member| part(member, apps)).collect::<Result<Vec<_>, StepError>>()?;
+    room.takes(Size::of(&parts)).map_err(StepError::Kept)?;
     let fused = fuse(place, &parts).map_err(|error| cannot_fuse(&error, error.place_in(&parts), members))?;
 
     let record =

@@ -1,9 +1,11 @@
 //! Apps and links, with how they stand, to messages.
 
+use bpfd_core::names::Netns;
 use bpfd_core::plan::LinkStatus;
 use bpfd_core::request::GLOBAL_VALUE_MAX;
 use bpfd_core::snapshot::Snapshot;
 use bpfd_core::state::{App, Link, Owner, Reach, Source};
+use bpfd_core::watched::WATCHED_MAX;
 
 use super::hook::{Placed, placed, program_type};
 use super::{Paths, chain, texts, time};
@@ -11,7 +13,7 @@ use crate::v1 as pb;
 
 /// An app with what the kernel has of it.
 pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
-    let Snapshot { state, observed, statuses: _ } = snapshot;
+    let Snapshot { state, observed, statuses: _, unwatched: _ } = snapshot;
     let pinned = observed.apps.get(&app.uid);
     let programs = app.programs.iter().map(|program| pb::Program {
         handle: program.handle.0,
@@ -82,14 +84,27 @@ fn source(app: &App) -> pb::AppSource {
     pb::AppSource { source: Some(source), object_sha256: app.object.to_string() }
 }
 
+/// Why a link may be shown as it was some time ago.
+fn not_watched(netns: &Netns) -> String {
+    format!(
+        "network namespace `{netns}` is not watched (limit {WATCHED_MAX}): this link is updated when it is changed, or when bpfd starts"
+    )
+}
+
 /// A link with how it stands.
 pub fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
-    let Snapshot { state, observed, statuses } = snapshot;
-    let (link_state, cause) = match statuses.get(&link.uid) {
-        Some(LinkStatus::Attached) => (pb::LinkState::Attached, String::new()),
-        Some(LinkStatus::Waiting) => (pb::LinkState::Waiting, "the interface is absent".to_owned()),
-        Some(LinkStatus::Drifted { cause }) => (pb::LinkState::Drifted, cause.clone()),
-        None => (pb::LinkState::Unspecified, String::new()),
+    let Snapshot { state, observed, statuses, unwatched } = snapshot;
+    let netns = link.placement.asked().map(|name| &name.netns);
+    let unwatched = netns.filter(|netns| matches!(netns, Netns::Named(name) if unwatched.contains(name)));
+    let (link_state, cause) = match (statuses.get(&link.uid), unwatched) {
+        (Some(LinkStatus::Attached), None) => (pb::LinkState::Attached, String::new()),
+        (Some(LinkStatus::Waiting), None) => (pb::LinkState::Waiting, "the interface is absent".to_owned()),
+        (Some(LinkStatus::Attached), Some(netns)) => (pb::LinkState::Attached, not_watched(netns)),
+        (Some(LinkStatus::Waiting), Some(netns)) => {
+            (pb::LinkState::Waiting, format!("the interface is absent, and {}", not_watched(netns)))
+        }
+        (Some(LinkStatus::Drifted { cause }), _) => (pb::LinkState::Drifted, cause.clone()),
+        (None, _) => (pb::LinkState::Unspecified, String::new()),
     };
     // Places are counted from 1.
     let places = link.chain().map(|chain| (1..).zip(observed.members(&chain)));

@@ -64,7 +64,7 @@ impl From<ImageError> for Refusal {
                 .hint("the image must be rebuilt: `bpfctl image build` takes the labels from the object"),
             ImageError::Parse(parse) => match parse {
                 ParseError::Refused(_) | ParseError::Died { .. } => refusal(ErrorReason::InvalidObject),
-                ParseError::TooSlow(_) => refusal(ErrorReason::Timeout),
+                ParseError::TooSlow(_) | ParseError::OutOfTime(_) => refusal(ErrorReason::Timeout),
                 ParseError::Worker(_) => refusal(ErrorReason::Internal),
             },
             ImageError::Object(_) => {

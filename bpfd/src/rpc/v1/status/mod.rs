@@ -10,6 +10,7 @@ use bpfd_core::hook::{BadTarget, own};
 use bpfd_core::kernel::{ForeignProgram, ObserveError, StepError};
 use bpfd_core::plan::PlanError;
 use bpfd_core::policy::Denied;
+use bpfd_core::quota::OverQuota;
 use bpfd_core::request::NoOneLink;
 use bpfd_core::selection::SelectionError;
 use bpfd_core::state::ChangeError;
@@ -34,6 +35,9 @@ use crate::service::{LoadError, LookError, Refused, UploadRefused};
 use crate::trust::TrustError;
 use crate::turns::Full;
 use crate::worker::parse::ParseError;
+
+/// What to do where the rest of a chain is kept for others.
+const KEPT: &str = "detach another program of this interface, or ask root to attach this one at a priority below 100";
 
 /// A refusal by policy.
 pub(in crate::rpc) fn denied(denied: &Denied) -> Refusal {
@@ -123,7 +127,7 @@ fn parse(message: String, error: &ParseError) -> Refusal {
         ParseError::Refused(_) => refusal(ErrorReason::InvalidObject),
         ParseError::Died { .. } => refusal(ErrorReason::InvalidObject)
             .hint("is it a BPF object for this host? compile with `clang -O2 -g -target bpf -c`"),
-        ParseError::TooSlow(_) => refusal(ErrorReason::Timeout),
+        ParseError::TooSlow(_) | ParseError::OutOfTime(_) => refusal(ErrorReason::Timeout),
         ParseError::Worker(_) => refusal(ErrorReason::Internal),
     }
 }
@@ -203,6 +207,12 @@ pub(in crate::rpc::v1) fn engine(message: &str, error: &EngineError) -> Refusal 
     match error {
         EngineError::Request(error) => request(message, error),
         EngineError::Denied(error) => denied(error),
+        EngineError::Quota(over) => {
+            let OverQuota { resource: _, limit, used, asked } = over;
+            let refusal = Refusal::new(ErrorReason::ResourceExhausted, message).cause(over.to_string());
+            let refusal = refusal.hint("unload or detach what you no longer need, or ask root to do this");
+            refusal.fact("limit", limit.to_string()).fact("used", used.to_string()).fact("asked", asked.to_string())
+        }
         EngineError::Plan(error) => plan(message, error),
         EngineError::Execute(error) => execute(message, error),
         EngineError::Observe(ObserveError { .. }) => {
@@ -253,6 +263,7 @@ fn step(message: String, error: &StepError) -> Refusal {
             "in mode `fused` all programs of an interface are combined into one; \
              attach this program to an interface without other programs",
         ),
+        StepError::Kept(_) => refusal(ErrorReason::ChainFull).hint(KEPT),
         StepError::NoInterface(_) => refusal(ErrorReason::NoSuchInterface),
         StepError::NoTarget(hook) | StepError::TargetRefused(hook) => refusal(no_target(hook)).hint(hook.absent_hint()),
         StepError::KernelLacks { .. } => refusal(ErrorReason::KernelLacks),
@@ -341,6 +352,7 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
         }
         PlanError::ChainFull { chain, .. } => refusal(ErrorReason::ChainFull)
             .hint(format!("`{}` shows which programs use the slots; detach one of them", show_chain(chain))),
+        PlanError::Kept { .. } => refusal(ErrorReason::ChainFull).hint(KEPT),
         PlanError::Mode { .. } | PlanError::MixedModes(_) => {
             refusal(ErrorReason::ModeConflict).hint("leave out `--mode`, or detach the others first")
         }

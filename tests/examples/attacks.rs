@@ -1,0 +1,139 @@
+//! `cargo xtask bench attacks`: what root waits for while others ask for as much as they may. Prints one figure a line, as JSON; what it
+//! does meanwhile goes to standard error.
+//!
+//! Times are compared only with times of the same run, taken in turn. Must never fail on a time: xtask judges.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a tool: what it cannot do ends it, and what it prints is its result"
+)]
+
+#[path = "../tests/host_attacks/raw.rs"]
+#[expect(dead_code, reason = "only what makes calls as somebody else is used")]
+mod raw;
+#[path = "../tests/host_bad_images/world.rs"]
+#[expect(dead_code, reason = "only hosts with images are made")]
+mod world;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bpfd_client::proto::v1::{self as pb, detach_request, hook::Hook};
+use bpfd_client::{Client, ClientError, request_id};
+use bytecode_image::testing::registry::Mode;
+use raw::{Door, MEMBER, VIEWER, Who};
+use serde_json::json;
+use tokio::runtime::Builder;
+use tokio::time::timeout;
+use world::{Images, image};
+
+/// Connections of a flood, each with one call at a time.
+const CALLERS: usize = 24;
+/// Changes before the flood begins, or ends, again.
+const IN_TURN: usize = 10;
+/// How long a caller waits for a registry that says nothing.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Asks once; the number is the caller's.
+type Flood = (&'static str, Who, fn(&tokio::runtime::Runtime, &mut Client, usize) -> Result<(), ClientError>);
+
+const FLOODS: [Flood; 3] = [
+    ("doctor", VIEWER, |runtime, client, _| runtime.block_on(client.doctor(pb::DoctorRequest {})).map(drop)),
+    ("inspect", MEMBER, |runtime, client, _| {
+        let request = pb::InspectImageRequest { image: "registry/team/app:1".to_owned() };
+        runtime.block_on(client.inspect(request)).map(drop)
+    }),
+    ("slow_pulls", MEMBER, |runtime, client, number| {
+        let request = pb::PullRequest { reference: format!("registry/open/slow{number}:1"), ..Default::default() };
+        // The registry says nothing: the caller gives up, and asks again.
+        drop(runtime.block_on(async { timeout(PATIENCE, client.pull(request, |_| {})).await }));
+        Ok(())
+    }),
+];
+
+fn main() {
+    let quick = std::env::args().any(|word| word == "--quick");
+    let turns = if quick { 3 } else { 20 };
+    let images = Images::signed();
+    for number in 0..CALLERS {
+        images.publish(&format!("open/slow{number}"), &image());
+        images.registry.behave(&format!("open/slow{number}"), Mode::Stall);
+    }
+    images.host.bpfctl("load -q --image registry/team/app:1 --name fw").ok();
+    for flood in FLOODS {
+        eprintln!("{} calls of {} at a time", CALLERS, flood.0);
+        let (mut idle, mut beside) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+        for _ in 0..turns {
+            changes(&images, &mut idle);
+            under(&images, flood, || changes(&images, &mut beside));
+        }
+        for (verb, (idle, beside)) in ["attach", "detach"].into_iter().zip(idle.into_iter().zip(beside)) {
+            let (idle, beside) = (p99(idle), p99(beside));
+            figure(&format!("{verb}_under_{}_ratio", flood.0), beside / idle, "ratio", Some("<=3"));
+            figure(&format!("{verb}_under_{}_p99", flood.0), beside, "ms", None);
+            figure(&format!("{verb}_idle_p99_{}", flood.0), idle, "ms", None);
+        }
+    }
+}
+
+/// Root's changes: how long each answer took.
+fn changes(images: &Images, [attached, detached]: &mut [Vec<Duration>; 2]) {
+    let timed = |ask: &mut dyn FnMut()| {
+        let started = Instant::now();
+        ask();
+        started.elapsed()
+    };
+    for _ in 0..IN_TURN {
+        let hook = Hook::Xdp(pb::XdpHook { netns: None, interface: "uplink".to_owned() });
+        let attachment = pb::Attachment { hook: Some(pb::Hook { hook: Some(hook) }), ..Default::default() };
+        let request = pb::AttachRequest {
+            request_id: request_id(),
+            app: "fw".into(),
+            attachment: Some(attachment),
+            validate_only: false,
+        };
+        attached.push(timed(&mut || drop(images.host.ask(async |daemon| daemon.attach(request.clone()).await))));
+        let names = vec!["fw/count@uplink:xdp".to_owned()];
+        let target = Some(detach_request::Target::Links(pb::LinkNames { names }));
+        let request = pb::DetachRequest { request_id: request_id(), validate_only: false, target };
+        detached.push(timed(&mut || drop(images.host.ask(async |daemon| daemon.detach(request.clone()).await))));
+    }
+}
+
+/// Does something while others ask without end.
+fn under(images: &Images, (name, who, ask): Flood, work: impl FnOnce()) {
+    let (door, ended) = (Door::of(&images.host), AtomicBool::new(false));
+    let call = |number: usize| {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let mut client = runtime.block_on(Client::connect(&door.opened_as(who), Duration::ZERO)).unwrap();
+        let mut asked = 0;
+        while !ended.load(Ordering::Relaxed) {
+            // That one is refused for having asked too much is what is to be seen.
+            drop(ask(&runtime, &mut client, number));
+            asked += 1;
+        }
+        asked
+    };
+    thread::scope(|scope| {
+        let callers: Vec<_> = (0..CALLERS).map(|number| scope.spawn(move || call(number))).collect();
+        work();
+        ended.store(true, Ordering::Relaxed);
+        let asked: usize = callers.into_iter().map(|caller| caller.join().unwrap()).sum();
+        eprintln!("{asked} calls of {name} meanwhile");
+    });
+}
+
+/// In milliseconds.
+fn p99(mut times: Vec<Duration>) -> f64 {
+    times.sort();
+    times[(times.len() * 99).div_ceil(100) - 1].as_secs_f64() * 1e3
+}
+
+/// `bound` as in `<=3`.
+fn figure(name: &str, value: f64, unit: &str, bound: Option<&str>) {
+    println!("{}", json!({"name": name, "value": value, "unit": unit, "bound": bound}));
+}
