@@ -6,10 +6,13 @@
     reason = "the lints exempt test functions, not what they share"
 )]
 
+use std::net::UdpSocket;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bpfd_sys::bpf::{Direction, obj_get, prog_attach_tcx};
 use bpfd_sys::netlink::Route;
+use bpfd_sys::netns::Netns;
 use bpfd_tests::{Host, Output, example};
 use insta::{allow_duplicates, assert_snapshot};
 use serde_json::Value;
@@ -123,6 +126,48 @@ a/count  tc    uplink:tc-ingress  90    1    ATTACHED
         assert_eq!(host.shell("tc filter show dev uplink ingress; tc qdisc show dev uplink clsact"), "", "{form:?}");
         assert!(host.items("chain list").is_empty(), "{form:?}");
         host.check();
+    }
+}
+
+/// Sends datagrams from `far` without a pause while something is done.
+fn beside_datagrams(host: &Host, work: impl FnOnce()) {
+    let far = Netns::open(&host.path("/run/netns/far")).unwrap();
+    let ends = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            let send = || {
+                let socket = UdpSocket::bind("10.9.0.2:0").unwrap();
+                while !ends.load(Ordering::Relaxed) {
+                    socket.send_to(b"packet", ("10.9.0.1", 4711)).unwrap();
+                }
+            };
+            far.within(send).unwrap();
+        });
+        work();
+        ends.store(true, Ordering::Relaxed);
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn no_packet_passes_a_program_by_that_moves() {
+    for (form, host) in hosts() {
+        load(&host, "stop", 1, "-i uplink -d ingress -p 40").ok();
+        load(&host, "x", 1, "-i uplink -d ingress -p 50").ok();
+        load(&host, "last", 1, "-i uplink -d ingress -p 1000").ok();
+        beside_datagrams(&host, || {
+            for priority in [60, 40, 70, 30, 60, 45] {
+                host.bpfctl(&format!("update stop/stop@uplink:tc-ingress --priority {priority}")).ok();
+            }
+        });
+        assert!(host.counted("stop") > 0, "{form:?}");
+        assert_eq!(host.counted("last"), 0, "{form:?}");
+        // The control: it leaves its place before it comes to another one.
+        beside_datagrams(&host, || {
+            host.bpfctl("detach stop/stop@uplink:tc-ingress").ok();
+            host.bpfctl("attach stop tc -i uplink -d ingress -p 60").ok();
+        });
+        assert!(host.counted("last") > 0, "{form:?}");
     }
 }
 

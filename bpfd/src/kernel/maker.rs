@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use bpfd_core::hook::Point;
 use bpfd_core::ident::AppUid;
 use bpfd_core::kernel::{Need, Recipe, StepError};
 
@@ -57,10 +56,8 @@ impl Maker {
                 for app in members.iter().map(|member| member.app) {
                     self.open(app, recipes.get(&app))?;
                 }
-                let built = match (chain.point, members.as_slice()) {
-                    (Point::TcIngress | Point::TcEgress, [member]) => {
-                        alone::build(*generation, *chain, member, &self.codes)
-                    }
+                let built = match members.as_slice() {
+                    [member] => alone::build(*generation, *chain, member, &self.codes),
                     _ => fused::build(*generation, *chain, members, *room, &self.codes),
                 };
                 What::Fused(Arc::new(built?))

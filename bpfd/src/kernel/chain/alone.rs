@@ -1,8 +1,8 @@
-//! A generation of one program, on a hook that runs programs in a row: a copy of the member's program, loaded with its app's maps, to
-//! which the record of it is bound, so that the kernel alone tells whose it is.
+//! A generation of one program: a copy of the member's program, loaded with its app's maps and its own types, to which the record of it is
+//! bound, so that the kernel alone tells whose it is. It may do what no fused program may: tail calls, callbacks, kernel functions.
 //!
-//! A copy, because a tcx chain takes a program once (`bpf_mprog_attach` of kernel/bpf/mprog.c), and one that moves is at its new place
-//! before it leaves the old one. This file must never touch an interface.
+//! A copy, because the app's program may run elsewhere too, under another record; a tcx chain takes a program once (`bpf_mprog_attach` of
+//! kernel/bpf/mprog.c), and one that moves is at its new place before it leaves the old one. This file must never touch an interface.
 
 use std::os::fd::AsFd;
 
@@ -11,18 +11,29 @@ use bpfd_core::ident::{GenerationUid, KernelId};
 use bpfd_core::kernel::{Member, StepError};
 use bpfd_sys::bpf::{prog_bind_map, prog_info};
 use ebpf::chain_record::{CHAIN_MAP_NAME, ChainRecord};
+use ebpf::dispatcher::NAME as DISPATCHER;
+use ebpf::relocate::Finished;
 
 use super::generation::{self, Built};
 use crate::causes::error_chain;
 use crate::kernel::failed;
 use crate::kernel::prepare::{Codes, load};
 
+/// The kernel's name of a copy that cannot have its function's.
+const NAMELESS: &str = "bpfd_alone";
+
 /// Builds it.
 pub(crate) fn build(uid: GenerationUid, chain: ChainId, member: &Member, apps: &Codes) -> Result<Built, StepError> {
     let Member { app, function, .. } = member;
     let missing = || StepError::Object { why: format!("it has no program `{function}`") };
     let code = apps.get(app).ok_or_else(missing)?;
-    let program = load(code.programs.get(function).ok_or_else(missing)?, code.btf.as_ref().map(AsFd::as_fd))?;
+    let finished = code.programs.get(function).ok_or_else(missing)?;
+    let types = code.btf.as_ref().map(AsFd::as_fd);
+    let program = match finished.name == DISPATCHER {
+        // By this name dispatchers are known.
+        true => load(&Finished { name: NAMELESS.to_owned(), ..finished.clone() }, types)?,
+        false => load(finished, types)?,
+    };
     let record = ChainRecord { place: generation::place(uid, chain), entries: vec![generation::entry(member)] };
     let record = record.encode().map_err(|error| StepError::Object { why: error_chain(&error) })?;
     let doing = || format!("make the record of generation {uid}");

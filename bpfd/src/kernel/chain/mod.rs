@@ -4,7 +4,7 @@
 //! ```text
 //! fused       all members in one program of the interface's own            generation  pins and records of each back end
 //! libxdp      a dispatcher with a slot a program, shared with peers         xdp         what an interface runs, and its compare-and-swap
-//! alone       one member, a program of a row                                row         what a tc hook runs
+//! alone       one member, as it is                                          row         what a tc hook runs
 //! tcx         a link a program in the kernel's own chain                    clsact      a filter a program
 //! ```
 //! This module must never decide what a chain should run.
