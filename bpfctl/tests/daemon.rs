@@ -157,6 +157,22 @@ fn doctor_exits_with_12_only_for_what_is_wrong() {
 }
 
 #[test]
+fn a_decision_about_a_lost_state_says_what_goes_and_wants_consent() {
+    check(
+        "state",
+        &[
+            &["state", "show"],
+            &["state", "show", "-q"],
+            &["state", "show", "-o", "json"],
+            &["state", "adopt"],
+            &["state", "adopt", "--yes"],
+            &["state", "discard"],
+            &["state", "discard", "--yes"],
+        ],
+    );
+}
+
+#[test]
 fn refusals_have_error_cause_and_hint() {
     let words: Vec<_> = [
         "NOT_FOUND_APP",

@@ -137,8 +137,14 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let make = move || Engine::start(kernel, store, Box::new(audit), policy, boot, Box::new(Uuid::new_v4));
     let (engine, repaired) = EngineHandle::spawn(make)?;
     let Repaired { relation, recovered, steps, failures, .. } = repaired;
-    if relation.is_doubtful() {
-        tracing::warn!("{relation}; what this database does not list was removed");
+    let snapshot = engine.snapshot();
+    if let Some(recovery) = &snapshot.recovery {
+        tracing::warn!(
+            "RECOVERED: {}; nothing is removed until `bpfctl state adopt` or `bpfctl state discard`",
+            recovery.relation
+        );
+    } else if relation.is_doubtful() {
+        tracing::info!("{relation}; nothing differs");
     }
     let recovered = recovered.map(|how| match how {
         Recovered::Forward => "a change that a crash interrupted was carried out",
@@ -149,7 +155,8 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     failures.iter().for_each(|failure| tracing::warn!(%failure, "not repaired"));
     causes.extend(failures);
 
-    let used = engine.snapshot().state.apps.values().map(|app| app.object).collect();
+    let kept = snapshot.recovery.iter().flat_map(|recovery| recovery.objects());
+    let used = snapshot.state.apps.values().map(|app| app.object).chain(kept).collect();
     let swept = objects.sweep(&used).map_err(at("sweep the object store", &layout.objects()))?;
     tracing::debug!(swept, "removed unused objects");
 
@@ -173,7 +180,6 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
         start: Start {
             time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             causes,
-            relation,
             recovered,
             mode,
             mode_cause,

@@ -11,6 +11,7 @@ mod chains;
 mod handle;
 mod news;
 mod progress;
+mod recovery;
 mod settle;
 mod shown;
 mod stock;
@@ -19,11 +20,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bpfd_core::adopt::Recovery;
 use bpfd_core::changes::{Fresh, RequestError};
 use bpfd_core::hook::ChainId;
 use bpfd_core::ident::{BootId, LinkUid, OpId, RequestId, RequestKey, Uids};
 use bpfd_core::journal::Operation;
-use bpfd_core::kernel::{Kernel, Need, ObserveError, Observed, Scope, StepError, Targets};
+use bpfd_core::kernel::{Kernel, Need, ObserveError, Scope, StepError, Targets};
 use bpfd_core::plan::{PlanError, Planned, plan, targets};
 use bpfd_core::policy::{Denied, Principal, confirm};
 use bpfd_core::quota::OverQuota;
@@ -126,6 +128,8 @@ pub struct Engine<K: Kernel> {
     barred: BTreeMap<LinkUid, String>,
     /// A change was broken off, and what it left could not be mended.
     unrepaired: bool,
+    /// What is to be decided since the state was lost.
+    recovery: Option<Arc<Recovery>>,
     published: watch::Sender<Arc<Snapshot>>,
     acts: Arc<Acts>,
     turns: Arc<Chains>,
@@ -143,6 +147,7 @@ impl<K: Kernel> Engine<K> {
     ) -> Result<(Self, Repaired), RepairError> {
         let mut executor = Executor { kernel: &mut kernel, store: &mut store, audit: audit.as_mut(), stock: None };
         let (state, seen, repaired) = repair(&mut executor, boot, uids.as_mut())?;
+        let recovery = store.recovery()?.map(Arc::new);
         let (published, _) = watch::channel(Arc::new(Snapshot::default()));
         let (settled, barred, missed, unrepaired) = (chains(&seen), repaired.lasting(), false, false);
         let (acts, turns) = Default::default();
@@ -159,6 +164,7 @@ impl<K: Kernel> Engine<K> {
             missed,
             barred,
             unrepaired,
+            recovery,
             published,
             acts,
             turns,
@@ -208,7 +214,7 @@ impl<K: Kernel> Engine<K> {
             if self.unrepaired {
                 match self.repair(&mut pending.stock) {
                     Err(RepairError::Unmade(needs)) => return Ok(Go::Make(needs)),
-                    done => done?,
+                    done => drop(done?),
                 }
             }
             match self.attempt(context, pending, build) {
@@ -222,7 +228,7 @@ impl<K: Kernel> Engine<K> {
         match self.repair(&mut pending.stock) {
             Err(RepairError::Unmade(needs)) => return Ok(Go::Make(needs)),
             Err(error) => tracing::error!(%error, "repair failed; the next change or start tries again"),
-            Ok(()) => {}
+            Ok(_) => {}
         }
         self.show_now(&Scope::Everything(self.targets()));
         pending.stuck.take().map_or(Err(EngineError::Stopped), |stuck| Err(stuck.into()))
@@ -338,17 +344,18 @@ impl<K: Kernel> Engine<K> {
     }
 
     /// Ends what was broken off, and makes the kernel what the state says.
-    fn repair(&mut self, stock: &mut Stock<K>) -> Result<(), RepairError> {
+    fn repair(&mut self, stock: &mut Stock<K>) -> Result<Repaired, RepairError> {
         self.unrepaired = true;
         self.acts.begin();
         let (kernel, store, audit) = (&mut self.kernel, &mut self.store, self.audit.as_mut());
         let mut executor = Executor { kernel, store, audit, stock: Some(stock) };
         let (state, seen, repaired) = repair(&mut executor, self.boot, self.uids.as_mut())?;
         self.state = state;
+        self.recovery = self.store.recovery()?.map(Arc::new);
         self.settled = chains(&seen);
         self.barred = repaired.lasting();
         self.unrepaired = false;
-        Ok(())
+        Ok(repaired)
     }
 
     fn once(
@@ -388,11 +395,5 @@ impl<K: Kernel> Engine<K> {
         let here = |chain: &ChainId| observed.chains.contains_key(chain) && !barred.contains(chain);
         self.settled.extend(touched.into_iter().filter(here));
         Ok(Go::Done(Answer { outcome, plan: None }))
-    }
-
-    /// The kernel as it is, and what is remembered of it.
-    fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
-        let observed = self.kernel.observe(scope)?;
-        Ok(Observed { barred: self.barred.clone(), ..observed })
     }
 }

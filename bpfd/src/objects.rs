@@ -87,6 +87,11 @@ impl Objects {
         }
     }
 
+    /// Whether there are bytes by the name of that hash.
+    pub fn has(&self, digest: &ObjectDigest) -> bool {
+        self.dir.join(digest.to_string()).is_file()
+    }
+
     /// Removes objects that are not in `used` and have not been touched for an hour.
     pub fn sweep(&self, used: &BTreeSet<ObjectDigest>) -> io::Result<usize> {
         let mut removed = 0;

@@ -76,7 +76,8 @@ impl Reads {
                 let observed = observed?;
                 let state = seated(&snapshot.state, &observed);
                 let statuses = status(&state, &observed);
-                return Ok(Snapshot { state, observed, statuses, unwatched: snapshot.unwatched.clone() });
+                let (unwatched, recovery) = (snapshot.unwatched.clone(), snapshot.recovery.clone());
+                return Ok(Snapshot { state, observed, statuses, unwatched, recovery });
             }
             self.pause().await;
         }
@@ -94,7 +95,8 @@ impl Reads {
                 .await?;
             looks += 1;
             if let Ok(observed) = &observed {
-                let observed = Observed { barred: snapshot.observed.barred.clone(), ..observed.clone() };
+                let Observed { barred, spared, .. } = snapshot.observed.clone();
+                let observed = Observed { barred, spared, ..observed.clone() };
                 let broken = invariants::check(&seated(&snapshot.state, &observed), &observed);
                 if steady {
                     return Ok(broken);

@@ -1,12 +1,16 @@
 //! Makes the kernel what the database says: after a crash, at every start, and when something changed in the kernel. What one app, link
-//! or interface cannot have is reported, and the others have theirs.
+//! or interface cannot have is reported, and the others have theirs. Where the database is not the one of the pins, it is the other way
+//! round: the database is made what runs.
+//!
+//! Long because a repair is one list, from what was lost to what was swept.
 //!
 //! Only the engine's thread runs this. At a start it makes what it needs; later it gives back what others are to make, and is run again
 //! from the beginning. It must never decide what to do: plans come from `bpfd_core::plan`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bpfd_core::ident::{AppUid, BootId, GenerationUid, LinkUid, Uids};
+use bpfd_core::adopt::adopt;
+use bpfd_core::ident::{AppUid, BootId, DatabaseUid, GenerationUid, LinkUid, Uids};
 use bpfd_core::journal::{Operation, Verdict, recover};
 use bpfd_core::kernel::{Kernel, Need, ObserveError, Observed, Scope, Step, StepError, Targets};
 use bpfd_core::order;
@@ -71,19 +75,19 @@ pub enum RepairError {
     Died,
 }
 
-/// Makes the kernel what the database says, after whatever happened: ends a broken-off operation, loads apps whose pins are gone,
-/// rebuilds chains, sweeps what no row knows. Taken twice, the second finds nothing to do. Gives what it saw last, too: what comes
-/// after that is news.
+/// Makes the kernel what the database says, after whatever happened. If the database is not the one of the pins, it is made what runs
+/// instead, and nothing else happens. Else it ends a broken-off operation, loads apps whose pins are gone, rebuilds chains, sweeps what no row knows
+/// and what is not spared. Taken twice, the second finds nothing to do. Gives what it saw last, too: what comes after that is news.
 pub fn repair<K: Kernel>(
     executor: &mut Executor<'_, K>,
     boot: BootId,
     uids: &mut dyn Uids,
 ) -> Result<(State, Observed, Repaired), RepairError> {
     let mut repaired = Repaired::default();
-    match executor.kernel.stamp() {
-        Ok(stamp) => repaired.relation = Relation::of(executor.store.stamp(), stamp),
-        Err(error) => repaired.failures.push(error.to_string()),
+    if let Some(adopted) = adopt_lost(executor, boot, uids, &mut repaired)? {
+        return Ok(adopted);
     }
+    let spared = executor.store.recovery()?.unwrap_or_default().spared;
     let mut state = executor.store.state(boot)?;
     let (named, renamed) = state.without_names_of_identities();
     if !renamed.is_empty() {
@@ -97,7 +101,7 @@ pub fn repair<K: Kernel>(
     let open = executor.store.open_operation()?.map(|operation| operation.read_in(boot));
     let targets = open.iter().map(Operation::targets).fold(Targets::of(state.links.values()), Targets::and);
     let everything = Scope::Everything(targets);
-    let mut observed = executor.kernel.observe(&everything)?;
+    let mut observed = Observed { spared: spared.clone(), ..executor.kernel.observe(&everything)? };
     let known = seated(&state, &observed);
     if known != state {
         // Found out again by the next start: no reason to leave interfaces without their programs.
@@ -138,13 +142,13 @@ pub fn repair<K: Kernel>(
                 repaired.failures.extend(attempt.failed);
                 break;
             }
-            observed = executor.kernel.observe(&everything)?;
+            observed = Observed { spared: spared.clone(), ..executor.kernel.observe(&everything)? };
         }
         if !matches!(verdict, Some(Verdict::Forward(_))) {
             break reloaded;
         }
-        observed = executor.kernel.observe(&everything)?;
-        observed.barred.clone_from(&repaired.barred);
+        let barred = repaired.barred.clone();
+        observed = Observed { spared: spared.clone(), barred, ..executor.kernel.observe(&everything)? };
         if reached(&seated(&wanted, &observed), &observed) {
             break reloaded;
         }
@@ -171,6 +175,46 @@ pub fn repair<K: Kernel>(
     }
     executor.stamp();
     Ok((reloaded, observed, repaired))
+}
+
+/// Adopts what runs if the database is not the one of the pins, and changes nothing but records. `None` if it is, or if nothing
+/// differs: then the repair is as ever.
+fn adopt_lost<K: Kernel>(
+    executor: &mut Executor<'_, K>,
+    boot: BootId,
+    uids: &mut dyn Uids,
+    repaired: &mut Repaired,
+) -> Result<Option<(State, Observed, Repaired)>, RepairError> {
+    let relation = match executor.kernel.stamp() {
+        Ok(stamp) => Relation::of(executor.store.stamp(), stamp),
+        Err(error) => {
+            tracing::warn!(%error, "cannot read which database the pins belong to");
+            Relation::Unreadable
+        }
+    };
+    repaired.relation = relation;
+    if !relation.is_doubtful() {
+        return Ok(None);
+    }
+    let rows = executor.store.state(boot)?;
+    // What the records ask for must be looked at, too.
+    let pinned = executor.kernel.observe(&Scope::Everything(Targets::of(rows.links.values())))?;
+    let targets = Targets::of(rows.links.values().chain(pinned.recorded.links.values()));
+    let observed = executor.kernel.observe(&Scope::Everything(targets))?;
+    let (state, recovery) = adopt(relation, &rows, executor.store.recovery()?.as_ref(), &observed);
+    let lost = !recovery.is_empty();
+    point("repair-lost-before");
+    executor.store.adopt(boot, &rows, (&state, &recovery), DatabaseUid(uids.fresh()))?;
+    point("repair-lost-after");
+    if !lost {
+        return Ok(None);
+    }
+    let observed = Observed { spared: recovery.spared, ..observed };
+    let records = with_records(Plan::default(), &state, &observed);
+    let attempt = carry_out(executor, records, &observed, repaired)?;
+    repaired.failures.extend(attempt.failed);
+    executor.stamp();
+    Ok(Some((state, observed, std::mem::take(repaired))))
 }
 
 /// The rows, with their apps as they were loaded again.

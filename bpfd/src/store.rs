@@ -7,6 +7,7 @@
 
 mod answers;
 mod migrate;
+mod recovery;
 
 use std::path::Path;
 use std::time::Duration;

@@ -178,6 +178,7 @@ impl ErrorReason {
             R::CannotFuse => (Code::FailedPrecondition, Exit::Conflict),
             R::RequestIdReused => (Code::AlreadyExists, Exit::Conflict),
             R::ModeConflict => (Code::FailedPrecondition, Exit::Conflict),
+            R::StateRecovered => (Code::FailedPrecondition, Exit::Conflict),
 
             R::RegistryUnreachable => (Code::Unavailable, Exit::Registry),
             R::RegistryDenied => (Code::FailedPrecondition, Exit::Registry),

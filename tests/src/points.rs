@@ -235,6 +235,8 @@ mod tests {
         come_to.extend(UNDONE.map(str::to_owned));
         come_to.extend(of_repair.flat_map(|step| around("repair", step)));
         come_to.extend(around("repair", "verdict"));
+        // Around the adoption of a lost state.
+        come_to.extend(around("repair", "lost"));
         assert_eq!(there, come_to);
     }
 }

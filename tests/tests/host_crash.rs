@@ -315,7 +315,7 @@ fn a_start_says_how_a_change_ended_that_was_broken_off() {
         assert!(dies(&mut host, &format!("{point}=return"), &line(verb.line)));
         host.start();
         let told = format!("a change that a crash interrupted was {how}");
-        assert_eq!(state(&host), (pb::DaemonState::Recovered, vec![told]));
+        assert_eq!(state(&host), (pb::DaemonState::Ready, vec![told]));
     }
     host.stop();
     host.start();

@@ -7,6 +7,7 @@ use bpfd_proto::v1::{self as pb, chain_member};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
+use super::state::tell_recovered;
 use super::views::{self, NONE, or_dash, or_none};
 use crate::args::netns_field;
 use crate::client::Session;
@@ -89,6 +90,7 @@ impl Chain {
         for finding in chains.iter().flat_map(|chain| &chain.findings) {
             warn(finding, "");
         }
+        tell_recovered(&mut client).await?;
         session.printer.show(&Chains(chains))?;
         Ok(Exit::Ok)
     }

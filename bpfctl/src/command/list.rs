@@ -5,6 +5,7 @@ use bpfd_core::names::{IfName, Netns};
 use bpfd_proto::v1 as pb;
 use clap::{Args, ValueEnum};
 
+use super::state::tell_recovered;
 use super::views::{Apps, Links};
 use crate::args::{label_field, netns_field};
 use crate::client::Session;
@@ -67,6 +68,7 @@ impl List {
             }
             What::Links => session.printer.show(&Links(client.links(of_links).await?))?,
         }
+        tell_recovered(&mut client).await?;
         Ok(Exit::Ok)
     }
 }

@@ -13,6 +13,7 @@ mod list;
 mod load;
 mod login;
 mod man;
+mod state;
 mod trust;
 mod unload;
 mod update;
@@ -41,6 +42,7 @@ pub(crate) enum Command {
     Keygen(keygen::Keygen),
     Trust(trust::Trust),
     Doctor(doctor::Doctor),
+    State(state::State),
     Completion(completion::Completion),
     Man(man::Man),
     Version(version::Version),
@@ -63,6 +65,7 @@ impl Command {
             Self::Keygen(verb) => verb.run(session),
             Self::Trust(verb) => verb.run(session).await,
             Self::Doctor(verb) => verb.run(session).await,
+            Self::State(verb) => verb.run(session).await,
             Self::Completion(verb) => verb.run(session),
             Self::Man(verb) => verb.run(session),
             Self::Version(verb) => verb.run(session).await,

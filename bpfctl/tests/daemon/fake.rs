@@ -529,4 +529,31 @@ impl SystemService for Fake {
             ],
         })
     }
+
+    async fn get_state(&self, _: Request<pb::GetStateRequest>) -> Answer<pb::GetStateResponse> {
+        let difference = |side: pb::StateSide, thing: &str, name: &str, detail: &str| pb::StateDifference {
+            side: side.into(),
+            thing: thing.into(),
+            name: name.into(),
+            uid: OBJECT[..32].into(),
+            detail: detail.into(),
+        };
+        answer(pb::GetStateResponse {
+            state: pb::DaemonState::Recovered.into(),
+            cause: "the pins belonged to another database".into(),
+            differences: vec![
+                difference(pb::StateSide::OnlyRuns, "app", "counter", "of root"),
+                difference(pb::StateSide::OnlyInDatabase, "app", "old\u{1b}[2J", "of uid 7"),
+            ],
+            more: 3,
+        })
+    }
+
+    async fn adopt_state(&self, _: Request<pb::AdoptStateRequest>) -> Answer<pb::AdoptStateResponse> {
+        answer(pb::AdoptStateResponse { decided: false, failures: vec![] })
+    }
+
+    async fn discard_state(&self, _: Request<pb::DiscardStateRequest>) -> Answer<pb::DiscardStateResponse> {
+        answer(pb::DiscardStateResponse { decided: true, failures: vec!["app `old`: no object".into()] })
+    }
 }

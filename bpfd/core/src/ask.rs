@@ -2,6 +2,7 @@
 //!
 //! This file must never decide.
 
+use crate::adopt::Decision;
 use crate::policy::{Ask, Asked, SourceKind, Verb, load_of, on_app, on_link};
 use crate::request::{
     AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, LoadRequest, OwnerScope, UnloadRequest, UnloadWhich,
@@ -36,6 +37,16 @@ pub struct TrustAsk<T>(pub T);
 impl<T> Ask for TrustAsk<T> {
     fn asked(&self, _: &State) -> Vec<Asked> {
         vec![Asked::verb(Verb::Trust)]
+    }
+}
+
+/// The decision about a state that was lost.
+#[derive(Clone, Copy, Debug)]
+pub struct RecoverAsk(pub Decision);
+
+impl Ask for RecoverAsk {
+    fn asked(&self, _: &State) -> Vec<Asked> {
+        vec![Asked::verb(Verb::Recover)]
     }
 }
 

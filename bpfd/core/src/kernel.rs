@@ -10,6 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::adopt::Spared;
 use crate::chain::room::{Kept, Room};
 use crate::hook::{ChainId, ChainName, InterfaceId, NamedChain, OwnHook, Point, ProceedOn, XdpMode};
 use crate::ident::{AppUid, GenerationUid, KernelId, LinkUid};
@@ -647,9 +648,16 @@ pub struct Observed {
     /// Links whose program did not go into what runs their chain when that was last built without a request, and why: the others run
     /// without them. Nobody can look that up: who tried it remembers it.
     pub barred: BTreeMap<LinkUid, String>,
+    /// What stays although no row explains it, because the state was lost. Remembered by whoever recovered it.
+    pub spared: Spared,
 }
 
 impl Observed {
+    /// A member of a chain that is spared: the chain stays as it is.
+    pub fn spared_member(&self, chain: &ChainId) -> Option<Member> {
+        self.members(chain).into_iter().find(|member| self.spared.links.contains(&member.link))
+    }
+
     /// The namespace in a name of a chain, if it was looked for and no namespace has this name.
     pub fn absent_netns<'a>(&self, name: &'a ChainName) -> Option<&'a NetnsName> {
         match &name.netns {

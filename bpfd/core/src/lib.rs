@@ -2,6 +2,7 @@
 //!
 //! Invariant: no I/O, no clock, no async, no `unsafe`; own `clippy.toml`, checked by `cargo xtask tidy`.
 
+pub mod adopt;
 pub mod ask;
 pub mod chain;
 pub mod changes;

@@ -162,6 +162,16 @@ pub enum PlanError {
         /// How it is driven; `None` by the device itself.
         driven: Option<XdpMode>,
     },
+    /// The chain runs something that nobody knows since the state was lost.
+    #[error("`{chain}` runs `{function}` for link {link}, which has no row and no readable record")]
+    Unexplained {
+        /// The hook.
+        chain: ChainName,
+        /// The program.
+        function: String,
+        /// The link.
+        link: LinkUid,
+    },
     /// Another mode than the one that the chain is driven in.
     #[error("`{chain}` is attached in {driven} mode; an interface cannot use {asked} mode at the same time")]
     Mode {
@@ -279,18 +289,21 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
 
     // What a crash left half-made of a wanted link is cleared by its `AttachLink`.
     let unwanted = observed.links.union(&observed.half_links).filter(|link| !target.links.contains_key(link));
+    let unwanted = unwanted.filter(|link| !observed.spared.links.contains(link));
     after.extend(unwanted.map(|link| Step::DetachLink(*link)));
     let dead: BTreeSet<GenerationUid> = dead_generations(target, observed, &wanted_generations).collect();
     let keeps_copy = |link: &LinkUid| {
         let may_run = observed.unreachable_generations_of(*link).any(|generation| !dead.contains(&generation));
-        may_run || chain::libxdp::keeps_copy(target, observed, link)
+        let spared = observed.spared.links.contains(link);
+        spared || may_run || chain::libxdp::keeps_copy(target, observed, link)
     };
     let unwanted: Vec<_> = observed.copies.keys().filter(|link| !keeps_copy(link)).collect();
     after.extend(dead.iter().map(|generation| Step::UnpinGeneration(*generation)));
     after.extend(unwanted.into_iter().map(|link| Step::UnpinCopy(*link)));
     // A half-made directory of a wanted app is cleared by its `PinApp`.
     let pinned = observed.apps.keys().chain(&observed.half_made);
-    after.extend(pinned.filter(|app| !target.apps.contains_key(app)).map(|app| Step::UnpinApp(*app)));
+    let unwanted = pinned.filter(|app| !target.apps.contains_key(app) && !observed.spared.apps.contains(app));
+    after.extend(unwanted.map(|app| Step::UnpinApp(*app)));
 
     let committed = before.len();
     before.extend(after);
@@ -383,6 +396,7 @@ fn dead_generations<'a>(
     observed
         .generations
         .iter()
+        .filter(|(generation, _)| !observed.spared.generations.contains(generation))
         .filter(move |(generation, pinned)| match pinned.runs {
             // On an observed chain: it stays only if the plan keeps it. Elsewhere and alive: some other chain's, leave it.
             Runs::Yes => kept.contains(generation) && !wanted.contains(generation),

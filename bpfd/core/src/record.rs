@@ -139,7 +139,8 @@ pub fn with_records(plan: Plan, state: &State, observed: &Observed) -> Plan {
     let links = state.links.values().map(Link::as_asked);
     let links = links.filter(|link| observed.recorded.links.get(&link.uid) != Some(link)).map(Row::Link);
     let gone = observed.recorded.links.keys().chain(&observed.unread_records);
-    let gone = gone.filter(|link| !state.links.contains_key(link)).map(|link| Step::Unrecord(*link));
+    let gone = gone.filter(|link| !state.links.contains_key(link) && !observed.spared.links.contains(link));
+    let gone = gone.map(|link| Step::Unrecord(*link));
     let records: Vec<Step> = apps.chain(links).map(|row| Step::Record(Box::new(row))).chain(gone).collect();
     steps.splice(committed..committed, records);
     Plan { steps, committed }

@@ -1,7 +1,9 @@
 //! What readers see: intent beside what the kernel had at one moment.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use crate::adopt::Recovery;
 use crate::chain::status_of;
 use crate::ident::{GenerationUid, LinkUid};
 use crate::kernel::{Observed, ObservedChain, Scope, Targets};
@@ -22,6 +24,8 @@ pub struct Snapshot {
     pub statuses: BTreeMap<LinkUid, LinkStatus>,
     /// Network namespaces with links in them that are not watched.
     pub unwatched: BTreeSet<NetnsName>,
+    /// What differed when the state was lost, until that is decided.
+    pub recovery: Option<Arc<Recovery>>,
 }
 
 impl Snapshot {
@@ -31,8 +35,11 @@ impl Snapshot {
     pub fn after(&self, state: &State, seen: Observed, scope: &Scope) -> Self {
         let state = seated(state, &seen);
         let unwatched = watched(&state).beyond;
+        let recovery = self.recovery.clone();
         match scope {
-            Scope::Everything(_) => Self { statuses: status(&state, &seen), state, observed: seen, unwatched },
+            Scope::Everything(_) => {
+                Self { statuses: status(&state, &seen), state, observed: seen, unwatched, recovery }
+            }
             Scope::Chains(_) => {
                 let of = |chain| seen.chains.contains_key(&chain) || seen.missing.contains_key(&chain);
                 let named = |link: &Link| link.placement.asked().is_some_and(|name| seen.interfaces.contains_key(name));
@@ -42,7 +49,7 @@ impl Snapshot {
                 statuses.retain(|link, _| state.links.contains_key(link));
                 statuses.extend(own_status(&state, &observed));
                 statuses.extend(status_of(&state, &observed, looked_at));
-                Self { state, observed, statuses, unwatched }
+                Self { state, observed, statuses, unwatched, recovery }
             }
         }
     }

@@ -15,6 +15,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ident::DatabaseUid;
 
 /// Name of the map. The kernel shows it in `bpftool map`; nothing is looked up by it.
@@ -65,7 +67,8 @@ impl Stamp {
 }
 
 /// How a database stands to the pins that it is started with.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Relation {
     /// The pins are its own. A daemon that was killed between a commit and the stamp leaves the pins behind.
     Matches,
@@ -79,6 +82,8 @@ pub enum Relation {
     },
     /// The pins are another database's.
     Another,
+    /// The map is there, and cannot be read.
+    Unreadable,
 }
 
 impl Relation {
@@ -94,11 +99,11 @@ impl Relation {
         }
     }
 
-    /// Whether rows may be missing that the pins had.
+    /// Whether rows may be missing that the pins had: then what has no row is no reason to remove anything.
     pub fn is_doubtful(self) -> bool {
         match self {
             Self::Matches | Self::Fresh => false,
-            Self::Older { .. } | Self::Another => true,
+            Self::Older { .. } | Self::Another | Self::Unreadable => true,
         }
     }
 }
@@ -110,6 +115,7 @@ impl fmt::Display for Relation {
             Self::Fresh => f.write_str("nothing says which database the pins belong to"),
             Self::Older { by } => write!(f, "the database is older than the pins were: it lacks the last {by} changes"),
             Self::Another => f.write_str("the pins belonged to another database"),
+            Self::Unreadable => f.write_str("what says which database the pins belong to cannot be read"),
         }
     }
 }

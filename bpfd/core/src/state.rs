@@ -450,6 +450,13 @@ impl State {
         Ok(())
     }
 
+    /// The highest handle that a row has.
+    pub fn highest_handle(&self) -> Option<Handle> {
+        let programs = |app: &App| app.programs.iter().map(|program| program.handle).max();
+        let apps = self.apps.values().flat_map(|app| [Some(app.handle), programs(app)]).flatten();
+        apps.chain(self.links.values().map(|link| link.handle)).max()
+    }
+
     /// The app of that name.
     pub fn app_named(&self, name: &AppName) -> Option<&App> {
         self.apps.values().find(|app| app.name == *name)

@@ -86,6 +86,8 @@ pub enum Verb {
     List,
     /// Change who is trusted.
     Trust,
+    /// Decide about a state that was lost.
+    Recover,
 }
 
 impl fmt::Display for Verb {
@@ -99,6 +101,7 @@ impl fmt::Display for Verb {
             Self::Unload => "unload",
             Self::List => "list",
             Self::Trust => "change trust",
+            Self::Recover => "adopt or discard the state",
         })
     }
 }
@@ -205,6 +208,7 @@ impl Policy {
         match asked.verb {
             Verb::List | Verb::Pull => Ok(()),
             Verb::Trust => deny("only root changes who is trusted".to_owned(), "ask as root"),
+            Verb::Recover => deny("only root decides about a state that was lost".to_owned(), "ask as root"),
             Verb::Load => match asked.source {
                 Some(SourceKind::Image) => Ok(()),
                 Some(SourceKind::Upload) | None => deny(
@@ -323,6 +327,7 @@ mod tests {
             (asked(Verb::Update, None, Some(99), None), [true, false, false, false]),
             (asked(Verb::Unload, None, None, owner(1001)), [true, false, false, false]),
             (asked(Verb::Trust, None, None, None), [true, false, false, false]),
+            (asked(Verb::Recover, None, None, None), [true, false, false, false]),
         ] {
             let policy = Policy::default();
             let found = [&root, &member, &viewer, &other].map(|who| policy.decide(who, &asked).is_ok());

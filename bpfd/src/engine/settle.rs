@@ -87,7 +87,7 @@ impl<K: Kernel> Engine<K> {
         let here = |link: &LinkUid| seated.links.get(link).and_then(Link::chain);
         self.barred.retain(|link, _| here(link).is_some_and(|chain| !observed.chains.contains_key(&chain)));
         self.barred.extend(repaired.barred.clone());
-        observed.barred.clone_from(&self.barred);
+        observed = self.remembered(observed);
         self.acts.begin();
         let (kernel, store, audit) = (&mut self.kernel, &mut self.store, self.audit.as_mut());
         let mut executor = Executor { kernel, store, audit, stock: Some(stock) };

@@ -1,4 +1,4 @@
-//! What readers are shown: the state beside the kernel as the engine saw it last.
+//! What the engine sees, and what readers are shown: the state beside the kernel as it was seen last.
 //!
 //! It must never change anything.
 
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bpfd_core::kernel::{Kernel, ObserveError, Observed, Scope};
 
-use super::Engine;
+use super::{Engine, Snapshot};
 
 impl<K: Kernel> Engine<K> {
     /// Shows readers the state, beside the kernel as it is now in this scope.
@@ -25,8 +25,21 @@ impl<K: Kernel> Engine<K> {
 
     /// Shows readers the state, beside the kernel as it was just seen in this scope, and as it was seen last elsewhere.
     pub(super) fn show(&mut self, scope: &Scope, seen: Observed) {
-        let seen = Observed { barred: self.barred.clone(), ..seen };
+        let seen = self.remembered(seen);
         let next = self.published.borrow().after(&self.state, seen, scope);
+        let next = Snapshot { recovery: self.recovery.clone(), ..next };
         self.published.send_replace(Arc::new(next));
+    }
+
+    /// The kernel as it is, and what is remembered of it.
+    pub(super) fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
+        let observed = self.kernel.observe(scope)?;
+        Ok(self.remembered(observed))
+    }
+
+    /// What was observed, and what nobody can look up: see [`Observed::barred`] and [`Observed::spared`].
+    pub(super) fn remembered(&self, observed: Observed) -> Observed {
+        let spared = self.recovery.as_ref().map(|recovery| recovery.spared.clone()).unwrap_or_default();
+        Observed { barred: self.barred.clone(), spared, ..observed }
     }
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd;
 
+use bpfd_core::adopt::Spared;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use bpfd_core::kernel::{
@@ -235,6 +236,7 @@ pub(crate) fn observe(
         chains,
         missing,
         barred: BTreeMap::new(),
+        spared: Spared::default(),
     })
 }
 

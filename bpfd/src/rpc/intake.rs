@@ -65,6 +65,7 @@ fn least(path: &str) -> Asked {
         "LinkService/UpdateLink" => Asked::verb(Verb::Update),
         "LinkService/Detach" => Asked::verb(Verb::Detach),
         "ImageService/Pull" | "ImageService/RemoveImages" => Asked::verb(Verb::Pull),
+        "SystemService/AdoptState" | "SystemService/DiscardState" => Asked::verb(Verb::Recover),
         "PolicyService/AddTrust" | "PolicyService/ReloadPolicy" => Asked::verb(Verb::Trust),
         // Whatever else there is only looks.
         _ => Asked::verb(Verb::List),

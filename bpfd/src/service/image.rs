@@ -67,7 +67,7 @@ impl Service {
             Apply::ValidateOnly => remove.await.map_err(Refused::Failed),
             Apply::Write => {
                 let change = format!("remove `{names}` from the image store");
-                self.recorded(principal.owner(), change, remove).await
+                self.recorded(principal.owner(), vec![change], remove).await
             }
         }
     }

@@ -207,7 +207,7 @@ impl Service {
     /// The chain of an interface that is there: the one of this name, else one that a link was attached to by this name.
     pub(super) async fn look(&self, line: Line, name: &ChainName) -> Result<(Snapshot, ChainId), LookError> {
         let snapshot = self.reads.chain(line, name).await?;
-        let Snapshot { state, observed, statuses: _, unwatched: _ } = &snapshot;
+        let Snapshot { state, observed, .. } = &snapshot;
         let chain = observed.chain_of(name).or_else(|| state.chain_called(name));
         match (chain.filter(|chain| observed.chains.contains_key(chain)), observed.absent_netns(name)) {
             (Some(chain), _) => Ok((snapshot, chain)),

@@ -28,6 +28,7 @@ mod load;
 mod make;
 mod pull;
 mod record;
+mod state;
 mod system;
 mod trust;
 mod unload;
@@ -41,6 +42,7 @@ pub use self::list::{AppFilter, GetAppError, GetLinkError, LinkFilter, Listed, L
 pub use self::load::LoadError;
 pub use self::make::Loads;
 pub use self::record::Refused;
+pub use self::state::{Decided, LostState};
 pub use self::system::{Check, Condition, DoctorError, Info, Start};
 pub use self::trust::NewSigner;
 pub use self::upload::UploadRefused;

@@ -25,7 +25,7 @@ impl Service {
         let owner = ask.principal().owner();
         let (images, waits) = (self.images.clone(), waiter.clone());
         let work = async move { images.pull(&ask, pull, &report, &waits).await };
-        let (stored, warnings) = self.recorded(owner, format!("pull `{reference}`"), work).await?;
+        let (stored, warnings) = self.recorded(owner, vec![format!("pull `{reference}`")], work).await?;
         Ok((self.used(stored), warnings))
     }
 }

@@ -33,12 +33,12 @@ pub enum Refused<E: Error + 'static> {
 }
 
 impl Service {
-    /// Does `work` with a record before it of who asked and what it is, and one after it of how it ended. Once begun it goes to its end,
+    /// Does `work` with a record before it of who asked and what it does, and one after it of how it ended. Once begun it goes to its end,
     /// even if the caller leaves.
     pub(super) async fn recorded<T, E>(
         &self,
         owner: Owner,
-        change: String,
+        changes: Vec<String>,
         work: impl Future<Output = Result<T, E>> + Send + 'static,
     ) -> Result<T, Refused<E>>
     where
@@ -47,7 +47,7 @@ impl Service {
     {
         let (operation, line) = (OpId(Uuid::new_v4()), Line::User(owner.uid));
         let begin = move |engine: &mut Engine<HostKernel>| {
-            engine.audit().write(&Record::Begin { operation, owner: &owner, changes: &[change], plan: None })
+            engine.audit().write(&Record::Begin { operation, owner: &owner, changes: &changes, plan: None })
         };
         let begun = self.engine.call(line, begin).await.map_err(Refused::NotBegun)?;
         begun.map_err(|error| Refused::NotBegun(ExecuteError::Audit(error).into()))?;

@@ -12,6 +12,9 @@ use crate::turns::Line;
 /// Broken invariants that one report lists: the report must stay of a bounded size.
 const SHOWN: usize = 256;
 
+/// What to do while the daemon is RECOVERED.
+const DECIDE: &str = "`bpfctl state show` shows what differs; `bpfctl state adopt` keeps what runs, `bpfctl state discard` goes back to the database";
+
 /// What the daemon found when it started.
 #[derive(Clone, Debug, Default)]
 pub struct Start {
@@ -19,8 +22,6 @@ pub struct Start {
     pub time: u64,
     /// What keeps it from being READY, in a sentence each.
     pub causes: Vec<String>,
-    /// How the database stood to the pins.
-    pub relation: Relation,
     /// How a change ended that a crash broke off.
     pub recovered: Option<&'static str>,
     /// The way chains are kept, and why.
@@ -34,6 +35,8 @@ pub struct Start {
 pub struct Info {
     /// How it started.
     pub start: Start,
+    /// How the database stood to the pins, while something is to be decided.
+    pub recovered: Option<Relation>,
     /// The running kernel's release.
     pub kernel: String,
     /// What `--root` said.
@@ -83,6 +86,7 @@ impl Service {
         self.permit(principal, Look(())).await?;
         Ok(Info {
             start: self.start.clone(),
+            recovered: self.snapshot().recovery.as_ref().map(|recovery| recovery.relation),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             root: self.layout.root.as_ref().map(|root| root.display().to_string()),
             pins: self.layout.pins().display().to_string(),
@@ -94,15 +98,14 @@ impl Service {
         let line = Line::User(principal.uid);
         self.permit(principal, Look(())).await?;
         let broken = self.reads.check(line).await?;
-        let Start { causes, mode, mode_cause, relation, .. } = &self.start;
+        let Start { causes, mode, mode_cause, .. } = &self.start;
         let mut checks = vec![check("xdp-chain-mode", Condition::Good, format!("{mode}: {mode_cause}"), "")];
         checks.extend(causes.iter().map(|cause| {
             check("start", Condition::Doubtful, cause.clone(), "correct this and restart bpfd; its log has details")
         }));
-        if relation.is_doubtful() {
-            let lost =
-                "when bpfd started, it removed what this database does not list: load and attach again what is missing";
-            checks.push(check("state", Condition::Doubtful, relation.to_string(), lost));
+        if let Some(recovery) = &self.snapshot().recovery {
+            let found = format!("RECOVERED: {}; what runs stays as it is", recovery.relation);
+            checks.push(check("state", Condition::Bad, found, DECIDE));
         }
         let unwatched = self.snapshot().unwatched.len();
         if unwatched > 0 {

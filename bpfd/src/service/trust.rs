@@ -39,7 +39,7 @@ impl Service {
         let add = move || tokio::task::block_in_place(|| trust.add(&name, &pem, &scope, apply));
         match apply {
             Apply::ValidateOnly => add().map_err(Refused::Failed),
-            Apply::Write => self.recorded(principal.owner(), change, async move { add() }).await,
+            Apply::Write => self.recorded(principal.owner(), vec![change], async move { add() }).await,
         }
     }
 
@@ -57,7 +57,7 @@ impl Service {
         let (TrustAsk(()), principal) = self.permit(principal, TrustAsk(())).await?.into_parts();
         let trust = self.trust.clone();
         let reload = async move { tokio::task::block_in_place(|| trust.reload()) };
-        self.recorded(principal.owner(), change.to_owned(), reload).await
+        self.recorded(principal.owner(), vec![change.to_owned()], reload).await
     }
 }
 

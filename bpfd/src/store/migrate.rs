@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{StoreError, last_handle, parse, text, write_handle};
 
 /// The layout that this version writes, kept in `user_version`. A newer file is refused, an older one is migrated in place.
-pub(super) const SCHEMA_VERSION: i64 = 4;
+pub(super) const SCHEMA_VERSION: i64 = 5;
 const SCHEMA: &str = include_str!("schema.sql");
 /// From layout 1, which did not know what a request had asked for: an answer that it kept is one to anything of that key.
 const FROM_1: &str = "ALTER TABLE answers ADD COLUMN asked TEXT NOT NULL DEFAULT '';
@@ -25,6 +25,12 @@ const FROM_3: &str = "CREATE TABLE IF NOT EXISTS identity (
       commits INTEGER NOT NULL
     ) STRICT;";
 
+/// From layout 4, which could not be RECOVERED.
+const FROM_4: &str = "CREATE TABLE IF NOT EXISTS recovery (
+      only INTEGER PRIMARY KEY CHECK (only = 1),
+      body TEXT NOT NULL
+    ) STRICT;";
+
 /// Brings an older file up to date, and makes a new one.
 pub(super) fn migrate(db: &mut Connection) -> Result<(), StoreError> {
     let found: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -37,10 +43,11 @@ pub(super) fn migrate(db: &mut Connection) -> Result<(), StoreError> {
             from_2(&tx)?;
         }
         2 => from_2(&tx)?,
-        3 => {}
+        3 | 4 => {}
         found => return Err(StoreError::TooNew { found }),
     }
     tx.execute_batch(FROM_3)?;
+    tx.execute_batch(FROM_4)?;
     let uuid = Uuid::new_v4().into_bytes();
     tx.execute("INSERT OR IGNORE INTO identity (only, uuid, commits) VALUES (1, ?1, 0)", [uuid])?;
     tx.pragma_update(None, "user_version", SCHEMA_VERSION)?;

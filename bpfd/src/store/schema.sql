@@ -1,4 +1,4 @@
--- Layout 4 of /var/lib/bpfd/state.db; spec/state.md explains it.
+-- Layout 5 of /var/lib/bpfd/state.db; spec/state.md explains it.
 CREATE TABLE counters (
   name  TEXT PRIMARY KEY,
   value INTEGER NOT NULL
@@ -9,6 +9,12 @@ CREATE TABLE identity (
   only    INTEGER PRIMARY KEY CHECK (only = 1),
   uuid    BLOB NOT NULL,
   commits INTEGER NOT NULL
+) STRICT;
+
+-- One row while the daemon is RECOVERED: what differed when the state was lost, as JSON.
+CREATE TABLE recovery (
+  only INTEGER PRIMARY KEY CHECK (only = 1),
+  body TEXT NOT NULL
 ) STRICT;
 
 CREATE TABLE apps (

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dispatchers::{Dispatcher, Dispatchers, Holders};
 pub(crate) use dispatchers::{Filled, Loaded};
 
+use bpfd_core::adopt::Spared;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, NamedChain, Point, ProceedOn, XdpMode};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use bpfd_core::kernel::{
@@ -932,6 +933,7 @@ impl Kernel for FakeKernel {
             chains,
             missing,
             barred: BTreeMap::new(),
+            spared: Spared::default(),
         })
     }
 

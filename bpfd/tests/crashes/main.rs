@@ -23,13 +23,14 @@ use bpfd::engine::{Answer, Context, Engine, EngineError, News, Pending, Progress
 use bpfd::execute::ExecuteError;
 use bpfd::repair::{Recovered, Repaired};
 use bpfd::store::{Earlier, Outcome, Store};
+use bpfd_core::adopt::Decision;
 use bpfd_core::changes::{self, Fresh, Loaded, RequestError};
 use bpfd_core::hook::{ChainName, HookAsk, InterfaceName, OwnHook, Point, XdpMode};
-use bpfd_core::ident::{AppUid, AskedId, BootId, KernelId, RequestId, RequestKey};
+use bpfd_core::ident::{AppUid, AskedId, BootId, KernelId, LinkUid, RequestId, RequestKey};
 use bpfd_core::invariants::{self, Broken};
 use bpfd_core::kernel::{
-    ChainMode, Kernel, Live, Need, ObserveError, Observed, PinnedApp, Recipe, SLOTS, Scope, Slot, Step, StepError,
-    Targets,
+    ChainMode, Kernel, Live, Need, ObserveError, Observed, PinnedApp, Recipe, Runs, SLOTS, Scope, Slot, Step,
+    StepError, Targets,
 };
 use bpfd_core::labels::Labels;
 use bpfd_core::names::{Netns, Priority};
@@ -284,6 +285,20 @@ impl Host {
         let died = Engine::start(kernel, store, Box::new(Counted::default()), built_in(), BOOT, uids).is_err();
         self.kernel = left.borrow().clone();
         died
+    }
+
+    /// Decides about a lost state.
+    fn decide(&mut self, decision: Decision) {
+        let mut pending = Pending::new(None);
+        loop {
+            match self.engine().decide(decision, &mut pending).unwrap() {
+                Progress::Done(failures) => return assert_eq!(failures, NOTHING),
+                Progress::Wait(targets) => panic!("{targets:?}"),
+                Progress::Make(needs) => {
+                    needs.into_iter().for_each(|(need, maker)| pending.made(need, maker()));
+                }
+            }
+        }
     }
 
     /// The process ends: what the kernel has stays.
@@ -774,9 +789,12 @@ fn a_database_of_before_and_another_one_are_told_from_the_one_that_made_the_pins
     host.stop();
     let pins = host.kernel.clone();
     std::fs::write(database(&host), kept).unwrap();
+    let running = runs(&pins);
     assert_eq!(host.start().relation, Relation::Older { by: 2 });
-    // The pins were made what the database says.
+    assert_eq!(runs(host.engine().kernel()), running, "nothing was changed");
+    // The database was made what runs, and is another one.
     assert_eq!(start(&mut host), Relation::Matches);
+    assert_eq!(runs(host.engine().kernel()), running);
 
     // Killed after a commit, before the map was written.
     host.stop();
@@ -791,9 +809,57 @@ fn a_database_of_before_and_another_one_are_told_from_the_one_that_made_the_pins
     host.kernel = pins;
     std::fs::remove_file(database(&host)).unwrap();
     assert_eq!(host.start().relation, Relation::Another);
+    assert_eq!(runs(host.engine().kernel()), running);
     host.stop();
     host.kernel.reboot();
     assert_eq!(host.start().relation, Relation::Fresh);
+}
+
+/// What each interface runs, what else is attached, and what is pinned for it: by the kernel's numbers.
+fn runs(kernel: &FakeKernel) -> impl PartialEq + std::fmt::Debug + use<> {
+    let mut kernel = kernel.clone();
+    let seen = kernel.observe(&both()).unwrap();
+    let running = seen.generations.into_iter().filter(|(_, generation)| generation.runs != Runs::No);
+    (seen.chains, seen.links, seen.copies, running.collect::<Vec<_>>(), seen.apps)
+}
+
+/// The links that run.
+fn attached(kernel: &FakeKernel) -> BTreeSet<LinkUid> {
+    let seen = kernel.clone().observe(&both()).unwrap();
+    seen.running().union(&seen.links).copied().collect()
+}
+
+#[test]
+fn after_a_death_at_any_step_a_lost_database_takes_no_program_off() {
+    let mut deaths = 0;
+    for (chains, verb) in ALL.into_iter().flat_map(|chains| verbs().into_iter().map(move |verb| (chains, verb))) {
+        for (step, fate) in (0..).map(|step| (step, DEATHS[step % DEATHS.len()])) {
+            let Some((mut host, _)) = killed(chains, &verb, fate, step) else { break };
+            deaths += 1;
+            let at = format!("{chains:?} {verb:?} {fate:?} at step {step}");
+            host.kernel.restart();
+            let running = runs(&host.kernel);
+            let lose = |host: &Host| std::fs::remove_file(host.dir.path().join("state.db")).unwrap();
+            lose(&host);
+            host.start_and_die(0, fate);
+            assert_eq!(runs(&host.kernel), running, "{at}, dying");
+            host.start();
+            let recovery = host.engine().snapshots().borrow().recovery.clone();
+            let attached = attached(&host.kernel);
+            host.restart();
+            assert!(attached.is_subset(&self::attached(host.engine().kernel())), "{at}: {attached:?}");
+            assert_eq!(host.engine().snapshots().borrow().recovery, recovery, "{at}");
+            host.decide(Decision::Adopt);
+            assert_eq!(host.wrong(), NOTHING, "{at}, adopted");
+            assert_eq!(host.restart().steps, NOTHING, "{at}");
+            host.stop();
+            lose(&host);
+            host.start();
+            host.decide(Decision::Discard);
+            assert_eq!((host.state(), host.wrong()), (State::default(), vec![]), "{at}, discarded");
+        }
+    }
+    assert!(deaths >= 100, "only {deaths} deaths: the fates were not met");
 }
 
 /// What a peer does beside the busy host.
@@ -1425,7 +1491,7 @@ fn a_newer_database_is_refused() {
     rusqlite::Connection::open(path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     assert_eq!(
         Store::open(path).unwrap_err().to_string(),
-        "the state database has layout 99, this version knows 4: run the newer bpfd"
+        "the state database has layout 99, this version knows 5: run the newer bpfd"
     );
 }
 

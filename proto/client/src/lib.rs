@@ -189,6 +189,12 @@ impl Client {
         info = system.get_info(GetInfoRequest) -> GetInfoResponse;
         /// What the daemon finds when it looks at what it stands on.
         doctor = system.doctor(DoctorRequest) -> DoctorResponse;
+        /// What differs between the database and the pins since the state was lost.
+        state = system.get_state(GetStateRequest) -> GetStateResponse;
+        /// Decides that what runs is the intent.
+        adopt_state = system.adopt_state(AdoptStateRequest) -> AdoptStateResponse;
+        /// Decides that what the database had is the intent.
+        discard_state = system.discard_state(DiscardStateRequest) -> DiscardStateResponse;
     }
 
     lists! {

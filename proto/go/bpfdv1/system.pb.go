@@ -34,7 +34,8 @@ const (
 	DaemonState_DAEMON_STATE_READY DaemonState = 1
 	// Something is missing; `causes` says what.
 	DaemonState_DAEMON_STATE_DEGRADED DaemonState = 2
-	// It came back from a crash and repaired something; `causes` says what.
+	// The database was lost, or is not the one that the pins belong to: what runs
+	// was adopted, and nothing is removed until AdoptState or DiscardState.
 	DaemonState_DAEMON_STATE_RECOVERED DaemonState = 3
 )
 
@@ -138,6 +139,74 @@ func (CheckStatus) EnumDescriptor() ([]byte, []int) {
 	return file_bpfd_v1_system_proto_rawDescGZIP(), []int{1}
 }
 
+// How something differs.
+type StateSide int32
+
+const (
+	// Never sent.
+	StateSide_STATE_SIDE_UNSPECIFIED StateSide = 0
+	// It runs, and the database did not have it. DiscardState removes it.
+	StateSide_STATE_SIDE_ONLY_RUNS StateSide = 1
+	// The database has it, and nothing is loaded or attached for it. AdoptState
+	// drops it.
+	StateSide_STATE_SIDE_ONLY_IN_DATABASE StateSide = 2
+	// It runs otherwise than the database says.
+	StateSide_STATE_SIDE_DIFFERS StateSide = 3
+	// It is pinned, and neither a row nor a readable record says what it is. Both
+	// decisions remove it.
+	StateSide_STATE_SIDE_UNRECORDED StateSide = 4
+	// It runs, and the bytes of its object are lost: it cannot be loaded again
+	// after a boot, and no chain with it can be changed where programs are fused.
+	StateSide_STATE_SIDE_OBJECT_LOST StateSide = 5
+)
+
+// Enum value maps for StateSide.
+var (
+	StateSide_name = map[int32]string{
+		0: "STATE_SIDE_UNSPECIFIED",
+		1: "STATE_SIDE_ONLY_RUNS",
+		2: "STATE_SIDE_ONLY_IN_DATABASE",
+		3: "STATE_SIDE_DIFFERS",
+		4: "STATE_SIDE_UNRECORDED",
+		5: "STATE_SIDE_OBJECT_LOST",
+	}
+	StateSide_value = map[string]int32{
+		"STATE_SIDE_UNSPECIFIED":      0,
+		"STATE_SIDE_ONLY_RUNS":        1,
+		"STATE_SIDE_ONLY_IN_DATABASE": 2,
+		"STATE_SIDE_DIFFERS":          3,
+		"STATE_SIDE_UNRECORDED":       4,
+		"STATE_SIDE_OBJECT_LOST":      5,
+	}
+)
+
+func (x StateSide) Enum() *StateSide {
+	p := new(StateSide)
+	*p = x
+	return p
+}
+
+func (x StateSide) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (StateSide) Descriptor() protoreflect.EnumDescriptor {
+	return file_bpfd_v1_system_proto_enumTypes[2].Descriptor()
+}
+
+func (StateSide) Type() protoreflect.EnumType {
+	return &file_bpfd_v1_system_proto_enumTypes[2]
+}
+
+func (x StateSide) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use StateSide.Descriptor instead.
+func (StateSide) EnumDescriptor() ([]byte, []int) {
+	return file_bpfd_v1_system_proto_rawDescGZIP(), []int{2}
+}
+
 // Nothing to say.
 type GetInfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -184,7 +253,8 @@ type GetInfoResponse struct {
 	Commit string `protobuf:"bytes,2,opt,name=commit,proto3" json:"commit,omitempty"`
 	// What it is now.
 	State DaemonState `protobuf:"varint,3,opt,name=state,proto3,enum=bpfd.v1.DaemonState" json:"state,omitempty"`
-	// Why, if the state is not READY: one sentence each.
+	// Why, if the state is not READY, and how a change ended that a crash had
+	// interrupted: one sentence each.
 	Causes []string `protobuf:"bytes,4,rep,name=causes,proto3" json:"causes,omitempty"`
 	// `uname -r`.
 	Kernel string `protobuf:"bytes,5,opt,name=kernel,proto3" json:"kernel,omitempty"`
@@ -467,6 +537,383 @@ func (x *Check) GetHint() string {
 	return ""
 }
 
+// Nothing to say.
+type GetStateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStateRequest) Reset() {
+	*x = GetStateRequest{}
+	mi := &file_bpfd_v1_system_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStateRequest) ProtoMessage() {}
+
+func (x *GetStateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_system_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStateRequest.ProtoReflect.Descriptor instead.
+func (*GetStateRequest) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_system_proto_rawDescGZIP(), []int{5}
+}
+
+// What differs.
+type GetStateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// RECOVERED if something is to be decided, else READY.
+	State DaemonState `protobuf:"varint,1,opt,name=state,proto3,enum=bpfd.v1.DaemonState" json:"state,omitempty"`
+	// How the database stood to the pins when the daemon started; empty unless
+	// the state is RECOVERED.
+	Cause string `protobuf:"bytes,2,opt,name=cause,proto3" json:"cause,omitempty"`
+	// In a fixed order, at most 2048.
+	Differences []*StateDifference `protobuf:"bytes,3,rep,name=differences,proto3" json:"differences,omitempty"`
+	// How many more there are.
+	More          uint32 `protobuf:"varint,4,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetStateResponse) Reset() {
+	*x = GetStateResponse{}
+	mi := &file_bpfd_v1_system_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetStateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetStateResponse) ProtoMessage() {}
+
+func (x *GetStateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_system_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetStateResponse.ProtoReflect.Descriptor instead.
+func (*GetStateResponse) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_system_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GetStateResponse) GetState() DaemonState {
+	if x != nil {
+		return x.State
+	}
+	return DaemonState_DAEMON_STATE_UNSPECIFIED
+}
+
+func (x *GetStateResponse) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *GetStateResponse) GetDifferences() []*StateDifference {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+func (x *GetStateResponse) GetMore() uint32 {
+	if x != nil {
+		return x.More
+	}
+	return 0
+}
+
+// One thing that differs.
+type StateDifference struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How.
+	Side StateSide `protobuf:"varint,1,opt,name=side,proto3,enum=bpfd.v1.StateSide" json:"side,omitempty"`
+	// What: `app`, `link` or `chain program`.
+	Thing string `protobuf:"bytes,2,opt,name=thing,proto3" json:"thing,omitempty"`
+	// Its name; its uid if nothing says the name.
+	Name string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	// Its identity.
+	Uid string `protobuf:"bytes,4,opt,name=uid,proto3" json:"uid,omitempty"`
+	// Half a sentence for people.
+	Detail        string `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StateDifference) Reset() {
+	*x = StateDifference{}
+	mi := &file_bpfd_v1_system_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StateDifference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StateDifference) ProtoMessage() {}
+
+func (x *StateDifference) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_system_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StateDifference.ProtoReflect.Descriptor instead.
+func (*StateDifference) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_system_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *StateDifference) GetSide() StateSide {
+	if x != nil {
+		return x.Side
+	}
+	return StateSide_STATE_SIDE_UNSPECIFIED
+}
+
+func (x *StateDifference) GetThing() string {
+	if x != nil {
+		return x.Thing
+	}
+	return ""
+}
+
+func (x *StateDifference) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StateDifference) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+func (x *StateDifference) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+// Nothing to say.
+type AdoptStateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptStateRequest) Reset() {
+	*x = AdoptStateRequest{}
+	mi := &file_bpfd_v1_system_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptStateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptStateRequest) ProtoMessage() {}
+
+func (x *AdoptStateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_system_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptStateRequest.ProtoReflect.Descriptor instead.
+func (*AdoptStateRequest) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_system_proto_rawDescGZIP(), []int{8}
+}
+
+// What was decided.
+type AdoptStateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// False if the daemon was not RECOVERED: then nothing was done.
+	Decided bool `protobuf:"varint,1,opt,name=decided,proto3" json:"decided,omitempty"`
+	// What could not be removed, one sentence each.
+	Failures      []string `protobuf:"bytes,2,rep,name=failures,proto3" json:"failures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdoptStateResponse) Reset() {
+	*x = AdoptStateResponse{}
+	mi := &file_bpfd_v1_system_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdoptStateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdoptStateResponse) ProtoMessage() {}
+
+func (x *AdoptStateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_system_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdoptStateResponse.ProtoReflect.Descriptor instead.
+func (*AdoptStateResponse) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_system_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AdoptStateResponse) GetDecided() bool {
+	if x != nil {
+		return x.Decided
+	}
+	return false
+}
+
+func (x *AdoptStateResponse) GetFailures() []string {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
+// Nothing to say.
+type DiscardStateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardStateRequest) Reset() {
+	*x = DiscardStateRequest{}
+	mi := &file_bpfd_v1_system_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardStateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardStateRequest) ProtoMessage() {}
+
+func (x *DiscardStateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_system_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardStateRequest.ProtoReflect.Descriptor instead.
+func (*DiscardStateRequest) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_system_proto_rawDescGZIP(), []int{10}
+}
+
+// What was decided.
+type DiscardStateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// False if the daemon was not RECOVERED: then nothing was done.
+	Decided bool `protobuf:"varint,1,opt,name=decided,proto3" json:"decided,omitempty"`
+	// What could not be loaded, attached or removed, one sentence each.
+	Failures      []string `protobuf:"bytes,2,rep,name=failures,proto3" json:"failures,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardStateResponse) Reset() {
+	*x = DiscardStateResponse{}
+	mi := &file_bpfd_v1_system_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardStateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardStateResponse) ProtoMessage() {}
+
+func (x *DiscardStateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_system_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardStateResponse.ProtoReflect.Descriptor instead.
+func (*DiscardStateResponse) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_system_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DiscardStateResponse) GetDecided() bool {
+	if x != nil {
+		return x.Decided
+	}
+	return false
+}
+
+func (x *DiscardStateResponse) GetFailures() []string {
+	if x != nil {
+		return x.Failures
+	}
+	return nil
+}
+
 var File_bpfd_v1_system_proto protoreflect.FileDescriptor
 
 const file_bpfd_v1_system_proto_rawDesc = "" +
@@ -495,7 +942,27 @@ const file_bpfd_v1_system_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12,\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x14.bpfd.v1.CheckStatusR\x06status\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
-	"\x04hint\x18\x04 \x01(\tR\x04hint*z\n" +
+	"\x04hint\x18\x04 \x01(\tR\x04hint\"\x11\n" +
+	"\x0fGetStateRequest\"\xa4\x01\n" +
+	"\x10GetStateResponse\x12*\n" +
+	"\x05state\x18\x01 \x01(\x0e2\x14.bpfd.v1.DaemonStateR\x05state\x12\x14\n" +
+	"\x05cause\x18\x02 \x01(\tR\x05cause\x12:\n" +
+	"\vdifferences\x18\x03 \x03(\v2\x18.bpfd.v1.StateDifferenceR\vdifferences\x12\x12\n" +
+	"\x04more\x18\x04 \x01(\rR\x04more\"\x8d\x01\n" +
+	"\x0fStateDifference\x12&\n" +
+	"\x04side\x18\x01 \x01(\x0e2\x12.bpfd.v1.StateSideR\x04side\x12\x14\n" +
+	"\x05thing\x18\x02 \x01(\tR\x05thing\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x04 \x01(\tR\x03uid\x12\x16\n" +
+	"\x06detail\x18\x05 \x01(\tR\x06detail\"\x13\n" +
+	"\x11AdoptStateRequest\"J\n" +
+	"\x12AdoptStateResponse\x12\x18\n" +
+	"\adecided\x18\x01 \x01(\bR\adecided\x12\x1a\n" +
+	"\bfailures\x18\x02 \x03(\tR\bfailures\"\x15\n" +
+	"\x13DiscardStateRequest\"L\n" +
+	"\x14DiscardStateResponse\x12\x18\n" +
+	"\adecided\x18\x01 \x01(\bR\adecided\x12\x1a\n" +
+	"\bfailures\x18\x02 \x03(\tR\bfailures*z\n" +
 	"\vDaemonState\x12\x1c\n" +
 	"\x18DAEMON_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DAEMON_STATE_READY\x10\x01\x12\x19\n" +
@@ -505,10 +972,21 @@ const file_bpfd_v1_system_proto_rawDesc = "" +
 	"\x18CHECK_STATUS_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fCHECK_STATUS_OK\x10\x01\x12\x15\n" +
 	"\x11CHECK_STATUS_WARN\x10\x02\x12\x15\n" +
-	"\x11CHECK_STATUS_FAIL\x10\x032\x88\x01\n" +
+	"\x11CHECK_STATUS_FAIL\x10\x03*\xb1\x01\n" +
+	"\tStateSide\x12\x1a\n" +
+	"\x16STATE_SIDE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14STATE_SIDE_ONLY_RUNS\x10\x01\x12\x1f\n" +
+	"\x1bSTATE_SIDE_ONLY_IN_DATABASE\x10\x02\x12\x16\n" +
+	"\x12STATE_SIDE_DIFFERS\x10\x03\x12\x19\n" +
+	"\x15STATE_SIDE_UNRECORDED\x10\x04\x12\x1a\n" +
+	"\x16STATE_SIDE_OBJECT_LOST\x10\x052\xdd\x02\n" +
 	"\rSystemService\x12<\n" +
 	"\aGetInfo\x12\x17.bpfd.v1.GetInfoRequest\x1a\x18.bpfd.v1.GetInfoResponse\x129\n" +
-	"\x06Doctor\x12\x16.bpfd.v1.DoctorRequest\x1a\x17.bpfd.v1.DoctorResponseB\x1dZ\x1bbpfd/proto/go/bpfdv1;bpfdv1b\x06proto3"
+	"\x06Doctor\x12\x16.bpfd.v1.DoctorRequest\x1a\x17.bpfd.v1.DoctorResponse\x12?\n" +
+	"\bGetState\x12\x18.bpfd.v1.GetStateRequest\x1a\x19.bpfd.v1.GetStateResponse\x12E\n" +
+	"\n" +
+	"AdoptState\x12\x1a.bpfd.v1.AdoptStateRequest\x1a\x1b.bpfd.v1.AdoptStateResponse\x12K\n" +
+	"\fDiscardState\x12\x1c.bpfd.v1.DiscardStateRequest\x1a\x1d.bpfd.v1.DiscardStateResponseB\x1dZ\x1bbpfd/proto/go/bpfdv1;bpfdv1b\x06proto3"
 
 var (
 	file_bpfd_v1_system_proto_rawDescOnce sync.Once
@@ -522,32 +1000,49 @@ func file_bpfd_v1_system_proto_rawDescGZIP() []byte {
 	return file_bpfd_v1_system_proto_rawDescData
 }
 
-var file_bpfd_v1_system_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_bpfd_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_bpfd_v1_system_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_bpfd_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_bpfd_v1_system_proto_goTypes = []any{
 	(DaemonState)(0),              // 0: bpfd.v1.DaemonState
 	(CheckStatus)(0),              // 1: bpfd.v1.CheckStatus
-	(*GetInfoRequest)(nil),        // 2: bpfd.v1.GetInfoRequest
-	(*GetInfoResponse)(nil),       // 3: bpfd.v1.GetInfoResponse
-	(*DoctorRequest)(nil),         // 4: bpfd.v1.DoctorRequest
-	(*DoctorResponse)(nil),        // 5: bpfd.v1.DoctorResponse
-	(*Check)(nil),                 // 6: bpfd.v1.Check
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(StateSide)(0),                // 2: bpfd.v1.StateSide
+	(*GetInfoRequest)(nil),        // 3: bpfd.v1.GetInfoRequest
+	(*GetInfoResponse)(nil),       // 4: bpfd.v1.GetInfoResponse
+	(*DoctorRequest)(nil),         // 5: bpfd.v1.DoctorRequest
+	(*DoctorResponse)(nil),        // 6: bpfd.v1.DoctorResponse
+	(*Check)(nil),                 // 7: bpfd.v1.Check
+	(*GetStateRequest)(nil),       // 8: bpfd.v1.GetStateRequest
+	(*GetStateResponse)(nil),      // 9: bpfd.v1.GetStateResponse
+	(*StateDifference)(nil),       // 10: bpfd.v1.StateDifference
+	(*AdoptStateRequest)(nil),     // 11: bpfd.v1.AdoptStateRequest
+	(*AdoptStateResponse)(nil),    // 12: bpfd.v1.AdoptStateResponse
+	(*DiscardStateRequest)(nil),   // 13: bpfd.v1.DiscardStateRequest
+	(*DiscardStateResponse)(nil),  // 14: bpfd.v1.DiscardStateResponse
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_bpfd_v1_system_proto_depIdxs = []int32{
-	0, // 0: bpfd.v1.GetInfoResponse.state:type_name -> bpfd.v1.DaemonState
-	7, // 1: bpfd.v1.GetInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	6, // 2: bpfd.v1.DoctorResponse.checks:type_name -> bpfd.v1.Check
-	1, // 3: bpfd.v1.Check.status:type_name -> bpfd.v1.CheckStatus
-	2, // 4: bpfd.v1.SystemService.GetInfo:input_type -> bpfd.v1.GetInfoRequest
-	4, // 5: bpfd.v1.SystemService.Doctor:input_type -> bpfd.v1.DoctorRequest
-	3, // 6: bpfd.v1.SystemService.GetInfo:output_type -> bpfd.v1.GetInfoResponse
-	5, // 7: bpfd.v1.SystemService.Doctor:output_type -> bpfd.v1.DoctorResponse
-	6, // [6:8] is the sub-list for method output_type
-	4, // [4:6] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	0,  // 0: bpfd.v1.GetInfoResponse.state:type_name -> bpfd.v1.DaemonState
+	15, // 1: bpfd.v1.GetInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	7,  // 2: bpfd.v1.DoctorResponse.checks:type_name -> bpfd.v1.Check
+	1,  // 3: bpfd.v1.Check.status:type_name -> bpfd.v1.CheckStatus
+	0,  // 4: bpfd.v1.GetStateResponse.state:type_name -> bpfd.v1.DaemonState
+	10, // 5: bpfd.v1.GetStateResponse.differences:type_name -> bpfd.v1.StateDifference
+	2,  // 6: bpfd.v1.StateDifference.side:type_name -> bpfd.v1.StateSide
+	3,  // 7: bpfd.v1.SystemService.GetInfo:input_type -> bpfd.v1.GetInfoRequest
+	5,  // 8: bpfd.v1.SystemService.Doctor:input_type -> bpfd.v1.DoctorRequest
+	8,  // 9: bpfd.v1.SystemService.GetState:input_type -> bpfd.v1.GetStateRequest
+	11, // 10: bpfd.v1.SystemService.AdoptState:input_type -> bpfd.v1.AdoptStateRequest
+	13, // 11: bpfd.v1.SystemService.DiscardState:input_type -> bpfd.v1.DiscardStateRequest
+	4,  // 12: bpfd.v1.SystemService.GetInfo:output_type -> bpfd.v1.GetInfoResponse
+	6,  // 13: bpfd.v1.SystemService.Doctor:output_type -> bpfd.v1.DoctorResponse
+	9,  // 14: bpfd.v1.SystemService.GetState:output_type -> bpfd.v1.GetStateResponse
+	12, // 15: bpfd.v1.SystemService.AdoptState:output_type -> bpfd.v1.AdoptStateResponse
+	14, // 16: bpfd.v1.SystemService.DiscardState:output_type -> bpfd.v1.DiscardStateResponse
+	12, // [12:17] is the sub-list for method output_type
+	7,  // [7:12] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_bpfd_v1_system_proto_init() }
@@ -561,8 +1056,8 @@ func file_bpfd_v1_system_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bpfd_v1_system_proto_rawDesc), len(file_bpfd_v1_system_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   5,
+			NumEnums:      3,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

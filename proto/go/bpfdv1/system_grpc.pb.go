@@ -21,8 +21,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	SystemService_GetInfo_FullMethodName = "/bpfd.v1.SystemService/GetInfo"
-	SystemService_Doctor_FullMethodName  = "/bpfd.v1.SystemService/Doctor"
+	SystemService_GetInfo_FullMethodName      = "/bpfd.v1.SystemService/GetInfo"
+	SystemService_Doctor_FullMethodName       = "/bpfd.v1.SystemService/Doctor"
+	SystemService_GetState_FullMethodName     = "/bpfd.v1.SystemService/GetState"
+	SystemService_AdoptState_FullMethodName   = "/bpfd.v1.SystemService/AdoptState"
+	SystemService_DiscardState_FullMethodName = "/bpfd.v1.SystemService/DiscardState"
 )
 
 // SystemServiceClient is the client API for SystemService service.
@@ -35,6 +38,17 @@ type SystemServiceClient interface {
 	GetInfo(ctx context.Context, in *GetInfoRequest, opts ...grpc.CallOption) (*GetInfoResponse, error)
 	// Looks at everything that bpfd needs, and says what to do.
 	Doctor(ctx context.Context, in *DoctorRequest, opts ...grpc.CallOption) (*DoctorResponse, error)
+	// What differs between the database and the pins, while the daemon is
+	// RECOVERED.
+	GetState(ctx context.Context, in *GetStateRequest, opts ...grpc.CallOption) (*GetStateResponse, error)
+	// Ends RECOVERED: what runs is the intent from now on. Rows that only the
+	// database had are dropped, and what has no readable record is removed. Root
+	// only.
+	AdoptState(ctx context.Context, in *AdoptStateRequest, opts ...grpc.CallOption) (*AdoptStateResponse, error)
+	// Ends RECOVERED: what the database had is the intent from now on. What it
+	// did not have is detached and unloaded, and what it had is loaded and
+	// attached. Root only.
+	DiscardState(ctx context.Context, in *DiscardStateRequest, opts ...grpc.CallOption) (*DiscardStateResponse, error)
 }
 
 type systemServiceClient struct {
@@ -65,6 +79,36 @@ func (c *systemServiceClient) Doctor(ctx context.Context, in *DoctorRequest, opt
 	return out, nil
 }
 
+func (c *systemServiceClient) GetState(ctx context.Context, in *GetStateRequest, opts ...grpc.CallOption) (*GetStateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetStateResponse)
+	err := c.cc.Invoke(ctx, SystemService_GetState_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *systemServiceClient) AdoptState(ctx context.Context, in *AdoptStateRequest, opts ...grpc.CallOption) (*AdoptStateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AdoptStateResponse)
+	err := c.cc.Invoke(ctx, SystemService_AdoptState_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *systemServiceClient) DiscardState(ctx context.Context, in *DiscardStateRequest, opts ...grpc.CallOption) (*DiscardStateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiscardStateResponse)
+	err := c.cc.Invoke(ctx, SystemService_DiscardState_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SystemServiceServer is the server API for SystemService service.
 // All implementations must embed UnimplementedSystemServiceServer
 // for forward compatibility.
@@ -75,6 +119,17 @@ type SystemServiceServer interface {
 	GetInfo(context.Context, *GetInfoRequest) (*GetInfoResponse, error)
 	// Looks at everything that bpfd needs, and says what to do.
 	Doctor(context.Context, *DoctorRequest) (*DoctorResponse, error)
+	// What differs between the database and the pins, while the daemon is
+	// RECOVERED.
+	GetState(context.Context, *GetStateRequest) (*GetStateResponse, error)
+	// Ends RECOVERED: what runs is the intent from now on. Rows that only the
+	// database had are dropped, and what has no readable record is removed. Root
+	// only.
+	AdoptState(context.Context, *AdoptStateRequest) (*AdoptStateResponse, error)
+	// Ends RECOVERED: what the database had is the intent from now on. What it
+	// did not have is detached and unloaded, and what it had is loaded and
+	// attached. Root only.
+	DiscardState(context.Context, *DiscardStateRequest) (*DiscardStateResponse, error)
 	mustEmbedUnimplementedSystemServiceServer()
 }
 
@@ -90,6 +145,15 @@ func (UnimplementedSystemServiceServer) GetInfo(context.Context, *GetInfoRequest
 }
 func (UnimplementedSystemServiceServer) Doctor(context.Context, *DoctorRequest) (*DoctorResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Doctor not implemented")
+}
+func (UnimplementedSystemServiceServer) GetState(context.Context, *GetStateRequest) (*GetStateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetState not implemented")
+}
+func (UnimplementedSystemServiceServer) AdoptState(context.Context, *AdoptStateRequest) (*AdoptStateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AdoptState not implemented")
+}
+func (UnimplementedSystemServiceServer) DiscardState(context.Context, *DiscardStateRequest) (*DiscardStateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DiscardState not implemented")
 }
 func (UnimplementedSystemServiceServer) mustEmbedUnimplementedSystemServiceServer() {}
 func (UnimplementedSystemServiceServer) testEmbeddedByValue()                       {}
@@ -148,6 +212,60 @@ func _SystemService_Doctor_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SystemService_GetState_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetStateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServiceServer).GetState(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SystemService_GetState_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServiceServer).GetState(ctx, req.(*GetStateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SystemService_AdoptState_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AdoptStateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServiceServer).AdoptState(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SystemService_AdoptState_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServiceServer).AdoptState(ctx, req.(*AdoptStateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SystemService_DiscardState_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiscardStateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServiceServer).DiscardState(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SystemService_DiscardState_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServiceServer).DiscardState(ctx, req.(*DiscardStateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SystemService_ServiceDesc is the grpc.ServiceDesc for SystemService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -162,6 +280,18 @@ var SystemService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Doctor",
 			Handler:    _SystemService_Doctor_Handler,
+		},
+		{
+			MethodName: "GetState",
+			Handler:    _SystemService_GetState_Handler,
+		},
+		{
+			MethodName: "AdoptState",
+			Handler:    _SystemService_AdoptState_Handler,
+		},
+		{
+			MethodName: "DiscardState",
+			Handler:    _SystemService_DiscardState_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

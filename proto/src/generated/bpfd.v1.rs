@@ -4234,6 +4234,9 @@ pub enum ErrorReason {
     RequestIdReused = 87,
     /// FAILED_PRECONDITION: the interface runs XDP in another mode.
     ModeConflict = 88,
+    /// FAILED_PRECONDITION: the daemon is RECOVERED, and what would be changed is
+    /// not known: SystemService.AdoptState or DiscardState first.
+    StateRecovered = 89,
     /// UNAVAILABLE: the registry cannot be reached.
     RegistryUnreachable = 100,
     /// FAILED_PRECONDITION: the registry refuses the daemon's credentials.
@@ -4317,6 +4320,7 @@ impl ErrorReason {
             Self::CannotFuse => "ERROR_REASON_CANNOT_FUSE",
             Self::RequestIdReused => "ERROR_REASON_REQUEST_ID_REUSED",
             Self::ModeConflict => "ERROR_REASON_MODE_CONFLICT",
+            Self::StateRecovered => "ERROR_REASON_STATE_RECOVERED",
             Self::RegistryUnreachable => "ERROR_REASON_REGISTRY_UNREACHABLE",
             Self::RegistryDenied => "ERROR_REASON_REGISTRY_DENIED",
             Self::RegistryNotFound => "ERROR_REASON_REGISTRY_NOT_FOUND",
@@ -4379,6 +4383,7 @@ impl ErrorReason {
             "ERROR_REASON_CANNOT_FUSE" => Some(Self::CannotFuse),
             "ERROR_REASON_REQUEST_ID_REUSED" => Some(Self::RequestIdReused),
             "ERROR_REASON_MODE_CONFLICT" => Some(Self::ModeConflict),
+            "ERROR_REASON_STATE_RECOVERED" => Some(Self::StateRecovered),
             "ERROR_REASON_REGISTRY_UNREACHABLE" => Some(Self::RegistryUnreachable),
             "ERROR_REASON_REGISTRY_DENIED" => Some(Self::RegistryDenied),
             "ERROR_REASON_REGISTRY_NOT_FOUND" => Some(Self::RegistryNotFound),
@@ -4798,7 +4803,8 @@ pub struct GetInfoResponse {
     /// What it is now.
     #[prost(enumeration = "DaemonState", tag = "3")]
     pub state: i32,
-    /// Why, if the state is not READY: one sentence each.
+    /// Why, if the state is not READY, and how a change ended that a crash had
+    /// interrupted: one sentence each.
     #[prost(string, repeated, tag = "4")]
     pub causes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// `uname -r`.
@@ -4889,6 +4895,141 @@ impl ::prost::Name for Check {
         "/bpfd.v1.Check".into()
     }
 }
+/// Nothing to say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetStateRequest {}
+impl ::prost::Name for GetStateRequest {
+    const NAME: &'static str = "GetStateRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.GetStateRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.GetStateRequest".into()
+    }
+}
+/// What differs.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetStateResponse {
+    /// RECOVERED if something is to be decided, else READY.
+    #[prost(enumeration = "DaemonState", tag = "1")]
+    pub state: i32,
+    /// How the database stood to the pins when the daemon started; empty unless
+    /// the state is RECOVERED.
+    #[prost(string, tag = "2")]
+    pub cause: ::prost::alloc::string::String,
+    /// In a fixed order, at most 2048.
+    #[prost(message, repeated, tag = "3")]
+    pub differences: ::prost::alloc::vec::Vec<StateDifference>,
+    /// How many more there are.
+    #[prost(uint32, tag = "4")]
+    pub more: u32,
+}
+impl ::prost::Name for GetStateResponse {
+    const NAME: &'static str = "GetStateResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.GetStateResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.GetStateResponse".into()
+    }
+}
+/// One thing that differs.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StateDifference {
+    /// How.
+    #[prost(enumeration = "StateSide", tag = "1")]
+    pub side: i32,
+    /// What: `app`, `link` or `chain program`.
+    #[prost(string, tag = "2")]
+    pub thing: ::prost::alloc::string::String,
+    /// Its name; its uid if nothing says the name.
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+    /// Its identity.
+    #[prost(string, tag = "4")]
+    pub uid: ::prost::alloc::string::String,
+    /// Half a sentence for people.
+    #[prost(string, tag = "5")]
+    pub detail: ::prost::alloc::string::String,
+}
+impl ::prost::Name for StateDifference {
+    const NAME: &'static str = "StateDifference";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.StateDifference".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.StateDifference".into()
+    }
+}
+/// Nothing to say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AdoptStateRequest {}
+impl ::prost::Name for AdoptStateRequest {
+    const NAME: &'static str = "AdoptStateRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.AdoptStateRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.AdoptStateRequest".into()
+    }
+}
+/// What was decided.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AdoptStateResponse {
+    /// False if the daemon was not RECOVERED: then nothing was done.
+    #[prost(bool, tag = "1")]
+    pub decided: bool,
+    /// What could not be removed, one sentence each.
+    #[prost(string, repeated, tag = "2")]
+    pub failures: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for AdoptStateResponse {
+    const NAME: &'static str = "AdoptStateResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.AdoptStateResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.AdoptStateResponse".into()
+    }
+}
+/// Nothing to say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiscardStateRequest {}
+impl ::prost::Name for DiscardStateRequest {
+    const NAME: &'static str = "DiscardStateRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.DiscardStateRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.DiscardStateRequest".into()
+    }
+}
+/// What was decided.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DiscardStateResponse {
+    /// False if the daemon was not RECOVERED: then nothing was done.
+    #[prost(bool, tag = "1")]
+    pub decided: bool,
+    /// What could not be loaded, attached or removed, one sentence each.
+    #[prost(string, repeated, tag = "2")]
+    pub failures: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for DiscardStateResponse {
+    const NAME: &'static str = "DiscardStateResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.DiscardStateResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.DiscardStateResponse".into()
+    }
+}
 /// States of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -4899,7 +5040,8 @@ pub enum DaemonState {
     Ready = 1,
     /// Something is missing; `causes` says what.
     Degraded = 2,
-    /// It came back from a crash and repaired something; `causes` says what.
+    /// The database was lost, or is not the one that the pins belong to: what runs
+    /// was adopted, and nothing is removed until AdoptState or DiscardState.
     Recovered = 3,
 }
 impl DaemonState {
@@ -4959,6 +5101,54 @@ impl CheckStatus {
             "CHECK_STATUS_OK" => Some(Self::Ok),
             "CHECK_STATUS_WARN" => Some(Self::Warn),
             "CHECK_STATUS_FAIL" => Some(Self::Fail),
+            _ => None,
+        }
+    }
+}
+/// How something differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum StateSide {
+    /// Never sent.
+    Unspecified = 0,
+    /// It runs, and the database did not have it. DiscardState removes it.
+    OnlyRuns = 1,
+    /// The database has it, and nothing is loaded or attached for it. AdoptState
+    /// drops it.
+    OnlyInDatabase = 2,
+    /// It runs otherwise than the database says.
+    Differs = 3,
+    /// It is pinned, and neither a row nor a readable record says what it is. Both
+    /// decisions remove it.
+    Unrecorded = 4,
+    /// It runs, and the bytes of its object are lost: it cannot be loaded again
+    /// after a boot, and no chain with it can be changed where programs are fused.
+    ObjectLost = 5,
+}
+impl StateSide {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "STATE_SIDE_UNSPECIFIED",
+            Self::OnlyRuns => "STATE_SIDE_ONLY_RUNS",
+            Self::OnlyInDatabase => "STATE_SIDE_ONLY_IN_DATABASE",
+            Self::Differs => "STATE_SIDE_DIFFERS",
+            Self::Unrecorded => "STATE_SIDE_UNRECORDED",
+            Self::ObjectLost => "STATE_SIDE_OBJECT_LOST",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "STATE_SIDE_UNSPECIFIED" => Some(Self::Unspecified),
+            "STATE_SIDE_ONLY_RUNS" => Some(Self::OnlyRuns),
+            "STATE_SIDE_ONLY_IN_DATABASE" => Some(Self::OnlyInDatabase),
+            "STATE_SIDE_DIFFERS" => Some(Self::Differs),
+            "STATE_SIDE_UNRECORDED" => Some(Self::Unrecorded),
+            "STATE_SIDE_OBJECT_LOST" => Some(Self::ObjectLost),
             _ => None,
         }
     }
@@ -5063,6 +5253,56 @@ pub mod system_service_client {
             req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.SystemService", "Doctor"));
             self.inner.unary(req, path, codec).await
         }
+        /// What differs between the database and the pins, while the daemon is
+        /// RECOVERED.
+        pub async fn get_state(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetStateRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetStateResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.SystemService/GetState");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.SystemService", "GetState"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends RECOVERED: what runs is the intent from now on. Rows that only the
+        /// database had are dropped, and what has no readable record is removed. Root
+        /// only.
+        pub async fn adopt_state(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AdoptStateRequest>,
+        ) -> std::result::Result<tonic::Response<super::AdoptStateResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.SystemService/AdoptState");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.SystemService", "AdoptState"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Ends RECOVERED: what the database had is the intent from now on. What it
+        /// did not have is detached and unloaded, and what it had is loaded and
+        /// attached. Root only.
+        pub async fn discard_state(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DiscardStateRequest>,
+        ) -> std::result::Result<tonic::Response<super::DiscardStateResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.SystemService/DiscardState");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.SystemService", "DiscardState"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -5083,6 +5323,26 @@ pub mod system_service_server {
             &self,
             request: tonic::Request<super::DoctorRequest>,
         ) -> std::result::Result<tonic::Response<super::DoctorResponse>, tonic::Status>;
+        /// What differs between the database and the pins, while the daemon is
+        /// RECOVERED.
+        async fn get_state(
+            &self,
+            request: tonic::Request<super::GetStateRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetStateResponse>, tonic::Status>;
+        /// Ends RECOVERED: what runs is the intent from now on. Rows that only the
+        /// database had are dropped, and what has no readable record is removed. Root
+        /// only.
+        async fn adopt_state(
+            &self,
+            request: tonic::Request<super::AdoptStateRequest>,
+        ) -> std::result::Result<tonic::Response<super::AdoptStateResponse>, tonic::Status>;
+        /// Ends RECOVERED: what the database had is the intent from now on. What it
+        /// did not have is detached and unloaded, and what it had is loaded and
+        /// attached. Root only.
+        async fn discard_state(
+            &self,
+            request: tonic::Request<super::DiscardStateRequest>,
+        ) -> std::result::Result<tonic::Response<super::DiscardStateResponse>, tonic::Status>;
     }
     /// Shows the daemon and what it stands on.
     #[derive(Debug)]
@@ -5202,6 +5462,90 @@ pub mod system_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = DoctorSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.SystemService/GetState" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetStateSvc<T: SystemService>(pub Arc<T>);
+                    impl<T: SystemService> tonic::server::UnaryService<super::GetStateRequest> for GetStateSvc<T> {
+                        type Response = super::GetStateResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::GetStateRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as SystemService>::get_state(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetStateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.SystemService/AdoptState" => {
+                    #[allow(non_camel_case_types)]
+                    struct AdoptStateSvc<T: SystemService>(pub Arc<T>);
+                    impl<T: SystemService> tonic::server::UnaryService<super::AdoptStateRequest> for AdoptStateSvc<T> {
+                        type Response = super::AdoptStateResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::AdoptStateRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as SystemService>::adopt_state(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AdoptStateSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.SystemService/DiscardState" => {
+                    #[allow(non_camel_case_types)]
+                    struct DiscardStateSvc<T: SystemService>(pub Arc<T>);
+                    impl<T: SystemService> tonic::server::UnaryService<super::DiscardStateRequest> for DiscardStateSvc<T> {
+                        type Response = super::DiscardStateResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::DiscardStateRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as SystemService>::discard_state(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DiscardStateSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)

@@ -86,6 +86,10 @@ pub(crate) fn converge(
     let named = || NamedChain { id: *id, name: chain.name.clone() };
     let is_held = |live: &LiveGeneration| observed.generations.contains_key(&live.generation);
     let mut plan = ChainPlan::default();
+    if observed.spared_member(id).is_some() {
+        plan.kept.extend(chain.live.generations().iter().map(|live| live.generation));
+        return plan;
+    }
     for turn in turns(view, uids) {
         let (from, with, at) = match turn {
             Turn::Keep { live, ours } => {
@@ -183,10 +187,16 @@ pub(crate) fn refuse_absent(observed: &Observed, change: &Change) -> Result<(), 
     })
 }
 
-/// Whether a chain cannot be had for a request that adds to it. Requests that only remove are never refused: they end bpfd's
-/// interest in the hook, whatever it runs.
+/// Whether a chain cannot be had for a request that adds to it. Requests that only remove are not refused: they end bpfd's interest
+/// in the hook, whatever it runs. A chain that runs what nobody knows since the state was lost is not changed at all.
 pub(crate) fn refuse(target: &State, observed: &Observed, id: &ChainId, changes: &[Change]) -> Result<(), PlanError> {
-    let Some(chain) = observed.chains.get(id).filter(|_| !changes.iter().all(Change::removes)) else { return Ok(()) };
+    let Some(chain) = observed.chains.get(id) else { return Ok(()) };
+    if let Some(Member { link, function, .. }) = observed.spared_member(id) {
+        return Err(PlanError::Unexplained { chain: chain.name.clone(), function, link });
+    }
+    if changes.iter().all(Change::removes) {
+        return Ok(());
+    }
     let view = View { target, observed, id, chain };
     match id.point {
         Point::Xdp => xdp::refuse(view, changes),

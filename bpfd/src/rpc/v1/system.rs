@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use bpfd_core::adopt::Decision;
+use bpfd_core::policy::Principal;
 use bpfd_proto::codec::v1 as codec;
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::CheckStatus;
 use tonic::{Request, Response, Status};
 
 use super::{principal, status};
-use crate::service::{Check, Condition, DoctorError, Info, Service, Start};
+use crate::service::{Check, Condition, Decided, DoctorError, Info, LostState, Service, Start};
 
 pub(in crate::rpc) struct System(pub(in crate::rpc) Arc<Service>);
 
@@ -16,17 +18,19 @@ pub(in crate::rpc) struct System(pub(in crate::rpc) Arc<Service>);
 impl pb::system_service_server::SystemService for System {
     async fn get_info(&self, request: Request<pb::GetInfoRequest>) -> Result<Response<pb::GetInfoResponse>, Status> {
         let info = self.0.info(principal(&request)?).await.map_err(|denied| status::denied(&denied))?;
-        let Info { start: Start { time, causes, recovered, mode, mode_cause, relation: _ }, kernel, root, pins } = info;
-        let state = match (causes.as_slice(), recovered) {
-            ([], None) => pb::DaemonState::Ready,
-            ([], Some(_)) => pb::DaemonState::Recovered,
-            ([_, ..], _) => pb::DaemonState::Degraded,
+        let Info { start, recovered: lost, kernel, root, pins } = info;
+        let Start { time, causes, recovered, mode, mode_cause } = start;
+        let state = match (lost, causes.as_slice()) {
+            (Some(_), _) => pb::DaemonState::Recovered,
+            (None, []) => pb::DaemonState::Ready,
+            (None, [_, ..]) => pb::DaemonState::Degraded,
         };
+        let lost = lost.map(|relation| relation.to_string());
         Ok(Response::new(pb::GetInfoResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             commit: option_env!("BPFD_COMMIT").unwrap_or_default().to_owned(),
             state: state.into(),
-            causes: causes.into_iter().chain(recovered.map(str::to_owned)).collect(),
+            causes: lost.into_iter().chain(causes).chain(recovered.map(str::to_owned)).collect(),
             kernel,
             architecture: std::env::consts::ARCH.to_owned(),
             root,
@@ -54,5 +58,38 @@ impl pb::system_service_server::SystemService for System {
             hint: hint.to_owned(),
         };
         Ok(Response::new(pb::DoctorResponse { checks: checks.into_iter().map(check).collect() }))
+    }
+
+    async fn get_state(&self, request: Request<pb::GetStateRequest>) -> Result<Response<pb::GetStateResponse>, Status> {
+        let lost = self.0.lost_state(principal(&request)?).await.map_err(|denied| status::denied(&denied))?;
+        Ok(Response::new(match lost {
+            Some(LostState { relation, differences }) => codec::lost_state(relation, differences),
+            None => pb::GetStateResponse { state: pb::DaemonState::Ready.into(), ..Default::default() },
+        }))
+    }
+
+    async fn adopt_state(
+        &self,
+        request: Request<pb::AdoptStateRequest>,
+    ) -> Result<Response<pb::AdoptStateResponse>, Status> {
+        let Decided { decided, failures } = self.decide(principal(&request)?, Decision::Adopt).await?;
+        Ok(Response::new(pb::AdoptStateResponse { decided, failures }))
+    }
+
+    async fn discard_state(
+        &self,
+        request: Request<pb::DiscardStateRequest>,
+    ) -> Result<Response<pb::DiscardStateResponse>, Status> {
+        let Decided { decided, failures } = self.decide(principal(&request)?, Decision::Discard).await?;
+        Ok(Response::new(pb::DiscardStateResponse { decided, failures }))
+    }
+}
+
+impl System {
+    async fn decide(&self, principal: Principal, decision: Decision) -> Result<Decided, Status> {
+        let decided = self.0.decide(principal, decision).await.map_err(|error| {
+            status::refused(error, |error| status::engine(&format!("cannot {decision} the state"), &error))
+        })?;
+        Ok(Decided { failures: codec::texts(decided.failures), ..decided })
     }
 }

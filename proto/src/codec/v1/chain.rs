@@ -15,7 +15,7 @@ use crate::v1 as pb;
 
 /// A chain as the kernel has it, beside what was asked for.
 pub fn chain(snapshot: &Snapshot, id: &ChainId, paths: &impl Paths) -> Option<pb::Chain> {
-    let Snapshot { state, observed, statuses, unwatched: _ } = snapshot;
+    let Snapshot { state, observed, statuses, .. } = snapshot;
     let seen = observed.chains.get(id)?;
     let (mode, cause) = match &seen.mode {
         ChainMode::Fused { cause } => (pb::ChainMode::Fused, cause.clone()),
@@ -94,7 +94,7 @@ fn members(snapshot: &Snapshot, observed: &Observed, id: &ChainId) -> Vec<pb::Ch
 }
 
 fn member(snapshot: &Snapshot, position: u32, member: &Member) -> pb::ChainMember {
-    let Snapshot { state, observed, statuses: _, unwatched: _ } = snapshot;
+    let Snapshot { state, observed, .. } = snapshot;
     let row = state.links.get(&member.link);
     let program = observed.apps.get(&member.app).and_then(|app| app.programs.get(&member.function));
     let copy = observed.copies.get(&member.link).map(|copy| copy.program);

@@ -9,6 +9,7 @@ mod pages;
 mod report;
 mod request;
 mod row;
+mod state;
 
 use bpfd_core::ident::{AppUid, KernelId};
 
@@ -18,6 +19,7 @@ pub use self::pages::{Fitted, fitting, page_size, texts};
 pub use self::report::{plan, progress, time, warnings};
 pub use self::request::{label_selectors, pull_policy, request_id};
 pub use self::row::{app, link};
+pub use self::state::lost_state;
 
 /// A field that does not parse.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use crate::v1 as pb;
 
 /// An app with what the kernel has of it.
 pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
-    let Snapshot { state, observed, statuses: _, unwatched: _ } = snapshot;
+    let Snapshot { state, observed, .. } = snapshot;
     let pinned = observed.apps.get(&app.uid);
     let programs = app.programs.iter().map(|program| pb::Program {
         handle: program.handle.0,
@@ -93,7 +93,7 @@ fn not_watched(netns: &Netns) -> String {
 
 /// A link with how it stands.
 pub fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
-    let Snapshot { state, observed, statuses, unwatched } = snapshot;
+    let Snapshot { state, observed, statuses, unwatched, .. } = snapshot;
     let netns = link.placement.asked().map(|name| &name.netns);
     let unwatched = netns.filter(|netns| matches!(netns, Netns::Named(name) if unwatched.contains(name)));
     let (link_state, cause) = match (statuses.get(&link.uid), unwatched) {

@@ -353,6 +353,8 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
         PlanError::ChainFull { chain, .. } => refusal(ErrorReason::ChainFull)
             .hint(format!("`{}` shows which programs use the slots; detach one of them", show_chain(chain))),
         PlanError::Kept { .. } => refusal(ErrorReason::ChainFull).hint(KEPT),
+        PlanError::Unexplained { .. } => refusal(ErrorReason::StateRecovered)
+            .hint("`bpfctl state show` shows what differs; `bpfctl state adopt` or `bpfctl state discard` decides"),
         PlanError::Mode { .. } | PlanError::MixedModes(_) => {
             refusal(ErrorReason::ModeConflict).hint("leave out `--mode`, or detach the others first")
         }
