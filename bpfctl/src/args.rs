@@ -171,7 +171,9 @@ pub(crate) fn netns_field(netns: Netns) -> Option<String> {
 }
 
 fn priority(text: &str) -> Result<Priority, String> {
-    let number: i64 = text.parse().map_err(|error| format!("{error}"))?;
+    let number: i64 = text
+        .parse()
+        .map_err(|_not_a_number| format!("a priority is a number from 0 to {}; lower ones run first", Priority::MAX))?;
     // What no `u32` holds is as wrong as 1001, and is told so in the same words.
     let small = u32::try_from(number)
         .map_err(|_too_far| format!("priority {number} is out of range: 0 to {}", Priority::MAX))?;
@@ -235,7 +237,7 @@ mod tests {
         assert_eq!(refused("1001"), "priority 1001 is out of range: 0 to 1000");
         assert_eq!(refused("-1"), "priority -1 is out of range: 0 to 1000");
         assert_eq!(refused("4294967296"), "priority 4294967296 is out of range: 0 to 1000");
-        assert_eq!(refused("high"), "invalid digit found in string");
+        assert_eq!(refused("high"), "a priority is a number from 0 to 1000; lower ones run first");
     }
 
     #[test]

@@ -1,9 +1,7 @@
 //! The engine: one thread that owns the state, the database and the kernel, and does one change at a time.
 //!
-//! Everything slow happens elsewhere: bytes are fetched and verified, and whatever the kernel's verifier must see is made by other
-//! threads, as file descriptors. A change whose plan needs something that nobody made yet is given back with what is to be made
-//! ([`Progress`]), and planned again when it comes back. Reads never wait for it. It must never wait on a network, a verifier or a
-//! caller.
+//! Whatever the kernel's verifier must see is made by other threads, as file descriptors: a change that needs it is given back with what is
+//! to be made ([`Progress`]), and planned again later. It must never wait on a network, a verifier or a caller.
 
 mod acts;
 mod before;
@@ -90,6 +88,9 @@ pub enum EngineError {
     /// It was tried, failed, and was undone.
     #[error(transparent)]
     Execute(#[from] ExecuteError),
+    /// It was tried, the verifier rejected a program, and it was undone.
+    #[error(transparent)]
+    Rejected(Box<crate::load_log::Rejected>),
     /// The kernel could not be read.
     #[error(transparent)]
     Observe(#[from] ObserveError),

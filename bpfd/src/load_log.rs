@@ -5,12 +5,32 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
+use bpfd_core::kernel::StepError;
+use ebpf::verifier_log::Rejection;
 use uuid::Uuid;
 
 /// Logs kept; the oldest goes first.
 const KEPT: usize = 32;
 /// Bytes of one log kept: its end, where the verifier says why.
 const LOG_MAX: usize = 1 << 20;
+/// Lines of a log that say why, if it has no message that bpfd can read.
+const TAIL: usize = 2;
+
+/// A program that the verifier rejected, for its caller.
+#[derive(Debug, thiserror::Error)]
+#[error("the kernel's verifier rejected `{program}`")]
+pub struct Rejected {
+    /// Which program.
+    pub program: String,
+    /// Whether it was to run in a chain: alone, the verifier has accepted it.
+    pub in_chain: bool,
+    /// The last lines of the log.
+    pub tail: String,
+    /// Names the whole log.
+    pub log_id: String,
+    /// What the log says.
+    pub rejection: Box<Rejection>,
+}
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -19,8 +39,16 @@ pub struct LoadLogs {
 }
 
 impl LoadLogs {
+    /// Keeps the log of a verifier's refusal, for the caller who is told of it; any other error comes back.
+    pub fn rejected(&self, uid: u32, error: StepError) -> Result<Rejected, StepError> {
+        let StepError::Verifier { program, link, log, rejection } = error else { return Err(error) };
+        let tail: Vec<&str> = log.lines().rev().filter(|line| !line.trim().is_empty()).take(TAIL).collect();
+        let tail = tail.into_iter().rev().collect::<Vec<_>>().join("; ");
+        Ok(Rejected { program, in_chain: link.is_some(), tail, log_id: self.keep(uid, &log), rejection })
+    }
+
     /// Keeps a log of a caller, and names it.
-    pub fn keep(&self, uid: u32, log: &str) -> String {
+    fn keep(&self, uid: u32, log: &str) -> String {
         let id = Uuid::new_v4().as_simple().to_string();
         let start = (log.len().saturating_sub(LOG_MAX)..log.len()).find(|at| log.is_char_boundary(*at)).unwrap_or(0);
         let end = log.get(start..).unwrap_or_default().to_owned();

@@ -402,7 +402,7 @@ fn to_blame(step: &Step, error: &StepError) -> Option<LinkUid> {
     match (step, error) {
         (_, StepError::Raced(_) | StepError::NoInterface(_) | StepError::Died) => None,
         (Step::LoadCopy { member, .. }, _) => Some(member.link),
-        (Step::BuildGeneration { .. }, StepError::CannotFuse { link, .. }) => *link,
+        (Step::BuildGeneration { .. }, StepError::CannotFuse { link, .. } | StepError::Verifier { link, .. }) => *link,
         _ => None,
     }
 }

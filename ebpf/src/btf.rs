@@ -132,6 +132,12 @@ impl<'a> Btf<'a> {
         self.offsets.get(index(id).checked_sub(1)?).copied()
     }
 
+    /// The bytes of a type; `None` beyond the last, and of `void`.
+    pub(crate) fn raw(&self, id: u32) -> Option<&'a [u8]> {
+        let at = self.offset_of(id)?;
+        self.types.get(at..at + TYPE_SIZE + body_size(self.types, at, index(id)).ok()?)
+    }
+
     /// The type `id`; `None` beyond the last.
     pub(crate) fn get(&self, id: u32) -> Option<Type<'a>> {
         if id == 0 {

@@ -41,7 +41,7 @@ pub enum ElfError {
     #[error("object is 32-bit ELF; BPF objects are 64-bit")]
     Not64Bit,
     /// `e_machine` is not `EM_BPF` (247).
-    #[error("object is for machine {0}, not BPF (247): compile with `-target bpf`")]
+    #[error("object is for {}, not BPF: compile with `-target bpf`", architecture(*.0))]
     NotBpf(u16),
     /// `e_type` is not `ET_REL`: linked, or a core dump.
     #[error("ELF type {0} is not a relocatable object")]
@@ -130,6 +130,24 @@ pub(crate) struct Relocation {
     pub(crate) kind: u32,
 }
 
+/// What people call a machine of ELF files (`include/uapi/linux/elf-em.h`).
+fn architecture(machine: u16) -> String {
+    let name = match machine {
+        3 => "i386",
+        8 => "MIPS",
+        20 => "PowerPC",
+        21 => "64-bit PowerPC",
+        22 => "s390",
+        40 => "32-bit Arm",
+        62 => "x86-64",
+        183 => "64-bit Arm (AArch64)",
+        243 => "RISC-V",
+        258 => "LoongArch",
+        other => return format!("machine {other}"),
+    };
+    format!("{name} (machine {machine})")
+}
+
 /// An opened object.
 #[derive(Debug, Clone)]
 pub(crate) struct Elf<'a> {
@@ -193,11 +211,6 @@ impl<'a> Elf<'a> {
             None => Vec::new(),
         };
         Ok(Self { sections, symbols, symtab })
-    }
-
-    /// The first section of this name.
-    pub(crate) fn section(&self, name: &str) -> Option<&Section<'a>> {
-        self.sections.iter().find(|section| section.name == name)
     }
 
     /// The first section of this name with bytes that are the program's (`SHT_PROGBITS`), such as `.BTF` and `license`.

@@ -17,9 +17,13 @@
 //! that are no XDP action end alike. A single member is called and its verdict returned raw, as libxdp has one program
 //! replace the dispatcher's main function.
 //!
-//! Without BTF the kernel takes every function of a program for a static one, checks it at its call, and refuses in it
-//! tail calls and callbacks (`kernel/bpf/verifier.c`, `check_abnormal_return`, `check_ld_imm`): such members are
-//! [`CannotFuse::NeedsFuncInfo`].
+//! The whole gets types of its own: a static function for each one of the members, `int f(void)`. Static ones are checked at
+//! their calls, whatever their signatures say, with what the caller knows; with types, and not without, the kernel takes tail
+//! calls and callbacks in them (`kernel/bpf/verifier.c`, `check_btf_func`, `check_ld_imm`).
+//!
+//! A tail call in a member ends that member: what it leads to returns to the glue. Kernels before 6.18 forget this: their verifier
+//! takes the verdict of the path on which the tail call fails for the only one, and removes the glue that other verdicts lead to.
+//! So a member with tail calls is a global function, `int f(struct xdp_md *ctx)`: its verdict may be anything to its caller.
 //!
 //! Over 400 lines with its tests, which run what they assemble on a small interpreter.
 //!
@@ -30,12 +34,15 @@ use std::os::fd::RawFd;
 
 use crate::actions::XDP_PASS;
 use crate::assembler::Assembler;
+use crate::btf_build::{BtfBuilder, Linkage, TypeId, func_info};
+use crate::bytes::{count, index};
 use crate::chain_record::{ChainEntry, ChainPlace, ChainRecord, EncodeError};
 use crate::guard;
 use crate::insn::{Insn, LD_IMM64, PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, Reg};
 use crate::license::is_gpl_compatible;
 use crate::load_type::LoadType;
 use crate::relocate::Finished;
+use crate::verifier_log::LinkedFunction;
 
 /// The kernel's name of a fused program.
 pub const FUSED_NAME: &str = "bpfd_fused";
@@ -67,13 +74,11 @@ pub enum CannotFuse {
         /// The member.
         member: String,
     },
-    /// A member works only with its own BTF, which a fused program does not have.
-    #[error("`{member}` cannot run fused: {why}")]
-    NeedsFuncInfo {
+    /// A member calls a kernel function by its BTF id, which means something beside the member's own descriptors only.
+    #[error("`{member}` cannot run fused: it calls a kernel function")]
+    KernelFunction {
         /// The member.
         member: String,
-        /// What it does.
-        why: NeedsFuncInfo,
     },
     /// GPL-compatible programs beside others: no licence of the whole is true.
     #[error("`{gpl}` is under a GPL-compatible licence and `{other}` is under `{license}`: they cannot be one program")]
@@ -110,7 +115,7 @@ impl CannotFuse {
     /// Which of the members it is about, by its place: two may have one name. `None` if no single one is to blame.
     pub fn place_in(&self, members: &[Member<'_>]) -> Option<usize> {
         match self {
-            Self::NotXdp { .. } | Self::NeedsFuncInfo { .. } | Self::Damaged { .. } => {
+            Self::NotXdp { .. } | Self::KernelFunction { .. } | Self::Damaged { .. } => {
                 members.iter().position(|member| check_member(member.program).is_err())
             }
             Self::MixedLicences { .. } => members.iter().position(|member| !is_gpl_compatible(&member.program.license)),
@@ -119,24 +124,11 @@ impl CannotFuse {
     }
 }
 
-/// What a member does that the kernel allows only with BTF of its functions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NeedsFuncInfo {
-    /// `bpf_tail_call`, which would leave from within a function without BTF.
-    #[error("it makes a tail call")]
-    TailCall,
-    /// The address of a function, for `bpf_loop`, `bpf_for_each_map_elem` or a timer.
-    #[error("it hands a callback to the kernel")]
-    Callback,
-    /// A kernel function by its BTF id.
-    #[error("it calls a kernel function")]
-    KernelFunction,
-}
-
 /// A fused program without the fd of its chain's record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fused {
     record: Vec<u8>,
+    btf: Vec<u8>,
     program: Finished,
 }
 
@@ -147,7 +139,12 @@ impl Fused {
         &self.record
     }
 
-    /// The program, to be loaded without BTF.
+    /// The program's types, for BPF_BTF_LOAD.
+    pub fn btf(&self) -> &[u8] {
+        &self.btf
+    }
+
+    /// The program, to be loaded with those types.
     pub fn link(mut self, record_fd: RawFd) -> Finished {
         // The program's first instruction loads the record's address.
         if let Some(load) = self.program.insns.first_mut() {
@@ -172,17 +169,28 @@ pub fn fuse(place: ChainPlace, members: &[Member<'_>]) -> Result<Fused, CannotFu
     let insns = assemble(members)?;
     // Multi-buffer packets only if every member takes them: otherwise the kernel must refuse the attachment.
     let frags = members.iter().all(|member| member.program.load.has_frags());
+    let load = if frags { LoadType::XDP.with_frags() } else { LoadType::XDP };
+    let tail_calls = insns.iter().any(Insn::is_tail_call);
+    let functions = functions(members);
+    let global: BTreeSet<u32> = members
+        .iter()
+        .zip(member_starts(members))
+        .filter(|(member, _)| member.program.insns.iter().any(Insn::is_tail_call))
+        .map(|(_, start)| count(start))
+        .collect();
+    let (btf, func_info) = types(&functions, &global);
     let program = Finished {
         function: FUSED_NAME.to_owned(),
         name: FUSED_NAME.to_owned(),
-        load: if frags { LoadType::XDP.with_frags() } else { LoadType::XDP },
+        load: if tail_calls { load.for_tail_calls() } else { load },
         insns,
         license,
         kernel_version: None,
-        func_info: Vec::new(),
+        func_info,
         line_info: Vec::new(),
+        functions,
     };
-    Ok(Fused { record, program })
+    Ok(Fused { record, btf, program })
 }
 
 fn check_member(program: &Finished) -> Result<(), CannotFuse> {
@@ -190,19 +198,8 @@ fn check_member(program: &Finished) -> Result<(), CannotFuse> {
     if !program.load.is_xdp() {
         return Err(CannotFuse::NotXdp { member: member() });
     }
-    let needs = program.insns.iter().find_map(|insn| {
-        if insn.is_tail_call() {
-            Some(NeedsFuncInfo::TailCall)
-        } else if insn.is_function_address() {
-            Some(NeedsFuncInfo::Callback)
-        } else if insn.is_call() && insn.src == PSEUDO_KFUNC_CALL {
-            Some(NeedsFuncInfo::KernelFunction)
-        } else {
-            None
-        }
-    });
-    if let Some(why) = needs {
-        return Err(CannotFuse::NeedsFuncInfo { member: member(), why });
+    if program.insns.iter().any(|insn| insn.is_call() && insn.src == PSEUDO_KFUNC_CALL) {
+        return Err(CannotFuse::KernelFunction { member: member() });
     }
     guard::check_finished(&program.function, &program.insns, &maps_of(program))
         .map_err(|_outside| CannotFuse::Damaged { member: member() })
@@ -227,7 +224,7 @@ impl Size {
     /// Of these members, fused.
     pub fn of(members: &[Member<'_>]) -> Self {
         let maps: BTreeSet<RawFd> = members.iter().flat_map(|member| maps_of(member.program)).collect();
-        let functions: usize = members.iter().map(|member| functions_of(&member.program.insns)).sum();
+        let functions: usize = members.iter().map(|member| guard::function_starts(&member.program.insns).len()).sum();
         Self { maps: maps.len().saturating_add(1), functions: functions.saturating_add(1) }
     }
 }
@@ -248,15 +245,67 @@ fn check_sizes(members: &[Member<'_>]) -> Result<(), CannotFuse> {
     Ok(())
 }
 
-/// Functions in a program: its start, and every target of a call.
-fn functions_of(insns: &[Insn]) -> usize {
-    let calls = insns.iter().enumerate().filter(|(_, insn)| insn.is_local_call());
-    let mut starts: BTreeSet<usize> = calls.filter_map(|(slot, insn)| guard::target(slot, insn)).collect();
-    starts.insert(0);
-    starts.len()
+/// Where each member's instructions begin, in order; the last is where the program ends.
+fn member_starts(members: &[Member<'_>]) -> Vec<usize> {
+    let lengths = members.iter().map(|member| member.program.insns.len());
+    let glue = match members.len() {
+        1 => GLUE_OF_ONE,
+        several => several.saturating_mul(GLUE_PER_MEMBER).saturating_add(GLUE_FIXED),
+    };
+    let ends = lengths.scan(glue, |at, length| {
+        *at = at.saturating_add(length);
+        Some(*at)
+    });
+    std::iter::once(glue).chain(ends).collect()
 }
 
-/// Slots of glue for one member, and for the program.
+/// Where the functions of a fused program begin; its own is called as the program is.
+fn functions(members: &[Member<'_>]) -> Vec<LinkedFunction> {
+    let own = LinkedFunction { name: FUSED_NAME.to_owned(), start: 0 };
+    let moved = members.iter().zip(member_starts(members)).flat_map(|(member, at)| {
+        member.program.functions.iter().map(move |LinkedFunction { name, start }| LinkedFunction {
+            name: name.clone(),
+            start: start.saturating_add(count(at)),
+        })
+    });
+    std::iter::once(own).chain(moved).collect()
+}
+
+/// Types and records of functions: the first is the program's own, those that start in `global` are global, all others are static. One
+/// that has no name, or one that the kernel would not take, is called by its place.
+fn types(functions: &[LinkedFunction], global: &BTreeSet<u32>) -> (Vec<u8>, Vec<u8>) {
+    let mut btf = BtfBuilder::new();
+    let int = btf.signed("int", 4);
+    let unsigned = btf.unsigned("unsigned int", 4);
+    let context = btf.structure("xdp_md", 4, &[("data", unsigned, 0)]);
+    let pointer = btf.pointer(context);
+    let (of_context, of_nothing) = (btf.signature(int, &[("ctx", pointer)]), btf.signature(int, &[]));
+    let records: Vec<(u32, TypeId)> = functions
+        .iter()
+        .map(|LinkedFunction { name, start }| {
+            let (signature, linkage) = match *start == 0 || global.contains(start) {
+                true => (of_context, Linkage::Global),
+                false => (of_nothing, Linkage::Static),
+            };
+            let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+            let is_name = is_name && name.starts_with(|first: char| !first.is_ascii_digit());
+            let place = format!("at_{start}");
+            (*start, btf.function(if is_name { name } else { &place }, signature, linkage))
+        })
+        .collect();
+    (btf.finish(), func_info(&records))
+}
+
+/// The place of the member that an instruction of a fused program is of; `None` for the glue.
+pub fn member_at(members: &[Member<'_>], instruction: u32) -> Option<usize> {
+    member_starts(members)
+        .windows(2)
+        .position(|span| matches!(span, [from, to] if (*from..*to).contains(&index(instruction))))
+}
+
+/// Slots of glue for a single member.
+const GLUE_OF_ONE: usize = 4;
+/// Slots of glue for one member of several, and for the program.
 const GLUE_PER_MEMBER: usize = 7;
 const GLUE_FIXED: usize = 5;
 
@@ -325,6 +374,7 @@ fn common_license(members: &[Member<'_>]) -> Result<String, CannotFuse> {
 mod tests {
     use super::*;
     use crate::actions::ActionMask;
+    use crate::btf::Btf;
     use crate::chain_record::ChainHook;
     use crate::insn::{CALL, PSEUDO_CALL, PSEUDO_FUNC};
     use crate::kind::ProgramKind;
@@ -339,6 +389,7 @@ mod tests {
             kernel_version: None,
             func_info: vec![0; 8],
             line_info: vec![],
+            functions: vec![LinkedFunction { name: function.to_owned(), start: 0 }],
         }
     }
 
@@ -418,6 +469,23 @@ mod tests {
     }
 
     #[test]
+    fn each_member_is_found_by_its_instructions() {
+        let programs = [verdict("a", 2), verdict("b", 1), verdict("c", 2)];
+        for several in 1..=3 {
+            let members = members(&programs[..several]);
+            let fused = fuse(PLACE, &members).unwrap().program;
+            let starts: Vec<usize> = guard::function_starts(&fused.insns).into_iter().skip(1).collect();
+            let found: Vec<_> = starts.iter().map(|at| member_at(&members, count(*at)).unwrap()).collect();
+            assert_eq!(found, (0..several).collect::<Vec<_>>());
+            assert_eq!(member_at(&members, count(starts[0]) - 1), None);
+            assert_eq!(member_at(&members, count(fused.insns.len())), None);
+            let named: Vec<_> = fused.functions.iter().map(|f| (f.name.as_str(), index(f.start))).collect();
+            let expected = std::iter::once((FUSED_NAME, 0)).chain(["a", "b", "c"].into_iter().zip(starts));
+            assert_eq!(named, expected.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
     fn the_first_verdict_outside_its_mask_wins() {
         check(&[(2, 4), (1, 4), (3, 4)], 1);
         check(&[(1, 4), (2, 4)], 1);
@@ -480,32 +548,41 @@ mod tests {
         let linked = fused.link(9);
         assert_eq!(linked.insns[..2], Insn::load_map(Reg::R2, 9));
         guard::check_finished("fused", &linked.insns, &BTreeSet::from([9])).unwrap();
-        assert!(linked.func_info.is_empty());
+        // A record a function, at its start; the names are those that the members gave them.
+        let starts: Vec<_> = linked.func_info.chunks(8).map(|record| record[0]).collect();
+        assert_eq!(starts, linked.functions.iter().map(|f| u8::try_from(f.start).unwrap()).collect::<Vec<_>>());
     }
 
     #[test]
-    fn members_that_need_btf_are_named_with_the_reason() {
+    fn tail_calls_and_callbacks_run_fused_and_kernel_functions_do_not() {
+        let fused =
+            |insns| fuse(PLACE, &members(&[verdict("fine", 2), program("other", insns)])).map(|fused| fused.link(9));
         let address = Insn { code: LD_IMM64, dst: 2, src: PSEUDO_FUNC, off: 0, imm: 1 };
+        let callback = fused(vec![address, Insn::default(), Insn::exit()]).unwrap();
+        assert_eq!(callback.load, LoadType::XDP);
+        // What shares a program array has no expected attach type.
+        let tail_call = fused(vec![Insn::call_helper(12), Insn::exit()]).unwrap();
+        assert_eq!(tail_call.load, LoadType::XDP.for_tail_calls());
         let kernel = Insn { code: CALL, dst: 0, src: PSEUDO_KFUNC_CALL, off: 0, imm: 77 };
-        for (insns, why) in [
-            (vec![Insn::call_helper(12), Insn::exit()], NeedsFuncInfo::TailCall),
-            (vec![address, Insn::default(), Insn::exit()], NeedsFuncInfo::Callback),
-            (vec![kernel, Insn::exit()], NeedsFuncInfo::KernelFunction),
-        ] {
-            let programs = [verdict("fine", 2), program("needy", insns)];
-            assert_eq!(
-                fuse(PLACE, &members(&programs)),
-                Err(CannotFuse::NeedsFuncInfo { member: "needy".into(), why })
-            );
-        }
+        assert_eq!(fused(vec![kernel, Insn::exit()]), Err(CannotFuse::KernelFunction { member: "other".into() }));
+    }
+
+    #[test]
+    fn a_function_without_a_name_is_called_by_its_place() {
+        let functions = [("", 0), ("", 4), ("a", 6), ("core::fmt", 8), ("1st", 9)];
+        let functions = functions.map(|(name, start)| LinkedFunction { name: name.to_owned(), start });
+        let (btf, info) = types(&functions, &BTreeSet::new());
+        let (btf, ids) = (Btf::open(&btf).unwrap(), info.chunks(8).map(|record| u32::from(record[4])));
+        assert_eq!(ids.map(|id| btf.name(id)).collect::<Vec<_>>(), ["at_0", "at_4", "a", "at_8", "at_9"]);
     }
 
     #[test]
     fn who_is_to_blame_is_told_by_its_place() {
         let pass = || verdict("pass", 2);
-        let tail_call = program("pass", vec![Insn::call_helper(12), Insn::exit()]);
+        let kernel = Insn { code: CALL, dst: 0, src: PSEUDO_KFUNC_CALL, off: 0, imm: 77 };
+        let calls = program("pass", vec![kernel, Insn::exit()]);
         let closed = Finished { license: "Proprietary".to_owned(), ..pass() };
-        for programs in [[pass(), tail_call, pass()], [pass(), closed, pass()]] {
+        for programs in [[pass(), calls, pass()], [pass(), closed, pass()]] {
             let members = members(&programs);
             let error = fuse(PLACE, &members).unwrap_err();
             assert_eq!(error.place_in(&members), Some(1), "{error}");

@@ -213,6 +213,13 @@ fn check_inside(function: &str, insns: &[Insn], slot: usize, insn: &Insn) -> Res
     inside.then_some(()).ok_or_else(|| GuardError::Outside { function: function.to_owned(), instruction: slot })
 }
 
+/// Where the functions of a finished program start: the program itself, what it calls and whose addresses it takes.
+pub(crate) fn function_starts(insns: &[Insn]) -> BTreeSet<usize> {
+    let refers = |insn: &Insn| insn.is_local_call() || insn.is_function_address();
+    let named = insns.iter().enumerate().filter(|(_, insn)| refers(insn));
+    std::iter::once(0).chain(named.filter_map(|(slot, insn)| target(slot, insn))).collect()
+}
+
 /// The slot that a local call or a function's address at `slot` leads to.
 pub(crate) fn target(slot: usize, insn: &Insn) -> Option<usize> {
     let target = i64::try_from(slot).ok()?.checked_add(1)?.checked_add(i64::from(insn.imm))?;

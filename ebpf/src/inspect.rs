@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::btf::{Btf, BtfError, SectionVars, Type};
 use crate::btf_ext::BtfExt;
 use crate::bytes::count;
+use crate::contents::{self, Content, ContentError};
 use crate::elf::{Elf, ElfError};
 use crate::functions::{self, FunctionError};
 use crate::globals::{Global, GlobalError};
@@ -31,11 +32,15 @@ pub struct Object {
     pub maps: Vec<Map>,
     /// `.data`, `.rodata`, `.bss` and custom ones, in file order.
     pub data: Vec<DataSection>,
+    /// What maps hold from the start.
+    #[serde(default)]
+    pub contents: Vec<Content>,
     /// By section, then offset.
     pub globals: Vec<Global>,
     /// Symbols that the object expects from the kernel: kfuncs, ksyms, kconfig.
     pub externs: Vec<String>,
-    /// Text of the `license` section; `None` if there is none.
+    /// Text of the `license` section; `None` if there is none. The kernel then gets an empty one, as from libbpf: not compatible with
+    /// the GPL. Loaders that assume "GPL" here speak for the author.
     pub license: Option<String>,
     /// Whether it has type information.
     pub has_btf: bool,
@@ -105,6 +110,9 @@ pub enum InspectError {
     /// Its maps.
     #[error(transparent)]
     Map(#[from] MapError),
+    /// What its maps hold from the start.
+    #[error(transparent)]
+    Content(#[from] ContentError),
     /// Its `.xdp_run_config`.
     #[error(transparent)]
     RunConfig(#[from] RunConfigError),
@@ -129,12 +137,6 @@ pub enum InspectError {
 /// Why a readable object cannot be loaded, whatever is asked of it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum NotLoadable {
-    /// No `license` section. Loaders that assume "GPL" here speak for the author.
-    #[error("object states no licence: add `char LICENSE[] SEC(\"license\") = \"GPL\";` or another one")]
-    NoLicense,
-    /// No `.BTF`.
-    #[error("object has no type information (BTF): compile with `clang -g -target bpf`")]
-    NoBtf,
     /// kfuncs, ksyms or kconfig values, which this loader does not resolve.
     #[error("object needs kernel symbols that bpfd does not resolve: {}", .0.join(", "))]
     Externs(Vec<String>),
@@ -143,16 +145,10 @@ pub enum NotLoadable {
 impl Object {
     /// Whether it has what every load needs.
     pub fn loadable(&self) -> Result<(), NotLoadable> {
-        if self.license.is_none() {
-            return Err(NotLoadable::NoLicense);
+        match self.externs.as_slice() {
+            [] => Ok(()),
+            externs => Err(NotLoadable::Externs(externs.to_vec())),
         }
-        if !self.has_btf {
-            return Err(NotLoadable::NoBtf);
-        }
-        if !self.externs.is_empty() {
-            return Err(NotLoadable::Externs(self.externs.clone()));
-        }
-        Ok(())
     }
 
     /// The global of this name.
@@ -180,9 +176,11 @@ pub fn inspect(elf: &[u8]) -> Result<Object, InspectError> {
         .into_iter()
         .map(|(name, function)| program(&elf, run_configs, name, function))
         .collect::<Result<Vec<_>, _>>()?;
+    let maps = maps::read(&elf, btf.as_ref())?;
     Ok(Object {
         programs,
-        maps: maps::read(&elf, btf.as_ref())?,
+        contents: contents::read(&elf, btf.as_ref(), &maps)?,
+        maps,
         data: variables::sections(&elf)?,
         globals: variables::globals(&elf, btf.as_ref())?,
         externs: externs(&elf)?,
@@ -216,9 +214,7 @@ pub(crate) fn license(elf: &Elf<'_>) -> Result<Option<String>, InspectError> {
     let rest_is_padding = section.data.iter().skip(text.len()).all(|byte| *byte == 0);
     let printable = text.iter().all(|byte| matches!(byte, b' '..=b'~'));
     match std::str::from_utf8(text) {
-        Ok(text) if !text.is_empty() && text.len() <= MAX_LICENSE && printable && rest_is_padding => {
-            Ok(Some(text.to_owned()))
-        }
+        Ok(text) if text.len() <= MAX_LICENSE && printable && rest_is_padding => Ok(Some(text.to_owned())),
         _ => Err(InspectError::License(MAX_LICENSE)),
     }
 }

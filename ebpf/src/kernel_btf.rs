@@ -197,7 +197,7 @@ impl<'a> Asked<'a> {
         let btf = Btf::open(types)?;
         let mut asked = Self::default();
         for table in BtfExt::open(records, &btf)?.core {
-            let section = elf.section(table.section).map(|section| section.index);
+            let section = elf.content(table.section).map(|section| section.index);
             for record in table.iter(CORE_RECORD) {
                 asked.names.extend(u32_at(record, 4).map(|id| flavourless(btf.name(id))));
                 if u32_at(record, 12) == Some(TYPE_ID_TARGET) {

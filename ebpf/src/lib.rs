@@ -9,6 +9,7 @@ mod btf_ext;
 mod btf_type;
 mod bytes;
 pub mod chain_record;
+pub mod contents;
 pub mod dispatch_config;
 pub mod dispatcher;
 pub mod elf;

@@ -29,7 +29,16 @@ impl LoadType {
 
     /// Whether this is an XDP program for an interface (not for a devmap or cpumap).
     pub const fn is_xdp(self) -> bool {
-        self.prog_type == Self::XDP.prog_type && self.expected_attach_type == Self::XDP.expected_attach_type
+        let of_interface =
+            self.expected_attach_type == Self::XDP.expected_attach_type || self.expected_attach_type == 0;
+        self.prog_type == Self::XDP.prog_type && of_interface
+    }
+
+    /// An XDP program that shares a program array: it has no expected attach type, as the copies of it that go into dispatchers have
+    /// none. Newer kernels (6.18, and stable ones of 2025) let only programs of one expected attach type use an array, or be in it: that of
+    /// the first one (`__bpf_prog_map_compatible` in kernel/bpf/core.c).
+    pub const fn for_tail_calls(self) -> Self {
+        if self.is_xdp() { Self { expected_attach_type: 0, ..self } } else { self }
     }
 
     /// The same with multi-buffer packets.
@@ -59,5 +68,7 @@ mod tests {
         assert_eq!(extension, LoadType::EXTENSION);
         assert!(!extension.is_xdp());
         assert!(LoadType::XDP.with_frags().is_xdp());
+        assert!(LoadType::XDP.for_tail_calls().is_xdp() && LoadType::XDP.for_tail_calls() != LoadType::XDP);
+        assert_eq!(ProgramKind::Tc.load().for_tail_calls(), ProgramKind::Tc.load());
     }
 }

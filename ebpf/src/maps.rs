@@ -25,6 +25,13 @@ pub(crate) const LEGACY_PINNING: usize = 24;
 pub struct MapKind(pub u32);
 
 impl MapKind {
+    /// Programs, for tail calls.
+    pub const PROG_ARRAY: Self = Self(3);
+    /// Maps, by number.
+    pub const ARRAY_OF_MAPS: Self = Self(12);
+    /// Maps, by key.
+    pub const HASH_OF_MAPS: Self = Self(13);
+
     /// The name that bpftool and libbpf print, as of Linux 6.12; `None` for a newer kind.
     pub fn name(self) -> Option<&'static str> {
         const NAMES: [&str; 34] = [
@@ -257,8 +264,8 @@ fn btf_map(btf: &Btf<'_>, name: MapName, of: u32) -> Result<Map, MapError> {
                 let (size, name) = sized()?;
                 (map.value_size, map.value_type) = (size, Some(name));
             }
-            // What the maps inside look like; a value is then a map's id.
-            "values" => map.value_size = 4,
+            // What the maps or programs inside look like; a value is then an id. `normalise` calls that of program arrays `programs`.
+            "values" | "programs" => map.value_size = 4,
             // Known to libbpf, without meaning for one object on its own.
             "numa_node" => {
                 number()?;

@@ -10,12 +10,15 @@
 //! be unique; of a kind it makes no use before programs are loaded, and the kind that counts is [`Wanted::kind`]. Callees
 //! are programs to it too: link the wanted ones alone, each from unlinked functions.
 
+mod callees;
+mod flexible;
 mod reach;
 mod rewrite;
 mod types;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::callees::callees;
 use crate::btf::BtfError;
 use crate::elf::{Elf, ElfError};
 use crate::functions::{self, FunctionError};
@@ -87,7 +90,7 @@ pub enum NormaliseError {
     /// Two functions of one name are needed: `aya_obj` keeps one of them.
     #[error("two functions called `{0}` are needed: rename one")]
     SharedName(String),
-    /// Maps that start with contents: `.values = { ... }`.
+    /// Legacy maps that start with contents, which no loader fills in.
     #[error("section `{0}` has initial values for maps, which bpfd does not fill in")]
     MapInitialiser(String),
     /// A section whose name `aya_obj` takes for something that it is not.
@@ -146,10 +149,9 @@ pub fn normalise(elf: &[u8], wanted: &[Wanted]) -> Result<Vec<u8>, NormaliseErro
         .map(|(_, function)| *function)
         .collect();
     let reach = reach::from(&elf, &functions, &roots)?;
-    let btf = inspect::open_btf(&elf)?.ok_or(NotLoadable::NoBtf)?;
-    let ext = inspect::open_ext(&elf, &btf)?;
-    let types = types::rewrite(&elf, &btf, &ext, &reach)?;
-    rewrite::object(&elf, &reach, &types, object.license.as_deref().ok_or(NotLoadable::NoLicense)?)
+    let btf = inspect::open_btf(&elf)?;
+    let types = btf.map(|btf| types::rewrite(&elf, &btf, &inspect::open_ext(&elf, &btf)?, &reach)).transpose()?;
+    rewrite::object(&elf, &reach, types.as_ref(), object.license.as_deref().unwrap_or_default())
 }
 
 /// The name a code section has afterwards.

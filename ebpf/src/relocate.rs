@@ -14,18 +14,23 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::RawFd;
 
-use aya_obj::btf::{Btf, BtfError, BtfFeatures, BtfRelocationError};
+use aya_obj::btf::{Btf as LoaderBtf, BtfError, BtfFeatures, BtfRelocationError};
 use aya_obj::generated::bpf_insn;
 use aya_obj::maps::PinningType;
 use aya_obj::relocation::EbpfRelocationError;
 use aya_obj::{EbpfSectionKind, Function, Map, Object, ParseError};
 
+use crate::btf::Btf;
+use crate::bytes::{count, index, u32_at};
 use crate::elf::{Elf, ElfError};
 use crate::guard::{self, GuardError};
 use crate::insn::{self, Insn};
+use crate::inspect::{self, InspectError};
 use crate::kernel_btf::Asked;
 pub use crate::kernel_btf::KernelBtf;
 use crate::load_type::LoadType;
+use crate::maps::MapKind;
+use crate::verifier_log::LinkedFunction;
 
 /// Bytes of one record of [`Finished::func_info`] (`struct bpf_func_info`).
 pub const FUNC_INFO_SIZE: u32 = 8;
@@ -37,8 +42,9 @@ pub const KERNEL_NAME_MAX: usize = 15;
 /// The most instructions the kernel takes in one program (BPF_COMPLEXITY_LIMIT_INSNS); more are not linked.
 const MAX_INSNS: usize = 1_000_000;
 
-const MAP_TYPE_ARRAY_OF_MAPS: u32 = 12;
-const MAP_TYPE_HASH_OF_MAPS: u32 = 13;
+const MAP_TYPE_PROG_ARRAY: u32 = MapKind::PROG_ARRAY.0;
+const MAP_TYPE_ARRAY_OF_MAPS: u32 = MapKind::ARRAY_OF_MAPS.0;
+const MAP_TYPE_HASH_OF_MAPS: u32 = MapKind::HASH_OF_MAPS.0;
 const MAP_TYPE_DEVMAP: u32 = 14;
 const MAP_TYPE_CPUMAP: u32 = 16;
 const MAP_TYPE_DEVMAP_HASH: u32 = 25;
@@ -86,9 +92,21 @@ pub enum RelocateError {
     /// Not an object.
     #[error("cannot read the object")]
     Elf(#[from] ElfError),
-    /// It has no `license` section, or not one line of text in it.
-    #[error("object states no licence: add `char LICENSE[] SEC(\"license\") = \"GPL\";` or another one")]
-    NoLicence,
+    /// Its licence cannot be read.
+    #[error(transparent)]
+    Licence(#[from] InspectError),
+    /// Nothing says where the functions of a program begin, and it uses what the kernel allows only if something does.
+    #[error(
+        "`{program}` {why}, which needs type information of all functions; `{function}` has none: compile it with `-g`"
+    )]
+    NoFuncInfo {
+        /// The program.
+        program: String,
+        /// What it does.
+        why: &'static str,
+        /// A function without records.
+        function: String,
+    },
     /// The ELF or its BTF is not understood.
     #[error("cannot parse the object")]
     Parse(#[source] ParseError),
@@ -221,6 +239,7 @@ impl MapDefinition {
     fn fit(&mut self, facts: &KernelFacts) {
         match self.map.map_type() {
             MAP_TYPE_DEVMAP | MAP_TYPE_DEVMAP_HASH | MAP_TYPE_CPUMAP => self.map.set_value_size(8),
+            MAP_TYPE_PROG_ARRAY => self.map.set_value_size(4),
             MAP_TYPE_RINGBUF => {
                 self.map.set_value_size(0);
                 self.map.set_max_entries(whole_pages(self.map.max_entries(), facts.page_size));
@@ -247,7 +266,7 @@ fn fit_types(object: &mut Object, elf: &[u8], kernel: &KernelBtf) -> Result<(), 
     const LOADS_A_NUMBER: [u8; 2] = [0xb7, 0xb4];
     let Asked { names, numbers } = Asked::read(&Elf::open(elf)?)?;
     let excerpt = kernel.excerpt(&names);
-    let types = Btf::parse(&excerpt.bytes, Default::default()).map_err(RelocateError::KernelBtf)?;
+    let types = LoaderBtf::parse(&excerpt.bytes, Default::default()).map_err(RelocateError::KernelBtf)?;
     object.relocate_btf(&types).map_err(RelocateError::CoRe)?;
     // Numbers of types are the excerpt's until now.
     for (section, offset) in numbers {
@@ -296,7 +315,7 @@ impl Unlinked {
         facts: &KernelFacts,
     ) -> Result<Self, RelocateError> {
         guard::check_object(bytes)?;
-        let license = license(bytes)?;
+        let license = inspect::license(&Elf::open(bytes)?)?.unwrap_or_default();
         let mut object = Object::parse(bytes).map_err(RelocateError::Parse)?;
         if let Some(missing) = chosen.iter().find(|chosen| !object.programs.contains_key(&chosen.function)) {
             return Err(RelocateError::NoFunction(missing.function.clone()));
@@ -307,7 +326,8 @@ impl Unlinked {
         let values: HashMap<&str, (&[u8], bool)> =
             globals.iter().map(|(name, value)| (name.as_str(), (value.as_slice(), true))).collect();
         object.patch_map_data(values).map_err(RelocateError::Parse)?;
-        let btf = object.fixup_and_sanitize_btf(&facts.btf_features()).map_err(RelocateError::Btf)?.map(Btf::to_bytes);
+        let btf =
+            object.fixup_and_sanitize_btf(&facts.btf_features()).map_err(RelocateError::Btf)?.map(LoaderBtf::to_bytes);
         if object.has_btf_relocations() {
             fit_types(&mut object, bytes, kernel.ok_or(RelocateError::NeedsKernelBtf)?)?;
         }
@@ -344,6 +364,7 @@ impl Unlinked {
         let code = object.functions.keys().map(|(section, _)| *section).collect();
         object.relocate_maps(fds.into_iter(), &code).map_err(RelocateError::Link)?;
 
+        let types = self.btf().and_then(|btf| Btf::open(btf).ok());
         let programs = std::mem::take(&mut object.programs);
         let mut finished = Vec::with_capacity(self.chosen.len());
         for chosen in &self.chosen {
@@ -356,7 +377,12 @@ impl Unlinked {
             object.relocate_calls(&code).map_err(RelocateError::Link)?;
             object.programs.clear();
             let linked = object.functions.insert(key, pristine).ok_or_else(missing)?;
-            finished.push(self.one(chosen, &linked, kernel_version, &own_maps)?);
+            finished.push(self.one(chosen, &linked, kernel_version, &own_maps, types.as_ref())?);
+        }
+        if finished.iter().any(|program| program.insns.iter().any(Insn::is_tail_call)) {
+            for program in &mut finished {
+                program.load = program.load.for_tail_calls();
+            }
         }
         Ok(finished)
     }
@@ -367,6 +393,7 @@ impl Unlinked {
         linked: &Function,
         kernel_version: Option<u32>,
         own_maps: &BTreeSet<RawFd>,
+        types: Option<&Btf<'_>>,
     ) -> Result<Finished, RelocateError> {
         let function = chosen.function.clone();
         let found = linked.instructions.len();
@@ -375,6 +402,23 @@ impl Unlinked {
         }
         let insns: Vec<Insn> = linked.instructions.iter().map(typed).collect();
         guard::check_finished(&function, &insns, own_maps)?;
+        let starts = guard::function_starts(&insns);
+        let mut func_info = linked.func_info.func_info_bytes();
+        let mut line_info = linked.line_info.line_info_bytes();
+        let functions = starts.iter().map(|start| match *start {
+            0 => LinkedFunction { name: function.clone(), start: 0 },
+            start => LinkedFunction { name: name_at(&func_info, start, types), start: count(start) },
+        });
+        let functions = functions.collect();
+        // The kernel wants a record of each function's start, or none at all.
+        if !slots(&func_info, FUNC_INFO_SIZE).eq(starts.iter().copied()) {
+            self.check_needless(&function, &insns, &starts)?;
+            func_info = Vec::new();
+        }
+        let lines: BTreeSet<usize> = slots(&line_info, LINE_INFO_SIZE).collect();
+        if !lines.is_superset(&starts) || !slots(&line_info, LINE_INFO_SIZE).is_sorted_by(|a, b| a < b) {
+            line_info = Vec::new();
+        }
         Ok(Finished {
             name: kernel_name(&function),
             function,
@@ -382,9 +426,18 @@ impl Unlinked {
             insns,
             license: self.license.clone(),
             kernel_version,
-            func_info: linked.func_info.func_info_bytes(),
-            line_info: linked.line_info.line_info_bytes(),
+            func_info,
+            line_info,
+            functions,
         })
+    }
+
+    /// Refuses a program whose functions need records and that lacks some, naming one that has none.
+    fn check_needless(&self, program: &str, insns: &[Insn], starts: &BTreeSet<usize>) -> Result<(), RelocateError> {
+        let Some(why) = needs_func_info(insns, starts) else { return Ok(()) };
+        let untyped = self.object.functions.values().find(|function| function.func_info.len() == 0);
+        let function = untyped.map_or(program, |function| function.name.as_str()).to_owned();
+        Err(RelocateError::NoFuncInfo { program: program.to_owned(), why, function })
     }
 }
 
@@ -403,10 +456,13 @@ pub struct Finished {
     pub license: String,
     /// The kernel release the object is bound to; only kprobes before Linux 5.0 ask.
     pub kernel_version: Option<u32>,
-    /// Records of [`FUNC_INFO_SIZE`] bytes; empty without BTF. Only together with the fd of [`Unlinked::btf`].
+    /// Records of [`FUNC_INFO_SIZE`] bytes: one a function, or none at all. Only together with the fd of [`Unlinked::btf`].
     pub func_info: Vec<u8>,
-    /// Records of [`LINE_INFO_SIZE`] bytes; empty without BTF. Only together with the fd of [`Unlinked::btf`].
+    /// Records of [`LINE_INFO_SIZE`] bytes; none if a function's first line is not known. Only together with the fd of
+    /// [`Unlinked::btf`].
     pub line_info: Vec<u8>,
+    /// Where its functions begin, itself first; those without records have no name.
+    pub functions: Vec<LinkedFunction>,
 }
 
 impl Finished {
@@ -414,6 +470,37 @@ impl Finished {
     pub fn insn_bytes(&self) -> Vec<u8> {
         insn::encode(&self.insns)
     }
+
+    /// What it does that the kernel allows only with records of its functions.
+    pub fn needs_func_info(&self) -> Option<&'static str> {
+        needs_func_info(&self.insns, &guard::function_starts(&self.insns))
+    }
+}
+
+/// `check_ld_imm` and `check_abnormal_return` of the kernel's `kernel/bpf/verifier.c`.
+fn needs_func_info(insns: &[Insn], starts: &BTreeSet<usize>) -> Option<&'static str> {
+    let main = starts.iter().nth(1).copied().unwrap_or(insns.len());
+    insns.iter().enumerate().find_map(|(slot, insn)| {
+        if insn.is_function_address() {
+            Some("hands a callback to the kernel")
+        } else if insn.is_tail_call() && slot >= main {
+            Some("makes a tail call in a function that it calls")
+        } else {
+            None
+        }
+    })
+}
+
+/// The name of the function that starts at a slot, by the record of it; empty without one.
+fn name_at(func_info: &[u8], start: usize, types: Option<&Btf<'_>>) -> String {
+    let record = func_info.chunks_exact(index(FUNC_INFO_SIZE)).find(|record| u32_at(record, 0) == Some(count(start)));
+    let id = record.and_then(|record| u32_at(record, 4));
+    types.zip(id).map_or("", |(types, id)| types.name(id)).to_owned()
+}
+
+/// The first word of each record: the instruction that it is about.
+fn slots(records: &[u8], size: u32) -> impl Iterator<Item = usize> {
+    records.chunks_exact(index(size)).filter_map(|record| u32_at(record, 0)).map(index)
 }
 
 /// The first 15 bytes of a name, what the kernel would refuse replaced by `_`.
@@ -432,14 +519,6 @@ fn take_maps(object: &mut Object, facts: &KernelFacts) -> Result<Vec<MapDefiniti
         }
     }
     Ok(maps)
-}
-
-/// `aya_obj` takes a missing licence for "GPL"; the author must say it.
-fn license(bytes: &[u8]) -> Result<String, RelocateError> {
-    let elf = Elf::open(bytes)?;
-    let data = elf.section("license").map(|section| section.data).ok_or(RelocateError::NoLicence)?;
-    let text = data.strip_suffix(b"\0").and_then(|text| std::str::from_utf8(text).ok());
-    text.filter(|text| !text.is_empty() && !text.contains('\0')).map(str::to_owned).ok_or(RelocateError::NoLicence)
 }
 
 fn ends_in_half(function: &Function) -> bool {

@@ -73,6 +73,43 @@ pub enum SelectError {
     },
 }
 
+impl SelectError {
+    /// The name that was probably meant: one of a section or function that differs in a letter or two.
+    pub fn meant(&self) -> Option<&str> {
+        let (asked, candidates) = match self {
+            Self::NoSection { asked, candidates } | Self::NoFunction { asked, candidates } => (asked, candidates),
+            Self::NoPrograms | Self::NoneOfKind { .. } | Self::Ambiguous { .. } | Self::WrongKind { .. } => {
+                return None;
+            }
+        };
+        let sections = candidates.iter().map(|candidate| candidate.section.as_str());
+        let sections = sections.filter(|_| matches!(self, Self::NoSection { .. }));
+        let names = candidates.iter().map(|candidate| candidate.function.as_str()).chain(sections);
+        let near = names
+            .map(|name| (distance(asked, name), name))
+            .filter(|(far, name)| *far <= if name.len() < 5 { 1 } else { 2 });
+        near.min().map(|(_, name)| name)
+    }
+}
+
+/// Letters to insert, remove or replace to make one word of another.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (at, letter) in a.chars().enumerate() {
+        let mut left = at + 1;
+        let mut next = vec![left];
+        for (above, other) in row.windows(2).zip(&b) {
+            if let [before, above] = above {
+                left = (before + usize::from(letter != *other)).min(above + 1).min(left + 1);
+                next.push(left);
+            }
+        }
+        row = next;
+    }
+    row.last().copied().unwrap_or_default()
+}
+
 fn list(candidates: &[Candidate]) -> String {
     let names = candidates.iter().map(|candidate| {
         let Candidate { function, section } = candidate;
@@ -173,6 +210,31 @@ fn may_be(program: &Program, kind: ProgramKind) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_is_nearly_right_is_told() {
+        let candidates = [("count", "xdp/count"), ("drop_all", "xdp"), ("pass", "classifier")];
+        let candidates = candidates.map(|(function, section)| Candidate {
+            function: function.parse().unwrap(),
+            section: section.parse().unwrap(),
+        });
+        let section = |asked: &str| SelectError::NoSection { asked: asked.to_owned(), candidates: candidates.to_vec() };
+        let function =
+            |asked: &str| SelectError::NoFunction { asked: asked.to_owned(), candidates: candidates.to_vec() };
+        for (error, meant) in [
+            (section("xpd/count"), Some("xdp/count")),
+            (section("xdp/cont"), Some("xdp/count")),
+            (section("clasifier"), Some("classifier")),
+            (function("cuont"), Some("count")),
+            (function("counts"), Some("count")),
+            (function("dropall"), Some("drop_all")),
+            (function("xdp/cont"), None),
+            (function("something"), None),
+            (SelectError::NoPrograms, None),
+        ] {
+            assert_eq!(error.meant(), meant, "{error}");
+        }
+    }
     use crate::kind::meaning;
     use crate::run_config::RunConfig;
 
@@ -193,6 +255,7 @@ mod tests {
         Object {
             programs: programs.collect(),
             maps: Vec::new(),
+            contents: Vec::new(),
             data: Vec::new(),
             globals: Vec::new(),
             externs: Vec::new(),

@@ -3,6 +3,8 @@
 //! The log is text for people and changes with every kernel: what is not recognised is left out, and the raw log is kept by
 //! others. Must never cost more than its tail, whatever its size, nor pass on control characters.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::line_info::{LineTable, SourceLocation};
@@ -29,10 +31,28 @@ pub struct Rejection {
     pub message: Option<String>,
     /// The instruction slot of the loaded program.
     pub instruction: Option<u32>,
-    /// The function it is in.
-    pub function: Option<String>,
-    /// The C line it came from.
+    /// The function it is in, and the slot from that one's start.
+    pub function: Option<(String, u32)>,
+    /// The C line it came from; see [`Rejection::locate`].
     pub location: Option<SourceLocation>,
+}
+
+impl Rejection {
+    /// Looks the C line up in the lines of the object that the program is of.
+    pub fn locate(&mut self, lines: &LineTable) {
+        let function = self.function.as_ref();
+        self.location = function.and_then(|(name, slot)| lines.locate(name, *slot)).cloned();
+    }
+}
+
+/// `./rejected.c:18:11: invalid access to packet`: what is known of it.
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(SourceLocation { file, line, column, text: _ }) = &self.location {
+            write!(f, "{file}:{line}:{column}: ")?;
+        }
+        f.write_str(self.message.as_deref().unwrap_or("it does not say why"))
+    }
 }
 
 /// Lines that say nothing about a refusal: totals, states, what is looked at next (`kernel/bpf/verifier.c`, `log.c`).
@@ -59,8 +79,8 @@ const NOISE: [&str; 20] = [
     "-- END",
 ];
 
-/// Reads a log. `functions` are those of the loaded program, in any order.
-pub fn read(log: &[u8], lines: &LineTable, functions: &[LinkedFunction]) -> Rejection {
+/// Reads a log. `functions` are those of the loaded program, in any order; one that lacks a name is not spoken of.
+pub fn read(log: &[u8], functions: &[LinkedFunction]) -> Rejection {
     let tail = String::from_utf8_lossy(log.get(log.len().saturating_sub(TAIL)..).unwrap_or_default());
     let text: Vec<&str> = tail.lines().map(|line| line.trim_end_matches('\0')).collect();
     let last = text.iter().rposition(|line| instruction_of(line).is_some());
@@ -68,15 +88,23 @@ pub fn read(log: &[u8], lines: &LineTable, functions: &[LinkedFunction]) -> Reje
     let words: Vec<&str> = after.iter().copied().filter(|line| is_message(line)).collect();
     // Checks that come before the walk end the log at once; the totals of a walk that went well would too.
     let words = words.get(words.len().saturating_sub(MAX_MESSAGE_LINES)..).unwrap_or_default();
-    let message = (!words.is_empty()).then(|| words.iter().map(|line| shown(line)).collect::<Vec<_>>().join("; "));
+    let mut message = (!words.is_empty()).then(|| words.iter().map(|line| shown(line)).collect::<Vec<_>>().join("; "));
+    // The one message about a helper that does not say which.
+    if let (Some(message), Some(helper)) =
+        (&mut message, last.and_then(|at| text.get(at)).and_then(|line| helper(line)))
+        && message.contains("GPL-restricted function")
+    {
+        message.push_str(&format!(": {}", shown(helper)));
+    }
 
     let walked = last.and_then(|at| text.get(at)).and_then(|line| instruction_of(line));
     let instruction = walked.or_else(|| words.iter().find_map(|line| instruction_named(line)));
     let function = instruction.and_then(|at| {
-        functions.iter().filter(|function| function.start <= at).max_by_key(|function| function.start).map(|f| (f, at))
+        let function =
+            functions.iter().filter(|function| function.start <= at).max_by_key(|function| function.start)?;
+        (!function.name.is_empty()).then(|| (function.name.clone(), at - function.start))
     });
-    let location = function.and_then(|(function, at)| lines.locate(&function.name, at - function.start)).cloned();
-    Rejection { message, instruction, function: function.map(|(function, _)| function.name.clone()), location }
+    Rejection { message, instruction, function, location: None }
 }
 
 /// `12: (71) r2 = *(u8 *)(r1 +12)`: the slot. States (`0: R1=ctx()`) have no code in brackets.
@@ -85,6 +113,11 @@ fn instruction_of(line: &str) -> Option<u32> {
     let (code, _) = rest.split_once(')')?;
     let is_code = code.len() == 2 && code.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_code { number.parse().ok() } else { None }
+}
+
+/// `6: (85) call bpf_probe_read_kernel#113`: the helper.
+fn helper(line: &str) -> Option<&str> {
+    line.split_once(" call ").map(|(_, helper)| helper.trim_end())
 }
 
 /// `unreachable insn 7`, `back-edge from insn 9 to 3`: the slot.
@@ -125,11 +158,13 @@ mod tests {
 
     /// message | instruction | function | file:line:column: text
     fn check(log: &[u8], of: &[(&str, u32)], expected: &str) {
-        let found = read(log, &LineTable::read(OBJECT).unwrap(), &functions(of));
+        let mut found = read(log, &functions(of));
+        found.locate(&LineTable::read(OBJECT).unwrap());
         let Rejection { message, instruction, function, location } = found;
         let place = location.map(|l| format!("{}:{}:{}: {}", l.file, l.line, l.column, l.text)).unwrap_or_default();
         let instruction = instruction.map(|at| at.to_string()).unwrap_or_default();
-        let text = [message.unwrap_or_default(), instruction, function.unwrap_or_default(), place].join(" | ");
+        let function = function.map(|(name, _)| name).unwrap_or_default();
+        let text = [message.unwrap_or_default(), instruction, function, place].join(" | ");
         assert_eq!(text, expected);
     }
 
@@ -152,6 +187,13 @@ mod tests {
     fn a_refusal_before_the_walk_names_its_instruction_in_words() {
         let log = b"func#0 @0\nunreachable insn 2\nprocessed 0 insns (limit 1000000) max_states_per_insn 0\n";
         check(log, &[("direct", 0)], "unreachable insn 2 | 2 | direct | ./rejected.c:18:11: if (eth->h_proto == 8)");
+    }
+
+    #[test]
+    fn a_helper_for_others_is_named() {
+        let words = "cannot call GPL-restricted function from non-GPL compatible program";
+        let log = format!("6: (85) call bpf_probe_read_kernel#113\n{words}\nprocessed 7 insns (limit 1000000)\n");
+        check(log.as_bytes(), &[], &format!("{words}: bpf_probe_read_kernel#113 | 6 |  | "));
     }
 
     #[test]

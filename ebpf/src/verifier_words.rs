@@ -24,7 +24,7 @@ const fn entry(parts: &'static [&'static str], means: &'static str, advice: &'st
 }
 
 /// The first that fits is taken: the special before the general.
-const TABLE: [Entry; 28] = [
+const TABLE: [Entry; 30] = [
     entry(
         &["invalid access to packet"],
         "bytes of the packet are used that may be behind its end",
@@ -85,6 +85,16 @@ const TABLE: [Entry; 28] = [
         &["combined stack size", "Too large"],
         "a function and those that it calls need more than 512 bytes of stack together",
         "put large variables into a per-CPU array map",
+    ),
+    entry(
+        &["tail_calls are not allowed when call stack of previous frames"],
+        "functions that a tail call is made below may use 256 bytes of stack together",
+        "put large variables into a per-CPU array map, or make the tail call in the program itself",
+    ),
+    entry(
+        &["the call stack of", "frames is too deep"],
+        "functions call each other deeper than the 8 levels that the kernel allows; a program that is fused with others is one level down",
+        "let the compiler put functions into their callers: `static __always_inline`",
     ),
     entry(
         &["invalid write to stack"],
@@ -197,6 +207,8 @@ mod tests {
                 "BPF program is too large. Processed 1000001 insn; (cut: the log is longer than the kernel gives)",
                 "million",
             ),
+            ("tail_calls are not allowed when call stack of previous frames is 328 bytes. Too large", "256 bytes"),
+            ("the call stack of 9 frames is too deep !", "8 levels"),
             ("invalid write to stack R1 off=-520 size=8", "512"),
             ("R7 !read_ok", "never have been set"),
             ("R0 !read_ok", "without a result"),

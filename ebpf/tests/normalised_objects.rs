@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use aya_obj::Object as Loaded;
 use aya_obj::maps::PinningType;
 
+use ebpf::contents::{Content, Held};
 use ebpf::inspect::inspect;
 use ebpf::kind::ProgramKind;
-use ebpf::normalise::{Wanted, normalise};
+use ebpf::normalise::{Wanted, callees, normalise};
 
 const ALL_KINDS: &[u8] = include_bytes!("objects/all_kinds.o");
 const CORE: &[u8] = include_bytes!("objects/core.o");
@@ -18,6 +19,7 @@ const LEGACY_MAPS: &[u8] = include_bytes!("objects/legacy_maps.o");
 const MAPS: &[u8] = include_bytes!("objects/maps.o");
 const RUN_CONFIG: &[u8] = include_bytes!("objects/run_config.o");
 const SUBPROGRAMS: &[u8] = include_bytes!("objects/subprograms.o");
+const TAIL_CALLS: &[u8] = include_bytes!("objects/tail_calls.o");
 
 fn wanted(function: &str, kind: ProgramKind) -> Wanted {
     Wanted { function: function.parse().unwrap(), kind }
@@ -176,11 +178,6 @@ fn what_cannot_be_loaded_is_refused_with_its_reason() {
     assert_eq!(refused(ALL_KINDS, &xdp(&["tc_in"])), "`tc_in` is in section `tcx/ingress`, which is not xdp");
     assert_eq!(refused(ALL_KINDS, &xdp(&["on_vfs"])), "`on_vfs` is in section `kprobe.multi/vfs_*`, which is not xdp");
     assert_eq!(refused(SUBPROGRAMS, &xdp(&["outer"])), "object has no program `outer`");
-    let no_license = include_bytes!("objects/no_license.o");
-    assert_eq!(
-        refused(no_license, &xdp(&["pass"])),
-        "object states no licence: add `char LICENSE[] SEC(\"license\") = \"GPL\";` or another one"
-    );
     let externs = include_bytes!("objects/externs.o");
     assert_eq!(
         refused(externs, &xdp(&["hash"])),
@@ -189,11 +186,42 @@ fn what_cannot_be_loaded_is_refused_with_its_reason() {
 }
 
 #[test]
+fn what_maps_hold_from_the_start_is_read_and_kept_from_the_loader() {
+    let object = inspect(TAIL_CALLS).unwrap();
+    let contents: Vec<String> = object
+        .contents
+        .iter()
+        .map(|Content { map, slot, holds }| match holds {
+            Held::Map(inner) => format!("{map}[{slot}] = map {inner}"),
+            Held::Program(program) => format!("{map}[{slot}] = program {program}"),
+        })
+        .collect();
+    let expected = [
+        "counters[0] = map entries",
+        "counters[2] = map seconds",
+        "table[1] = program first",
+        "table[3] = program second",
+    ];
+    assert_eq!(contents, expected);
+    let (loaded, _) = load(TAIL_CALLS, &xdp(&["entry", "first", "second"]));
+    assert!(loaded.maps["counters"].inner().is_some() && loaded.maps["table"].inner().is_none());
+}
+
+#[test]
+fn programs_that_tail_calls_lead_to_come_along() {
+    let object = inspect(TAIL_CALLS).unwrap();
+    let of = |name: &str| {
+        let found = callees(TAIL_CALLS, &object, &[name.parse().unwrap()]).unwrap();
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(of("entry"), ["first", "second"]);
+    // Its own function tail-calls.
+    assert_eq!(of("first"), ["second"]);
+    assert_eq!(of("plain"), [""; 0]);
+}
+
+#[test]
 fn what_the_loader_would_get_wrong_is_refused() {
-    assert_eq!(
-        refused(include_bytes!("objects/map_values.o"), &xdp(&["jumps"])),
-        "section `.maps` has initial values for maps, which bpfd does not fill in"
-    );
     assert_eq!(
         refused(include_bytes!("objects/static_map.o"), &xdp(&["count"])),
         "instruction 4 of `count`: a map that is static or has no name"

@@ -14,16 +14,24 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use ebpf::btf_build::BtfBuilder;
 use ebpf::guard::GuardError;
 use ebpf::insn::{Insn, PSEUDO_FUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
+use ebpf::kind::ProgramKind;
+use ebpf::license::is_gpl_compatible;
 use ebpf::load_type::LoadType;
+use ebpf::normalise::{Wanted, normalise};
 use ebpf::relocate::{Chosen, Finished, KernelBtf, KernelFacts, RelocateError, Unlinked};
 
 const CORE: &[u8] = include_bytes!("objects/core.o");
 const CORE_TYPE_ID: &[u8] = include_bytes!("objects/core_type_id.o");
 const EXTERNS: &[u8] = include_bytes!("objects/externs.o");
+const FLEXIBLE: &[u8] = include_bytes!("objects/flexible.o");
 const GLOBALS: &[u8] = include_bytes!("objects/globals.o");
 const LITERAL_FD: &[u8] = include_bytes!("objects/literal_fd.o");
 const MAPS: &[u8] = include_bytes!("objects/maps.o");
+const NO_BTF: &[u8] = include_bytes!("objects/no_btf.o");
+const NO_FUNC_INFO: &[u8] = include_bytes!("objects/no_func_info.o");
 const NO_LICENSE: &[u8] = include_bytes!("objects/no_license.o");
+const SUBPROGRAMS: &[u8] = include_bytes!("objects/subprograms.o");
+const TAIL_CALLS: &[u8] = include_bytes!("objects/tail_calls.o");
 
 type Globals<'a> = &'a [(&'a str, &'a [u8])];
 
@@ -154,6 +162,73 @@ fn a_member_is_read_where_this_kernel_has_it() {
     assert_eq!((near.imm, far.imm), (8, 1234));
 }
 
+/// The instructions of a program of `flexible.o`, on a kernel whose struct has six elements at byte `offset`.
+fn on_enter(function: &str, offset: u32) -> Vec<Insn> {
+    let mut btf = BtfBuilder::new();
+    let (long, int) = (btf.unsigned("long unsigned int", 8), btf.signed("int", 4));
+    let args = btf.array(long, int, 6);
+    btf.structure("trace_event_raw_sys_enter", offset + 48, &[("id", long, offset - 8), ("args", args, offset)]);
+    let wanted = Wanted { function: function.parse().unwrap(), kind: ProgramKind::Tracepoint };
+    let object = normalise(FLEXIBLE, &[wanted]).unwrap();
+    finish(&parse(&object, function, &[], Some(&KernelBtf::parse(&btf.finish()).unwrap())).unwrap()).insns
+}
+
+#[test]
+fn elements_of_a_flexible_array_are_read_where_this_kernel_has_them() {
+    let offsets =
+        |insns: &[Insn]| insns.iter().filter(|insn| insn.code == 0x79).map(|insn| insn.off).collect::<Vec<_>>();
+    assert_eq!(offsets(&on_enter("on_enter", 16)), [16, 40]);
+    assert_eq!(offsets(&on_enter("on_enter", 24)), [24, 48]);
+    // Whether there is an element that this kernel's array does not have, and one of a struct that it does not have.
+    for (function, at) in [("beyond", 0), ("in_a_struct", 0)] {
+        assert_eq!(on_enter(function, 16)[at].imm, 0, "{function}");
+    }
+}
+
+/// A program of an object that `normalise` wrote.
+fn linked(object: &[u8], function: &str) -> Result<Finished, RelocateError> {
+    let wanted = Wanted { function: function.parse().unwrap(), kind: ProgramKind::Xdp };
+    let unlinked = parse(&normalise(object, &[wanted]).unwrap(), function, &[], None)?;
+    unlinked.finish(&fds(&unlinked)).map(|programs| programs.into_iter().next().unwrap())
+}
+
+#[test]
+fn programs_of_an_object_that_tail_calls_have_no_expected_attach_type() {
+    let wanted = ["entry", "second"].map(|name| Wanted { function: name.parse().unwrap(), kind: ProgramKind::Xdp });
+    let chosen = ["entry", "second"].map(|name| Chosen { function: name.to_owned(), load: LoadType::XDP });
+    let object = normalise(TAIL_CALLS, &wanted).unwrap();
+    let unlinked = Unlinked::parse(&object, &chosen, &BTreeMap::new(), None, &KernelFacts::default()).unwrap();
+    let loads: Vec<_> = unlinked.finish(&fds(&unlinked)).unwrap().iter().map(|program| program.load).collect();
+    assert_eq!(loads, [LoadType::XDP.for_tail_calls(); 2]);
+    assert_eq!(linked(TAIL_CALLS, "plain").unwrap().load, LoadType::XDP);
+}
+
+#[test]
+fn an_object_without_a_licence_gets_none() {
+    assert_eq!(linked(NO_LICENSE, "pass").unwrap().license, "");
+    // Nothing before the text's end: as little of a licence.
+    let mut blank = CORE.to_vec();
+    let at = blank.windows(4).position(|text| text == b"GPL\0").unwrap();
+    blank[at..at + 3].fill(0);
+    let wanted = Wanted { function: "on_switch".parse().unwrap(), kind: ProgramKind::Tracepoint };
+    let unlinked = parse(&normalise(&blank, &[wanted]).unwrap(), "on_switch", &[], Some(&kernel(8))).unwrap();
+    assert!(!is_gpl_compatible(unlinked.license()), "`{}`", unlinked.license());
+}
+
+#[test]
+fn records_that_do_not_cover_all_functions_are_left_out() {
+    for (object, function) in [(NO_FUNC_INFO, "calls"), (NO_BTF, "pass")] {
+        let finished = linked(object, function).unwrap();
+        assert_eq!((finished.func_info.as_slice(), finished.line_info.as_slice()), (&[][..], &[][..]), "{function}");
+    }
+    // The control: all functions have one.
+    assert_eq!(linked(SUBPROGRAMS, "calls_outer").unwrap().func_info.len(), 3 * 8);
+    assert_eq!(
+        refusal(&linked(NO_FUNC_INFO, "loops").unwrap_err()),
+        "`loops` hands a callback to the kernel, which needs type information of all functions; `bare` has none: compile it with `-g`"
+    );
+}
+
 #[test]
 fn numbers_of_types_are_the_kernels_however_few_of_its_types_are_looked_at() {
     let kernel = |others: u32| {
@@ -206,7 +281,6 @@ fn what_must_not_be_loaded_is_refused_with_the_place() {
     let rows: Vec<String> = [
         parse(LITERAL_FD, "steal", &[], None),
         parse(EXTERNS, "hash", &[], None),
-        parse(NO_LICENSE, "pass", &[], None),
         parse(MAPS, "absent", &[], None),
         parse(b"\x7fELF", "pass", &[], None),
         parse(&MAPS[..MAPS.len() / 2], "count", &[], None),

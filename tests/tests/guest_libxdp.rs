@@ -9,7 +9,7 @@ use bpfd_client::proto::v1::{self as pb, hook::Hook};
 use bpfd_client::request_id;
 use bpfd_sys::bpf::{Map, ProgId, map_by_id, prog_by_id, prog_info};
 use bpfd_tests::points::{REPAIRED_SHARED, around};
-use bpfd_tests::{Host, eventually, example, proprietary};
+use bpfd_tests::{Host, broken, eventually, example, proprietary};
 use insta::assert_snapshot;
 
 const BPFFS: &str = "/run/case/sys/fs/bpf";
@@ -93,6 +93,20 @@ fn empty(host: &Host) {
     host.bpfctl("unload --all").ok();
     peer(host, "unload -a uplink");
     host.check_settled();
+}
+
+#[test]
+fn a_program_that_tail_calls_runs_beside_a_peers() {
+    let host = Host::new();
+    let after = theirs(&host, 30);
+    let load = format!("load --path {} --name tails --program entry", broken("tail_calls"));
+    host.bpfctl(&format!("{load} xdp -i uplink --priority 10")).ok();
+    assert_eq!(agreed(&host), [10, 30]);
+    host.ping(20);
+    // Each program of the tail call, and the peer's, which follows the chain's verdict.
+    let counts = ["entries", "firsts", "seconds"].map(|map| host.sum("tails", map));
+    assert_eq!((counts, counted(&after)), ([20; 3], 20));
+    empty(&host);
 }
 
 #[test]

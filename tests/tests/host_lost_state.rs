@@ -385,6 +385,21 @@ fn a_daemon_that_dies_while_it_adopts_adopts_the_next_time() {
 }
 
 #[test]
+fn a_start_that_adopts_does_not_attach_what_somebody_took_off() {
+    let mut host = busy();
+    host.stop();
+    host.shell("ip link set uplink xdp off");
+    host.shell(LOSE);
+    let before = runs(&host);
+    host.start();
+    assert_eq!(runs(&host), before, "{}", host.log());
+    assert!(!host.shell("ip link show uplink").contains("xdp"));
+    host.bpfctl("state adopt").ok();
+    ready(&host);
+    counts(&host);
+}
+
+#[test]
 fn a_state_map_that_cannot_be_read_takes_no_program_off() {
     let mut host = busy();
     let before = before(&host);

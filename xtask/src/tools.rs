@@ -59,6 +59,15 @@ pub(crate) fn on_path(program: &str) -> Option<PathBuf> {
     dirs.map(|d| d.join(program)).find(|p| p.is_file())
 }
 
+/// The directory in which these packages of Debian are unpacked: in our cache, and nothing of them is installed.
+pub(crate) fn unpacked(packages: &[&str]) -> Result<PathBuf> {
+    let dir = cache("packages")?;
+    for package in packages.iter().filter(|package| !dir.join(package).exists()) {
+        apt::unpack(package, &dir)?;
+    }
+    Ok(dir)
+}
+
 /// Where we keep what we fetched and cannot install: `~/.cache/bpfd/NAME`.
 pub(crate) fn cache(name: &str) -> Result<PathBuf> {
     let home = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use ebpf::verifier_log::Rejection;
 use serde::{Deserialize, Serialize};
 
 use crate::adopt::Spared;
@@ -741,16 +742,23 @@ impl Observed {
     }
 }
 
+/// Of a program that the verifier accepted when its app was loaded.
+pub const IN_CHAIN: &str = " in this chain, though it accepts it alone";
+
 /// Why a step did not happen. After an error the kernel is as before the step.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum StepError {
     /// The verifier refused.
-    #[error("the kernel's verifier rejected `{program}`")]
+    #[error("the kernel's verifier rejected `{program}`{}: {rejection}", .link.map_or("", |_| IN_CHAIN))]
     Verifier {
         /// The function.
         program: String,
+        /// The member of a chain that it is: the verifier has accepted it alone.
+        link: Option<LinkUid>,
         /// Its whole log.
         log: String,
+        /// What the log says.
+        rejection: Box<Rejection>,
     },
     /// The object's bytes cannot be loaded, whoever asks.
     #[error("cannot use the object: {why}")]
@@ -813,6 +821,17 @@ pub enum StepError {
 }
 
 impl StepError {
+    /// The same, about the program of this link.
+    #[must_use]
+    pub fn of_link(self, link: LinkUid) -> Self {
+        match self {
+            Self::Verifier { program, link: _, log, rejection } => {
+                Self::Verifier { program, link: Some(link), log, rejection }
+            }
+            other => other,
+        }
+    }
+
     /// The same, with what the failed call was part of: a kind's own file knows the call, its caller the link.
     #[must_use]
     pub fn while_doing(self, whole: impl FnOnce() -> String) -> Self {

@@ -12,11 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::chain;
 use crate::chain::room::{self, Kept};
-use crate::hook::{ChainId, ChainName, NamedChain, Placement, Point, XdpMode};
+use crate::hook::{ChainId, ChainName, Placement, Point, XdpMode};
 use crate::ident::{AppUid, GenerationUid, KernelId, LinkUid, Uids};
-use crate::kernel::{
-    ChainContent, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Need, Observed, Runs, Spot, Step, Targets,
-};
+use crate::kernel::{ChainContent, ForeignProgram, LiveGeneration, Need, Observed, Runs, Spot, Step, Targets};
 use crate::names::NetnsName;
 use crate::record::with_records;
 use crate::seat::{seated, seated_changes};
@@ -308,22 +306,6 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
     let committed = before.len();
     before.extend(after);
     Plan { steps: before, committed }
-}
-
-/// References to take to dispatchers that a peer built around programs of ours, and to generations of ours that lost their pins: nothing
-/// that runs is changed by it.
-pub fn adoptions(observed: &Observed) -> Plan {
-    let steps = observed.chains.iter().flat_map(|(id, seen)| {
-        let carries_ours = match &seen.live {
-            Live::Dispatcher(LiveDispatcher { slots, .. }) => slots.iter().any(|slot| slot.ours().is_some()),
-            Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Row(_) => true,
-        };
-        let new = |live: &LiveGeneration| carries_ours && !observed.generations.contains_key(&live.generation);
-        let chain = NamedChain { id: *id, name: seen.name.clone() };
-        let live = seen.live.generations().into_iter().filter(new);
-        live.map(move |live| Step::Adopt { chain: chain.clone(), live }).collect::<Vec<_>>()
-    });
-    Plan { steps: steps.collect(), committed: 0 }
 }
 
 /// How each link of `state` stands in what was observed.

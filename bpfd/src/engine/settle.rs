@@ -4,10 +4,10 @@
 
 use std::collections::BTreeSet;
 
+use bpfd_core::chain::adoptions;
 use bpfd_core::hook::ChainId;
 use bpfd_core::ident::LinkUid;
 use bpfd_core::kernel::{Kernel, Observed, Scope};
-use bpfd_core::plan::adoptions;
 use bpfd_core::seat::seated;
 use bpfd_core::state::{Link, State};
 

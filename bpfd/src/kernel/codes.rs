@@ -65,6 +65,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::kernel::types::Types;
 
     #[test]
     fn as_many_are_kept_as_fit_in_both_limits() {
@@ -75,7 +76,7 @@ mod tests {
 
     #[test]
     fn the_app_that_was_used_last_is_kept_longest() {
-        let code = || Arc::new(AppCode { maps: BTreeMap::new(), programs: BTreeMap::new(), btf: None });
+        let code = || Arc::new(AppCode { maps: BTreeMap::new(), programs: BTreeMap::new(), types: Types::None });
         let app = |number| AppUid::from_bytes([number; 16]);
         let mut cache = CodeCache::default();
         cache.keep([(app(1), code()), (app(2), code())].into());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bpfd_core::ident::AppUid;
 use bpfd_core::kernel::{Need, Recipe, StepError};
+use ebpf::line_info::LineTable;
 
 use super::chain::alone;
 use super::chain::fused;
@@ -46,7 +47,12 @@ pub(super) enum What {
 
 impl Maker {
     /// Takes as long as the verifier does.
-    pub(super) fn make(mut self, need: &Need) -> Result<Made, StepError> {
+    pub(super) fn make(self, need: &Need) -> Result<Made, StepError> {
+        let objects = self.objects.clone();
+        self.made(need).map_err(|error| located(error, need, &objects))
+    }
+
+    fn made(mut self, need: &Need) -> Result<Made, StepError> {
         let what = match need {
             Need::Copy { member, recipe } => {
                 self.open(member.app, Some(recipe))?;
@@ -98,4 +104,21 @@ impl Maker {
         })?;
         Ok(elf)
     }
+}
+
+/// A verifier's refusal with the C line that it means, if the object's bytes are at hand.
+fn located(error: StepError, need: &Need, objects: &Objects) -> StepError {
+    let StepError::Verifier { program, link, log, mut rejection } = error else { return error };
+    let recipe = match need {
+        Need::Copy { recipe, .. } | Need::App { recipe, .. } => Some(recipe),
+        Need::Fused { members, recipes, .. } => {
+            let member = members.iter().find(|member| Some(member.link) == link);
+            member.and_then(|member| recipes.get(&member.app))
+        }
+    };
+    let elf = recipe.and_then(|recipe| objects(&recipe.object).ok());
+    if let Some(lines) = elf.and_then(|elf| LineTable::read(&elf).ok()) {
+        rejection.locate(&lines);
+    }
+    StepError::Verifier { program, link, log, rejection }
 }

@@ -28,6 +28,7 @@ mod prepare;
 mod probe;
 mod reader;
 mod record;
+mod types;
 
 pub use maker::Made;
 pub(crate) use pins::map_path;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bpfd_core::kernel::Recipe;
 use bpfd_core::state::{ProgramKind, Reach};
-use ebpf::inspect::Object;
+use ebpf::inspect::{Object, Program};
 use ebpf::kind::Sees;
 use ebpf::names::FunctionName;
 use ebpf::normalise::Wanted;
@@ -36,8 +36,10 @@ impl ObjectError {
 pub(crate) struct Fitted {
     /// What it holds.
     pub(crate) object: Object,
-    /// The programs of the recipe.
+    /// The programs of the recipe, and then those that they may reach by tail calls.
     pub(crate) unlinked: Unlinked,
+    /// What the latter are loaded as.
+    pub(crate) callees: Vec<ProgramKind>,
 }
 
 /// Reads and fits an object for a recipe. `kernel` is called only if the object depends on the kernel's types.
@@ -50,18 +52,20 @@ pub(crate) fn fit(
     guarded(|| {
         let object = ebpf::inspect::inspect(elf).map_err(|error| ObjectError::of(&error))?;
         object.loadable().map_err(|error| ObjectError::of(&error))?;
-        within_reach(&object, recipe)?;
-        let wanted = recipe
+        let mut wanted = recipe
             .functions
             .iter()
             .map(|(function, load)| wanted(function, load.kind()))
             .collect::<Result<Vec<_>, _>>()?;
+        let callees = callees(elf, &object, &wanted)?;
+        wanted.extend(callees.iter().cloned());
+        within_reach(&object, &wanted, recipe.reach)?;
         let chosen: Vec<Chosen> = wanted.iter().map(|wanted| chosen(&object, wanted)).collect();
         let normal = ebpf::normalise::normalise(elf, &wanted).map_err(|error| ObjectError::of(&error))?;
         let kernel = if object.core_relocations > 0 { kernel()? } else { None };
         let unlinked = Unlinked::parse(&normal, &chosen, &recipe.globals, kernel.as_deref(), facts)
             .map_err(|error| ObjectError::of(&error))?;
-        Ok(Fitted { object, unlinked })
+        Ok(Fitted { object, unlinked, callees: callees.into_iter().map(|callee| callee.kind).collect() })
     })
 }
 
@@ -91,6 +95,18 @@ fn wanted(function: &str, kind: ProgramKind) -> Result<Wanted, ObjectError> {
     Ok(Wanted { function, kind })
 }
 
+/// What the wanted programs may reach by tail calls, each of its own kind, or of the first one's where its section does not say.
+fn callees(elf: &[u8], object: &Object, wanted: &[Wanted]) -> Result<Vec<Wanted>, ObjectError> {
+    let functions: Vec<FunctionName> = wanted.iter().map(|wanted| wanted.function.clone()).collect();
+    let callees = ebpf::normalise::callees(elf, object, &functions).map_err(|error| ObjectError::of(&error))?;
+    let of_callers = wanted.first().map(|wanted| wanted.kind);
+    let kind = |function: &FunctionName| {
+        let declared = object.programs.iter().find(|program| program.function == *function).and_then(Program::kind);
+        declared.or(of_callers)
+    };
+    Ok(callees.into_iter().filter_map(|function| Some(Wanted { kind: kind(&function)?, function })).collect())
+}
+
 fn chosen(object: &Object, wanted: &Wanted) -> Chosen {
     let program = object.programs.iter().find(|program| program.function == wanted.function);
     let load = wanted.kind.load();
@@ -100,17 +116,16 @@ fn chosen(object: &Object, wanted: &Wanted) -> Chosen {
 
 /// What a caller whose bytes nobody vetted may not even ask the verifier: types other than packet programs, and tags that change
 /// what the verifier believes of a parameter (`arg:untrusted` reads any kernel address with CAP_BPF alone).
-fn within_reach(object: &Object, recipe: &Recipe) -> Result<(), ObjectError> {
-    match recipe.reach {
+fn within_reach(object: &Object, wanted: &[Wanted], reach: Reach) -> Result<(), ObjectError> {
+    match reach {
         Reach::Kernel => return Ok(()),
         Reach::Packet => {}
     }
-    let beyond = recipe.functions.iter().find(|(_, load)| match load.kind().sees() {
+    let beyond = wanted.iter().find(|wanted| match wanted.kind.sees() {
         Sees::Packets => false,
         Sees::Kernel => true,
     });
-    if let Some((function, load)) = beyond {
-        let kind = load.kind();
+    if let Some(Wanted { function, kind }) = beyond {
         return Err(ObjectError(format!(
             "`{function}` is a {kind} program, which can read more than packets; only \
              signed images and root's uploads may contain one"

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use bpfd_core::hook::OwnHook;
 use bpfd_core::ident::AppUid;
@@ -14,19 +14,20 @@ use bpfd_core::kernel::{LoadAs, Recipe, StepError};
 use bpfd_core::state::{ProgramFacts, Reach};
 use bpfd_sys::bpf::{
     AttachType, BtfTypeId, LoadError, Map, MapBtf, MapCreate, MapType, ProgBtf, ProgLoad, ProgramType as KernelType,
-    Records, Target, Update, btf_load, possible_cpus, prog_info, prog_load,
+    Records, Target, Update, possible_cpus, prog_info, prog_load,
 };
 use bpfd_sys::caps::{Cap, without};
 use bpfd_sys::seal::Sealed;
+use ebpf::contents::{Content, Held};
 use ebpf::inspect::Object;
 use ebpf::load_type::LoadType;
-use ebpf::relocate::{
-    FUNC_INFO_SIZE, Finished, KernelBtf, KernelFacts, LINE_INFO_SIZE, MapDefinition, Unlinked, kernel_name,
-};
+use ebpf::relocate::{FUNC_INFO_SIZE, Finished, KernelFacts, LINE_INFO_SIZE, MapDefinition, Unlinked, kernel_name};
+use ebpf::verifier_log;
 
 use super::failed;
 use super::hook::trampoline_refused;
 use super::object::{Fitted, ObjectError, finish, fit};
+use super::types::{KernelTypes, Types};
 
 /// Loads objects; cheap to clone, for a pool of threads.
 #[derive(Clone, Debug)]
@@ -54,7 +55,7 @@ pub(crate) struct AppCode {
     pub(crate) maps: BTreeMap<String, OwnedFd>,
     pub(crate) programs: BTreeMap<String, Finished>,
     /// The object's types, which its programs' records speak of.
-    pub(crate) btf: Option<OwnedFd>,
+    pub(crate) types: Types,
 }
 
 /// The code of apps, by app.
@@ -75,25 +76,27 @@ impl StagedApp {
 impl Loader {
     /// For the running kernel, whose types are in `btf`.
     pub(crate) fn new(btf: PathBuf) -> Self {
-        Self {
-            types: Arc::new(KernelTypes { path: btf, parsed: Mutex::new(None), sealed: Mutex::new(None) }),
-            facts: running(),
-        }
+        Self { types: Arc::new(KernelTypes::new(btf)), facts: running() }
     }
 
     /// Makes an app's maps and programs. Takes as long as the verifier does. The bytes must have passed the parse worker.
     pub fn prepare(&self, elf: &[u8], recipe: &Recipe) -> Result<StagedApp, StepError> {
-        let Fitted { object, unlinked } = self.fit(elf, recipe)?;
-        let types = load_btf(&unlinked)?;
-        let btf = types.as_ref().map(AsFd::as_fd);
+        let Fitted { object, unlinked, callees } = self.fit(elf, recipe)?;
+        let types = Types::load(&unlinked);
+        let btf = types.fd();
         let maps = make_maps(&unlinked, btf)?;
         let finished = finish(&unlinked, &numbers(&maps)).map_err(unusable)?;
-        // Finished in the order of the recipe, which is by function.
-        let programs = finished
+        types.suffice(&finished)?;
+        // Finished in the order of the recipe, which is by function; then what they reach by tail calls, which the arrays keep.
+        let callees = callees.into_iter().map(LoadAs::Any);
+        let load_as: Vec<LoadAs> = recipe.functions.values().cloned().chain(callees).collect();
+        let mut programs = finished
             .iter()
-            .zip(recipe.functions.values())
+            .zip(&load_as)
             .map(|(program, load_as)| self.load_judged(program, load_as, recipe.reach, &object, btf))
             .collect::<Result<Vec<_>, StepError>>()?;
+        fill(&object.contents, &maps, &programs)?;
+        programs.truncate(recipe.functions.len());
         Ok(StagedApp { programs: Arc::new(programs), code: Arc::new(AppCode::new(maps, finished, types)) })
     }
 
@@ -104,12 +107,12 @@ impl Loader {
         recipe: &Recipe,
         maps: BTreeMap<String, OwnedFd>,
     ) -> Result<AppCode, StepError> {
-        let Fitted { object: _, unlinked } = self.fit(elf, recipe)?;
+        let Fitted { unlinked, .. } = self.fit(elf, recipe)?;
         for definition in unlinked.maps() {
             same_map(definition, maps.get(definition.name()).map(AsFd::as_fd))?;
         }
         let finished = finish(&unlinked, &numbers(&maps)).map_err(unusable)?;
-        Ok(AppCode::new(maps, finished, load_btf(&unlinked)?))
+        Ok(AppCode::new(maps, finished, Types::load(&unlinked)))
     }
 
     /// The kernel's types as bytes, for the parse worker; `None` if this kernel shows none.
@@ -170,14 +173,14 @@ impl Loader {
 }
 
 impl AppCode {
-    fn new(maps: BTreeMap<String, OwnedFd>, finished: Vec<Finished>, btf: Option<OwnedFd>) -> Self {
+    fn new(maps: BTreeMap<String, OwnedFd>, finished: Vec<Finished>, types: Types) -> Self {
         let programs = finished.into_iter().map(|program| (program.function.clone(), program)).collect();
-        Self { maps, programs, btf }
+        Self { maps, programs, types }
     }
 
     /// How many descriptors it holds.
     pub(super) fn descriptors(&self) -> usize {
-        self.maps.len() + usize::from(self.btf.is_some())
+        self.maps.len() + usize::from(self.types.fd().is_some())
     }
 
     /// How many bytes of instructions and records.
@@ -185,10 +188,6 @@ impl AppCode {
         let of = |program: &Finished| 8 * program.insns.len() + program.func_info.len() + program.line_info.len();
         self.programs.values().map(of).sum()
     }
-}
-
-fn load_btf(unlinked: &Unlinked) -> Result<Option<OwnedFd>, StepError> {
-    unlinked.btf().map(btf_load).transpose().map_err(|error| refused_btf(&error))
 }
 
 /// What the running kernel takes, by its release.
@@ -203,7 +202,7 @@ pub(crate) fn running() -> KernelFacts {
     KernelFacts { page_size: u32::try_from(rustix::param::page_size()).unwrap_or(facts.page_size), ..facts }
 }
 
-/// Loads a finished program. `btf` is the one that its records speak of; without it they are left out.
+/// Loads a finished program with the types that its records speak of, if it has any.
 pub(crate) fn load(program: &Finished, btf: Option<BorrowedFd<'_>>) -> Result<OwnedFd, StepError> {
     load_program(program, btf, program.load, None)
 }
@@ -223,11 +222,11 @@ fn load_program(
     load: LoadType,
     target: Option<Target<'_>>,
 ) -> Result<OwnedFd, StepError> {
-    let Finished { function, name, load: _, insns: _, license, kernel_version: _, func_info, line_info } = program;
+    let Finished { function, name, license, func_info, line_info, .. } = program;
     let license = CString::new(license.as_str())
         .map_err(|_nul| StepError::Object { why: "its licence has a zero byte".to_owned() })?;
     let insns = program.insn_bytes();
-    let btf = btf.filter(|_| !func_info.is_empty()).map(|fd| ProgBtf {
+    let btf = btf.filter(|_| !func_info.is_empty() || !line_info.is_empty()).map(|fd| ProgBtf {
         fd,
         func_info: Records { bytes: func_info, record_size: FUNC_INFO_SIZE },
         line_info: Records { bytes: line_info, record_size: LINE_INFO_SIZE },
@@ -242,12 +241,31 @@ fn load_program(
     };
     prog_load(&request).map_err(|error| match (target, error.log.is_empty()) {
         (Some(Target::Kernel { .. }), true) => trampoline_refused(|| format!("load `{function}`"), error.error),
-        _ => refused(function, &error),
+        _ => refused(program, error),
     })
 }
 
 fn make_maps(unlinked: &Unlinked, btf: Option<BorrowedFd<'_>>) -> Result<BTreeMap<String, OwnedFd>, StepError> {
     unlinked.maps().iter().map(|map| Ok((map.name().to_owned(), make_map(map, btf)?))).collect()
+}
+
+/// Puts programs and maps into maps, as the object says. Places for programs that nothing here leads to stay empty.
+fn fill(contents: &[Content], maps: &BTreeMap<String, OwnedFd>, programs: &[LoadedProgram]) -> Result<(), StepError> {
+    for Content { map, slot, holds } in contents {
+        let doing = || format!("fill map `{map}`");
+        let held = match holds {
+            Held::Map(inner) => maps.get(inner.as_str()),
+            Held::Program(function) => {
+                let program = programs.iter().find(|program| program.facts.function == function.as_str());
+                program.map(|program| &program.fd)
+            }
+        };
+        if let (Some(map), Some(held)) = (maps.get(map.as_str()), held) {
+            let map = map.try_clone().and_then(Map::from_fd).map_err(failed(doing))?;
+            map.update_fd(&slot.to_ne_bytes(), held.as_fd()).map_err(failed(doing))?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes one map with its initial value.
@@ -322,52 +340,53 @@ fn unusable(ObjectError(why): ObjectError) -> StepError {
     StepError::Object { why }
 }
 
-/// A log means that the verifier was reached: it refused the program. Otherwise the call failed.
-fn refused(function: &str, error: &LoadError) -> StepError {
-    let LoadError { error, log, log_cut } = error;
-    if log.is_empty() {
-        return StepError::Call { doing: format!("load `{function}`"), errno: error.to_string() };
+/// A verdict has words in the verifier's log. A log without any is of a program that the verifier accepted, and that the kernel failed to
+/// make ready afterwards; without a log, the verifier was not reached.
+fn refused(program: &Finished, LoadError { error, log, log_cut }: LoadError) -> StepError {
+    let Finished { function, functions, .. } = program;
+    let rejection = Box::new(verifier_log::read(log.as_bytes(), functions));
+    if rejection.message.is_none() && !log_cut {
+        let after = if log.is_empty() { "" } else { ", after the verifier accepted it" };
+        return StepError::Call { doing: format!("load `{function}`"), errno: format!("{error}{after}") };
     }
-    let log = if *log_cut { format!("{log}\n(cut: the log is longer than the kernel gives)") } else { log.clone() };
-    StepError::Verifier { program: function.to_owned(), log }
+    let log = if log_cut { format!("{log}\n(cut: the log is longer than the kernel gives)") } else { log };
+    StepError::Verifier { program: function.clone(), link: None, log, rejection }
 }
 
-fn refused_btf(error: &LoadError) -> StepError {
-    let last = error.log.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-    let LoadError { error, .. } = error;
-    StepError::Object { why: format!("the kernel refused its type information: {error} {last}").trim_end().to_owned() }
-}
+#[cfg(test)]
+mod tests {
+    use ebpf::verifier_log::LinkedFunction;
 
-/// The running kernel's types, read and parsed when first needed.
-#[derive(Debug)]
-struct KernelTypes {
-    path: PathBuf,
-    parsed: Mutex<Option<Arc<KernelBtf>>>,
-    sealed: Mutex<Option<Arc<Sealed>>>,
-}
+    use super::*;
 
-impl KernelTypes {
-    fn parsed(&self) -> io::Result<Option<Arc<KernelBtf>>> {
-        once(&self.parsed, &self.path, |bytes| KernelBtf::parse(bytes).map_err(io::Error::other))
+    fn said(log: &str, log_cut: bool) -> StepError {
+        let program = Finished {
+            function: "pass".to_owned(),
+            name: "pass".to_owned(),
+            load: LoadType::XDP,
+            insns: vec![],
+            license: String::new(),
+            kernel_version: None,
+            func_info: vec![],
+            line_info: vec![],
+            functions: vec![LinkedFunction { name: "pass".to_owned(), start: 0 }],
+        };
+        let error = io::Error::from_raw_os_error(rustix::io::Errno::INVAL.raw_os_error());
+        refused(&program, LoadError { error, log: log.to_owned(), log_cut })
     }
 
-    fn sealed(&self) -> io::Result<Option<Arc<Sealed>>> {
-        once(&self.sealed, &self.path, Sealed::from_bytes)
+    #[test]
+    fn a_verdict_is_told_from_a_failure_before_or_after_the_verifier() {
+        let walked = "0: (b7) r0 = 2\n1: (95) exit\n";
+        let total =
+            "processed 2 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0\n";
+        let verdict = said(&format!("{walked}R0 !read_ok\n{total}"), false);
+        assert_eq!(verdict.to_string(), "the kernel's verifier rejected `pass`: R0 !read_ok");
+        let accepted = said(&format!("{walked}{total}"), false);
+        let words = "cannot load `pass`: Invalid argument (os error 22), after the verifier accepted it";
+        assert_eq!(accepted.to_string(), words);
+        assert_eq!(said("", false).to_string(), "cannot load `pass`: Invalid argument (os error 22)");
+        // What is cut off may be the verdict.
+        assert!(matches!(said(walked, true), StepError::Verifier { .. }));
     }
-}
-
-fn once<T>(
-    cell: &Mutex<Option<Arc<T>>>,
-    path: &Path,
-    make: impl FnOnce(&[u8]) -> io::Result<T>,
-) -> io::Result<Option<Arc<T>>> {
-    let mut made = cell.lock().unwrap_or_else(PoisonError::into_inner);
-    if made.is_none() {
-        match std::fs::read(path) {
-            Ok(bytes) => *made = Some(Arc::new(make(&bytes)?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(made.clone())
 }

@@ -13,6 +13,7 @@ use bpfd_core::state::{Change, Owner, State};
 
 use super::Service;
 use crate::engine::{Answer, Context, Engine, EngineError, Pending};
+use crate::execute::ExecuteError;
 use crate::store::Earlier;
 use crate::turns::Line;
 
@@ -71,7 +72,8 @@ impl Service {
         }
         let (request, principal) = self.permit(principal, request).await?.into_parts();
         let warnings = request.leaves(&before.state);
-        let (owner, line) = (principal.owner(), Line::User(principal.uid));
+        let (owner, uid) = (principal.owner(), principal.uid);
+        let line = Line::User(uid);
         let context = Context {
             principal,
             request: request.key(),
@@ -83,14 +85,19 @@ impl Service {
         };
         let answer = match self.engine.change(line, None, attempt).await {
             Ok(answer) => answer,
-            Err(error) => return Err(self.with_holders(line, error).await),
+            Err(error) => return Err(self.explained(uid, line, error).await),
         };
         Ok(Changed { answer, before, now: self.snapshot(), warnings })
     }
 
-    /// An error about somebody else's program, with the processes that hold it: looked up for those alone who are told of them.
-    pub(super) async fn with_holders(&self, line: Line, error: EngineError) -> EngineError {
+    /// An error with what its caller can ask next: of somebody else's program, the processes that hold it, looked up for those alone who
+    /// are told of them; of a verifier's refusal, the log.
+    pub(super) async fn explained(&self, uid: u32, line: Line, error: EngineError) -> EngineError {
         match error {
+            EngineError::Execute(ExecuteError::Step(error)) => match self.logs.rejected(uid, error) {
+                Ok(rejected) => EngineError::Rejected(Box::new(rejected)),
+                Err(error) => ExecuteError::Step(error).into(),
+            },
             EngineError::Plan(PlanError::Foreign { chain, mut holder, driven }) => {
                 holder.holders = self.reads.holders(line, holder.clone()).await.unwrap_or_default();
                 PlanError::Foreign { chain, holder, driven }.into()

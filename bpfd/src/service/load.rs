@@ -12,7 +12,6 @@ use bpfd_core::request::{Apply, Bytes, LoadRequest};
 use bpfd_core::selection::SelectionError;
 use ebpf::globals::GlobalError;
 use ebpf::inspect::NotLoadable;
-use ebpf::verifier_log::Rejection;
 
 use super::make::{Admitted, Made, VERIFICATION};
 use super::{Changed, Service};
@@ -20,6 +19,7 @@ use crate::audit::DeniedImage;
 use crate::engine::{Context, Engine, EngineError, Pending};
 use crate::images::ImageError;
 use crate::kernel::HostKernel;
+use crate::load_log::Rejected;
 use crate::progress::Report;
 use crate::source::UploadError;
 use crate::turns::Line;
@@ -53,17 +53,8 @@ pub enum LoadError {
         source: GlobalError,
     },
     /// The kernel's verifier.
-    #[error("the kernel's verifier rejected `{program}`")]
-    Verifier {
-        /// Which program.
-        program: String,
-        /// The last lines of its log.
-        tail: String,
-        /// Names the whole log.
-        log_id: String,
-        /// What the log says.
-        rejection: Box<Rejection>,
-    },
+    #[error(transparent)]
+    Verifier(Rejected),
     /// Another step of making maps and programs.
     #[error(transparent)]
     Kernel(StepError),
@@ -128,7 +119,7 @@ impl Service {
         }
         let answer = match committed {
             Ok(answer) => answer,
-            Err(LoadError::Engine(error)) => return Err(self.with_holders(line, error).await.into()),
+            Err(LoadError::Engine(error)) => return Err(self.explained(asks.uid, line, error).await.into()),
             Err(error) => return Err(error),
         };
         Ok(Changed { answer, before, now: self.snapshot(), warnings })

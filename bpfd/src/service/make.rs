@@ -21,7 +21,6 @@ use bpfd_core::state::{Advice, Map, ObjectDigest, ProgramKind, Setting};
 use bpfd_policy::Policy;
 use ebpf::inspect::Object;
 use ebpf::line_info::LineTable;
-use ebpf::verifier_log::{self, LinkedFunction};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -44,8 +43,6 @@ use crate::worker::parse;
 const AT_ONCE: usize = 2;
 /// How long the kernel may take over one load. The verifier gives up at a million instructions, seconds on a slow core.
 pub(super) const VERIFICATION: Duration = Duration::from_secs(30);
-/// Lines of a verifier's log that say why, if it has no message that bpfd can read.
-const TAIL: usize = 2;
 
 /// What makes programs.
 #[derive(Clone)]
@@ -159,20 +156,13 @@ impl Loads {
         Ok(Made { uid, staged, loaded, proof: bytecode.proof().clone(), reserved })
     }
 
-    /// A verifier's log with the place in the source that it means, read from the object's own line information. The whole log is kept
-    /// for its caller.
-    fn explain(&self, uid: u32, elf: &[u8], error: StepError) -> LoadError {
-        match error {
-            StepError::Verifier { program, log } => {
-                let lines = LineTable::read(elf).unwrap_or_default();
-                let functions = [LinkedFunction { name: program.clone(), start: 0 }];
-                let rejection = Box::new(verifier_log::read(log.as_bytes(), &lines, &functions));
-                let tail: Vec<&str> = log.lines().rev().filter(|line| !line.trim().is_empty()).take(TAIL).collect();
-                let tail = tail.into_iter().rev().collect::<Vec<_>>().join("; ");
-                LoadError::Verifier { program, tail, log_id: self.logs.keep(uid, &log), rejection }
-            }
-            other => LoadError::Kernel(other),
+    /// A verifier's refusal with the place in the source that it means, read from the object's own line information. The whole log is
+    /// kept for its caller.
+    fn explain(&self, uid: u32, elf: &[u8], mut error: StepError) -> LoadError {
+        if let StepError::Verifier { rejection, .. } = &mut error {
+            rejection.locate(&LineTable::read(elf).unwrap_or_default());
         }
+        self.logs.rejected(uid, error).map_or_else(LoadError::Kernel, LoadError::Verifier)
     }
 }
 

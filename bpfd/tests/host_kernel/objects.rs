@@ -92,7 +92,7 @@ fn the_verifiers_log_is_kept() {
     let mut kernel = world.kernel();
     let source = r#"SEC("xdp") int wild(struct xdp_md *ctx) { return *(int *)(long)ctx->data; } char L[] SEC("license") = "GPL";"#;
     let refused = kernel.try_load(&world, app(), &world.recipe(world.source(source), &[("wild", XDP)])).unwrap_err();
-    let StepError::Verifier { program, log } = refused else { panic!("{refused}") };
+    let StepError::Verifier { program, log, .. } = refused else { panic!("{refused}") };
     assert_eq!(program, "wild");
     assert!(log.contains("invalid access to packet"), "{log}");
     assert_eq!(kernel.look(&[]).apps.len(), 0);

@@ -8,8 +8,6 @@ use std::fmt::Write as _;
 use bpfd::worker::parse;
 use bpfd_core::kernel::{Recipe, StepError};
 use bpfd_core::state::{ProgramKind, Reach};
-use ebpf::line_info::LineTable;
-use ebpf::verifier_log::{self, LinkedFunction};
 use ebpf::verifier_words::explain;
 use insta::assert_snapshot;
 
@@ -135,15 +133,13 @@ fn explained(source: &str, reach: Reach) -> String {
     let mut kernel = world.kernel();
     let elf = world.source(source);
     let object = parse::inspect(&workers(), &elf).unwrap();
-    let lines = LineTable::read(&elf).unwrap();
     let mut told = String::new();
     for program in &object.programs {
         let function = program.function.as_str();
         let recipe = Recipe { reach, ..world.recipe(elf.clone(), &[(function, ProgramKind::Xdp)]) };
         let means = match kernel.try_load(&world, app(), &recipe) {
-            Err(StepError::Verifier { program, log }) => {
-                let start = [LinkedFunction { name: program, start: 0 }];
-                let message = verifier_log::read(log.as_bytes(), &lines, &start).message.unwrap_or_default();
+            Err(StepError::Verifier { rejection, .. }) => {
+                let message = rejection.message.unwrap_or_default();
                 explain(&message).map_or(message, |words| words.means.to_owned())
             }
             other => format!("{other:?}"),

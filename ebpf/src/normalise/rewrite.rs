@@ -39,7 +39,7 @@ struct Out<'a> {
 pub(super) fn object<'a>(
     elf: &Elf<'a>,
     reach: &Reach<'_>,
-    types: &'a Types,
+    types: Option<&'a Types>,
     license: &str,
 ) -> Result<Vec<u8>, NormaliseError> {
     let mut out = Vec::with_capacity(elf.sections.len() + 1);
@@ -54,7 +54,7 @@ pub(super) fn object<'a>(
 fn section_of<'a>(
     elf: &Elf<'a>,
     reach: &Reach<'_>,
-    types: &'a Types,
+    types: Option<&'a Types>,
     license: &str,
     old: &Section<'a>,
 ) -> Result<Out<'a>, NormaliseError> {
@@ -91,12 +91,17 @@ fn section_of<'a>(
     if old.kind != SHT_PROGBITS && old.kind != SHT_NOBITS {
         return Ok(Out::default());
     }
-    match old.name {
-        ".BTF" if is_first(".BTF") => return Ok(Out { data: types.btf.as_slice().into(), ..copy(".BTF") }),
-        ".BTF.ext" if is_first(".BTF.ext") => return Ok(Out { data: types.ext.as_slice().into(), ..copy(".BTF.ext") }),
-        "license" if is_first("license") => {
-            let mut text = license.as_bytes().to_vec();
-            text.push(0);
+    match (old.name, types) {
+        (".BTF", Some(types)) if is_first(".BTF") => {
+            return Ok(Out { data: types.btf.as_slice().into(), ..copy(".BTF") });
+        }
+        (".BTF.ext", Some(types)) if is_first(".BTF.ext") => {
+            return Ok(Out { data: types.ext.as_slice().into(), ..copy(".BTF.ext") });
+        }
+        ("license", _) if is_first("license") => {
+            // `aya_obj` refuses an empty one; to the kernel a blank is as little of a licence.
+            let text = if license.is_empty() { " " } else { license };
+            let text = [text.as_bytes(), b"\0"].concat();
             return Ok(Out { data: text.into(), flags: ALLOCATED, ..copy("license") });
         }
         _ => {}
@@ -107,7 +112,8 @@ fn section_of<'a>(
     match old.name {
         // One number; anything else is not what a loader expects there.
         "version" if is_first("version") && old.data.len() == 4 => Ok(copy("version")),
-        _ if maps::is_btf(old) && is_first(".maps") => without_initialisers(elf, old).map(|()| copy(".maps")),
+        // What maps hold from the start is read apart: see `contents`.
+        _ if maps::is_btf(old) && is_first(".maps") => Ok(copy(".maps")),
         _ if maps::is_legacy(old) => {
             without_initialisers(elf, old)?;
             Ok(Out { data: without_pinning(elf, old).into(), ..copy(old.name) })

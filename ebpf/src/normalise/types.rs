@@ -2,16 +2,14 @@
 //! records of needed functions only. Must never renumber a type: instructions and records name types by number.
 
 use super::reach::Reach;
-use super::{NormaliseError, alias};
+use super::{NormaliseError, alias, flexible};
 use crate::btf::{Btf, BtfError, HEADER_SIZE, Member, Place, Type};
 use crate::btf_ext::{BtfExt, CORE_RECORD, FUNC_RECORD, LINE_RECORD, SectionRecords};
 use crate::bytes::{count, index, put, u32_at};
 use crate::elf::Elf;
 use crate::functions::INSN;
+use crate::maps::MapKind;
 
-/// `BTF_KIND_PTR << 24` and `BTF_KIND_ARRAY << 24`: `btf_type.info` of a nameless type.
-const POINTER: u32 = 2 << 24;
-const ARRAY: u32 = 3 << 24;
 /// No struct of a kernel or an object is larger, bytes; and no index into one.
 const MAX_SIZE: u32 = 1 << 28;
 /// Steps of a CO-RE access (libbpf: `BPF_CORE_SPEC_MAX_LEN`).
@@ -45,15 +43,36 @@ pub(super) fn rewrite(
         strings.push(0);
     }
     let sections = Sections { names, btf, reach };
-    let tables = [
-        sections.table(&ext.functions, FUNC_RECORD, Sections::is_function)?,
-        sections.table(&ext.lines, LINE_RECORD, Sections::is_line)?,
-        sections.table(&ext.core, CORE_RECORD, Sections::is_core)?,
-    ];
-    let mut types = without_pinning(btf);
-    sections.make_hidden_static(&ext.functions, &mut types);
-    state_license_size(elf, btf, &mut types);
-    Ok(Types { btf: encode_btf(&types, &strings), ext: encode_ext(&tables) })
+    let functions = sections.table(&ext.functions, FUNC_RECORD, Sections::is_function)?;
+    let lines = sections.table(&ext.lines, LINE_RECORD, Sections::is_line)?;
+    let mut core = sections.table(&ext.core, CORE_RECORD, Sections::is_core)?;
+    let mut types = NewTypes { bytes: btf.types.to_vec(), last: btf.len() };
+    clear_pinning(btf, &mut types);
+    rename_programs(btf, &mut types, &mut strings);
+    sections.make_hidden_static(&ext.functions, &mut types.bytes);
+    state_license_size(elf, btf, &mut types.bytes);
+    flexible::lengthen(btf, &mut types, &mut core);
+    Ok(Types { btf: encode_btf(&types.bytes, &strings), ext: encode_ext(&[functions, lines, core]) })
+}
+
+/// An object's types, and those that are added.
+pub(super) struct NewTypes {
+    pub(super) bytes: Vec<u8>,
+    /// The id of the last one.
+    last: u32,
+}
+
+impl NewTypes {
+    /// Adds a type of these bytes, with other words at some places; its id.
+    pub(super) fn push(&mut self, bytes: &[u8], words: &[(usize, u32)]) -> u32 {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        for (at, word) in words {
+            put(&mut self.bytes, start + at, &word.to_le_bytes());
+        }
+        self.last = self.last.saturating_add(1);
+        self.last
+    }
 }
 
 /// Sizes and members as the kernel wants them (`btf_struct_check_meta` in `kernel/bpf/btf.c`); CO-RE computes with them.
@@ -106,10 +125,9 @@ fn encode_ext(tables: &[Vec<u8>]) -> Vec<u8> {
     out
 }
 
-/// The types with each map's `pinning` pointing at a new `int (*)[0]`. The old one cannot be changed in place: clang lets
+/// Lets each map's `pinning` point at a new `int (*)[0]`. The old one cannot be changed in place: clang lets
 /// `__uint(pinning, 1)` and `__uint(max_entries, 1)` share a type.
-fn without_pinning(btf: &Btf<'_>) -> Vec<u8> {
-    let mut types = btf.types.to_vec();
+fn clear_pinning(btf: &Btf<'_>, types: &mut NewTypes) {
     let mut none = None;
     for entry in btf.section(".maps").into_iter().flat_map(|vars| vars.iter().collect::<Vec<_>>()) {
         let Some(Type::Variable { of }) = btf.get(entry.var) else { continue };
@@ -118,15 +136,14 @@ fn without_pinning(btf: &Btf<'_>) -> Vec<u8> {
             if btf.string(member.name) != "pinning" {
                 continue;
             }
-            let Some(pointer) = none.or_else(|| append_zero(&mut types, btf, member.of)) else { continue };
+            let Some(pointer) = none.or_else(|| append_zero(btf, types, member.of)) else { continue };
             none = Some(pointer);
             // A struct's members follow its 12 bytes, 12 bytes each; the type is the second word.
             if let Some(start) = btf.offset_of(id) {
-                put(&mut types, start + 12 + 12 * at + 4, &pointer.to_le_bytes());
+                put(&mut types.bytes, start + 12 + 12 * at + 4, &pointer.to_le_bytes());
             }
         }
     }
-    types
 }
 
 /// The size of the licence's section, which clang leaves to the loader: that one gets the licence without its padding
@@ -143,20 +160,28 @@ fn state_license_size(elf: &Elf<'_>, btf: &Btf<'_>, types: &mut [u8]) {
     }
 }
 
+/// Calls the `values` of program arrays otherwise: `aya_obj` takes them for maps, and passes over what it does not know.
+fn rename_programs(btf: &Btf<'_>, types: &mut NewTypes, strings: &mut Vec<u8>) {
+    let name = count(strings.len());
+    strings.extend_from_slice(b"programs\0");
+    for entry in btf.section(".maps").into_iter().flat_map(|vars| vars.iter().collect::<Vec<_>>()) {
+        let Some(Type::Variable { of }) = btf.get(entry.var) else { continue };
+        let Some((id, Type::Struct { members, .. })) = btf.resolve(of) else { continue };
+        let kind = members.iter().find(|member| btf.string(member.name) == "type").and_then(|member| btf.uint(member));
+        let values = members.iter().position(|member| btf.string(member.name) == "values");
+        if let (Some(start), Some(at)) = (btf.offset_of(id), values.filter(|_| kind == Some(MapKind::PROG_ARRAY.0))) {
+            put(&mut types.bytes, start + 12 + 12 * at, &name.to_le_bytes());
+        }
+    }
+}
+
 /// Appends `int (*)[0]` with the element and index types of the array behind `pointer`; the new pointer's id.
-fn append_zero(types: &mut Vec<u8>, btf: &Btf<'_>, pointer: u32) -> Option<u32> {
-    let (_, Type::Pointer(array)) = btf.resolve(pointer)? else { return None };
+fn append_zero(btf: &Btf<'_>, types: &mut NewTypes, pointer: u32) -> Option<u32> {
+    let (pointer, Type::Pointer(array)) = btf.resolve(pointer)? else { return None };
     let (array, Type::Array { .. }) = btf.resolve(array)? else { return None };
-    let at = btf.offset_of(array)? + 12;
-    let (element, index) = (u32_at(btf.types, at)?, u32_at(btf.types, at + 4)?);
-    let id = btf.len().checked_add(1)?;
-    for word in [0, ARRAY, 0, element, index, 0] {
-        types.extend(word.to_le_bytes());
-    }
-    for word in [0, POINTER, id] {
-        types.extend(word.to_le_bytes());
-    }
-    id.checked_add(1)
+    let (pointer, array) = (btf.raw(pointer)?, btf.raw(array)?);
+    let empty = types.push(array, &[(20, 0)]);
+    Some(types.push(pointer, &[(8, empty)]))
 }
 
 /// `0:1:2`: the steps from a type to a member.

@@ -42,6 +42,8 @@ pub(super) enum Lane {
     Corpora,
     /// Root.
     Host,
+    /// Root, and objects of Debian's packages.
+    Objects,
     /// Root and a kernel of its own.
     Guest,
 }
@@ -53,6 +55,8 @@ impl Lane {
             Self::Unit
         } else if starts(&["guest"]) {
             Self::Guest
+        } else if starts(&["objects_"]) {
+            Self::Objects
         } else if ["bpfd-tests", "bpfd-sys"].contains(&package) || starts(&["host_", "kernel", "root"]) {
             Self::Host
         } else if ["corpora", "corpus", "fuzz", "hostile", "mutation"].iter().any(|w| name.contains(w)) {
@@ -116,6 +120,7 @@ impl Binaries {
                     Lane::Unit => "unit",
                     Lane::Corpora => "corpora",
                     Lane::Host => "host",
+                    Lane::Objects => "objects",
                     Lane::Guest => "guest",
                 };
                 json!({"package": b.package, "name": b.name, "lane": lane, "file": b.file, "dir": b.dir})
@@ -132,6 +137,7 @@ impl Binaries {
                 "unit" => Lane::Unit,
                 "corpora" => Lane::Corpora,
                 "host" => Lane::Host,
+                "objects" => Lane::Objects,
                 "guest" => Lane::Guest,
                 _ => return None,
             };

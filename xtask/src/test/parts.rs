@@ -24,6 +24,8 @@ pub(super) enum Part {
     Corpora,
     /// Tests on this host's kernel, as root
     Host,
+    /// Objects of Debian's packages, loaded by libbpf and by bpfd
+    Objects,
     /// The same and more on other kernels
     Vm,
     /// Clients in other languages, documentation
@@ -59,12 +61,14 @@ const NOT_IN_GUESTS: [&str; 14] = [
 const GUEST_TIMEOUT: &str = "900";
 
 impl Part {
-    pub(super) const ALL: [Self; 6] = [Self::Static, Self::Unit, Self::Corpora, Self::Host, Self::Vm, Self::Clients];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Static, Self::Unit, Self::Corpora, Self::Host, Self::Objects, Self::Vm, Self::Clients];
 
     /// Minutes of the 45 that a cold run may take.
     pub(super) fn share(self) -> u32 {
         match self {
             Self::Static | Self::Unit | Self::Corpora => 4,
+            Self::Objects => 2,
             Self::Host | Self::Clients => 6,
             Self::Vm => 12,
         }
@@ -72,7 +76,7 @@ impl Part {
 
     pub(super) fn runs_binaries(self) -> bool {
         match self {
-            Self::Unit | Self::Corpora | Self::Host | Self::Vm => true,
+            Self::Unit | Self::Corpora | Self::Host | Self::Objects | Self::Vm => true,
             Self::Static | Self::Clients => false,
         }
     }
@@ -95,6 +99,7 @@ impl Part {
                 steps.extend(demo(root, binaries));
                 vec![steps]
             }
+            Self::Objects => vec![objects(root, &of(Lane::Objects))],
             Self::Vm => in_guests(root, binaries),
             Self::Clients => vec![clients(root)],
         }
@@ -108,6 +113,7 @@ impl fmt::Display for Part {
             Self::Unit => "unit",
             Self::Corpora => "corpora",
             Self::Host => "host",
+            Self::Objects => "objects",
             Self::Vm => "vm",
             Self::Clients => "clients",
         })
@@ -191,6 +197,25 @@ fn on_host(root: &Path, binaries: &[&Binary], ready: impl FnOnce() -> Result<(),
         return binaries.iter().map(|b| skip(b, "", &reason)).collect();
     }
     binaries.iter().map(|b| run(b, Spec { dir: Some(b.dir.clone()), ..Spec::new(&b.file, &LIBTEST) })).collect()
+}
+
+/// Packages of Debian whose programs are BPF objects, or have some in them.
+const OBJECTS: [&str; 4] = ["ir-keytable", "libbpf-tools", "systemd", "xdp-tools"];
+
+/// Steps for test programs that read what is in those packages, which are fetched and unpacked, never installed.
+fn objects(root: &Path, binaries: &[&Binary]) -> Vec<Step> {
+    let fetched = tools_ready(&HOST_TOOLS).and_then(|()| tools::unpacked(&OBJECTS).map_err(|e| format!("{e:#}")));
+    let (ready, dir) = match fetched {
+        Ok(dir) => (Ok(()), dir.display().to_string()),
+        Err(reason) => (Err(reason), String::new()),
+    };
+    let mut steps = on_host(root, binaries, || ready);
+    for step in &mut steps {
+        if let Step::Run { command, .. } = step {
+            command.env.push(("BPFD_OBJECTS".to_owned(), dir.clone()));
+        }
+    }
+    steps
 }
 
 /// Passing tests may say that they were skipped: `count` reads it from what they printed.
@@ -285,7 +310,7 @@ impl Guest<'_> {
 fn needs_root(binary: &Binary) -> bool {
     match binary.lane {
         Lane::Host | Lane::Guest => true,
-        Lane::Unit | Lane::Corpora => false,
+        Lane::Unit | Lane::Corpora | Lane::Objects => false,
     }
 }
 

@@ -31,6 +31,36 @@ pub(super) fn install(packages: &[&str], dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Fetches a package and unpacks it as `dir/PACKAGE`, whole or not at all.
+pub(super) fn unpack(package: &str, dir: &Path) -> Result<()> {
+    let fetched = dir.join(format!("{package}.fetched"));
+    fs::create_dir_all(&fetched).with_context(|| format!("cannot make `{}`", fetched.display()))?;
+    println!("$ apt-get download {package}");
+    let download = || {
+        let out = Command::new("apt-get").args(["download", "--quiet", package]).current_dir(&fetched).output();
+        out.context("cannot run apt-get")
+    };
+    let mut done = download()?;
+    if !done.status.success() {
+        // The lists may be older than the archive.
+        run(&["update", "--quiet"], dir)?;
+        done = download()?;
+    }
+    if !done.status.success() {
+        bail!("apt-get download {package} failed:\n{}", String::from_utf8_lossy(&done.stderr).trim());
+    }
+    let mut entries = fs::read_dir(&fetched)?.filter_map(Result::ok).map(|entry| entry.path());
+    let deb =
+        entries.find(|path| path.extension().is_some_and(|end| end == "deb")).context("apt-get fetched nothing")?;
+    let half = dir.join(format!("{package}.half"));
+    let status =
+        Command::new("dpkg-deb").arg("--extract").args([&deb, &half]).status().context("cannot run dpkg-deb")?;
+    if !status.success() {
+        bail!("dpkg-deb cannot unpack `{}`", deb.display());
+    }
+    fs::rename(&half, dir.join(package)).and_then(|()| fs::remove_dir_all(&fetched)).context("cannot keep the package")
+}
+
 /// What came of a run.
 struct Done {
     status: ExitStatus,

@@ -20,10 +20,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::hook::{ChainId, ChainName, NamedChain, Point};
 use crate::ident::{GenerationUid, LinkUid, Uids};
 use crate::kernel::{
-    ChainContent, ForeignProgram, Live, LiveGeneration, Member, Observed, ObservedChain, Slot, Spot, Step,
+    ChainContent, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Member, Observed, ObservedChain, Slot, Spot,
+    Step,
 };
 use crate::order;
-use crate::plan::{LinkStatus, PlanError};
+use crate::plan::{LinkStatus, Plan, PlanError};
 use crate::state::{Change, Link, State, WhenAbsent};
 
 /// A chain, and all that decides what becomes of it.
@@ -115,6 +116,22 @@ pub(crate) fn converge(
         plan.swaps.push(Step::Swap { chain: named(), from, to, mode: xdp::mode(view), at });
     }
     plan
+}
+
+/// References to take to dispatchers that a peer built around programs of ours, and to generations of ours that lost their pins: nothing
+/// that runs is changed by it.
+pub fn adoptions(observed: &Observed) -> Plan {
+    let steps = observed.chains.iter().flat_map(|(id, seen)| {
+        let carries_ours = match &seen.live {
+            Live::Dispatcher(LiveDispatcher { slots, .. }) => slots.iter().any(|slot| slot.ours().is_some()),
+            Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Row(_) => true,
+        };
+        let new = |live: &LiveGeneration| carries_ours && !observed.generations.contains_key(&live.generation);
+        let chain = NamedChain { id: *id, name: seen.name.clone() };
+        let live = seen.live.generations().into_iter().filter(new);
+        live.map(move |live| Step::Adopt { chain: chain.clone(), live }).collect::<Vec<_>>()
+    });
+    Plan { steps: steps.collect(), committed: 0 }
 }
 
 /// How each of these links stands in what was observed, if it is one of a shared hook.

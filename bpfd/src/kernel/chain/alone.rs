@@ -24,16 +24,17 @@ const NAMELESS: &str = "bpfd_alone";
 
 /// Builds it.
 pub(crate) fn build(uid: GenerationUid, chain: ChainId, member: &Member, apps: &Codes) -> Result<Built, StepError> {
-    let Member { app, function, .. } = member;
+    let Member { link, app, function, .. } = member;
     let missing = || StepError::Object { why: format!("it has no program `{function}`") };
     let code = apps.get(app).ok_or_else(missing)?;
     let finished = code.programs.get(function).ok_or_else(missing)?;
-    let types = code.btf.as_ref().map(AsFd::as_fd);
+    let types = code.types.fd();
     let program = match finished.name == DISPATCHER {
         // By this name dispatchers are known.
-        true => load(&Finished { name: NAMELESS.to_owned(), ..finished.clone() }, types)?,
-        false => load(finished, types)?,
+        true => load(&Finished { name: NAMELESS.to_owned(), ..finished.clone() }, types),
+        false => load(finished, types),
     };
+    let program = program.map_err(|error| error.of_link(*link))?;
     let record = ChainRecord { place: generation::place(uid, chain), entries: vec![generation::entry(member)] };
     let record = record.encode().map_err(|error| StepError::Object { why: error_chain(&error) })?;
     let doing = || format!("make the record of generation {uid}");

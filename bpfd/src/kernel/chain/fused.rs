@@ -8,7 +8,7 @@ use bpfd_core::chain::room::Room;
 use bpfd_core::hook::ChainId;
 use bpfd_core::ident::{GenerationUid, KernelId};
 use bpfd_core::kernel::{Member, StepError};
-use bpfd_sys::bpf::prog_info;
+use bpfd_sys::bpf::{btf_load, prog_info};
 use ebpf::chain_record::CHAIN_MAP_NAME;
 use ebpf::fuse::{self, CannotFuse, Size, fuse};
 
@@ -32,7 +32,12 @@ pub(crate) fn build(
 
     let record =
         freeze(CHAIN_MAP_NAME, fused.record()).map_err(failed(|| format!("make the record of generation {uid}")))?;
-    let program = load(&fused.link(record.as_raw_fd()), None)?;
+    let types = btf_load(fused.btf()).map_err(|error| StepError::Call {
+        doing: format!("load the types of generation {uid}"),
+        errno: error.error.to_string(),
+    })?;
+    let program =
+        load(&fused.link(record.as_raw_fd()), Some(types.as_fd())).map_err(|error| about(error, &parts, members))?;
     let info = prog_info(program.as_fd()).map_err(failed(|| format!("read the program of generation {uid}")))?;
     Ok(Built { program, record, id: KernelId(info.id.0), chain })
 }
@@ -42,6 +47,15 @@ fn part<'a>(member: &Member, apps: &'a Codes) -> Result<fuse::Member<'a>, StepEr
     let missing = || StepError::Object { why: format!("it has no program `{function}`") };
     let program = apps.get(app).and_then(|code| code.programs.get(function)).ok_or_else(missing)?;
     Ok(fuse::Member { entry: entry(member), program })
+}
+
+/// Names the member that the verifier rejects, by the instruction that it objects to.
+fn about(error: StepError, parts: &[fuse::Member<'_>], members: &[Member]) -> StepError {
+    let StepError::Verifier { program, link: _, log, rejection } = error else { return error };
+    let place = rejection.instruction.and_then(|instruction| fuse::member_at(parts, instruction));
+    let member = place.and_then(|place| members.get(place));
+    let program = member.map_or(program, |member| member.function.clone());
+    StepError::Verifier { program, link: member.map(|member| member.link), log, rejection }
 }
 
 /// Names the member that is in the way, at this place: its function, with its app where two members share the function's name.

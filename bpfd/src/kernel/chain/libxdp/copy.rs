@@ -43,12 +43,8 @@ pub(crate) fn build(template: &Loaded, member: &Member, apps: &Codes) -> Result<
     let missing = || StepError::Object { why: format!("it has no program `{function}`") };
     let code = apps.get(app).ok_or_else(missing)?;
     let program = code.programs.get(function).ok_or_else(missing)?;
-    let untyped = || StepError::Object {
-        why: format!("`{function}` has no type information, which sharing an interface needs: compile it with `-g`"),
-    };
-    let btf = code.btf.as_ref().filter(|_| !program.func_info.is_empty()).ok_or_else(untyped)?;
     let target = Target::Program { fd: template.program.as_fd(), function: template.target };
-    let copy = load_extension(program, btf.as_fd(), target)?;
+    let copy = load_extension(program, code.types.needed(program)?, target).map_err(|error| error.of_link(*link))?;
 
     let entry = ChainEntry { flags: program.load.flags, ..generation::entry(member) };
     // Which generation and interface it runs in changes; the record names the link alone.

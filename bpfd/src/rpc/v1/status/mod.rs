@@ -7,7 +7,7 @@ mod words;
 
 use bpfd_core::changes::RequestError;
 use bpfd_core::hook::{BadTarget, own};
-use bpfd_core::kernel::{ForeignProgram, ObserveError, StepError};
+use bpfd_core::kernel::{ForeignProgram, IN_CHAIN, ObserveError, StepError};
 use bpfd_core::plan::PlanError;
 use bpfd_core::policy::Denied;
 use bpfd_core::quota::OverQuota;
@@ -29,6 +29,7 @@ pub(super) use self::words::{attaching, detaching, loading, unloading};
 use crate::causes::error_chain;
 use crate::engine::EngineError;
 use crate::execute::ExecuteError;
+use crate::load_log::Rejected;
 use crate::objects::IncomingError;
 use crate::reads::ReadError;
 use crate::service::{LoadError, LookError, Refused, UploadRefused};
@@ -69,7 +70,7 @@ pub(in crate::rpc::v1) fn load(message: String, error: LoadError) -> Refusal {
         LoadError::NotLoadable(error) => Refusal::new(ErrorReason::InvalidObject, message).cause(error_chain(&error)),
         LoadError::Selection(error) => selection(message, &error),
         LoadError::Global { name, source } => global(&name, &source),
-        LoadError::Verifier { program, tail, log_id, rejection } => verifier(program, tail, log_id, *rejection),
+        LoadError::Verifier(rejected) => verifier(&rejected),
         LoadError::Kernel(error) => step(message, &error),
         LoadError::TooSlow => Refusal::new(ErrorReason::Timeout, message).cause(error.to_string()),
         LoadError::GivenUp(why) => Refusal::new(given_up(why), message).cause(why.to_string()),
@@ -137,9 +138,9 @@ fn selection(message: String, error: &SelectionError) -> Refusal {
     match error {
         SelectionError::Select(select) => match select {
             SelectError::NoPrograms | SelectError::NoFunction { .. } | SelectError::NoneOfKind { .. } => {
-                refusal(ErrorReason::NoSuchProgram)
+                meant(refusal(ErrorReason::NoSuchProgram), select)
             }
-            SelectError::NoSection { .. } => refusal(ErrorReason::NoSuchSection),
+            SelectError::NoSection { .. } => meant(refusal(ErrorReason::NoSuchSection), select),
             SelectError::Ambiguous { .. } => {
                 refusal(ErrorReason::AmbiguousProgram).hint("name one: `--program FUNCTION`")
             }
@@ -152,6 +153,12 @@ fn selection(message: String, error: &SelectionError) -> Refusal {
         SelectionError::Untyped { .. } => refusal(ErrorReason::WrongProgramType)
             .hint("give a hook, as in `bpfctl load … xdp -i eth0`, or select other programs with `--program`"),
     }
+}
+
+/// With the name that was probably meant.
+fn meant(mut refusal: Refusal, error: &SelectError) -> Refusal {
+    refusal.hint = error.meant().map(|name| format!("did you mean `{name}`?"));
+    refusal
 }
 
 fn global(name: &str, error: &GlobalError) -> Refusal {
@@ -180,24 +187,26 @@ fn some_of(names: &[String]) -> String {
     }
 }
 
-fn verifier(program: String, tail: String, log_id: String, rejection: Rejection) -> Refusal {
-    let Rejection { message, instruction, function, location } = rejection;
-    let why = message.unwrap_or(tail);
+fn verifier(rejected: &Rejected) -> Refusal {
+    let Rejected { program, in_chain, tail, log_id, rejection } = rejected;
+    let Rejection { message, instruction, function, location } = Rejection::clone(rejection);
+    let why = message.unwrap_or_else(|| tail.clone());
+    let chain = if *in_chain { IN_CHAIN } else { "" };
     let place = location.as_ref().map(|at| format!("{}:{}:{}: ", at.file, at.line, at.column)).unwrap_or_default();
     let words = explain(&why);
     let mut refusal =
-        Refusal::new(ErrorReason::VerifierRejected, format!("the kernel's verifier rejected `{program}`"))
+        Refusal::new(ErrorReason::VerifierRejected, format!("the kernel's verifier rejected `{program}`{chain}"))
             .cause(format!("{place}{why}"));
     refusal.hint = words.map(|words| words.advice.to_owned());
     refusal.verifier(VerifierFailure {
-        program: function.unwrap_or(program),
+        program: function.map_or_else(|| program.clone(), |(function, _)| function),
         instruction,
         file: location.as_ref().map(|at| at.file.clone()),
         line: location.as_ref().map(|at| at.line),
         column: location.as_ref().map(|at| at.column),
         source_line: location.map(|at| at.text),
         message: why,
-        log_id,
+        log_id: log_id.clone(),
         explanation: words.map(|words| words.means.to_owned()).unwrap_or_default(),
     })
 }
@@ -215,6 +224,7 @@ pub(in crate::rpc::v1) fn engine(message: &str, error: &EngineError) -> Refusal 
         }
         EngineError::Plan(error) => plan(message, error),
         EngineError::Execute(error) => execute(message, error),
+        EngineError::Rejected(rejected) => verifier(rejected),
         EngineError::Observe(ObserveError { .. }) => {
             Refusal::new(ErrorReason::KernelError, message).cause(error_chain(error))
         }
@@ -255,10 +265,7 @@ fn execute(message: &str, error: &ExecuteError) -> Refusal {
 fn step(message: String, error: &StepError) -> Refusal {
     let refusal = |reason| Refusal::new(reason, message.clone()).cause(error_chain(error));
     match error {
-        StepError::Verifier { program, log } => {
-            let last = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-            Refusal::new(ErrorReason::VerifierRejected, message).cause(format!("`{program}`: {last}"))
-        }
+        StepError::Verifier { .. } => refusal(ErrorReason::VerifierRejected),
         StepError::CannotFuse { .. } => refusal(ErrorReason::CannotFuse).hint(
             "in mode `fused` all programs of an interface are combined into one; \
              attach this program to an interface without other programs",

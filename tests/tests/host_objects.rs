@@ -1,0 +1,153 @@
+//! Objects as libbpf takes them: what their bytes lack, or declare in an unusual way, keeps no program from running.
+
+use bpfd_tests::{Host, broken, example};
+use insta::assert_snapshot;
+
+#[test]
+fn an_element_of_a_flexible_array_is_read_where_this_kernel_has_it() {
+    let host = Host::new();
+    let load = format!("load --path {} --program on_enter --name args tracepoint", broken("flexible"));
+    assert_snapshot!(host.bpfctl(&load).ok(), @"
+    PROGRAM        TYPE        HOOK                               PRIO  POS  STATE
+    args/on_enter  tracepoint  tracepoint:raw_syscalls/sys_enter  -     -    ATTACHED
+    ");
+}
+
+#[test]
+fn an_object_without_a_licence_loads_and_may_not_call_helpers_for_gpl_programs() {
+    let host = Host::new();
+    let load = |program: &str| format!("load --path {} --program {program} xdp -i uplink", broken("no_license"));
+    host.bpfctl(&load("pass")).ok();
+    let refused = host.refuses(5, &load("reads"));
+    let (shown, _log) = refused.split_once("hint:").unwrap();
+    assert_snapshot!(shown, @"
+    reading the object
+    loading programs
+    error: the kernel's verifier rejected `reads`
+      --> ./no_license.c:12:2, instruction 6
+       |
+    12 | bpf_probe_read_kernel(&word, sizeof(word), ctx);
+       = cannot call GPL-restricted function from non-GPL compatible program: bpf_probe_read_kernel#113
+       = that is: the helper may only be called by programs under a licence that is compatible with the GPL
+    cause: ./no_license.c:12:2: cannot call GPL-restricted function from non-GPL compatible program: bpf_probe_read_kernel#113
+    ");
+}
+
+#[test]
+fn an_object_without_types_runs_where_its_chain_needs_none() {
+    let host = Host::fused();
+    host.bpfctl(&format!("load --path {} --name untyped xdp -i uplink", broken("no_btf"))).ok();
+    // Beside one that has them.
+    host.counter("typed", 60, 1);
+    host.ping(10);
+    assert_eq!(host.counted("typed"), 10);
+}
+
+#[test]
+fn a_function_without_types_is_no_hindrance_unless_types_are_needed() {
+    let host = Host::fused();
+    let load = |program: &str| format!("load --path {} --program {program} xdp -i uplink", broken("no_func_info"));
+    host.bpfctl(&load("calls")).ok();
+    assert_snapshot!(host.refuses(1, &load("loops")), @"
+    reading the object
+    error: cannot load `no_func_info`
+    cause: `loops` hands a callback to the kernel, which needs type information of all functions; `bare` has none: compile it with `-g`
+    ");
+}
+
+#[test]
+fn types_that_the_kernel_refuses_are_left_out_unless_they_are_needed() {
+    let host = Host::fused();
+    let refused_types = |object: String| {
+        let mut bytes = std::fs::read(object).unwrap();
+        // No name of a struct for the kernel.
+        let at = bytes.windows(7).position(|text| text == b"xdp_md\0").unwrap();
+        bytes[at + 3] = b'-';
+        std::fs::write(host.path("/run/refused-types.o"), bytes).unwrap();
+        "load --path /run/refused-types.o"
+    };
+    let load = refused_types(example("xdp-counter"));
+    host.bpfctl(&format!("{load} --name counter xdp -i uplink")).ok();
+    host.ping(10);
+    assert_eq!(host.counted("counter"), 10);
+    let load = refused_types(broken("subprograms"));
+    host.bpfctl(&format!("{load} --program calls_both xdp -i uplink")).ok();
+    assert_snapshot!(host.refuses(1, &format!("{load} --program loops xdp -i uplink")), @"
+    reading the object
+    loading programs
+    error: cannot load `refused-types`
+    cause: cannot use the object: `loops` hands a callback to the kernel, which needs type information, and the kernel refused the object's: Invalid argument (os error 22) [2] STRUCT xdp-md size=24 vlen=6 Invalid name
+    ");
+}
+
+#[test]
+fn a_program_that_the_verifier_rejects_in_its_chain_alone_is_shown_as_one_of_a_load() {
+    let host = Host::fused();
+    host.counter("first", 10, 1);
+    let load = format!("load --path {} xdp -i uplink", broken("deep"));
+    let rejected = host.unchanged(|| host.bpfctl(&load));
+    let (_, hint) = rejected.stderr.split_once("`bpfctl get log ").unwrap();
+    let log = format!("get log {}", hint.split_once('`').unwrap().0);
+    assert_snapshot!(rejected.refused(5), @"
+    reading the object
+    loading programs
+    attaching
+    error: the kernel's verifier rejected `deepest` in this chain, though it accepts it alone
+     --> ./deep.c:9:42, instruction 84
+      |
+    9 | FUNCTION d6(struct xdp_md *ctx) { return d7(ctx) + (ctx->ingress_ifindex == 9999); }
+      = the call stack of 9 frames is too deep
+      = that is: functions call each other deeper than the 8 levels that the kernel allows; a program that is fused with others is one level down
+    cause: ./deep.c:9:42: the call stack of 9 frames is too deep
+    hint: let the compiler put functions into their callers: `static __always_inline`
+    hint: `bpfctl get log UID` prints the whole log
+    ");
+    assert!(host.bpfctl(&log).ok().contains("frames"));
+    host.ping(10);
+    assert_eq!(host.counted("first"), 10);
+}
+
+#[test]
+fn program_arrays_and_maps_of_maps_start_with_what_the_object_puts_into_them() {
+    let host = Host::fused();
+    host.bpfctl(&format!("load --path {} --name tails --program entry xdp -i uplink", broken("tail_calls"))).ok();
+    // What the tail calls lead to comes back to the chain.
+    host.counter("after", 90, 1);
+    host.ping(10);
+    let counts = ["entries", "firsts", "seconds"].map(|map| host.sum("tails", map));
+    assert_eq!((counts, host.counted("after")), ([10; 3], 10));
+    // Only what was asked for is shown, and is pinned.
+    assert_snapshot!(host.bpfctl("list").ok(), @"
+    PROGRAM      TYPE  HOOK        PRIO  POS  STATE
+    after/count  xdp   uplink:xdp  90    2    ATTACHED
+    tails/entry  xdp   uplink:xdp  50    1    ATTACHED
+    ");
+}
+
+#[test]
+fn tail_calls_and_callbacks_run_in_a_chain_with_others() {
+    let host = Host::fused();
+    host.counter("before", 10, 1);
+    host.bpfctl(&format!("load --path {} --name loops --program loops xdp -i uplink", broken("subprograms"))).ok();
+    host.counter("after", 90, 1);
+    host.ping(10);
+    assert_eq!([host.counted("before"), host.counted("after")], [10, 10]);
+}
+
+#[test]
+fn a_program_or_section_that_is_nearly_named_is_suggested() {
+    let host = Host::new();
+    let object = example("xdp-counter");
+    assert_snapshot!(host.refuses(3, &format!("load --path {object} --program cuont xdp -i uplink")), @"
+    reading the object
+    error: cannot load `xdp-counter.bpf`
+    cause: object has no program `cuont`; it has `count` (section `xdp`)
+    hint: did you mean `count`?
+    ");
+    assert_snapshot!(host.refuses(3, &format!("load --path {object} --section-name counts xdp -i uplink")), @"
+    reading the object
+    error: cannot load `xdp-counter.bpf`
+    cause: object has no section or function `counts`; it has `count` (section `xdp`)
+    hint: did you mean `count`?
+    ");
+}
