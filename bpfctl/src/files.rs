@@ -1,7 +1,8 @@
-//! Files that the command line names, read whole and never beyond a limit.
+//! Files that the command line names, read whole and never beyond a limit, and written whole or not at all.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use bytecode_image::limits;
@@ -49,6 +50,22 @@ fn bytes(path: &Path, limit: u64, too_long: &str) -> Result<Vec<u8>, Failure> {
         return Err(refuse(path, Exit::Usage, too_long).into());
     }
     Ok(bytes)
+}
+
+/// Replaces a file, whole or not at all. Directories that are missing get the first mode, the file the second.
+pub(crate) fn replace(file: &Path, text: &str, directory_mode: u32, mode: u32) -> io::Result<()> {
+    // A link stays one.
+    let file = fs::canonicalize(file).unwrap_or_else(|_absent| file.to_path_buf());
+    let directory = file.parent().ok_or(io::ErrorKind::InvalidInput)?;
+    fs::DirBuilder::new().recursive(true).mode(directory_mode).create(directory)?;
+    let new = file.with_extension(format!("new.{}", std::process::id()));
+    let write = || {
+        let mut new_file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&new)?;
+        new_file.write_all(text.as_bytes())?;
+        new_file.sync_all()?;
+        fs::rename(&new, &file)
+    };
+    write().inspect_err(|_failed| fs::remove_file(&new).unwrap_or_default())
 }
 
 fn refuse(path: &Path, exit: Exit, cause: &str) -> Local {

@@ -13,7 +13,8 @@ use bpfd_policy::digest::Digest;
 use bpfd_policy::name::{Name, NotAName};
 use bpfd_policy::read::{PolicyError, PolicyFault, PolicyText, trusting};
 use bpfd_policy::scope::{Scope, ScopeError};
-use bytecode_image::key::{KeyError, VerifyingKey, policy_key};
+use bytecode_image::key::{KeyError, VerifyingKey};
+use bytecode_image::keyless::PolicyFiles;
 use tokio::sync::watch;
 
 use crate::etc::{self, EtcError};
@@ -86,7 +87,7 @@ impl Trust {
         let at = |error| EtcError { path: layout.etc.clone(), fault: io::Error::into(error) };
         // Keys are named by absolute paths in policy files.
         let etc = std::path::absolute(&layout.etc).map_err(at)?;
-        let now = read(&texts(&etc)?, key_text)?;
+        let now = read(&etc, &texts(&etc)?, file_text)?;
         Ok(Self { etc, now: watch::Sender::new(Arc::new(now)), changing: Mutex::new(()) })
     }
 
@@ -111,7 +112,7 @@ impl Trust {
 
     /// Only while `changing` is held.
     fn read_again(&self) -> Result<Arc<Policy>, TrustError> {
-        let new = Arc::new(read(&texts(&self.etc)?, key_text)?);
+        let new = Arc::new(read(&self.etc, &texts(&self.etc)?, file_text)?);
         self.now.send_replace(new.clone());
         Ok(new)
     }
@@ -143,7 +144,7 @@ impl Trust {
         let pem = key.to_pem();
         // Before the others, so that what contradicts it is reported where a person can look.
         all.insert(0, Text { path: path.clone(), text: text.clone() });
-        let with_it = read(&all, |path| if path == key_path { Ok(pem.clone()) } else { key_text(path) });
+        let with_it = read(&self.etc, &all, |path| if path == key_path { Ok(pem.clone()) } else { file_text(path) });
         with_it.map_err(|error| match error.fault {
             PolicyFault::SignerTwice(twice) if twice == name => taken(Path::new(&error.file)),
             fault => PolicyError { fault, ..error }.into(),
@@ -164,14 +165,14 @@ fn texts(etc: &Path) -> Result<Vec<Text>, TrustError> {
     read.filter_map(Result::transpose).collect()
 }
 
-fn read(texts: &[Text], mut key: impl FnMut(&Path) -> io::Result<String>) -> Result<Policy, PolicyError> {
+fn read(etc: &Path, texts: &[Text], file: impl FnMut(&Path) -> io::Result<String>) -> Result<Policy, PolicyError> {
     let shown: Vec<String> = texts.iter().map(|text| text.path.display().to_string()).collect();
     let files = shown.iter().zip(texts).map(|(file, Text { text, path: _ })| PolicyText { file, text });
-    Policy::read(&files.collect::<Vec<_>>(), |path| policy_key(key(path)))
+    Policy::read(&files.collect::<Vec<_>>(), PolicyFiles { trust: etc.join("trust"), read: file })
 }
 
-/// A key's file, under the same rules as the policy that names it.
-fn key_text(path: &Path) -> io::Result<String> {
+/// The file of a key or a root, under the same rules as the policy that names it.
+fn file_text(path: &Path) -> io::Result<String> {
     let text = etc::read(path).map_err(|EtcError { path: at, fault }| match at == path {
         true => io::Error::other(fault),
         // A directory above it.
@@ -229,6 +230,24 @@ mod tests {
             "version = 1\n[[signer]]\nname = \"ci\"\nkey = \"/nowhere/ci.pub\"\n",
             "policy is refused at ETC/policy.d/a.toml:4:7: cannot read the key `/nowhere/ci.pub`: entity not found",
         );
+    }
+
+    #[test]
+    fn a_root_among_the_hosts_files_takes_the_place_of_the_built_in_one() {
+        let (_dir, layout) = host();
+        let signer = "keyless = { issuer = \"https://token.example\", identity = \"ci@acme.example\" }";
+        etc::replace(&layout.etc.join("policy.toml"), &format!("version = 1\n[[signer]]\nname = \"ci\"\n{signer}\n"))
+            .unwrap();
+        let trust = Trust::open(&layout).unwrap();
+        let built_in = trust.policy();
+        let file = layout.etc.join("trust/public-good.json");
+        etc::replace(&file, "{}").unwrap();
+        let refused = told(&trust.reload().unwrap_err(), &layout);
+        assert!(refused.starts_with("policy is refused at ETC/policy.toml:4:58: `public-good` is not a trusted root"));
+        assert_eq!(*trust.policy(), *built_in);
+        let (_, github) = bytecode_image::keyless::built_in(&bpfd_policy::signer::RootName::GitHub).unwrap();
+        etc::replace(&file, github).unwrap();
+        assert_ne!(trust.reload().unwrap().signers, built_in.signers);
     }
 
     #[test]

@@ -155,7 +155,8 @@ struct Raw {
 }
 
 /// A list that is read up to [`limits::ENTRIES`], and not at all if it is longer.
-struct Few<T>(Vec<T>);
+#[derive(Debug)]
+pub(crate) struct Few<T>(pub(crate) Vec<T>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Few<T> {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     select::select,
-    signatures::{SignatureSet, fetch_signatures},
+    signatures::{SignatureSet, fetch_attached, fetch_signatures},
 };
 use crate::{
     candidate::Candidate,

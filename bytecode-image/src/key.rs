@@ -48,6 +48,15 @@ const SMALL_ORDER: [[u8; 32]; 5] = [
         0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f,
     ],
 ];
+/// Object identifiers that begin a key of another scheme, in DER (RFC 5480 §2.1.1.1, RFC 8017 appendix A).
+const OTHER_SCHEMES: [(&str, &[u8]); 4] = [
+    ("ECDSA P-384", &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22]),
+    ("ECDSA P-521", &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23]),
+    ("ECDSA secp256k1", &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x0a]),
+    ("RSA", &[0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01]),
+];
+/// Bytes of a key in DER within which its scheme is named.
+const HEAD: usize = 40;
 /// The least byte of 2^255 - 19, whose other bytes are all ones: a y from there on has a second encoding (RFC 8032 §5.1.3).
 const FIELD_LEAST: u8 = 0xed;
 
@@ -101,7 +110,10 @@ pub enum KeyError {
     /// The block is not base64.
     #[error("the PEM block is not base64")]
     Base64(#[source] base64::DecodeError),
-    /// RSA, P-384, … or damaged.
+    /// A key of another scheme.
+    #[error("the key is {0}; only ECDSA P-256 and Ed25519 are supported")]
+    OtherScheme(&'static str),
+    /// Another scheme that has no name here, or damaged.
     #[error("the key is neither ECDSA P-256 nor Ed25519, or damaged")]
     Scheme,
     /// A point for which signatures can be made without a private key, or one with a second encoding.
@@ -110,6 +122,15 @@ pub enum KeyError {
     /// No randomness, or the library refuses.
     #[error("the cryptographic library cannot make a key or a signature")]
     Library,
+}
+
+impl KeyError {
+    /// What is wrong with the DER of a key that is neither P-256 nor Ed25519.
+    fn scheme(der: &[u8]) -> Self {
+        let head = der.get(..HEAD).unwrap_or(der);
+        let named = |(_, oid): &&(&str, &[u8])| head.windows(oid.len()).any(|window| window == *oid);
+        OTHER_SCHEMES.iter().find(named).map_or(Self::Scheme, |(name, _)| Self::OtherScheme(name))
+    }
 }
 
 /// A public key: who signed.
@@ -139,7 +160,7 @@ impl VerifyingKey {
         let key = [Scheme::P256, Scheme::Ed25519]
             .into_iter()
             .find_map(|scheme| Self::checked(scheme, spki.strip_prefix(scheme.spki())?))
-            .ok_or(KeyError::Scheme)?;
+            .ok_or_else(|| KeyError::scheme(spki))?;
         if key.degenerate() { Err(KeyError::Degenerate) } else { Ok(key) }
     }
 
@@ -268,7 +289,7 @@ impl SigningKey {
             // The form without a public key (PKCS#8 version 1) is what openssl writes.
             .or_else(|_rejected| Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map(Pair::Ed25519))
             .map(Self)
-            .map_err(|_rejected| KeyError::Scheme)
+            .map_err(|_rejected| KeyError::scheme(&der))
     }
 
     /// As `PRIVATE KEY` PEM. Whoever writes it to a file does so with mode 0600.
@@ -313,7 +334,7 @@ impl fmt::Debug for SigningKey {
 }
 
 /// The bytes of the only PEM block (RFC 7468); text around it is a comment.
-fn block(text: &str, wanted: &'static str) -> Result<Vec<u8>, KeyError> {
+pub(crate) fn block(text: &str, wanted: &'static str) -> Result<Vec<u8>, KeyError> {
     if text.len() > MAX_PEM {
         return Err(KeyError::TooLong(text.len()));
     }

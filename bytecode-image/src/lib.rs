@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod build;
+pub mod bundle;
 pub mod candidate;
 pub mod config;
 pub mod describe;
@@ -9,6 +10,7 @@ pub mod digest;
 pub mod document;
 pub mod fetch;
 pub mod key;
+pub mod keyless;
 pub mod label;
 pub mod limits;
 pub mod media;

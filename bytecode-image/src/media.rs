@@ -26,6 +26,18 @@ pub const DOCKER_LAYER_TAR_ZSTD: &str = "application/vnd.docker.image.rootfs.dif
 pub const DOCKER_LAYER_TAR_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 /// One signature of cosign's legacy form (cosign `specs/SIGNATURE_SPEC.md`).
 pub const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+/// A sigstore bundle of version 0.3: the layer, and the manifest's `artifactType` (cosign `specs/BUNDLE_SPEC.md`).
+pub const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
+/// What the types of sigstore bundles of every version begin with.
+pub const BUNDLE_FAMILY: &str = "application/vnd.dev.sigstore.bundle";
+/// `artifactType` of a signature of the Notary project (notaryproject `specs/signature-specification.md`).
+pub const NOTATION: &str = "application/vnd.cncf.notary.signature";
+/// The config of an artifact that has none (image-spec 1.1 manifest.md, "Guidance for an Empty Descriptor").
+pub const EMPTY: &str = "application/vnd.oci.empty.v1+json";
+/// The bytes of [`EMPTY`].
+pub const EMPTY_BYTES: &[u8] = b"{}";
+/// What is signed inside a bundle, when it is a statement (in-toto attestation `spec/v1/envelope.md`).
+pub const IN_TOTO: &str = "application/vnd.in-toto+json";
 /// `artifactType` of manifests and indexes that the builder writes; a hint, never required.
 pub const ARTIFACT_TYPE: &str = "application/vnd.bpfd.bytecode.v1";
 
@@ -43,3 +55,9 @@ pub const LABEL_VERSION: &str = "org.opencontainers.image.version";
 pub const ANNOTATION_KERNEL: &str = "io.bpfd.requires.kernel";
 /// Annotation of a signature layer: base64 of the signature over the layer's bytes.
 pub const ANNOTATION_SIGNATURE: &str = "dev.cosignproject.cosign/signature";
+/// Annotation of a signature layer that was made without a key of the signer's own: the certificate, as PEM.
+pub const ANNOTATION_CERTIFICATE: &str = "dev.sigstore.cosign/certificate";
+/// Annotation of the same: the log's entry, and its promise to include it.
+pub const ANNOTATION_LOG: &str = "dev.sigstore.cosign/bundle";
+/// Annotation of the same: a timestamp by RFC 3161.
+pub const ANNOTATION_TIMESTAMP: &str = "dev.sigstore.cosign/rfc3161timestamp";

@@ -205,8 +205,8 @@ impl Selected {
     /// What a verifier decides about.
     #[must_use]
     pub fn subject(&self) -> Subject<'_> {
-        let chosen = self.index.is_some().then(|| self.manifest.digest());
-        Subject { reference: &self.reference, digest: self.digest(), chosen }
+        let chosen = self.index.is_some().then_some(&self.manifest);
+        Subject { reference: &self.reference, top: self.top(), chosen }
     }
 
     /// The manifests that a signature may be over, the resolved one first: one over the chosen image covers exactly what

@@ -1,14 +1,17 @@
-//! Signatures of cosign's legacy form: the payload, and the manifest at the tag `sha256-<hex>.sig` that lists them.
+//! Signatures, made. Here those of cosign's legacy form: the payload, and the manifest at the tag `sha256-<hex>.sig` that lists them.
 //!
 //! Owns the bytes that are signed and stored (cosign `specs/SIGNATURE_SPEC.md`; containers/image
 //! `docs/containers-signature.5.md` for the payload's JSON). A signature is appended to those that are there; must never
 //! replace or rewrite one of another signer. Decides nothing about trust.
+
+mod bundle;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bpfd_policy::image::Claim;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+pub use self::bundle::{bundle, is_bundle_by, listed, referrer};
 use crate::{
     digest::{Descriptor, Digest},
     key::{KeyError, SigningKey},
@@ -61,18 +64,22 @@ struct Image {
     docker_manifest_digest: Digest,
 }
 
-/// The bytes to sign for a manifest under a name. The tag is part of the name where there is one, so that a verifier can
-/// tell `:v1` from the same manifest served as `:v2`.
+/// The name that is signed. The tag is part of it where there is one, so that a verifier can tell `:v1` from the same manifest served as
+/// `:v2`.
+fn name(reference: &Reference) -> String {
+    match reference.tag() {
+        Some(tag) => format!("{}:{tag}", reference.name()),
+        None => reference.name(),
+    }
+}
+
+/// The bytes to sign for a manifest under a name.
 ///
 /// # Errors
 /// [`SignError::Json`].
 pub fn payload(reference: &Reference, manifest: Digest) -> Result<Vec<u8>, SignError> {
-    let docker_reference = match reference.tag() {
-        Some(tag) => format!("{}:{tag}", reference.name()),
-        None => reference.name(),
-    };
     let critical = Critical {
-        identity: Identity { docker_reference },
+        identity: Identity { docker_reference: name(reference) },
         image: Image { docker_manifest_digest: manifest },
         kind: PAYLOAD_TYPE.to_owned(),
     };
@@ -89,7 +96,7 @@ pub fn claim(payload: &[u8]) -> Result<Claim, ClaimError> {
     if kind != PAYLOAD_TYPE {
         return Err(ClaimError::Type(kind.chars().take(SHOWN_CHARACTERS).collect()));
     }
-    Ok(Claim { docker_reference: identity.docker_reference, manifest: image.docker_manifest_digest })
+    Ok(Claim { docker_reference: Some(identity.docker_reference), manifest: image.docker_manifest_digest })
 }
 
 /// Three blobs to push: payload and config first, then the manifest under [`Reference::signatures`].

@@ -4,7 +4,7 @@
 //! DIR/                   0700
 //! ├── oci-layout         {"imageLayoutVersion":"1.0.0"}
 //! ├── index.json         one entry a name (`org.opencontainers.image.ref.name` = the whole reference), and one for each
-//! │                      image's signatures (`HOST/REPOSITORY:sha256-<hex>.sig`)
+//! │                      manifest of signatures (`HOST/REPOSITORY:sha256-<hex>.sig`, further ones `HOST/REPOSITORY@DIGEST`)
 //! ├── blobs/sha256/<hex> manifests, configurations, layers, signatures, by digest
 //! ├── ingest/            what is being written; never read as content
 //! │   └── apart.N/       …by a process that is not trusted: its own directory, and it may write nowhere else
@@ -32,6 +32,7 @@ mod read;
 mod whole;
 
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -209,8 +210,12 @@ impl Store {
         self.blobs.sync().map_err(|source| self.failed("write `blobs`", source))?;
         let mut names = self.names()?;
         names.set(&reference.to_string(), image);
+        let mut by_manifest: BTreeMap<Digest, Vec<Descriptor>> = BTreeMap::new();
         for Signatures { over, manifest } in signatures {
-            names.set_signatures(&reference.signatures(*over), *over, manifest);
+            by_manifest.entry(*over).or_default().push(manifest.clone());
+        }
+        for (over, manifests) in by_manifest {
+            names.set_signatures(reference, over, &manifests);
         }
         // Each image that a tag led to before has left its own.
         self.drop_signatures(&mut names);

@@ -5,72 +5,40 @@ mod common;
 
 use std::{collections::BTreeSet, sync::Mutex};
 
-use bpfd_policy::{Policy, read::PolicyText};
 use bytecode_image::{
     candidate::Candidate,
-    digest::Digest,
+    digest::{Descriptor, Digest},
     document::Document,
     fetch::{FetchError, Phase, Progress, PullError, PullRequest, Pulled, pull},
-    key::{Scheme, SigningKey, policy_key},
+    key::{Scheme, SigningKey},
     limits, media,
     resolve::Selected,
-    sign::{Signed, sign},
-    store::{Store, Sweep},
-    testing::registry::{Mode, Referrers, TestRegistry},
+    store::Sweep,
+    testing::registry::{Mode, Options, Referrers, TestRegistry},
     transport::Wait,
-    verify::{Refusal, Verified, decide},
 };
 use common::{
     Image, REPO, files, let_through, noise, pull_into, reference, registry, registry_with, request, run, seed,
-    seed_index, stored, told,
+    seed_index, sign_at, signed_by, store, stored, told,
 };
-use tempfile::TempDir;
-
-fn store() -> (TempDir, Store) {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
-    (dir, store)
-}
-
-/// Signs what a tag names, and puts the signature where cosign would.
-fn sign_at(registry: &TestRegistry, key: &SigningKey, over: Digest) {
-    let name = reference(registry);
-    let Signed::Appended(manifest) = sign(key, &name, over, None).unwrap() else { panic!("signed") };
-    registry.put_blob(&manifest.payload);
-    registry.put_blob(&manifest.config);
-    registry.put_manifest(REPO, name.signatures(over).tag().unwrap(), media::MANIFEST, &manifest.manifest);
-}
-
-/// A policy that wants a key's signature.
-fn signed_by(key: &SigningKey) -> impl Fn(&Selected, &[Candidate]) -> Result<Verified, Box<Refusal>> {
-    let pem = key.public().to_pem();
-    move |selected, candidates| {
-        let scope = selected.reference().registry();
-        let text = format!(
-            "version = 1\n[[signer]]\nname = \"ci\"\nkey = \"/ci.pub\"\n\
-             [[image]]\nscope = \"{scope}\"\nrequire = [{{ signed_by = [\"ci\"] }}]\n"
-        );
-        let policy = Policy::read(&[PolicyText { file: "p", text: &text }], |_| policy_key(Ok(pem.clone()))).unwrap();
-        decide(&policy, selected.subject(), candidates)
-    }
-}
 
 fn paths(registry: &TestRegistry) -> Vec<String> {
     registry.seen().iter().map(|seen| format!("{} {}", seen.method, seen.path.replace("/v2/team/app/", ""))).collect()
 }
 
 #[test]
-fn an_unsigned_pull_takes_four_requests() {
+fn an_unsigned_pull_takes_five_requests() {
     let (registry, image) = registry(Mode::Honest);
     let (_dir, store) = store();
     let selected = stored(&store, &request(&registry));
     assert_eq!(selected.digest(), image.digest);
     let mut seen = paths(&registry);
-    seen[2..].sort();
+    seen[1..].sort();
     let mut blobs = [image.config.digest, image.layer.digest].map(|digest| format!("GET blobs/{digest}"));
     blobs.sort();
     let signatures = format!("GET manifests/sha256-{}.sig", image.digest.hex());
-    assert_eq!(seen, ["GET manifests/v1".to_owned(), signatures, blobs[0].clone(), blobs[1].clone()]);
+    let referrers = format!("GET referrers/{}", image.digest);
+    assert_eq!(seen, ["GET manifests/v1".to_owned(), blobs[0].clone(), blobs[1].clone(), signatures, referrers]);
 }
 
 #[test]
@@ -146,7 +114,7 @@ fn more_signatures_than_are_looked_at_are_refused() {
     let (registry, image) = registry(Mode::Honest);
     let payload = noise(10);
     registry.put_blob(&payload);
-    let layer = bytecode_image::digest::Descriptor::of(media::SIMPLE_SIGNING, &payload);
+    let layer = Descriptor::of(media::SIMPLE_SIGNING, &payload);
     let put = |count: usize| {
         let manifest = serde_json::json!({"schemaVersion": 2, "config": image.config, "layers": vec![&layer; count]});
         let tag = format!("sha256-{}.sig", image.digest.hex());
@@ -246,7 +214,7 @@ fn a_pull_asks_once_whether_what_is_cached_is_still_right() {
         (pulled, registry.seen().len() - before)
     };
     assert_eq!(asked(image.digest), (cached(image.digest), 1));
-    let (Pulled::Fetched(fetched), 5) = asked(Digest::of(b"old")) else { panic!("not fetched") };
+    let (Pulled::Fetched(fetched), 6) = asked(Digest::of(b"old")) else { panic!("not fetched") };
     assert_eq!(fetched.image.digest, image.digest);
 }
 
@@ -354,11 +322,11 @@ fn request_and_answer_survive_the_way_to_a_worker() {
 #[test]
 fn referrers_are_listed_by_the_api_and_by_the_tag_that_stands_in() {
     for referrers in [Referrers::Listed, Referrers::Absent] {
-        let options = bytecode_image::testing::registry::Options { referrers, ..Default::default() };
+        let options = Options { referrers, ..Default::default() };
         let (registry, image) = registry_with(options, Mode::Honest);
         let remote = common::remote(&registry);
         assert_eq!(run(remote.referrers(image.digest)).unwrap(), []);
-        let subject = bytecode_image::digest::Descriptor::of(media::MANIFEST, &image.bytes);
+        let subject = Descriptor::of(media::MANIFEST, &image.bytes);
         let attached = serde_json::json!({
             "schemaVersion": 2, "mediaType": media::MANIFEST, "artifactType": "x/y", "config": image.config,
             "layers": [], "subject": subject,

@@ -10,10 +10,12 @@ use bpfd_policy::{Policy, read::PolicyText};
 use bytecode_image::{
     auth::AuthFile,
     build::{self, Recipe},
+    bundle::{self, Bundle, Content},
     config::ImageConfig,
     digest::{Descriptor, Digest},
     document::Document,
-    key::{Scheme, SigningKey, policy_key},
+    key::{Scheme, SigningKey},
+    keyless::PolicyFiles,
     label::Label,
     media,
     reference::Reference,
@@ -235,6 +237,9 @@ fn twenty_thousand_broken_policies_are_refused_or_read() {
 [[signer]]
 name = "ci"
 key = "/etc/bpfd/keys/ci.pub"
+[[signer]]
+name = "release"
+keyless = { issuer = "https://token.acme.example", identity = "https://git.acme.example/bpf/*", root = "public-good" }
 [[image]]
 scope = "reg.acme/bpf/**"
 require = [{ signed_by = ["ci"], threshold = 1, identity = "repository" }, { digest = ["sha256:DIGEST"] }]
@@ -246,7 +251,11 @@ unsigned = "allow"
     let seed = seed.replace("DIGEST", &Digest::of(b"").hex());
     never_breaks_text(6, &[seed], |text| {
         let file = PolicyText { file: "policy.toml", text };
-        Policy::read(&[file], |_| policy_key(Ok(pem.clone()))).map(drop).map_err(|error| said(&error))
+        let read = |path: &Path| match path.extension() {
+            Some(key) if key == "pub" => Ok(pem.clone()),
+            _ => Err(std::io::ErrorKind::NotFound.into()),
+        };
+        Policy::read(&[file], PolicyFiles { trust: "/trust".into(), read }).map(drop).map_err(|error| said(&error))
     });
 }
 
@@ -280,6 +289,24 @@ fn twenty_thousand_broken_payloads_of_signatures_are_refused_or_read() {
     let reference: Reference = "reg.acme/bpf/xdp-counter:1".parse().unwrap();
     let seed = text(sign::payload(&reference, Digest::of(b"manifest")).unwrap());
     never_breaks(9, &[seed], |bytes| sign::claim(bytes).map(drop).map_err(|error| said(&error)));
+}
+
+#[test]
+fn twenty_thousand_broken_bundles_and_their_statements_are_refused_or_read() {
+    let reference: Reference = "reg.acme/bpf/xdp-counter:1".parse().unwrap();
+    let key = SigningKey::generate(Scheme::Ed25519).unwrap();
+    let bundle = sign::bundle(&key, &reference, Digest::of(b"manifest")).unwrap();
+    let Content::Envelope(statement) = Bundle::parse(media::BUNDLE, &bundle).unwrap().content else { unreachable!() };
+    let message = json!({
+        "mediaType": "application/vnd.dev.sigstore.bundle+json;version=0.1",
+        "verificationMaterial": {"publicKey": {"hint": "ci"}, "tlogEntries": [{"logIndex": "1"}]},
+        "messageSignature": {"messageDigest": {"algorithm": "SHA2_256", "digest": "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="}, "signature": "AA=="},
+    });
+    let seeds = [text(bundle), message.to_string()];
+    never_breaks(11, &seeds, |bytes| Bundle::parse(media::BUNDLE, bytes).map(drop).map_err(|error| said(&error)));
+    never_breaks(12, &[text(statement)], |bytes| {
+        bundle::statement(bytes, |_| true).map(drop).map_err(|error| said(&error))
+    });
 }
 
 #[test]

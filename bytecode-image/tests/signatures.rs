@@ -122,8 +122,8 @@ fn each_wrong_key_file_has_its_own_error() {
     *spki.last_mut().unwrap() ^= 1;
     let off_curve = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----", STANDARD.encode(spki));
     let of = |text: &str| SigningKey::from_pem(text).unwrap_err();
-    assert!(matches!(of(&p384), KeyError::Scheme));
-    assert!(matches!(of(&rsa), KeyError::Scheme));
+    assert!(matches!(of(&p384), KeyError::OtherScheme("ECDSA P-384")));
+    assert!(matches!(of(&rsa), KeyError::OtherScheme("RSA")));
     assert!(matches!(of(&sec1), KeyError::Sec1));
     assert!(matches!(of(&encrypted), KeyError::Encrypted));
     assert!(matches!(
@@ -132,7 +132,10 @@ fn each_wrong_key_file_has_its_own_error() {
     ));
     assert!(matches!(of(&public), KeyError::PublicKey));
     assert!(matches!(of(""), KeyError::NotPem("PRIVATE KEY")));
+    fs::write(directory.path().join("plain"), &p384).unwrap();
+    let p384 = made("pkey -in plain -pubout -out out");
     let of = |text: &str| VerifyingKey::from_pem(text).unwrap_err();
+    assert_eq!(of(&p384).to_string(), "the key is ECDSA P-384; only ECDSA P-256 and Ed25519 are supported");
     assert!(matches!(of(&private), KeyError::PrivateKey));
     assert!(matches!(of(&sec1), KeyError::PrivateKey));
     assert!(matches!(of(&compressed), KeyError::Scheme));
@@ -196,9 +199,9 @@ fn the_payload_is_cosigns_to_the_byte() {
     );
     assert_eq!(String::from_utf8(payload(&reference(), digest).unwrap()).unwrap(), text);
     let read = claim(text.as_bytes()).unwrap();
-    assert_eq!((read.docker_reference.as_str(), read.manifest), ("reg.acme:5000/bpf/xdp:v1", digest));
+    assert_eq!((read.docker_reference.as_deref(), read.manifest), (Some("reg.acme:5000/bpf/xdp:v1"), digest));
     let by_digest = payload(&reference().by_digest(digest), digest).unwrap();
-    assert_eq!(claim(&by_digest).unwrap().docker_reference, "reg.acme:5000/bpf/xdp");
+    assert_eq!(claim(&by_digest).unwrap().docker_reference.as_deref(), Some("reg.acme:5000/bpf/xdp"));
     let other = text.replace("cosign container image", "atomic container");
     assert_eq!(
         claim(other.as_bytes()).unwrap_err().to_string(),

@@ -2,9 +2,8 @@
 //!
 //! Must never take a password from the command line, which every user of the host can read, or print one.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bytecode_image::auth::{AuthError, AuthFile, Credentials, Secret, with_password, without};
@@ -20,6 +19,7 @@ use super::image::{Place, failed, registries};
 use crate::client::Session;
 use crate::credentials;
 use crate::error::{Exit, Failure, Local, error_chain, warn};
+use crate::files;
 use crate::output::{Block, View};
 
 /// The file whose credentials the daemon uses.
@@ -174,25 +174,10 @@ fn change(
         Local::new(Exit::Usage, message).cause(format!("`{}`: {}", file.display(), error_chain(&error)))
     };
     let Some(text) = edit(&text).map_err(unusable)? else { return Ok(false) };
-    replace(file, text.reveal()).map_err(|error| failed(&error))?;
-    Ok(true)
-}
-
-fn replace(file: &Path, text: &str) -> io::Result<()> {
     // Everybody may look for registries.toml beside the daemon's file.
-    let mode = if file == Path::new(SYSTEM) { 0o755 } else { 0o700 };
-    // A link stays one.
-    let file = fs::canonicalize(file).unwrap_or_else(|_absent| file.to_path_buf());
-    let directory = file.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    fs::DirBuilder::new().recursive(true).mode(mode).create(directory)?;
-    let new = file.with_extension(format!("new.{}", std::process::id()));
-    let write = || {
-        let mut new_file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        new_file.write_all(text.as_bytes())?;
-        new_file.sync_all()?;
-        fs::rename(&new, &file)
-    };
-    write().inspect_err(|_failed| fs::remove_file(&new).unwrap_or_default())
+    let directory = if file == Path::new(SYSTEM) { 0o755 } else { 0o700 };
+    files::replace(file, text.reveal(), directory, 0o600).map_err(|error| failed(&error))?;
+    Ok(true)
 }
 
 struct Entry {

@@ -1,5 +1,7 @@
 //! `bpfctl trust`: whose signatures count. The key's text is sent; where it is kept is the daemon's business.
 
+mod roots;
+
 use std::path::{Path, PathBuf};
 
 use bpfd_proto::v1 as pb;
@@ -14,11 +16,12 @@ use crate::error::{Exit, Failure, Local};
 use crate::files;
 use crate::output::{Block, View, message};
 
-/// Trust a key for a scope of images
+/// Trust a key for a scope of images, or manage trusted roots
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  bpfctl trust add ci --key ci.pub --scope 'registry/bpf/**'")]
+  bpfctl trust add ci --key ci.pub --scope 'registry/bpf/**'
+  bpfctl trust import trusted_root.json --name public-good")]
 pub(crate) struct Trust {
     #[command(subcommand)]
     verb: TrustVerb,
@@ -42,11 +45,21 @@ Examples:
         #[arg(long)]
         scope: Scope,
     },
+    Import(roots::Import),
+    Ls(roots::Ls),
+    Show(roots::Show),
+    Rm(roots::Rm),
 }
 
 impl Trust {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let TrustVerb::Add { name, key, scope } = self.verb;
+        let (name, key, scope) = match self.verb {
+            TrustVerb::Add { name, key, scope } => (name, key, scope),
+            TrustVerb::Import(verb) => return verb.run(session),
+            TrustVerb::Ls(verb) => return verb.run(session),
+            TrustVerb::Show(verb) => return verb.run(session),
+            TrustVerb::Rm(verb) => return verb.run(session),
+        };
         let request = pb::AddTrustRequest {
             request_id: request_id(),
             validate_only: false,

@@ -25,7 +25,11 @@ impl Home {
     }
 
     pub(crate) fn with(access: Access) -> Self {
-        let registry = TestRegistry::start(Options { access, ..Options::default() }).unwrap();
+        Self::of(Options { access, ..Options::default() })
+    }
+
+    pub(crate) fn of(options: Options) -> Self {
+        let registry = TestRegistry::start(options).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let home = directory.path();
         fs::create_dir_all(home.join(".config/bpfd")).unwrap();

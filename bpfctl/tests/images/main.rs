@@ -5,7 +5,9 @@ mod home;
 
 use std::process::Command;
 
-use bytecode_image::testing::registry::Mode;
+use bpfd_policy::signer::RootName;
+use bytecode_image::keyless::built_in;
+use bytecode_image::testing::registry::{Mode, Options, Referrers};
 
 use home::Home;
 
@@ -37,6 +39,58 @@ fn an_image_is_built_pushed_signed_and_verified_without_a_daemon() {
             "image sign registry/bpf/counter:1.2.0 --key ci.key.pub",
         ],
     );
+}
+
+#[test]
+fn an_image_is_signed_as_a_bundle_on_registries_with_and_without_a_list_of_referrers() {
+    for referrers in [Referrers::Listed, Referrers::Absent] {
+        let home = Home::of(Options { referrers, ..Options::default() });
+        check_in(
+            &home,
+            "image_bundle",
+            &[
+                "image build counter.o --tag registry/bpf/counter:1.2.0 --metadata full.toml -q",
+                "image push registry/bpf/counter:1.2.0 -q",
+                "keygen ci.key -q",
+                "keygen other.key -q",
+                "image sign registry/bpf/counter:1.2.0 --key other.key --format bundle",
+                "image sign registry/bpf/counter:1.2.0 --key ci.key --format both",
+                "image sign registry/bpf/counter:1.2.0 --key ci.key --format both",
+                "image sign registry/bpf/counter:1.2.0 --key ci.key --format bundle -o json",
+                "image verify registry/bpf/counter:1.2.0 --key ci.key.pub",
+                "image verify registry/bpf/counter:1.2.0 --key other.key.pub",
+                "image sign registry/bpf/counter:1.2.0 --key ci.key --format cosign",
+            ],
+        );
+        home.registry.behave("bpf/counter", Mode::Status(500));
+        let refused = home.run("image verify registry/bpf/counter:1.2.0 --key ci.key.pub");
+        assert!(!refused.contains("not signed"), "{refused}");
+    }
+}
+
+#[test]
+fn trusted_roots_are_imported_listed_and_removed() {
+    let home = Home::new();
+    let (_, github) = built_in(&RootName::GitHub).unwrap();
+    home.write("github.json", github);
+    home.write("none.json", "{}");
+    check_in(
+        &home,
+        "trust_roots",
+        &[
+            "trust ls --directory trust",
+            "trust import github.json --name acme --directory trust",
+            "trust import github.json --name public-good --directory trust -q",
+            "trust import none.json --name none --directory trust",
+            "trust import absent.json --name none --directory trust",
+            "trust ls --directory trust",
+            "trust rm public-good --directory trust",
+            "trust rm public-good --directory trust",
+            "trust show none --directory trust",
+            "trust ls --directory trust -q",
+        ],
+    );
+    assert!(home.run("trust show acme --directory trust").contains(github.trim()));
 }
 
 #[test]

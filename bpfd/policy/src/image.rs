@@ -5,14 +5,15 @@
 //! check a signature itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::key::PublicKey;
 use crate::reference::{MAX_REFERENCE, Reference};
-use crate::refusal::{Fault, Reason, Refusal, Rejected};
+use crate::refusal::{Fault, Judged, Reason, Refusal};
 use crate::scope::{Scope, most_specific};
+use crate::signer::{Maker, Signer};
 use crate::{Policy, limits};
 
 /// Characters of a signer's text that a message shows.
@@ -44,8 +45,8 @@ pub enum Requirement {
     /// `{ signed_by, threshold, identity }`
     Signed {
         /// Whose signatures count, by name. Never empty.
-        signers: BTreeMap<String, PublicKey>,
-        /// How many different keys must have signed; at least one, at most as many as there are.
+        signers: BTreeMap<String, Signer>,
+        /// How many different signers must have signed, two names for one being one; at least one, at most as many as there are.
         threshold: usize,
         /// What the name in the signature must say.
         identity: Identity,
@@ -59,7 +60,7 @@ pub enum Requirement {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Identity {
-    /// Registry and repository are those of the reference.
+    /// Registry and repository are those of the reference. A signature over the digest alone names no repository, and passes.
     #[default]
     Repository,
     /// Whatever it says: for mirrors, where images keep the signatures of their origin.
@@ -78,7 +79,37 @@ pub struct Evidence {
     /// How many signatures there are; more than [`limits::SIGNATURES`] are not looked at.
     pub found: usize,
     /// What each of them is, in the order they came.
-    pub signatures: Vec<Result<Signed, Fault>>,
+    pub signatures: Vec<Signature>,
+}
+
+/// One signature that was found beside an image.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Signature {
+    /// How it is written.
+    pub form: Form,
+    /// Who made it over what; or why nobody did.
+    pub signed: Result<Signed, Fault>,
+}
+
+/// How a signature is written and stored.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Form {
+    /// cosign's form before version 3: a payload beside its signature, at the tag `sha256-<hex>.sig`.
+    Legacy,
+    /// A sigstore bundle in a manifest that refers to the image. What cosign 3 makes.
+    Bundle,
+    /// Of the Notary project.
+    Notation,
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Legacy => "legacy",
+            Self::Bundle => "bundle",
+            Self::Notation => "Notation",
+        })
+    }
 }
 
 impl Evidence {
@@ -87,11 +118,11 @@ impl Evidence {
     }
 }
 
-/// A signature that a key of the image's rule made.
+/// A signature that was checked.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Signed {
-    /// The key.
-    pub key: PublicKey,
+    /// What made it.
+    pub maker: Maker,
     /// What was signed; or why it is no container signature.
     pub claim: Result<Claim, String>,
 }
@@ -99,8 +130,8 @@ pub struct Signed {
 /// What was signed, read from a payload whose signature has been checked.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Claim {
-    /// The name that the signer meant; free text until it is compared.
-    pub docker_reference: String,
+    /// The name that the signer meant; free text until it is compared. `None`: the signature is over a digest alone.
+    pub docker_reference: Option<String>,
     /// The manifest that the signer meant.
     pub manifest: Digest,
 }
@@ -110,7 +141,8 @@ impl Claim {
     #[must_use]
     pub fn bounded(self) -> Self {
         let Self { docker_reference, manifest } = self;
-        Self { docker_reference: docker_reference.chars().take(MAX_REFERENCE + 1).collect(), manifest }
+        let bound = |name: String| name.chars().take(MAX_REFERENCE + 1).collect();
+        Self { docker_reference: docker_reference.map(bound), manifest }
     }
 }
 
@@ -121,6 +153,8 @@ pub struct Approval {
     pub scope: Scope,
     /// Whose signatures counted, by name; empty if policy asked for none.
     pub signers: BTreeSet<String>,
+    /// How each signature fared that a requirement asked about, in the order they came.
+    pub judged: Vec<Judged>,
 }
 
 impl Policy {
@@ -156,31 +190,39 @@ impl Policy {
             return Err(Box::new(Reason::DigestRequired { scope: scope.clone() }));
         }
         let mut signers = BTreeSet::new();
+        let mut judged: BTreeMap<usize, Judged> = BTreeMap::new();
         match trust {
             Trust::Anything => {}
             Trust::All(requirements) => {
-                for requirement in requirements {
-                    signers.append(&mut requirement.holds(scope, evidence)?);
+                for one in requirements.iter().map(|requirement| requirement.holds(scope, evidence)) {
+                    for one in one? {
+                        signers.extend(one.outcome.clone());
+                        // What counts for one requirement counts, whatever another says of it.
+                        let known = judged.entry(one.number).or_insert_with(|| one.clone());
+                        if one.outcome.is_ok() {
+                            *known = one;
+                        }
+                    }
                 }
             }
         }
-        Ok(Approval { scope: scope.clone(), signers })
+        Ok(Approval { scope: scope.clone(), signers, judged: judged.into_values().collect() })
     }
 }
 
 impl ImageRule {
-    /// Every key whose signature it may ask for.
+    /// Everybody whose signature it may ask for.
     #[must_use]
-    pub fn keys(&self) -> BTreeSet<&PublicKey> {
+    pub fn signers(&self) -> BTreeSet<&Signer> {
         match &self.trust {
             Trust::Anything => BTreeSet::new(),
-            Trust::All(requirements) => requirements.iter().flat_map(Requirement::keys).collect(),
+            Trust::All(requirements) => requirements.iter().flat_map(Requirement::signers).collect(),
         }
     }
 }
 
 impl Requirement {
-    fn keys(&self) -> impl Iterator<Item = &PublicKey> {
+    fn signers(&self) -> impl Iterator<Item = &Signer> {
         match self {
             Self::Signed { signers, threshold: _, identity: _ } => Some(signers.values()),
             Self::Digest(_) => None,
@@ -189,11 +231,11 @@ impl Requirement {
         .flatten()
     }
 
-    /// Whose signatures make it hold.
-    fn holds(&self, scope: &Scope, evidence: &Evidence) -> Result<BTreeSet<String>, Box<Reason>> {
+    /// How each signature fares, if it holds.
+    fn holds(&self, scope: &Scope, evidence: &Evidence) -> Result<Vec<Judged>, Box<Reason>> {
         let (signers, threshold, identity) = match self {
             Self::Digest(allowed) if allowed.iter().any(|allowed| evidence.is_over(*allowed)) => {
-                return Ok(BTreeSet::new());
+                return Ok(Vec::new());
             }
             Self::Digest(allowed) => {
                 return Err(Box::new(Reason::NotPinned { scope: scope.clone(), allowed: allowed.len() }));
@@ -207,63 +249,56 @@ impl Requirement {
         if evidence.found > limits::SIGNATURES {
             return Err(Box::new(Reason::TooManySignatures { found: evidence.found }));
         }
-        let mut valid: BTreeMap<&PublicKey, &str> = BTreeMap::new();
-        let mut rejected = Vec::new();
-        for (index, signature) in evidence.signatures.iter().enumerate() {
-            match signer(signature, signers, identity, evidence) {
-                Ok((name, key)) => {
-                    valid.entry(key).or_insert(name);
-                }
-                Err(fault) => rejected.push(Rejected { number: index + 1, fault }),
-            }
+        let mut valid: BTreeMap<&Signer, &str> = BTreeMap::new();
+        let mut judged = Vec::new();
+        for (index, Signature { form, signed }) in evidence.signatures.iter().enumerate() {
+            // Several names of one signer are one: the first of them counts.
+            let outcome = signer(signed, signers, identity, evidence)
+                .map(|(name, signer)| (*valid.entry(signer).or_insert(name)).to_owned());
+            judged.push(Judged { number: index + 1, form: *form, outcome });
         }
-        let names = valid.values().map(|name| (*name).to_owned()).collect();
         if valid.len() < threshold {
-            return Err(Box::new(Reason::NotEnough {
-                scope: scope.clone(),
-                threshold,
-                signers: all(),
-                valid: names,
-                rejected,
-            }));
+            let valid = valid.values().map(|name| (*name).to_owned()).collect();
+            return Err(Box::new(Reason::NotEnough { scope: scope.clone(), threshold, signers: all(), valid, judged }));
         }
-        Ok(names)
+        Ok(judged)
     }
 }
 
 /// Who made one signature, if it counts.
 fn signer<'a>(
-    signature: &Result<Signed, Fault>,
-    signers: &'a BTreeMap<String, PublicKey>,
+    signed: &Result<Signed, Fault>,
+    signers: &'a BTreeMap<String, Signer>,
     identity: Identity,
     evidence: &Evidence,
-) -> Result<(&'a str, &'a PublicKey), Fault> {
-    let Signed { key, claim } = signature.as_ref().map_err(Clone::clone)?;
-    let (name, key) = signers.iter().find(|(_, of)| *of == key).ok_or(Fault::WrongSignature)?;
+) -> Result<(&'a str, &'a Signer), Fault> {
+    let Signed { maker, claim } = signed.as_ref().map_err(Clone::clone)?;
+    let (name, signer) = signers.iter().find(|(_, signer)| signer.is(maker)).ok_or_else(|| Fault::of(maker))?;
     let claim = claim.as_ref().map_err(|why| Fault::Claim { signer: name.clone(), why: why.clone() })?;
     if !evidence.is_over(claim.manifest) {
         return Err(Fault::OtherImage { signer: name.clone(), claimed: claim.manifest });
     }
-    match identity {
-        Identity::Any => {}
-        Identity::Repository => {
+    match (identity, &claim.docker_reference) {
+        (Identity::Any, _) | (Identity::Repository, None) => {}
+        (Identity::Repository, Some(claimed)) => {
             let Evidence { reference, .. } = evidence;
-            let same = claim.docker_reference.parse().is_ok_and(|claimed: Reference| {
+            let same = claimed.parse().is_ok_and(|claimed: Reference| {
                 claimed.registry() == reference.registry() && claimed.repository() == reference.repository()
             });
             if !same {
-                let claimed = claim.docker_reference.chars().take(SHOWN_CHARACTERS).collect();
+                let claimed = claimed.chars().take(SHOWN_CHARACTERS).collect();
                 return Err(Fault::OtherRepository { signer: name.clone(), claimed });
             }
         }
     }
-    Ok((name, key))
+    Ok((name, signer))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::read::PolicyText;
+    use std::path::Path;
 
     /// A policy whose signer `NAME` has the key `NAME`, read from `/keys/NAME`.
     fn policy(signers: &[(&str, &str)], images: &str) -> Policy {
@@ -271,15 +306,16 @@ mod tests {
         let signers: String = signers.iter().map(section).collect();
         let text = format!("version = 1\n{signers}[[image]]\nscope = \"r/a\"\n{images}\n");
         let file = PolicyText { file: "policy.toml", text: &text };
-        Policy::read(&[file], |path| Ok(path.as_os_str().as_encoded_bytes().to_vec().into())).unwrap()
+        Policy::read(&[file], |path: &Path| Ok(path.as_os_str().as_encoded_bytes().to_vec().into())).unwrap()
     }
 
     /// `r/a:1`, signed by the key `k1`.
     fn evidence() -> Evidence {
         let digest = Digest::of(b"manifest");
-        let claim = Claim { docker_reference: "r/a:1".to_owned(), manifest: digest };
-        let signed = Signed { key: b"/keys/k1".to_vec().into(), claim: Ok(claim) };
-        Evidence { reference: "r/a:1".parse().unwrap(), digest, chosen: None, found: 1, signatures: vec![Ok(signed)] }
+        let claim = Claim { docker_reference: Some("r/a:1".to_owned()), manifest: digest };
+        let signed = Ok(Signed { maker: Maker::Key(b"/keys/k1".to_vec().into()), claim: Ok(claim) });
+        let signatures = vec![Signature { form: Form::Legacy, signed }];
+        Evidence { reference: "r/a:1".parse().unwrap(), digest, chosen: None, found: 1, signatures }
     }
 
     #[test]
@@ -295,7 +331,7 @@ mod tests {
         assert_eq!(told(&policy(&[("release", "k1")], &signed.replace("ci", "release"))), "{\"release\"}");
         assert_eq!(
             told(&policy(&[("ci", "k2")], signed)),
-            "0 of 1 required signatures count (scope `r/a`, signers `ci`); signature 1: no key of these signers made it"
+            "0 of 1 required signatures count (scope `r/a`, signers `ci`); signature 1 (legacy): no key of these signers made it"
         );
         assert_eq!(told(&policy(&[], "unsigned = \"allow\"")), "{}");
         assert_eq!(told(&Policy::default()), Reason::NoScope.to_string());

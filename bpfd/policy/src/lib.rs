@@ -14,14 +14,15 @@ pub mod read;
 pub mod reference;
 pub mod refusal;
 pub mod scope;
+pub mod signer;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::image::ImageRule;
-use crate::key::PublicKey;
 use crate::name::Name;
+use crate::signer::Signer;
 
 /// What holds on a host. The default is the built-in policy, which lets no image through.
 ///
@@ -32,7 +33,7 @@ pub struct Policy {
     /// The files it was read from, in their order.
     pub files: Vec<String>,
     /// Each `[[signer]]`.
-    pub signers: BTreeMap<Name, PublicKey>,
+    pub signers: BTreeMap<Name, Signer>,
     /// Each `[[image]]`; no two have the same scope.
     pub images: Vec<ImageRule>,
 }

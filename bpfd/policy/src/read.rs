@@ -3,6 +3,8 @@
 //! Deny by default: an unknown key is an error with file, line and column, never a thing to skip, and so is a `[[rule]]`, which nobody
 //! reads yet. Must never read a file itself: texts and keys come from the caller, who checks owner and mode.
 
+mod signer;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::io;
@@ -14,10 +16,12 @@ use toml::de::{DeTable, Deserializer};
 
 use crate::digest::Digest;
 use crate::image::{Identity, ImageRule, Requirement, Trust};
-use crate::key::PublicKey;
 use crate::name::{Name, NotAName};
 use crate::scope::Scope;
+use crate::signer::{IdentitiesError, Signer};
 use crate::{Policy, limits, position};
+
+pub use self::signer::{KeyFault, Named};
 
 /// A policy file that is refused, and with it the whole policy.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +80,30 @@ pub enum PolicyFault {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+    /// Neither a key nor an identity, or both.
+    #[error("a signer has either `key` or `keyless`")]
+    SignerKind,
+    /// Nobody, or everybody.
+    #[error(transparent)]
+    Identities(IdentitiesError),
+    /// The root's file cannot be read.
+    #[error("cannot read the trusted root `{path}`")]
+    RootFile {
+        /// As written.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The root's file is no trusted root.
+    #[error("`{path}` is not a trusted root")]
+    Root {
+        /// As written.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// Two sections for one scope.
     #[error("there is an `[[image]]` for the scope `{0}` already: write all requirements into one")]
     ScopeTwice(Scope),
@@ -119,16 +147,9 @@ pub enum PolicyFault {
 struct FileText {
     version: Spanned<i64>,
     #[serde(default)]
-    signer: Vec<SignerText>,
+    signer: Vec<signer::SignerText>,
     #[serde(default)]
     image: Vec<Spanned<ImageText>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SignerText {
-    name: Spanned<String>,
-    key: Spanned<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -155,15 +176,6 @@ struct RequirementText {
     threshold: Option<usize>,
     identity: Option<Identity>,
     digest: Option<Vec<Digest>>,
-}
-
-/// Why the file that a `[[signer]]` names gives no key.
-#[derive(Debug)]
-pub enum KeyFault {
-    /// It cannot be read.
-    File(io::Error),
-    /// What is in it is no public key.
-    NotAKey(Box<dyn Error + Send + Sync>),
 }
 
 /// The text of one policy file, and its name for messages.
@@ -202,21 +214,18 @@ impl PolicyText<'_> {
 }
 
 impl Policy {
-    /// Reads all policy files as one: signers and scopes are shared among them. `key` gives the key in a file.
+    /// Reads all policy files as one: signers and scopes are shared among them.
     ///
     /// # Errors
     /// [`PolicyError`]: then nothing of the policy counts.
-    pub fn read(
-        files: &[PolicyText<'_>],
-        mut key: impl FnMut(&Path) -> Result<PublicKey, KeyFault>,
-    ) -> Result<Self, PolicyError> {
+    pub fn read(files: &[PolicyText<'_>], mut named: impl Named) -> Result<Self, PolicyError> {
         let parsed = files.iter().map(|file| Ok((file, file.parse()?))).collect::<Result<Vec<_>, PolicyError>>()?;
         let mut signers = BTreeMap::new();
         for (file, text) in &parsed {
             for signer in &text.signer {
-                let (name, public) = read_signer(file, signer, &mut key)?;
-                if signers.insert(name.clone(), public).is_some() {
-                    return Err(file.fault(signer.name.span().start, PolicyFault::SignerTwice(name)));
+                let (name, read) = signer.read(file, &mut named)?;
+                if signers.insert(name.clone(), read).is_some() {
+                    return Err(file.fault(signer.name().span().start, PolicyFault::SignerTwice(name)));
                 }
             }
         }
@@ -246,31 +255,10 @@ pub fn trusting(signer: &Name, key: &Path, scope: &Scope) -> String {
     )
 }
 
-fn read_signer(
-    file: &PolicyText<'_>,
-    signer: &SignerText,
-    key: &mut impl FnMut(&Path) -> Result<PublicKey, KeyFault>,
-) -> Result<(Name, PublicKey), PolicyError> {
-    let name = signer.name.get_ref().parse::<Name>();
-    let name = name.map_err(|not| file.fault(signer.name.span().start, PolicyFault::SignerName(not)))?;
-    let path = signer.key.get_ref().clone();
-    let at_key = |fault| file.fault(signer.key.span().start, fault);
-    if !path.is_absolute() {
-        return Err(at_key(PolicyFault::RelativeKey(path)));
-    }
-    let public = key(&path).map_err(|fault| {
-        at_key(match fault {
-            KeyFault::File(source) => PolicyFault::KeyFile { path, source },
-            KeyFault::NotAKey(source) => PolicyFault::Key { path, source },
-        })
-    })?;
-    Ok((name, public))
-}
-
 fn read_image(
     file: &PolicyText<'_>,
     image: &Spanned<ImageText>,
-    signers: &BTreeMap<Name, PublicKey>,
+    signers: &BTreeMap<Name, Signer>,
 ) -> Result<ImageRule, PolicyError> {
     let ImageText { scope, unsigned, require, require_digest } = image.get_ref();
     let trust = match (unsigned, require) {
@@ -293,7 +281,7 @@ fn read_image(
 fn read_requirement(
     file: &PolicyText<'_>,
     text: &Spanned<RequirementText>,
-    signers: &BTreeMap<Name, PublicKey>,
+    signers: &BTreeMap<Name, Signer>,
 ) -> Result<Requirement, PolicyError> {
     let here = |fault| file.fault(text.span().start, fault);
     let RequirementText { signed_by, threshold, identity, digest } = text.get_ref();

@@ -4,12 +4,17 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use crate::digest::Digest;
+use crate::image::Form;
 use crate::limits;
 use crate::reference::Reference;
 use crate::scope::Scope;
+use crate::signer::Maker;
 
 /// Rejected signatures that a message shows: a refusal must fit into a gRPC status, whose headers break at a few KiB.
 const SHOWN: usize = 4;
+
+/// Characters of a certificate's text that a message shows.
+const SHOWN_CHARACTERS: usize = 128;
 
 /// An image that may not be used.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +71,7 @@ pub enum Reason {
     /// It has signatures, but too few that count.
     #[error(
         "{} of {threshold} required signatures count (scope `{scope}`, signers {}){}",
-        .valid.len(), names(.signers), list(.rejected)
+        .valid.len(), names(.signers), list(.judged)
     )]
     NotEnough {
         /// The scope that applies.
@@ -77,23 +82,30 @@ pub enum Reason {
         signers: BTreeSet<String>,
         /// Whose do; of several names for one key the first.
         valid: BTreeSet<String>,
-        /// The others, in the order they came.
-        rejected: Vec<Rejected>,
+        /// All signatures, in the order they came.
+        judged: Vec<Judged>,
     },
 }
 
-/// A signature that does not count.
-#[derive(Debug)]
-pub struct Rejected {
+/// How one signature fared.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Judged {
     /// Which one, from 1.
     pub number: usize,
-    /// Why.
-    pub fault: Fault,
+    /// How it is written.
+    pub form: Form,
+    /// Which signer made it, or why it does not count.
+    pub outcome: Result<String, Fault>,
 }
 
-impl fmt::Display for Rejected {
+impl fmt::Display for Judged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "signature {}: {}", self.number, self.fault)
+        let Self { number, form, outcome } = self;
+        write!(f, "signature {number} ({form}): ")?;
+        match outcome {
+            Ok(signer) => write!(f, "`{signer}` made it"),
+            Err(fault) => fault.fmt(f),
+        }
     }
 }
 
@@ -109,9 +121,35 @@ pub enum Fault {
     /// The annotation is no base64.
     #[error("it is not base64")]
     Base64,
+    /// The signature is over a digest, and the digest is of something else.
+    #[error("it is over another manifest, {0}")]
+    OtherMessage(Digest),
     /// No trusted key made it.
     #[error("no key of these signers made it")]
     WrongSignature,
+    /// Not what its form says it is.
+    #[error("it cannot be read: {0}")]
+    Unreadable(String),
+    /// A form, or a part of it, that is known and not judged.
+    #[error("this version does not judge {0}")]
+    NotJudged(&'static str),
+    /// A certificate vouches for it, and nobody of these signers is known by one.
+    #[error("a certificate vouches for it, and none of these signers is `keyless`")]
+    NoRoot,
+    /// Its certificate, its logs or its signature do not hold, by any root of these signers.
+    #[error("its certificate does not count: {0}")]
+    Certificate(String),
+    /// Somebody else made it.
+    #[error("{identity:?}, known to {issuer:?}, made it, who is none of these signers")]
+    Stranger {
+        /// The beginning of what the certificate says.
+        identity: String,
+        /// The same.
+        issuer: String,
+    },
+    /// The hint at the key, in a bundle, is of another key than the one that made it.
+    #[error("it names another key than the one that made it")]
+    KeyHint,
     /// A key made it, over something else than a payload.
     #[error("`{signer}` signed something that is not a container signature: {why}")]
     Claim {
@@ -138,12 +176,27 @@ pub enum Fault {
     },
 }
 
+impl Fault {
+    /// No signer is what made the signature.
+    pub(crate) fn of(maker: &Maker) -> Self {
+        let shown = |text: &String| text.chars().take(SHOWN_CHARACTERS).collect();
+        match maker {
+            Maker::Key(_) => Self::WrongSignature,
+            Maker::Vouched { root: _, issuer, identity } => {
+                Self::Stranger { identity: shown(identity), issuer: shown(issuer) }
+            }
+        }
+    }
+}
+
 fn names(signers: &BTreeSet<String>) -> String {
     let quoted: Vec<String> = signers.iter().map(|name| format!("`{name}`")).collect();
     quoted.join(", ")
 }
 
-fn list(rejected: &[Rejected]) -> String {
+/// Those that do not count.
+fn list(judged: &[Judged]) -> String {
+    let rejected: Vec<&Judged> = judged.iter().filter(|judged| judged.outcome.is_err()).collect();
     let shown: String = rejected.iter().take(SHOWN).map(|rejected| format!("; {rejected}")).collect();
     match rejected.len().saturating_sub(SHOWN) {
         0 => shown,
@@ -171,8 +224,8 @@ impl Refusal {
                 format!("remove unneeded signatures from `{}`", reference.signatures(self.digest))
             }
             Reason::Unsigned { signers, threshold, .. } => sign_it(&pinned, *threshold, signers),
-            Reason::NotEnough { signers, valid, threshold, rejected, .. } => {
-                if rejected.iter().any(|rejected| matches!(rejected.fault, Fault::OtherRepository { .. })) {
+            Reason::NotEnough { signers, valid, threshold, judged, .. } => {
+                if judged.iter().any(|judged| matches!(judged.outcome, Err(Fault::OtherRepository { .. }))) {
                     return "if the repository is a mirror, write `identity = \"any\"` into its requirement".to_owned();
                 }
                 let missing = signers.difference(valid).cloned().collect();

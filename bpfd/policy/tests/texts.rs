@@ -10,6 +10,7 @@ use bpfd_policy::{
     key::PublicKey,
     read::{KeyFault, PolicyText, trusting},
     reference::in_full as chain,
+    signer::Signer,
 };
 
 /// The key of `/keys/NAME.pub` is `NAME`; `broken` is no key, and some files are not there.
@@ -62,8 +63,8 @@ require_digest = true
     else {
         panic!("{requirements:?}")
     };
-    assert_eq!(signers["release"], key("release"));
-    assert_eq!(policy.signers["ci"], key("ci"));
+    assert_eq!(signers["release"], Signer::Key(key("release")));
+    assert_eq!(policy.signers["ci"], Signer::Key(key("ci")));
     assert_eq!(policy.files, ["policy.toml"]);
     assert_eq!(digests.iter().collect::<Vec<_>>(), [&Digest::of(b"")]);
     let json = serde_json::to_string(&policy).unwrap();
@@ -88,6 +89,7 @@ fn signers_and_scopes_are_shared_among_files() {
 #[test]
 fn each_bad_policy_is_refused_with_file_line_and_column() {
     let image = |rest: &str| format!("{SIGNERS}[[image]]\nscope = \"r/a\"\n{rest}\n");
+    let keyless = |text: &str| format!("version = 1\n[[signer]]\nname = \"ci\"\nkeyless = {{ {text} }}\n");
     let cases = [
         String::new(),
         "version = 2\n".to_owned(),
@@ -96,8 +98,14 @@ fn each_bad_policy_is_refused_with_file_line_and_column() {
         "version = 1\n[[signer]\n".to_owned(),
         format!("{SIGNERS}\n[[rule]]\nid = \"cni\"\nwho = [{{ user = \"cni\" }}]\n"),
         "version = 1\nrule = []\n".to_owned(),
-        "version = 1\n[[signer]]\nname = \"ci\"\nkeyless = { issuer = \"x\", identity = \"y\", root = \"github\" }\n"
-            .to_owned(),
+        keyless("issuer = \"x\", identity = \"y\", root = \"github\""),
+        keyless("issuer = \"x\", identity = \"y\", root = \"acme.json\""),
+        keyless("issuer = \"x\", identity = \"y\""),
+        keyless("issuer = \"x\", identity = \"*\""),
+        keyless("issuer = \"x\", identity = \"\""),
+        keyless("identity = \"y\""),
+        keyless("issuer = \"x\", identity = \"y\", log = \"require\""),
+        keyless("issuer = \"x\", identity = \"y\" }\nkey = \"/keys/ci.pub\"\n#{"),
         "version = 1\n[[signer]]\nname = \"ci\"\nkey = \"/keys/ci.pub\"\nlog = \"require\"\n".to_owned(),
         "version = 1\n[[signer]]\nname = \"ci\"\n".to_owned(),
         "version = 1\n[[signer]]\nname = \"Ci\"\nkey = \"/keys/ci.pub\"\n".to_owned(),
@@ -157,7 +165,7 @@ fn the_file_that_trust_add_writes_asks_for_the_signers_signature() {
     for (name, path) in [("ci", "/keys/ci.pub"), ("a.b-c", "/keys \"quoted\" \\/ci.pub")] {
         let text = trusting(&name.parse().unwrap(), Path::new(path), &"reg.acme/bpf/**".parse().unwrap());
         let policy = Policy::read(&[PolicyText { file: "policy.d/ci.toml", text: &text }], key_file).unwrap();
-        let signers = [(name.to_owned(), key("ci"))].into();
+        let signers = [(name.to_owned(), Signer::Key(key("ci")))].into();
         let signed = Requirement::Signed { signers, threshold: 1, identity: Identity::Repository };
         let [rule] = policy.images.as_slice() else { panic!("{policy:?}") };
         assert_eq!((rule.scope.to_string().as_str(), &rule.trust), ("reg.acme/bpf/**", &Trust::All(vec![signed])));

@@ -54,8 +54,8 @@ impl Shared {
         let signatures = self.store.signatures(&selected)?;
         let digest = selected.digest();
         let mut findings = vec![format!("`{reference}` is {digest} in the image store")];
-        findings
-            .extend(selected.subject().chosen.map(|manifest| format!("its manifest for this machine is {manifest}")));
+        let chosen = selected.subject().chosen;
+        findings.extend(chosen.map(|manifest| format!("its manifest for this machine is {}", manifest.digest())));
         findings.push(match signatures.len() {
             0 => "no signatures are stored with it".to_owned(),
             1 => "1 signature is stored with it".to_owned(),
@@ -71,6 +71,7 @@ impl Shared {
                     let names: Vec<&str> = signers.iter().map(String::as_str).collect();
                     format!("it is signed by {}", names.join(", "))
                 });
+                findings.extend(verified.judged().iter().map(ToString::to_string));
                 Ok(Verdict { trusted: true, digest, scope: Some(verified.scope().to_string()), signers, findings })
             }
             Err(refusal) => {

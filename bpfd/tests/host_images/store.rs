@@ -77,7 +77,8 @@ fn a_verdict_explains_itself_by_the_policy_of_now() {
         (verdict.trusted, text.replace(&verdict.digest.to_string(), "DIGEST"))
     };
     let trusted = "`REGISTRY/team/app:v1` is DIGEST in the image store\n1 signature is stored with it\n\
-                   scope `REGISTRY/team/**` of the policy applies to it\nit is signed by ci";
+                   scope `REGISTRY/team/**` of the policy applies to it\nit is signed by ci\n\
+                   signature 1 (legacy): `ci` made it";
     assert_eq!(told(&world), (true, trusted.to_owned()));
     std::fs::remove_dir_all(world.layout.etc.join("policy.d")).unwrap();
     world.trust.reload().unwrap();

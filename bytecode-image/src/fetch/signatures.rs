@@ -1,19 +1,19 @@
-//! Signatures of cosign's legacy form, as they lie beside an image: tag `sha256-<hex>.sig`, one layer a signature
-//! (cosign `specs/SIGNATURE_SPEC.md`).
+//! Signatures as they lie beside an image: of cosign's legacy form at the tag `sha256-<hex>.sig`, one layer a signature (cosign
+//! `specs/SIGNATURE_SPEC.md`); of other forms in manifests that refer to it (cosign `specs/BUNDLE_SPEC.md`).
 //!
 //! Must never say that there are none unless the registry did.
 
 use super::{FetchError, Phase, Progress};
 use crate::{
-    candidate::Candidate,
+    candidate::{Candidate, is_signatures, may_be_signatures},
     digest::{Descriptor, Digest},
-    document::{Document, DocumentError, Layer, Manifest},
+    document::{Document, DocumentError, ImageManifest, IndexEntry, Layer, Manifest},
     limits, media,
     resolve::Selected,
     transport::{Remote, TransportError},
 };
 
-/// All signatures over one manifest.
+/// A manifest of signatures over another manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignatureSet {
     over: Digest,
@@ -37,11 +37,7 @@ impl SignatureSet {
 
     /// What a verifier needs.
     pub fn candidates(&self) -> impl Iterator<Item = Candidate> {
-        self.payloads.iter().map(|(layer, payload)| Candidate {
-            over: self.over,
-            payload: payload.clone(),
-            annotations: layer.annotations.clone(),
-        })
+        self.payloads.iter().map(|(layer, payload)| Candidate::new(self.over, layer, payload.clone()))
     }
 
     /// Every blob of it, to be kept.
@@ -62,17 +58,28 @@ pub async fn fetch_signatures(
     progress: &dyn Progress,
 ) -> Result<Vec<SignatureSet>, FetchError> {
     progress.report(Phase::Signatures, 0, None);
-    let mut sets = Vec::new();
-    let mut count = 0;
+    let mut reading = Reading { remote, progress, count: 0, sets: Vec::new() };
     for over in selected.signable() {
-        if let Some(manifest) = manifest_of_signatures(remote, over).await? {
-            sets.push(read(remote, over, manifest, &mut count, progress).await?);
+        let (legacy, referrers) = tokio::join!(tagged(remote, over), remote.referrers(over));
+        if let Some(manifest) = legacy? {
+            reading.legacy(over, manifest).await?;
         }
+        reading.attached(over, referrers).await?;
     }
-    Ok(sets)
+    Ok(reading.sets)
 }
 
-async fn manifest_of_signatures(remote: &Remote<'_>, over: Digest) -> Result<Option<Document>, FetchError> {
+/// The signatures in manifests that refer to a manifest.
+///
+/// # Errors
+/// [`FetchError::Signatures`], [`FetchError::TooManySignatures`].
+pub async fn fetch_attached(remote: &Remote<'_>, over: Digest) -> Result<Vec<SignatureSet>, FetchError> {
+    let mut reading = Reading { remote, progress: &(), count: 0, sets: Vec::new() };
+    reading.attached(over, remote.referrers(over).await).await?;
+    Ok(reading.sets)
+}
+
+async fn tagged(remote: &Remote<'_>, over: Digest) -> Result<Option<Document>, FetchError> {
     let place = remote.reference().signatures(over);
     match remote.tagged(place.tag().unwrap_or_default()).await {
         Ok(manifest) => Ok(Some(manifest)),
@@ -81,35 +88,72 @@ async fn manifest_of_signatures(remote: &Remote<'_>, over: Digest) -> Result<Opt
     }
 }
 
-async fn read(
-    remote: &Remote<'_>,
-    over: Digest,
-    manifest: Document,
-    count: &mut usize,
-    progress: &dyn Progress,
-) -> Result<SignatureSet, FetchError> {
-    let reference = remote.reference();
-    let failed = |error: TransportError| FetchError::Signatures(reference.clone().into(), error.into());
-    let refused = |error| FetchError::SignatureManifest(reference.clone().into(), error);
-    let image = match manifest.parse().map_err(refused)? {
-        Manifest::Image(image) => image,
-        Manifest::Index(_) => return Err(refused(DocumentError::MediaType(manifest.media_type().to_owned()))),
-    };
-    // Layers of other kinds count too: the store keeps the manifest whole.
-    if *count + image.layers.len() > limits::SIGNATURES {
-        return Err(FetchError::TooManySignatures { reference: reference.clone().into() });
+fn image(manifest: &Document) -> Result<ImageManifest, DocumentError> {
+    match manifest.parse()? {
+        Manifest::Image(image) => Ok(image),
+        Manifest::Index(_) => Err(DocumentError::MediaType(manifest.media_type().to_owned())),
     }
-    let total = u64::try_from(*count + image.layers.len()).ok();
-    let mut payloads = Vec::new();
-    for layer in image.layers {
-        if layer.descriptor.media_type != media::SIMPLE_SIGNING {
-            return Err(refused(DocumentError::MediaType(layer.descriptor.media_type)));
+}
+
+/// What was read so far, of all manifests together.
+struct Reading<'a> {
+    remote: &'a Remote<'a>,
+    progress: &'a dyn Progress,
+    count: usize,
+    sets: Vec<SignatureSet>,
+}
+
+impl Reading<'_> {
+    async fn legacy(&mut self, over: Digest, manifest: Document) -> Result<(), FetchError> {
+        let refused = |error| FetchError::SignatureManifest(self.remote.reference().clone().into(), error);
+        let image = image(&manifest).map_err(refused)?;
+        match image.layers.iter().find(|layer| layer.descriptor.media_type != media::SIMPLE_SIGNING) {
+            Some(other) => Err(refused(DocumentError::MediaType(other.descriptor.media_type.clone()))),
+            None => self.read(over, manifest, image).await,
         }
-        let payload = remote.bytes(&layer.descriptor, limits::SIGNATURE).await.map_err(failed)?;
-        payloads.push((layer, payload));
-        *count += 1;
-        progress.report(Phase::Signatures, u64::try_from(*count).unwrap_or(u64::MAX), total);
     }
-    let config = remote.bytes(&image.config, limits::CONFIG).await.map_err(failed)?;
-    Ok(SignatureSet { over, manifest, config: (image.config, config), payloads })
+
+    async fn attached(
+        &mut self,
+        over: Digest,
+        listed: Result<Vec<IndexEntry>, TransportError>,
+    ) -> Result<(), FetchError> {
+        let remote = self.remote;
+        let failed = |error: TransportError| FetchError::Signatures(remote.reference().clone().into(), error.into());
+        let may_be = |entry: &IndexEntry| may_be_signatures(entry.artifact_type.as_deref());
+        for entry in listed.map_err(failed)?.into_iter().filter(may_be) {
+            let manifest = remote.described(&entry.descriptor).await.map_err(failed)?;
+            // A list may name anything: what is not about this manifest, or no signature, is no part of the decision.
+            match image(&manifest) {
+                Ok(image) if is_signatures(&image, over) => self.read(over, manifest, image).await?,
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self, over: Digest, manifest: Document, image: ImageManifest) -> Result<(), FetchError> {
+        let Self { remote, progress, .. } = self;
+        let reference = remote.reference();
+        let failed = |error: TransportError| FetchError::Signatures(reference.clone().into(), error.into());
+        // Layers of other kinds count too: the store keeps the manifest whole.
+        let all = self.count + image.layers.len();
+        if all > limits::SIGNATURES {
+            return Err(FetchError::TooManySignatures { reference: reference.clone().into() });
+        }
+        let mut payloads = Vec::new();
+        for layer in image.layers {
+            let payload = remote.bytes(&layer.descriptor, limits::SIGNATURE).await.map_err(failed)?;
+            payloads.push((layer, payload));
+            self.count += 1;
+            progress.report(Phase::Signatures, u64::try_from(self.count).unwrap_or(u64::MAX), u64::try_from(all).ok());
+        }
+        // The empty one is known without asking.
+        let config = match image.config == Descriptor::of(media::EMPTY, media::EMPTY_BYTES) {
+            true => media::EMPTY_BYTES.to_vec(),
+            false => remote.bytes(&image.config, limits::CONFIG).await.map_err(failed)?,
+        };
+        self.sets.push(SignatureSet { over, manifest, config: (image.config, config), payloads });
+        Ok(())
+    }
 }

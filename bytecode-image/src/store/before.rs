@@ -15,15 +15,16 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Before {
     image: Descriptor,
-    /// What they are over, and their manifest.
-    signatures: Vec<(Digest, Descriptor)>,
+    /// What they are over, and their manifests.
+    signatures: Vec<(Digest, Vec<Descriptor>)>,
 }
 
 impl Before {
     /// Leases that keep all of it.
     #[must_use]
     pub fn leases(&self) -> BTreeSet<Digest> {
-        let signatures = self.signatures.iter().map(|(_over, manifest)| manifest.digest);
+        let signatures =
+            self.signatures.iter().flat_map(|(_over, manifests)| manifests).map(|manifest| manifest.digest);
         signatures.chain([self.image.digest]).collect()
     }
 }
@@ -41,8 +42,8 @@ impl Store {
             Err(StoreError::Corrupt(_)) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let over = |over: Digest| names.signatures(reference, over).map(|manifest| (over, manifest));
-        Ok(Some(Before { image, signatures: reached.into_iter().filter_map(over).collect() }))
+        let over = |over: Digest| (over, names.signatures(reference, over));
+        Ok(Some(Before { image, signatures: reached.into_iter().map(over).collect() }))
     }
 
     /// Lets a name lead to what it led to before. If that is gone, the name goes; if the name is gone, it stays gone.
@@ -61,8 +62,8 @@ impl Store {
         match whole {
             Ok(()) => {
                 names.set(&reference.to_string(), image);
-                for (over, manifest) in signatures {
-                    names.set_signatures(&reference.signatures(*over), *over, manifest);
+                for (over, manifests) in signatures {
+                    names.set_signatures(reference, *over, manifests);
                 }
             }
             Err(error @ StoreError::Io { .. }) => return Err(error),

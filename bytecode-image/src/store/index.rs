@@ -57,11 +57,17 @@ impl Names {
         self.manifests.push(entry(image, BTreeMap::from([(REF_NAME.to_owned(), name.to_owned())])));
     }
 
-    pub(super) fn set_signatures(&mut self, name: &Reference, over: Digest, manifest: &Descriptor) {
-        let name = name.to_string();
-        self.remove(&name);
-        let annotations = [(REF_NAME.to_owned(), name), (SIGNATURES_OF.to_owned(), over.to_string())];
-        self.manifests.push(entry(manifest, BTreeMap::from(annotations)));
+    /// Lets these be the signatures that a repository has over a manifest, in place of all others.
+    pub(super) fn set_signatures(&mut self, repository: &Reference, over: Digest, manifests: &[Descriptor]) {
+        self.manifests.retain(|entry| !is_over(entry, repository, over));
+        let annotate =
+            |name: String| BTreeMap::from([(REF_NAME.to_owned(), name), (SIGNATURES_OF.to_owned(), over.to_string())]);
+        // The first has the name of the legacy form's tag: programs before this one look for it, and for nothing else.
+        let names = [repository.signatures(over)].into_iter();
+        let others = manifests.iter().skip(1).map(|manifest| repository.by_digest(manifest.digest));
+        for (manifest, name) in manifests.iter().zip(names.chain(others)) {
+            self.manifests.push(entry(manifest, annotate(name.to_string())));
+        }
     }
 
     /// Whether there was such an entry.
@@ -103,10 +109,9 @@ impl Names {
     }
 
     /// Signatures kept over a manifest of a repository.
-    pub(super) fn signatures(&self, repository: &Reference, over: Digest) -> Option<Descriptor> {
-        let name = repository.signatures(over).to_string();
-        let found = self.manifests.iter().find(|entry| entry.annotations.get(REF_NAME) == Some(&name));
-        found.map(|entry| entry.descriptor.clone())
+    pub(super) fn signatures(&self, repository: &Reference, over: Digest) -> Vec<Descriptor> {
+        let found = self.manifests.iter().filter(|entry| is_over(entry, repository, over));
+        found.map(|entry| entry.descriptor.clone()).collect()
     }
 
     /// Gives a repository the signatures that another one has.
@@ -114,22 +119,18 @@ impl Names {
         if from.name() == to.name() {
             return;
         }
-        let of = |entry: &IndexEntry| entry.annotations.get(SIGNATURES_OF)?.parse::<Digest>().ok();
-        let overs: BTreeSet<Digest> = self.manifests.iter().filter_map(of).collect();
+        let overs: BTreeSet<Digest> = self.manifests.iter().filter_map(signed).collect();
         for over in overs {
-            if let Some(manifest) = self.signatures(from, over) {
-                self.set_signatures(&to.signatures(over), over, &manifest);
+            let manifests = self.signatures(from, over);
+            if !manifests.is_empty() {
+                self.set_signatures(to, over, &manifests);
             }
         }
     }
 
     /// Drops signatures over anything else.
     pub(super) fn keep_signatures(&mut self, over: &BTreeSet<Digest>) {
-        let kept = |entry: &IndexEntry| {
-            let of = entry.annotations.get(SIGNATURES_OF).and_then(|of| of.parse::<Digest>().ok());
-            of.is_none_or(|of| over.contains(&of))
-        };
-        self.manifests.retain(kept);
+        self.manifests.retain(|entry| signed(entry).is_none_or(|of| over.contains(&of)));
     }
 
     /// Everything that an entry points to, named or not.
@@ -141,6 +142,16 @@ impl Names {
         let images = self.manifests.iter().filter(|entry| !entry.annotations.contains_key(SIGNATURES_OF));
         images.filter_map(|entry| Some((entry.annotations.get(REF_NAME)?, entry)))
     }
+}
+
+/// What the signatures of an entry are over; `None` for an image.
+fn signed(entry: &IndexEntry) -> Option<Digest> {
+    entry.annotations.get(SIGNATURES_OF)?.parse().ok()
+}
+
+fn is_over(entry: &IndexEntry, repository: &Reference, over: Digest) -> bool {
+    let named = || entry.annotations.get(REF_NAME)?.parse::<Reference>().ok();
+    signed(entry) == Some(over) && named().is_some_and(|name| name.name() == repository.name())
 }
 
 fn entry(descriptor: &Descriptor, annotations: BTreeMap<String, String>) -> IndexEntry {
@@ -185,13 +196,17 @@ mod tests {
         let mut names = Names::default();
         let (a, over) = (reference("r.example/a:b"), image("x").digest);
         names.set(&a.to_string(), &image("x"));
-        names.set_signatures(&a.signatures(over), over, &image("signatures"));
+        let both = [image("signatures"), image("bundle")];
+        names.set_signatures(&a, over, &both);
         assert_eq!(names.list().len(), 1);
-        assert_eq!(names.signatures(&a, over), Some(image("signatures")));
+        assert_eq!(names.signatures(&a, over), both);
         names.copy_signatures(&a, &reference("r.example/other:b"));
-        assert_eq!(names.signatures(&reference("r.example/other:c"), over), Some(image("signatures")));
+        assert_eq!(names.signatures(&reference("r.example/other:c"), over), both);
+        names.set_signatures(&a, over, &both[1..]);
+        assert_eq!(names.signatures(&a, over), both[1..]);
+        assert_eq!(names.find(&a.by_digest(both[1].digest)), None);
         names.keep_signatures(&BTreeSet::new());
-        assert_eq!(names.signatures(&a, over), None);
+        assert_eq!(names.signatures(&a, over), []);
         assert_eq!(names.list().len(), 1);
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     candidate::Candidate,
     digest::{Descriptor, Digest},
     document::{Document, ImageManifest, Manifest},
-    limits, media,
+    limits,
     reference::Reference,
     resolve::{Platform, ResolveError, Selected, choose},
 };
@@ -53,13 +53,13 @@ impl Store {
         let names = self.names()?;
         let mut found = Vec::new();
         for over in selected.signable() {
-            let Some(manifest) = names.signatures(selected.reference(), over) else { continue };
-            let Manifest::Image(manifest) = self.document(&manifest)?.parse()? else {
-                return Err(ResolveError::Nested.into());
-            };
-            for layer in manifest.layers.iter().filter(|layer| layer.descriptor.media_type == media::SIMPLE_SIGNING) {
-                let payload = self.read(&layer.descriptor, limits::SIGNATURE)?;
-                found.push(Candidate { over, payload, annotations: layer.annotations.clone() });
+            for manifest in names.signatures(selected.reference(), over) {
+                let Manifest::Image(manifest) = self.document(&manifest)?.parse()? else {
+                    return Err(ResolveError::Nested.into());
+                };
+                for layer in &manifest.layers {
+                    found.push(Candidate::new(over, layer, self.read(&layer.descriptor, limits::SIGNATURE)?));
+                }
             }
         }
         Ok(found)

@@ -10,16 +10,19 @@ use bytecode_image::{
     candidate::Candidate,
     digest::{Descriptor, Digest},
     fetch::{PullError, PullRequest, Pulled, pull},
+    key::{SigningKey, policy_key},
     media,
     reference::Reference,
     registries::{Author, Registries},
     resolve::{Platform, Selected},
+    sign::{Signed, sign},
     store::Store,
     testing::registry::{Mode, Options, TestRegistry},
     transport::{Remote, Timeouts, TransportConfig},
     verify::{Refusal, Verified, decide},
 };
 use serde_json::json;
+use tempfile::TempDir;
 
 pub(crate) const REPO: &str = "team/app";
 
@@ -129,7 +132,8 @@ pub(crate) fn told(error: &dyn Error, names: &[(&str, String)]) -> String {
 pub(crate) fn let_through(selected: &Selected, candidates: &[Candidate]) -> Result<Verified, Box<Refusal>> {
     let text =
         format!("version = 1\n[[image]]\nscope = \"{}\"\nunsigned = \"allow\"\n", selected.reference().registry());
-    let policy = Policy::read(&[PolicyText { file: "policy.toml", text: &text }], |_| Ok(vec![].into())).unwrap();
+    let policy =
+        Policy::read(&[PolicyText { file: "policy.toml", text: &text }], |_: &Path| Ok(vec![].into())).unwrap();
     decide(&policy, selected.subject(), candidates)
 }
 
@@ -169,4 +173,34 @@ pub(crate) fn files(below: &Path) -> Vec<String> {
     }
     found.sort();
     found
+}
+
+pub(crate) fn store() -> (TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    (dir, store)
+}
+
+/// Signs what a tag names, and puts the signature where cosign would.
+pub(crate) fn sign_at(registry: &TestRegistry, key: &SigningKey, over: Digest) {
+    let name = reference(registry);
+    let Signed::Appended(manifest) = sign(key, &name, over, None).unwrap() else { panic!("signed") };
+    registry.put_blob(&manifest.payload);
+    registry.put_blob(&manifest.config);
+    registry.put_manifest(REPO, name.signatures(over).tag().unwrap(), media::MANIFEST, &manifest.manifest);
+}
+
+/// A policy that wants a key's signature.
+pub(crate) fn signed_by(key: &SigningKey) -> impl Fn(&Selected, &[Candidate]) -> Result<Verified, Box<Refusal>> {
+    let pem = key.public().to_pem();
+    move |selected, candidates| {
+        let scope = selected.reference().registry();
+        let text = format!(
+            "version = 1\n[[signer]]\nname = \"ci\"\nkey = \"/ci.pub\"\n\
+             [[image]]\nscope = \"{scope}\"\nrequire = [{{ signed_by = [\"ci\"] }}]\n"
+        );
+        let policy =
+            Policy::read(&[PolicyText { file: "p", text: &text }], |_: &Path| policy_key(Ok(pem.clone()))).unwrap();
+        decide(&policy, selected.subject(), candidates)
+    }
 }

@@ -75,12 +75,12 @@ fn a_digest_is_required_where_policy_says_so_and_must_be_the_resolved_one() {
 #[test]
 fn a_signature_over_the_chosen_manifest_of_an_index_counts() {
     let policy = scope(r#"{ signed_by = ["ci"] }"#);
-    let (index, child) = (Digest::of(b"index"), Digest::of(b"child"));
+    let [index, child] = ["index", "child"].map(|text: &str| Document::new(media::MANIFEST, text.as_bytes().to_vec()));
     let reference = reference();
-    let subject = Subject { reference: &reference, digest: index, chosen: Some(child) };
-    for over in [index, child] {
+    let subject = Subject { reference: &reference, top: &index, chosen: Some(&child) };
+    for over in [index.digest(), child.digest()] {
         let verified = decide(&policy, subject, &[signed("ci", "reg.acme/bpf/xdp:v1", over)]).unwrap();
-        assert_eq!(verified.digest(), index);
+        assert_eq!(verified.digest(), index.digest());
     }
     assert!(decide(&policy, subject, &[signed("ci", "reg.acme/bpf/xdp:v1", Digest::of(b"sibling"))]).is_err());
 }
@@ -179,8 +179,8 @@ fn every_refusal_says_what_why_and_what_to_do() {
         (&one, vec![candidate("ci", b"{}".to_vec())]),
     ] {
         let reference = reference();
-        let refusal = decide(policy, Subject { reference: &reference, digest: manifest(), chosen: None }, &candidates)
-            .unwrap_err();
+        let refusal =
+            decide(policy, Subject { reference: &reference, top: &document(), chosen: None }, &candidates).unwrap_err();
         let cause = refusal.source().unwrap();
         writeln!(report, "error: {refusal}\ncause: {}\nhint: {}\n", chain(cause), refusal.hint()).unwrap();
     }

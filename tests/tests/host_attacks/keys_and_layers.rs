@@ -76,7 +76,7 @@ fn a_key_for_which_anybody_can_sign_is_no_key() {
     images.host.start();
     assert_snapshot!(images.refuses(6, "registry/team/app:1"), @"
     error: image `registry/team/app:1` (sha256:SHA256) is refused by policy
-    cause: 0 of 1 required signatures count (scope `registry/team/**`, signers `ci`); signature 1: no key of these signers made it
+    cause: 0 of 1 required signatures count (scope `registry/team/**`, signers `ci`); signature 1 (legacy): no key of these signers made it
     hint: have it signed by `ci`: `bpfctl image sign registry/team/app@sha256:SHA256 --key FILE`
     ");
 }

@@ -95,7 +95,7 @@ fn an_image_that_somebody_else_signed_is_refused() {
     images.sign("team/app", &SigningKey::generate(Scheme::P256).unwrap());
     assert_snapshot!(images.refuses(6, "registry/team/app:1"), @"
     error: image `registry/team/app:1` (sha256:SHA256) is refused by policy
-    cause: 0 of 1 required signatures count (scope `registry/team/**`, signers `ci`); signature 1: no key of these signers made it
+    cause: 0 of 1 required signatures count (scope `registry/team/**`, signers `ci`); signature 1 (legacy): no key of these signers made it
     hint: have it signed by `ci`: `bpfctl image sign registry/team/app@sha256:SHA256 --key FILE`
     ");
     images.sign("team/app", &images.key);

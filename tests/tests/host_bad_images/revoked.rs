@@ -92,10 +92,10 @@ fn a_key_that_is_revoked_during_a_load_does_not_count() {
     let revoked = [("ci.pub", Some(other.as_str()))];
     assert_snapshot!(images.host.unchanged(|| held(&images, root, &revoked)).refused(6), @"
     error: image `registry/team/app:1` (sha256:SHA256) is refused by policy
-    cause: 0 of 1 required signatures count (scope `registry/team/**`, signers `ci`); signature 1: no key of these signers made it
+    cause: 0 of 1 required signatures count (scope `registry/team/**`, signers `ci`); signature 1 (legacy): no key of these signers made it
     hint: have it signed by `ci`: `bpfctl image sign registry/team/app@sha256:SHA256 --key FILE`
     ");
-    assert_snapshot!(last_denied(&images), @"root | load | registry/team/app:1 | 0 of 1 required signatures count (scope `registry/team/**`, signers `ci`); signature 1: no key of these signers made it");
+    assert_snapshot!(last_denied(&images), @"root | load | registry/team/app:1 | 0 of 1 required signatures count (scope `registry/team/**`, signers `ci`); signature 1 (legacy): no key of these signers made it");
 }
 
 #[test]

@@ -8,9 +8,11 @@ use bpfd_policy::Policy;
 use bpfd_policy::image::{Identity, ImageRule, Requirement, Trust};
 use bpfd_policy::key::PublicKey;
 use bpfd_policy::read::PolicyText;
+use bpfd_policy::signer::Signer;
 use bpfd_proto::v1 as pb;
 use bytecode_image::fetch::{fetch_signatures, select};
-use bytecode_image::key::{VerifyingKey, policy_key};
+use bytecode_image::key::VerifyingKey;
+use bytecode_image::keyless::PolicyFiles;
 use bytecode_image::reference::Reference;
 use bytecode_image::resolve::Platform;
 use bytecode_image::scope::Scope;
@@ -23,6 +25,9 @@ use crate::args::word;
 use crate::client::Session;
 use crate::error::{Exit, Failure, Local, error_chain};
 use crate::files;
+
+/// Where the daemon's trusted roots are.
+const TRUST: &str = "/etc/bpfd/trust";
 
 /// Judge the signatures of an image, by the daemon's policy or by your own key or policy
 #[derive(Debug, Args)]
@@ -81,7 +86,7 @@ fn signed_by(path: &Path, reference: &Reference) -> Result<Policy, Failure> {
     let key = VerifyingKey::from_pem(&files::key(path)?).map_err(|error| {
         Local::new(Exit::Usage, format!("cannot use the key `{}`", path.display())).cause(error_chain(&error))
     })?;
-    let signers = BTreeMap::from([("key".to_owned(), PublicKey::from(&key))]);
+    let signers = BTreeMap::from([("key".to_owned(), Signer::Key(PublicKey::from(&key)))]);
     let signed = Requirement::Signed { signers, threshold: 1, identity: Identity::Repository };
     let scope = Scope::of_repository(reference);
     let rule = ImageRule { scope, trust: Trust::All(vec![signed]), require_digest: false };
@@ -91,9 +96,10 @@ fn signed_by(path: &Path, reference: &Reference) -> Result<Policy, Failure> {
 fn read_policy(path: &Path) -> Result<Policy, Failure> {
     let text = files::document(path)?;
     let file = path.display().to_string();
-    Policy::read(&[PolicyText { file: &file, text: &text }], |path| policy_key(std::fs::read_to_string(path))).map_err(
-        |error| Local::new(Exit::Usage, format!("cannot use the policy `{file}`")).cause(error_chain(&error)).into(),
-    )
+    let named = PolicyFiles { trust: TRUST.into(), read: |path: &Path| std::fs::read_to_string(path) };
+    Policy::read(&[PolicyText { file: &file, text: &text }], named).map_err(|error| {
+        Local::new(Exit::Usage, format!("cannot use the policy `{file}`")).cause(error_chain(&error)).into()
+    })
 }
 
 /// Judges an image in its registry.
@@ -127,7 +133,7 @@ fn trusted(verified: &Verified, digest: String) -> pb::VerifyImageResponse {
         trusted: true,
         scope: verified.scope().to_string(),
         signers: verified.signers().iter().cloned().collect(),
-        findings: vec![],
+        findings: verified.judged().iter().map(ToString::to_string).collect(),
         digest,
     }
 }
