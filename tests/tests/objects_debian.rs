@@ -71,7 +71,8 @@ fn what_libbpf_loads_is_loaded_with_the_same_programs_and_maps() {
 
 /// Shown of a test that passes too: libtest keeps what macros print.
 fn say(line: &str) {
-    writeln!(std::io::stderr(), "{line}").unwrap();
+    let mut shown = std::io::stderr();
+    writeln!(shown, "{line}").unwrap();
 }
 
 /// Why bpfd did not load an object.
