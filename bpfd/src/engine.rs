@@ -125,7 +125,7 @@ pub struct Engine<K: Kernel> {
     settled: Settled,
     /// A look because of news failed: the next news are a reason to look at everything.
     missed: bool,
-    /// See [`Observed::barred`]. Each is tried again when its interface comes anew, and at the next start.
+    /// See [`bpfd_core::kernel::Observed::barred`]. Each is tried again when its interface comes anew, and at the next start.
     barred: BTreeMap<LinkUid, String>,
     /// A change was broken off, and what it left could not be mended.
     unrepaired: bool,

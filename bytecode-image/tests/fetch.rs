@@ -1,5 +1,5 @@
 //! The pull pipeline: when the registry is asked, what is fetched before and after the decision, and what is left behind.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 mod common;
 

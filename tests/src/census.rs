@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use bpfd_client::proto::v1::{self as pb, hook::Hook};
-use bpfd_sys::bpf::{self, LinkId, MapId, ObjectKind, ProgId};
+use bpfd_sys::bpf::{self, ObjectKind};
 
 /// Kernel ids of programs, maps and links.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -242,12 +242,13 @@ impl Census {
         [self.programs.len(), self.maps.len(), self.links.len()]
     }
 
-    /// Those that still exist. The kernel uses a number anew only after two thousand million others.
+    /// Those that still exist. The kernel uses a number anew only after two thousand million others. They are looked for in the kernel's
+    /// list and not opened: a program array that is opened while the kernel clears it is never freed (`prog_array_map_clear` of
+    /// kernel/bpf/arraymap.c takes a reference for work that is queued already).
     pub(crate) fn alive(&self) -> Self {
-        Self {
-            programs: self.programs.iter().copied().filter(|id| bpf::prog_by_id(ProgId(*id)).is_ok()).collect(),
-            maps: self.maps.iter().copied().filter(|id| bpf::map_by_id(MapId(*id)).is_ok()).collect(),
-            links: self.links.iter().copied().filter(|id| bpf::link_by_id(LinkId(*id)).is_ok()).collect(),
-        }
+        let programs: BTreeSet<u32> = bpf::prog_ids().map(|id| id.unwrap().0).collect();
+        let maps: BTreeSet<u32> = bpf::map_ids().map(|id| id.unwrap().0).collect();
+        let links: BTreeSet<u32> = bpf::link_ids().map(|id| id.unwrap().0).collect();
+        Self { programs: &self.programs & &programs, maps: &self.maps & &maps, links: &self.links & &links }
     }
 }

@@ -1,5 +1,7 @@
 //! Traffic control: programs of an interface's tc hooks, by tcx where the kernel has it, and by filters of a clsact qdisc. Each case in both
 //! forms; a kernel without tcx has the second alone. In guests too.
+//!
+//! Long because the cases are read beside each other: they have the same two hosts.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -255,6 +257,8 @@ fn programs_of_others_stay_where_they_are_and_are_shown() {
 #[test]
 fn tools_see_what_runs() {
     for (form, host) in hosts() {
+        // Somebody else's qdisc, which is used and left.
+        host.shell("tc qdisc add dev uplink clsact");
         load(&host, "a", 1, "-i uplink -d egress").ok();
         let filters = host.shell("tc filter show dev uplink egress");
         let net = host.shell("bpftool net show dev uplink 2>/dev/null || true");
@@ -268,6 +272,8 @@ fn tools_see_what_runs() {
                 assert!(net.contains("clsact/egress count"), "{net}");
             }
         }
+        host.bpfctl("unload a").ok();
+        assert!(host.shell("tc qdisc show dev uplink clsact").contains("clsact"), "{form:?}");
     }
 }
 
@@ -333,6 +339,29 @@ fn interfaces_of_other_namespaces_have_tc_hooks_too() {
         host.bpfctl("unload --all").ok();
         host.check();
     }
+}
+
+#[test]
+fn a_tcx_program_stays_with_an_interface_that_is_moved_until_it_is_detached() {
+    let Some((_, mut host)) = hosts().into_iter().find(|(form, _)| *form == Form::Tcx) else {
+        println!("skipped: needs Linux 6.6 for tcx");
+        return;
+    };
+    host.shell("ip link add one type veth peer name two; ip link set two up; ip netns add blue");
+    load(&host, "a", 1, "-i one -d egress").ok();
+    host.shell("ip link set one netns blue; ip -n blue link set one up; ip -n blue address add 10.8.0.1/24 dev one");
+    host.await_output("list links", "WAITING").ok();
+    let counts = |host: &Host| {
+        let before = host.counted("a");
+        host.shell("ip netns exec blue ping -q -c 1 -W 1 -b 10.8.0.255 || true");
+        host.counted("a") > before
+    };
+    assert!(counts(&host));
+    host.kill();
+    host.start();
+    assert!(counts(&host), "a start leaves it");
+    host.bpfctl("unload a").ok();
+    assert_eq!(host.shell("ls /run/case/sys/fs/bpf/bpfd/v1/top"), "");
 }
 
 #[test]

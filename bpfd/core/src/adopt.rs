@@ -127,7 +127,7 @@ fn as_it_runs(link: &Link, observed: &Observed) -> Link {
     let seen = observed.chain_running(link.uid).and_then(|chain| observed.members(&chain).iter().find(is_it).cloned());
     let unreachable = observed.generations.values().find_map(|generation| match generation.runs {
         Runs::Unreachable(interface) => Some((interface, generation.members.iter().flatten().find(is_it)?.clone())),
-        Runs::Yes | Runs::No | Runs::Unseen => None,
+        Runs::Yes | Runs::No | Runs::Moved | Runs::Unseen => None,
     });
     if let Placement::Shared(place) = &mut link.placement {
         if let (None, Some((interface, _))) = (&seen, &unreachable) {

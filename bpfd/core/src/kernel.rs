@@ -484,6 +484,8 @@ pub enum Runs {
     No,
     /// Its interface is in a namespace that no name leads to: if that lives, it runs there, and its pins keep what is in its slots.
     Unreachable(InterfaceId),
+    /// A link that we hold keeps it on its interface, which is in another namespace by now: it runs there for as long as the link is held.
+    Moved,
     /// That could not be seen, so nothing may be removed.
     Unseen,
 }

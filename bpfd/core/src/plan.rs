@@ -384,6 +384,7 @@ fn dead_generations<'a>(
             Runs::Yes => kept.contains(generation) && !wanted.contains(generation),
             Runs::No => !wanted.contains(generation),
             Runs::Unreachable(interface) => !links_on(interface),
+            Runs::Moved => !pinned.members.iter().flatten().any(|member| target.links.contains_key(&member.link)),
             Runs::Unseen => false,
         })
         .map(|(generation, _)| *generation)

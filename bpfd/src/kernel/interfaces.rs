@@ -41,6 +41,7 @@ impl Sought {
             Self::Missing(Missing::Unreachable) if generation.is_dispatcher || generation.has_link => {
                 Runs::Unreachable(interface)
             }
+            Self::Missing(Missing::Gone) if generation.has_link => Runs::Moved,
             Self::Missing(Missing::Unreachable | Missing::Gone) => Runs::No,
             Self::Unseen => Runs::Unseen,
         }

@@ -10,8 +10,8 @@ use bpfd_core::adopt::Spared;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use bpfd_core::kernel::{
-    ForeignProgram, InRow, Live, LiveDispatcher, LiveGeneration, Member, ObserveError, Observed, ObservedChain,
-    PinnedApp, PinnedGeneration, RowProgram, Runs, Scope, Step, Targets,
+    ForeignProgram, InRow, Live, LiveDispatcher, LiveGeneration, Member, Missing, ObserveError, Observed,
+    ObservedChain, PinnedApp, PinnedGeneration, RowProgram, Runs, Scope, Step, Targets,
 };
 use bpfd_core::mode::Modes;
 use bpfd_sys::bpf::{ProgId, prog_info};
@@ -174,6 +174,17 @@ pub(crate) fn observe(
             let what = || format!("what interface {} runs at {}", chain.interface.index, chain.point);
             rows.insert(*chain, observer.row(chain, modes.has_tcx).map_err(|error| unseen(what())(error))?);
         }
+    }
+    // Whether a link still holds a generation, the link tells now.
+    let is_gone = |generation: &SeenGeneration| {
+        let sought = generation.record.as_ref().and_then(|record| found.get(&record.chain.interface));
+        generation.has_link && matches!(sought, Some(Sought::Missing(Missing::Gone)))
+    };
+    let gone: Vec<GenerationUid> =
+        known.generations.iter().filter(|(_, generation)| is_gone(generation)).map(|(uid, _)| *uid).collect();
+    for uid in gone {
+        let seen = generation::read(pins, uid).map_err(unseen(format!("generation {uid}")))?;
+        known.generations.extend(seen.map(|seen| (uid, seen)));
     }
     for (uid, generation) in &known.generations {
         let Some(record) = &generation.record else { continue };

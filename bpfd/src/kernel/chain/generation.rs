@@ -9,7 +9,7 @@ use bpfd_core::hook::{ChainId, InterfaceId, Point, ProceedOn};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use bpfd_core::kernel::{Member, StepError};
 use bpfd_core::names::Priority;
-use bpfd_sys::bpf::{F_RDONLY_PROG, Map, MapCreate, MapInfo, MapType, Update, prog_info};
+use bpfd_sys::bpf::{F_RDONLY_PROG, LinkKind, Map, MapCreate, MapInfo, MapType, Update, link_info, prog_info};
 use bpfd_sys::bpffs::Dir;
 use ebpf::actions::ActionMask;
 use ebpf::chain_record::{CHAIN_MAP_NAME, ChainEntry, ChainHook, ChainPlace, ChainRecord};
@@ -33,7 +33,7 @@ pub(crate) struct SeenGeneration {
     pub(crate) record: Option<SeenRecord>,
     /// Whether it is a dispatcher, ours or one of a peer's that we hold.
     pub(crate) is_dispatcher: bool,
-    /// Whether a pinned link holds it on its hook.
+    /// Whether a pinned link holds it on a hook of an interface that lives.
     pub(crate) has_link: bool,
 }
 
@@ -143,7 +143,9 @@ pub(crate) fn read(pins: &Pins, generation: GenerationUid) -> io::Result<Option<
     // lies beside it and counts by what it says, in a tree that only root writes.
     let own = |map: &MapInfo| is_dispatcher || info.map_ids.contains(&map.id);
     let record = record(&dir, own)?.and_then(|record| seen(generation, &record));
-    let has_link = dir.exists(CHAIN_LINK)?;
+    let link = present(dir.pinned(CHAIN_LINK))?;
+    let kind = link.map(|link| link_info(link.as_fd())).transpose()?.map(|link| link.kind);
+    let has_link = matches!(kind, Some(LinkKind::Tcx { ifindex, .. }) if ifindex != 0);
     Ok(Some(SeenGeneration { id: KernelId(info.id.0), record, is_dispatcher, has_link }))
 }
 
