@@ -13,7 +13,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::difference::{Difference, Side, Thing};
-use crate::hook::{ChainId, Placement, Point};
+use crate::hook::{ChainId, Placement};
 use crate::ident::{AppUid, GenerationUid, Handle, LinkUid};
 use crate::kernel::{Member, Observed, Runs};
 use crate::seat::{Seat, seated};
@@ -132,7 +132,7 @@ fn as_it_runs(link: &Link, observed: &Observed) -> Link {
     if let Placement::Shared(place) = &mut link.placement {
         if let (None, Some((interface, _))) = (&seen, &unreachable) {
             // Nobody can look there, and it may run on: it is not forgotten.
-            let chain = ChainId { interface: *interface, point: Point::Xdp };
+            let chain = ChainId { interface: *interface, point: place.asked.point };
             link.on = Some(Seat { chain, called: place.asked.clone() });
         }
         let runs = seen.or(unreachable.map(|(_, member)| member));
@@ -210,6 +210,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::hook::{ChainName, Point};
     use crate::kernel::{ChainMode, Live, LiveGeneration, ObservedChain, PinnedApp, PinnedGeneration, Step};
     use crate::plan::{PlanError, converge, plan};
     use crate::record::with_records;
@@ -410,15 +411,24 @@ mod tests {
 
     #[test]
     fn a_link_in_a_namespace_that_nobody_can_look_at_is_still_in_its_chain() {
-        let runs = rows(&[app(1, "a")], &[link(11, 50)]);
-        let mut observed = pinned(&runs);
-        observed.chains.clear();
-        observed.interfaces.values_mut().for_each(|interface| *interface = None);
-        observed.missing.insert(ETH0, crate::kernel::Missing::Unreachable);
-        observed.generations.get_mut(&TOP).unwrap().runs = Runs::Unreachable(ETH0.interface);
-        let (state, recovery) = adopt(Relation::Another, &State::default(), None, &observed);
-        assert_eq!(state.links.values().next().unwrap().chain(), Some(ETH0));
-        assert_eq!(steps(&state, &recovery, &observed), []);
+        for point in [Point::Xdp, Point::TcIngress] {
+            let chain = ChainId { point, ..ETH0 };
+            let mut of_point = link(11, 50);
+            let Placement::Shared(place) = &mut of_point.placement else { panic!("a link of a shared hook") };
+            place.asked = ChainName { point, ..place.asked.clone() };
+            let asked = place.asked.clone();
+            of_point.on = Some(Seat { chain, called: asked.clone() });
+            let members = Some(crate::order::members(&rows(&[], &[of_point.clone()]), &chain));
+            let mut observed = pinned(&rows(&[app(1, "a")], &[of_point.as_asked()]));
+            observed.chains.clear();
+            observed.interfaces = [(asked, None)].into();
+            observed.missing.insert(chain, crate::kernel::Missing::Unreachable);
+            let runs = Runs::Unreachable(chain.interface);
+            observed.generations.insert(TOP, PinnedGeneration { program: crate::ident::KernelId(7), members, runs });
+            let (state, recovery) = adopt(Relation::Another, &State::default(), None, &observed);
+            assert_eq!(state.links.values().next().unwrap().chain(), Some(chain));
+            assert_eq!(steps(&state, &recovery, &observed), [], "{point}");
+        }
     }
 
     #[test]
