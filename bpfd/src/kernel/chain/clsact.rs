@@ -94,35 +94,33 @@ fn expect(route: &Route, chain: &NamedChain, program: KernelId, preference: u16)
     if there { Ok(()) } else { Err(StepError::Raced(chain.name.clone())) }
 }
 
+/// Makes the qdisc if there is none, and marks it as bpfd's. Killed in between, bpfd leaves one that it takes for somebody else's: that
+/// stays. The other way round, it would take somebody else's away.
 fn make_qdisc(pins: &Pins, route: &Route, chain: &NamedChain) -> Result<(), StepError> {
     let doing = || format!("give `{chain}` a clsact qdisc");
     let index = chain.id.interface.index;
-    match route.ingress_qdisc(index).map_err(failed(doing))? {
-        Some(IngressQdisc::Clsact) => return Ok(()),
-        Some(IngressQdisc::Other(kind)) => {
-            return Err(StepError::Hook {
-                why: format!("`{chain}` has a qdisc of kind `{kind}` where its clsact qdisc would be"),
-                hint: format!("`tc qdisc del dev {} ingress` removes it", chain.name.interface),
-            });
-        }
-        None => {}
-    }
-    // The mark is there before what it tells of.
-    let mark = mark(chain.id.interface);
-    let map = Map::create(&MapCreate { name: "bpfd_clsact", ..MapCreate::new(MapType::ARRAY, 4, 4, 1) });
-    let map = map.map_err(failed(doing))?;
-    pins::replace(&pins.qdiscs, &mark, map.as_fd()).map_err(failed(doing))?;
     match route.create_clsact(index) {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            pins.qdiscs.unlink(&mark).or_else(pins::absent_is_fine).map_err(failed(doing))?;
-            match is(&error, Errno::EXIST) {
-                // Somebody else was faster: it is theirs.
-                true => Ok(()),
-                false => Err(refused(chain, &error)),
-            }
+        Ok(()) => {}
+        Err(error) if is(&error, Errno::EXIST) => {
+            return match route.ingress_qdisc(index).map_err(failed(doing))? {
+                Some(IngressQdisc::Clsact) => Ok(()),
+                Some(IngressQdisc::Other(kind)) => Err(StepError::Hook {
+                    why: format!("`{chain}` has a qdisc of kind `{kind}` where its clsact qdisc would be"),
+                    hint: format!("`tc qdisc del dev {} ingress` removes it", chain.name.interface),
+                }),
+                None => Err(StepError::Raced(chain.name.clone())),
+            };
         }
+        Err(error) => return Err(refused(chain, &error)),
     }
+    let map = Map::create(&MapCreate { name: "bpfd_clsact", ..MapCreate::new(MapType::ARRAY, 4, 4, 1) });
+    let marked = map.and_then(|map| pins::replace(&pins.qdiscs, &mark(chain.id.interface), map.as_fd()));
+    marked.map_err(|error| {
+        if let Err(error) = route.delete_clsact(index) {
+            tracing::warn!(interface = index, %error, "cannot remove the clsact qdisc that cannot be marked");
+        }
+        failed(doing)(error)
+    })
 }
 
 fn remove_qdisc(pins: &Pins, route: &Route, chain: &NamedChain) -> Result<(), StepError> {
