@@ -86,28 +86,10 @@ impl SelectError {
         let sections = sections.filter(|_| matches!(self, Self::NoSection { .. }));
         let names = candidates.iter().map(|candidate| candidate.function.as_str()).chain(sections);
         let near = names
-            .map(|name| (distance(asked, name), name))
+            .map(|name| (strsim::levenshtein(asked, name), name))
             .filter(|(far, name)| *far <= if name.len() < 5 { 1 } else { 2 });
         near.min().map(|(_, name)| name)
     }
-}
-
-/// Letters to insert, remove or replace to make one word of another.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (at, letter) in a.chars().enumerate() {
-        let mut left = at + 1;
-        let mut next = vec![left];
-        for (above, other) in row.windows(2).zip(&b) {
-            if let [before, above] = above {
-                left = (before + usize::from(letter != *other)).min(above + 1).min(left + 1);
-                next.push(left);
-            }
-        }
-        row = next;
-    }
-    row.last().copied().unwrap_or_default()
 }
 
 fn list(candidates: &[Candidate]) -> String {
@@ -210,6 +192,8 @@ fn may_be(program: &Program, kind: ProgramKind) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kind::meaning;
+    use crate::run_config::RunConfig;
 
     #[test]
     fn a_name_that_is_nearly_right_is_told() {
@@ -235,8 +219,6 @@ mod tests {
             assert_eq!(error.meant(), meant, "{error}");
         }
     }
-    use crate::kind::meaning;
-    use crate::run_config::RunConfig;
 
     fn object(programs: &[(&str, &str)]) -> Object {
         let programs = programs.iter().map(|(section, function)| {
