@@ -237,6 +237,8 @@ fn programs_of_others_stay_where_they_are_and_are_shown() {
         assert_eq!(runs(&host, "uplink", "tc-ingress"), ["FOREIGN", "a", "b"], "{form:?}");
         let shown = host.bpfctl("chain show uplink --hook tc-ingress").ok();
         assert!(shown.contains("FOREIGN") && shown.contains("count"), "{shown}");
+        let place = if form == Form::Clsact { "POS  PREF" } else { "POS  SLOT" };
+        assert!(shown.contains(place), "{shown}");
         join("stop", 65_000);
         host.bpfctl("update a/count@uplink:tc-ingress --priority 99").ok();
         // Next to its neighbour, and not behind what somebody else added at the end.

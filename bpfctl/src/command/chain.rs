@@ -155,6 +155,11 @@ fn facts(chain: &pb::Chain) -> Vec<(&'static str, String)> {
     facts
 }
 
+/// The columns of a table of members, of which `place` tells them apart in the kernel.
+const fn columns(place: &'static str) -> [&'static str; 8] {
+    ["POS", place, "PRIO", "PROGRAM", "PROCEED-ON", "KERNEL-ID", "OWNER", "STATE"]
+}
+
 fn members(chain: &pb::Chain) -> Block {
     let rows = chain.members.iter().map(|member| {
         let (owner, state) = match &member.program {
@@ -175,7 +180,9 @@ fn members(chain: &pb::Chain) -> Block {
             state,
         ]
     });
-    Block::Table(&["POS", "SLOT", "PRIO", "PROGRAM", "PROCEED-ON", "KERNEL-ID", "OWNER", "STATE"], rows.collect())
+    let columns =
+        if chain.mode() == pb::ChainMode::Clsact { &const { columns("PREF") } } else { &const { columns("SLOT") } };
+    Block::Table(columns, rows.collect())
 }
 
 fn member_name(member: &pb::ChainMember) -> String {
