@@ -392,7 +392,9 @@ fn a_start_that_adopts_does_not_attach_what_somebody_took_off() {
     host.shell(LOSE);
     let before = runs(&host);
     host.start();
-    assert_eq!(runs(&host), before, "{}", host.log());
+    let now = runs(&host);
+    // News of the interface may come at any time, and what runs nowhere and is explained by a row is swept then.
+    assert!(now.programs.is_subset(&before.programs) && now.links == before.links, "{}", host.log());
     assert!(!host.shell("ip link show uplink").contains("xdp"));
     host.bpfctl("state adopt").ok();
     ready(&host);
