@@ -90,7 +90,7 @@ fn stable(text: &str) -> String {
 /// Tables with the kernel's numbers, and with slots that only one way of keeping chains has, in columns that are always as wide as
 /// their heading.
 fn columns(text: &str) -> String {
-    masked(&masked(text, "KERNEL-ID", "ID"), "SLOT", "-")
+    ["SLOT", "PREF"].iter().fold(masked(text, "KERNEL-ID", "ID"), |text, column| masked(&text, column, "-"))
 }
 
 /// Numbers below a heading, as a word.

@@ -91,7 +91,7 @@ impl LoadAs {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChainContent {
-    /// All members in one program, with libxdp's semantics.
+    /// All members in one program: fused, with libxdp's semantics, or a copy of the only one.
     Fused {
         /// In order.
         members: Vec<Member>,
@@ -315,7 +315,7 @@ pub enum Step {
         to: Option<GenerationUid>,
         /// How the interface is driven.
         mode: XdpMode,
-        /// Where on the hook, for hooks that run several generations in a row.
+        /// Where on the hook, for hooks that run several generations.
         #[serde(default, skip_serializing_if = "Spot::is_whole")]
         at: Spot,
     },
@@ -412,7 +412,7 @@ pub enum Need {
         recipe: Recipe,
     },
     /// The program of a generation that is not a dispatcher, which a `BuildGeneration` takes.
-    Fused {
+    Generation {
         /// Its name, which is in it.
         generation: GenerationUid,
         /// The chain that it is for.
@@ -438,8 +438,8 @@ impl Need {
     pub fn serves(&self, other: &Self) -> bool {
         match (self, other) {
             (
-                Self::Fused { generation: _, chain, members, recipes, room },
-                Self::Fused {
+                Self::Generation { generation: _, chain, members, recipes, room },
+                Self::Generation {
                     generation: _,
                     chain: its_chain,
                     members: its_members,
@@ -447,7 +447,7 @@ impl Need {
                     room: its_room,
                 },
             ) => (chain, members, recipes, room) == (its_chain, its_members, its_recipes, its_room),
-            (Self::Copy { .. } | Self::Fused { .. } | Self::App { .. }, _) => self == other,
+            (Self::Copy { .. } | Self::Generation { .. } | Self::App { .. }, _) => self == other,
         }
     }
 }
@@ -546,35 +546,35 @@ pub enum Live {
     Dispatcher(LiveDispatcher),
     /// Something else.
     Foreign(ForeignProgram),
-    /// A hook that runs programs in a row, those of others among them: its programs, in order.
-    Row(Vec<InRow>),
+    /// A hook that runs several programs, those of others among them: its programs, in order.
+    Sequence(Vec<SequenceEntry>),
 }
 
-/// One program of a hook that runs them in a row.
+/// One program of a hook that runs several.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-pub struct InRow {
+pub struct SequenceEntry {
     /// The preference of its filter in a clsact qdisc; none in a tcx chain, which comes first.
     pub preference: Option<u16>,
     /// What it is.
-    pub program: RowProgram,
+    pub program: EntryProgram,
 }
 
-/// What a program of a row is.
+/// What a program of a sequence is.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum RowProgram {
+pub enum EntryProgram {
     /// A generation of ours.
     Ours(LiveGeneration),
     /// Somebody else's.
     Foreign(ForeignProgram),
 }
 
-impl InRow {
+impl SequenceEntry {
     /// The generation, if it is ours.
     pub fn ours(&self) -> Option<LiveGeneration> {
         match self.program {
-            RowProgram::Ours(live) => Some(live),
-            RowProgram::Foreign(_) => None,
+            EntryProgram::Ours(live) => Some(live),
+            EntryProgram::Foreign(_) => None,
         }
     }
 }
@@ -585,7 +585,7 @@ impl Live {
         match self {
             Self::Ours(live) => vec![*live],
             Self::Dispatcher(live) => vec![live.generation],
-            Self::Row(row) => row.iter().filter_map(InRow::ours).collect(),
+            Self::Sequence(entries) => entries.iter().filter_map(SequenceEntry::ours).collect(),
             Self::Empty | Self::Foreign(_) => vec![],
         }
     }

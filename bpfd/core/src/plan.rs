@@ -40,7 +40,7 @@ impl Plan {
         let need = |step: &Step| match step {
             Step::LoadCopy { member, recipe } => Some(Need::Copy { member: member.clone(), recipe: recipe.clone() }),
             Step::BuildGeneration { generation, chain, content: ChainContent::Fused { members, recipes, room } } => {
-                Some(Need::Fused {
+                Some(Need::Generation {
                     generation: *generation,
                     chain: chain.id,
                     members: members.clone(),

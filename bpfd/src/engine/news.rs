@@ -139,7 +139,7 @@ fn known(seen: Option<&ObservedChain>, changed: &Changed) -> bool {
     let (Some(ObservedChain { name, live, .. }), Some(runs)) = (seen, changed.runs) else { return false };
     let program = match live {
         // No event tells what such a hook runs.
-        Live::Row(_) => runs,
+        Live::Sequence(_) => runs,
         Live::Empty => None,
         Live::Ours(live) => Some(live.program),
         Live::Dispatcher(live) => Some(live.generation.program),

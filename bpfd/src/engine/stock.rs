@@ -27,7 +27,7 @@ impl<K: Kernel> Stock<K> {
     pub fn ready(&self, plan: Plan, kernel: &mut K) -> Result<Plan, Vec<Need>> {
         let mut names = BTreeMap::new();
         for need in plan.needs() {
-            if let (Some((Need::Fused { generation: made, .. }, _)), Need::Fused { generation, .. }) =
+            if let (Some((Need::Generation { generation: made, .. }, _)), Need::Generation { generation, .. }) =
                 (self.find(&need), &need)
             {
                 names.insert(*generation, *made);
@@ -52,7 +52,9 @@ impl<K: Kernel> Stock<K> {
     /// Forgets the generations that a plan built: another plan that needs the same builds one of another name.
     pub fn used(&mut self, plan: &Plan) {
         let needs = plan.needs();
-        self.0.retain(|(made, result)| result.is_err() || !matches!(made, Need::Fused { .. }) || !needs.contains(made));
+        self.0.retain(|(made, result)| {
+            result.is_err() || !matches!(made, Need::Generation { .. }) || !needs.contains(made)
+        });
     }
 
     fn find(&self, need: &Need) -> Option<&(Need, Result<K::Made, StepError>)> {

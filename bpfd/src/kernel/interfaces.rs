@@ -12,7 +12,7 @@ use bpfd_sys::bpf::{ProgId, TcxEntry};
 
 use super::chain::clsact;
 use super::chain::generation::SeenGeneration;
-use super::chain::row::{self, Entry};
+use super::chain::sequence::{self, Entry};
 use super::chain::xdp::{self, Interface};
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
 
@@ -26,14 +26,14 @@ pub(super) enum Sought {
 }
 
 impl Sought {
-    /// Whether a generation of this interface runs. `row` is what its hook runs, if that runs programs in a row. A fused program needs no
-    /// pins to run on where nobody can look, and is known by its record when somebody can again; a tcx link does.
-    pub(super) fn runs(&self, interface: InterfaceId, generation: &SeenGeneration, row: Option<&[Entry]>) -> Runs {
+    /// Whether a generation of this interface runs. `sequence` is what its hook runs, if that runs several programs. A fused program needs
+    /// no pins to run on where nobody can look, and is known by its record when somebody can again; a tcx link does.
+    pub(super) fn runs(&self, interface: InterfaceId, generation: &SeenGeneration, sequence: Option<&[Entry]>) -> Runs {
         let is_it = |program: ProgId| KernelId(program.0) == generation.id;
         match self {
             Self::Here(Interface { id: _, row: link }) => {
-                let runs = match row {
-                    Some(row) => row.iter().filter_map(|entry| entry.program).any(is_it),
+                let runs = match sequence {
+                    Some(sequence) => sequence.iter().filter_map(|entry| entry.program).any(is_it),
                     None => link.xdp.program().is_some_and(|(_, program)| is_it(program)),
                 };
                 if runs { Runs::Yes } else { Runs::No }
@@ -127,17 +127,17 @@ impl<'a> Observer<'a> {
     }
 
     /// What a tc hook runs, if its interface is there.
-    pub(super) fn row_of(&mut self, chain: &ChainId, has_tcx: bool) -> io::Result<Vec<Entry>> {
+    pub(super) fn sequence_of(&mut self, chain: &ChainId, has_tcx: bool) -> io::Result<Vec<Entry>> {
         match self.sought(chain.interface)? {
-            Sought::Here(_) => self.row(chain, has_tcx),
+            Sought::Here(_) => self.sequence(chain, has_tcx),
             Sought::Missing(_) | Sought::Unseen => Ok(Vec::new()),
         }
     }
 
     /// What a tc hook of an interface runs, in order: the tcx chain first.
-    pub(super) fn row(&mut self, chain: &ChainId, has_tcx: bool) -> io::Result<Vec<Entry>> {
+    pub(super) fn sequence(&mut self, chain: &ChainId, has_tcx: bool) -> io::Result<Vec<Entry>> {
         let ChainId { interface, point } = *chain;
-        let direction = row::direction(point);
+        let direction = sequence::direction(point);
         let found = self.by_cookie(interface.netns_cookie).map(|(netns, _)| netns.clone());
         let Some(netns) = found else { return Ok(Vec::new()) };
         let tcx = match has_tcx {

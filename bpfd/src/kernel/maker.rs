@@ -41,7 +41,7 @@ pub struct Made {
 #[derive(Clone, Debug)]
 pub(super) enum What {
     Copy(Arc<BuiltCopy>),
-    Fused(Arc<Built>),
+    Generation(Arc<Built>),
     App(StagedApp),
 }
 
@@ -58,7 +58,7 @@ impl Maker {
                 self.open(member.app, Some(recipe))?;
                 What::Copy(Arc::new(copy::build(&template()?, member, &self.codes)?))
             }
-            Need::Fused { generation, chain, members, recipes, room } => {
+            Need::Generation { generation, chain, members, recipes, room } => {
                 for app in members.iter().map(|member| member.app) {
                     self.open(app, recipes.get(&app))?;
                 }
@@ -66,7 +66,7 @@ impl Maker {
                     [member] => alone::build(*generation, *chain, member, &self.codes),
                     _ => fused::build(*generation, *chain, members, *room, &self.codes),
                 };
-                What::Fused(Arc::new(built?))
+                What::Generation(Arc::new(built?))
             }
             Need::App { app: _, recipe } => What::App(self.loader.prepare(&self.accepted(recipe)?, recipe)?),
         };
@@ -111,7 +111,7 @@ fn located(error: StepError, need: &Need, objects: &Objects) -> StepError {
     let StepError::Verifier { program, link, log, mut rejection } = error else { return error };
     let recipe = match need {
         Need::Copy { recipe, .. } | Need::App { recipe, .. } => Some(recipe),
-        Need::Fused { members, recipes, .. } => {
+        Need::Generation { members, recipes, .. } => {
             let member = members.iter().find(|member| Some(member.link) == link);
             member.and_then(|member| recipes.get(&member.app))
         }

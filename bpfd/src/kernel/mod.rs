@@ -64,7 +64,7 @@ use crate::worker::netns::{Lookup, Namespace, Namespaces};
 use chain::generation::{self, Built};
 use chain::libxdp::dispatcher::{self, HeldDispatcher, Wanted};
 use chain::libxdp::{copy, directory as libxdp};
-use chain::row::{self, Entry, Going};
+use chain::sequence::{self, Entry, Going};
 use chain::{tcx, xdp};
 use codes::CodeCache;
 use interfaces::Observer;
@@ -220,8 +220,8 @@ impl HostKernel {
         Ok(())
     }
 
-    fn build_fused(&mut self, need: &Need, generation: GenerationUid) -> Result<KernelId, StepError> {
-        let What::Fused(built) = self.obtain(need)? else { return Err(another()) };
+    fn build_generation(&mut self, need: &Need, generation: GenerationUid) -> Result<KernelId, StepError> {
+        let What::Generation(built) = self.obtain(need)? else { return Err(another()) };
         let id = built.id;
         self.built.insert(generation, built);
         Ok(id)
@@ -294,9 +294,9 @@ impl HostKernel {
             }
             Point::TcIngress | Point::TcEgress => {
                 let mut observer = Observer::new(&mut self.namespaces);
-                let row = observer.row_of(&chain.id, self.modes.has_tcx).map_err(failed(doing))?;
+                let sequence = observer.sequence_of(&chain.id, self.modes.has_tcx).map_err(failed(doing))?;
                 let runs = |entry: &Entry| entry.program.is_some_and(|runs| KernelId(runs.0) == program);
-                row.into_iter().find(runs).map(|entry| entry.link).ok_or_else(raced)
+                sequence.into_iter().find(runs).map(|entry| entry.link).ok_or_else(raced)
             }
         }
     }
@@ -360,7 +360,7 @@ impl HostKernel {
         if chain.id.point != Point::Xdp {
             let leaving = leaving.as_ref().zip(from).map(|(program, live)| program.going(live.generation));
             let coming = coming.as_ref().zip(to).map(|(program, generation)| program.going(generation));
-            return row::swap(&self.pins, &mut self.namespaces, &namespace.route, chain, (leaving, coming), at);
+            return sequence::swap(&self.pins, &mut self.namespaces, &namespace.route, chain, (leaving, coming), at);
         }
         let both = [&leaving, &coming];
         let shared = match both.into_iter().flatten().any(|program| program.is_dispatcher) {
@@ -485,7 +485,7 @@ impl Kernel for HostKernel {
     fn maker(&mut self, need: &Need) -> Self::Maker {
         let apps = match need {
             Need::Copy { member, .. } => vec![member.app],
-            Need::Fused { members, .. } => members.iter().map(|member| member.app).collect(),
+            Need::Generation { members, .. } => members.iter().map(|member| member.app).collect(),
             Need::App { .. } => vec![],
         };
         let code = |app: AppUid| {
@@ -537,8 +537,8 @@ impl HostKernel {
             Step::PinApp(app) => self.pin_app(*app)?,
             Step::BuildGeneration { generation, chain, content: ChainContent::Fused { members, recipes, room } } => {
                 let (chain, members, recipes) = (chain.id, members.clone(), recipes.clone());
-                let need = Need::Fused { generation: *generation, chain, members, recipes, room: *room };
-                return self.build_fused(&need, *generation).map(Some);
+                let need = Need::Generation { generation: *generation, chain, members, recipes, room: *room };
+                return self.build_generation(&need, *generation).map(Some);
             }
             Step::BuildGeneration { generation, chain, content: ChainContent::Dispatcher { version, slots } } => {
                 return self.build_dispatcher(*generation, chain, *version, slots).map(Some);

@@ -10,8 +10,8 @@ use bpfd_core::adopt::Spared;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use bpfd_core::kernel::{
-    ForeignProgram, InRow, Live, LiveDispatcher, LiveGeneration, Member, Missing, ObserveError, Observed,
-    ObservedChain, PinnedApp, PinnedGeneration, RowProgram, Runs, Scope, Step, Targets,
+    EntryProgram, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Member, Missing, ObserveError, Observed,
+    ObservedChain, PinnedApp, PinnedGeneration, Runs, Scope, SequenceEntry, Step, Targets,
 };
 use bpfd_core::mode::Modes;
 use bpfd_sys::bpf::{ProgId, prog_info};
@@ -20,7 +20,7 @@ use bpfd_sys::netlink::XdpAttachment;
 use super::chain::generation::{self, SeenGeneration};
 use super::chain::libxdp::copy::{self, SeenCopy};
 use super::chain::libxdp::dispatcher;
-use super::chain::row::Entry;
+use super::chain::sequence::Entry;
 use super::chain::xdp::{self, Attached, Interface};
 use super::interfaces::{Observer, Sought};
 use super::object::error_chain;
@@ -168,11 +168,11 @@ pub(crate) fn observe(
             chains_found.insert(record.chain);
         }
     }
-    let mut rows: BTreeMap<ChainId, Vec<Entry>> = BTreeMap::new();
+    let mut sequences: BTreeMap<ChainId, Vec<Entry>> = BTreeMap::new();
     for chain in &chains_found {
         if chain.point != Point::Xdp && matches!(found.get(&chain.interface), Some(Sought::Here(_))) {
             let what = || format!("what interface {} runs at {}", chain.interface.index, chain.point);
-            rows.insert(*chain, observer.row(chain, modes.has_tcx).map_err(|error| unseen(what())(error))?);
+            sequences.insert(*chain, observer.sequence(chain, modes.has_tcx).map_err(|error| unseen(what())(error))?);
         }
     }
     // Whether a link still holds a generation, the link tells now.
@@ -189,8 +189,8 @@ pub(crate) fn observe(
     for (uid, generation) in &known.generations {
         let Some(record) = &generation.record else { continue };
         if let Some(sought) = found.get(&record.chain.interface).filter(|_| chains_found.contains(&record.chain)) {
-            let row = rows.get(&record.chain).map(Vec::as_slice);
-            known.runs.insert(*uid, sought.runs(record.chain.interface, generation, row));
+            let sequence = sequences.get(&record.chain).map(Vec::as_slice);
+            known.runs.insert(*uid, sought.runs(record.chain.interface, generation, sequence));
         }
     }
     let running = |chain: &ChainId| {
@@ -207,8 +207,8 @@ pub(crate) fn observe(
                 let Some(name) = observer.name(interface, id.point) else { continue };
                 let unseen = unseen(name.to_string());
                 let pinned = (pins, &known.generations, &known.copies);
-                let seen = match rows.get(&id) {
-                    Some(row) => observe_row(id, row, name, ids, modes, &known.generations),
+                let seen = match sequences.get(&id) {
+                    Some(sequence) => observe_sequence(id, sequence, name, ids, modes, &known.generations),
                     None => observe_chain(interface, name, ids, modes, pinned),
                 };
                 let (seen, without_pins) = seen.map_err(unseen)?;
@@ -259,9 +259,9 @@ fn unseen(what: impl ToString) -> impl FnOnce(io::Error) -> ObserveError {
 type Seen = (ObservedChain, BTreeMap<GenerationUid, Vec<Member>>);
 
 /// A chain of a tc hook: whatever is ours is known by its record.
-fn observe_row(
+fn observe_sequence(
     id: ChainId,
-    row: &[Entry],
+    sequence: &[Entry],
     name: ChainName,
     ids: &mut IdLookup,
     modes: &Modes,
@@ -269,7 +269,7 @@ fn observe_row(
 ) -> io::Result<Seen> {
     let mut unpinned = BTreeMap::new();
     let mut seen = Vec::new();
-    for Entry { preference, program, link, name } in row {
+    for Entry { preference, program, link, name } in sequence {
         let is_it = |seen: &SeenGeneration| program.is_some_and(|program| seen.id == KernelId(program.0));
         let is_of_it = |seen: &SeenGeneration| seen.record.as_ref().is_none_or(|record| record.chain == id);
         let pinned = generations.iter().find(|(_, seen)| is_it(seen) && is_of_it(seen));
@@ -279,15 +279,15 @@ fn observe_row(
         };
         let program = match (pinned, without_pins) {
             (Some((generation, seen)), _) => {
-                RowProgram::Ours(LiveGeneration { program: seen.id, generation: *generation })
+                EntryProgram::Ours(LiveGeneration { program: seen.id, generation: *generation })
             }
             (None, Some((live, members))) => {
                 unpinned.insert(live.generation, members);
-                RowProgram::Ours(live)
+                EntryProgram::Ours(live)
             }
             (None, None) => {
                 let known = program.map(|program| program_name(ids, program)).filter(|known| !known.is_empty());
-                RowProgram::Foreign(ForeignProgram {
+                EntryProgram::Foreign(ForeignProgram {
                     program: KernelId(program.map_or(0, |program| program.0)),
                     name: known.unwrap_or_else(|| name.clone()),
                     link: link.map(|link| link.0),
@@ -295,10 +295,10 @@ fn observe_row(
                 })
             }
         };
-        seen.push(InRow { preference: *preference, program });
+        seen.push(SequenceEntry { preference: *preference, program });
     }
     let mode = modes.of_chain(&name).clone();
-    Ok((ObservedChain { name, live: Live::Row(seen), driven: None, mode }, unpinned))
+    Ok((ObservedChain { name, live: Live::Sequence(seen), driven: None, mode }, unpinned))
 }
 
 fn observe_chain(

@@ -17,9 +17,9 @@ use bpfd_core::adopt::Spared;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, NamedChain, Point, ProceedOn, XdpMode};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
 use bpfd_core::kernel::{
-    ChainContent, ChainMode, ForeignProgram, ForeignSlot, InRow, Kernel, Live, LiveDispatcher, LiveGeneration, Member,
-    Missing, Need, ObserveError, Observed, ObservedChain, PinnedApp, PinnedCopy, PinnedGeneration, Recipe, RowProgram,
-    Runs, SLOTS, Scope, Slot, Spot, Step, StepError, Targets,
+    ChainContent, ChainMode, EntryProgram, ForeignProgram, ForeignSlot, Kernel, Live, LiveDispatcher, LiveGeneration,
+    Member, Missing, Need, ObserveError, Observed, ObservedChain, PinnedApp, PinnedCopy, PinnedGeneration, Recipe,
+    Runs, SLOTS, Scope, SequenceEntry, Slot, Spot, Step, StepError, Targets,
 };
 use bpfd_core::names::{Netns, Priority};
 use bpfd_core::record::Row;
@@ -106,7 +106,7 @@ pub(crate) struct FakeKernel {
     pub(crate) interfaces: BTreeMap<ChainName, InterfaceId>,
     attached: BTreeMap<InterfaceId, (KernelId, XdpMode)>,
     /// What tc hooks run, in order, with the preferences of filters.
-    rows: BTreeMap<ChainId, Vec<(Option<u16>, KernelId)>>,
+    sequences: BTreeMap<ChainId, Vec<(Option<u16>, KernelId)>>,
     foreign: BTreeMap<KernelId, String>,
     staged_apps: BTreeMap<AppUid, PinnedApp>,
     /// Which maps an app's object has: it is made again with them.
@@ -158,13 +158,13 @@ impl FakeKernel {
     }
 
     /// Something else comes to a tc hook, before all that is there.
-    pub(crate) fn join_row(&mut self, chain: &ChainName, preference: Option<u16>, name: &str) {
+    pub(crate) fn join_sequence(&mut self, chain: &ChainName, preference: Option<u16>, name: &str) {
         let id = self.fresh_id();
         self.foreign.insert(id, name.to_owned());
         let chain = ChainId { interface: self.interfaces[&at_xdp(chain)], point: chain.point };
-        let row = self.rows.entry(chain).or_default();
-        row.insert(0, (preference, id));
-        row.sort_by_key(|(preference, _)| *preference);
+        let sequence = self.sequences.entry(chain).or_default();
+        sequence.insert(0, (preference, id));
+        sequence.sort_by_key(|(preference, _)| *preference);
     }
 
     /// From now on chains are kept in this way.
@@ -306,7 +306,7 @@ impl FakeKernel {
         let Some(gone) = self.interfaces.get(chain).copied() else { return false };
         self.interfaces.retain(|_, interface| *interface != gone);
         self.attached.remove(&gone);
-        self.rows.retain(|chain, _| chain.interface != gone);
+        self.sequences.retain(|chain, _| chain.interface != gone);
         self.theirs.remove(&gone);
         self.collect();
         true
@@ -395,7 +395,7 @@ impl FakeKernel {
     pub(crate) fn reboot(&mut self) {
         self.restart();
         self.attached.clear();
-        self.rows.clear();
+        self.sequences.clear();
         self.apps.clear();
         self.half_made.clear();
         self.generations.clear();
@@ -473,7 +473,7 @@ impl FakeKernel {
                 self.links.remove(link);
             }
             Step::Swap { chain, from, to, mode: _, at } if chain.id.point != Point::Xdp => {
-                self.swap_in_row(chain, *from, *to, *at)?;
+                self.swap_in_sequence(chain, *from, *to, *at)?;
             }
             Step::Swap { chain, from, to, mode, at: _ } => self.swap(chain, *from, *to, *mode, Until::Done)?,
             Step::UnpinGeneration(generation) => {
@@ -526,7 +526,7 @@ impl FakeKernel {
                 }
                 let (members, recipes) = (members.clone(), recipes.clone());
                 let chain = chain.id;
-                let need = Need::Fused { generation, chain, members: members.clone(), recipes, room: *room };
+                let need = Need::Generation { generation, chain, members: members.clone(), recipes, room: *room };
                 let program = self.obtain(&need)?;
                 Ok(Top { program, members, names: Vec::new(), chain, links: None })
             }
@@ -582,7 +582,7 @@ impl FakeKernel {
                     return Err(StepError::Object { why: "no type information".to_owned() });
                 }
             }
-            Need::Fused { generation: _, chain: _, members, recipes, room: _ } => {
+            Need::Generation { generation: _, chain: _, members, recipes, room: _ } => {
                 for member in members {
                     if !has(member) || !recipes.contains_key(&member.app) {
                         return Err(Self::refuse("build", "no such program"));
@@ -742,7 +742,7 @@ impl FakeKernel {
     }
 
     /// As strict as the kernel: what leaves must be there, in a tcx chain a program is there once, and its neighbour must be.
-    fn swap_in_row(
+    fn swap_in_sequence(
         &mut self,
         chain: &NamedChain,
         from: Option<LiveGeneration>,
@@ -761,9 +761,9 @@ impl FakeKernel {
             from.map(|live| self.generations.get(&live.generation).filter(|found| found.program == live.program));
         let leaving = leaving.map(|found| found.map(|found| found.program).ok_or_else(raced)).transpose()?;
         let neighbour = |generation: GenerationUid| self.generations.get(&generation).map(|found| found.program);
-        let row = self.rows.get(&chain.id).cloned().unwrap_or_default();
-        let place = |program: Option<KernelId>| row.iter().position(|(_, found)| Some(*found) == program);
-        let mut row = row.clone();
+        let sequence = self.sequences.get(&chain.id).cloned().unwrap_or_default();
+        let place = |program: Option<KernelId>| sequence.iter().position(|(_, found)| Some(*found) == program);
+        let mut sequence = sequence.clone();
         let preference = match at {
             Spot::Preference(preference) => Some(preference),
             Spot::Whole | Spot::After(_) | Spot::Before(_) | Spot::Last => None,
@@ -771,38 +771,39 @@ impl FakeKernel {
         match (leaving, coming) {
             (Some(leaving), coming) => {
                 let place = place(Some(leaving)).ok_or_else(raced)?;
-                if row[place].0 != preference {
+                if sequence[place].0 != preference {
                     return Err(raced());
                 }
                 match coming {
-                    Some((_, coming)) => row[place].1 = coming,
-                    None => drop(row.remove(place)),
+                    Some((_, coming)) => sequence[place].1 = coming,
+                    None => drop(sequence.remove(place)),
                 }
             }
             (None, Some((_, coming))) => {
-                let first_filter = row.iter().position(|(preference, _)| preference.is_some()).unwrap_or(row.len());
+                let first_filter =
+                    sequence.iter().position(|(preference, _)| preference.is_some()).unwrap_or(sequence.len());
                 let place = match at {
                     Spot::After(before) => place(neighbour(before)).ok_or_else(raced)? + 1,
                     Spot::Before(after) => place(neighbour(after)).ok_or_else(raced)?,
                     Spot::Whole | Spot::Last => first_filter,
-                    Spot::Preference(wanted) => match row.iter().any(|(taken, _)| *taken == Some(wanted)) {
+                    Spot::Preference(wanted) => match sequence.iter().any(|(taken, _)| *taken == Some(wanted)) {
                         true => return Err(raced()),
-                        false => row.iter().position(|(other, _)| other > &Some(wanted)).unwrap_or(row.len()),
+                        false => sequence.iter().position(|(other, _)| other > &Some(wanted)).unwrap_or(sequence.len()),
                     },
                 };
-                row.insert(place, (preference, coming));
+                sequence.insert(place, (preference, coming));
             }
             (None, None) => {}
         }
-        self.rows.insert(chain.id, row);
+        self.sequences.insert(chain.id, sequence);
         Ok(())
     }
 
     /// Whether the interface that a generation was made for runs it.
     fn runs(&self, generation: &Top) -> bool {
         if generation.chain.point != Point::Xdp {
-            let row = self.rows.get(&generation.chain).map(Vec::as_slice).unwrap_or_default();
-            return row.iter().any(|(_, program)| *program == generation.program);
+            let sequence = self.sequences.get(&generation.chain).map(Vec::as_slice).unwrap_or_default();
+            return sequence.iter().any(|(_, program)| *program == generation.program);
         }
         self.attached.get(&generation.chain.interface).is_some_and(|(program, _)| *program == generation.program)
     }
@@ -815,14 +816,14 @@ impl FakeKernel {
                 let ours = generations.find(|(_, found)| found.program == *program);
                 let program = match ours {
                     Some((generation, _)) => {
-                        RowProgram::Ours(LiveGeneration { program: *program, generation: *generation })
+                        EntryProgram::Ours(LiveGeneration { program: *program, generation: *generation })
                     }
-                    None => RowProgram::Foreign(self.foreign_program(*program)),
+                    None => EntryProgram::Foreign(self.foreign_program(*program)),
                 };
-                InRow { preference: *preference, program }
+                SequenceEntry { preference: *preference, program }
             };
-            let row = self.rows.get(&ChainId { interface, point }).map(Vec::as_slice).unwrap_or_default();
-            return Live::Row(row.iter().map(entry).collect());
+            let sequence = self.sequences.get(&ChainId { interface, point }).map(Vec::as_slice).unwrap_or_default();
+            return Live::Sequence(sequence.iter().map(entry).collect());
         }
         let ours = |program: KernelId| {
             let mut generations = self.generations.iter();

@@ -234,7 +234,7 @@ impl Host {
         let mut host = Self { engine: None, kernel, point, dir, uids: 1 << 64, loads: 0, while_made: vec![] };
         for chain in [eth(0), eth(1)].map(|name| host.hook(name)).iter().filter(|chain| chain.point != Point::Xdp) {
             let preference = (chains == Chains::Clsact).then_some(25_000);
-            host.kernel.join_row(chain, preference, "theirs");
+            host.kernel.join_sequence(chain, preference, "theirs");
         }
         host.start();
         host
@@ -425,7 +425,7 @@ impl Host {
         let Some(chain) = observed.chain_of(name) else { return vec![] };
         let runs = match &observed.chains[&chain].live {
             Live::Dispatcher(live) => live.slots.clone(),
-            Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Row(_) => {
+            Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Sequence(_) => {
                 observed.members(&chain).into_iter().map(Slot::Ours).collect()
             }
         };

@@ -42,14 +42,14 @@ impl Program for Slots {
                 let alike = self.0.iter().zip(&live.slots).all(|(wanted, runs)| wanted.runs_as(runs));
                 alike && self.0.len() == live.slots.len() && !self.0.is_empty()
             }
-            Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Row(_) => false,
+            Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Sequence(_) => false,
         }
     }
 
     fn content(&self, target: &State, observed: &Observed, live: &Live) -> (Vec<Step>, ChainContent) {
         let version = match live {
             Live::Dispatcher(LiveDispatcher { version, .. }) => *version,
-            Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Row(_) => NEW_DISPATCHER,
+            Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Sequence(_) => NEW_DISPATCHER,
         };
         let content = ChainContent::Dispatcher { version, slots: self.0.clone() };
         (missing_copies(target, observed, &self.0), content)
@@ -83,7 +83,7 @@ pub fn slots(state: &State, observed: &Observed, chain: &ChainId) -> Vec<Slot> {
 fn foreign<'a>(observed: &'a Observed, chain: &ChainId) -> impl Iterator<Item = &'a ForeignSlot> {
     let slots = match observed.chains.get(chain).map(|seen| &seen.live) {
         Some(Live::Dispatcher(live)) => live.slots.as_slice(),
-        Some(Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Row(_)) | None => &[],
+        Some(Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Sequence(_)) | None => &[],
     };
     slots.iter().filter_map(|slot| match slot {
         Slot::Foreign(slot) => Some(slot),

@@ -2,8 +2,8 @@
 //! runs its programs is a file beside this one, and a line in `turns` and `refuse`.
 //!
 //! ```text
-//! xdp     all in one program of the interface, by libxdp or fused
-//! row     a program each, in a row that the kernel orders (tc), by tcx or clsact
+//! xdp       all in one program of the interface, by libxdp or fused
+//! sequence  a program each, which the kernel runs one after the other (tc), by tcx or clsact
 //! ```
 //! This module must never touch an interface, and never remove what it could not observe.
 
@@ -11,7 +11,7 @@ mod clsact;
 mod fused;
 pub mod libxdp;
 pub mod room;
-mod row;
+mod sequence;
 mod tcx;
 mod xdp;
 
@@ -58,7 +58,7 @@ struct Built {
 fn turns(view: View<'_>, uids: &mut dyn Uids) -> Vec<Turn> {
     match view.id.point {
         Point::Xdp => xdp::turns(view, uids),
-        Point::TcIngress | Point::TcEgress => row::turns(view, uids),
+        Point::TcIngress | Point::TcEgress => sequence::turns(view, uids),
     }
 }
 
@@ -124,7 +124,7 @@ pub fn adoptions(observed: &Observed) -> Plan {
     let steps = observed.chains.iter().flat_map(|(id, seen)| {
         let carries_ours = match &seen.live {
             Live::Dispatcher(LiveDispatcher { slots, .. }) => slots.iter().any(|slot| slot.ours().is_some()),
-            Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Row(_) => true,
+            Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Sequence(_) => true,
         };
         let new = |live: &LiveGeneration| carries_ours && !observed.generations.contains_key(&live.generation);
         let chain = NamedChain { id: *id, name: seen.name.clone() };
@@ -156,13 +156,13 @@ pub fn status_of(state: &State, observed: &Observed, asked: impl Fn(&Link) -> bo
             Some(LinkStatus::Drifted { cause: elsewhere(asked, other, &seen.name, chain) })
         };
         let stands = |member: &Member| match &seen.live {
-            Live::Ours(_) | Live::Dispatcher(_) | Live::Row(_) if !in_order => {
+            Live::Ours(_) | Live::Dispatcher(_) | Live::Sequence(_) if !in_order => {
                 drifted(member, "the chain's members or their order differ")
             }
-            Live::Ours(_) | Live::Dispatcher(_) | Live::Row(_) if contains(&runs, member) => {
+            Live::Ours(_) | Live::Dispatcher(_) | Live::Sequence(_) if contains(&runs, member) => {
                 newcomer(member).unwrap_or(LinkStatus::Attached)
             }
-            Live::Ours(_) | Live::Dispatcher(_) | Live::Row(_) => {
+            Live::Ours(_) | Live::Dispatcher(_) | Live::Sequence(_) => {
                 drifted(member, "the chain on the interface does not contain this link")
             }
             Live::Empty => drifted(member, "the interface runs no XDP program"),
@@ -190,7 +190,7 @@ fn wanted(state: &State, observed: &Observed, chain: &ChainId) -> Vec<Member> {
         Some(Live::Dispatcher(_)) => {
             libxdp::slots(state, observed, chain).iter().filter_map(Slot::ours).cloned().collect()
         }
-        Some(Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Row(_)) | None => order::members(state, chain),
+        Some(Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Sequence(_)) | None => order::members(state, chain),
     }
 }
 
@@ -217,6 +217,6 @@ pub(crate) fn refuse(target: &State, observed: &Observed, id: &ChainId, changes:
     let view = View { target, observed, id, chain };
     match id.point {
         Point::Xdp => xdp::refuse(view, changes),
-        Point::TcIngress | Point::TcEgress => row::refuse(view),
+        Point::TcIngress | Point::TcEgress => sequence::refuse(view),
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn turns(view: View<'_>, uids: &mut dyn Uids) -> Vec<Turn> {
     let View { target, observed, id, chain: ObservedChain { live, .. } } = view;
     let wanted = wanted(view);
     let from = match live {
-        Live::Foreign(_) | Live::Row(_) => return vec![],
+        Live::Foreign(_) | Live::Sequence(_) => return vec![],
         Live::Empty if wanted.is_empty() || !wanted.fits() => return vec![],
         Live::Empty => None,
         Live::Ours(live_generation) if wanted.runs(observed, id, live) => {
@@ -100,7 +100,7 @@ pub(super) fn refuse(view: View<'_>, changes: &[Change]) -> Result<(), PlanError
             let LiveGeneration { program, generation: _ } = live.generation;
             foreign(ForeignProgram { program, name: libxdp::DISPATCHER.to_owned(), link: None, holders: vec![] })
         }
-        (_, Live::Empty | Live::Ours(_) | Live::Dispatcher(_) | Live::Row(_)) => {
+        (_, Live::Empty | Live::Ours(_) | Live::Dispatcher(_) | Live::Sequence(_)) => {
             let modes = modes(view);
             match (modes.iter().find(|mode| **mode != XdpMode::Auto), driven) {
                 _ if modes.contains(&XdpMode::Native) && modes.contains(&XdpMode::Generic) => {

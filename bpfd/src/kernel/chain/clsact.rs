@@ -13,7 +13,7 @@ use bpfd_sys::bpf::{Direction, Map, MapCreate, MapType, ProgId};
 use bpfd_sys::netlink::{ChangeError, FilterKind, FilterPlace, IngressQdisc, Route, TcFilter};
 use rustix::io::Errno;
 
-use super::row::{Entry, Going, direction};
+use super::sequence::{Entry, Going, direction};
 use crate::kernel::failed;
 use crate::kernel::pins::{self, Pins};
 

@@ -4,7 +4,7 @@
 //! ```text
 //! fused       all members in one program of the interface's own            generation  pins and records of each back end
 //! libxdp      a dispatcher with a slot a program, shared with peers         xdp         what an interface runs, and its compare-and-swap
-//! alone       one member, as it is                                          row         what a tc hook runs
+//! alone       one member, as it is                                          sequence    what a tc hook runs
 //! tcx         a link a program in the kernel's own chain                    clsact      a filter a program
 //! ```
 //! This module must never decide what a chain should run.
@@ -14,6 +14,6 @@ pub(crate) mod clsact;
 pub(crate) mod fused;
 pub(crate) mod generation;
 pub(crate) mod libxdp;
-pub(crate) mod row;
+pub(crate) mod sequence;
 pub(crate) mod tcx;
 pub(crate) mod xdp;

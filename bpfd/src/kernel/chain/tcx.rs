@@ -12,7 +12,7 @@ use bpfd_core::kernel::{Spot, StepError};
 use bpfd_sys::bpf::{LinkId, LinkKind, link_detach, link_info, link_update};
 use rustix::io::Errno;
 
-use super::row::{Going, direction};
+use super::sequence::{Going, direction};
 use crate::kernel::failed;
 use crate::kernel::pins::{self, CHAIN_LINK, Pins};
 use crate::worker::netns::{Beside, Namespaces};

@@ -2,7 +2,8 @@
 
 use bpfd_core::hook::{ChainId, ProceedOn};
 use bpfd_core::kernel::{
-    ChainMode, ForeignProgram, ForeignSlot, InRow, Live, LiveGeneration, Member, Observed, RowProgram, SLOTS, Slot,
+    ChainMode, EntryProgram, ForeignProgram, ForeignSlot, Live, LiveGeneration, Member, Observed, SLOTS, SequenceEntry,
+    Slot,
 };
 use bpfd_core::order;
 use bpfd_core::plan::LinkStatus;
@@ -49,11 +50,11 @@ pub fn chain(snapshot: &Snapshot, id: &ChainId, paths: &impl Paths) -> Option<pb
             (Some(live.generation.program.0), members.collect())
         }
         Live::Foreign(foreign) => (Some(foreign.program.0), vec![alone(1, foreign)]),
-        Live::Row(row) => {
-            let member = |(position, InRow { preference, program }): (u32, &InRow)| {
+        Live::Sequence(sequence) => {
+            let member = |(position, SequenceEntry { preference, program }): (u32, &SequenceEntry)| {
                 let found = match program {
-                    RowProgram::Foreign(foreign) => alone(position, foreign),
-                    RowProgram::Ours(live) => {
+                    EntryProgram::Foreign(foreign) => alone(position, foreign),
+                    EntryProgram::Ours(live) => {
                         let found =
                             observed.members_of(live.generation).first().map(|found| member(snapshot, position, found));
                         pb::ChainMember {
@@ -65,7 +66,7 @@ pub fn chain(snapshot: &Snapshot, id: &ChainId, paths: &impl Paths) -> Option<pb
                 };
                 pb::ChainMember { preference: preference.map(u32::from), ..found }
             };
-            (None, (1..).zip(row).map(member).collect())
+            (None, (1..).zip(sequence).map(member).collect())
         }
     };
     for row in order::ordered(state, id) {

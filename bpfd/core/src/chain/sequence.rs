@@ -1,5 +1,6 @@
-//! Hooks on which the kernel runs programs in a row, those of others among them: tc. Each link of ours is a generation of its own. What
-//! keeps its place stays; what moves comes to its new place before it leaves the old one, so that no packet passes it by.
+//! Hooks on which the kernel runs several programs, one after the other, those of others among them: tc. Each link of ours is a
+//! generation of its own. What keeps its place stays; what moves comes to its new place before it leaves the old one, so that no packet
+//! passes it by.
 //!
 //! This file must never move or remove a program of somebody else.
 
@@ -8,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::room::Room;
 use super::{Built, Turn, View, clsact, tcx};
 use crate::ident::{GenerationUid, LinkUid, Uids};
-use crate::kernel::{ChainContent, ChainMode, InRow, Live, LiveGeneration, Member, ObservedChain, Spot};
+use crate::kernel::{ChainContent, ChainMode, Live, LiveGeneration, Member, ObservedChain, SequenceEntry, Spot};
 use crate::order;
 use crate::plan::PlanError;
 
@@ -19,7 +20,7 @@ struct Wanted {
     stays: Option<(Ours, bool)>,
 }
 
-/// A generation of ours in the row.
+/// A generation of ours in the sequence.
 #[derive(Clone, Copy)]
 struct Ours {
     live: LiveGeneration,
@@ -28,12 +29,12 @@ struct Ours {
 
 pub(super) fn turns(view: View<'_>, uids: &mut dyn Uids) -> Vec<Turn> {
     let View { target, observed, id, chain: ObservedChain { live, mode, .. } } = view;
-    let row: &[InRow] = match live {
-        Live::Row(row) => row,
+    let sequence: &[SequenceEntry] = match live {
+        Live::Sequence(sequence) => sequence,
         Live::Empty | Live::Ours(_) | Live::Dispatcher(_) | Live::Foreign(_) => &[],
     };
     let ours: Vec<Ours> =
-        row.iter().filter_map(|entry| Some(Ours { live: entry.ours()?, preference: entry.preference })).collect();
+        sequence.iter().filter_map(|entry| Some(Ours { live: entry.ours()?, preference: entry.preference })).collect();
     let by_filter = matches!(mode, ChainMode::Clsact { .. });
     let in_form = |ours: &Ours| ours.preference.is_some() == by_filter;
     let members = |ours: &Ours| observed.members_of(ours.live.generation);
@@ -60,7 +61,7 @@ pub(super) fn turns(view: View<'_>, uids: &mut dyn Uids) -> Vec<Turn> {
     });
     let mut wanted: Vec<Wanted> = with_places.collect();
 
-    let taken: BTreeSet<u16> = row.iter().filter_map(|entry| entry.preference).collect();
+    let taken: BTreeSet<u16> = sequence.iter().filter_map(|entry| entry.preference).collect();
     let mut spots = Vec::new();
     if by_filter {
         let preferences = preferences(&mut wanted, &taken);
@@ -174,8 +175,8 @@ fn longest_rising(places: &[Option<usize>]) -> BTreeSet<usize> {
 pub(super) fn refuse(View { target, observed: _, id, chain }: View<'_>) -> Result<(), PlanError> {
     let ObservedChain { name, live, mode, .. } = chain;
     let others = match (live, mode) {
-        (Live::Row(row), ChainMode::Tcx) => {
-            row.iter().filter(|entry| entry.preference.is_none() && entry.ours().is_none()).count()
+        (Live::Sequence(sequence), ChainMode::Tcx) => {
+            sequence.iter().filter(|entry| entry.preference.is_none() && entry.ours().is_none()).count()
         }
         _ => return Ok(()),
     };
