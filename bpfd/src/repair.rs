@@ -10,9 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bpfd_core::adopt::adopt;
-use bpfd_core::ident::{AppUid, BootId, DatabaseUid, GenerationUid, LinkUid, Uids};
+use bpfd_core::ident::{AppUid, BootId, DatabaseUid, GenerationUid, LinkUid, SlotUid, Uids};
 use bpfd_core::journal::{Operation, Verdict, recover};
-use bpfd_core::kernel::{Kernel, Need, ObserveError, Observed, Scope, Step, StepError, Targets};
+use bpfd_core::kernel::{ChainContent, Kernel, Need, ObserveError, Observed, Scope, Slot, Step, StepError, Targets};
 use bpfd_core::order;
 use bpfd_core::plan::{Plan, converge, converge_chains, reached};
 use bpfd_core::record::with_records;
@@ -324,7 +324,7 @@ fn carry_out<K: Kernel>(
         stock.used(plan);
     }
     let running = observed.running();
-    let mut copyless: BTreeSet<LinkUid> = BTreeSet::new();
+    let mut copyless: BTreeSet<SlotUid> = BTreeSet::new();
     let mut lost: BTreeSet<GenerationUid> = BTreeSet::new();
     let mut unswapped = false;
     let mut attempt = Attempt { failed: Vec::new(), raced: false, barred: false, idle: plan.is_empty() };
@@ -353,8 +353,8 @@ fn carry_out<K: Kernel>(
         };
         // A copy whose pin went while it runs would be nobody's.
         let may_run = unswapped && matches!(step, Step::UnpinCopy(_));
-        if let Step::BuildGeneration { generation, content, .. } = step
-            && content.members().iter().any(|member| copyless.contains(&member.link))
+        if let Step::BuildGeneration { generation, content: ChainContent::Dispatcher { slots, .. }, .. } = step
+            && slots.iter().filter_map(Slot::ours).any(|slot| copyless.contains(&slot.uid))
         {
             lost.insert(*generation);
             continue;
@@ -371,8 +371,8 @@ fn carry_out<K: Kernel>(
             Err(error) => {
                 unswapped |= matches!(step, Step::Swap { .. });
                 let told = format!("{step}: {error}");
-                if let Step::LoadCopy { member, .. } = step {
-                    copyless.insert(member.link);
+                if let Step::LoadCopy { slot, .. } = step {
+                    copyless.insert(slot.uid);
                 }
                 attempt.raced |= matches!(error, StepError::Raced(_));
                 // What runs, if in another form, is left running.
@@ -401,8 +401,11 @@ fn carry_out<K: Kernel>(
 fn to_blame(step: &Step, error: &StepError) -> Option<LinkUid> {
     match (step, error) {
         (_, StepError::Raced(_) | StepError::NoInterface(_) | StepError::Died) => None,
-        (Step::LoadCopy { member, .. }, _) => Some(member.link),
-        (Step::BuildGeneration { .. }, StepError::CannotFuse { link, .. } | StepError::Verifier { link, .. }) => *link,
+        (Step::LoadCopy { slot, .. }, _) if slot.rest.is_empty() => Some(slot.first.link),
+        (
+            Step::LoadCopy { .. } | Step::BuildGeneration { .. },
+            StepError::CannotFuse { link, .. } | StepError::Verifier { link, .. },
+        ) => *link,
         _ => None,
     }
 }

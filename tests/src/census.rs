@@ -11,7 +11,8 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use bpfd_client::proto::v1::{self as pb, hook::Hook};
-use bpfd_sys::bpf::{self, ObjectKind};
+use bpfd_sys::bpf::{self, Map, ObjectKind};
+use ebpf::chain_record::ChainRecord;
 
 /// Kernel ids of programs, maps and links.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -39,8 +40,8 @@ pub(crate) struct Pins {
     own: Census,
     /// Generations of chains: `bpfd/v1/top/GENERATION`.
     tops: BTreeMap<String, Census>,
-    /// Copies of links' programs: `bpfd/v1/ext/LINK`.
-    copies: BTreeMap<String, Census>,
+    /// Copies of links' programs, `bpfd/v1/ext/SLOT`, and the links that each is of.
+    copies: BTreeMap<String, (Census, Vec<String>)>,
     /// libxdp's directories, bpfd's dispatchers included: `xdp/dispatch-IFINDEX-PROGRAM`, by the number of the program.
     shared: BTreeMap<u32, Census>,
 }
@@ -52,7 +53,11 @@ impl Pins {
             entries.map(|entry| (entry.file_name().into_string().unwrap(), Census::pinned(&entry.path())))
         };
         let shared: Vec<(String, Census)> = within("xdp").collect();
-        let copies: BTreeMap<String, Census> = within("bpfd/v1/ext").collect();
+        let copies = within("bpfd/v1/ext").map(|(slot, pins)| {
+            let links = links_of(&bpffs.join("bpfd/v1/ext").join(&slot).join("chain"));
+            (slot, (pins, links))
+        });
+        let copies = copies.collect();
         let tops = within("bpfd/v1/top").collect();
         // A qdisc's mark is of an interface, and may outlive it; what somebody else pinned is not ours.
         let others = ["xdp", "bpfd/v1/ext", "bpfd/v1/clsact", "theirs"].map(|dir| bpffs.join(dir));
@@ -63,7 +68,8 @@ impl Pins {
     }
 
     pub(crate) fn all(&self) -> Census {
-        self.copies.values().chain(self.shared.values()).fold(self.own.clone(), |all, more| all.and(more))
+        let copies = self.copies.values().map(|(copy, _)| copy);
+        copies.chain(self.shared.values()).fold(self.own.clone(), |all, more| all.and(more))
     }
 
     /// What is not as the rows say. `seen` are all copies that a check saw: each may be in the dispatcher of its link alone.
@@ -71,7 +77,7 @@ impl Pins {
         let Rows { apps, links, chains } = rows;
         let Self { own, tops, copies, shared } = self;
         let mut wrong = Vec::new();
-        seen.extend(copies.values().flat_map(|copy| &copy.programs));
+        seen.extend(copies.values().flat_map(|(copy, _)| &copy.programs));
 
         let chains: Vec<&pb::Chain> = chains.iter().filter(|chain| ours(chain).count() > 0).collect();
         let dispatchers = || chains.iter().filter(|chain| chain.mode() == pb::ChainMode::Libxdp);
@@ -127,12 +133,14 @@ impl Pins {
         let allowed =
             links.iter().filter(|link| matches!(hook(link), Some(Hook::Xdp(_)))).map(|link| link.uid.as_str());
         let allowed: BTreeSet<&str> = allowed.filter(|link| !fused.contains(link)).collect();
-        let named: BTreeSet<&str> = copies.keys().map(String::as_str).collect();
-        if !named.is_superset(&needed) || !named.is_subset(&allowed) {
+        let named: Vec<&str> = copies.values().flat_map(|(_, links)| links).map(String::as_str).collect();
+        let twice = named.len();
+        let named: BTreeSet<&str> = named.into_iter().collect();
+        if twice != named.len() || !named.is_superset(&needed) || !named.is_subset(&allowed) {
             wrong.push(format!("copies of {named:?} are pinned, {needed:?} run, {allowed:?} may have one"));
         }
-        let odd = copies.iter().filter(|(_, copy)| copy.counts() != [1, 1, 0]);
-        wrong.extend(odd.map(|(link, copy)| format!("a copy is a program and its record, for {link} it is {copy:?}")));
+        let odd = copies.iter().filter(|(_, (copy, _))| copy.counts() != [1, 1, 0]);
+        wrong.extend(odd.map(|(slot, copy)| format!("a copy is a program and its record, for {slot} it is {copy:?}")));
 
         // What peers read is what runs, and nothing of ours is anywhere else.
         let mut live = BTreeSet::new();
@@ -151,6 +159,14 @@ impl Pins {
             .extend(elsewhere.map(|(number, pins)| format!("for a dispatcher {number} of before {pins:?} are pinned")));
         wrong
     }
+}
+
+/// The links in the record of a copy.
+fn links_of(record: &Path) -> Vec<String> {
+    let map = Map::from_fd(bpf::obj_get(record).unwrap()).unwrap();
+    let record = ChainRecord::decode(&map.lookup(&[0; 4]).unwrap().unwrap()).unwrap();
+    let hex = |link: [u8; 16]| link.iter().map(|byte| format!("{byte:02x}")).collect();
+    record.entries.iter().map(|entry| hex(entry.link)).collect()
 }
 
 fn ours(chain: &pb::Chain) -> impl Iterator<Item = &pb::Link> {

@@ -87,7 +87,7 @@ pub fn adopt(relation: Relation, rows: &State, earlier: Option<&Recovery>, obser
         state.apps.insert(*uid, App { name, ..app.clone() });
     }
     let stands = |uid: &LinkUid| {
-        let pinned = observed.links.contains(uid) || observed.copies.contains_key(uid);
+        let pinned = observed.links.contains(uid) || observed.copied().any(|copied| copied == *uid);
         pinned || observed.unread_records.contains(uid) || observed.chain_running(*uid).is_some()
     };
     let unrecorded = rows.links.values().filter(|link| !recorded.links.contains_key(&link.uid) && stands(&link.uid));
@@ -150,9 +150,9 @@ fn spared(state: &State, observed: &Observed) -> Spared {
     let known = |member: &Member| state.links.contains_key(&member.link);
     let explained = |members: &Option<Vec<Member>>| members.as_ref().is_some_and(|members| members.iter().all(known));
     let generations = observed.generations.iter().filter(|(_, generation)| !explained(&generation.members));
-    let pinned = observed.links.iter().chain(&observed.half_links).chain(observed.copies.keys());
+    let pinned = observed.links.iter().chain(&observed.half_links).copied().chain(observed.copied());
     let recorded = observed.recorded.links.keys().chain(&observed.unread_records);
-    let mut links: BTreeSet<LinkUid> = pinned.chain(recorded).copied().chain(observed.running()).collect();
+    let mut links: BTreeSet<LinkUid> = pinned.chain(recorded.copied()).chain(observed.running()).collect();
     links.extend(observed.generations.values().flat_map(|pinned| pinned.members.iter().flatten()).map(|it| it.link));
     links.retain(|link| !state.links.contains_key(link));
     let apps = observed.apps.keys().chain(&observed.half_made).filter(|app| !state.apps.contains_key(app));

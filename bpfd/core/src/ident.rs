@@ -52,6 +52,11 @@ uid! {
     LinkUid
 }
 uid! {
+    /// One slot of ours in a dispatcher: what its copy, which may go from dispatcher to dispatcher, is called. Names `v1/ext/<uid>`. That of
+    /// an earlier version is its link's.
+    SlotUid
+}
+uid! {
     /// One generation of what is attached to a shared hook: a fused program or a dispatcher. Names `v1/top/<uid>`.
     GenerationUid
 }

@@ -89,7 +89,7 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
     }
     let known =
         |link: &LinkUid| state.links.contains_key(link) || observed.unreachable_generations_of(*link).next().is_some();
-    for link in observed.copies.keys().filter(|link| !known(link)) {
+    for link in observed.copied().filter(|link| !known(link)) {
         say("K3", format!("a copy of a program for link {link} is pinned, but the link is not in the database"));
     }
     let recorded = |uid: &LinkUid, link: &Link| observed.recorded.links.get(uid) == Some(&link.as_asked());

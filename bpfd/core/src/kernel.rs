@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::adopt::Spared;
 use crate::chain::room::{Kept, Room};
 use crate::hook::{ChainId, ChainName, InterfaceId, NamedChain, OwnHook, Point, ProceedOn, XdpMode};
-use crate::ident::{AppUid, GenerationUid, KernelId, LinkUid};
+use crate::ident::{AppUid, GenerationUid, KernelId, LinkUid, SlotUid};
 use crate::names::{Netns, NetnsName, Priority};
 use crate::record::Row;
 use crate::stamp::Stamp;
@@ -115,7 +115,7 @@ impl ChainContent {
     pub fn members(&self) -> Vec<&Member> {
         match self {
             Self::Fused { members, .. } => members.iter().collect(),
-            Self::Dispatcher { slots, .. } => slots.iter().filter_map(Slot::ours).collect(),
+            Self::Dispatcher { slots, .. } => slots.iter().filter_map(Slot::ours).flat_map(OurSlot::members).collect(),
         }
     }
 }
@@ -127,17 +127,47 @@ pub const SLOTS: usize = ebpf::dispatch_config::SLOTS;
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Slot {
-    /// A link of ours.
-    Ours(Member),
+    /// Links of ours.
+    Ours(OurSlot),
     /// Somebody else's program, kept as it is.
     Foreign(ForeignSlot),
 }
 
+/// A slot of ours: one program that runs a link, or several that are neighbours in their chain.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct OurSlot {
+    /// Its name, and that of its copy.
+    pub uid: SlotUid,
+    /// Its first link, whose priority and function are what peers see.
+    pub first: Member,
+    /// Those that run after it in the same program.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rest: Vec<Member>,
+}
+
+impl OurSlot {
+    /// Its links, in order.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        std::iter::once(&self.first).chain(&self.rest)
+    }
+
+    /// After which verdicts the next slot runs: those of its last link.
+    pub fn proceed_on(&self) -> ProceedOn {
+        self.rest.last().unwrap_or(&self.first).proceed_on
+    }
+
+    /// Whether it runs the same links in the same way as another one.
+    pub fn runs_as(&self, other: &Self) -> bool {
+        let alike = self.members().zip(other.members()).all(|(one, other)| one.runs_as(other));
+        alike && self.rest.len() == other.rest.len()
+    }
+}
+
 impl Slot {
-    /// Our member, if it is ours.
-    pub fn ours(&self) -> Option<&Member> {
+    /// What it runs, if it is ours.
+    pub fn ours(&self) -> Option<&OurSlot> {
         match self {
-            Self::Ours(member) => Some(member),
+            Self::Ours(slot) => Some(slot),
             Self::Foreign(_) => None,
         }
     }
@@ -191,9 +221,11 @@ impl LiveDispatcher {
     }
 }
 
-/// Our copy of a link's program, made to go into a dispatcher's slot.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+/// Our copy of the programs of a slot's links, made to go into a dispatcher.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct PinnedCopy {
+    /// The links, in order.
+    pub links: Vec<LinkUid>,
     /// Its number.
     pub program: KernelId,
     /// The kernel's digest of its instructions.
@@ -255,18 +287,18 @@ pub enum Step {
     /// Pin a prepared app's maps and programs as `v1/<app>`: made under another name, then renamed, so that it is whole or
     /// absent.
     PinApp(AppUid),
-    /// Load a link's program once more, as one that goes into a dispatcher's slot, and pin it as `v1/ext/<link>`. The verifier's
+    /// Load the programs of a slot's links once more, as one that goes into a dispatcher, and pin it as `v1/ext/<slot>`. The verifier's
     /// work is done here, before any hook is looked at.
     #[serde(rename = "load-ext")]
     LoadCopy {
-        /// Of which link.
-        member: Member,
-        /// What its app is made of.
-        recipe: Recipe,
+        /// For which slot.
+        slot: OurSlot,
+        /// Every app that a link of it is of.
+        recipes: BTreeMap<AppUid, Recipe>,
     },
     /// Remove the pins of such a copy.
     #[serde(rename = "unpin-ext")]
-    UnpinCopy(LinkUid),
+    UnpinCopy(SlotUid),
     /// Take references of our own to a dispatcher that a peer built, and to our links in it: a peer can then not let go of them. Or to
     /// a generation of ours that runs and lost its pins.
     Adopt {
@@ -345,7 +377,7 @@ impl fmt::Display for Step {
                     ChainContent::Dispatcher { version, slots } => {
                         write!(f, " dispatcher v{version}")?;
                         slots.iter().try_for_each(|slot| match slot {
-                            Slot::Ours(member) => ours(f, member),
+                            Slot::Ours(slot) => slot.members().try_for_each(|member| ours(f, member)),
                             Slot::Foreign(ForeignSlot { program, name, priority, .. }) => {
                                 write!(f, " {name} {priority} (program {program}, kept)")
                             }
@@ -353,8 +385,11 @@ impl fmt::Display for Step {
                     }
                 }
             }
-            Self::LoadCopy { member, recipe: _ } => write!(f, "load copy {}: {}", member.link, member.function),
-            Self::UnpinCopy(link) => write!(f, "unpin copy {link}"),
+            Self::LoadCopy { slot, recipes: _ } => {
+                write!(f, "load copy {}:", slot.uid)?;
+                slot.members().try_for_each(|member| write!(f, " {}", member.function))
+            }
+            Self::UnpinCopy(slot) => write!(f, "unpin copy {slot}"),
             Self::Adopt { chain, live } => {
                 write!(f, "adopt program {} of {chain} as generation {}", live.program, live.generation)
             }
@@ -404,12 +439,12 @@ impl Step {
 /// What the verifier must see before a plan can be carried out: made by any thread, held by descriptors and pinned nowhere.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Need {
-    /// The copy that a `LoadCopy` pins.
+    /// The copy that a `LoadCopy` pins, whatever its slot is called.
     Copy {
-        /// Of which link.
-        member: Member,
-        /// What its app is made of.
-        recipe: Recipe,
+        /// In order.
+        members: Vec<Member>,
+        /// Every app that a member is of.
+        recipes: BTreeMap<AppUid, Recipe>,
     },
     /// The program of a generation that is not a dispatcher, which a `BuildGeneration` takes.
     Generation {
@@ -635,7 +670,7 @@ pub struct Observed {
     /// Links that a crash left half-pinned.
     pub half_links: BTreeSet<LinkUid>,
     /// Our copies of links' programs for dispatchers.
-    pub copies: BTreeMap<LinkUid, PinnedCopy>,
+    pub copies: BTreeMap<SlotUid, PinnedCopy>,
     /// The rows that are recorded beside the pins.
     pub recorded: State,
     /// Links with a record that cannot be read.
@@ -728,10 +763,22 @@ impl Observed {
         self.chains.keys().flat_map(|chain| self.members(chain)).map(|member| member.link).collect()
     }
 
+    /// The copy of a slot that runs these links, and no other, in this order.
+    pub fn copy_of(&self, links: &[LinkUid]) -> Option<(SlotUid, &PinnedCopy)> {
+        self.copies.iter().find(|(_, copy)| copy.links == links).map(|(slot, copy)| (*slot, copy))
+    }
+
+    /// The links that a copy is of.
+    pub fn copied(&self) -> impl Iterator<Item = LinkUid> {
+        self.copies.values().flat_map(|copy| copy.links.iter().copied())
+    }
+
     /// The members of ours that a chain runs, in order.
     pub fn members(&self, chain: &ChainId) -> Vec<Member> {
         match self.chains.get(chain).map(|chain| &chain.live) {
-            Some(Live::Dispatcher(live)) => live.slots.iter().filter_map(Slot::ours).cloned().collect(),
+            Some(Live::Dispatcher(live)) => {
+                live.slots.iter().filter_map(Slot::ours).flat_map(OurSlot::members).cloned().collect()
+            }
             Some(live) => live.generations().iter().flat_map(|live| self.members_of(live.generation)).collect(),
             None => Vec::new(),
         }

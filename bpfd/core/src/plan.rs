@@ -38,7 +38,9 @@ impl Plan {
     /// What must be made for its steps.
     pub fn needs(&self) -> Vec<Need> {
         let need = |step: &Step| match step {
-            Step::LoadCopy { member, recipe } => Some(Need::Copy { member: member.clone(), recipe: recipe.clone() }),
+            Step::LoadCopy { slot, recipes } => {
+                Some(Need::Copy { members: slot.members().cloned().collect(), recipes: recipes.clone() })
+            }
             Step::BuildGeneration { generation, chain, content: ChainContent::Fused { members, recipes, room } } => {
                 Some(Need::Generation {
                     generation: *generation,
@@ -99,7 +101,7 @@ impl Plan {
                 let (chain, to) = (chain.clone(), from.map(|live| live.generation));
                 Some(Step::Swap { chain, from: live, to, mode: *mode, at: *at })
             }
-            Step::LoadCopy { member, .. } => Some(Step::UnpinCopy(member.link)),
+            Step::LoadCopy { slot, .. } => Some(Step::UnpinCopy(slot.uid)),
             Step::Adopt { .. }
             | Step::DropGeneration(_)
             | Step::DetachLink(_)
@@ -247,7 +249,7 @@ pub fn converge_chains(target: &State, observed: &Observed, changes: &[Change], 
         |link: &LinkUid| changes.iter().any(|change| matches!(change, Change::Attach(new) if new.uid == *link));
     let runs = |link: &Link| {
         let app = observed.apps.contains_key(&link.app) || loads(&link.app);
-        app || observed.copies.contains_key(&link.uid) || link.placement.asked().is_none()
+        app || observed.copied().any(|copied| copied == link.uid) || link.placement.asked().is_none()
     };
     let runnable = target.without_links(|link| !runs(link));
     let Plan { mut steps, committed } = converge(&runnable, observed, uids);
@@ -290,14 +292,15 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
     let unwanted = unwanted.filter(|link| !observed.spared.links.contains(link));
     after.extend(unwanted.map(|link| Step::DetachLink(*link)));
     let dead: BTreeSet<GenerationUid> = dead_generations(target, observed, &wanted_generations).collect();
-    let keeps_copy = |link: &LinkUid| {
+    let keeps_copy_of = |link: &LinkUid| {
         let may_run = observed.unreachable_generations_of(*link).any(|generation| !dead.contains(&generation));
         let spared = observed.spared.links.contains(link);
         spared || may_run || chain::libxdp::keeps_copy(target, observed, link)
     };
-    let unwanted: Vec<_> = observed.copies.keys().filter(|link| !keeps_copy(link)).collect();
+    let unwanted = observed.copies.iter().filter(|(_, copy)| !copy.links.iter().all(keeps_copy_of));
+    let unwanted: Vec<_> = unwanted.map(|(slot, _)| *slot).collect();
     after.extend(dead.iter().map(|generation| Step::UnpinGeneration(*generation)));
-    after.extend(unwanted.into_iter().map(|link| Step::UnpinCopy(*link)));
+    after.extend(unwanted.into_iter().map(Step::UnpinCopy));
     // A half-made directory of a wanted app is cleared by its `PinApp`.
     let pinned = observed.apps.keys().chain(&observed.half_made);
     let unwanted = pinned.filter(|app| !target.apps.contains_key(app) && !observed.spared.apps.contains(app));

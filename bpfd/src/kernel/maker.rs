@@ -3,10 +3,11 @@
 //!
 //! It must never pin or attach.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bpfd_core::ident::AppUid;
-use bpfd_core::kernel::{Need, Recipe, StepError};
+use bpfd_core::kernel::{Member, Need, Recipe, StepError};
 use ebpf::line_info::LineTable;
 
 use super::chain::alone;
@@ -54,14 +55,12 @@ impl Maker {
 
     fn made(mut self, need: &Need) -> Result<Made, StepError> {
         let what = match need {
-            Need::Copy { member, recipe } => {
-                self.open(member.app, Some(recipe))?;
-                What::Copy(Arc::new(copy::build(&template()?, member, &self.codes)?))
+            Need::Copy { members, recipes } => {
+                self.open_all(members, recipes)?;
+                What::Copy(Arc::new(copy::build(&template()?, members, &self.codes)?))
             }
             Need::Generation { generation, chain, members, recipes, room } => {
-                for app in members.iter().map(|member| member.app) {
-                    self.open(app, recipes.get(&app))?;
-                }
+                self.open_all(members, recipes)?;
                 let built = match members.as_slice() {
                     [member] => alone::build(*generation, *chain, member, &self.codes),
                     _ => fused::build(*generation, *chain, members, *room, &self.codes),
@@ -71,6 +70,10 @@ impl Maker {
             Need::App { app: _, recipe } => What::App(self.loader.prepare(&self.accepted(recipe)?, recipe)?),
         };
         Ok(Made { what, codes: self.codes })
+    }
+
+    fn open_all(&mut self, members: &[Member], recipes: &BTreeMap<AppUid, Recipe>) -> Result<(), StepError> {
+        members.iter().try_for_each(|member| self.open(member.app, recipes.get(&member.app)))
     }
 
     /// Makes an app's instructions again around its pinned maps, unless they are at hand.
@@ -110,8 +113,8 @@ impl Maker {
 fn located(error: StepError, need: &Need, objects: &Objects) -> StepError {
     let StepError::Verifier { program, link, log, mut rejection } = error else { return error };
     let recipe = match need {
-        Need::Copy { recipe, .. } | Need::App { recipe, .. } => Some(recipe),
-        Need::Generation { members, recipes, .. } => {
+        Need::App { recipe, .. } => Some(recipe),
+        Need::Copy { members, recipes } | Need::Generation { members, recipes, .. } => {
             let member = members.iter().find(|member| Some(member.link) == link);
             member.and_then(|member| recipes.get(&member.app))
         }

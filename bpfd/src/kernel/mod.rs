@@ -48,7 +48,7 @@ use bpfd_core::config::Chain;
 use bpfd_core::hook::{ChainId, NamedChain, Point, XdpMode};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId};
 use bpfd_core::kernel::{
-    ChainContent, ChainMode, Kernel, LiveGeneration, Member, Need, ObserveError, Observed, Recipe, Scope, Slot, Spot,
+    ChainContent, ChainMode, Kernel, LiveGeneration, Need, ObserveError, Observed, OurSlot, Recipe, Scope, Slot, Spot,
     Step, StepError,
 };
 use bpfd_core::mode::{self, ModeError, Modes};
@@ -253,10 +253,10 @@ impl HostKernel {
         Ok(id)
     }
 
-    fn load_copy(&mut self, member: &Member, recipe: &Recipe) -> Result<(), StepError> {
-        let need = Need::Copy { member: member.clone(), recipe: recipe.clone() };
+    fn load_copy(&mut self, slot: &OurSlot, recipes: &BTreeMap<AppUid, Recipe>) -> Result<(), StepError> {
+        let need = Need::Copy { members: slot.members().cloned().collect(), recipes: recipes.clone() };
         let What::Copy(built) = self.obtain(&need)? else { return Err(another()) };
-        copy::pin(&self.pins, member, &built)
+        copy::pin(&self.pins, slot, &built)
     }
 
     /// Takes references of our own to a peer's dispatcher, or to a generation of ours that has none.
@@ -484,8 +484,9 @@ impl Kernel for HostKernel {
 
     fn maker(&mut self, need: &Need) -> Self::Maker {
         let apps = match need {
-            Need::Copy { member, .. } => vec![member.app],
-            Need::Generation { members, .. } => members.iter().map(|member| member.app).collect(),
+            Need::Copy { members, .. } | Need::Generation { members, .. } => {
+                members.iter().map(|member| member.app).collect()
+            }
             Need::App { .. } => vec![],
         };
         let code = |app: AppUid| {
@@ -543,8 +544,8 @@ impl HostKernel {
             Step::BuildGeneration { generation, chain, content: ChainContent::Dispatcher { version, slots } } => {
                 return self.build_dispatcher(*generation, chain, *version, slots).map(Some);
             }
-            Step::LoadCopy { member, recipe } => self.load_copy(member, recipe)?,
-            Step::UnpinCopy(link) => copy::unpin(&self.pins, *link)?,
+            Step::LoadCopy { slot, recipes } => self.load_copy(slot, recipes)?,
+            Step::UnpinCopy(slot) => copy::unpin(&self.pins, *slot)?,
             Step::Adopt { chain, live } => self.adopt(chain, *live)?,
             Step::DropGeneration(generation) => {
                 self.built.remove(generation);

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 
 use bpfd_core::adopt::Spared;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
-use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
+use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid, SlotUid};
 use bpfd_core::kernel::{
     EntryProgram, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Member, Missing, ObserveError, Observed,
     ObservedChain, PinnedApp, PinnedGeneration, Runs, Scope, SequenceEntry, Step, Targets,
@@ -41,7 +41,7 @@ pub(crate) struct Known {
     runs: BTreeMap<GenerationUid, Runs>,
     pub(crate) links: BTreeSet<LinkUid>,
     half_links: BTreeSet<LinkUid>,
-    pub(crate) copies: BTreeMap<LinkUid, SeenCopy>,
+    pub(crate) copies: BTreeMap<SlotUid, SeenCopy>,
     records: Records,
 }
 
@@ -82,12 +82,12 @@ impl Known {
                 self.apps.remove(uid);
                 self.records.rows.apps.remove(uid);
             }
-            Step::LoadCopy { member, recipe: _ } => {
-                let seen = copy::read(pins, member.link)?.ok_or(io::ErrorKind::NotFound)?;
-                self.copies.insert(member.link, seen);
+            Step::LoadCopy { slot, recipes: _ } => {
+                let seen = copy::read(pins, slot.uid)?.ok_or(io::ErrorKind::NotFound)?;
+                self.copies.insert(slot.uid, seen);
             }
-            Step::UnpinCopy(link) => {
-                self.copies.remove(link);
+            Step::UnpinCopy(slot) => {
+                self.copies.remove(slot);
             }
             Step::PinGeneration(uid) | Step::Adopt { live: LiveGeneration { generation: uid, .. }, .. } => {
                 let seen = generation::read(pins, *uid)?.ok_or(io::ErrorKind::NotFound)?;
@@ -239,7 +239,7 @@ pub(crate) fn observe(
         unpinned,
         links: known.links.clone(),
         half_links: known.half_links.clone(),
-        copies: known.copies.iter().map(|(link, copy)| (*link, copy.pinned)).collect(),
+        copies: known.copies.iter().map(|(slot, copy)| (*slot, copy.pinned.clone())).collect(),
         namespaces: observer.cookies(),
         interfaces,
         recorded: known.records.rows.clone(),
@@ -306,7 +306,7 @@ fn observe_chain(
     name: ChainName,
     ids: &mut IdLookup,
     modes: &Modes,
-    (pins, generations, copies): (&Pins, &BTreeMap<GenerationUid, SeenGeneration>, &BTreeMap<LinkUid, SeenCopy>),
+    (pins, generations, copies): (&Pins, &BTreeMap<GenerationUid, SeenGeneration>, &BTreeMap<SlotUid, SeenCopy>),
 ) -> io::Result<Seen> {
     let id = interface.id;
     let unpinned = match interface.row.xdp {
@@ -356,7 +356,7 @@ fn unpinned_of(
 fn theirs(
     interface: &Interface,
     program: ProgId,
-    (pins, copies): (&Pins, &BTreeMap<LinkUid, SeenCopy>),
+    (pins, copies): (&Pins, &BTreeMap<SlotUid, SeenCopy>),
     ids: &mut IdLookup,
 ) -> io::Result<Option<LiveDispatcher>> {
     if xdp::driven(&interface.row.xdp).is_none() || !matches!(interface.row.xdp, XdpAttachment::One { .. }) {

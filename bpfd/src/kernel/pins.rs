@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use bpfd_core::ident::{AppUid, GenerationUid, LinkUid};
+use bpfd_core::ident::{AppUid, GenerationUid, LinkUid, SlotUid};
 use bpfd_core::kernel::StepError;
 use bpfd_sys::bpffs::{Dir, DirLock};
 
@@ -108,8 +108,8 @@ impl Pins {
         split(&self.generations)
     }
 
-    /// Whole and half-made copies of links' programs.
-    pub(crate) fn copy_names(&self) -> io::Result<(Vec<LinkUid>, Vec<LinkUid>)> {
+    /// Whole and half-made copies for slots.
+    pub(crate) fn copy_names(&self) -> io::Result<(Vec<SlotUid>, Vec<SlotUid>)> {
         split(&self.copies)
     }
 

@@ -15,11 +15,11 @@ pub(crate) use dispatchers::{Filled, Loaded};
 
 use bpfd_core::adopt::Spared;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, NamedChain, Point, ProceedOn, XdpMode};
-use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid};
+use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid, SlotUid};
 use bpfd_core::kernel::{
     ChainContent, ChainMode, EntryProgram, ForeignProgram, ForeignSlot, Kernel, Live, LiveDispatcher, LiveGeneration,
-    Member, Missing, Need, ObserveError, Observed, ObservedChain, PinnedApp, PinnedCopy, PinnedGeneration, Recipe,
-    Runs, SLOTS, Scope, SequenceEntry, Slot, Spot, Step, StepError, Targets,
+    Member, Missing, Need, ObserveError, Observed, ObservedChain, OurSlot, PinnedApp, PinnedCopy, PinnedGeneration,
+    Recipe, Runs, SLOTS, Scope, SequenceEntry, Slot, Spot, Step, StepError, Targets,
 };
 use bpfd_core::names::{Netns, Priority};
 use bpfd_core::record::Row;
@@ -117,7 +117,7 @@ pub(crate) struct FakeKernel {
     half_made: BTreeSet<AppUid>,
     generations: BTreeMap<GenerationUid, Top>,
     links: BTreeSet<LinkUid>,
-    copies: BTreeMap<LinkUid, (PinnedCopy, Member)>,
+    copies: BTreeMap<SlotUid, (PinnedCopy, OurSlot)>,
     recorded: State,
     stamp: Option<Stamp>,
     /// Apps whose objects are lost, or that the verifier does not take any more.
@@ -281,8 +281,8 @@ impl FakeKernel {
         wrong
     }
 
-    fn ext_of(&self, program: KernelId) -> Option<&Member> {
-        self.copies.values().find(|(copy, _)| copy.program == program).map(|(_, member)| member)
+    fn ext_of(&self, program: KernelId) -> Option<&OurSlot> {
+        self.copies.values().find(|(copy, _)| copy.program == program).map(|(_, slot)| slot)
     }
 
     /// What nobody holds any more goes.
@@ -438,16 +438,19 @@ impl FakeKernel {
                 self.staged_generations.insert(*generation, built);
                 return Ok(Some(program));
             }
-            Step::LoadCopy { member, recipe } => {
-                if !self.apps.contains_key(&member.app) {
+            Step::LoadCopy { slot, recipes } => {
+                let members: Vec<Member> = slot.members().cloned().collect();
+                if !members.iter().all(|member| self.apps.contains_key(&member.app)) {
                     return Err(Self::refuse("load", "app is not pinned"));
                 }
-                let program = self.obtain(&Need::Copy { member: member.clone(), recipe: recipe.clone() })?;
-                let copy = PinnedCopy { program, tag: Self::tag(member.app), load_time: u64::from(program.0) };
-                self.copies.insert(member.link, (copy, member.clone()));
+                let links = members.iter().map(|member| member.link).collect();
+                let program = self.obtain(&Need::Copy { members, recipes: recipes.clone() })?;
+                let tag = Self::tag(slot.first.app);
+                let copy = PinnedCopy { links, program, tag, load_time: u64::from(program.0) };
+                self.copies.insert(slot.uid, (copy, slot.clone()));
             }
-            Step::UnpinCopy(link) => {
-                self.copies.remove(link);
+            Step::UnpinCopy(slot) => {
+                self.copies.remove(slot);
             }
             Step::Adopt { chain, .. } if chain.id.point != Point::Xdp => {
                 return Err(Self::refuse("adopt", "a tcx link without a pin is gone"));
@@ -534,7 +537,7 @@ impl FakeKernel {
                 let filled =
                     slots.iter().map(|slot| self.fill(slot).ok_or_else(|| StepError::Raced(chain.name.clone())));
                 let filled: Vec<Filled> = filled.collect::<Result<_, _>>()?;
-                let members: Vec<Member> = slots.iter().filter_map(Slot::ours).cloned().collect();
+                let members = members_of(slots);
                 let ours = filled.iter().zip(slots).filter(|(_, slot)| slot.ours().is_some());
                 let links: BTreeSet<KernelId> = ours.map(|(filled, _)| filled.loaded.program).collect();
                 if filled.is_empty() || filled.len() > SLOTS || links.len() != members.len() {
@@ -574,12 +577,15 @@ impl FakeKernel {
             app.is_some_and(|app| app.programs.contains_key(&member.function))
         };
         match need {
-            Need::Copy { member, recipe } => {
-                if !has(member) || !recipe.functions.contains_key(&member.function) {
-                    return Err(Self::refuse("load", "no such program"));
-                }
-                if self.unshareable.contains(&member.app) {
-                    return Err(StepError::Object { why: "no type information".to_owned() });
+            Need::Copy { members, recipes } => {
+                for member in members {
+                    let made = recipes.get(&member.app);
+                    if !has(member) || !made.is_some_and(|it| it.functions.contains_key(&member.function)) {
+                        return Err(Self::refuse("load", "no such program"));
+                    }
+                    if self.unshareable.contains(&member.app) {
+                        return Err(StepError::Object { why: "no type information".to_owned() });
+                    }
                 }
             }
             Need::Generation { generation: _, chain: _, members, recipes, room: _ } => {
@@ -609,10 +615,10 @@ impl FakeKernel {
     /// A slot with its program; `None` if that is gone.
     fn fill(&self, slot: &Slot) -> Option<Filled> {
         match slot {
-            Slot::Ours(member) => {
-                let (PinnedCopy { program, tag, load_time }, _) = *self.copies.get(&member.link)?;
-                let loaded = Loaded { name: member.function.clone(), tag, load_time, program };
-                let (priority, actions) = (u32::from(member.effective), member.proceed_on.bits());
+            Slot::Ours(slot) => {
+                let (PinnedCopy { program, tag, load_time, links: _ }, _) = self.copies.get(&slot.uid)?.clone();
+                let loaded = Loaded { name: slot.first.function.clone(), tag, load_time, program };
+                let (priority, actions) = (u32::from(slot.first.effective), slot.proceed_on().bits());
                 Some(Filled { priority, actions, flags: 0, loaded, linked: true })
             }
             Slot::Foreign(ForeignSlot { program, priority, actions, flags, .. }) => {
@@ -645,11 +651,11 @@ impl FakeKernel {
         self.interface(chain)?;
         let found = self.dispatchers.all.get(&live.program).ok_or_else(|| StepError::Raced(chain.name.clone()))?;
         let slots: Vec<Slot> = found.slots.iter().filter(|slot| slot.linked).map(|slot| self.slot(slot)).collect();
-        let members: Vec<Member> = slots.iter().filter_map(Slot::ours).cloned().collect();
+        let members = members_of(&slots);
         let links = found.slots.iter().filter(|slot| slot.linked).map(|slot| slot.loaded.program);
         let links = links.filter(|program| self.ext_of(*program).is_some()).collect();
         let names = slots.iter().map(|slot| match slot {
-            Slot::Ours(member) => member.function.clone(),
+            Slot::Ours(slot) => slot.first.function.clone(),
             Slot::Foreign(slot) => slot.name.clone(),
         });
         let names = names.collect();
@@ -664,12 +670,14 @@ impl FakeKernel {
     fn slot(&self, filled: &Filled) -> Slot {
         let Filled { priority, actions, flags, loaded, linked: _ } = filled;
         match self.ext_of(loaded.program) {
-            Some(member) => Slot::Ours(Member {
-                priority: Priority::try_from(*priority).unwrap_or(member.priority),
-                effective: Priority::try_from(*priority).unwrap_or(member.effective),
-                proceed_on: ProceedOn::from_bits(*actions).unwrap_or(member.proceed_on),
-                ..member.clone()
-            }),
+            Some(slot) => {
+                let mut slot = slot.clone();
+                let first = &mut slot.first;
+                first.priority = Priority::try_from(*priority).unwrap_or(first.priority);
+                first.effective = Priority::try_from(*priority).unwrap_or(first.effective);
+                first.proceed_on = ProceedOn::from_bits(*actions).unwrap_or(first.proceed_on);
+                Slot::Ours(slot)
+            }
             None => Slot::Foreign(ForeignSlot {
                 program: loaded.program,
                 name: loaded.name.clone(),
@@ -926,7 +934,7 @@ impl Kernel for FakeKernel {
             unpinned: BTreeMap::new(),
             links: self.links.clone(),
             half_links: BTreeSet::new(),
-            copies: self.copies.iter().map(|(link, (copy, _))| (*link, *copy)).collect(),
+            copies: self.copies.iter().map(|(slot, (copy, _))| (*slot, copy.clone())).collect(),
             namespaces: [(Netns::Host, Some(1))].into(),
             interfaces: names.iter().map(|name| (name.clone(), leads_to(name))).collect(),
             recorded: self.recorded.clone(),
@@ -1019,4 +1027,8 @@ impl FakeKernel {
             }
         }
     }
+}
+
+fn members_of(slots: &[Slot]) -> Vec<Member> {
+    slots.iter().filter_map(Slot::ours).flat_map(OurSlot::members).cloned().collect()
 }

@@ -26,10 +26,10 @@ use bpfd::store::{Earlier, Outcome, Store};
 use bpfd_core::adopt::Decision;
 use bpfd_core::changes::{self, Fresh, Loaded, RequestError};
 use bpfd_core::hook::{ChainName, HookAsk, InterfaceName, OwnHook, Point, XdpMode};
-use bpfd_core::ident::{AppUid, AskedId, BootId, KernelId, LinkUid, RequestId, RequestKey};
+use bpfd_core::ident::{AppUid, AskedId, BootId, KernelId, LinkUid, RequestId, RequestKey, SlotUid};
 use bpfd_core::invariants::{self, Broken};
 use bpfd_core::kernel::{
-    ChainMode, Kernel, Live, Need, ObserveError, Observed, PinnedApp, Recipe, Runs, SLOTS, Scope, Slot, Step,
+    ChainMode, Kernel, Live, Need, ObserveError, Observed, OurSlot, PinnedApp, Recipe, Runs, SLOTS, Scope, Slot, Step,
     StepError, Targets,
 };
 use bpfd_core::labels::Labels;
@@ -426,11 +426,12 @@ impl Host {
         let runs = match &observed.chains[&chain].live {
             Live::Dispatcher(live) => live.slots.clone(),
             Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Sequence(_) => {
-                observed.members(&chain).into_iter().map(Slot::Ours).collect()
+                let alone = |first| Slot::Ours(OurSlot { uid: SlotUid(Uuid::nil()), first, rest: vec![] });
+                observed.members(&chain).into_iter().map(alone).collect()
             }
         };
         let runs = runs.iter().map(|slot| match slot {
-            Slot::Ours(member) => (app(&member.app), u32::from(member.effective)),
+            Slot::Ours(OurSlot { first, .. }) => (app(&first.app), u32::from(first.effective)),
             Slot::Foreign(slot) => (slot.name.clone(), slot.priority),
         });
         runs.collect()

@@ -7,24 +7,34 @@ use std::path::Path;
 
 use bpfd::kernel::HostKernel;
 use bpfd_core::hook::XdpMode;
-use bpfd_core::ident::GenerationUid;
+use bpfd_core::ident::{GenerationUid, SlotUid};
 use bpfd_core::kernel::{
-    ChainContent, Kernel, Live, LiveDispatcher, LiveGeneration, Member, ObservedChain, Runs, Slot, Step, StepError,
+    ChainContent, Kernel, Live, LiveDispatcher, LiveGeneration, Member, ObservedChain, OurSlot, Runs, Slot, Step,
+    StepError,
 };
 use bpfd_core::names::Priority;
 use uuid::Uuid;
 
 use crate::world::{Loaded, Steps, World, eventually, members};
 
+/// A member's slot, of a name that is easily found again.
+fn slot(member: &Member) -> OurSlot {
+    let bytes = member.link.bytes().map(|byte| !byte);
+    OurSlot { uid: SlotUid::from_bytes(bytes), first: member.clone(), rest: vec![] }
+}
+
+fn load(slot: &OurSlot, apps: &[Loaded]) -> Step {
+    Step::LoadCopy { slot: slot.clone(), recipes: apps.iter().cloned().collect() }
+}
+
 /// A dispatcher of these members, pinned; copies of their programs are loaded if they are not there.
 fn dispatcher(kernel: &mut HostKernel, world: &World, members: &[Member], apps: &[Loaded]) -> LiveGeneration {
     let (generation, chain) = (GenerationUid(Uuid::new_v4()), world.inside());
     let there = kernel.look(&[]).copies;
-    for member in members.iter().filter(|member| !there.contains_key(&member.link)) {
-        let (_, recipe) = apps.iter().find(|(app, _)| *app == member.app).unwrap();
-        kernel.step(&Step::LoadCopy { member: member.clone(), recipe: recipe.clone() }).unwrap();
+    for slot in members.iter().map(slot).filter(|slot| !there.contains_key(&slot.uid)) {
+        kernel.step(&load(&slot, apps)).unwrap();
     }
-    let slots = members.iter().cloned().map(Slot::Ours).collect();
+    let slots = members.iter().map(slot).map(Slot::Ours).collect();
     let content = ChainContent::Dispatcher { version: 2, slots };
     let program = kernel.step(&Step::BuildGeneration { generation, chain, content }).unwrap().unwrap();
     kernel.step(&Step::PinGeneration(generation)).unwrap();
@@ -36,7 +46,7 @@ fn swap(kernel: &mut HostKernel, world: &World, from: Option<LiveGeneration>, to
 }
 
 fn runs(generation: LiveGeneration, members: &[Member]) -> Live {
-    let slots = members.iter().cloned().map(Slot::Ours).collect();
+    let slots = members.iter().map(slot).map(Slot::Ours).collect();
     Live::Dispatcher(LiveDispatcher { generation, version: 2, slots, lost: vec![] })
 }
 
@@ -127,7 +137,7 @@ fn a_dispatcher_gains_turns_over_and_loses_links_in_one_swap_each() {
     generations
         .into_keys()
         .for_each(|generation| assert_eq!(kernel.step(&Step::UnpinGeneration(generation)), Ok(None)));
-    wanted.iter().for_each(|member| assert_eq!(kernel.step(&Step::UnpinCopy(member.link)), Ok(None)));
+    wanted.iter().for_each(|member| assert_eq!(kernel.step(&Step::UnpinCopy(slot(member).uid)), Ok(None)));
     let seen = kernel.look(std::slice::from_ref(&chain));
     assert_eq!((&seen.chains[&chain.id].live, seen.generations.len(), seen.copies.len()), (&Live::Empty, 0, 0));
     assert_eq!(shared(&world), []);
@@ -185,16 +195,16 @@ fn what_a_death_between_two_steps_leaves_is_found_and_taken_away() {
     let chain = world.inside();
     let apps = [kernel.load(&world, world.counter(1))];
     let wanted = members("count", &apps);
-    let link = wanted[0].link;
+    let slot = slot(&wanted[0]);
 
-    kernel.step(&Step::LoadCopy { member: wanted[0].clone(), recipe: apps[0].1.clone() }).unwrap();
+    kernel.step(&load(&slot, &apps)).unwrap();
     drop(kernel);
     fs::create_dir(world.pins().join(format!("ext/{}_tmp", Uuid::new_v4().simple()))).unwrap();
     let mut kernel = world.sharing().unwrap();
-    assert_eq!(kernel.look(&[]).copies.into_keys().collect::<Vec<_>>(), [link], "load-ext: a whole copy");
-    assert_eq!(names(&world.pins().join("ext")), [link.to_string()], "and no half one");
+    assert_eq!(kernel.look(&[]).copies.into_keys().collect::<Vec<_>>(), [slot.uid], "load-ext: a whole copy");
+    assert_eq!(names(&world.pins().join("ext")), [slot.uid.to_string()], "and no half one");
 
-    let content = ChainContent::Dispatcher { version: 2, slots: vec![Slot::Ours(wanted[0].clone())] };
+    let content = ChainContent::Dispatcher { version: 2, slots: vec![Slot::Ours(slot)] };
     let built = GenerationUid(Uuid::new_v4());
     kernel.step(&Step::BuildGeneration { generation: built, chain: chain.clone(), content }).unwrap();
     drop(kernel);

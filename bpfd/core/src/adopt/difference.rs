@@ -115,7 +115,7 @@ impl Recovery {
                 Some(format!("`{}` runs on `{}`", member.function, observed.chains.get(&chain)?.name))
             });
             let pinned = observed.links.contains(link) || observed.half_links.contains(link);
-            let pinned = (pinned || observed.copies.contains_key(link)).then(|| "it is pinned".to_owned());
+            let pinned = (pinned || observed.copied().any(|copied| copied == *link)).then(|| "it is pinned".to_owned());
             let recorded = observed.recorded.links.contains_key(link) || observed.unread_records.contains(link);
             let recorded = || recorded.then(|| "it has a record alone".to_owned());
             Some(nameless(Thing::Link, link.to_string(), runs.or(pinned).or_else(recorded)?))

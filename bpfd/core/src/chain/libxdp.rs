@@ -6,10 +6,10 @@ use std::collections::BTreeSet;
 
 use super::xdp::Program;
 use crate::hook::ChainId;
-use crate::ident::LinkUid;
+use crate::ident::{LinkUid, SlotUid, Uids};
 use crate::kernel::{
-    ChainContent, ChainMode, ForeignSlot, Live, LiveDispatcher, Member, Observed, ObservedChain, PinnedCopy, SLOTS,
-    Slot, Step,
+    ChainContent, ChainMode, ForeignSlot, Live, LiveDispatcher, Member, Observed, ObservedChain, OurSlot, PinnedCopy,
+    SLOTS, Slot, Step,
 };
 use crate::order;
 use crate::state::State;
@@ -25,7 +25,7 @@ pub(super) struct Slots(pub(super) Vec<Slot>);
 
 impl Program for Slots {
     fn members(&self) -> Vec<&Member> {
-        self.0.iter().filter_map(Slot::ours).collect()
+        self.0.iter().filter_map(Slot::ours).flat_map(OurSlot::members).collect()
     }
 
     fn is_empty(&self) -> bool {
@@ -58,17 +58,18 @@ impl Program for Slots {
 
 /// The slots that a chain's dispatcher should have, in order: ours, and those of others that are there. Peers see our copies, so
 /// their tag and load time count, not the app's; one that is not loaded yet will be the youngest.
-pub fn slots(state: &State, observed: &Observed, chain: &ChainId) -> Vec<Slot> {
-    let ours = order::ordered(state, chain).into_iter().zip(order::members(state, chain)).map(|(link, member)| {
-        let loaded = match observed.copies.get(&link.uid) {
-            Some(PinnedCopy { program: _, tag, load_time }) => (*tag, *load_time),
+/// `uids` names those.
+pub fn slots(state: &State, observed: &Observed, chain: &ChainId, uids: &mut dyn Uids) -> Vec<Slot> {
+    let ours = order::ordered(state, chain).into_iter().zip(order::members(state, chain)).map(|(link, first)| {
+        let (uid, loaded) = match observed.copy_of(&[link.uid]) {
+            Some((uid, PinnedCopy { tag, load_time, .. })) => (uid, (*tag, *load_time)),
             None => {
                 let program = state.apps.get(&link.app).and_then(|app| app.program(&link.function));
-                (program.map_or([0; 8], |program| program.tag), u64::MAX)
+                (SlotUid(uids.fresh()), (program.map_or([0; 8], |program| program.tag), u64::MAX))
             }
         };
-        let key = (u32::from(member.effective), member.function.clone(), loaded, Some(link.handle));
-        (key, Slot::Ours(member))
+        let key = (u32::from(first.effective), first.function.clone(), loaded, Some(link.handle));
+        (key, Slot::Ours(OurSlot { uid, first, rest: vec![] }))
     });
     let foreign = foreign(observed, chain).map(|slot| {
         let ForeignSlot { name, tag, load_time, priority, .. } = slot;
@@ -93,19 +94,20 @@ fn foreign<'a>(observed: &'a Observed, chain: &ChainId) -> impl Iterator<Item = 
 
 /// The slots that are in a dispatcher already.
 pub(super) fn there(slots: Vec<Slot>, live: &LiveDispatcher) -> Slots {
-    let links: BTreeSet<LinkUid> = live.slots.iter().filter_map(Slot::ours).map(|member| member.link).collect();
-    let there = |slot: &Slot| slot.ours().is_none_or(|member| links.contains(&member.link));
+    let running = live.slots.iter().filter_map(Slot::ours).flat_map(OurSlot::members);
+    let running: BTreeSet<LinkUid> = running.map(|member| member.link).collect();
+    let there = |slot: &Slot| slot.ours().is_none_or(|slot| slot.members().all(|it| running.contains(&it.link)));
     Slots(slots.into_iter().filter(there).collect())
 }
 
 fn missing_copies<'a>(target: &'a State, observed: &'a Observed, slots: &[Slot]) -> Vec<Step> {
-    let missing = slots.iter().filter_map(Slot::ours).filter(|member| !observed.copies.contains_key(&member.link));
-    let mut missing: Vec<&Member> = missing.collect();
+    let missing = slots.iter().filter_map(Slot::ours).filter(|slot| !observed.copies.contains_key(&slot.uid));
+    let mut missing: Vec<&OurSlot> = missing.collect();
     // The order of loading decides between equals, now and after the next boot.
-    missing.sort_by_key(|member| target.links.get(&member.link).map(|link| link.handle));
-    let steps = missing.into_iter().filter_map(|member| {
-        let recipe = order::recipe(target.apps.get(&member.app)?);
-        Some(Step::LoadCopy { member: member.clone(), recipe })
+    missing.sort_by_key(|slot| target.links.get(&slot.first.link).map(|link| link.handle));
+    let steps = missing.into_iter().map(|slot| {
+        let members: Vec<Member> = slot.members().cloned().collect();
+        Step::LoadCopy { slot: slot.clone(), recipes: order::recipes(target, &members) }
     });
     steps.collect()
 }
@@ -116,7 +118,8 @@ pub(crate) fn keeps_copy(target: &State, observed: &Observed, link: &LinkUid) ->
     match link.chain().and_then(|chain| observed.chains.get(&chain)) {
         None | Some(ObservedChain { mode: ChainMode::Libxdp, .. }) => true,
         Some(ObservedChain { mode: ChainMode::Fused { .. }, live: Live::Dispatcher(live), .. }) => {
-            live.is_shared() && live.slots.iter().filter_map(Slot::ours).any(|member| member.link == link.uid)
+            let mut running = live.slots.iter().filter_map(Slot::ours).flat_map(OurSlot::members);
+            live.is_shared() && running.any(|member| member.link == link.uid)
         }
         Some(_) => false,
     }

@@ -17,11 +17,13 @@ mod xdp;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use uuid::Uuid;
+
 use crate::hook::{ChainId, ChainName, NamedChain, Point};
 use crate::ident::{GenerationUid, LinkUid, Uids};
 use crate::kernel::{
-    ChainContent, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Member, Observed, ObservedChain, Slot, Spot,
-    Step,
+    ChainContent, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Member, Observed, ObservedChain, OurSlot, Slot,
+    Spot, Step,
 };
 use crate::order;
 use crate::plan::{LinkStatus, Plan, PlanError};
@@ -188,7 +190,8 @@ fn elsewhere(asked: &ChainName, other: ChainId, now: &ChainName, chain: &ChainId
 fn wanted(state: &State, observed: &Observed, chain: &ChainId) -> Vec<Member> {
     match observed.chains.get(chain).map(|seen| &seen.live) {
         Some(Live::Dispatcher(_)) => {
-            libxdp::slots(state, observed, chain).iter().filter_map(Slot::ours).cloned().collect()
+            let slots = libxdp::slots(state, observed, chain, &mut || Uuid::nil());
+            slots.iter().filter_map(Slot::ours).flat_map(OurSlot::members).cloned().collect()
         }
         Some(Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Sequence(_)) | None => order::members(state, chain),
     }

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use uuid::Uuid;
+
 use super::{Built, Turn, View, fused, libxdp, room};
 use crate::hook::{ChainId, Point, XdpMode};
 use crate::ident::{GenerationUid, Uids};
@@ -35,9 +37,9 @@ pub(super) trait Program {
 
 /// What an interface would run: by the chain's mode and by what runs there. Where not all of ours can be had, in a dispatcher that is full
 /// or that is shared although the chain is to be fused, nothing is added, and what should go goes.
-fn wanted(View { target, observed, id, chain }: View<'_>) -> Box<dyn Program> {
+fn wanted(View { target, observed, id, chain }: View<'_>, uids: &mut dyn Uids) -> Box<dyn Program> {
     let ObservedChain { live, mode, .. } = chain;
-    let slots = libxdp::slots(target, observed, id);
+    let slots = libxdp::slots(target, observed, id, uids);
     let fused = || Box::new(fused::Fused(order::members(target, id)));
     match (mode, live) {
         (ChainMode::Libxdp, Live::Ours(_)) if slots.len() > SLOTS => fused(),
@@ -50,7 +52,7 @@ fn wanted(View { target, observed, id, chain }: View<'_>) -> Box<dyn Program> {
 
 pub(super) fn turns(view: View<'_>, uids: &mut dyn Uids) -> Vec<Turn> {
     let View { target, observed, id, chain: ObservedChain { live, .. } } = view;
-    let wanted = wanted(view);
+    let wanted = wanted(view, uids);
     let from = match live {
         Live::Foreign(_) | Live::Sequence(_) => return vec![],
         Live::Empty if wanted.is_empty() || !wanted.fits() => return vec![],
@@ -86,14 +88,14 @@ pub(super) fn turns(view: View<'_>, uids: &mut dyn Uids) -> Vec<Turn> {
 
 pub(super) fn refuse(view: View<'_>, changes: &[Change]) -> Result<(), PlanError> {
     let View { target, observed, id, chain: ObservedChain { name, live, driven, mode } } = view;
+    let programs = libxdp::slots(target, observed, id, &mut || Uuid::nil()).len();
     if matches!(mode, ChainMode::Libxdp) {
-        room::refuse(name, id, libxdp::slots(target, observed, id).len(), changes)?;
+        room::refuse(name, id, programs, changes)?;
     }
     let foreign = |holder| Err(PlanError::Foreign { chain: name.clone(), holder, driven: *driven });
     match (mode, live) {
         (_, Live::Foreign(holder)) => foreign(holder.clone()),
-        (ChainMode::Libxdp, _) if libxdp::slots(target, observed, id).len() > SLOTS => {
-            let programs = libxdp::slots(target, observed, id).len();
+        (ChainMode::Libxdp, _) if programs > SLOTS => {
             Err(PlanError::ChainFull { chain: name.clone(), programs, room: SLOTS })
         }
         (ChainMode::Fused { .. }, Live::Dispatcher(live)) if live.is_shared() => {

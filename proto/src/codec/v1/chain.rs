@@ -43,10 +43,14 @@ pub fn chain(snapshot: &Snapshot, id: &ChainId, paths: &impl Paths) -> Option<pb
             findings.extend(live.lost.iter().map(lost));
             slots = u32::try_from(live.slots.len()).ok();
             let pin = |slot| paths.libxdp_pin(id.interface.index, live.generation.program, slot);
-            let members = (0..).zip(&live.slots).map(|(slot, found)| match found {
-                Slot::Ours(found) => pb::ChainMember { slot: Some(slot), ..member(snapshot, slot + 1, found) },
-                Slot::Foreign(found) => foreign_member(found, slot, pin(slot)),
+            let members = (0..).zip(&live.slots).flat_map(|(slot, found)| match found {
+                Slot::Ours(found) => {
+                    let of_slot = |found| pb::ChainMember { slot: Some(slot), ..member(snapshot, 0, found) };
+                    found.members().map(of_slot).collect()
+                }
+                Slot::Foreign(found) => vec![foreign_member(found, slot, pin(slot))],
             });
+            let members = (1..).zip(members).map(|(position, member)| pb::ChainMember { position, ..member });
             (Some(live.generation.program.0), members.collect())
         }
         Live::Foreign(foreign) => (Some(foreign.program.0), vec![alone(1, foreign)]),
@@ -98,7 +102,7 @@ fn member(snapshot: &Snapshot, position: u32, member: &Member) -> pb::ChainMembe
     let Snapshot { state, observed, .. } = snapshot;
     let row = state.links.get(&member.link);
     let program = observed.apps.get(&member.app).and_then(|app| app.programs.get(&member.function));
-    let copy = observed.copies.get(&member.link).map(|copy| copy.program);
+    let copy = observed.copies.values().find(|copy| copy.links.contains(&member.link)).map(|copy| copy.program);
     let known = state.apps.get(&member.app).and_then(|app| app.program(&member.function)).map(|program| program.tag);
     pb::ChainMember {
         position,

@@ -9,8 +9,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use bpfd_core::hook::{ChainId, InterfaceId, NamedChain, Point, ProceedOn};
-use bpfd_core::ident::{GenerationUid, KernelId, LinkUid};
-use bpfd_core::kernel::{ForeignSlot, LiveDispatcher, LiveGeneration, Member, Slot, StepError};
+use bpfd_core::ident::{GenerationUid, KernelId, SlotUid};
+use bpfd_core::kernel::{ForeignSlot, LiveDispatcher, LiveGeneration, OurSlot, Slot, StepError};
 use bpfd_core::names::Priority;
 use bpfd_sys::bpf::{
     AttachType, BtfTypeId, F_RDONLY_PROG, LinkId, LinkInfo, LinkKind, Map, MapInfo, ProgId, btf_bytes, link_create_ext,
@@ -40,8 +40,8 @@ pub(crate) struct HeldSlot {
     pub(crate) index: usize,
     pub(crate) program: OwnedFd,
     pub(crate) link: OwnedFd,
-    /// Our link, if it is one.
-    pub(crate) ours: Option<LinkUid>,
+    /// Whether it is ours.
+    pub(crate) ours: bool,
 }
 
 /// A dispatcher with its programs, held by descriptors for as long as an operation lasts: to pin it, and to put it back.
@@ -78,7 +78,7 @@ pub(crate) fn build(wanted: &Wanted<'_>, pins: &Pins, ids: &mut IdLookup) -> Res
     let loaded = load(&DispatcherConfig::of(version, opened.iter().map(|(_, config)| *config).collect()))?;
     let mut held = Vec::new();
     for (index, (slot, (program, _))) in slots.iter().zip(opened).enumerate() {
-        let ours = slot.ours().map(|member| member.link);
+        let ours = slot.ours().is_some();
         let target = loaded.dispatcher.target(index).map(|target| BtfTypeId(target.btf_id));
         let target = target.ok_or_else(|| StepError::Call { doing: doing(), errno: "too many programs".to_owned() })?;
         let link = link_create_ext(program.as_fd(), loaded.program.as_fd(), target)
@@ -93,12 +93,10 @@ pub(crate) fn build(wanted: &Wanted<'_>, pins: &Pins, ids: &mut IdLookup) -> Res
 /// The program for a slot and what the configuration says of it; `None` if it is gone.
 fn open(slot: &Slot, pins: &Pins, ids: &mut IdLookup) -> io::Result<Option<(OwnedFd, dispatch_config::Slot)>> {
     match slot {
-        Slot::Ours(Member { link, effective, proceed_on, .. }) => {
-            Ok(copy::open(pins, *link)?.map(|(program, flags)| {
-                let actions = ActionMask::from_bits(proceed_on.bits());
-                (program, dispatch_config::Slot { priority: u32::from(*effective), actions, flags })
-            }))
-        }
+        Slot::Ours(slot) => Ok(copy::open(pins, slot.uid)?.map(|(program, flags)| {
+            let actions = ActionMask::from_bits(slot.proceed_on().bits());
+            (program, dispatch_config::Slot { priority: u32::from(slot.first.effective), actions, flags })
+        })),
         Slot::Foreign(ForeignSlot { program, priority, actions, flags, .. }) => {
             let (actions, flags) = (ActionMask::from_bits(*actions), *flags);
             let config = dispatch_config::Slot { priority: *priority, actions, flags };
@@ -109,7 +107,7 @@ fn open(slot: &Slot, pins: &Pins, ids: &mut IdLookup) -> io::Result<Option<(Owne
 
 fn name(slot: &Slot) -> &str {
     match slot {
-        Slot::Ours(member) => &member.function,
+        Slot::Ours(slot) => &slot.first.function,
         Slot::Foreign(slot) => &slot.name,
     }
 }
@@ -117,7 +115,7 @@ fn name(slot: &Slot) -> &str {
 fn record(generation: GenerationUid, interface: InterfaceId, slots: &[Slot]) -> Result<OwnedFd, StepError> {
     let place = generation::place(generation, ChainId { interface, point: Point::Xdp });
     let entries = slots.iter().map(|slot| match slot {
-        Slot::Ours(member) => generation::entry(member),
+        Slot::Ours(slot) => generation::entry(&slot.first),
         Slot::Foreign(ForeignSlot { name, priority, actions, .. }) => ChainEntry {
             link: generation::FOREIGN,
             app: generation::FOREIGN,
@@ -144,7 +142,7 @@ pub(crate) fn pin(pins: &Pins, generation: GenerationUid, dispatcher: &HeldDispa
     let doing = || format!("pin generation {generation}");
     pins::make_whole(&pins.generations, &generation.to_string(), |dir| {
         dir.pin(CHAIN_RECORD, dispatcher.record.as_fd()).map_err(failed(doing))?;
-        for HeldSlot { index, link, .. } in dispatcher.slots.iter().filter(|slot| slot.ours.is_some()) {
+        for HeldSlot { index, link, .. } in dispatcher.slots.iter().filter(|slot| slot.ours) {
             dir.pin(&format!("link_{index}"), link.as_fd()).map_err(failed(doing))?;
         }
         dir.pin(CHAIN_PROGRAM, dispatcher.program.as_fd()).map_err(failed(doing))
@@ -155,7 +153,7 @@ pub(crate) fn pin(pins: &Pins, generation: GenerationUid, dispatcher: &HeldDispa
 pub(crate) fn capture(
     generation: LiveGeneration,
     interface: InterfaceId,
-    (pins, copies): (&Pins, &BTreeMap<LinkUid, SeenCopy>),
+    (pins, copies): (&Pins, &BTreeMap<SlotUid, SeenCopy>),
     ids: &mut IdLookup,
 ) -> Result<Option<HeldDispatcher>, StepError> {
     let doing = || format!("take hold of dispatcher {}", generation.program);
@@ -166,7 +164,7 @@ pub(crate) fn capture(
     let mut held = Vec::new();
     let mut recorded = Vec::new();
     for Filled { index, link, slot } in read.slots {
-        let ours = slot.ours().map(|member| member.link);
+        let ours = slot.ours().is_some();
         let program = ids.program(ProgId(id(&slot, copies).0)).map_err(failed(doing))?;
         let link = ids.link(link).map_err(failed(doing))?;
         // Gone in this moment: it is nothing to keep any more.
@@ -179,9 +177,9 @@ pub(crate) fn capture(
     Ok(Some(HeldDispatcher { program: read.program, id: generation.program, interface, record, slots: held }))
 }
 
-fn id(slot: &Slot, copies: &BTreeMap<LinkUid, SeenCopy>) -> KernelId {
+fn id(slot: &Slot, copies: &BTreeMap<SlotUid, SeenCopy>) -> KernelId {
     match slot {
-        Slot::Ours(member) => copies.get(&member.link).map_or(KernelId(0), |copy| copy.pinned.program),
+        Slot::Ours(slot) => copies.get(&slot.uid).map_or(KernelId(0), |copy| copy.pinned.program),
         Slot::Foreign(slot) => slot.program,
     }
 }
@@ -206,7 +204,7 @@ pub(crate) fn live(
     generation: LiveGeneration,
     names: &[String],
     (pins, ifindex): (&Pins, u32),
-    copies: &BTreeMap<LinkUid, SeenCopy>,
+    copies: &BTreeMap<SlotUid, SeenCopy>,
     ids: &mut IdLookup,
 ) -> io::Result<Option<LiveDispatcher>> {
     let pinned = pinned_links(pins, generation, ifindex)?;
@@ -259,7 +257,7 @@ fn replacements(
 fn read(
     id: ProgId,
     pinned: &[OwnedFd],
-    copies: &BTreeMap<LinkUid, SeenCopy>,
+    copies: &BTreeMap<SlotUid, SeenCopy>,
     ids: &mut IdLookup,
 ) -> io::Result<Option<Read>> {
     let Some(program) = ids.program(id)? else { return Ok(None) };
@@ -281,7 +279,7 @@ fn read(
         let place = slot_in_btf(&btf, function).and_then(|index| Some((index, config.slots.get(index)?)));
         let Some((index, config)) = place else { continue };
         let slot = match copies.values().find(|copy| copy.pinned.program == KernelId(program)) {
-            Some(copy) => Some(Slot::Ours(ours(&copy.member, config))),
+            Some(copy) => Some(Slot::Ours(ours(&copy.slot, config))),
             None => foreign(ProgId(program), config, ids)?.map(Slot::Foreign),
         };
         slots.extend(slot.map(|slot| Filled { index, link: LinkId(link), slot }));
@@ -294,12 +292,17 @@ fn is_config(map: &MapInfo) -> bool {
     map.key_size == 4 && map.max_entries == 1 && map.flags & F_RDONLY_PROG != 0 && map.value_size <= CONFIG_LIMIT
 }
 
-/// Our member with its place as the dispatcher has it. What was asked for is known only if the link was not moved since its copy was made.
-fn ours(member: &Member, config: &dispatch_config::Slot) -> Member {
-    let effective = Priority::try_from(config.priority).unwrap_or(member.effective);
-    let priority = if effective == member.effective { member.priority } else { effective };
-    let proceed_on = ProceedOn::from_bits(config.actions.bits()).unwrap_or(member.proceed_on);
-    Member { priority, effective, proceed_on, ..member.clone() }
+/// Our slot with its place as the dispatcher has it. What was asked for is known only if the link was not moved since its copy was made.
+fn ours(slot: &OurSlot, config: &dispatch_config::Slot) -> OurSlot {
+    let mut slot = slot.clone();
+    let first = &mut slot.first;
+    let effective = Priority::try_from(config.priority).unwrap_or(first.effective);
+    if effective != first.effective {
+        (first.priority, first.effective) = (effective, effective);
+    }
+    let last = slot.rest.last_mut().unwrap_or(first);
+    last.proceed_on = ProceedOn::from_bits(config.actions.bits()).unwrap_or(last.proceed_on);
+    slot
 }
 
 fn foreign(id: ProgId, config: &dispatch_config::Slot, ids: &mut IdLookup) -> io::Result<Option<ForeignSlot>> {
