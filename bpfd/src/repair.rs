@@ -220,8 +220,8 @@ fn adopt_lost<K: Kernel>(
 /// The rows, with their apps as they were loaded again.
 fn with_apps_of(state: &State, reloaded: &State) -> State {
     let mut rows = state.clone();
-    for (uid, app) in &mut rows.apps {
-        if let Some(again) = reloaded.apps.get(uid) {
+    for (uid, again) in reloaded.apps.changed_since(&state.apps) {
+        if let Some(app) = rows.apps.get_mut(uid) {
             app.clone_from(again);
         }
     }
@@ -261,9 +261,9 @@ fn reload<K: Kernel>(
         let needs: Vec<Need> = gone.map(|app| Need::App { app: app.uid, recipe: order::recipe(app) }).collect();
         stock.provide(&needs, executor.kernel).map_err(RepairError::Unmade)?;
     }
-    for app in reloaded.apps.values_mut().filter(|app| !observed.apps.contains_key(&app.uid)) {
+    for app in state.apps.values().filter(|app| !observed.apps.contains_key(&app.uid)) {
         match executor.kernel.prepare(app.uid, &order::recipe(app)) {
-            Ok(programs) => app.loaded_again(&programs),
+            Ok(programs) => reloaded.apps.get_mut(&app.uid).into_iter().for_each(|app| app.loaded_again(&programs)),
             Err(StepError::Died) => return Err(RepairError::Died),
             Err(error) => {
                 repaired.failures.push(format!("app `{}`: {error}", app.name));

@@ -227,7 +227,7 @@ fn write_difference(tx: &Transaction<'_>, boot: BootId, before: &State, after: &
     for uid in before.apps.keys().filter(|uid| !after.apps.contains_key(uid)) {
         tx.execute("DELETE FROM apps WHERE uid = ?1", [uid.to_string()])?;
     }
-    for (uid, app) in after.apps.iter().filter(|(uid, app)| before.apps.get(uid) != Some(app)) {
+    for (uid, app) in after.apps.changed_since(&before.apps) {
         tx.execute(
             "INSERT INTO apps (uid, name, owner, handle, generation, object, boot_id, request_id, body)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
@@ -246,7 +246,7 @@ fn write_difference(tx: &Transaction<'_>, boot: BootId, before: &State, after: &
             ],
         )?;
     }
-    for (uid, link) in after.links.iter().filter(|(uid, link)| before.links.get(uid) != Some(link)) {
+    for (uid, link) in after.links.changed_since(&before.links) {
         tx.execute(
             "INSERT INTO links (uid, app, function, hook, owner, handle, generation, boot_id, request_id, body)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)

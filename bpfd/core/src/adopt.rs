@@ -214,6 +214,7 @@ mod tests {
     use crate::kernel::{ChainMode, Live, LiveGeneration, ObservedChain, PinnedApp, PinnedGeneration, Step};
     use crate::plan::{PlanError, converge, plan};
     use crate::record::with_records;
+    use crate::shared::Shared;
     use crate::state::Change;
 
     const TOP: GenerationUid = GenerationUid(Uuid::from_u128(90));
@@ -420,7 +421,7 @@ mod tests {
             of_point.on = Some(Seat { chain, called: asked.clone() });
             let members = Some(crate::order::members(&rows(&[], &[of_point.clone()]), &chain));
             let mut observed = pinned(&rows(&[app(1, "a")], &[of_point.as_asked()]));
-            observed.chains.clear();
+            observed.chains = Shared::default();
             observed.interfaces = [(asked, None)].into();
             observed.missing.insert(chain, crate::kernel::Missing::Unreachable);
             let runs = Runs::Unreachable(chain.interface);

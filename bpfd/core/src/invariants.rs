@@ -92,7 +92,7 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
     for link in observed.copied().filter(|link| !known(link)) {
         say("K3", format!("a copy of a program for link {link} is pinned, but the link is not in the database"));
     }
-    let recorded = |uid: &LinkUid, link: &Link| observed.recorded.links.get(uid) == Some(&link.as_asked());
+    let recorded = |uid: &LinkUid, link: &Link| observed.recorded.links.get(uid).is_some_and(|it| link.is_asked_as(it));
     for (uid, link) in state.links.iter().filter(|(uid, link)| !recorded(uid, link)) {
         say("K3", format!("the record of link `{}` ({uid}) is not what the database says", state.link_name(link)));
     }

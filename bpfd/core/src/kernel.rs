@@ -17,6 +17,7 @@ use crate::hook::{ChainId, ChainName, InterfaceId, NamedChain, OwnHook, Point, P
 use crate::ident::{AppUid, GenerationUid, KernelId, LinkUid, SlotUid};
 use crate::names::{Netns, NetnsName, Priority};
 use crate::record::Row;
+use crate::shared::Shared;
 use crate::stamp::Stamp;
 use crate::state::{Link, ObjectDigest, ProgramFacts, ProgramKind, Reach, State};
 
@@ -156,6 +157,11 @@ impl OurSlot {
         self.rest.last().unwrap_or(&self.first).proceed_on
     }
 
+    /// The same by their names.
+    pub fn links(&self) -> impl Iterator<Item = LinkUid> {
+        self.members().map(|member| member.link)
+    }
+
     /// Whether it runs the same links in the same way as another one.
     pub fn runs_as(&self, other: &Self) -> bool {
         let alike = self.members().zip(other.members()).all(|(one, other)| one.runs_as(other));
@@ -224,8 +230,8 @@ impl LiveDispatcher {
 /// Our copy of the programs of a slot's links, made to go into a dispatcher.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct PinnedCopy {
-    /// The links, in order.
-    pub links: Vec<LinkUid>,
+    /// What it runs, as it was when the copy was made: priorities and verdicts may have changed since.
+    pub slot: OurSlot,
     /// Its number.
     pub program: KernelId,
     /// The kernel's digest of its instructions.
@@ -658,11 +664,11 @@ pub enum Missing {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Observed {
     /// Whole app directories.
-    pub apps: BTreeMap<AppUid, PinnedApp>,
+    pub apps: Shared<AppUid, PinnedApp>,
     /// App directories that a crash left half-made.
     pub half_made: BTreeSet<AppUid>,
     /// Every pinned generation.
-    pub generations: BTreeMap<GenerationUid, PinnedGeneration>,
+    pub generations: Shared<GenerationUid, PinnedGeneration>,
     /// Generations that run and have no pins, by their records: their members, in order.
     pub unpinned: BTreeMap<GenerationUid, Vec<Member>>,
     /// Pinned links of own hooks.
@@ -670,7 +676,7 @@ pub struct Observed {
     /// Links that a crash left half-pinned.
     pub half_links: BTreeSet<LinkUid>,
     /// Our copies of links' programs for dispatchers.
-    pub copies: BTreeMap<SlotUid, PinnedCopy>,
+    pub copies: Shared<SlotUid, PinnedCopy>,
     /// The rows that are recorded beside the pins.
     pub recorded: State,
     /// Links with a record that cannot be read.
@@ -680,7 +686,7 @@ pub struct Observed {
     /// What names of interfaces lead to, each looked up once.
     pub interfaces: BTreeMap<ChainName, Option<InterfaceId>>,
     /// The chains that were looked at.
-    pub chains: BTreeMap<ChainId, ObservedChain>,
+    pub chains: Shared<ChainId, ObservedChain>,
     /// The chains that were looked for and are not there.
     pub missing: BTreeMap<ChainId, Missing>,
     /// Links whose program did not go into what runs their chain when that was last built without a request, and why: the others run
@@ -765,12 +771,13 @@ impl Observed {
 
     /// The copy of a slot that runs these links, and no other, in this order.
     pub fn copy_of(&self, links: &[LinkUid]) -> Option<(SlotUid, &PinnedCopy)> {
-        self.copies.iter().find(|(_, copy)| copy.links == links).map(|(slot, copy)| (*slot, copy))
+        let found = self.copies.iter().find(|(_, copy)| copy.slot.links().eq(links.iter().copied()));
+        found.map(|(slot, copy)| (*slot, copy))
     }
 
     /// The links that a copy is of.
     pub fn copied(&self) -> impl Iterator<Item = LinkUid> {
-        self.copies.values().flat_map(|copy| copy.links.iter().copied())
+        self.copies.values().flat_map(|copy| copy.slot.links())
     }
 
     /// The members of ours that a chain runs, in order.

@@ -26,6 +26,7 @@ pub mod report;
 pub mod request;
 pub mod seat;
 pub mod selection;
+pub mod shared;
 pub mod snapshot;
 pub mod stamp;
 pub mod state;

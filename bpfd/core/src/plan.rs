@@ -297,7 +297,7 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
         let spared = observed.spared.links.contains(link);
         spared || may_run || chain::libxdp::keeps_copy(target, observed, link)
     };
-    let unwanted = observed.copies.iter().filter(|(_, copy)| !copy.links.iter().all(keeps_copy_of));
+    let unwanted = observed.copies.iter().filter(|(_, copy)| !copy.slot.links().all(|link| keeps_copy_of(&link)));
     let unwanted: Vec<_> = unwanted.map(|(slot, _)| *slot).collect();
     after.extend(dead.iter().map(|generation| Step::UnpinGeneration(*generation)));
     after.extend(unwanted.into_iter().map(Step::UnpinCopy));

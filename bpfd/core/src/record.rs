@@ -133,11 +133,11 @@ impl Row {
 pub fn with_records(plan: Plan, state: &State, observed: &Observed) -> Plan {
     let Plan { mut steps, committed } = plan;
     let pins = |app: &AppUid| steps.iter().any(|step| matches!(step, Step::PinApp(pinned) if pinned == app));
-    let apps = state.apps.iter().filter(|(uid, app)| observed.recorded.apps.get(uid) != Some(app));
+    let apps = state.apps.changed_since(&observed.recorded.apps);
     let apps = apps.filter(|(uid, _)| observed.apps.contains_key(uid) || pins(uid));
     let apps = apps.map(|(_, app)| Row::App(app.clone()));
-    let links = state.links.values().map(Link::as_asked);
-    let links = links.filter(|link| observed.recorded.links.get(&link.uid) != Some(link)).map(Row::Link);
+    let recorded = |link: &&Link| observed.recorded.links.get(&link.uid).is_some_and(|it| link.is_asked_as(it));
+    let links = state.links.values().filter(|link| !recorded(link)).map(|link| Row::Link(link.as_asked()));
     let gone = observed.recorded.links.keys().chain(&observed.unread_records);
     let gone = gone.filter(|link| !state.links.contains_key(link) && !observed.spared.links.contains(link));
     let gone = gone.map(|link| Step::Unrecord(*link));

@@ -39,8 +39,13 @@ pub fn seat(link: &Link, observed: &Observed) -> Option<Seat> {
 /// A state whose links are in the chains that they are in by what was observed.
 pub fn seated(state: &State, observed: &Observed) -> State {
     let mut seated = state.clone();
-    for link in seated.links.values_mut() {
-        link.on = seat(link, observed);
+    for link in state.links.values() {
+        let on = seat(link, observed);
+        if on != link.on
+            && let Some(link) = seated.links.get_mut(&link.uid)
+        {
+            link.on = on;
+        }
     }
     seated
 }

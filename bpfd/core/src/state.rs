@@ -20,6 +20,7 @@ use crate::names::{AppName, Priority};
 pub use crate::object_digest::ObjectDigest;
 use crate::order;
 use crate::seat::Seat;
+use crate::shared::Shared;
 
 /// Where an app's bytes came from.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -286,6 +287,25 @@ impl Link {
         Self { on: None, ..self.clone() }
     }
 
+    /// Whether `record` is what was asked for.
+    pub fn is_asked_as(&self, record: &Self) -> bool {
+        let Self { uid, handle, app, function, placement, on: _, owner, origin, lifetime, when_absent, .. } = self;
+        let Self { created, generation, request, .. } = self;
+        record.on.is_none()
+            && (uid, handle, app, function, placement, owner, origin)
+                == (
+                    &record.uid,
+                    &record.handle,
+                    &record.app,
+                    &record.function,
+                    &record.placement,
+                    &record.owner,
+                    &record.origin,
+                )
+            && (lifetime, when_absent, created, generation, request)
+                == (&record.lifetime, &record.when_absent, &record.created, &record.generation, &record.request)
+    }
+
     /// The chain that it is in.
     pub fn chain(&self) -> Option<ChainId> {
         self.on.as_ref().map(|seat| seat.chain)
@@ -386,9 +406,9 @@ pub enum ChangeError {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct State {
     /// By identity.
-    pub apps: BTreeMap<AppUid, App>,
+    pub apps: Shared<AppUid, App>,
     /// By identity.
-    pub links: BTreeMap<LinkUid, Link>,
+    pub links: Shared<LinkUid, Link>,
 }
 
 impl State {

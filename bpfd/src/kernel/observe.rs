@@ -11,14 +11,15 @@ use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid, SlotUid};
 use bpfd_core::kernel::{
     EntryProgram, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Member, Missing, ObserveError, Observed,
-    ObservedChain, PinnedApp, PinnedGeneration, Runs, Scope, SequenceEntry, Step, Targets,
+    ObservedChain, PinnedApp, PinnedCopy, PinnedGeneration, Runs, Scope, SequenceEntry, Step, Targets,
 };
 use bpfd_core::mode::Modes;
+use bpfd_core::shared::Shared;
 use bpfd_sys::bpf::{ProgId, prog_info};
 use bpfd_sys::netlink::XdpAttachment;
 
 use super::chain::generation::{self, SeenGeneration};
-use super::chain::libxdp::copy::{self, SeenCopy};
+use super::chain::libxdp::copy;
 use super::chain::libxdp::dispatcher;
 use super::chain::sequence::Entry;
 use super::chain::xdp::{self, Attached, Interface};
@@ -34,14 +35,16 @@ use crate::worker::netns::Namespaces;
 /// tree while its lock is held. What somebody removes by hand is noticed by the next whole observation.
 #[derive(Debug)]
 pub(crate) struct Known {
-    pub(crate) apps: BTreeMap<AppUid, PinnedApp>,
+    pub(crate) apps: Shared<AppUid, PinnedApp>,
     half_made: BTreeSet<AppUid>,
     pub(crate) generations: BTreeMap<GenerationUid, SeenGeneration>,
+    /// The same, as they were observed last.
+    pinned: Shared<GenerationUid, PinnedGeneration>,
     /// Whether the interface that a generation was made for runs it.
     runs: BTreeMap<GenerationUid, Runs>,
     pub(crate) links: BTreeSet<LinkUid>,
     half_links: BTreeSet<LinkUid>,
-    pub(crate) copies: BTreeMap<SlotUid, SeenCopy>,
+    pub(crate) copies: Shared<SlotUid, PinnedCopy>,
     records: Records,
 }
 
@@ -52,8 +55,8 @@ impl Known {
         let (links, half_links) = hook::observe(pins).map_err(unseen("the pinned links"))?;
         let copies = copy::observe(pins).map_err(unseen("the pinned programs of slots"))?;
         let records = record::observe(pins).map_err(unseen("the records of apps and links"))?;
-        let runs = BTreeMap::new();
-        Ok(Self { apps, half_made, generations, runs, links, half_links, copies, records })
+        let (apps, pinned, runs) = (apps.into_iter().collect(), Shared::default(), BTreeMap::new());
+        Ok(Self { apps, half_made, generations, pinned, runs, links, half_links, copies, records })
     }
 
     /// The pins that tell what chains run, read anew; of the rest what was observed before.
@@ -62,6 +65,7 @@ impl Known {
             apps: before.apps.clone(),
             half_made: before.half_made.clone(),
             generations: generation::observe(pins).map_err(unseen("the pinned generations"))?,
+            pinned: before.generations.clone(),
             runs: before.generations.iter().map(|(uid, generation)| (*uid, generation.runs)).collect(),
             links: before.links.clone(),
             half_links: before.half_links.clone(),
@@ -200,7 +204,7 @@ pub(crate) fn observe(
         };
         known.runs.iter().any(|(uid, runs)| *runs == Runs::Yes && is_of_it(uid))
     };
-    let (mut chains, mut missing, mut unpinned) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let (mut chains, mut missing, mut unpinned) = (Shared::default(), BTreeMap::new(), BTreeMap::new());
     for id in chains_found {
         match found.get(&id.interface) {
             Some(Sought::Here(interface)) if looked_at.contains(&id) || running(&id) => {
@@ -221,25 +225,23 @@ pub(crate) fn observe(
             Some(Sought::Here(_) | Sought::Unseen) | None => {}
         }
     }
-    let pinned = |(uid, generation): (&GenerationUid, &SeenGeneration)| {
-        let members = generation.record.as_ref().map(|record| record.members.clone());
-        (
-            *uid,
-            PinnedGeneration {
-                program: generation.id,
-                members,
-                runs: known.runs.get(uid).copied().unwrap_or(Runs::Unseen),
-            },
-        )
-    };
+    // What a record says never changes: most are as they were.
+    known.pinned.retain(|uid, _| known.generations.contains_key(uid));
+    for (uid, generation) in &known.generations {
+        let (program, runs) = (generation.id, known.runs.get(uid).copied().unwrap_or(Runs::Unseen));
+        if known.pinned.get(uid).is_none_or(|before| (before.program, before.runs) != (program, runs)) {
+            let members = generation.record.as_ref().map(|record| record.members.clone());
+            known.pinned.insert(*uid, PinnedGeneration { program, members, runs });
+        }
+    }
     Ok(Observed {
         apps: known.apps.clone(),
         half_made: known.half_made.clone(),
-        generations: known.generations.iter().map(pinned).collect(),
+        generations: known.pinned.clone(),
         unpinned,
         links: known.links.clone(),
         half_links: known.half_links.clone(),
-        copies: known.copies.iter().map(|(slot, copy)| (*slot, copy.pinned.clone())).collect(),
+        copies: known.copies.clone(),
         namespaces: observer.cookies(),
         interfaces,
         recorded: known.records.rows.clone(),
@@ -306,7 +308,7 @@ fn observe_chain(
     name: ChainName,
     ids: &mut IdLookup,
     modes: &Modes,
-    (pins, generations, copies): (&Pins, &BTreeMap<GenerationUid, SeenGeneration>, &BTreeMap<SlotUid, SeenCopy>),
+    (pins, generations, copies): (&Pins, &BTreeMap<GenerationUid, SeenGeneration>, &Shared<SlotUid, PinnedCopy>),
 ) -> io::Result<Seen> {
     let id = interface.id;
     let unpinned = match interface.row.xdp {
@@ -356,7 +358,7 @@ fn unpinned_of(
 fn theirs(
     interface: &Interface,
     program: ProgId,
-    (pins, copies): (&Pins, &BTreeMap<SlotUid, SeenCopy>),
+    (pins, copies): (&Pins, &Shared<SlotUid, PinnedCopy>),
     ids: &mut IdLookup,
 ) -> io::Result<Option<LiveDispatcher>> {
     if xdp::driven(&interface.row.xdp).is_none() || !matches!(interface.row.xdp, XdpAttachment::One { .. }) {

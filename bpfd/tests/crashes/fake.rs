@@ -23,6 +23,7 @@ use bpfd_core::kernel::{
 };
 use bpfd_core::names::{Netns, Priority};
 use bpfd_core::record::Row;
+use bpfd_core::shared::Shared;
 use bpfd_core::stamp::Stamp;
 use bpfd_core::state::{ProgramFacts, State};
 
@@ -117,7 +118,7 @@ pub(crate) struct FakeKernel {
     half_made: BTreeSet<AppUid>,
     generations: BTreeMap<GenerationUid, Top>,
     links: BTreeSet<LinkUid>,
-    copies: BTreeMap<SlotUid, (PinnedCopy, OurSlot)>,
+    copies: Shared<SlotUid, PinnedCopy>,
     recorded: State,
     stamp: Option<Stamp>,
     /// Apps whose objects are lost, or that the verifier does not take any more.
@@ -282,7 +283,7 @@ impl FakeKernel {
     }
 
     fn ext_of(&self, program: KernelId) -> Option<&OurSlot> {
-        self.copies.values().find(|(copy, _)| copy.program == program).map(|(_, slot)| slot)
+        self.copies.values().find(|copy| copy.program == program).map(|copy| &copy.slot)
     }
 
     /// What nobody holds any more goes.
@@ -400,7 +401,7 @@ impl FakeKernel {
         self.half_made.clear();
         self.generations.clear();
         self.links.clear();
-        self.copies.clear();
+        self.copies = Shared::default();
         self.forget_records();
         self.dispatchers = Dispatchers::default();
         self.theirs.clear();
@@ -412,7 +413,7 @@ impl FakeKernel {
         let generations =
             self.generations.values().chain(self.staged_generations.values()).map(|generation| generation.program);
         let generations: BTreeSet<KernelId> = generations.chain(self.dispatchers.all.keys().copied()).collect();
-        let copies = self.copies.values().map(|(copy, _)| copy.program).chain(self.dispatchers.programs());
+        let copies = self.copies.values().map(|copy| copy.program).chain(self.dispatchers.programs());
         apps + generations.len() + copies.collect::<BTreeSet<_>>().len()
     }
 
@@ -443,11 +444,10 @@ impl FakeKernel {
                 if !members.iter().all(|member| self.apps.contains_key(&member.app)) {
                     return Err(Self::refuse("load", "app is not pinned"));
                 }
-                let links = members.iter().map(|member| member.link).collect();
                 let program = self.obtain(&Need::Copy { members, recipes: recipes.clone() })?;
                 let tag = Self::tag(slot.first.app);
-                let copy = PinnedCopy { links, program, tag, load_time: u64::from(program.0) };
-                self.copies.insert(slot.uid, (copy, slot.clone()));
+                let copy = PinnedCopy { slot: slot.clone(), program, tag, load_time: u64::from(program.0) };
+                self.copies.insert(slot.uid, copy);
             }
             Step::UnpinCopy(slot) => {
                 self.copies.remove(slot);
@@ -616,7 +616,7 @@ impl FakeKernel {
     fn fill(&self, slot: &Slot) -> Option<Filled> {
         match slot {
             Slot::Ours(slot) => {
-                let (PinnedCopy { program, tag, load_time, links: _ }, _) = self.copies.get(&slot.uid)?.clone();
+                let PinnedCopy { program, tag, load_time, slot: _ } = *self.copies.get(&slot.uid)?;
                 let loaded = Loaded { name: slot.first.function.clone(), tag, load_time, program };
                 let (priority, actions) = (u32::from(slot.first.effective), slot.proceed_on().bits());
                 Some(Filled { priority, actions, flags: 0, loaded, linked: true })
@@ -928,18 +928,18 @@ impl Kernel for FakeKernel {
             }
         }
         Ok(Observed {
-            apps: self.apps.clone(),
+            apps: self.apps.clone().into_iter().collect(),
             half_made: self.half_made.clone(),
             generations,
             unpinned: BTreeMap::new(),
             links: self.links.clone(),
             half_links: BTreeSet::new(),
-            copies: self.copies.iter().map(|(slot, (copy, _))| (*slot, copy.clone())).collect(),
+            copies: self.copies.clone(),
             namespaces: [(Netns::Host, Some(1))].into(),
             interfaces: names.iter().map(|name| (name.clone(), leads_to(name))).collect(),
             recorded: self.recorded.clone(),
             unread_records: BTreeSet::new(),
-            chains,
+            chains: chains.into_iter().collect(),
             missing,
             barred: BTreeMap::new(),
             spared: Spared::default(),

@@ -134,9 +134,7 @@ fn a_dispatcher_gains_turns_over_and_loses_links_in_one_swap_each() {
     world.counted(&apps, &[10, 70]);
     swap(&mut kernel, &world, Some(last), None);
     let generations = kernel.look(&[]).generations;
-    generations
-        .into_keys()
-        .for_each(|generation| assert_eq!(kernel.step(&Step::UnpinGeneration(generation)), Ok(None)));
+    generations.keys().for_each(|generation| assert_eq!(kernel.step(&Step::UnpinGeneration(*generation)), Ok(None)));
     wanted.iter().for_each(|member| assert_eq!(kernel.step(&Step::UnpinCopy(slot(member).uid)), Ok(None)));
     let seen = kernel.look(std::slice::from_ref(&chain));
     assert_eq!((&seen.chains[&chain.id].live, seen.generations.len(), seen.copies.len()), (&Live::Empty, 0, 0));
@@ -201,7 +199,7 @@ fn what_a_death_between_two_steps_leaves_is_found_and_taken_away() {
     drop(kernel);
     fs::create_dir(world.pins().join(format!("ext/{}_tmp", Uuid::new_v4().simple()))).unwrap();
     let mut kernel = world.sharing().unwrap();
-    assert_eq!(kernel.look(&[]).copies.into_keys().collect::<Vec<_>>(), [slot.uid], "load-ext: a whole copy");
+    assert_eq!(kernel.look(&[]).copies.keys().copied().collect::<Vec<_>>(), [slot.uid], "load-ext: a whole copy");
     assert_eq!(names(&world.pins().join("ext")), [slot.uid.to_string()], "and no half one");
 
     let content = ChainContent::Dispatcher { version: 2, slots: vec![Slot::Ours(slot)] };

@@ -102,7 +102,11 @@ fn member(snapshot: &Snapshot, position: u32, member: &Member) -> pb::ChainMembe
     let Snapshot { state, observed, .. } = snapshot;
     let row = state.links.get(&member.link);
     let program = observed.apps.get(&member.app).and_then(|app| app.programs.get(&member.function));
-    let copy = observed.copies.values().find(|copy| copy.links.contains(&member.link)).map(|copy| copy.program);
+    let copy = observed
+        .copies
+        .values()
+        .find(|copy| copy.slot.links().any(|link| link == member.link))
+        .map(|copy| copy.program);
     let known = state.apps.get(&member.app).and_then(|app| app.program(&member.function)).map(|program| program.tag);
     pb::ChainMember {
         position,

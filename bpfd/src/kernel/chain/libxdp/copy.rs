@@ -5,12 +5,12 @@
 //! function like it later (`bpf_tracing_prog_attach` of kernel/bpf/syscall.c): a dispatcher that nothing runs serves as the first.
 //! This file must never touch an interface or a dispatcher that something runs.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use bpfd_core::ident::{KernelId, SlotUid};
 use bpfd_core::kernel::{Member, OurSlot, PinnedCopy, StepError};
+use bpfd_core::shared::Shared;
 use bpfd_sys::bpf::{Target, prog_info};
 use ebpf::chain_record::{CHAIN_MAP_NAME, ChainEntry, ChainPlace, ChainRecord};
 
@@ -20,14 +20,6 @@ use crate::kernel::chain::generation;
 use crate::kernel::failed;
 use crate::kernel::pins::{self, CHAIN_PROGRAM, CHAIN_RECORD, Pins};
 use crate::kernel::prepare::{Codes, load_extension};
-
-/// A pinned copy, read.
-#[derive(Debug)]
-pub(crate) struct SeenCopy {
-    pub(crate) pinned: PinnedCopy,
-    /// As it was when the copy was made: priorities and verdicts may have changed since.
-    pub(crate) slot: OurSlot,
-}
 
 /// A copy that was made, held by descriptors only.
 #[derive(Debug)]
@@ -99,9 +91,9 @@ pub(crate) fn sweep(pins: &Pins) -> io::Result<()> {
 }
 
 /// Every pinned copy.
-pub(crate) fn observe(pins: &Pins) -> io::Result<BTreeMap<SlotUid, SeenCopy>> {
+pub(crate) fn observe(pins: &Pins) -> io::Result<Shared<SlotUid, PinnedCopy>> {
     let (whole, _half) = pins.copy_names()?;
-    let mut copies = BTreeMap::new();
+    let mut copies = Shared::default();
     for slot in whole {
         copies.extend(read(pins, slot)?.map(|seen| (slot, seen)));
     }
@@ -109,7 +101,7 @@ pub(crate) fn observe(pins: &Pins) -> io::Result<BTreeMap<SlotUid, SeenCopy>> {
 }
 
 /// `None` if its program or its record is gone, or says something else than its name.
-pub(crate) fn read(pins: &Pins, uid: SlotUid) -> io::Result<Option<SeenCopy>> {
+pub(crate) fn read(pins: &Pins, uid: SlotUid) -> io::Result<Option<PinnedCopy>> {
     let dir = pins.copies.subdir(&uid.to_string())?;
     let Some(program) = generation::present(dir.pinned(CHAIN_PROGRAM))? else { return Ok(None) };
     let info = prog_info(program.as_fd())?;
@@ -118,7 +110,5 @@ pub(crate) fn read(pins: &Pins, uid: SlotUid) -> io::Result<Option<SeenCopy>> {
     let mut members = members.unwrap_or_default().into_iter();
     let Some(first) = members.next() else { return Ok(None) };
     let slot = OurSlot { uid, first, rest: members.collect() };
-    let links = slot.members().map(|member| member.link).collect();
-    let pinned = PinnedCopy { links, program: KernelId(info.id.0), tag: info.tag, load_time: info.load_time_ns };
-    Ok(Some(SeenCopy { pinned, slot }))
+    Ok(Some(PinnedCopy { slot, program: KernelId(info.id.0), tag: info.tag, load_time: info.load_time_ns }))
 }

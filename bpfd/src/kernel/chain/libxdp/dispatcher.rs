@@ -10,8 +10,9 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use bpfd_core::hook::{ChainId, InterfaceId, NamedChain, Point, ProceedOn};
 use bpfd_core::ident::{GenerationUid, KernelId, SlotUid};
-use bpfd_core::kernel::{ForeignSlot, LiveDispatcher, LiveGeneration, OurSlot, Slot, StepError};
+use bpfd_core::kernel::{ForeignSlot, LiveDispatcher, LiveGeneration, OurSlot, PinnedCopy, Slot, StepError};
 use bpfd_core::names::Priority;
+use bpfd_core::shared::Shared;
 use bpfd_sys::bpf::{
     AttachType, BtfTypeId, F_RDONLY_PROG, LinkId, LinkInfo, LinkKind, Map, MapInfo, ProgId, btf_bytes, link_create_ext,
     link_info, prog_info,
@@ -22,7 +23,7 @@ use ebpf::dispatch_config::{self, DispatcherConfig, Version};
 use ebpf::dispatcher::{NAME, full_name, slot_in_btf, version_in_btf};
 use ebpf::relocate::KERNEL_NAME_MAX;
 
-use super::copy::{self, SeenCopy};
+use super::copy;
 use super::directory;
 use super::load::load;
 use crate::causes::error_chain as said;
@@ -153,7 +154,7 @@ pub(crate) fn pin(pins: &Pins, generation: GenerationUid, dispatcher: &HeldDispa
 pub(crate) fn capture(
     generation: LiveGeneration,
     interface: InterfaceId,
-    (pins, copies): (&Pins, &BTreeMap<SlotUid, SeenCopy>),
+    (pins, copies): (&Pins, &Shared<SlotUid, PinnedCopy>),
     ids: &mut IdLookup,
 ) -> Result<Option<HeldDispatcher>, StepError> {
     let doing = || format!("take hold of dispatcher {}", generation.program);
@@ -177,9 +178,9 @@ pub(crate) fn capture(
     Ok(Some(HeldDispatcher { program: read.program, id: generation.program, interface, record, slots: held }))
 }
 
-fn id(slot: &Slot, copies: &BTreeMap<SlotUid, SeenCopy>) -> KernelId {
+fn id(slot: &Slot, copies: &Shared<SlotUid, PinnedCopy>) -> KernelId {
     match slot {
-        Slot::Ours(slot) => copies.get(&slot.uid).map_or(KernelId(0), |copy| copy.pinned.program),
+        Slot::Ours(slot) => copies.get(&slot.uid).map_or(KernelId(0), |copy| copy.program),
         Slot::Foreign(slot) => slot.program,
     }
 }
@@ -204,7 +205,7 @@ pub(crate) fn live(
     generation: LiveGeneration,
     names: &[String],
     (pins, ifindex): (&Pins, u32),
-    copies: &BTreeMap<SlotUid, SeenCopy>,
+    copies: &Shared<SlotUid, PinnedCopy>,
     ids: &mut IdLookup,
 ) -> io::Result<Option<LiveDispatcher>> {
     let pinned = pinned_links(pins, generation, ifindex)?;
@@ -257,7 +258,7 @@ fn replacements(
 fn read(
     id: ProgId,
     pinned: &[OwnedFd],
-    copies: &BTreeMap<SlotUid, SeenCopy>,
+    copies: &Shared<SlotUid, PinnedCopy>,
     ids: &mut IdLookup,
 ) -> io::Result<Option<Read>> {
     let Some(program) = ids.program(id)? else { return Ok(None) };
@@ -278,7 +279,7 @@ fn read(
     for Replacement { link, program, function } in replacements(id, config.slots.len(), pinned, ids)?.into_values() {
         let place = slot_in_btf(&btf, function).and_then(|index| Some((index, config.slots.get(index)?)));
         let Some((index, config)) = place else { continue };
-        let slot = match copies.values().find(|copy| copy.pinned.program == KernelId(program)) {
+        let slot = match copies.values().find(|copy| copy.program == KernelId(program)) {
             Some(copy) => Some(Slot::Ours(ours(&copy.slot, config))),
             None => foreign(ProgId(program), config, ids)?.map(Slot::Foreign),
         };

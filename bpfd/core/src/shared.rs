@@ -1,0 +1,205 @@
+//! A map whose copies share their values: a copy of a host's thousand links costs a thousand counts, not a thousand links. What is
+//! changed in one copy is copied then.
+//!
+//! It has what `BTreeMap` has, by the same names, as far as it is used. It must never give a value that another copy sees to be changed.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, btree_map};
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// See the module.
+#[derive(Eq, PartialEq)]
+pub struct Shared<K, V>(BTreeMap<K, Arc<V>>);
+
+type Pair<'a, K, V> = fn((&'a K, &'a Arc<V>)) -> (&'a K, &'a V);
+
+/// The pairs of a map, in the order of their keys.
+pub type Iter<'a, K, V> = std::iter::Map<btree_map::Iter<'a, K, Arc<V>>, Pair<'a, K, V>>;
+
+impl<K: Ord, V> Shared<K, V> {
+    /// The value of a key.
+    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get(key).map(Arc::as_ref)
+    }
+
+    /// Whether a key has a value.
+    pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.0.contains_key(key)
+    }
+
+    /// Gives a key a value; what it had is returned.
+    pub fn insert(&mut self, key: K, value: V) -> Option<Arc<V>> {
+        self.0.insert(key, Arc::new(value))
+    }
+
+    /// Keeps those pairs alone.
+    pub fn retain(&mut self, mut kept: impl FnMut(&K, &V) -> bool) {
+        self.0.retain(|key, value| kept(key, value));
+    }
+
+    /// How many pairs there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The keys, in order.
+    pub fn keys(&self) -> btree_map::Keys<'_, K, Arc<V>> {
+        self.0.keys()
+    }
+
+    /// The values, in the order of their keys.
+    pub fn values(&self) -> impl DoubleEndedIterator<Item = &V> + Clone {
+        self.0.values().map(Arc::as_ref)
+    }
+
+    /// The pairs, in the order of their keys.
+    pub fn iter(&self) -> Iter<'_, K, V> {
+        self.0.iter().map(|(key, value)| (key, value.as_ref()))
+    }
+
+    /// The pairs that `before` has not, or has otherwise. What is shared is not compared.
+    pub fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = (&'a K, &'a V)>
+    where
+        V: PartialEq,
+    {
+        let same = |key: &K, value: &Arc<V>| before.0.get(key).is_some_and(|it| Arc::ptr_eq(it, value) || it == value);
+        self.0.iter().filter(move |(key, value)| !same(key, value)).map(|(key, value)| (key, value.as_ref()))
+    }
+}
+
+impl<K: Ord, V: Clone> Shared<K, V> {
+    /// The value of a key, to be changed here alone.
+    pub fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get_mut(key).map(Arc::make_mut)
+    }
+
+    /// Takes a key and its value away.
+    pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.remove(key).map(Arc::unwrap_or_clone)
+    }
+
+    /// The values, to be changed here alone: no copy shares any of them then.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
+        self.0.values_mut().map(Arc::make_mut)
+    }
+
+    /// The values, the copy's own.
+    pub fn into_values(self) -> impl Iterator<Item = V> {
+        self.0.into_values().map(Arc::unwrap_or_clone)
+    }
+}
+
+impl<K: Clone, V> Clone for Shared<K, V> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<K, V> Default for Shared<K, V> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for Shared<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<K: Ord, V> FromIterator<(K, V)> for Shared<K, V> {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
+        Self(pairs.into_iter().map(|(key, value)| (key, Arc::new(value))).collect())
+    }
+}
+
+impl<K: Ord, V, const N: usize> From<[(K, V); N]> for Shared<K, V> {
+    fn from(pairs: [(K, V); N]) -> Self {
+        pairs.into_iter().collect()
+    }
+}
+
+impl<K: Ord, V> Extend<(K, V)> for Shared<K, V> {
+    fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, pairs: I) {
+        self.0.extend(pairs.into_iter().map(|(key, value)| (key, Arc::new(value))));
+    }
+}
+
+impl<'a, K: Ord, V> IntoIterator for &'a Shared<K, V> {
+    type Item = (&'a K, &'a V);
+    type IntoIter = Iter<'a, K, V>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+impl<K: Ord, V: Clone> IntoIterator for Shared<K, V> {
+    type Item = (K, V);
+    type IntoIter = std::iter::Map<btree_map::IntoIter<K, Arc<V>>, fn((K, Arc<V>)) -> (K, V)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter().map(|(key, value)| (key, Arc::unwrap_or_clone(value)))
+    }
+}
+
+impl<K: Ord, V> std::ops::Index<&K> for Shared<K, V> {
+    type Output = V;
+
+    #[expect(clippy::indexing_slicing, reason = "as a map's own index: for tests, which know that it is there")]
+    fn index(&self, key: &K) -> &V {
+        &self.0[key]
+    }
+}
+
+impl<K: Serialize, V: Serialize> Serialize for Shared<K, V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value.as_ref())))
+    }
+}
+
+impl<'de, K: Deserialize<'de> + Ord, V: Deserialize<'de>> Deserialize<'de> for Shared<K, V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        BTreeMap::<K, V>::deserialize(deserializer).map(|map| map.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_shares_its_values_until_one_is_changed() {
+        let one: Shared<u8, String> = [(1, "one".to_owned()), (2, "two".to_owned())].into();
+        let mut other = one.clone();
+        let shared = |one: &Shared<u8, String>, other: &Shared<u8, String>, key| {
+            std::ptr::eq(one.get(&key).unwrap(), other.get(&key).unwrap())
+        };
+        assert!(shared(&one, &other, 1) && shared(&one, &other, 2));
+        other.get_mut(&2).unwrap().push('!');
+        assert_eq!((one.get(&2).unwrap().as_str(), other.get(&2).unwrap().as_str()), ("two", "two!"));
+        assert!(shared(&one, &other, 1));
+        assert_eq!(other.changed_since(&one).collect::<Vec<_>>(), [(&2, &"two!".to_owned())]);
+        assert_eq!(one, [(1, "one".to_owned()), (2, "two".to_owned())].into());
+    }
+}
