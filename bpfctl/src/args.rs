@@ -166,7 +166,7 @@ impl Place {
 pub(crate) fn netns_field(netns: Netns) -> Option<String> {
     match netns {
         Netns::Host => None,
-        Netns::Named(name) => Some(name.into()),
+        Netns::Named(_) | Netns::Nameless(_) => Some(netns.into()),
     }
 }
 

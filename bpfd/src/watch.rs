@@ -6,7 +6,8 @@
 //! named ones        one subscription in each that bpfd has links in, opened by the netns worker
 //! mount table       a name's namespace comes and goes with a mount (ip-netns(8)): poll(2) on mountinfo tells, see proc(5)
 //! directory         the name itself comes before the mount and goes after it: inotify(7) tells
-//! snapshots         which names bpfd has links in
+//! snapshots         which names bpfd has links in; whether any of these has lost its name
+//! namespaces        one that has lost its name ends
 //! ```
 //! A socket inside hears of a namespace that has no number in ours (`NETLINK_LISTEN_ALL_NSID` does not), but keeps it alive: it is
 //! closed as soon as the name is gone or leads elsewhere.
@@ -44,6 +45,7 @@ use looks::{Heard, look};
 pub fn start(engine: EngineHandle<HostKernel>, workers: Workers, directory: PathBuf) -> io::Result<()> {
     let own = LinkWatch::open()?;
     own.follow_filters()?;
+    own.follow_namespaces()?;
     let mounts = File::open("/proc/self/mountinfo")?;
     let alarm = Arc::new(Alarm(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
     let files = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
@@ -68,33 +70,38 @@ fn listen(
     let pending = Arc::new(Mutex::new(Heard::default()));
     // What came while the daemon started, nobody tells again.
     let mut news = News::everything();
-    let mut names_may_differ = true;
+    let (mut names_may_differ, mut names_changed) = (true, false);
     loop {
-        heard(&mut own, &Netns::Host, &mut news)?;
+        // A new name may be that of a namespace without one, and one that ends takes its interfaces along.
+        let has_nameless = snapshots.borrow().observed.has_nameless();
+        let ended = heard(&mut own, &Netns::Host, &mut news)?;
         named.heard(&mut news);
-        if std::mem::take(&mut names_may_differ) {
+        news.everything |= has_nameless && (ended || names_changed);
+        if std::mem::take(&mut names_may_differ) || names_changed {
             let wanted = watched(&snapshots.borrow_and_update().state);
             named.say_beyond(wanted.beyond.len());
-            news.everything |= named.follow(wanted.names);
+            news.everything |= named.follow(wanted.names, has_nameless);
         }
+        names_changed = false;
         look(engine, &pending, std::mem::take(&mut news));
         let changed = pin!(snapshots.changed());
         match changed.poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(Ok(())) => names_may_differ = true,
             Poll::Ready(Err(_engine_has_ended)) => return Ok(()),
             // From here on the next snapshot rings.
-            Poll::Pending => names_may_differ = wait(&own, &named, mounts, alarm)?,
+            Poll::Pending => names_changed = wait(&own, &named, has_nameless, mounts, alarm)?,
         }
     }
 }
 
 /// Until there is anything to read, the mount table changed, or a snapshot was published. Gives whether names of namespaces may lead
 /// elsewhere now.
-fn wait(own: &LinkWatch, named: &Named, mounts: &File, alarm: &Alarm) -> io::Result<bool> {
+fn wait(own: &LinkWatch, named: &Named, has_nameless: bool, mounts: &File, alarm: &Alarm) -> io::Result<bool> {
     let mut fds = vec![PollFd::new(own, PollFlags::IN), PollFd::new(&alarm.0, PollFlags::IN)];
     let before_names = fds.len();
     // Hosts that run containers mount often: without named links that is no reason to wake up.
-    if !named.listeners.is_empty() {
+    let names_matter = has_nameless || !named.listeners.is_empty();
+    if names_matter {
         fds.push(PollFd::new(mounts, PollFlags::PRI));
         fds.push(PollFd::new(&named.files, PollFlags::IN));
     }
@@ -103,7 +110,7 @@ fn wait(own: &LinkWatch, named: &Named, mounts: &File, alarm: &Alarm) -> io::Res
     );
     retry_on_intr(|| poll(&mut fds, None))?;
     let rang = |fd: &PollFd<'_>| !fd.revents().is_empty();
-    let names = if named.listeners.is_empty() { false } else { fds.iter().skip(before_names).take(2).any(rang) };
+    let names = names_matter && fds.iter().skip(before_names).take(2).any(rang);
     drain(&alarm.0)?;
     drain(&named.files)?;
     Ok(names)
@@ -118,8 +125,9 @@ fn drain(fd: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Reads what was heard in a namespace.
-fn heard(watch: &mut LinkWatch, netns: &Netns, news: &mut News) -> io::Result<()> {
+/// Reads what was heard in a namespace; gives whether one ended that has a number there.
+fn heard(watch: &mut LinkWatch, netns: &Netns, news: &mut News) -> io::Result<bool> {
+    let mut ended = false;
     while let Some(event) = watch.next_event()? {
         match event {
             LinkEvent::Changed(row) => {
@@ -128,10 +136,11 @@ fn heard(watch: &mut LinkWatch, netns: &Netns, news: &mut News) -> io::Result<()
             }
             LinkEvent::Removed { index, name } => news.heard(netns, Changed { index, name, runs: None }),
             LinkEvent::Filters { index } => news.heard_filters(netns, index),
-            LinkEvent::Lost => news.everything = true,
+            LinkEvent::NamespaceEnded => ended = true,
+            LinkEvent::Lost => (news.everything, ended) = (true, true),
         }
     }
-    Ok(())
+    Ok(ended)
 }
 
 /// The named namespaces that bpfd has links in.
@@ -205,9 +214,9 @@ impl Named {
     }
 
     /// Follows these names to where they lead now, and no others; whether that is elsewhere than before.
-    fn follow(&mut self, names: BTreeSet<NetnsName>) -> bool {
+    fn follow(&mut self, names: BTreeSet<NetnsName>, has_nameless: bool) -> bool {
         self.listeners.retain(|name, _| names.contains(name));
-        if !names.is_empty() {
+        if has_nameless || !names.is_empty() {
             self.follow_directory();
         }
         // It ends with this round: names change seldom.
@@ -312,9 +321,9 @@ mod tests {
     fn the_names_that_are_wanted_are_followed_and_no_others() {
         let directory = tempfile::tempdir().unwrap();
         let mut named = named(directory.path().to_owned());
-        assert!(!named.follow(numbered(44)), "none is there");
+        assert!(!named.follow(numbered(44), false), "none is there");
         assert!(named.listeners.keys().eq(&numbered(44)));
-        assert!(!named.follow(BTreeSet::new()));
+        assert!(!named.follow(BTreeSet::new(), false));
         assert_eq!(named.listeners.len(), 0);
     }
 
@@ -322,14 +331,14 @@ mod tests {
     fn a_name_that_cannot_be_looked_at_is_tried_again_and_moves_nothing_twice() {
         let directory = tempfile::tempdir().unwrap();
         let mut named = named(directory.path().to_owned());
-        assert!(!named.follow(numbered(1)), "absent");
+        assert!(!named.follow(numbered(1), false), "absent");
         let file = directory.path().join("n0000");
         std::fs::write(&file, "").unwrap();
-        assert!(named.follow(numbered(1)), "it came");
+        assert!(named.follow(numbered(1), false), "it came");
         assert!(matches!(named.listeners.first_key_value(), Some((_, EventListener::Failed))));
-        assert!(!named.follow(numbered(1)), "no better");
+        assert!(!named.follow(numbered(1), false), "no better");
         std::fs::remove_file(&file).unwrap();
-        assert!(named.follow(numbered(1)), "it went");
+        assert!(named.follow(numbered(1), false), "it went");
         assert!(matches!(named.listeners.first_key_value(), Some((_, EventListener::Absent))));
     }
 
@@ -337,7 +346,7 @@ mod tests {
     fn a_name_that_comes_or_goes_ends_the_wait() {
         let directory = tempfile::tempdir().unwrap();
         let mut named = named(directory.path().to_owned());
-        named.follow(numbered(1));
+        named.follow(numbered(1), false);
         let rings = |named: &Named| {
             let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
             let rings = poll(&mut [PollFd::new(&named.files, PollFlags::IN)], Some(&now)).unwrap() == 1;

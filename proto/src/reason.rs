@@ -179,6 +179,7 @@ impl ErrorReason {
             R::RequestIdReused => (Code::AlreadyExists, Exit::Conflict),
             R::ModeConflict => (Code::FailedPrecondition, Exit::Conflict),
             R::StateRecovered => (Code::FailedPrecondition, Exit::Conflict),
+            R::StillRuns => (Code::FailedPrecondition, Exit::Conflict),
 
             R::RegistryUnreachable => (Code::Unavailable, Exit::Registry),
             R::RegistryDenied => (Code::FailedPrecondition, Exit::Registry),

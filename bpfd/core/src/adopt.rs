@@ -13,10 +13,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::difference::{Difference, Side, Thing};
-use crate::hook::{ChainId, Placement};
+use crate::hook::Placement;
 use crate::ident::{AppUid, GenerationUid, Handle, LinkUid};
-use crate::kernel::{Member, Observed, Runs};
-use crate::seat::{Seat, seated};
+use crate::kernel::{Member, Observed};
+use crate::seat::seated;
 use crate::stamp::Relation;
 use crate::state::{App, Link, ObjectDigest, State};
 
@@ -125,22 +125,11 @@ fn as_it_runs(link: &Link, observed: &Observed) -> Link {
     let mut link = link.as_asked();
     let is_it = |member: &&Member| member.link == link.uid;
     let seen = observed.chain_running(link.uid).and_then(|chain| observed.members(&chain).iter().find(is_it).cloned());
-    let unreachable = observed.generations.values().find_map(|generation| match generation.runs {
-        Runs::Unreachable(interface) => Some((interface, generation.members.iter().flatten().find(is_it)?.clone())),
-        Runs::Yes | Runs::No | Runs::Moved | Runs::Unseen => None,
-    });
-    if let Placement::Shared(place) = &mut link.placement {
-        if let (None, Some((interface, _))) = (&seen, &unreachable) {
-            // Nobody can look there, and it may run on: it is not forgotten.
-            let chain = ChainId { interface: *interface, point: place.asked.point };
-            link.on = Some(Seat { chain, called: place.asked.clone() });
-        }
-        let runs = seen.or(unreachable.map(|(_, member)| member));
-        if let Some(Member { priority, effective, proceed_on, .. }) = runs
-            && (place.effective, place.proceed_on) != (effective, proceed_on)
-        {
-            (place.priority, place.effective, place.proceed_on) = (priority, effective, proceed_on);
-        }
+    if let (Placement::Shared(place), Some(Member { priority, effective, proceed_on, .. })) =
+        (&mut link.placement, seen)
+        && (place.effective, place.proceed_on) != (effective, proceed_on)
+    {
+        (place.priority, place.effective, place.proceed_on) = (priority, effective, proceed_on);
     }
     link
 }
@@ -210,11 +199,10 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::hook::{ChainName, Point};
-    use crate::kernel::{ChainMode, Live, LiveGeneration, ObservedChain, PinnedApp, PinnedGeneration, Step};
+    use crate::hook::{ChainId, Point};
+    use crate::kernel::{ChainMode, Live, LiveGeneration, ObservedChain, PinnedApp, PinnedGeneration, Runs, Step};
     use crate::plan::{PlanError, converge, plan};
     use crate::record::with_records;
-    use crate::shared::Shared;
     use crate::state::Change;
 
     const TOP: GenerationUid = GenerationUid(Uuid::from_u128(90));
@@ -276,9 +264,9 @@ mod tests {
         let here = seated(state, &observed);
         let members = crate::order::members(&here, &ETH0);
         if !members.is_empty() {
-            let runs = Runs::Yes;
-            let program = crate::ident::KernelId(7);
-            observed.generations.insert(TOP, PinnedGeneration { program, members: Some(members), runs });
+            let (program, runs) = (crate::ident::KernelId(7), Runs::Yes);
+            let pinned = PinnedGeneration { program, members: Some(members), runs, is_moved: false };
+            observed.generations.insert(TOP, pinned);
         }
         observed
     }
@@ -411,25 +399,18 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_a_namespace_that_nobody_can_look_at_is_still_in_its_chain() {
-        for point in [Point::Xdp, Point::TcIngress] {
-            let chain = ChainId { point, ..ETH0 };
-            let mut of_point = link(11, 50);
-            let Placement::Shared(place) = &mut of_point.placement else { panic!("a link of a shared hook") };
-            place.asked = ChainName { point, ..place.asked.clone() };
-            let asked = place.asked.clone();
-            of_point.on = Some(Seat { chain, called: asked.clone() });
-            let members = Some(crate::order::members(&rows(&[], &[of_point.clone()]), &chain));
-            let mut observed = pinned(&rows(&[app(1, "a")], &[of_point.as_asked()]));
-            observed.chains = Shared::default();
-            observed.interfaces = [(asked, None)].into();
-            observed.missing.insert(chain, crate::kernel::Missing::Unreachable);
-            let runs = Runs::Unreachable(chain.interface);
-            observed.generations.insert(TOP, PinnedGeneration { program: crate::ident::KernelId(7), members, runs });
-            let (state, recovery) = adopt(Relation::Another, &State::default(), None, &observed);
-            assert_eq!(state.links.values().next().unwrap().chain(), Some(chain));
-            assert_eq!(steps(&state, &recovery, &observed), [], "{point}");
+    fn a_link_in_a_namespace_without_a_name_is_still_in_its_chain() {
+        let runs = rows(&[app(1, "a")], &[link(11, 50)]);
+        let mut observed = pinned(&runs);
+        for named in observed.interfaces.values_mut() {
+            *named = None;
         }
+        let chain = observed.chains.get_mut(&ETH0).unwrap();
+        chain.name.netns = crate::names::Netns::Nameless(crate::names::Nameless(Some(4)));
+        let (state, recovery) = adopt(Relation::Another, &State::default(), None, &observed);
+        let on = state.links.values().next().unwrap().on.clone().unwrap();
+        assert_eq!((on.chain, on.called.to_string()), (ETH0, "netnsid/4:eth0:xdp".to_owned()));
+        assert_eq!(steps(&state, &recovery, &observed), []);
     }
 
     #[test]

@@ -87,9 +87,7 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
     for link in &observed.half_links {
         say("K3", format!("the pins of link {link} are incomplete"));
     }
-    let known =
-        |link: &LinkUid| state.links.contains_key(link) || observed.unreachable_generations_of(*link).next().is_some();
-    for link in observed.copied().filter(|link| !known(link)) {
+    for link in observed.copied().filter(|link| !state.links.contains_key(link)) {
         say("K3", format!("a copy of a program for link {link} is pinned, but the link is not in the database"));
     }
     let recorded = |uid: &LinkUid, link: &Link| observed.recorded.links.get(uid).is_some_and(|it| link.is_asked_as(it));

@@ -513,6 +513,9 @@ pub struct PinnedGeneration {
     pub members: Option<Vec<Member>>,
     /// Whether the interface that it was made for runs it.
     pub runs: Runs,
+    /// That interface was moved to another namespace since: what its frozen map says of it is no longer so.
+    #[serde(default)]
+    pub is_moved: bool,
 }
 
 /// Whether a generation runs.
@@ -523,10 +526,6 @@ pub enum Runs {
     Yes,
     /// Not where it was made for, as far as that can be known.
     No,
-    /// Its interface is in a namespace that no name leads to: if that lives, it runs there, and its pins keep what is in its slots.
-    Unreachable(InterfaceId),
-    /// A link that we hold keeps it on its interface, which is in another namespace by now: it runs there for as long as the link is held.
-    Moved,
     /// That could not be seen, so nothing may be removed.
     Unseen,
 }
@@ -650,14 +649,11 @@ pub struct ObservedChain {
     pub mode: ChainMode,
 }
 
-/// Why a chain that was looked for is not there.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Missing {
-    /// Its interface is not in its network namespace any more.
-    Gone,
-    /// No name leads to its network namespace.
-    Unreachable,
+impl ObservedChain {
+    /// Whether its interface is in a namespace that no name leads to: bpfd can look there, and change nothing but tcx chains.
+    pub fn is_nameless(&self) -> bool {
+        matches!(self.name.netns, Netns::Nameless(_))
+    }
 }
 
 /// The kernel's half, at one moment.
@@ -685,10 +681,12 @@ pub struct Observed {
     pub namespaces: BTreeMap<Netns, Option<u64>>,
     /// What names of interfaces lead to, each looked up once.
     pub interfaces: BTreeMap<ChainName, Option<InterfaceId>>,
-    /// The chains that were looked at.
+    /// The chains that were looked at. Those in namespaces without a name have the identities that they had before.
     pub chains: Shared<ChainId, ObservedChain>,
-    /// The chains that were looked for and are not there.
-    pub missing: BTreeMap<ChainId, Missing>,
+    /// The chains that were looked for and whose interfaces are gone. One that is in neither could not be looked at.
+    pub missing: BTreeSet<ChainId>,
+    /// Interfaces that were moved to another namespace with a name: what they were, and what they are.
+    pub moved: BTreeMap<InterfaceId, InterfaceId>,
     /// Links whose program did not go into what runs their chain when that was last built without a request, and why: the others run
     /// without them. Nobody can look that up: who tried it remembers it.
     pub barred: BTreeMap<LinkUid, String>,
@@ -706,23 +704,29 @@ impl Observed {
     pub fn absent_netns<'a>(&self, name: &'a ChainName) -> Option<&'a NetnsName> {
         match &name.netns {
             Netns::Named(netns) if self.namespaces.get(&name.netns) == Some(&None) => Some(netns),
-            Netns::Named(_) | Netns::Host => None,
+            Netns::Named(_) | Netns::Host | Netns::Nameless(_) => None,
         }
+    }
+
+    /// What a chain is now, if its interface was moved.
+    pub fn now(&self, chain: ChainId) -> ChainId {
+        ChainId { interface: self.moved.get(&chain.interface).copied().unwrap_or(chain.interface), ..chain }
+    }
+
+    /// Whether a generation was made for what its interface was before it was moved: another one takes its place.
+    pub fn is_moved(&self, generation: GenerationUid) -> bool {
+        self.generations.get(&generation).is_some_and(|pinned| pinned.is_moved)
+    }
+
+    /// Whether some chain is in a namespace that no name leads to.
+    pub fn has_nameless(&self) -> bool {
+        self.chains.values().any(ObservedChain::is_nameless)
     }
 
     /// The chain that a name leads to.
     pub fn chain_of(&self, name: &ChainName) -> Option<ChainId> {
         let interface = self.interfaces.get(name).copied().flatten()?;
         Some(ChainId { interface, point: name.point })
-    }
-
-    /// The generations that nobody can look at now and that may run a copy of a link's program.
-    pub fn unreachable_generations_of(&self, link: LinkUid) -> impl Iterator<Item = GenerationUid> {
-        let unreachable =
-            self.generations.iter().filter(|(_, generation)| matches!(generation.runs, Runs::Unreachable(_)));
-        let of_link =
-            move |generation: &PinnedGeneration| generation.members.iter().flatten().any(|member| member.link == link);
-        unreachable.filter(move |(_, generation)| of_link(generation)).map(|(uid, _)| *uid)
     }
 
     /// The chain that runs a link.
@@ -734,8 +738,10 @@ impl Observed {
     /// How the interface of a chain is called now, by somebody who asked for it by a name: in the same namespace, if that leads there.
     /// If that was not looked at, the namespace is the one of `before`.
     pub fn called(&self, chain: ChainId, asked: &ChainName, before: Option<&ChainName>) -> Option<ChainName> {
-        let name = &self.chains.get(&chain)?.name;
+        let seen = self.chains.get(&chain)?;
+        let name = &seen.name;
         let netns = match self.namespaces.get(&asked.netns) {
+            _ if seen.is_nameless() => &name.netns,
             Some(Some(cookie)) if *cookie == chain.interface.netns_cookie => &asked.netns,
             Some(_) => &name.netns,
             None => before.map_or(&name.netns, |before| &before.netns),
@@ -746,12 +752,14 @@ impl Observed {
     /// This observation, with what an earlier one says of what this one did not look at.
     #[must_use]
     pub fn over(mut self, earlier: &Self) -> Self {
-        let looked_at =
-            |observed: &Self, chain| observed.chains.contains_key(chain) || observed.missing.contains_key(chain);
+        let looked_at = |observed: &Self, chain: &ChainId| {
+            let moved = observed.moved.contains_key(&chain.interface);
+            moved || observed.chains.contains_key(chain) || observed.missing.contains(chain)
+        };
         let unseen: Vec<_> = earlier.chains.iter().filter(|(chain, _)| !looked_at(&self, chain)).collect();
-        let missing: Vec<_> = earlier.missing.iter().filter(|(chain, _)| !looked_at(&self, chain)).collect();
+        let missing: Vec<_> = earlier.missing.iter().filter(|chain| !looked_at(&self, chain)).collect();
         self.chains.extend(unseen.into_iter().map(|(chain, seen)| (*chain, seen.clone())));
-        self.missing.extend(missing.into_iter().map(|(chain, why)| (*chain, *why)));
+        self.missing.extend(missing);
         for (generation, members) in &earlier.unpinned {
             self.unpinned.entry(*generation).or_insert_with(|| members.clone());
         }

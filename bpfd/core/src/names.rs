@@ -190,6 +190,35 @@ pub enum Netns {
     Host,
     /// `/run/netns/<name>`, as `ip netns add` makes it (ip-netns(8)).
     Named(NetnsName),
+    /// One that no name leads to, where an interface of a link was found: only observed, never asked for.
+    Nameless(Nameless),
+}
+
+/// A network namespace without a name: the number that it has in the daemon's own (`lsns -t net` shows it as NETNSID), if that is known.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Nameless(pub Option<u32>);
+
+/// Before the number of a nameless namespace: the name of one is a single path component.
+const NUMBERED: &str = "netnsid/";
+/// A number that is not known.
+const UNKNOWN: &str = "?";
+
+impl Nameless {
+    fn read(text: &str) -> Option<Self> {
+        match text.strip_prefix(NUMBERED)? {
+            UNKNOWN => Some(Self(None)),
+            number => number.parse().ok().map(|number| Self(Some(number))),
+        }
+    }
+}
+
+impl fmt::Display for Nameless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(number) => write!(f, "{NUMBERED}{number}"),
+            None => write!(f, "{NUMBERED}{UNKNOWN}"),
+        }
+    }
 }
 
 text_name! {
@@ -220,7 +249,10 @@ impl FromStr for Netns {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
             "" | "host" => Ok(Self::Host),
-            name => name.parse().map(Self::Named),
+            name => match Nameless::read(name) {
+                Some(nameless) => Ok(Self::Nameless(nameless)),
+                None => name.parse().map(Self::Named),
+            },
         }
     }
 }
@@ -244,6 +276,7 @@ impl fmt::Display for Netns {
         match self {
             Self::Host => f.write_str("host"),
             Self::Named(name) => write!(f, "{name}"),
+            Self::Nameless(nameless) => write!(f, "{nameless}"),
         }
     }
 }

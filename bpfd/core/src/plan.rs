@@ -172,6 +172,25 @@ pub enum PlanError {
         /// The link.
         link: LinkUid,
     },
+    /// The interface is in a namespace that no name leads to.
+    #[error(
+        "`{}` is in network namespace `{}`, which has no name: bpfd can look there, but change nothing, and `{}` still runs",
+        chain.interface, chain.netns, runs.join("`, `")
+    )]
+    Nameless {
+        /// The hook.
+        chain: ChainName,
+        /// The programs of ours that it runs.
+        runs: Vec<String>,
+    },
+    /// Nobody can look at the chain.
+    #[error("`{called}` cannot be looked at now, and `{}` may still run there", runs.join("`, `"))]
+    Unseen {
+        /// What the hook was called.
+        called: ChainName,
+        /// The programs of ours that are meant to run there.
+        runs: Vec<String>,
+    },
     /// Another mode than the one that the chain is driven in.
     #[error("`{chain}` is attached in {driven} mode; an interface cannot use {asked} mode at the same time")]
     Mode {
@@ -232,7 +251,7 @@ pub fn plan(state: &State, observed: &Observed, changes: &[Change], uids: &mut d
     let after = state.after(&changes)?;
     let touched = about(&state, &changes).into_iter().filter_map(Link::chain).collect::<BTreeSet<ChainId>>();
     changes.iter().try_for_each(|change| chain::refuse_absent(observed, change))?;
-    touched.iter().try_for_each(|chain| chain::refuse(&after, observed, chain, &changes))?;
+    touched.iter().try_for_each(|chain| chain::refuse((&state, &after), observed, chain, &changes))?;
     // What cannot be had elsewhere on the host is no reason against this, and what drifted there is left alone.
     let chains = observed.chains.iter().filter(|(chain, _)| touched.contains(chain));
     let near = Observed { chains: chains.map(|(chain, seen)| (*chain, seen.clone())).collect(), ..observed.clone() };
@@ -291,12 +310,9 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
     let unwanted = observed.links.union(&observed.half_links).filter(|link| !target.links.contains_key(link));
     let unwanted = unwanted.filter(|link| !observed.spared.links.contains(link));
     after.extend(unwanted.map(|link| Step::DetachLink(*link)));
-    let dead: BTreeSet<GenerationUid> = dead_generations(target, observed, &wanted_generations).collect();
-    let keeps_copy_of = |link: &LinkUid| {
-        let may_run = observed.unreachable_generations_of(*link).any(|generation| !dead.contains(&generation));
-        let spared = observed.spared.links.contains(link);
-        spared || may_run || chain::libxdp::keeps_copy(target, observed, link)
-    };
+    let dead: BTreeSet<GenerationUid> = dead_generations(observed, &wanted_generations).collect();
+    let keeps_copy_of =
+        |link: &LinkUid| observed.spared.links.contains(link) || chain::libxdp::keeps_copy(target, observed, link);
     let unwanted = observed.copies.iter().filter(|(_, copy)| !copy.slot.links().all(|link| keeps_copy_of(&link)));
     let unwanted: Vec<_> = unwanted.map(|(slot, _)| *slot).collect();
     after.extend(dead.iter().map(|generation| Step::UnpinGeneration(*generation)));
@@ -371,13 +387,11 @@ fn attach_step(link: &Link) -> Option<Step> {
 
 /// Generations that no hook runs once the plan's swaps are done.
 fn dead_generations<'a>(
-    target: &'a State,
     observed: &'a Observed,
     wanted: &'a BTreeSet<GenerationUid>,
 ) -> impl Iterator<Item = GenerationUid> + 'a {
     let live = observed.chains.values().flat_map(|chain| chain.live.generations());
     let kept: BTreeSet<GenerationUid> = live.map(|live| live.generation).collect();
-    let links_on = |interface| target.chains().iter().any(|chain| chain.interface == interface);
     observed
         .generations
         .iter()
@@ -386,8 +400,6 @@ fn dead_generations<'a>(
             // On an observed chain: it stays only if the plan keeps it. Elsewhere and alive: some other chain's, leave it.
             Runs::Yes => kept.contains(generation) && !wanted.contains(generation),
             Runs::No => !wanted.contains(generation),
-            Runs::Unreachable(interface) => !links_on(interface),
-            Runs::Moved => !pinned.members.iter().flatten().any(|member| target.links.contains_key(&member.link)),
             Runs::Unseen => false,
         })
         .map(|(generation, _)| *generation)

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::hook::{ChainId, ChainName};
-use crate::kernel::{Missing, Observed};
+use crate::kernel::Observed;
 use crate::state::{Change, Link, State};
 
 /// The chain that a link is in, and how its interface was called when that was last looked at.
@@ -25,11 +25,9 @@ pub fn seat(link: &Link, observed: &Observed) -> Option<Seat> {
     let at = |chain: ChainId| observed.called(chain, asked, before).map(|called| Seat { chain, called });
     let of_name = || observed.chain_of(asked).and_then(at);
     match &link.on {
-        Some(seat) => match observed.missing.get(&seat.chain) {
-            None => at(seat.chain).or_else(|| Some(seat.clone())),
-            // It may run on there; what is seen comes first.
-            Some(Missing::Unreachable) => of_name().or_else(|| Some(seat.clone())),
-            Some(Missing::Gone) => of_name(),
+        Some(seat) => match observed.now(seat.chain) {
+            chain if observed.missing.contains(&chain) => of_name(),
+            chain => at(chain).or_else(|| Some(Seat { chain, ..seat.clone() })),
         },
         // The kernel knows more than a row of an earlier version, or one that a crash left behind.
         None => observed.chain_running(link.uid).and_then(at).or_else(of_name),
@@ -108,8 +106,8 @@ mod tests {
         }
     }
 
-    /// The daemon's own namespace has cookie 1; `names` were looked up there, `here` was looked at, `missing` looked for.
-    fn observed(names: &[(&str, Option<u32>)], here: &[(u32, &str)], missing: &[(ChainId, Missing)]) -> Observed {
+    /// The daemon's own namespace has cookie 1; `names` were looked up there, `here` was looked at, `gone` looked for.
+    fn observed(names: &[(&str, Option<u32>)], here: &[(u32, &str)], gone: &[ChainId]) -> Observed {
         let interface = |index| InterfaceId { netns_cookie: 1, index };
         let seen = |called: &str| ObservedChain {
             name: name(called),
@@ -121,16 +119,14 @@ mod tests {
             namespaces: [(Netns::Host, Some(1))].into(),
             interfaces: names.iter().map(|(text, index)| (name(text), index.map(interface))).collect(),
             chains: here.iter().map(|(index, called)| (chain(1, *index), seen(called))).collect(),
-            missing: missing.iter().copied().collect(),
+            missing: gone.iter().copied().collect(),
             ..Observed::default()
         }
     }
 
     #[test]
     fn a_link_stays_with_its_interface_while_that_lives_and_then_its_name_decides() {
-        let (old, other) = (chain(1, 5), chain(9, 5));
-        let gone = [(old, Missing::Gone)];
-        let unreachable = [(other, Missing::Unreachable)];
+        let old = chain(1, 5);
         let wan0 = [("eth0", None)];
         let newcomer = [("eth0", Some(9))];
         for (what, on, seen, expected) in [
@@ -138,22 +134,34 @@ mod tests {
             ("never attached", None, observed(&newcomer, &[(9, "eth0")], &[]), Some((chain(1, 9), "eth0"))),
             ("renamed", Some(old), observed(&wan0, &[(5, "wan0")], &[]), Some((old, "wan0"))),
             ("a newcomer", Some(old), observed(&newcomer, &[(5, "wan0"), (9, "eth0")], &[]), Some((old, "wan0"))),
-            ("gone", Some(old), observed(&wan0, &[], &gone), None),
-            ("made again", Some(old), observed(&newcomer, &[(9, "eth0")], &gone), Some((chain(1, 9), "eth0"))),
+            ("gone", Some(old), observed(&wan0, &[], &[old]), None),
+            ("made again", Some(old), observed(&newcomer, &[(9, "eth0")], &[old]), Some((chain(1, 9), "eth0"))),
             ("not looked at", Some(old), observed(&[], &[], &[]), Some((old, "eth0"))),
             ("only its name looked at", Some(old), observed(&newcomer, &[(9, "eth0")], &[]), Some((old, "eth0"))),
-            ("unreachable", Some(other), observed(&wan0, &[], &unreachable), Some((other, "eth0"))),
-            (
-                "unreachable, and its name leads elsewhere",
-                Some(other),
-                observed(&newcomer, &[(9, "eth0")], &unreachable),
-                Some((chain(1, 9), "eth0")),
-            ),
         ] {
             let found = seat(&link("eth0", on.map(|on| (on, "eth0"))), &seen);
             let expected = expected.map(|(chain, called)| Seat { chain, called: name(called) });
             assert_eq!(found, expected, "{what}");
         }
+    }
+
+    #[test]
+    fn a_link_follows_its_interface_to_another_namespace_with_a_name_or_without() {
+        let (old, new) = (chain(1, 5), chain(9, 7));
+        let mut seen = observed(&[("eth0", Some(9))], &[(9, "eth0")], &[]);
+        let mut moved = seen.chains[&chain(1, 9)].clone();
+        for called in ["blue:v0", "netnsid/4:v0"] {
+            moved.name = name(called);
+            seen.chains.insert(new, moved.clone());
+            seen.moved = [(old.interface, new.interface)].into();
+            let found = seat(&link("eth0", Some((old, "eth0"))), &seen);
+            assert_eq!(found, Some(Seat { chain: new, called: name(called) }), "whoever took its name");
+        }
+        // It is in no namespace that has a name: it is known by what it was.
+        seen.moved.clear();
+        seen.chains.insert(old, moved);
+        let found = seat(&link("eth0", Some((old, "eth0"))), &seen);
+        assert_eq!(found, Some(Seat { chain: old, called: name("netnsid/4:v0") }));
     }
 
     #[test]

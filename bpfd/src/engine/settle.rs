@@ -121,7 +121,8 @@ impl<K: Kernel> Engine<K> {
                 Err(error) => tracing::warn!(%error, "cannot write down which interfaces links are on; retried later"),
             }
         }
-        self.settled.retain(|chain| !joined.contains(chain) && !seen.missing.contains_key(chain));
+        let is_old = |chain: &ChainId| seen.missing.contains(chain) || seen.moved.contains_key(&chain.interface);
+        self.settled.retain(|chain| !joined.contains(chain) && !is_old(chain));
         seated
     }
 }

@@ -1,14 +1,15 @@
-//! Interfaces by name and by what they are, in every namespace that a name leads to. It must never look at what they run.
+//! Interfaces by name and by what they are, in every namespace that a name leads to; and those that are not where they were, by the
+//! programs of ours that run on them, in namespaces without a name too. It must never change what they run.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
 use bpfd_core::ident::KernelId;
-use bpfd_core::kernel::{Missing, Runs};
-use bpfd_core::names::Netns;
+use bpfd_core::kernel::Runs;
+use bpfd_core::names::{Nameless, Netns};
 use bpfd_sys::bpf::{ProgId, TcxEntry};
+use bpfd_sys::netlink::{LinkRow, XdpAttachment};
 
 use super::chain::clsact;
 use super::chain::generation::SeenGeneration;
@@ -20,29 +21,66 @@ use crate::worker::netns::{Lookup, Namespace, Namespaces};
 #[derive(Debug)]
 pub(super) enum Sought {
     Here(Interface),
-    Missing(Missing),
+    /// It runs programs of ours in a namespace that no name leads to. It has the identity that it had before.
+    Nameless(Interface, Nameless),
+    /// It is not where it was, and runs nothing of ours anywhere.
+    Gone,
     /// Some name could not be looked at that may lead to its namespace.
     Unseen,
 }
 
+/// What tells an interface that is not where it was: the programs that it ran.
+#[derive(Debug, Default)]
+pub(super) struct Trail {
+    xdp: BTreeSet<ProgId>,
+    /// Of tcx chains, with the index of the interface that each is held on.
+    tcx: Vec<(Point, ProgId, u32)>,
+    /// Filters of a clsact qdisc go with a move, and cannot be looked at where there is no name.
+    has_filters: bool,
+}
+
+impl Trail {
+    /// What these generations of an interface leave.
+    pub(super) fn of<'a>(generations: impl Iterator<Item = &'a SeenGeneration>) -> Self {
+        let mut trail = Self::default();
+        for generation in generations {
+            let program = ProgId(generation.id.0);
+            match (generation.record.as_ref().map(|record| record.chain.point), generation.linked) {
+                (Some(Point::Xdp), _) => drop(trail.xdp.insert(program)),
+                (Some(point), Some(index)) => trail.tcx.push((point, program, index)),
+                (Some(_), None) => trail.has_filters = true,
+                (None, _) => {}
+            }
+        }
+        trail
+    }
+
+    fn leads_to(&self, row: &LinkRow) -> bool {
+        row.xdp.program().is_some_and(|(_, program)| self.xdp.contains(&program))
+    }
+}
+
+/// Where an interface is by now.
+pub(super) enum Found {
+    /// In a namespace with a name: what it is there.
+    Moved(Interface),
+    /// As [`Sought`] says.
+    Sought(Sought),
+}
+
 impl Sought {
-    /// Whether a generation of this interface runs. `sequence` is what its hook runs, if that runs several programs. A fused program needs
-    /// no pins to run on where nobody can look, and is known by its record when somebody can again; a tcx link does.
-    pub(super) fn runs(&self, interface: InterfaceId, generation: &SeenGeneration, sequence: Option<&[Entry]>) -> Runs {
+    /// Whether a generation of this interface runs. `sequence` is what its hook runs, if that runs several programs.
+    pub(super) fn runs(&self, generation: &SeenGeneration, sequence: Option<&[Entry]>) -> Runs {
         let is_it = |program: ProgId| KernelId(program.0) == generation.id;
         match self {
-            Self::Here(Interface { id: _, row: link }) => {
+            Self::Here(Interface { id: _, row: link }) | Self::Nameless(Interface { id: _, row: link }, _) => {
                 let runs = match sequence {
                     Some(sequence) => sequence.iter().filter_map(|entry| entry.program).any(is_it),
                     None => link.xdp.program().is_some_and(|(_, program)| is_it(program)),
                 };
                 if runs { Runs::Yes } else { Runs::No }
             }
-            Self::Missing(Missing::Unreachable) if generation.is_dispatcher || generation.has_link => {
-                Runs::Unreachable(interface)
-            }
-            Self::Missing(Missing::Gone) if generation.has_link => Runs::Moved,
-            Self::Missing(Missing::Unreachable | Missing::Gone) => Runs::No,
+            Self::Gone => Runs::No,
             Self::Unseen => Runs::Unseen,
         }
     }
@@ -93,31 +131,96 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// Looks for an interface, unless it was found already. A namespace that no name leads to cannot be looked at.
-    pub(super) fn find<'f>(
-        &mut self,
-        interface: InterfaceId,
-        found: &'f mut BTreeMap<InterfaceId, Sought>,
-    ) -> io::Result<&'f Sought> {
-        match found.entry(interface) {
-            btree_map::Entry::Occupied(known) => Ok(known.into_mut()),
-            btree_map::Entry::Vacant(new) => Ok(new.insert(self.sought(interface)?)),
+    /// An interface where it was, if it is there.
+    pub(super) fn here(&mut self, interface: InterfaceId) -> io::Result<Option<Interface>> {
+        let InterfaceId { netns_cookie, index } = interface;
+        self.namespace(&Netns::Host)?;
+        if self.by_cookie(netns_cookie).is_none() {
+            self.look_at_all()?;
+        }
+        match self.by_cookie(netns_cookie) {
+            Some((_, namespace)) => xdp::indexed(namespace, index),
+            None => Ok(None),
         }
     }
 
-    fn sought(&mut self, interface: InterfaceId) -> io::Result<Sought> {
-        let InterfaceId { netns_cookie, index } = interface;
-        self.namespace(&Netns::Host)?;
-        if self.by_cookie(netns_cookie).is_none() && self.all.is_none() {
-            self.all = Some(self.look_at_all()?);
-        }
-        match (self.by_cookie(netns_cookie), self.all) {
-            (Some((_, namespace)), _) => {
-                Ok(xdp::indexed(namespace, index)?.map_or(Sought::Missing(Missing::Gone), Sought::Here))
+    /// Looks for an interface that is not where it was.
+    pub(super) fn follow(&mut self, interface: InterfaceId, trail: &Trail) -> io::Result<Found> {
+        let whole = self.look_at_all()?;
+        // Moved while it is looked for, it may be missed once.
+        for _ in 0..if trail.xdp.is_empty() && trail.tcx.is_empty() { 0 } else { 2 } {
+            if let Some(moved) = self.moved(trail)? {
+                return Ok(Found::Moved(moved));
             }
-            (None, Some(Whole::Yes)) => Ok(Sought::Missing(Missing::Unreachable)),
-            (None, Some(Whole::No) | None) => Ok(Sought::Unseen),
+            if let Some((row, number)) = self.nameless(interface, trail)? {
+                let interface = Interface { id: interface, row };
+                return Ok(Found::Sought(Sought::Nameless(interface, number)));
+            }
         }
+        let is_unreachable = self.by_cookie(interface.netns_cookie).is_none();
+        let unseen = is_unreachable && (whole == Whole::No || trail.has_filters && self.may_be_at(interface.index)?);
+        Ok(Found::Sought(if unseen { Sought::Unseen } else { Sought::Gone }))
+    }
+
+    /// Whether some namespace that can be looked into by its number has an interface of this index.
+    fn may_be_at(&self, index: u32) -> io::Result<bool> {
+        let Some(own) = self.seen.get(&Netns::Host).and_then(Option::as_ref) else { return Ok(false) };
+        for number in own.route.namespaces()? {
+            if own.route.links_of(number)?.iter().any(|row| row.index == index) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The interface in some namespace with a name that runs what the trail says.
+    fn moved(&mut self, trail: &Trail) -> io::Result<Option<Interface>> {
+        for namespace in self.seen.values().flatten() {
+            if !trail.xdp.is_empty()
+                && let Some(row) = namespace.route.links()?.into_iter().find(|row| trail.leads_to(row))
+            {
+                return Ok(Some(Interface {
+                    id: InterfaceId { netns_cookie: namespace.cookie, index: row.index },
+                    row,
+                }));
+            }
+        }
+        let names: Vec<Netns> = self.seen.keys().cloned().collect();
+        for (point, program, index) in &trail.tcx {
+            for netns in &names {
+                let Some(Some(namespace)) = self.seen.get(netns) else { continue };
+                let Some(found) = xdp::indexed(namespace, *index)? else { continue };
+                let chain = self.namespaces.tcx_chain(netns, found.id, sequence::direction(*point))?;
+                if chain.is_some_and(|chain| chain.entries.iter().any(|entry| entry.program == *program)) {
+                    return Ok(Some(found));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same in a namespace that no name leads to: those that have a number in ours, or in the one that the interface was in, can be
+    /// looked at. A move gives them one in the latter (`__dev_change_net_namespace` of net/core/dev.c).
+    fn nameless(&self, interface: InterfaceId, trail: &Trail) -> io::Result<Option<(LinkRow, Nameless)>> {
+        let own = self.seen.get(&Netns::Host).and_then(Option::as_ref);
+        let before = self.by_cookie(interface.netns_cookie).map(|(_, namespace)| namespace);
+        let from = own.into_iter().map(|own| (own, true)).chain(before.into_iter().map(|before| (before, false)));
+        let held: Option<u32> = trail.tcx.first().map(|(_, _, index)| *index);
+        for (namespace, is_own) in from {
+            for number in namespace.route.namespaces()? {
+                let rows = namespace.route.links_of(number)?;
+                let known = Nameless(Some(number).filter(|_| is_own));
+                if let Some(row) = rows.iter().find(|row| trail.leads_to(row)) {
+                    return Ok(Some((row.clone(), known)));
+                }
+                // A link tells that it holds, and not where: the number of the interface is all that there is.
+                if let Some(row) = rows.into_iter().find(|row| trail.xdp.is_empty() && held == Some(row.index)) {
+                    return Ok(Some((row, known)));
+                }
+            }
+        }
+        let unseen = |index| LinkRow { index, name: format!("if{index}"), up: true, mtu: 0, xdp: XdpAttachment::None };
+        Ok(held.map(|index| (unseen(index), Nameless(None))))
     }
 
     /// The name of a chain of an interface now, in a namespace that was looked at.
@@ -126,11 +229,20 @@ impl<'a> Observer<'a> {
         Some(ChainName { netns: netns.clone(), interface: row.name.parse().ok()?, point })
     }
 
+    /// Has the namespace of a chain looked into when its name is gone: it gets a number.
+    pub(super) fn number(&mut self, netns: &Netns) {
+        if let Netns::Named(name) = netns
+            && let Err(error) = self.namespaces.number(name)
+        {
+            tracing::warn!(%netns, %error, "cannot give this network namespace a number: if it loses its name, nobody can look into it");
+        }
+    }
+
     /// What a tc hook runs, if its interface is there.
     pub(super) fn sequence_of(&mut self, chain: &ChainId, has_tcx: bool) -> io::Result<Vec<Entry>> {
-        match self.sought(chain.interface)? {
-            Sought::Here(_) => self.sequence(chain, has_tcx),
-            Sought::Missing(_) | Sought::Unseen => Ok(Vec::new()),
+        match self.here(chain.interface)? {
+            Some(_) => self.sequence(chain, has_tcx),
+            None => Ok(Vec::new()),
         }
     }
 
@@ -165,6 +277,9 @@ impl<'a> Observer<'a> {
     }
 
     fn look_at_all(&mut self) -> io::Result<Whole> {
+        if let Some(whole) = self.all {
+            return Ok(whole);
+        }
         let mut whole = Whole::Yes;
         for name in self.namespaces.names()? {
             let netns = Netns::Named(name);
@@ -176,6 +291,7 @@ impl<'a> Observer<'a> {
                 Ok(Lookup::NotANamespace) | Err(_) => whole = Whole::No,
             }
         }
+        self.all = Some(whole);
         Ok(whole)
     }
 }

@@ -52,6 +52,7 @@ use bpfd_core::kernel::{
     Step, StepError,
 };
 use bpfd_core::mode::{self, ModeError, Modes};
+use bpfd_core::names::Netns;
 use bpfd_core::stamp::Stamp;
 use bpfd_core::state::{ObjectDigest, ProgramFacts};
 use bpfd_sys::bpf::{LinkId, Map, ProgId, prog_info};
@@ -119,6 +120,8 @@ pub struct HostKernel {
     known: Option<Known>,
     /// Dispatchers of the operation under way, with all that is in them.
     dispatchers: BTreeMap<GenerationUid, HeldDispatcher>,
+    /// What the operation under way took off, and from where: its interface may be another one than it was made for.
+    left: BTreeMap<GenerationUid, ChainId>,
     /// The state map, once a stamp was written.
     state: Option<Map>,
 }
@@ -185,6 +188,7 @@ impl HostKernel {
             provided: Vec::new(),
             known: None,
             dispatchers: BTreeMap::new(),
+            left: BTreeMap::new(),
             state: None,
         })
     }
@@ -354,7 +358,16 @@ impl HostKernel {
         mode: XdpMode,
         at: Spot,
     ) -> Result<(), StepError> {
+        if let (Some(live), None, Netns::Nameless(_)) = (from, to, &chain.name.netns) {
+            // Its link lets go of it, wherever that is.
+            let leaving = self.leaving(chain, live)?;
+            return tcx::remove(&self.pins, chain, &leaving.going(live.generation));
+        }
         let namespace = self.namespace(chain)?;
+        if let (Netns::Named(name), Some(_)) = (&chain.name.netns, to) {
+            let doing = || format!("give the network namespace of `{chain}` a number");
+            self.namespaces.number(name).map_err(failed(doing))?;
+        }
         let leaving = from.map(|live| self.leaving(chain, live)).transpose()?;
         let coming = to.map(|generation| self.coming(chain, generation)).transpose()?;
         if chain.id.point != Point::Xdp {
@@ -402,6 +415,7 @@ impl HostKernel {
             None => None,
         };
         let fd = fd.ok_or_else(raced)?;
+        self.left.insert(generation, chain.id);
         let attachable = Attachable::of(fd)?;
         if attachable.is_dispatcher {
             self.capture(chain, live)?;
@@ -414,7 +428,8 @@ impl HostKernel {
         let doing = || format!("attach generation {generation}");
         let absent = || StepError::Call { doing: doing(), errno: "it was not built".to_owned() };
         let (fd, _, made_for) = self.program_of(generation)?.ok_or_else(absent)?;
-        if made_for.is_some_and(|made_for| made_for != chain.id) {
+        let ran_here = self.left.get(&generation) == Some(&chain.id);
+        if !ran_here && made_for.is_some_and(|made_for| made_for != chain.id) {
             return Err(StepError::Raced(chain.name.clone()));
         }
         Attachable::of(fd)
@@ -461,6 +476,7 @@ impl Kernel for HostKernel {
     fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
         // No operation is under way: nothing has to be put back any more.
         self.dispatchers.clear();
+        self.left.clear();
         self.provided.clear();
         let Self { pins, known, namespaces, ids, modes, .. } = self;
         observe::observe(pins, known, namespaces, ids, modes, scope)

@@ -10,10 +10,11 @@ use bpfd_core::adopt::Spared;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid, SlotUid};
 use bpfd_core::kernel::{
-    EntryProgram, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Member, Missing, ObserveError, Observed,
-    ObservedChain, PinnedApp, PinnedCopy, PinnedGeneration, Runs, Scope, SequenceEntry, Step, Targets,
+    EntryProgram, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Member, ObserveError, Observed, ObservedChain,
+    PinnedApp, PinnedCopy, PinnedGeneration, Runs, Scope, SequenceEntry, Step, Targets,
 };
 use bpfd_core::mode::Modes;
+use bpfd_core::names::{Nameless, Netns};
 use bpfd_core::shared::Shared;
 use bpfd_sys::bpf::{ProgId, prog_info};
 use bpfd_sys::netlink::XdpAttachment;
@@ -23,7 +24,7 @@ use super::chain::libxdp::copy;
 use super::chain::libxdp::dispatcher;
 use super::chain::sequence::Entry;
 use super::chain::xdp::{self, Attached, Interface};
-use super::interfaces::{Observer, Sought};
+use super::interfaces::{Found, Observer, Sought, Trail};
 use super::object::error_chain;
 use super::pins::Pins;
 use super::record::Records;
@@ -42,6 +43,8 @@ pub(crate) struct Known {
     pinned: Shared<GenerationUid, PinnedGeneration>,
     /// Whether the interface that a generation was made for runs it.
     runs: BTreeMap<GenerationUid, Runs>,
+    /// Interfaces that were moved to a namespace with a name since everything was read.
+    moved: BTreeMap<InterfaceId, InterfaceId>,
     pub(crate) links: BTreeSet<LinkUid>,
     half_links: BTreeSet<LinkUid>,
     pub(crate) copies: Shared<SlotUid, PinnedCopy>,
@@ -55,8 +58,9 @@ impl Known {
         let (links, half_links) = hook::observe(pins).map_err(unseen("the pinned links"))?;
         let copies = copy::observe(pins).map_err(unseen("the pinned programs of slots"))?;
         let records = record::observe(pins).map_err(unseen("the records of apps and links"))?;
-        let (apps, pinned, runs) = (apps.into_iter().collect(), Shared::default(), BTreeMap::new());
-        Ok(Self { apps, half_made, generations, pinned, runs, links, half_links, copies, records })
+        let (apps, pinned) = (apps.into_iter().collect(), Shared::default());
+        let (runs, moved) = Default::default();
+        Ok(Self { apps, half_made, generations, pinned, runs, moved, links, half_links, copies, records })
     }
 
     /// The pins that tell what chains run, read anew; of the rest what was observed before.
@@ -67,6 +71,7 @@ impl Known {
             generations: generation::observe(pins).map_err(unseen("the pinned generations"))?,
             pinned: before.generations.clone(),
             runs: before.generations.iter().map(|(uid, generation)| (*uid, generation.runs)).collect(),
+            moved: BTreeMap::new(),
             links: before.links.clone(),
             half_links: before.half_links.clone(),
             copies: copy::observe(pins).map_err(unseen("the pinned programs of slots"))?,
@@ -154,23 +159,23 @@ pub(crate) fn observe(
             found.insert(interface.id, Sought::Here(interface));
         }
     }
+    let mut moved: BTreeMap<InterfaceId, InterfaceId> = BTreeMap::new();
     for chain in wanted {
-        let interface = chain.interface;
-        observer.find(interface, &mut found).map_err(unseen(format!("interface {}", interface.index)))?;
-        looked_at.insert(*chain);
+        let interface = seek(chain.interface, pins, known, &mut observer, (&mut found, &mut moved))?;
+        looked_at.insert(ChainId { interface, ..*chain });
     }
     // Elsewhere nothing changed that this process did not do, or hear of.
     let is_of_interest = |uid: &GenerationUid, chain: &ChainId, known: &BTreeMap<GenerationUid, Runs>| {
         whole || looked_at.contains(chain) || !known.contains_key(uid)
     };
     let mut chains_found = looked_at.clone();
-    for (uid, generation) in &known.generations {
-        let Some(record) = &generation.record else { continue };
-        if is_of_interest(uid, &record.chain, &known.runs) {
-            let interface = record.chain.interface;
-            observer.find(interface, &mut found).map_err(unseen(format!("generation {uid}")))?;
-            chains_found.insert(record.chain);
-        }
+    let made_for = |(uid, generation): (&GenerationUid, &SeenGeneration)| {
+        generation.record.as_ref().map(|record| record.chain).filter(|chain| is_of_interest(uid, chain, &known.runs))
+    };
+    let chains_of_generations: BTreeSet<ChainId> = known.generations.iter().filter_map(made_for).collect();
+    for chain in chains_of_generations {
+        let interface = seek(chain.interface, pins, known, &mut observer, (&mut found, &mut moved))?;
+        chains_found.insert(ChainId { interface, ..chain });
     }
     let mut sequences: BTreeMap<ChainId, Vec<Entry>> = BTreeMap::new();
     for chain in &chains_found {
@@ -178,23 +183,15 @@ pub(crate) fn observe(
             let what = || format!("what interface {} runs at {}", chain.interface.index, chain.point);
             sequences.insert(*chain, observer.sequence(chain, modes.has_tcx).map_err(|error| unseen(what())(error))?);
         }
-    }
-    // Whether a link still holds a generation, the link tells now.
-    let is_gone = |generation: &SeenGeneration| {
-        let sought = generation.record.as_ref().and_then(|record| found.get(&record.chain.interface));
-        generation.has_link && matches!(sought, Some(Sought::Missing(Missing::Gone)))
-    };
-    let gone: Vec<GenerationUid> =
-        known.generations.iter().filter(|(_, generation)| is_gone(generation)).map(|(uid, _)| *uid).collect();
-    for uid in gone {
-        let seen = generation::read(pins, uid).map_err(unseen(format!("generation {uid}")))?;
-        known.generations.extend(seen.map(|seen| (uid, seen)));
+        if chain.point != Point::Xdp && matches!(found.get(&chain.interface), Some(Sought::Nameless(..))) {
+            sequences.insert(*chain, held(chain, &known.generations));
+        }
     }
     for (uid, generation) in &known.generations {
         let Some(record) = &generation.record else { continue };
         if let Some(sought) = found.get(&record.chain.interface).filter(|_| chains_found.contains(&record.chain)) {
             let sequence = sequences.get(&record.chain).map(Vec::as_slice);
-            known.runs.insert(*uid, sought.runs(record.chain.interface, generation, sequence));
+            known.runs.insert(*uid, sought.runs(generation, sequence));
         }
     }
     let running = |chain: &ChainId| {
@@ -204,11 +201,20 @@ pub(crate) fn observe(
         };
         known.runs.iter().any(|(uid, runs)| *runs == Runs::Yes && is_of_it(uid))
     };
-    let (mut chains, mut missing, mut unpinned) = (Shared::default(), BTreeMap::new(), BTreeMap::new());
+    let (mut chains, mut missing, mut unpinned) = (Shared::default(), BTreeSet::new(), BTreeMap::new());
     for id in chains_found {
         match found.get(&id.interface) {
-            Some(Sought::Here(interface)) if looked_at.contains(&id) || running(&id) => {
-                let Some(name) = observer.name(interface, id.point) else { continue };
+            Some(Sought::Here(interface) | Sought::Nameless(interface, _))
+                if looked_at.contains(&id) || running(&id) =>
+            {
+                let name = match found.get(&id.interface) {
+                    Some(Sought::Nameless(interface, number)) => nameless(interface, *number, id.point),
+                    _ => observer.name(interface, id.point),
+                };
+                let Some(name) = name else { continue };
+                if whole && running(&id) {
+                    observer.number(&name.netns);
+                }
                 let unseen = unseen(name.to_string());
                 let pinned = (pins, &known.generations, &known.copies);
                 let seen = match sequences.get(&id) {
@@ -219,19 +225,21 @@ pub(crate) fn observe(
                 unpinned.extend(without_pins);
                 chains.insert(id, seen);
             }
-            Some(Sought::Missing(why)) => {
-                missing.insert(id, *why);
+            Some(Sought::Gone) => {
+                missing.insert(id);
             }
-            Some(Sought::Here(_) | Sought::Unseen) | None => {}
+            Some(Sought::Here(_) | Sought::Nameless(..) | Sought::Unseen) | None => {}
         }
     }
     // What a record says never changes: most are as they were.
     known.pinned.retain(|uid, _| known.generations.contains_key(uid));
     for (uid, generation) in &known.generations {
-        let (program, runs) = (generation.id, known.runs.get(uid).copied().unwrap_or(Runs::Unseen));
-        if known.pinned.get(uid).is_none_or(|before| (before.program, before.runs) != (program, runs)) {
+        let runs = known.runs.get(uid).copied().unwrap_or(Runs::Unseen);
+        let now = (generation.id, runs, generation.is_moved);
+        if known.pinned.get(uid).is_none_or(|before| (before.program, before.runs, before.is_moved) != now) {
             let members = generation.record.as_ref().map(|record| record.members.clone());
-            known.pinned.insert(*uid, PinnedGeneration { program, members, runs });
+            let (program, is_moved) = (generation.id, generation.is_moved);
+            known.pinned.insert(*uid, PinnedGeneration { program, members, runs, is_moved });
         }
     }
     Ok(Observed {
@@ -248,9 +256,90 @@ pub(crate) fn observe(
         unread_records: known.records.unread.clone(),
         chains,
         missing,
+        moved,
         barred: BTreeMap::new(),
         spared: Spared::default(),
     })
+}
+
+/// Looks for an interface, unless it was found already; gives what it is now. If it was moved, generations that were made for it are taken
+/// as made for what it is now.
+fn seek(
+    interface: InterfaceId,
+    pins: &Pins,
+    known: &mut Known,
+    observer: &mut Observer<'_>,
+    (found, moved): (&mut BTreeMap<InterfaceId, Sought>, &mut BTreeMap<InterfaceId, InterfaceId>),
+) -> Result<InterfaceId, ObserveError> {
+    let interface = match known.moved.get(&interface) {
+        Some(now) => {
+            moved.insert(interface, *now);
+            *now
+        }
+        None => interface,
+    };
+    if found.contains_key(&interface) {
+        return Ok(interface);
+    }
+    let what = || format!("interface {}", interface.index);
+    if let Some(here) = observer.here(interface).map_err(|error| unseen(what())(error))? {
+        found.insert(interface, Sought::Here(here));
+        return Ok(interface);
+    }
+    let is_of_it = |generation: &SeenGeneration| {
+        generation.record.as_ref().is_some_and(|record| record.chain.interface == interface)
+    };
+    let of_it = known.generations.iter().filter(|(_, generation)| is_of_it(generation));
+    let of_it: Vec<GenerationUid> = of_it.map(|(uid, _)| *uid).collect();
+    // Where a link holds it, the link tells now.
+    for uid in &of_it {
+        let seen = generation::read(pins, *uid).map_err(unseen(format!("generation {uid}")))?;
+        if let (Some(generation), Some(seen)) = (known.generations.get_mut(uid), seen) {
+            generation.linked = seen.linked;
+        }
+    }
+    let trail = Trail::of(of_it.iter().filter_map(|uid| known.generations.get(uid)));
+    let sought = match observer.follow(interface, &trail).map_err(|error| unseen(what())(error))? {
+        Found::Sought(sought) => sought,
+        Found::Moved(here) => {
+            let now = here.id;
+            moved.insert(interface, now);
+            known.moved.values_mut().filter(|known| **known == interface).for_each(|known| *known = now);
+            known.moved.insert(interface, now);
+            // It is back where it was before.
+            known.moved.remove(&now);
+            found.insert(now, Sought::Here(here));
+            for uid in of_it {
+                let Some(generation) = known.generations.get_mut(&uid) else { continue };
+                generation.is_moved = true;
+                if let Some(record) = &mut generation.record {
+                    record.chain.interface = now;
+                }
+            }
+            return Ok(now);
+        }
+    };
+    found.insert(interface, sought);
+    Ok(interface)
+}
+
+/// The name of a chain in a namespace that no name leads to.
+fn nameless(interface: &Interface, number: Nameless, point: Point) -> Option<ChainName> {
+    Some(ChainName { netns: Netns::Nameless(number), interface: interface.row.name.parse().ok()?, point })
+}
+
+/// What links of ours hold in a tcx chain that nobody can look at, in no order.
+fn held(chain: &ChainId, generations: &BTreeMap<GenerationUid, SeenGeneration>) -> Vec<Entry> {
+    let is_of_it = |generation: &&SeenGeneration| {
+        generation.linked.is_some() && generation.record.as_ref().is_some_and(|record| record.chain == *chain)
+    };
+    let entry = |generation: &SeenGeneration| Entry {
+        preference: None,
+        program: Some(ProgId(generation.id.0)),
+        link: None,
+        name: String::new(),
+    };
+    generations.values().filter(is_of_it).map(entry).collect()
 }
 
 fn unseen(what: impl ToString) -> impl FnOnce(io::Error) -> ObserveError {

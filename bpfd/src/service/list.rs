@@ -190,7 +190,7 @@ impl Service {
         // The name of a network namespace never begins with a space.
         let place = |name: &ChainName| match &name.netns {
             Netns::Host => format!(" {name}"),
-            Netns::Named(_) => name.to_string(),
+            Netns::Named(_) | Netns::Nameless(_) => name.to_string(),
         };
         let there = snapshot.observed.chains.iter().map(|(chain, seen)| (place(&seen.name), *chain));
         let mut chains: Vec<(String, ChainId)> = there.collect();

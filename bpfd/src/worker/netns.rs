@@ -60,9 +60,25 @@ pub(crate) struct Namespaces {
 #[serde(rename_all = "kebab-case")]
 enum Request {
     Own,
-    Named { directory: PathBuf, name: NetnsName },
-    News { directory: PathBuf, name: NetnsName },
-    Tcx { directory: PathBuf, netns: Netns, hook: TcxHook, work: TcxWork },
+    Named {
+        directory: PathBuf,
+        name: NetnsName,
+    },
+    News {
+        directory: PathBuf,
+        name: NetnsName,
+    },
+    /// Give it a number in the daemon's own.
+    Number {
+        directory: PathBuf,
+        name: NetnsName,
+    },
+    Tcx {
+        directory: PathBuf,
+        netns: Netns,
+        hook: TcxHook,
+        work: TcxWork,
+    },
 }
 
 /// A tc hook of an interface.
@@ -100,6 +116,7 @@ enum Answer {
     Found { cookie: u64 },
     Chain { revision: u64, entries: Vec<(u32, Option<u32>)> },
     Joined,
+    Numbered,
     Absent,
     NotANamespace,
     Failed(Failure),
@@ -119,6 +136,7 @@ impl Namespaces {
         let request = match netns {
             Netns::Host => Request::Own,
             Netns::Named(name) => Request::Named { directory: self.directory.clone(), name: name.clone() },
+            Netns::Nameless(_) => return Ok(Lookup::Absent),
         };
         let (answer, fds) = self.worker.call(&request).map_err(io::Error::other)?;
         match (answer, fds.into_iter().next()) {
@@ -127,7 +145,17 @@ impl Namespaces {
             (Answer::Absent, _) => Ok(Lookup::Absent),
             (Answer::NotANamespace, _) => Ok(Lookup::NotANamespace),
             (Answer::Failed(failure), _) => Err(failure.into()),
-            (Answer::Chain { .. } | Answer::Joined, _) => Err(other_question()),
+            (Answer::Chain { .. } | Answer::Joined | Answer::Numbered, _) => Err(other_question()),
+        }
+    }
+
+    /// Gives one a number in the daemon's own namespace, so that it can be looked into when its name is gone.
+    pub(crate) fn number(&mut self, name: &NetnsName) -> io::Result<()> {
+        let request = Request::Number { directory: self.directory.clone(), name: name.clone() };
+        match self.worker.call(&request).map_err(io::Error::other)?.0 {
+            Answer::Numbered | Answer::Absent | Answer::NotANamespace => Ok(()),
+            Answer::Failed(failure) => Err(failure.into()),
+            Answer::Found { .. } | Answer::Chain { .. } | Answer::Joined => Err(other_question()),
         }
     }
 
@@ -144,7 +172,7 @@ impl Namespaces {
             (Answer::Found { .. }, None) => Err(io::Error::other("the worker found a namespace and sent no socket")),
             (Answer::Absent | Answer::NotANamespace, _) => Ok(None),
             (Answer::Failed(failure), _) => Err(failure.into()),
-            (Answer::Chain { .. } | Answer::Joined, _) => Err(other_question()),
+            (Answer::Chain { .. } | Answer::Joined | Answer::Numbered, _) => Err(other_question()),
         }
     }
 
@@ -165,7 +193,7 @@ impl Namespaces {
             (Answer::Absent | Answer::NotANamespace, _) => Ok(None),
             (Answer::Failed(failure), _) if failure.errno == Some(Errno::NODEV.raw_os_error()) => Ok(None),
             (Answer::Failed(failure), _) => Err(failure.into()),
-            (Answer::Found { .. } | Answer::Joined, _) => Err(other_question()),
+            (Answer::Found { .. } | Answer::Joined | Answer::Numbered, _) => Err(other_question()),
         }
     }
 
@@ -184,7 +212,9 @@ impl Namespaces {
             (Answer::Joined, Some(link)) => Ok(link),
             (Answer::Absent | Answer::NotANamespace, _) => Err(Errno::NODEV.into()),
             (Answer::Failed(failure), _) => Err(failure.into()),
-            (Answer::Joined | Answer::Found { .. } | Answer::Chain { .. }, _) => Err(other_question()),
+            (Answer::Joined | Answer::Found { .. } | Answer::Chain { .. } | Answer::Numbered, _) => {
+                Err(other_question())
+            }
         }
     }
 
@@ -223,7 +253,9 @@ pub(super) fn serve(channel: &Channel) -> Result<(), String> {
 fn found(request: &Request, program: Option<BorrowedFd<'_>>) -> io::Result<(Answer, Option<OwnedFd>)> {
     let netns = match request {
         Request::Own | Request::Tcx { netns: Netns::Host, .. } => netns::Netns::current()?,
+        Request::Tcx { netns: Netns::Nameless(_), .. } => return Ok((Answer::Absent, None)),
         Request::Named { directory, name }
+        | Request::Number { directory, name }
         | Request::News { directory, name }
         | Request::Tcx { directory, netns: Netns::Named(name), .. } => match open(directory, name) {
             Ok(netns) => netns,
@@ -238,6 +270,10 @@ fn found(request: &Request, program: Option<BorrowedFd<'_>>) -> io::Result<(Answ
     match request {
         Request::Own | Request::Named { .. } => Ok((found(), Some(netns.within(Route::open)??.into_fd()))),
         Request::News { .. } => Ok((found(), Some(netns.within(LinkWatch::open_short)??.into_fd()))),
+        Request::Number { .. } => {
+            Route::open()?.give_number(netns.as_fd())?;
+            Ok((Answer::Numbered, None))
+        }
         // Its name leads elsewhere by now.
         Request::Tcx { hook, .. } if hook.netns_cookie != cookie => Ok((Answer::Absent, None)),
         Request::Tcx { hook, work, .. } => netns.within(|| tcx(*hook, *work, program))?,

@@ -18,8 +18,8 @@ use bpfd_core::hook::{ChainId, ChainName, InterfaceId, NamedChain, Point, Procee
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid, SlotUid};
 use bpfd_core::kernel::{
     ChainContent, ChainMode, EntryProgram, ForeignProgram, ForeignSlot, Kernel, Live, LiveDispatcher, LiveGeneration,
-    Member, Missing, Need, ObserveError, Observed, ObservedChain, OurSlot, PinnedApp, PinnedCopy, PinnedGeneration,
-    Recipe, Runs, SLOTS, Scope, SequenceEntry, Slot, Spot, Step, StepError, Targets,
+    Member, Need, ObserveError, Observed, ObservedChain, OurSlot, PinnedApp, PinnedCopy, PinnedGeneration, Recipe,
+    Runs, SLOTS, Scope, SequenceEntry, Slot, Spot, Step, StepError, Targets,
 };
 use bpfd_core::names::{Netns, Priority};
 use bpfd_core::record::Row;
@@ -900,6 +900,7 @@ impl Kernel for FakeKernel {
             program: generation.program,
             members: Some(generation.members.clone()),
             runs: if self.runs(generation) { Runs::Yes } else { Runs::No },
+            is_moved: false,
         };
         let generations = self.generations.iter().map(|(uid, generation)| (*uid, seen(generation))).collect();
         let Targets { names, chains } = scope.targets();
@@ -909,11 +910,11 @@ impl Kernel for FakeKernel {
         let by_name = |name: &ChainName| Some(ChainId { interface: leads_to(name)?, point: name.point });
         let asked = chains.iter().copied().chain(names.iter().filter_map(by_name)).chain(running);
         let named = |interface: InterfaceId| self.interfaces.iter().find(|(_, found)| **found == interface);
-        let (mut chains, mut missing) = (BTreeMap::new(), BTreeMap::new());
+        let (mut chains, mut missing) = (BTreeMap::new(), BTreeSet::new());
         for chain in asked {
             match named(chain.interface) {
                 None => {
-                    missing.insert(chain, Missing::Gone);
+                    missing.insert(chain);
                 }
                 Some((name, _)) => {
                     let driven = self.attached.get(&chain.interface).map(|(_, mode)| *mode);
@@ -941,6 +942,7 @@ impl Kernel for FakeKernel {
             unread_records: BTreeSet::new(),
             chains: chains.into_iter().collect(),
             missing,
+            moved: BTreeMap::new(),
             barred: BTreeMap::new(),
             spared: Spared::default(),
         })

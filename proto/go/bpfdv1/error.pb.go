@@ -117,6 +117,9 @@ const (
 	// FAILED_PRECONDITION: the daemon is RECOVERED, and what would be changed is
 	// not known: SystemService.AdoptState or DiscardState first.
 	ErrorReason_ERROR_REASON_STATE_RECOVERED ErrorReason = 89
+	// FAILED_PRECONDITION: a program still runs, where the daemon cannot detach
+	// it.
+	ErrorReason_ERROR_REASON_STILL_RUNS ErrorReason = 90
 	// UNAVAILABLE: the registry cannot be reached.
 	ErrorReason_ERROR_REASON_REGISTRY_UNREACHABLE ErrorReason = 100
 	// FAILED_PRECONDITION: the registry refuses the daemon's credentials.
@@ -198,6 +201,7 @@ var (
 		87:  "ERROR_REASON_REQUEST_ID_REUSED",
 		88:  "ERROR_REASON_MODE_CONFLICT",
 		89:  "ERROR_REASON_STATE_RECOVERED",
+		90:  "ERROR_REASON_STILL_RUNS",
 		100: "ERROR_REASON_REGISTRY_UNREACHABLE",
 		101: "ERROR_REASON_REGISTRY_DENIED",
 		102: "ERROR_REASON_REGISTRY_NOT_FOUND",
@@ -258,6 +262,7 @@ var (
 		"ERROR_REASON_REQUEST_ID_REUSED":       87,
 		"ERROR_REASON_MODE_CONFLICT":           88,
 		"ERROR_REASON_STATE_RECOVERED":         89,
+		"ERROR_REASON_STILL_RUNS":              90,
 		"ERROR_REASON_REGISTRY_UNREACHABLE":    100,
 		"ERROR_REASON_REGISTRY_DENIED":         101,
 		"ERROR_REASON_REGISTRY_NOT_FOUND":      102,
@@ -446,7 +451,7 @@ const file_bpfd_v1_error_proto_rawDesc = "" +
 	"\x05_fileB\a\n" +
 	"\x05_lineB\t\n" +
 	"\a_columnB\x0e\n" +
-	"\f_source_line*\xad\x0f\n" +
+	"\f_source_line*\xca\x0f\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cERROR_REASON_INVALID_REQUEST\x10\x01\x12\"\n" +
@@ -488,7 +493,8 @@ const file_bpfd_v1_error_proto_rawDesc = "" +
 	"\x18ERROR_REASON_CANNOT_FUSE\x10V\x12\"\n" +
 	"\x1eERROR_REASON_REQUEST_ID_REUSED\x10W\x12\x1e\n" +
 	"\x1aERROR_REASON_MODE_CONFLICT\x10X\x12 \n" +
-	"\x1cERROR_REASON_STATE_RECOVERED\x10Y\x12%\n" +
+	"\x1cERROR_REASON_STATE_RECOVERED\x10Y\x12\x1b\n" +
+	"\x17ERROR_REASON_STILL_RUNS\x10Z\x12%\n" +
 	"!ERROR_REASON_REGISTRY_UNREACHABLE\x10d\x12 \n" +
 	"\x1cERROR_REASON_REGISTRY_DENIED\x10e\x12#\n" +
 	"\x1fERROR_REASON_REGISTRY_NOT_FOUND\x10f\x12\"\n" +

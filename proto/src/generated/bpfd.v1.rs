@@ -4237,6 +4237,9 @@ pub enum ErrorReason {
     /// FAILED_PRECONDITION: the daemon is RECOVERED, and what would be changed is
     /// not known: SystemService.AdoptState or DiscardState first.
     StateRecovered = 89,
+    /// FAILED_PRECONDITION: a program still runs, where the daemon cannot detach
+    /// it.
+    StillRuns = 90,
     /// UNAVAILABLE: the registry cannot be reached.
     RegistryUnreachable = 100,
     /// FAILED_PRECONDITION: the registry refuses the daemon's credentials.
@@ -4321,6 +4324,7 @@ impl ErrorReason {
             Self::RequestIdReused => "ERROR_REASON_REQUEST_ID_REUSED",
             Self::ModeConflict => "ERROR_REASON_MODE_CONFLICT",
             Self::StateRecovered => "ERROR_REASON_STATE_RECOVERED",
+            Self::StillRuns => "ERROR_REASON_STILL_RUNS",
             Self::RegistryUnreachable => "ERROR_REASON_REGISTRY_UNREACHABLE",
             Self::RegistryDenied => "ERROR_REASON_REGISTRY_DENIED",
             Self::RegistryNotFound => "ERROR_REASON_REGISTRY_NOT_FOUND",
@@ -4384,6 +4388,7 @@ impl ErrorReason {
             "ERROR_REASON_REQUEST_ID_REUSED" => Some(Self::RequestIdReused),
             "ERROR_REASON_MODE_CONFLICT" => Some(Self::ModeConflict),
             "ERROR_REASON_STATE_RECOVERED" => Some(Self::StateRecovered),
+            "ERROR_REASON_STILL_RUNS" => Some(Self::StillRuns),
             "ERROR_REASON_REGISTRY_UNREACHABLE" => Some(Self::RegistryUnreachable),
             "ERROR_REASON_REGISTRY_DENIED" => Some(Self::RegistryDenied),
             "ERROR_REASON_REGISTRY_NOT_FOUND" => Some(Self::RegistryNotFound),

@@ -64,6 +64,15 @@ fn turns(view: View<'_>, uids: &mut dyn Uids) -> Vec<Turn> {
     }
 }
 
+/// What can be of a turn of a tcx chain in a namespace without a name: nothing comes, and what goes does so by the link that holds it.
+fn stays_or_goes(turn: Turn) -> Option<Turn> {
+    match turn {
+        Turn::Add { .. } => None,
+        Turn::Replace { live, .. } => Some(Turn::Keep { live, ours: true }),
+        Turn::Keep { .. } | Turn::Remove { .. } => Some(turn),
+    }
+}
+
 /// What becomes of a chain.
 #[derive(Default)]
 pub(crate) struct ChainPlan {
@@ -89,11 +98,15 @@ pub(crate) fn converge(
     let named = || NamedChain { id: *id, name: chain.name.clone() };
     let is_held = |live: &LiveGeneration| observed.generations.contains_key(&live.generation);
     let mut plan = ChainPlan::default();
-    if observed.spared_member(id).is_some() {
+    if observed.spared_member(id).is_some() || chain.is_nameless() && id.point == Point::Xdp {
         plan.kept.extend(chain.live.generations().iter().map(|live| live.generation));
         return plan;
     }
-    for turn in turns(view, uids) {
+    let mut turns = turns(view, uids);
+    if chain.is_nameless() {
+        turns = turns.into_iter().filter_map(stays_or_goes).collect();
+    }
+    for turn in turns {
         let (from, with, at) = match turn {
             Turn::Keep { live, ours } => {
                 plan.kept.push(live.generation);
@@ -139,15 +152,23 @@ pub fn adoptions(observed: &Observed) -> Plan {
 /// How each of these links stands in what was observed, if it is one of a shared hook.
 pub fn status_of(state: &State, observed: &Observed, asked: impl Fn(&Link) -> bool) -> BTreeMap<LinkUid, LinkStatus> {
     let links = || state.links.values().filter(|link| link.placement.asked().is_some() && asked(link));
-    let absent = |link: &&Link| link.chain().is_none_or(|chain| !observed.chains.contains_key(&chain));
-    let mut statuses: BTreeMap<_, _> = links().filter(absent).map(|link| (link.uid, LinkStatus::Waiting)).collect();
+    let without_chain = links().filter_map(|link| match link.chain() {
+        Some(chain) if observed.chains.contains_key(&chain) => None,
+        Some(chain) if !observed.missing.contains(&chain) => {
+            Some((link.uid, LinkStatus::Drifted { cause: NOT_SEEN.to_owned() }))
+        }
+        Some(_) | None => Some((link.uid, LinkStatus::Waiting)),
+    });
+    let mut statuses: BTreeMap<_, _> = without_chain.collect();
     let chains: BTreeSet<ChainId> = links().filter_map(Link::chain).collect();
     for (chain, seen) in observed.chains.iter().filter(|(chain, _)| chains.contains(chain)) {
         let wanted = wanted(state, observed, chain);
         let runs = observed.members(chain);
         let contains = |members: &[Member], member: &Member| members.iter().any(|other| other.runs_as(member));
         let both: Vec<&Member> = wanted.iter().filter(|member| contains(&runs, member)).collect();
-        let in_order = runs.len() == both.len() && runs.iter().zip(both).all(|(runs, wanted)| runs.runs_as(wanted));
+        let in_order = runs.iter().zip(&both).all(|(runs, wanted)| runs.runs_as(wanted));
+        // Where nobody can look at the order, nobody of ours changed it.
+        let in_order = runs.len() == both.len() && (in_order || seen.is_nameless());
         let drifted = |member: &Member, cause: &str| {
             let cause = observed.barred.get(&member.link).map_or(cause, String::as_str).to_owned();
             LinkStatus::Drifted { cause }
@@ -176,6 +197,10 @@ pub fn status_of(state: &State, observed: &Observed, asked: impl Fn(&Link) -> bo
     }
     statuses
 }
+
+/// Some name of a network namespace may lead to the interface, and what it leads to cannot be looked at.
+const NOT_SEEN: &str =
+    "its interface cannot be looked at: a file below /run/netns leads to no network namespace; remove it";
 
 /// The name that a link was asked for is that of another interface by now.
 fn elsewhere(asked: &ChainName, other: ChainId, now: &ChainName, chain: &ChainId) -> String {
@@ -209,17 +234,39 @@ pub(crate) fn refuse_absent(observed: &Observed, change: &Change) -> Result<(), 
 
 /// Whether a chain cannot be had for a request that adds to it. Requests that only remove are not refused: they end bpfd's interest
 /// in the hook, whatever it runs. A chain that runs what nobody knows since the state was lost is not changed at all.
-pub(crate) fn refuse(target: &State, observed: &Observed, id: &ChainId, changes: &[Change]) -> Result<(), PlanError> {
-    let Some(chain) = observed.chains.get(id) else { return Ok(()) };
+pub(crate) fn refuse(
+    (state, target): (&State, &State),
+    observed: &Observed,
+    id: &ChainId,
+    changes: &[Change],
+) -> Result<(), PlanError> {
+    let Some(chain) = observed.chains.get(id) else { return refuse_unseen(state, observed, id) };
     if let Some(Member { link, function, .. }) = observed.spared_member(id) {
         return Err(PlanError::Unexplained { chain: chain.name.clone(), function, link });
     }
-    if changes.iter().all(Change::removes) {
+    let removes = changes.iter().all(Change::removes);
+    if chain.is_nameless() && !(removes && id.point != Point::Xdp) {
+        let runs = observed.members(id).into_iter().map(|member| member.function).collect();
+        return Err(PlanError::Nameless { chain: chain.name.clone(), runs });
+    }
+    if removes {
         return Ok(());
     }
     let view = View { target, observed, id, chain };
     match id.point {
         Point::Xdp => xdp::refuse(view, changes),
         Point::TcIngress | Point::TcEgress => sequence::refuse(view),
+    }
+}
+
+/// A chain that was looked for and is neither there nor gone may run on: what is in it is not forgotten.
+fn refuse_unseen(state: &State, observed: &Observed, id: &ChainId) -> Result<(), PlanError> {
+    let links = order::ordered(state, id);
+    match links.first().and_then(|link| link.on.as_ref()) {
+        Some(seat) if !observed.missing.contains(id) => {
+            let runs = links.iter().map(|link| link.function.clone()).collect();
+            Err(PlanError::Unseen { called: seat.called.clone(), runs })
+        }
+        Some(_) | None => Ok(()),
     }
 }

@@ -42,7 +42,8 @@ pub(super) fn turns(view: View<'_>, uids: &mut dyn Uids) -> Vec<Turn> {
     let runs =
         |at: usize, link: LinkUid| matches!(members.get(at).map(Vec::as_slice), Some([member]) if member.link == link);
     let as_wanted = |at: usize, wanted: &Member| {
-        members.get(at).is_some_and(|members| members.iter().all(|member| member.runs_as(wanted)))
+        let is_moved = ours.get(at).is_some_and(|ours| observed.is_moved(ours.live.generation));
+        !is_moved && members.get(at).is_some_and(|members| members.iter().all(|member| member.runs_as(wanted)))
     };
 
     // Where each runs now. After a crash in the midst of a move it may run twice: what is as wanted counts.

@@ -53,11 +53,12 @@ fn wanted(View { target, observed, id, chain }: View<'_>, uids: &mut dyn Uids) -
 pub(super) fn turns(view: View<'_>, uids: &mut dyn Uids) -> Vec<Turn> {
     let View { target, observed, id, chain: ObservedChain { live, .. } } = view;
     let wanted = wanted(view, uids);
+    let is_moved = |live: &LiveGeneration| observed.is_moved(live.generation);
     let from = match live {
         Live::Foreign(_) | Live::Sequence(_) => return vec![],
         Live::Empty if wanted.is_empty() || !wanted.fits() => return vec![],
         Live::Empty => None,
-        Live::Ours(live_generation) if wanted.runs(observed, id, live) => {
+        Live::Ours(live_generation) if wanted.runs(observed, id, live) && !is_moved(live_generation) => {
             return vec![Turn::Keep { live: *live_generation, ours: true }];
         }
         Live::Ours(generation) => Some(*generation),
@@ -66,7 +67,7 @@ pub(super) fn turns(view: View<'_>, uids: &mut dyn Uids) -> Vec<Turn> {
             let is_held = observed.generations.contains_key(&generation.generation);
             // A slot whose program is gone goes with the next change.
             let not_our_business = wanted.members().is_empty() && !ours && !is_held;
-            if wanted.runs(observed, id, live) || not_our_business {
+            if wanted.runs(observed, id, live) && !is_moved(generation) || not_our_business {
                 return vec![Turn::Keep { live: *generation, ours }];
             }
             Some(*generation)

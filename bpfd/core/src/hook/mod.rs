@@ -139,7 +139,7 @@ impl fmt::Display for ChainName {
         let Self { netns, interface, point } = self;
         match netns {
             Netns::Host => write!(f, "{interface}:{point}"),
-            Netns::Named(name) => write!(f, "{name}:{interface}:{point}"),
+            Netns::Named(_) | Netns::Nameless(_) => write!(f, "{netns}:{interface}:{point}"),
         }
     }
 }

@@ -33,8 +33,10 @@ pub(crate) struct SeenGeneration {
     pub(crate) record: Option<SeenRecord>,
     /// Whether it is a dispatcher, ours or one of a peer's that we hold.
     pub(crate) is_dispatcher: bool,
-    /// Whether a pinned link holds it on a hook of an interface that lives.
-    pub(crate) has_link: bool,
+    /// The index of the interface that a pinned link holds it on, if that lives.
+    pub(crate) linked: Option<u32>,
+    /// Its interface was moved since the record was made: here, the record says what the interface is now.
+    pub(crate) is_moved: bool,
 }
 
 /// A generation that was built, held by descriptors only. A dispatcher is held with more.
@@ -145,8 +147,11 @@ pub(crate) fn read(pins: &Pins, generation: GenerationUid) -> io::Result<Option<
     let record = record(&dir, own)?.and_then(|record| seen(generation, &record));
     let link = present(dir.pinned(CHAIN_LINK))?;
     let kind = link.map(|link| link_info(link.as_fd())).transpose()?.map(|link| link.kind);
-    let has_link = matches!(kind, Some(LinkKind::Tcx { ifindex, .. }) if ifindex != 0);
-    Ok(Some(SeenGeneration { id: KernelId(info.id.0), record, is_dispatcher, has_link }))
+    let linked = match kind {
+        Some(LinkKind::Tcx { ifindex, .. }) if ifindex != 0 => Some(ifindex),
+        _ => None,
+    };
+    Ok(Some(SeenGeneration { id: KernelId(info.id.0), record, is_dispatcher, linked, is_moved: false }))
 }
 
 /// The record in a pin directory, if it is there and reads.

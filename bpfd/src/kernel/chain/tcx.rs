@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use bpfd_core::hook::NamedChain;
 use bpfd_core::ident::{GenerationUid, KernelId};
 use bpfd_core::kernel::{Spot, StepError};
+use bpfd_core::names::Netns;
 use bpfd_sys::bpf::{LinkId, LinkKind, link_detach, link_info, link_update};
 use rustix::io::Errno;
 
@@ -101,7 +102,10 @@ fn live(pins: &Pins, chain: &NamedChain, from: &Going<'_>) -> Result<OwnedFd, St
     let link = held(pins, from.generation).map_err(failed(doing))?;
     let link = link.ok_or_else(|| StepError::Raced(chain.name.clone()))?;
     let info = link_info(link.as_fd()).map_err(failed(doing))?;
-    let here = matches!(info.kind, LinkKind::Tcx { ifindex, .. } if ifindex == chain.id.interface.index);
+    // In a namespace without a name it may have another index than it had.
+    let nameless = matches!(chain.name.netns, Netns::Nameless(_));
+    let is_it = |ifindex| if nameless { ifindex != 0 } else { ifindex == chain.id.interface.index };
+    let here = matches!(info.kind, LinkKind::Tcx { ifindex, .. } if is_it(ifindex));
     match here && KernelId(info.prog_id.0) == from.id {
         true => Ok(link),
         false => Err(StepError::Raced(chain.name.clone())),

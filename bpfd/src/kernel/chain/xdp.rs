@@ -290,7 +290,13 @@ mod tests {
         let uid = GenerationUid::from_bytes([1; 16]);
         let generations = BTreeMap::from([(
             uid,
-            SeenGeneration { id: KernelId(7), record: Some(record), is_dispatcher: false, has_link: false },
+            SeenGeneration {
+                id: KernelId(7),
+                record: Some(record),
+                is_dispatcher: false,
+                linked: None,
+                is_moved: false,
+            },
         )]);
         assert_eq!(
             runs(&at(3), &generations),
@@ -299,7 +305,7 @@ mod tests {
         assert_eq!(runs(&at(4), &generations), Attached::Other(ProgId(7)));
         let unread = BTreeMap::from([(
             uid,
-            SeenGeneration { id: KernelId(7), record: None, is_dispatcher: false, has_link: false },
+            SeenGeneration { id: KernelId(7), record: None, is_dispatcher: false, linked: None, is_moved: false },
         )]);
         assert_eq!(runs(&at(4), &unread), Attached::Ours(LiveGeneration { program: KernelId(7), generation: uid }));
     }

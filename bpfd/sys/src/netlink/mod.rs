@@ -197,6 +197,28 @@ impl Route {
         self.one(&Request::get_link_named(self.next_sequence(), name))
     }
 
+    /// The numbers that other network namespaces have in this one (`ip netns list-id`): the only way to look into one that no name
+    /// leads to without keeping it alive.
+    pub fn namespaces(&self) -> io::Result<Vec<u32>> {
+        self.dump(Request::get_numbers, wire::number)
+    }
+
+    /// All devices of the namespace that has this number here; none if there is no such namespace any more.
+    pub fn links_of(&self, namespace: u32) -> io::Result<Vec<LinkRow>> {
+        match self.dump(|sequence| Request::get_links_of(sequence, namespace), wire::link_row) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENODEV)) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    /// Gives a namespace a number here, unless it has one. It has it until it ends.
+    pub fn give_number(&self, namespace: BorrowedFd<'_>) -> io::Result<()> {
+        match self.change(Request::new_number(self.next_sequence(), namespace.as_raw_fd())) {
+            Err(error) if error.errno() == libc::EEXIST => Ok(()),
+            other => other.map_err(|refused| refused.error),
+        }
+    }
+
     /// Swaps the XDP program of a device, in one step that packets do not see: puts `program` there, or nothing, if
     /// what is there now is `expected`. Detaching needs an expected program; `EINVAL` otherwise, as it would take away
     /// whatever is there.

@@ -1,6 +1,6 @@
 //! The news of a network namespace's devices. It keeps no list: it says what the kernel said, or that news was lost.
 use super::tc_wire::{self, RTM_DELQDISC, RTM_DELTFILTER, RTM_NEWQDISC, RTM_NEWTFILTER};
-use super::wire::{self, RTM_DELLINK, RTM_NEWLINK};
+use super::wire::{self, RTM_DELLINK, RTM_DELNSID, RTM_NEWLINK};
 use super::{BUFFER, LinkRow, receive, socket};
 use crate::sockopt;
 use rustix::net::{RecvFlags, SocketFlags};
@@ -13,6 +13,9 @@ const GROUP_LINK: u32 = 1;
 
 /// `RTNLGRP_TC` (include/uapi/linux/rtnetlink.h).
 const GROUP_TC: i32 = 4;
+
+/// `RTNLGRP_NSID`.
+const GROUP_NSID: i32 = 28;
 
 /// News queue up to this many bytes before some is lost; a device that comes or goes takes about 2 KiB.
 const QUEUE: usize = 4 << 20;
@@ -36,6 +39,8 @@ pub enum LinkEvent {
         /// The device's number.
         index: u32,
     },
+    /// A namespace that had a number here ended ([`LinkWatch::follow_namespaces`]).
+    NamespaceEnded,
     /// News was lost: read everything anew.
     Lost,
 }
@@ -80,6 +85,11 @@ impl LinkWatch {
         sockopt::set(self.as_fd(), sockopt::NETLINK_ADD_MEMBERSHIP, GROUP_TC)
     }
 
+    /// Asks for [`LinkEvent::NamespaceEnded`] too.
+    pub fn follow_namespaces(&self) -> io::Result<()> {
+        sockopt::set(self.as_fd(), sockopt::NETLINK_ADD_MEMBERSHIP, GROUP_NSID)
+    }
+
     /// The next event; `None` if none waits: poll [`AsFd`] for reading.
     pub fn next_event(&mut self) -> io::Result<Option<LinkEvent>> {
         let mut buffer = vec![0; BUFFER];
@@ -115,6 +125,7 @@ fn events(datagram: &[u8]) -> Vec<LinkEvent> {
                 RTM_NEWQDISC | RTM_DELQDISC | RTM_NEWTFILTER | RTM_DELTFILTER => {
                     Ok(tc_wire::hooked_device(message.payload)?.map(|index| LinkEvent::Filters { index }))
                 }
+                RTM_DELNSID => Ok(Some(LinkEvent::NamespaceEnded)),
                 _ => Ok(None),
             }
         };

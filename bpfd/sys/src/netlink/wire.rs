@@ -22,12 +22,17 @@ pub(super) const RTM_NEWLINK: u16 = 16;
 pub(super) const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
+const RTM_NEWNSID: u16 = 88;
+pub(super) const RTM_DELNSID: u16 = 89;
+const RTM_GETNSID: u16 = 90;
 
 const IFF_UP: u32 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_XDP: u16 = 43;
+/// Of the namespace that is asked about, by its number in that of the socket (Linux 4.15).
+const IFLA_TARGET_NETNSID: u16 = 46;
 /// `RTEXT_FILTER_SKIP_STATS`: answers without counters are half as long.
 const SKIP_STATS: u32 = 1 << 3;
 pub(super) const NLA_F_NESTED: u16 = 1 << 15;
@@ -42,6 +47,12 @@ const IFLA_XDP_DRV_PROG_ID: u16 = 5;
 const IFLA_XDP_SKB_PROG_ID: u16 = 6;
 const IFLA_XDP_HW_PROG_ID: u16 = 7;
 const IFLA_XDP_EXPECTED_FD: u16 = 8;
+
+/// `NETNSA_*` of include/uapi/linux/net_namespace.h.
+const NETNSA_NSID: u16 = 1;
+const NETNSA_FD: u16 = 3;
+/// `NETNSA_NSID_NOT_ASSIGNED`: the kernel chooses.
+const ANY_NUMBER: i32 = -1;
 
 /// `struct nlmsghdr` and `struct ifinfomsg`.
 const HEADER: usize = 16;
@@ -78,6 +89,27 @@ impl Request {
         let mut request = Self::begin(RTM_GETLINK, NLM_F_REQUEST | NLM_F_ACK, sequence, &ifinfo(0));
         request.attribute(IFLA_IFNAME, &[name.as_bytes(), &[0]].concat());
         request.attribute(IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
+        request.finish()
+    }
+
+    /// All devices of the namespace that has this number in the socket's.
+    pub(super) fn get_links_of(sequence: u32, namespace: u32) -> Self {
+        let mut request = Self::begin(RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, sequence, &ifinfo(0));
+        request.attribute(IFLA_EXT_MASK, &SKIP_STATS.to_ne_bytes());
+        request.attribute(IFLA_TARGET_NETNSID, &namespace.to_ne_bytes());
+        request.finish()
+    }
+
+    /// The numbers that other namespaces have in the socket's.
+    pub(super) fn get_numbers(sequence: u32) -> Self {
+        Self::begin(RTM_GETNSID, NLM_F_REQUEST | NLM_F_DUMP, sequence, &[[0; 4]]).finish()
+    }
+
+    /// A number for the namespace of this descriptor.
+    pub(super) fn new_number(sequence: u32, namespace: i32) -> Self {
+        let mut request = Self::begin(RTM_NEWNSID, NLM_F_REQUEST | NLM_F_ACK, sequence, &[[0; 4]]);
+        request.attribute(NETNSA_NSID, &ANY_NUMBER.to_ne_bytes());
+        request.attribute(NETNSA_FD, &namespace.to_ne_bytes());
         request.finish()
     }
 
@@ -263,6 +295,18 @@ pub(super) fn link_row(payload: &[u8]) -> io::Result<Option<LinkRow>> {
         }
     }
     Ok(Some(row))
+}
+
+/// The number in an `RTM_NEWNSID`: behind `struct rtgenmsg`, padded.
+pub(super) fn number(payload: &[u8]) -> io::Result<Option<u32>> {
+    let (_, rest) = payload.split_first_chunk::<4>().ok_or_else(malformed)?;
+    for attribute in attributes(rest) {
+        if let (NETNSA_NSID, value) = attribute? {
+            // A negative one is none.
+            return Ok(word(value)?.cast_signed().try_into().ok());
+        }
+    }
+    Ok(None)
 }
 
 fn xdp(bytes: &[u8]) -> io::Result<XdpAttachment> {

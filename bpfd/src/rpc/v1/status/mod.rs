@@ -22,7 +22,7 @@ use ebpf::select::SelectError;
 use ebpf::verifier_log::Rejection;
 use ebpf::verifier_words::explain;
 
-use self::commands::{show_chain, show_interfaces, way_out};
+use self::commands::{give_name, show_chain, show_interfaces, way_out};
 use self::image::given_up;
 pub(super) use self::image::image;
 pub(super) use self::words::{attaching, detaching, loading, unloading};
@@ -362,6 +362,10 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
         PlanError::Kept { .. } => refusal(ErrorReason::ChainFull).hint(KEPT),
         PlanError::Unexplained { .. } => refusal(ErrorReason::StateRecovered)
             .hint("`bpfctl state show` shows what differs; `bpfctl state adopt` or `bpfctl state discard` decides"),
+        PlanError::Nameless { chain, .. } => refusal(ErrorReason::StillRuns).hint(give_name(chain)),
+        PlanError::Unseen { .. } => {
+            refusal(ErrorReason::StillRuns).hint("`bpfctl doctor` says what cannot be looked at; nothing was changed")
+        }
         PlanError::Mode { .. } | PlanError::MixedModes(_) => {
             refusal(ErrorReason::ModeConflict).hint("leave out `--mode`, or detach the others first")
         }

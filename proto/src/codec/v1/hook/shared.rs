@@ -55,7 +55,7 @@ pub(in crate::codec::v1) fn asked_proceed_on(set: Option<&pb::ProceedOn>) -> Res
 pub(in crate::codec::v1) fn netns(netns: &Netns) -> Option<String> {
     match netns {
         Netns::Host => None,
-        Netns::Named(name) => Some(name.to_string()),
+        Netns::Named(_) | Netns::Nameless(_) => Some(netns.to_string()),
     }
 }
 
