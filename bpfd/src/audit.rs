@@ -58,6 +58,11 @@ pub enum Record<'a> {
         #[serde(flatten)]
         image: Option<&'a DeniedImage>,
     },
+    /// Records that had no room on the disk: of removals, which went on.
+    Lost {
+        /// How many.
+        count: u64,
+    },
     /// Somebody was refused more often than is written, in the minute before.
     DeniedMore {
         /// Who; `others` if too many were refused to tell them apart.
@@ -78,30 +83,46 @@ pub struct DeniedImage {
     pub digest: Option<String>,
 }
 
+/// What a full disk means for a record.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum WhenFull {
+    /// What it is about does not happen.
+    Refuse,
+    /// It goes into the room that is kept; when that is used up it is counted, and what it is about goes on.
+    Count,
+}
+
+impl WhenFull {
+    /// For an operation that only removes, or that may add.
+    pub fn of(removes: bool) -> Self {
+        if removes { Self::Count } else { Self::Refuse }
+    }
+}
+
 /// Where records go. The engine writes one before each effect and does nothing if it cannot.
 pub trait AuditSink {
-    /// Writes one record; it is on disk when this returns.
-    fn write(&mut self, record: &Record<'_>) -> io::Result<()>;
+    /// Writes one record; it is on disk when this returns, or counted.
+    fn write(&mut self, record: &Record<'_>, full: WhenFull) -> io::Result<()>;
 
     /// The record before a step.
-    fn intent(&mut self, operation: OpId, step: &Step) -> io::Result<()> {
-        self.write(&Record::Intent { operation, step: step.to_string() })
+    fn intent(&mut self, operation: OpId, step: &Step, full: WhenFull) -> io::Result<()> {
+        self.write(&Record::Intent { operation, step: step.to_string() }, full)
     }
 
     /// The record after an operation. It is done, or not, whatever becomes of this.
     fn ended(&mut self, operation: OpId, result: &str) {
-        let written = self.write(&Record::End { operation, result });
+        let written = self.write(&Record::End { operation, result }, WhenFull::Count);
         written.unwrap_or_else(|error| tracing::error!(%error, "cannot write an end record to the audit log"));
     }
 
     /// The record of a refusal.
     fn denied(&mut self, denied: &Denied) -> io::Result<()> {
-        self.write(&record(denied, None))
+        self.write(&record(denied, None), WhenFull::Refuse)
     }
 
     /// The record of a refused image.
     fn denied_image(&mut self, denied: &Denied, image: &DeniedImage) -> io::Result<()> {
-        self.write(&record(denied, Some(image)))
+        self.write(&record(denied, Some(image)), WhenFull::Refuse)
     }
 }
 

@@ -161,7 +161,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     tracing::debug!(swept, "removed unused objects");
 
     let reads = Reads::start(engine.clone(), readers).map_err(DaemonError::Runtime)?;
-    watch::start(engine.clone(), workers.clone(), named).map_err(DaemonError::Runtime)?;
+    let watching = watch::start(engine.clone(), workers.clone(), named).map_err(DaemonError::Runtime)?;
 
     let registries = RegistryFiles::open(layout)?;
     let images = Arc::new(Images::open(layout, workers.clone(), trust.clone(), registries, objects.clone())?);
@@ -176,6 +176,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
         trust,
         objects,
         logs,
+        watching,
         layout: layout.clone(),
         start: Start {
             time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),

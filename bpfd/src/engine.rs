@@ -100,6 +100,9 @@ pub enum EngineError {
     /// The key belongs to another request of this caller.
     #[error("request id {0} was used for another request")]
     Reused(RequestId),
+    /// It was carried out, but for these links: they are no rows any more, and still run.
+    #[error("what was removed still runs: {}", .0.join("; "))]
+    StillRuns(Vec<String>),
     /// What an earlier change left is in the way.
     #[error("an earlier operation was interrupted, and recovery failed")]
     Repair(#[from] RepairError),
@@ -388,13 +391,18 @@ impl<K: Kernel> Engine<K> {
             plan,
         };
         self.acts.begin();
-        execute(&mut executor, &operation, &self.state, &after, &outcome)?;
+        let left = execute(&mut executor, &operation, &self.state, &after, &outcome)?;
         self.state = after;
         // An interface that came elsewhere meanwhile is still to be dealt with, and one for which links are to be tried again.
         let barred = self.barred.keys().filter_map(|link| self.state.links.get(link)?.chain());
         let barred: BTreeSet<ChainId> = barred.collect();
         let here = |chain: &ChainId| observed.chains.contains_key(chain) && !barred.contains(chain);
         self.settled.extend(touched.into_iter().filter(here));
+        if !left.is_empty() {
+            // The next change tries again.
+            self.unrepaired = true;
+            return Err(EngineError::StillRuns(left));
+        }
         Ok(Go::Done(Answer { outcome, plan: None }))
     }
 }

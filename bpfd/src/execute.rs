@@ -13,7 +13,7 @@ use bpfd_core::kernel::{Kernel, Need, Step, StepError};
 use bpfd_core::plan::Plan;
 use bpfd_core::state::State;
 
-use crate::audit::{AuditSink, Record};
+use crate::audit::{AuditSink, Record, WhenFull};
 use crate::engine::Stock;
 use crate::fail_points::point;
 use crate::store::{Outcome, Store, StoreError};
@@ -76,14 +76,14 @@ impl<K: Kernel> Executor<'_, K> {
 }
 
 /// Takes every step of an operation. On return it happened wholly, or not at all; `Died` (the in-memory kernel only) leaves what
-/// a crash leaves.
+/// a crash leaves. Gives the links that are no rows any more and still run, with the reason: they could not be let go of.
 pub fn execute<K: Kernel>(
     executor: &mut Executor<'_, K>,
     operation: &Operation,
     before: &State,
     after: &State,
     outcome: &Outcome,
-) -> Result<(), ExecuteError> {
+) -> Result<Vec<String>, ExecuteError> {
     let Operation { id, owner, changes, plan, .. } = operation;
     point("journal-begin-before");
     executor.store.begin(operation)?;
@@ -91,7 +91,7 @@ pub fn execute<K: Kernel>(
     let changes = describe(before, after, changes);
     let begun =
         Record::Begin { operation: *id, owner, changes: &changes, plan: (!plan.is_empty()).then(|| plan.to_string()) };
-    if let Err(error) = executor.audit.write(&begun) {
+    if let Err(error) = executor.audit.write(&begun, WhenFull::of(operation.removes())) {
         executor.store.abandon(*id)?;
         return Err(ExecuteError::Audit(error));
     }
@@ -112,9 +112,10 @@ pub fn execute<K: Kernel>(
     }
     point("journal-commit-after");
     executor.stamp();
-    clean(executor, operation, cleaning);
-    executor.audit.ended(*id, "done");
-    Ok(())
+    let left = clean(executor, operation, cleaning);
+    let result = if left.is_empty() { "done".to_owned() } else { format!("done, but: {}", left.join("; ")) };
+    executor.audit.ended(*id, &result);
+    Ok(left)
 }
 
 /// One step with the record before it.
@@ -124,7 +125,7 @@ fn take<K: Kernel>(
     step: &Step,
     built: &mut BTreeMap<GenerationUid, KernelId>,
 ) -> Result<(), ExecuteError> {
-    executor.audit.intent(operation.id, step).map_err(ExecuteError::Audit)?;
+    executor.audit.intent(operation.id, step, WhenFull::of(operation.removes())).map_err(ExecuteError::Audit)?;
     point(&format!("step-{}-before", step.verb()));
     let bound = executor.kernel.step(step).map_err(ExecuteError::Step)?;
     point(&format!("step-{}-after", step.verb()));
@@ -165,15 +166,24 @@ fn undo<K: Kernel>(
 }
 
 /// The steps after the commit point. One that fails leaves a record that its row is ahead of, or pins that nothing uses; the next
-/// repair writes and removes them.
-fn clean<K: Kernel>(executor: &mut Executor<'_, K>, operation: &Operation, steps: &[Step]) {
+/// repair writes and removes them. A link that is not let go of runs on: it is tried twice, and told.
+fn clean<K: Kernel>(executor: &mut Executor<'_, K>, operation: &Operation, steps: &[Step]) -> Vec<String> {
+    let mut left = Vec::new();
     for step in steps {
         point(&format!("step-{}-before", step.verb()));
-        let audited = executor.audit.intent(operation.id, step);
+        let audited = executor.audit.intent(operation.id, step, WhenFull::Count);
         audited.unwrap_or_else(|error| tracing::error!(%error, "cannot record a clean-up step in the audit log"));
-        if let Err(error) = executor.kernel.step(step) {
+        let taken = match (executor.kernel.step(step), step) {
+            (Err(error), Step::DetachLink(_)) if error != StepError::Died => executor.kernel.step(step),
+            (taken, _) => taken,
+        };
+        if let Err(error) = taken {
             tracing::warn!(%error, %step, "a clean-up step failed; the next repair repeats it");
+            if let Step::DetachLink(link) = step {
+                left.push(format!("link {link} still runs: {error}"));
+            }
         }
         point(&format!("step-{}-after", step.verb()));
     }
+    left
 }

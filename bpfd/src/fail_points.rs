@@ -2,7 +2,7 @@
 //! feature `failpoints` kills it there with SIGKILL. Without the feature a point is nothing.
 //!
 //! The names are `journal-*` around each write of the journal, `step-<verb>-*` around each step, `undo-*` and `repair-*`; the
-//! crash test lists them and fails if one was not reached. At others a test may hold what is done: `FAILPOINTS="load-made=return(FIFO)"`.
+//! crash test lists them and fails if one was not reached. `watch-fails` ends the watch. At others a test may hold what is done: `FAILPOINTS="load-made=return(FIFO)"`.
 
 /// Arms the points that the environment names, for the life of the process.
 pub fn arm() {
@@ -16,6 +16,15 @@ pub fn point(name: &str) {
     fail::fail_point!(name, |_| die());
     #[cfg(not(feature = "failpoints"))]
     let _ = name;
+}
+
+/// Whether a test asked for a failure here.
+pub fn fails(name: &str) -> bool {
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!(name, |_| true);
+    #[cfg(not(feature = "failpoints"))]
+    let _ = name;
+    false
 }
 
 /// Waits here as long as a test has the FIFO open for writing that it named.

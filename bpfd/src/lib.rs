@@ -21,6 +21,7 @@ pub mod queue;
 pub mod reads;
 pub mod registries;
 pub mod repair;
+pub mod reserve;
 pub mod reserved;
 pub mod rpc;
 pub mod service;

@@ -376,8 +376,9 @@ fn carry_out<K: Kernel>(
                 }
                 attempt.raced |= matches!(error, StepError::Raced(_));
                 // What runs, if in another form, is left running.
-                match to_blame(step, &error).filter(|link| !running.contains(link)) {
-                    Some(link) if repaired.barred.insert(link, error.to_string()).is_none() => {
+                match to_blame(step, &error).filter(|(link, _)| !running.contains(link)) {
+                    Some((link, why)) if !repaired.barred.contains_key(&link) => {
+                        repaired.barred.insert(link, why);
                         attempt.barred = true;
                         repaired.failures.push(told);
                         if !is_the_programs(&error) {
@@ -397,15 +398,19 @@ fn carry_out<K: Kernel>(
     Ok(attempt)
 }
 
-/// The link without which the rest of its chain can be had.
-fn to_blame(step: &Step, error: &StepError) -> Option<LinkUid> {
+/// The link without which the rest of its chain can be had, and why it is left out. Of programs that cannot run together, though each can
+/// alone, that is the one with the lowest place, until the others can.
+fn to_blame(step: &Step, error: &StepError) -> Option<(LinkUid, String)> {
     match (step, error) {
         (_, StepError::Raced(_) | StepError::NoInterface(_) | StepError::Died) => None,
-        (Step::LoadCopy { slot, .. }, _) if slot.rest.is_empty() => Some(slot.first.link),
+        (Step::LoadCopy { slot, .. }, _) if slot.rest.is_empty() => Some((slot.first.link, error.to_string())),
         (
-            Step::LoadCopy { .. } | Step::BuildGeneration { .. },
+            Step::BuildGeneration { content, .. },
             StepError::CannotFuse { link, .. } | StepError::Verifier { link, .. },
-        ) => *link,
+        ) => {
+            let lowest = || Some((content.members().last()?.link, format!("left out so that the others run: {error}")));
+            link.map(|link| (link, error.to_string())).or_else(lowest)
+        }
         _ => None,
     }
 }

@@ -16,11 +16,12 @@ use bpfd_core::ident::{BootId, DatabaseUid, Handle, OpId, RequestKey};
 use bpfd_core::journal::Operation;
 use bpfd_core::stamp::Stamp;
 use bpfd_core::state::{App, Change, Link, Owner, State};
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, ffi, params};
 use serde::Serialize;
 
 pub use self::answers::{Answers, Earlier, Outcome};
 use self::migrate::{SCHEMA_VERSION, migrate};
+use crate::reserve::Reserve;
 
 /// How long one connection waits for another, such as `sqlite3` in somebody's hands.
 const BUSY: Duration = Duration::from_secs(5);
@@ -45,9 +46,40 @@ pub enum StoreError {
         /// Its `user_version`.
         found: i64,
     },
-    /// `PRAGMA quick_check` found damage.
-    #[error("the state database is damaged: {0}")]
+    /// It is not a database any more, or `PRAGMA quick_check` found damage. What runs is recorded beside the pins.
+    #[error(
+        "the state database is damaged: {0}; move `state.db` and `state.db-wal` away and start bpfd: it takes what runs into a new one"
+    )]
     Damaged(String),
+    /// The disk is full, and this would add something.
+    #[error(
+        "the file system of the state database is full: nothing is added, and removals use the room that was kept for them"
+    )]
+    Full(#[source] std::io::Error),
+}
+
+impl StoreError {
+    /// Whether there was no room. SQLite needs a file for its memory, too.
+    fn is_full(&self) -> bool {
+        match self {
+            Self::Database(rusqlite::Error::SqliteFailure(error, _)) => {
+                error.code == ErrorCode::DiskFull || error.extended_code == ffi::SQLITE_IOERR_SHMSIZE
+            }
+            Self::Database(_) | Self::Row { .. } | Self::TooNew { .. } | Self::Damaged(_) | Self::Full(_) => false,
+        }
+    }
+
+    /// What SQLite says of bytes that are no database.
+    fn or_damaged(self) -> Self {
+        match self {
+            Self::Database(rusqlite::Error::SqliteFailure(error, words))
+                if matches!(error.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) =>
+            {
+                Self::Damaged(words.unwrap_or_else(|| error.to_string()))
+            }
+            other => other,
+        }
+    }
 }
 
 /// See the module.
@@ -60,11 +92,23 @@ pub struct Store {
     handle: Handle,
     /// As of the last commit.
     stamp: Stamp,
+    /// For what removes.
+    reserve: Reserve,
 }
 
 impl Store {
-    /// Opens or makes `state.db`.
+    /// Opens or makes `state.db`. On a full disk it takes the room that is kept.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let mut reserve = Reserve::open(path.parent().unwrap_or(Path::new(".")));
+        let opened = match Self::connect(path) {
+            Err(error) if error.is_full() && reserve.give() => Self::connect(path),
+            opened => opened,
+        };
+        let (db, handle, stamp) = opened.map_err(StoreError::or_damaged)?;
+        Ok(Self { db, undone: None, handle, stamp, reserve })
+    }
+
+    fn connect(path: &Path) -> Result<(Connection, Handle, Stamp), StoreError> {
         let mut db = Connection::open(path)?;
         db.busy_timeout(BUSY)?;
         db.pragma_update(None, "journal_mode", "WAL")?;
@@ -76,7 +120,20 @@ impl Store {
         }
         migrate(&mut db)?;
         let (handle, stamp) = (last_handle(&db)?, stamp(&db)?);
-        Ok(Self { db, undone: None, handle, stamp })
+        Ok((db, handle, stamp))
+    }
+
+    /// Writes, if need be into the room that is kept.
+    fn with_reserve<T>(&mut self, write: impl Fn(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        match write(self) {
+            Err(error) if error.is_full() && self.reserve.give() => write(self),
+            other => other,
+        }
+    }
+
+    /// Room must be kept before anything is added.
+    fn keep_reserve(&mut self) -> Result<(), StoreError> {
+        self.reserve.take().map_err(StoreError::Full)
     }
 
     /// Which database this is, and how many commits of the state it had.
@@ -112,8 +169,18 @@ impl Store {
         Ok(Some(operation))
     }
 
-    /// Before the first effect.
+    /// Before the first effect. On a full disk nothing begins but what removes.
     pub fn begin(&mut self, operation: &Operation) -> Result<(), StoreError> {
+        if operation.removes() {
+            // Room may have come since.
+            let _kept = self.keep_reserve();
+            return self.with_reserve(|store| store.write_begin(operation));
+        }
+        self.keep_reserve()?;
+        self.write_begin(operation)
+    }
+
+    fn write_begin(&mut self, operation: &Operation) -> Result<(), StoreError> {
         let tx = self.db.transaction()?;
         if let Some(undone) = self.undone {
             forget(&tx, undone)?;
@@ -144,6 +211,19 @@ impl Store {
         after: &State,
         outcome: &Outcome,
     ) -> Result<(), StoreError> {
+        match operation.removes() {
+            true => self.with_reserve(|store| store.write_commit(operation, before, after, outcome)),
+            false => self.write_commit(operation, before, after, outcome),
+        }
+    }
+
+    fn write_commit(
+        &mut self,
+        operation: &Operation,
+        before: &State,
+        after: &State,
+        outcome: &Outcome,
+    ) -> Result<(), StoreError> {
         let tx = self.db.transaction()?;
         write_difference(&tx, operation.boot, before, after)?;
         let stamp = write_stamp(&tx, self.stamp)?;
@@ -168,12 +248,14 @@ impl Store {
 
     /// A state that repair changed: programs loaded again have other tags and load times.
     pub fn replace(&mut self, boot: BootId, before: &State, after: &State) -> Result<(), StoreError> {
-        let tx = self.db.transaction()?;
-        write_difference(&tx, boot, before, after)?;
-        let stamp = write_stamp(&tx, self.stamp)?;
-        tx.commit()?;
-        self.stamp = stamp;
-        Ok(())
+        self.with_reserve(|store| {
+            let tx = store.db.transaction()?;
+            write_difference(&tx, boot, before, after)?;
+            let stamp = write_stamp(&tx, store.stamp)?;
+            tx.commit()?;
+            store.stamp = stamp;
+            Ok(())
+        })
     }
 
     /// The next small number; none that an operation began with is given again, whatever is removed between.

@@ -21,7 +21,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 
@@ -36,13 +36,43 @@ use rustix::io::{Errno, retry_on_intr};
 
 use crate::causes::error_chain;
 use crate::engine::{Changed, EngineHandle, News};
+use crate::fail_points;
 use crate::kernel::HostKernel;
 use crate::worker::Workers;
 use crate::worker::netns::Namespaces;
 use looks::{Heard, look};
 
+/// Whether events of interfaces are heard. Without them nothing is attached to what comes.
+#[derive(Clone, Debug, Default)]
+pub struct WatchHealth(Arc<OnceLock<String>>);
+
+impl WatchHealth {
+    /// Why they are not, in a sentence.
+    pub fn failure(&self) -> Option<&str> {
+        self.0.get().map(String::as_str)
+    }
+
+    fn failed(&self, why: &str) {
+        let what = format!("interfaces are not watched any more: {why}");
+        tracing::error!("{what}; restart bpfd");
+        // The first reason counts.
+        let _earlier = self.0.set(what);
+    }
+}
+
+/// Says so if the thread that has it panics.
+struct UnlessPanic(WatchHealth);
+
+impl Drop for UnlessPanic {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.failed("the thread that watched them panicked");
+        }
+    }
+}
+
 /// Starts listening; ends with the engine. Names of namespaces are files in `directory`.
-pub fn start(engine: EngineHandle<HostKernel>, workers: Workers, directory: PathBuf) -> io::Result<()> {
+pub fn start(engine: EngineHandle<HostKernel>, workers: Workers, directory: PathBuf) -> io::Result<WatchHealth> {
     let own = LinkWatch::open()?;
     own.follow_filters()?;
     own.follow_namespaces()?;
@@ -50,12 +80,14 @@ pub fn start(engine: EngineHandle<HostKernel>, workers: Workers, directory: Path
     let alarm = Arc::new(Alarm(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?));
     let files = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
     let named = Named { directory, files, workers, listeners: BTreeMap::new(), beyond: 0 };
+    let health = WatchHealth::default();
+    let told = UnlessPanic(health.clone());
     thread::Builder::new().name("watch".to_owned()).spawn(move || {
         if let Err(error) = listen(own, named, &mounts, &alarm, &engine) {
-            tracing::error!(%error, "interfaces are no longer watched: restart bpfd");
+            told.0.failed(&error.to_string());
         }
     })?;
-    Ok(())
+    Ok(health)
 }
 
 fn listen(
@@ -72,6 +104,9 @@ fn listen(
     let mut news = News::everything();
     let (mut names_may_differ, mut names_changed) = (true, false);
     loop {
+        if fail_points::fails("watch-fails") {
+            return Err(io::Error::other("a test asked for it"));
+        }
         // A new name may be that of a namespace without one, and one that ends takes its interfaces along.
         let has_nameless = snapshots.borrow().observed.has_nameless();
         let ended = heard(&mut own, &Netns::Host, &mut news)?;

@@ -30,6 +30,7 @@ use crate::btf::{Btf, Member, Type};
 use crate::btf_build::{BtfBuilder, Linkage, TypeId, func_info};
 use crate::bytes::count;
 use crate::dispatch_config::{DispatcherConfig, EncodeError, SLOTS};
+use crate::elf::Elf;
 use crate::insn::{HELPER_XDP_ADJUST_TAIL, Insn, PSEUDO_MAP_VALUE, Reg};
 use crate::load_type::{LoadType, XDP_DEV_BOUND_ONLY};
 
@@ -164,6 +165,11 @@ pub fn version_in_btf(btf: &[u8]) -> Option<u32> {
     let variable = section.iter().find(|entry| named(entry.var))?;
     let Some(Type::Variable { of }) = btf.get(variable.var) else { return None };
     btf.uint(Member { name: 0, of })
+}
+
+/// The same of an object: the `xdp-dispatcher.o` of an installed libxdp. Any bytes may be given.
+pub fn version_in_object(object: &[u8]) -> Option<u32> {
+    version_in_btf(Elf::open(object).ok()?.content(".BTF")?.data)
 }
 
 /// Which slot a function of a dispatcher is, by the dispatcher's BTF: the main function is the only program's. `None` for any other

@@ -1,5 +1,5 @@
-//! Dispatchers of every version that libxdp ever wrote: a rebuilt one keeps its version, a new one has version 2. No package has
-//! the libxdp of version 1 any more, so a peer's dispatchers are made here.
+//! Dispatchers of every version that libxdp ever wrote: a rebuilt one keeps its version, a new one has that of the installed libxdp or of
+//! bpfd.toml. No package has the libxdp of version 1 any more, so a peer's dispatchers are made here.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "the lints exempt test functions, not what they share")]
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -127,10 +127,121 @@ fn a_dispatcher_of_version_3_stays_one_and_keeps_flags() {
     check(Version::V3, [0, XDP_HAS_FRAGS]);
 }
 
-#[test]
-fn an_empty_interface_gets_version_2() {
-    let host = Host::new();
+/// The version of the dispatcher on `uplink`.
+fn version(host: &Host) -> u8 {
+    let (_, value) = runs(host);
+    let config = DispatcherConfig::decode(&value, Some(1)).unwrap();
+    config.version.number()
+}
+
+fn counter(host: &Host) {
     host.bpfctl(&format!("load --path {} --name a xdp -i uplink", example("xdp-counter"))).ok();
-    let (_, value) = runs(&host);
-    assert_eq!((value.len(), value.starts_with(&[236, 2, 1, 0])), (Version::V2.size(), true), "{value:?}");
+}
+
+fn settings(host: &Host, version: &str) {
+    let etc = host.path("/run/case/etc/bpfd");
+    std::fs::create_dir_all(&etc).unwrap();
+    std::fs::write(etc.join("bpfd.toml"), format!("[chain]\ndispatcher_version = {version}\n")).unwrap();
+}
+
+#[test]
+fn an_empty_interface_gets_the_version_that_is_set() {
+    for expected in [2, 3] {
+        let mut host = Host::without_daemon();
+        settings(&host, &expected.to_string());
+        host.start();
+        counter(&host);
+        assert_eq!(version(&host), expected);
+    }
+}
+
+/// An ELF object with the types of a dispatcher of this version, as `xdp-dispatcher.o` has them.
+fn dispatcher_object(version: Version) -> Vec<u8> {
+    let made = Dispatcher::assemble(&DispatcherConfig::of(version, vec![])).unwrap();
+    let (types, names) = (made.btf(), b"\0.shstrtab\0.BTF\0");
+    let (types_at, names_at) = (64, 64 + types.len());
+    let sections_at = (names_at + names.len()).next_multiple_of(8);
+    let mut object = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    object.extend([1, 0, 247, 0, 1, 0, 0, 0]);
+    object.extend([0; 16]);
+    object.extend(u64::try_from(sections_at).unwrap().to_le_bytes());
+    object.extend([0, 0, 0, 0, 64, 0, 0, 0, 0, 0, 64, 0, 3, 0, 1, 0]);
+    object.extend(types);
+    object.extend(names);
+    object.resize(sections_at, 0);
+    let mut section = |name: u32, kind: u32, at: usize, size: usize| {
+        object.extend([name.to_le_bytes(), kind.to_le_bytes()].concat());
+        object.extend([0; 16]);
+        object.extend([at, size].map(|word| u64::try_from(word).unwrap().to_le_bytes()).concat());
+        object.extend([0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    };
+    section(0, 0, 0, 0);
+    section(1, 3, names_at, names.len());
+    section(11, 1, types_at, types.len());
+    object
+}
+
+#[test]
+fn an_empty_interface_gets_the_version_of_the_installed_libxdp_unless_one_is_set() {
+    for (installed, set, expected) in [
+        (Some(Version::V3), "\"auto\"", 3),
+        (Some(Version::V2), "\"auto\"", 2),
+        (Some(Version::V3), "2", 2),
+        (None, "\"auto\"", 2),
+    ] {
+        let mut host = Host::without_daemon();
+        settings(&host, set);
+        let libxdp = host.path("/run/libxdp");
+        std::fs::create_dir(&libxdp).unwrap();
+        if let Some(installed) = installed {
+            std::fs::write(libxdp.join("xdp-dispatcher.o"), dispatcher_object(installed)).unwrap();
+        } else {
+            // What is installed in the guest, if it is, is Debian's of version 2.
+            std::fs::write(libxdp.join("xdp-dispatcher.o"), "no object").unwrap();
+        }
+        host.start_with(&[("LIBXDP_OBJECT_PATH", "/run/libxdp")]);
+        counter(&host);
+        assert_eq!(version(&host), expected, "{installed:?} {set}{}", host.log());
+    }
+}
+
+#[test]
+fn a_dispatcher_is_built_again_with_another_version_and_no_packet_passes_by() {
+    let mut host = Host::new();
+    counter(&host);
+    assert_eq!(version(&host), 2);
+    let shown = host.bpfctl("chain show uplink").ok();
+    assert!(
+        shown.contains("version 2: libxdp 1.6 and later can show it, and unload all of it, but cannot add to it"),
+        "{shown}"
+    );
+    host.bpfctl("chain rebuild uplink --dispatcher-version 3 --dry-run").ok();
+    assert_eq!(version(&host), 2, "a dry run");
+    host.ping(5);
+    let shown = host.bpfctl("chain rebuild uplink --dispatcher-version 3").ok();
+    assert!(shown.contains("version 3: libxdp before 1.6 can neither show nor change it"), "{shown}");
+    assert_eq!(version(&host), 3);
+    host.ping(5);
+    assert_eq!(host.counted("a"), 10);
+    host.check();
+    // It keeps it, over changes and starts.
+    host.bpfctl("update a/count@uplink:xdp --priority 60").ok();
+    host.kill();
+    host.start();
+    assert_eq!(version(&host), 3);
+    host.bpfctl("chain rebuild uplink --dispatcher-version 3").ok();
+    host.check();
+    host.refuses(2, "chain rebuild uplink --dispatcher-version 1");
+    host.refuses(4, "chain rebuild lo --dispatcher-version 2");
+    host.bpfctl("unload a").ok();
+
+    // Somebody else's program in it would be shut out.
+    let theirs = peer(&host, Version::V2);
+    counter(&host);
+    let refused = host.refuses(8, "chain rebuild uplink --dispatcher-version 3");
+    assert!(refused.contains("runs programs of others beside bpfd's: `xdp_dispatcher`"), "{refused}");
+    host.bpfctl("unload a").ok();
+    let (left, _) = runs(&host);
+    empty(&host, left.as_fd());
+    drop(theirs);
 }

@@ -171,7 +171,8 @@ fn a_namespace_that_loses_its_name_and_gets_it_back_runs_what_it_ran() {
     let before = runs(&host, "ip -n blue", "v0");
     for restarted in [false, true] {
         host.shell("ip netns del blue");
-        host.await_output("list links", "WAITING").ok();
+        host.await_output("list links", "now netnsid/").ok();
+        assert!(host.bpfctl("list links").ok().contains("ATTACHED"));
         assert_eq!(runs(&host, "nsenter --net=/run/hold ip", "v0"), before);
         host.check();
         if restarted {
@@ -179,7 +180,7 @@ fn a_namespace_that_loses_its_name_and_gets_it_back_runs_what_it_ran() {
             host.start();
         }
         host.shell("touch /run/netns/blue; mount --bind /run/hold /run/netns/blue");
-        host.await_output("list links", "ATTACHED").ok();
+        host.await_output("list links", "blue:v0:xdp  50").ok();
         assert_eq!(runs(&host, "ip -n blue", "v0"), before, "restarted: {restarted}");
         host.check();
     }

@@ -68,8 +68,11 @@ fn an_xdp_program_follows_its_interface_to_a_namespace_with_a_name_and_back() {
         );
         host.check_settled();
     }
-    host.shell("ip -n blue link set one netns 1");
+    host.shell(
+        "touch /run/netns/home; mount --bind /proc/self/ns/net /run/netns/home; ip -n blue link set one netns home",
+    );
     host.await_output("list links", "a/count  xdp   one:xdp  50    1    ATTACHED").ok();
+    host.shell("umount /run/netns/home; rm /run/netns/home");
     host.check_settled();
     assert_ne!(runs(&host, "ip", "one"), "");
 

@@ -344,29 +344,6 @@ fn interfaces_of_other_namespaces_have_tc_hooks_too() {
 }
 
 #[test]
-fn a_tcx_program_stays_with_an_interface_that_is_moved_until_it_is_detached() {
-    let Some((_, mut host)) = hosts().into_iter().find(|(form, _)| *form == Form::Tcx) else {
-        println!("skipped: needs Linux 6.6 for tcx");
-        return;
-    };
-    host.shell("ip link add one type veth peer name two; ip link set two up; ip netns add blue");
-    load(&host, "a", 1, "-i one -d egress").ok();
-    host.shell("ip link set one netns blue; ip -n blue link set one up; ip -n blue address add 10.8.0.1/24 dev one");
-    host.await_output("list links", "WAITING").ok();
-    let counts = |host: &Host| {
-        let before = host.counted("a");
-        host.shell("ip netns exec blue ping -q -c 1 -W 1 -b 10.8.0.255 || true");
-        host.counted("a") > before
-    };
-    assert!(counts(&host));
-    host.kill();
-    host.start();
-    assert!(counts(&host), "a start leaves it");
-    host.bpfctl("unload a").ok();
-    assert_eq!(host.shell("ls /run/case/sys/fs/bpf/bpfd/v1/top"), "");
-}
-
-#[test]
 fn another_form_takes_over_without_a_gap() {
     let mut host = Host::without_daemon();
     set_form(&host, "clsact");

@@ -8,13 +8,13 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use super::state::tell_recovered;
-use super::views::{self, NONE, or_dash, or_none};
-use crate::args::netns_field;
+use super::views::{self, NONE, Planned, or_dash, or_none};
+use crate::args::{DryRun, netns_field};
 use crate::client::Session;
 use crate::error::{Exit, Failure, warn};
 use crate::output::{Block, View, messages};
 
-/// Show the programs of an interface, in the order in which they run
+/// Show the programs of an interface, in the order in which they run, or rebuild its dispatcher
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -42,6 +42,29 @@ Examples:
         /// Which of its hooks
         #[arg(long, value_enum, default_value_t)]
         hook: ChainHook,
+    },
+    /// Build the libxdp dispatcher of an interface again, with another version of its configuration
+    #[command(
+        long_about = "Build the libxdp dispatcher of an interface again, with another version of its configuration\n\n\
+Which users of libxdp can change a chain depends on that version: `bpfctl chain show` says whom it shuts out. No packet \
+passes a program by meanwhile. It is refused while programs of others are in the chain. New dispatchers have the version of \
+`[chain] dispatcher_version` in bpfd.toml.",
+        after_help = "\
+Examples:
+  bpfctl chain rebuild eth0 --dispatcher-version 3
+  bpfctl chain rebuild eth0 --dispatcher-version 2 --dry-run"
+    )]
+    Rebuild {
+        /// The interface
+        interface: IfName,
+        /// Its network namespace [default: the daemon's own]
+        #[arg(long, value_name = "NAME")]
+        netns: Option<Netns>,
+        /// 2 for libxdp 1.3 to 1.5, 3 for libxdp 1.6 and later
+        #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(u32).range(2..=3))]
+        dispatcher_version: u32,
+        #[command(flatten)]
+        dry: DryRun,
     },
     /// Show all chains
     #[command(
@@ -84,6 +107,22 @@ impl Chain {
                     hook: pb::ChainHook::from(hook).into(),
                 };
                 vec![client.chain(request).await?]
+            }
+            ChainVerb::Rebuild { interface, netns, dispatcher_version, dry } => {
+                let (netns, interface) = (netns.and_then(netns_field), String::from(interface));
+                let request = pb::RebuildChainRequest {
+                    netns: netns.clone(),
+                    interface: interface.clone(),
+                    dispatcher_version,
+                    validate_only: dry.dry_run,
+                };
+                let answer = client.rebuild_chain(request).await?;
+                if dry.dry_run {
+                    session.printer.show(&Planned { answer: &answer, steps: &answer.plan })?;
+                    return Ok(Exit::Ok);
+                }
+                let hook = pb::ChainHook::Xdp.into();
+                vec![client.chain(pb::GetChainRequest { netns, interface, hook }).await?]
             }
             ChainVerb::List => client.chains(pb::ListChainsRequest::default()).await?,
         };
@@ -148,6 +187,9 @@ fn facts(chain: &pb::Chain) -> Vec<(&'static str, String)> {
     if chain.hook() == pb::ChainHook::Xdp {
         facts.push(("xdp mode", views::lower(chain.xdp_mode().as_str_name(), "XDP_MODE_")));
         facts.push(("kernel id", or_none(chain.kernel_program_id)));
+    }
+    if let Some(version) = chain.dispatcher_version {
+        facts.push(("dispatcher", format!("version {version}: {}", chain.shut_out)));
     }
     if let (Some(used), Some(slots)) = (chain.slots_used, chain.slots) {
         facts.push(("slots", format!("{used} of {slots}")));

@@ -3,10 +3,10 @@
 //! This file must never decide.
 
 use crate::adopt::Decision;
-use crate::policy::{Ask, Asked, SourceKind, Verb, load_of, on_app, on_link};
+use crate::policy::{Ask, Asked, SourceKind, Verb, load_of, on_app, on_chain, on_link};
 use crate::request::{
-    AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, LoadRequest, OwnerScope, UnloadRequest, UnloadWhich,
-    UpdateRequest,
+    AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, LoadRequest, OwnerScope, RebuildRequest,
+    UnloadRequest, UnloadWhich, UpdateRequest,
 };
 use crate::state::{App, State};
 
@@ -86,6 +86,15 @@ impl Ask for UpdateRequest {
     fn asked(&self, state: &State) -> Vec<Asked> {
         let link = on_link(Verb::Update, state, self.link.resolve(state).ok());
         vec![Asked { priority: self.priority.map(u32::from), ..link }]
+    }
+}
+
+impl Ask for RebuildRequest {
+    fn asked(&self, state: &State) -> Vec<Asked> {
+        match state.chain_called(&self.chain) {
+            Some(chain) => on_chain(state, &chain),
+            None => vec![Asked::verb(Verb::Update)],
+        }
     }
 }
 

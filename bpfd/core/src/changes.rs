@@ -3,12 +3,13 @@
 //!
 //! This file must never ask whether the caller may: it takes what was authorised.
 
-use crate::hook::{BadTarget, HookAsk, OwnHook, Place, Placement, Point, ProceedOn};
+use crate::hook::{BadTarget, ChainName, HookAsk, OwnHook, Place, Placement, Point, ProceedOn};
 use crate::ident::{AppUid, Handle, LinkUid, RequestId};
 use crate::labels::Labels;
 use crate::names::{AppName, Priority};
 use crate::request::{
-    AttachAsk, AttachRequest, DetachRequest, DetachWhich, NoOneLink, UnloadRequest, UnloadWhich, UpdateRequest,
+    AttachAsk, AttachRequest, DetachRequest, DetachWhich, NoOneLink, RebuildRequest, UnloadRequest, UnloadWhich,
+    UpdateRequest,
 };
 use crate::state::{
     Advice, App, AppLifetime, Change, ChangeError, Link, LinkLifetime, LinkOrigin, Map, ObjectDigest, Owner, Program,
@@ -116,6 +117,9 @@ pub enum RequestError {
         /// What was asked for.
         set: ProceedOn,
     },
+    /// No link of ours is on the hook.
+    #[error("bpfd has no program on `{0}`")]
+    NoChain(ChainName),
     /// An update of nothing.
     #[error("nothing to update: give a priority or a proceed-on set")]
     NothingToUpdate,
@@ -218,6 +222,13 @@ pub fn update(state: &State, ask: &UpdateRequest) -> Result<Vec<Change>, Request
         possible(chain.point, *set)?;
     }
     Ok(vec![Change::Update { link: row.uid, priority: *priority, proceed_on: *proceed_on }])
+}
+
+/// The change of a rebuild.
+pub fn rebuild(state: &State, ask: &RebuildRequest) -> Result<Vec<Change>, RequestError> {
+    let RebuildRequest { chain, version } = ask;
+    let found = state.chain_called(chain).ok_or_else(|| RequestError::NoChain(chain.clone()))?;
+    Ok(vec![Change::Rebuild { chain: found, version: *version }])
 }
 
 fn why_not(point: Point) -> &'static str {

@@ -4,6 +4,7 @@
 //! [chain]
 //! mode = "auto"       # "libxdp" where the kernel allows it, else "fused": spec/dispatch.md
 //! tc = "auto"         # "tcx" where the kernel has it, else "clsact"
+//! dispatcher_version = "auto"   # of new dispatchers: that of the installed libxdp, else 2; or 2, or 3
 //! [chain.interfaces]
 //! eth1 = "fused"      # for interfaces of this name, in any network namespace
 //! [workers]
@@ -17,7 +18,7 @@ use std::ops::Range;
 use bpfd_policy::position;
 use serde::Deserialize;
 
-use crate::mode::{Setting, TcSetting};
+use crate::mode::{Setting, TcSetting, VersionSetting};
 use crate::names::IfName;
 
 /// Workers that run at the same time have so many user ids: above the pulls, looks and loads that are under way at most.
@@ -92,6 +93,8 @@ pub struct Chain {
     pub mode: Setting,
     /// Which way tc chains are kept.
     pub tc: TcSetting,
+    /// Which version new dispatchers of libxdp's protocol have.
+    pub dispatcher_version: VersionSetting,
     /// Which way XDP chains of interfaces with these names are kept.
     pub interfaces: BTreeMap<IfName, Setting>,
 }
@@ -123,6 +126,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::DispatcherVersion;
 
     #[test]
     fn nothing_said_is_the_default() {
@@ -139,6 +143,20 @@ mod tests {
         assert_eq!(mode("libxdp"), Ok(Setting::Libxdp));
         let error = mode("group").unwrap_err();
         assert_eq!((error.line, error.column), (2, 8));
+    }
+
+    #[test]
+    fn the_version_of_dispatchers_is_a_word_or_one_of_two_numbers() {
+        let version = |value: &str| {
+            let text = format!("[chain]\ndispatcher_version = {value}\n");
+            Config::parse(&text, "f").map(|file| file.chain.dispatcher_version)
+        };
+        assert_eq!(version("\"auto\""), Ok(VersionSetting::Auto));
+        assert_eq!(version("2"), Ok(VersionSetting::Fixed(DispatcherVersion::V2)));
+        assert_eq!(version("3"), Ok(VersionSetting::Fixed(DispatcherVersion::V3)));
+        for bad in ["1", "4", "\"3\"", "true", "-1", "300"] {
+            assert_eq!(version(bad).unwrap_err().to_string(), "f:2:22: expected \"auto\", 2 or 3", "{bad}");
+        }
     }
 
     #[test]
@@ -174,7 +192,7 @@ mod tests {
         let error = Config::parse("[chain]\nmode = \"auto\"\nmodes = 1\n", "/etc/bpfd/bpfd.toml").unwrap_err();
         assert_eq!(
             error.to_string(),
-            "/etc/bpfd/bpfd.toml:3:1: unknown field `modes`, expected one of `mode`, `tc`, `interfaces`"
+            "/etc/bpfd/bpfd.toml:3:1: unknown field `modes`, expected one of `mode`, `tc`, `dispatcher_version`, `interfaces`"
         );
     }
 }

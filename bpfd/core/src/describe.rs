@@ -15,6 +15,12 @@ pub fn describe(before: &State, after: &State, changes: &[Change]) -> Vec<String
             Some(link) => format!("move {}", placed(after, link)),
             None => format!("move link {link}"),
         },
+        Change::Rebuild { chain, version } => {
+            let links = after.links.values().filter(|link| link.chain() == Some(*chain));
+            let called = links.filter_map(|link| link.on.as_ref()).map(|on| on.called.to_string()).next();
+            let called = called.unwrap_or_else(|| format!("interface {}", chain.interface.index));
+            format!("build the dispatcher of {called} again, with version {version}")
+        }
         Change::Detach(link) => match before.links.get(link) {
             Some(link) => format!("detach {}", placed(before, link)),
             None => format!("detach link {link}"),

@@ -30,11 +30,20 @@ pub struct Operation {
 }
 
 impl Operation {
+    /// Whether it only removes.
+    pub fn removes(&self) -> bool {
+        self.changes.iter().all(Change::removes)
+    }
+
     /// Everything that it may have touched: what recovery must observe beside the chains of the state.
     pub fn targets(&self) -> Targets {
         Targets::of(self.changes.iter().filter_map(|change| match change {
             Change::Attach(link) => Some(link),
-            Change::Load(_) | Change::Update { .. } | Change::Detach(_) | Change::Unload(_) => None,
+            Change::Load(_)
+            | Change::Update { .. }
+            | Change::Rebuild { .. }
+            | Change::Detach(_)
+            | Change::Unload(_) => None,
         }))
     }
 
@@ -66,8 +75,12 @@ pub enum Verdict {
 /// so both are right; this one loses no work and never leaves half.
 pub fn recover(state: &State, observed: &Observed, operation: &Operation) -> Result<Verdict, ChangeError> {
     let target = seated(&state.after(&operation.changes)?, observed);
-    let removes = operation.changes.iter().all(Change::removes);
-    match removes || reached(&target, observed) {
+    let removes = operation.removes();
+    let built_again = operation.changes.iter().all(|change| match change {
+        Change::Rebuild { chain, version } => observed.dispatcher_version(chain) == Some(version.number()),
+        Change::Load(_) | Change::Attach(_) | Change::Update { .. } | Change::Detach(_) | Change::Unload(_) => true,
+    });
+    match removes || built_again && reached(&target, observed) {
         true => Ok(Verdict::Forward(target)),
         false => Ok(Verdict::Back),
     }

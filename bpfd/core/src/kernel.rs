@@ -121,6 +121,56 @@ impl ChainContent {
     }
 }
 
+/// The version of a dispatcher's configuration that bpfd makes anew: which users of libxdp may change the chain depends on it.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "u8", into = "u8")]
+pub enum DispatcherVersion {
+    /// That of libxdp 1.3 to 1.5: later ones read it, and refuse to change it.
+    #[default]
+    V2,
+    /// That of libxdp 1.6 and later: earlier ones refuse it altogether.
+    V3,
+}
+
+/// A number that bpfd makes no new dispatcher with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{0} is no version of a dispatcher that bpfd makes: give 2 or 3")]
+pub struct BadDispatcherVersion(pub u8);
+
+impl DispatcherVersion {
+    /// As configurations have it.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::V2 => 2,
+            Self::V3 => 3,
+        }
+    }
+}
+
+impl fmt::Display for DispatcherVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.number())
+    }
+}
+
+impl TryFrom<u8> for DispatcherVersion {
+    type Error = BadDispatcherVersion;
+
+    fn try_from(number: u8) -> Result<Self, Self::Error> {
+        match number {
+            2 => Ok(Self::V2),
+            3 => Ok(Self::V3),
+            other => Err(BadDispatcherVersion(other)),
+        }
+    }
+}
+
+impl From<DispatcherVersion> for u8 {
+    fn from(version: DispatcherVersion) -> Self {
+        version.number()
+    }
+}
+
 /// Slots of a dispatcher (`MAX_DISPATCHER_ACTIONS` in libxdp).
 pub const SLOTS: usize = ebpf::dispatch_config::SLOTS;
 
@@ -687,6 +737,10 @@ pub struct Observed {
     pub missing: BTreeSet<ChainId>,
     /// Interfaces that were moved to another namespace with a name: what they were, and what they are.
     pub moved: BTreeMap<InterfaceId, InterfaceId>,
+    /// The version of dispatchers on interfaces that have none yet.
+    pub new_dispatcher: DispatcherVersion,
+    /// The versions that dispatchers are to have, whatever they have now.
+    pub versions: BTreeMap<ChainId, DispatcherVersion>,
     /// Links whose program did not go into what runs their chain when that was last built without a request, and why: the others run
     /// without them. Nobody can look that up: who tried it remembers it.
     pub barred: BTreeMap<LinkUid, String>,
@@ -716,6 +770,14 @@ impl Observed {
     /// Whether a generation was made for what its interface was before it was moved: another one takes its place.
     pub fn is_moved(&self, generation: GenerationUid) -> bool {
         self.generations.get(&generation).is_some_and(|pinned| pinned.is_moved)
+    }
+
+    /// The version of the dispatcher that a chain runs.
+    pub fn dispatcher_version(&self, chain: &ChainId) -> Option<u8> {
+        match self.chains.get(chain).map(|seen| &seen.live) {
+            Some(Live::Dispatcher(live)) => Some(live.version),
+            Some(Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Sequence(_)) | None => None,
+        }
     }
 
     /// Whether some chain is in a namespace that no name leads to.

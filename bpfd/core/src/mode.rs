@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Chain;
 use crate::hook::{ChainName, Point};
-use crate::kernel::ChainMode;
+use crate::kernel::{ChainMode, DispatcherVersion};
 use crate::names::IfName;
 
 /// What became of the try: a dispatcher, and a program in the place of one of its functions (`BPF_PROG_TYPE_EXT`).
@@ -153,6 +153,45 @@ impl TcSetting {
     }
 }
 
+/// What bpfd.toml says of the version of new dispatchers.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum VersionSetting {
+    /// That of the installed libxdp, else 2.
+    #[default]
+    Auto,
+    /// This one.
+    Fixed(DispatcherVersion),
+}
+
+impl<'de> Deserialize<'de> for VersionSetting {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Written {
+            Number(u8),
+            Word(String),
+        }
+        let bad = || serde::de::Error::custom("expected \"auto\", 2 or 3");
+        match Written::deserialize(deserializer).map_err(|_neither| bad())? {
+            Written::Word(word) if word == "auto" => Ok(Self::Auto),
+            Written::Word(_) => Err(bad()),
+            Written::Number(number) => number.try_into().map(Self::Fixed).map_err(|_other| bad()),
+        }
+    }
+}
+
+impl VersionSetting {
+    /// The version, given what the `xdp-dispatcher.o` of the installed libxdp has, if one is installed. A version that bpfd does not
+    /// make is read as the nearest that it makes.
+    pub fn apply(self, installed: Option<u32>) -> DispatcherVersion {
+        match (self, installed) {
+            (Self::Fixed(version), _) => version,
+            (Self::Auto, Some(3..)) => DispatcherVersion::V3,
+            (Self::Auto, Some(..3) | None) => DispatcherVersion::V2,
+        }
+    }
+}
+
 /// Which way each chain is kept: decided once, when the daemon starts.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Modes {
@@ -162,11 +201,18 @@ pub struct Modes {
     tc: ChainMode,
     /// Whether the kernel has tcx, whatever is set.
     pub has_tcx: bool,
+    /// Of dispatchers on interfaces that have none yet.
+    pub new_dispatcher: DispatcherVersion,
 }
 
 impl Modes {
     /// What bpfd.toml says, given what the kernel allows.
-    pub fn of(settings: &Chain, decided: &Result<ChainMode, ModeError>, has_tcx: bool) -> Result<Self, ModeError> {
+    pub fn of(
+        settings: &Chain,
+        decided: &Result<ChainMode, ModeError>,
+        has_tcx: bool,
+        installed: Option<u32>,
+    ) -> Result<Self, ModeError> {
         let of_one = |(name, setting): (&IfName, &Setting)| match setting.apply(decided.clone()) {
             Ok(mode) => Ok((name.clone(), mode)),
             Err(ModeError::Impossible { interface: _, cause }) => {
@@ -176,7 +222,8 @@ impl Modes {
         };
         let host = settings.mode.apply(decided.clone())?;
         let interfaces = settings.interfaces.iter().map(of_one).collect::<Result<_, _>>()?;
-        Ok(Self { host, interfaces, tc: settings.tc.apply(has_tcx)?, has_tcx })
+        let new_dispatcher = settings.dispatcher_version.apply(installed);
+        Ok(Self { host, interfaces, tc: settings.tc.apply(has_tcx)?, has_tcx, new_dispatcher })
     }
 
     /// The mode of the chain that is called so now.
@@ -231,17 +278,27 @@ mod tests {
     fn an_interface_has_its_own_mode_or_the_hosts() {
         let settings = |own| Chain { interfaces: [("eth1".parse().unwrap(), own)].into(), ..Chain::default() };
         let chain = |name: &str, point| ChainName { netns: Netns::Host, interface: name.parse().unwrap(), point };
-        let modes = Modes::of(&settings(Setting::Fused), &Ok(ChainMode::Libxdp), true).unwrap();
+        let modes = Modes::of(&settings(Setting::Fused), &Ok(ChainMode::Libxdp), true, None).unwrap();
         assert_eq!(modes.of_chain(&chain("eth0", Point::Xdp)), &ChainMode::Libxdp);
         let set = ChainMode::Fused { cause: "set in bpfd.toml".to_owned() };
         assert_eq!(modes.of_chain(&chain("eth1", Point::Xdp)), &set);
         assert_eq!(modes.of_chain(&chain("eth1", Point::TcEgress)), &ChainMode::Tcx);
         let forbidden = Ok(ChainMode::Fused { cause: "no trampolines".to_owned() });
-        let error = Modes::of(&settings(Setting::Libxdp), &forbidden, true).unwrap_err();
+        let error = Modes::of(&settings(Setting::Libxdp), &forbidden, true, None).unwrap_err();
         assert_eq!(
             error.to_string(),
             "bpfd.toml asks for chain mode `libxdp` for interface `eth1`, which this kernel does not allow: no trampolines"
         );
+    }
+
+    #[test]
+    fn a_new_dispatcher_has_the_version_of_the_installed_libxdp() {
+        let version = |setting: VersionSetting, installed| setting.apply(installed).number();
+        for (installed, expected) in [(None, 2), (Some(1), 2), (Some(2), 2), (Some(3), 3), (Some(4), 3)] {
+            assert_eq!(version(VersionSetting::Auto, installed), expected, "{installed:?}");
+        }
+        assert_eq!(version(VersionSetting::Fixed(DispatcherVersion::V3), Some(2)), 3);
+        assert_eq!(version(VersionSetting::Fixed(DispatcherVersion::V2), Some(3)), 2);
     }
 
     #[test]

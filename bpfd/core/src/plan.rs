@@ -191,6 +191,17 @@ pub enum PlanError {
         /// The programs of ours that are meant to run there.
         runs: Vec<String>,
     },
+    /// A rebuild of a chain that has no dispatcher.
+    #[error("`{0}` runs no dispatcher of libxdp's protocol")]
+    NoDispatcher(ChainName),
+    /// A rebuild of a dispatcher that peers use: some may be unable to change it from then on.
+    #[error("`{chain}` runs programs of others beside bpfd's: `{}`", names.join("`, `"))]
+    Peers {
+        /// The hook.
+        chain: ChainName,
+        /// Functions of the others.
+        names: Vec<String>,
+    },
     /// Another mode than the one that the chain is driven in.
     #[error("`{chain}` is attached in {driven} mode; an interface cannot use {asked} mode at the same time")]
     Mode {
@@ -254,7 +265,15 @@ pub fn plan(state: &State, observed: &Observed, changes: &[Change], uids: &mut d
     touched.iter().try_for_each(|chain| chain::refuse((&state, &after), observed, chain, &changes))?;
     // What cannot be had elsewhere on the host is no reason against this, and what drifted there is left alone.
     let chains = observed.chains.iter().filter(|(chain, _)| touched.contains(chain));
-    let near = Observed { chains: chains.map(|(chain, seen)| (*chain, seen.clone())).collect(), ..observed.clone() };
+    let versions = changes.iter().filter_map(|change| match change {
+        Change::Rebuild { chain, version } => Some((*chain, *version)),
+        Change::Load(_) | Change::Attach(_) | Change::Update { .. } | Change::Detach(_) | Change::Unload(_) => None,
+    });
+    let near = Observed {
+        chains: chains.map(|(chain, seen)| (*chain, seen.clone())).collect(),
+        versions: versions.collect(),
+        ..observed.clone()
+    };
     let plan = with_records(converge_chains(&after, &near, &changes, uids), &after, &near);
     let plan = room::keep(plan, &changes);
     Ok(Planned { changes, after, touched, plan })
@@ -367,6 +386,7 @@ fn about<'a>(state: &'a State, changes: &'a [Change]) -> Vec<&'a Link> {
     let of = |change: &'a Change| match change {
         Change::Load(_) => vec![],
         Change::Attach(link) => vec![link],
+        Change::Rebuild { chain, .. } => state.links.values().filter(|link| link.chain() == Some(*chain)).collect(),
         Change::Update { link, .. } | Change::Detach(link) => state.links.get(link).into_iter().collect(),
         Change::Unload(app) => state.links_of(*app).collect(),
     };

@@ -6,6 +6,7 @@
 use bpfd_policy::Policy;
 pub use bpfd_policy::caller::{Asked, Denied, GROUP, Principal, SourceKind, VIEW_GROUP, Verb};
 
+use crate::hook::ChainId;
 use crate::ident::AppUid;
 use crate::request::OwnerScope;
 use crate::state::{App, Change, Link, Source, State};
@@ -62,6 +63,9 @@ pub fn confirm(policy: &Policy, principal: &Principal, state: &State, changes: &
     let of_app = |verb, app| on_app(verb, state.apps.get(app));
     changes.iter().try_for_each(|change| {
         let asked = match change {
+            Change::Rebuild { chain, .. } => {
+                return on_chain(state, chain).iter().try_for_each(|asked| policy.decide(principal, asked));
+            }
             Change::Load(app) => {
                 policy.confirm_reach(principal, app.reach, app.source.signers())?;
                 load_of(match app.source {
@@ -83,7 +87,9 @@ pub fn confirm(policy: &Policy, principal: &Principal, state: &State, changes: &
     })?;
     changes.iter().try_for_each(|change| match change {
         Change::Unload(app) => no_links_of_others(principal, state, *app),
-        Change::Load(_) | Change::Attach(_) | Change::Update { .. } | Change::Detach(_) => Ok(()),
+        Change::Load(_) | Change::Attach(_) | Change::Update { .. } | Change::Rebuild { .. } | Change::Detach(_) => {
+            Ok(())
+        }
     })
 }
 
@@ -117,6 +123,12 @@ pub(crate) fn load_of(source: SourceKind) -> Asked {
 pub(crate) fn on_app(verb: Verb, app: Option<&App>) -> Asked {
     let thing = app.map(|app| format!("app `{}`", app.name));
     Asked { owner: app.map(|app| app.owner.clone()), thing, ..Asked::verb(verb) }
+}
+
+/// A change of a whole chain: of each link in it.
+pub(crate) fn on_chain(state: &State, chain: &ChainId) -> Vec<Asked> {
+    let links = state.links.values().filter(|link| link.chain() == Some(*chain));
+    links.map(|link| on_link(Verb::Update, state, Some(link))).collect()
 }
 
 /// A verb on a link, if there is one.

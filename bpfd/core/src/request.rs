@@ -9,8 +9,9 @@ use std::str::FromStr;
 pub use bpfd_policy::caller::OwnerScope;
 use serde::{Deserialize, Serialize};
 
-use crate::hook::{HookAsk, InterfaceName, ProceedOn};
+use crate::hook::{ChainName, HookAsk, InterfaceName, ProceedOn};
 use crate::ident::{AppUid, Handle, LinkUid, RequestKey};
+use crate::kernel::DispatcherVersion;
 use crate::labels::Labels;
 use crate::names::{AppName, Priority, printable};
 use crate::state::{App, ChangeError, Link, ObjectDigest, State, WhenAbsent};
@@ -132,6 +133,15 @@ pub struct UpdateRequest {
     pub proceed_on: Option<ProceedOn>,
     /// Idempotency key.
     pub request: Option<RequestKey>,
+}
+
+/// A dispatcher that is built again with another version of its configuration.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RebuildRequest {
+    /// Of which chain.
+    pub chain: ChainName,
+    /// Which version.
+    pub version: DispatcherVersion,
 }
 
 /// Links that go.

@@ -14,7 +14,7 @@ pub use ebpf::kind::ProgramKind;
 
 use crate::hook::{ChainId, ChainName, InterfaceName, OwnHook, Placement, Point, ProceedOn};
 use crate::ident::{AppUid, Handle, LinkUid, RequestId};
-use crate::kernel::LoadAs;
+use crate::kernel::{DispatcherVersion, LoadAs};
 use crate::labels::Labels;
 use crate::names::{AppName, Priority};
 pub use crate::object_digest::ObjectDigest;
@@ -329,6 +329,13 @@ pub enum Change {
         /// Its new proceed-on set.
         proceed_on: Option<ProceedOn>,
     },
+    /// The dispatcher of a chain is built again with this version of its configuration; no row differs.
+    Rebuild {
+        /// Which chain.
+        chain: ChainId,
+        /// Which version.
+        version: DispatcherVersion,
+    },
     /// A link goes.
     Detach(LinkUid),
     /// An app goes, its links with it.
@@ -341,14 +348,14 @@ impl Change {
         match self {
             Self::Load(app) => app.programs.iter().map(|program| program.handle).chain([app.handle]).max(),
             Self::Attach(link) => Some(link.handle),
-            Self::Update { .. } | Self::Detach(_) | Self::Unload(_) => None,
+            Self::Update { .. } | Self::Rebuild { .. } | Self::Detach(_) | Self::Unload(_) => None,
         }
     }
 
     /// Whether a crash in the midst is finished forward: the caller asked for less, and less is safe to finish.
     pub fn removes(&self) -> bool {
         match self {
-            Self::Load(_) | Self::Attach(_) | Self::Update { .. } => false,
+            Self::Load(_) | Self::Attach(_) | Self::Update { .. } | Self::Rebuild { .. } => false,
             Self::Detach(_) | Self::Unload(_) => true,
         }
     }
@@ -459,6 +466,7 @@ impl State {
                 place.proceed_on = new_set.unwrap_or(place.proceed_on);
                 row.generation += 1;
             }
+            Change::Rebuild { .. } => {}
             Change::Detach(link) => {
                 self.links.remove(link).ok_or_else(|| ChangeError::NoLink(link.to_string()))?;
             }

@@ -13,7 +13,8 @@ use bpfd_core::policy::Denied;
 use serde::Serialize;
 
 use super::denials::Denials;
-use super::{AuditSink, DeniedImage, Record, record};
+use super::{AuditSink, DeniedImage, Record, WhenFull, record};
+use crate::reserve::{Reserve, is_full};
 
 /// Bytes of the file before it is put aside, and how many are kept aside: 256 MiB with the one that is written. A load of one program
 /// is some 2 KiB.
@@ -30,6 +31,9 @@ pub struct AuditFile {
     /// Whether part of a line may stand behind `size`.
     torn: bool,
     denials: Denials,
+    reserve: Reserve,
+    /// Records that had no room.
+    lost: u64,
 }
 
 #[derive(Serialize)]
@@ -43,13 +47,49 @@ impl AuditFile {
     /// Opens or makes it, readable by root alone.
     pub fn open(path: &Path) -> io::Result<Self> {
         let (file, size) = open(path)?;
+        let reserve = Reserve::open(path.parent().unwrap_or(Path::new(".")));
         let (path, denials) = (path.to_path_buf(), Denials::new(Instant::now()));
-        Ok(Self { path, file, size, full: FULL, torn: false, denials })
+        Ok(Self { path, file, size, full: FULL, torn: false, denials, reserve, lost: 0 })
     }
 
     fn append(&mut self, record: &Record<'_>) -> io::Result<()> {
         self.append_unsynced(record)?;
         self.file.sync_data()
+    }
+
+    /// Appends, by the rules of a full disk. The room that is kept is taken again before anything is added.
+    fn append_when(
+        &mut self,
+        record: &Record<'_>,
+        full: WhenFull,
+        append: fn(&mut Self, &Record<'_>) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let kept = self.reserve.take();
+        if full == WhenFull::Refuse {
+            kept?;
+        }
+        self.append_lost();
+        match append(self, record) {
+            Err(error) if full == WhenFull::Count && is_full(&error) => {
+                if self.reserve.give() && append(self, record).is_ok() {
+                    return Ok(());
+                }
+                self.lost += 1;
+                tracing::error!(
+                    lost = self.lost,
+                    "the disk is full: a removal goes on without its record in the audit log"
+                );
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// How many records had no room, once there is some.
+    fn append_lost(&mut self) {
+        if self.lost > 0 && self.append(&Record::Lost { count: self.lost }).is_ok() {
+            self.lost = 0;
+        }
     }
 
     fn append_unsynced(&mut self, record: &Record<'_>) -> io::Result<()> {
@@ -150,14 +190,14 @@ fn sync_directory(path: &Path) -> io::Result<()> {
 }
 
 impl AuditSink for AuditFile {
-    fn write(&mut self, record: &Record<'_>) -> io::Result<()> {
+    fn write(&mut self, record: &Record<'_>, full: WhenFull) -> io::Result<()> {
         self.append_counts(Instant::now());
-        self.append(record)
+        self.append_when(record, full, Self::append)
     }
 
     /// The plan is on disk since the operation's first record; that a step was about to be taken need not outlive the host.
-    fn intent(&mut self, operation: OpId, step: &Step) -> io::Result<()> {
-        self.append_unsynced(&Record::Intent { operation, step: step.to_string() })
+    fn intent(&mut self, operation: OpId, step: &Step, full: WhenFull) -> io::Result<()> {
+        self.append_when(&Record::Intent { operation, step: step.to_string() }, full, Self::append_unsynced)
     }
 
     fn denied(&mut self, denied: &Denied) -> io::Result<()> {
@@ -216,7 +256,7 @@ mod tests {
         assert_eq!(lines(&path).len(), 11);
         // The minute is over: what was not written is counted, before the next record.
         log.denials.age();
-        log.write(&end(1)).unwrap();
+        log.write(&end(1), WhenFull::Refuse).unwrap();
         let lines = lines(&path);
         assert_eq!((lines.len(), &lines[11]["record"]), (13, &"denied-more".into()));
         assert_eq!((&lines[11]["principal"], &lines[11]["count"]), (&"mallory (uid 7)".into(), &990.into()));
@@ -230,10 +270,10 @@ mod tests {
         let mut log = AuditFile::open(&path).unwrap();
         log.full = 1;
         for number in 0..20 {
-            log.write(&end(number)).unwrap();
+            log.write(&end(number), WhenFull::Refuse).unwrap();
         }
         let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
-        let mut files: Vec<String> = fs::read_dir(&dir).unwrap().map(name).collect();
+        let mut files: Vec<String> = fs::read_dir(&dir).unwrap().map(name).filter(|name| name != "reserve").collect();
         files.sort();
         let kept = (1..=KEPT).map(|number| format!("audit.jsonl.{number}"));
         assert_eq!(files, std::iter::once("audit.jsonl".to_owned()).chain(kept).collect::<Vec<_>>());
@@ -250,21 +290,21 @@ mod tests {
         let mut log = AuditFile::open(&path).unwrap();
         log.full = 1;
         for number in 0..20 {
-            log.write(&end(number)).unwrap();
+            log.write(&end(number), WhenFull::Refuse).unwrap();
         }
         let operation = |path: PathBuf| lines(&path).remove(0)["operation"].clone();
         let number = |number| serde_json::to_value(OpId(Uuid::from_u128(number))).unwrap();
         let aside = |number: u32| path.with_added_extension(number.to_string());
         // It was moved, and the new one did not get its name.
         fs::rename(&path, dir.path().join("moved")).unwrap();
-        log.write(&end(20)).unwrap();
+        log.write(&end(20), WhenFull::Refuse).unwrap();
         assert_eq!(
             (operation(path.clone()), operation(aside(1)), operation(aside(7))),
             (number(20), number(18), number(12))
         );
         // The others were moved, and it was not.
         fs::remove_file(aside(1)).unwrap();
-        log.write(&end(21)).unwrap();
+        log.write(&end(21), WhenFull::Refuse).unwrap();
         assert_eq!(
             (operation(path.clone()), operation(aside(1)), operation(aside(7))),
             (number(21), number(20), number(12))
@@ -272,7 +312,7 @@ mod tests {
         // No new file can be made: it grows on, and nothing is moved.
         fs::create_dir(path.with_added_extension("new")).unwrap();
         for number in 22..25 {
-            log.write(&end(number)).unwrap();
+            log.write(&end(number), WhenFull::Refuse).unwrap();
         }
         assert_eq!((lines(&path).len(), operation(aside(1)), operation(aside(7))), (4, number(20), number(12)));
     }
@@ -285,7 +325,8 @@ mod tests {
         if let Some(path) = std::env::var_os(LIMITED) {
             let path = Path::new(&path);
             let mut log = AuditFile::open(path).unwrap();
-            let failed = (0..1000).map(|number| log.write(&end(number))).take_while(Result::is_ok).count();
+            let failed =
+                (0..1000).map(|number| log.write(&end(number), WhenFull::Refuse)).take_while(Result::is_ok).count();
             assert!(failed < 1000);
             assert_eq!((lines(path).len(), fs::metadata(path).unwrap().len()), (failed, log.size));
             assert!(lines(path).iter().all(Value::is_object));
@@ -307,7 +348,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.jsonl");
         fs::write(&path, "{\"record\":\"be").unwrap();
-        AuditFile::open(&path).unwrap().write(&end(1)).unwrap();
+        AuditFile::open(&path).unwrap().write(&end(1), WhenFull::Refuse).unwrap();
         let lines = lines(&path);
         assert_eq!((lines.len(), &lines[1]["record"]), (2, &"end".into()));
     }

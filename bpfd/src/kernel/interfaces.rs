@@ -153,6 +153,10 @@ impl<'a> Observer<'a> {
                 return Ok(Found::Moved(moved));
             }
             if let Some((row, number)) = self.nameless(interface, trail)? {
+                // It may have come to a namespace with a name meanwhile.
+                if let Some(moved) = self.moved(trail)? {
+                    return Ok(Found::Moved(moved));
+                }
                 let interface = Interface { id: interface, row };
                 return Ok(Found::Sought(Sought::Nameless(interface, number)));
             }

@@ -64,7 +64,7 @@ use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
 use chain::generation::{self, Built};
 use chain::libxdp::dispatcher::{self, HeldDispatcher, Wanted};
-use chain::libxdp::{copy, directory as libxdp};
+use chain::libxdp::{copy, directory as libxdp, installed};
 use chain::sequence::{self, Entry, Going};
 use chain::{tcx, xdp};
 use codes::CodeCache;
@@ -84,6 +84,8 @@ pub struct Paths {
     pub netns: PathBuf,
     /// The kernel's own types.
     pub types: PathBuf,
+    /// Where the installed libxdp may be, if it is not where distributions put it.
+    pub libxdp: Option<PathBuf>,
 }
 
 impl Default for Paths {
@@ -93,6 +95,7 @@ impl Default for Paths {
             tracefs: PathBuf::from("/sys/kernel/tracing"),
             netns: PathBuf::from("/run/netns"),
             types: PathBuf::from("/sys/kernel/btf/vmlinux"),
+            libxdp: std::env::var_os("LIBXDP_OBJECT_PATH").map(PathBuf::from),
         }
     }
 }
@@ -160,7 +163,7 @@ impl HostKernel {
 
     /// The same, with a word on how chains are kept.
     pub fn open_in(settings: &Chain, paths: Paths, workers: Workers, objects: Objects) -> Result<Self, OpenError> {
-        let Paths { bpffs, tracefs, netns, types } = paths;
+        let Paths { bpffs, tracefs, netns, types, libxdp } = paths;
         let refused = |path: &PathBuf, source| OpenError::Pins { path: path.clone(), source };
         let pins = Pins::open(&bpffs).map_err(|error| match error {
             PinsError::NotBpffs => OpenError::NotBpffs(bpffs.clone()),
@@ -171,7 +174,8 @@ impl HostKernel {
         swept.map_err(|source| refused(&bpffs, source))?;
         let attempt = probe::attempt().map_err(OpenError::Probe)?;
         let missing = probe::missing_capabilities().map_err(OpenError::Probe)?;
-        let modes = Modes::of(settings, &mode::decide(attempt, &missing), probe::has_tcx())?;
+        let installed = installed::version(&installed::directories(libxdp));
+        let modes = Modes::of(settings, &mode::decide(attempt, &missing), probe::has_tcx(), installed)?;
         Ok(Self {
             pins: Arc::new(pins),
             netns: netns.clone(),

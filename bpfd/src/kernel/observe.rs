@@ -218,10 +218,13 @@ pub(crate) fn observe(
                 let unseen = unseen(name.to_string());
                 let pinned = (pins, &known.generations, &known.copies);
                 let seen = match sequences.get(&id) {
-                    Some(sequence) => observe_sequence(id, sequence, name, ids, modes, &known.generations),
-                    None => observe_chain(interface, name, ids, modes, pinned),
+                    Some(sequence) => observe_sequence(id, sequence, name, ids, modes, &known.generations).map(Some),
+                    None => observe_steady(interface, &name, &mut observer, ids, modes, pinned),
                 };
-                let (seen, without_pins) = seen.map_err(unseen)?;
+                let Some((seen, without_pins)) = seen.map_err(unseen)? else {
+                    missing.insert(id);
+                    continue;
+                };
                 unpinned.extend(without_pins);
                 chains.insert(id, seen);
             }
@@ -257,6 +260,8 @@ pub(crate) fn observe(
         chains,
         missing,
         moved,
+        new_dispatcher: modes.new_dispatcher,
+        versions: BTreeMap::new(),
         barred: BTreeMap::new(),
         spared: Spared::default(),
     })
@@ -392,13 +397,41 @@ fn observe_sequence(
     Ok((ObservedChain { name, live: Live::Sequence(seen), driven: None, mode }, unpinned))
 }
 
+/// How often what an interface runs is read again because somebody replaced it while it was read.
+const REPLACED: u32 = 10;
+
+/// What pins tell of chains.
+type Pinned<'a> = (&'a Pins, &'a BTreeMap<GenerationUid, SeenGeneration>, &'a Shared<SlotUid, PinnedCopy>);
+
+/// A chain as it is at one moment: what somebody replaced between two reads is read again. `None` if the interface went.
+fn observe_steady(
+    interface: &Interface,
+    name: &ChainName,
+    observer: &mut Observer<'_>,
+    ids: &mut IdLookup,
+    modes: &Modes,
+    pinned: Pinned<'_>,
+) -> io::Result<Option<Seen>> {
+    if let Some(seen) = observe_chain(interface, name.clone(), ids, modes, pinned)? {
+        return Ok(Some(seen));
+    }
+    for _ in 0..REPLACED {
+        let Some(interface) = observer.here(interface.id)? else { return Ok(None) };
+        if let Some(seen) = observe_chain(&interface, name.clone(), ids, modes, pinned)? {
+            return Ok(Some(seen));
+        }
+    }
+    Err(io::Error::other("somebody replaces what it runs again and again"))
+}
+
+/// `None` if what it runs was replaced meanwhile.
 fn observe_chain(
     interface: &Interface,
     name: ChainName,
     ids: &mut IdLookup,
     modes: &Modes,
-    (pins, generations, copies): (&Pins, &BTreeMap<GenerationUid, SeenGeneration>, &Shared<SlotUid, PinnedCopy>),
-) -> io::Result<Seen> {
+    (pins, generations, copies): Pinned<'_>,
+) -> io::Result<Option<Seen>> {
     let id = interface.id;
     let unpinned = match interface.row.xdp {
         XdpAttachment::One { program, .. } if xdp::driven(&interface.row.xdp).is_some() => {
@@ -412,19 +445,27 @@ fn observe_chain(
             None => Live::Ours(live),
             Some(generation) => {
                 let names = generation.record.as_ref().map_or(&[][..], |record| &record.names);
-                let seen = dispatcher::live(live, names, (pins, id.index), copies, ids)?;
-                seen.map_or_else(|| foreign(ids, ProgId(live.program.0)), Live::Dispatcher)
+                match dispatcher::live(live, names, (pins, id.index), copies, ids)? {
+                    Some(seen) => Live::Dispatcher(seen),
+                    None => match foreign(ids, ProgId(live.program.0))? {
+                        Some(foreign) => foreign,
+                        None => return Ok(None),
+                    },
+                }
             }
         },
         Attached::Other(_) if let Some((live, _)) = &unpinned => Live::Ours(*live),
         Attached::Other(program) => match theirs(interface, program, (pins, copies), ids)? {
             Some(seen) => Live::Dispatcher(seen),
-            None => foreign(ids, program),
+            None => match foreign(ids, program)? {
+                Some(foreign) => foreign,
+                None => return Ok(None),
+            },
         },
     };
     let mode = modes.of_chain(&name).clone();
     let unpinned = unpinned.into_iter().map(|(live, members)| (live.generation, members)).collect();
-    Ok((ObservedChain { name, live, driven: xdp::driven(&interface.row.xdp), mode }, unpinned))
+    Ok(Some((ObservedChain { name, live, driven: xdp::driven(&interface.row.xdp), mode }, unpinned)))
 }
 
 /// A generation of ours that this chain runs and that has no pins: its namespace had no name for a while, or somebody removed them.
@@ -462,13 +503,13 @@ fn theirs(
     }
 }
 
-/// What can be told of a program that is not ours. That it is there is certain; its name is for people, and empty if it cannot be found
-/// out. Its holders are looked up for those who are told of them.
-fn foreign(ids: &mut IdLookup, program: ProgId) -> Live {
-    let name = program_name(ids, program);
+/// What can be told of a program that is not ours; `None` if it is gone by now. Its holders are looked up for those who are told of them.
+fn foreign(ids: &mut IdLookup, program: ProgId) -> io::Result<Option<Live>> {
+    let Some(fd) = ids.program(program)? else { return Ok(None) };
+    let name = prog_info(fd.as_fd())?.name;
     let link = told(program, ids.xdp_link(program));
     let (program, link) = (KernelId(program.0), link.map(|link| link.0));
-    Live::Foreign(ForeignProgram { program, name, link, holders: Vec::new() })
+    Ok(Some(Live::Foreign(ForeignProgram { program, name, link, holders: Vec::new() })))
 }
 
 fn program_name(ids: &mut IdLookup, program: ProgId) -> String {

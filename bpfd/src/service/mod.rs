@@ -18,6 +18,7 @@ use crate::reads::Reads;
 use crate::store::Answers;
 use crate::trust::Trust;
 use crate::turns::Line;
+use crate::watch::WatchHealth;
 
 mod attach;
 mod change;
@@ -27,6 +28,7 @@ mod list;
 mod load;
 mod make;
 mod pull;
+mod rebuild;
 mod record;
 mod state;
 mod system;
@@ -57,6 +59,7 @@ pub struct Service {
     pub(crate) trust: Arc<Trust>,
     pub(crate) objects: Objects,
     pub(crate) logs: Arc<LoadLogs>,
+    pub(crate) watching: WatchHealth,
     pub(crate) layout: Layout,
     pub(crate) start: Start,
 }

@@ -7,6 +7,7 @@ use bpfd_core::watched::WATCHED_MAX;
 
 use super::Service;
 use crate::reads::ReadError;
+use crate::reserve::is_used_up;
 use crate::turns::Line;
 
 /// Broken invariants that one report lists: the report must stay of a bounded size.
@@ -14,6 +15,10 @@ const SHOWN: usize = 256;
 
 /// What to do while the daemon is RECOVERED.
 const DECIDE: &str = "`bpfctl state show` shows what differs; `bpfctl state adopt` keeps what runs, `bpfctl state discard` goes back to the database";
+
+/// What to do about a full disk.
+const FREE_SPACE: &str =
+    "free some space there: until then nothing is loaded or attached; `bpfctl detach` and `bpfctl unload` go on";
 
 /// What the daemon found when it started.
 #[derive(Clone, Debug, Default)]
@@ -84,8 +89,10 @@ impl Service {
     /// What this daemon is.
     pub async fn info(&self, principal: Principal) -> Result<Info, Denied> {
         self.permit(principal, Look(())).await?;
+        let mut start = self.start.clone();
+        start.causes.extend(self.watching.failure().map(str::to_owned));
         Ok(Info {
-            start: self.start.clone(),
+            start,
             recovered: self.snapshot().recovery.as_ref().map(|recovery| recovery.relation),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             root: self.layout.root.as_ref().map(|root| root.display().to_string()),
@@ -106,6 +113,20 @@ impl Service {
         if let Some(recovery) = &self.snapshot().recovery {
             let found = format!("RECOVERED: {}; what runs stays as it is", recovery.relation);
             checks.push(check("state", Condition::Bad, found, DECIDE));
+        }
+        for (directory, what) in [(&self.layout.lib, "state database"), (&self.layout.log, "audit log")] {
+            if is_used_up(directory) {
+                let found = format!("the file system of `{}`, with the {what}, is full", directory.display());
+                checks.push(check("disk", Condition::Bad, found, FREE_SPACE));
+            }
+        }
+        if let Some(failure) = self.watching.failure() {
+            checks.push(check(
+                "watch",
+                Condition::Bad,
+                failure.to_owned(),
+                "restart bpfd: nothing is detached by that",
+            ));
         }
         let unwatched = self.snapshot().unwatched.len();
         if unwatched > 0 {

@@ -44,6 +44,7 @@ impl Outcome {
                 Change::Load(app) => outcome.apps.extend(after.apps.get(&app.uid).cloned()),
                 Change::Attach(link) => outcome.links.extend(after.links.get(&link.uid).cloned()),
                 Change::Update { link, .. } => outcome.links.extend(after.links.get(link).cloned()),
+                Change::Rebuild { .. } => {}
                 Change::Detach(link) => outcome.links.extend(before.links.get(link).cloned()),
                 Change::Unload(app) => {
                     let mut links: Vec<_> = before.links_of(*app).cloned().collect();

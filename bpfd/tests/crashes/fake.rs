@@ -17,15 +17,16 @@ use bpfd_core::adopt::Spared;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, NamedChain, Point, ProceedOn, XdpMode};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid, SlotUid};
 use bpfd_core::kernel::{
-    ChainContent, ChainMode, EntryProgram, ForeignProgram, ForeignSlot, Kernel, Live, LiveDispatcher, LiveGeneration,
-    Member, Need, ObserveError, Observed, ObservedChain, OurSlot, PinnedApp, PinnedCopy, PinnedGeneration, Recipe,
-    Runs, SLOTS, Scope, SequenceEntry, Slot, Spot, Step, StepError, Targets,
+    ChainContent, ChainMode, DispatcherVersion, EntryProgram, ForeignProgram, ForeignSlot, Kernel, Live,
+    LiveDispatcher, LiveGeneration, Member, Need, ObserveError, Observed, ObservedChain, OurSlot, PinnedApp,
+    PinnedCopy, PinnedGeneration, Recipe, Runs, SLOTS, Scope, SequenceEntry, Slot, Spot, Step, StepError, Targets,
 };
 use bpfd_core::names::{Netns, Priority};
 use bpfd_core::record::Row;
 use bpfd_core::shared::Shared;
 use bpfd_core::stamp::Stamp;
 use bpfd_core::state::{ProgramFacts, State};
+use ebpf::verifier_log::Rejection;
 
 /// What happens at a step.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -125,6 +126,8 @@ pub(crate) struct FakeKernel {
     unloadable: BTreeSet<AppUid>,
     /// Apps whose programs run alone only.
     unshareable: BTreeSet<AppUid>,
+    /// How many members a fused program may have before the verifier has enough; `None` if it has not.
+    patience: Option<usize>,
     mode: Option<ChainMode>,
     dispatchers: Dispatchers,
     /// What peers put on interfaces and did not take off; `false` where a clean-up of theirs may have ended it.
@@ -328,6 +331,11 @@ impl FakeKernel {
     /// An app's programs share with no others from now on.
     pub(crate) fn keep_alone(&mut self, app: AppUid) {
         self.unshareable.insert(app);
+    }
+
+    /// The verifier takes no fused program of more members from now on.
+    pub(crate) fn bear(&mut self, members: Option<usize>) {
+        self.patience = members;
     }
 
     /// An interface that has two names: those of its network namespace.
@@ -589,6 +597,16 @@ impl FakeKernel {
                 }
             }
             Need::Generation { generation: _, chain: _, members, recipes, room: _ } => {
+                if self.patience.is_some_and(|most| members.len() > most) {
+                    let message = Some("BPF program is too large. Processed 1000001 insn".to_owned());
+                    let rejection = Box::new(Rejection { message, ..Rejection::default() });
+                    return Err(StepError::Verifier {
+                        program: "bpfd_fused".to_owned(),
+                        link: None,
+                        log: String::new(),
+                        rejection,
+                    });
+                }
                 for member in members {
                     if !has(member) || !recipes.contains_key(&member.app) {
                         return Err(Self::refuse("build", "no such program"));
@@ -943,6 +961,8 @@ impl Kernel for FakeKernel {
             chains: chains.into_iter().collect(),
             missing,
             moved: BTreeMap::new(),
+            new_dispatcher: DispatcherVersion::default(),
+            versions: BTreeMap::new(),
             barred: BTreeMap::new(),
             spared: Spared::default(),
         })

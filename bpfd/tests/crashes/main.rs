@@ -18,7 +18,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bpfd::audit::{AuditSink, Record};
+use bpfd::audit::{AuditSink, Record, WhenFull};
 use bpfd::engine::{Answer, Context, Engine, EngineError, News, Pending, Progress, Settling};
 use bpfd::execute::ExecuteError;
 use bpfd::repair::{Recovered, Repaired};
@@ -56,7 +56,7 @@ const BOOT: BootId = BootId(Uuid::from_u128(1));
 struct Counted(usize);
 
 impl AuditSink for Counted {
-    fn write(&mut self, _: &Record<'_>) -> std::io::Result<()> {
+    fn write(&mut self, _: &Record<'_>, _: WhenFull) -> std::io::Result<()> {
         self.0 += 1;
         Ok(())
     }
@@ -1283,6 +1283,42 @@ fn a_chain_runs_without_the_member_that_does_not_go_into_it() {
         host.ask(&Ask::Unload { app: "alone" }, None).unwrap();
         assert_eq!(host.wrong(), NOTHING, "{chains:?}");
     }
+}
+
+#[test]
+fn of_programs_that_the_verifier_takes_only_apart_the_lowest_places_are_left_out() {
+    let (mut host, _) = three(Chains::Fused);
+    host.kernel.reboot();
+    let why = |status: &LinkStatus| {
+        let told =
+            "left out so that the others run: the kernel's verifier rejected `bpfd_fused`: BPF program is too large";
+        matches!(status, LinkStatus::Drifted { cause } if cause.starts_with(told))
+    };
+    for (most, run) in [(2, vec!["first", "alone"]), (1, vec!["first"])] {
+        host.kernel.bear(Some(most));
+        host.kernel.reboot();
+        let repaired = host.start();
+        assert_eq!(repaired.barred.len(), 3 - most, "{repaired:?}");
+        assert_eq!(names(&mut host), run);
+        let stand = stand(&mut host);
+        for app in ["first", "alone", "last"] {
+            let stands = &stand[app];
+            assert!(
+                if run.contains(&app) { *stands == LinkStatus::Attached } else { why(stands) },
+                "{app}: {stands:?}"
+            );
+        }
+        host.stop();
+    }
+    // A verifier that takes all of them again has them at the next start.
+    host.kernel.bear(None);
+    host.start();
+    assert_eq!(names(&mut host), ["first", "alone", "last"]);
+    assert_eq!(host.wrong(), NOTHING);
+    // None of them is off because of one that comes.
+    host.engine().kernel().bear(Some(3));
+    host.ask(&Ask::Load { name: "more", attach: Some((0, 60)) }, None).unwrap_err();
+    assert_eq!(names(&mut host), ["first", "alone", "last"]);
 }
 
 #[test]

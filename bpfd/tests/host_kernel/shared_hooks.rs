@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bpfd::kernel::{HostKernel, held_by};
 use bpfd_core::hook::{ProceedOn, XdpMode};
-use bpfd_core::kernel::{ForeignProgram, Kernel, Live, LiveGeneration, Runs, Step, StepError};
+use bpfd_core::kernel::{ForeignProgram, Kernel, Live, LiveGeneration, Runs, Scope, Step, StepError, Targets};
 use bpfd_core::shared::Shared;
 use bpfd_core::state::ProgramKind;
-use bpfd_sys::bpf::{link_create_xdp, link_info, obj_get};
+use bpfd_sys::bpf::{ProgLoad, ProgramType, link_create_xdp, link_info, obj_get, prog_load};
 use bpfd_sys::netlink::{Expected, Route, XdpMode as Driven};
 use bpfd_sys::netns::Netns;
 
@@ -309,6 +309,52 @@ fn an_absent_namespace_has_no_interface_and_its_generations_run_nowhere() {
         Runs::Yes,
         "found by its cookie, though nobody asked for the chain"
     );
+}
+
+#[test]
+fn a_program_that_somebody_replaces_between_two_reads_is_read_again() {
+    let world = World::new();
+    let chain = world.inside();
+    let mut kernel = world.kernel();
+    let index = chain.id.interface.index;
+    let stop = AtomicBool::new(false);
+    let mut seen = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let route = Netns::named(&world.netns).unwrap().within(Route::open).unwrap().unwrap();
+            let put = |from: Option<&OwnedFd>, to: Option<&OwnedFd>| {
+                let expected = from.map_or(Expected::Nothing, |from| Expected::Program(from.as_fd()));
+                route.set_xdp(index, to.map(AsFd::as_fd), expected, Driven::Native).unwrap();
+            };
+            let mut before = None;
+            while !stop.load(Ordering::Relaxed) {
+                // Each is a program of its own, which is gone with the next one.
+                let next = stranger();
+                put(before.as_ref(), Some(&next));
+                before = Some(next);
+            }
+            put(before.as_ref(), None);
+        });
+        let stopped = Stop(&stop);
+        for look in 0..300 {
+            let targets = Targets { names: [chain.name.clone()].into(), chains: [chain.id].into() };
+            // That it cannot be read for all the changes is an error, and no wrong word.
+            let Ok(observed) = kernel.observe(&Scope::Everything(targets)) else { continue };
+            if let Live::Foreign(ForeignProgram { name, .. }) = &observed.chains[&chain.id].live {
+                assert_eq!(name, "stranger", "look {look}");
+                seen += 1;
+            }
+        }
+        drop(stopped);
+    });
+    assert!(seen > 0, "some look must have seen what the rival put there");
+}
+
+/// A program that passes everything.
+fn stranger() -> OwnedFd {
+    // r0 = XDP_PASS; exit
+    const CODE: [u8; 16] = [0xb7, 0, 0, 0, 2, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
+    prog_load(&ProgLoad { name: "stranger", ..ProgLoad::new(ProgramType::XDP, c"GPL", &CODE) }).unwrap()
 }
 
 #[test]

@@ -175,6 +175,8 @@ impl Client {
         link = links.get_link(GetLinkRequest) -> Link;
         /// The chain of one interface.
         chain = chains.get_chain(GetChainRequest) -> Chain;
+        /// Builds the dispatcher of a chain again.
+        rebuild_chain = chains.rebuild_chain(RebuildChainRequest) -> RebuildChainResponse;
         /// What is in an image of the store.
         inspect = images.inspect_image(InspectImageRequest) -> InspectImageResponse;
         /// What the policy says of an image of the store.

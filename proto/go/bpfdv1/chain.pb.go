@@ -149,6 +149,127 @@ func (ChainMode) EnumDescriptor() ([]byte, []int) {
 	return file_bpfd_v1_chain_proto_rawDescGZIP(), []int{1}
 }
 
+// Which dispatcher, and how.
+type RebuildChainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By name. Unset: the daemon's own.
+	Netns *string `protobuf:"bytes,1,opt,name=netns,proto3,oneof" json:"netns,omitempty"`
+	// The interface's name.
+	Interface string `protobuf:"bytes,2,opt,name=interface,proto3" json:"interface,omitempty"`
+	// 2: users of libxdp 1.3 to 1.5 can change the chain, later ones can only
+	// show it. 3: users of libxdp 1.6 and later can change it, earlier ones can
+	// do nothing with it.
+	DispatcherVersion uint32 `protobuf:"varint,3,opt,name=dispatcher_version,json=dispatcherVersion,proto3" json:"dispatcher_version,omitempty"`
+	// Say what would happen; change nothing.
+	ValidateOnly  bool `protobuf:"varint,4,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebuildChainRequest) Reset() {
+	*x = RebuildChainRequest{}
+	mi := &file_bpfd_v1_chain_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebuildChainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebuildChainRequest) ProtoMessage() {}
+
+func (x *RebuildChainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_chain_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebuildChainRequest.ProtoReflect.Descriptor instead.
+func (*RebuildChainRequest) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_chain_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *RebuildChainRequest) GetNetns() string {
+	if x != nil && x.Netns != nil {
+		return *x.Netns
+	}
+	return ""
+}
+
+func (x *RebuildChainRequest) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *RebuildChainRequest) GetDispatcherVersion() uint32 {
+	if x != nil {
+		return x.DispatcherVersion
+	}
+	return 0
+}
+
+func (x *RebuildChainRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// The dispatcher has the version.
+type RebuildChainResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With `validate_only`: the plan, one step a line.
+	Plan          []string `protobuf:"bytes,1,rep,name=plan,proto3" json:"plan,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RebuildChainResponse) Reset() {
+	*x = RebuildChainResponse{}
+	mi := &file_bpfd_v1_chain_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RebuildChainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RebuildChainResponse) ProtoMessage() {}
+
+func (x *RebuildChainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_chain_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RebuildChainResponse.ProtoReflect.Descriptor instead.
+func (*RebuildChainResponse) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_chain_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RebuildChainResponse) GetPlan() []string {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
 // Names one chain.
 type GetChainRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -165,7 +286,7 @@ type GetChainRequest struct {
 
 func (x *GetChainRequest) Reset() {
 	*x = GetChainRequest{}
-	mi := &file_bpfd_v1_chain_proto_msgTypes[0]
+	mi := &file_bpfd_v1_chain_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -177,7 +298,7 @@ func (x *GetChainRequest) String() string {
 func (*GetChainRequest) ProtoMessage() {}
 
 func (x *GetChainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_chain_proto_msgTypes[0]
+	mi := &file_bpfd_v1_chain_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -190,7 +311,7 @@ func (x *GetChainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetChainRequest.ProtoReflect.Descriptor instead.
 func (*GetChainRequest) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_chain_proto_rawDescGZIP(), []int{0}
+	return file_bpfd_v1_chain_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *GetChainRequest) GetNetns() string {
@@ -228,7 +349,7 @@ type ListChainsRequest struct {
 
 func (x *ListChainsRequest) Reset() {
 	*x = ListChainsRequest{}
-	mi := &file_bpfd_v1_chain_proto_msgTypes[1]
+	mi := &file_bpfd_v1_chain_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -240,7 +361,7 @@ func (x *ListChainsRequest) String() string {
 func (*ListChainsRequest) ProtoMessage() {}
 
 func (x *ListChainsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_chain_proto_msgTypes[1]
+	mi := &file_bpfd_v1_chain_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -253,7 +374,7 @@ func (x *ListChainsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListChainsRequest.ProtoReflect.Descriptor instead.
 func (*ListChainsRequest) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_chain_proto_rawDescGZIP(), []int{1}
+	return file_bpfd_v1_chain_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ListChainsRequest) GetPageSize() uint32 {
@@ -283,7 +404,7 @@ type ListChainsResponse struct {
 
 func (x *ListChainsResponse) Reset() {
 	*x = ListChainsResponse{}
-	mi := &file_bpfd_v1_chain_proto_msgTypes[2]
+	mi := &file_bpfd_v1_chain_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -295,7 +416,7 @@ func (x *ListChainsResponse) String() string {
 func (*ListChainsResponse) ProtoMessage() {}
 
 func (x *ListChainsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_chain_proto_msgTypes[2]
+	mi := &file_bpfd_v1_chain_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -308,7 +429,7 @@ func (x *ListChainsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListChainsResponse.ProtoReflect.Descriptor instead.
 func (*ListChainsResponse) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_chain_proto_rawDescGZIP(), []int{2}
+	return file_bpfd_v1_chain_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ListChainsResponse) GetChains() []*Chain {
@@ -352,14 +473,20 @@ type Chain struct {
 	// In the order in which they run.
 	Members []*ChainMember `protobuf:"bytes,11,rep,name=members,proto3" json:"members,omitempty"`
 	// What is not as asked, one sentence each; empty if all is well.
-	Findings      []string `protobuf:"bytes,12,rep,name=findings,proto3" json:"findings,omitempty"`
+	Findings []string `protobuf:"bytes,12,rep,name=findings,proto3" json:"findings,omitempty"`
+	// The version of its dispatcher's configuration; unset where the mode has
+	// none.
+	DispatcherVersion *uint32 `protobuf:"varint,13,opt,name=dispatcher_version,json=dispatcherVersion,proto3,oneof" json:"dispatcher_version,omitempty"`
+	// Which users of libxdp cannot change the chain because of that version, one
+	// sentence; empty where the mode has no dispatcher.
+	ShutOut       string `protobuf:"bytes,14,opt,name=shut_out,json=shutOut,proto3" json:"shut_out,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Chain) Reset() {
 	*x = Chain{}
-	mi := &file_bpfd_v1_chain_proto_msgTypes[3]
+	mi := &file_bpfd_v1_chain_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -371,7 +498,7 @@ func (x *Chain) String() string {
 func (*Chain) ProtoMessage() {}
 
 func (x *Chain) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_chain_proto_msgTypes[3]
+	mi := &file_bpfd_v1_chain_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -384,7 +511,7 @@ func (x *Chain) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chain.ProtoReflect.Descriptor instead.
 func (*Chain) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_chain_proto_rawDescGZIP(), []int{3}
+	return file_bpfd_v1_chain_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Chain) GetNetns() string {
@@ -471,6 +598,20 @@ func (x *Chain) GetFindings() []string {
 	return nil
 }
 
+func (x *Chain) GetDispatcherVersion() uint32 {
+	if x != nil && x.DispatcherVersion != nil {
+		return *x.DispatcherVersion
+	}
+	return 0
+}
+
+func (x *Chain) GetShutOut() string {
+	if x != nil {
+		return x.ShutOut
+	}
+	return ""
+}
+
 // One program of a chain.
 type ChainMember struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -503,7 +644,7 @@ type ChainMember struct {
 
 func (x *ChainMember) Reset() {
 	*x = ChainMember{}
-	mi := &file_bpfd_v1_chain_proto_msgTypes[4]
+	mi := &file_bpfd_v1_chain_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -515,7 +656,7 @@ func (x *ChainMember) String() string {
 func (*ChainMember) ProtoMessage() {}
 
 func (x *ChainMember) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_chain_proto_msgTypes[4]
+	mi := &file_bpfd_v1_chain_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -528,7 +669,7 @@ func (x *ChainMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChainMember.ProtoReflect.Descriptor instead.
 func (*ChainMember) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_chain_proto_rawDescGZIP(), []int{4}
+	return file_bpfd_v1_chain_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ChainMember) GetPosition() uint32 {
@@ -646,7 +787,7 @@ type ForeignProgram struct {
 
 func (x *ForeignProgram) Reset() {
 	*x = ForeignProgram{}
-	mi := &file_bpfd_v1_chain_proto_msgTypes[5]
+	mi := &file_bpfd_v1_chain_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -658,7 +799,7 @@ func (x *ForeignProgram) String() string {
 func (*ForeignProgram) ProtoMessage() {}
 
 func (x *ForeignProgram) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_chain_proto_msgTypes[5]
+	mi := &file_bpfd_v1_chain_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -671,7 +812,7 @@ func (x *ForeignProgram) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ForeignProgram.ProtoReflect.Descriptor instead.
 func (*ForeignProgram) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_chain_proto_rawDescGZIP(), []int{5}
+	return file_bpfd_v1_chain_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ForeignProgram) GetName() string {
@@ -699,7 +840,15 @@ var File_bpfd_v1_chain_proto protoreflect.FileDescriptor
 
 const file_bpfd_v1_chain_proto_rawDesc = "" +
 	"\n" +
-	"\x13bpfd/v1/chain.proto\x12\abpfd.v1\x1a\x12bpfd/v1/hook.proto\x1a\x12bpfd/v1/link.proto\"|\n" +
+	"\x13bpfd/v1/chain.proto\x12\abpfd.v1\x1a\x12bpfd/v1/hook.proto\x1a\x12bpfd/v1/link.proto\"\xac\x01\n" +
+	"\x13RebuildChainRequest\x12\x19\n" +
+	"\x05netns\x18\x01 \x01(\tH\x00R\x05netns\x88\x01\x01\x12\x1c\n" +
+	"\tinterface\x18\x02 \x01(\tR\tinterface\x12-\n" +
+	"\x12dispatcher_version\x18\x03 \x01(\rR\x11dispatcherVersion\x12#\n" +
+	"\rvalidate_only\x18\x04 \x01(\bR\fvalidateOnlyB\b\n" +
+	"\x06_netns\"*\n" +
+	"\x14RebuildChainResponse\x12\x12\n" +
+	"\x04plan\x18\x01 \x03(\tR\x04plan\"|\n" +
 	"\x0fGetChainRequest\x12\x19\n" +
 	"\x05netns\x18\x01 \x01(\tH\x00R\x05netns\x88\x01\x01\x12\x1c\n" +
 	"\tinterface\x18\x02 \x01(\tR\tinterface\x12&\n" +
@@ -713,7 +862,7 @@ const file_bpfd_v1_chain_proto_rawDesc = "" +
 	"_page_size\"d\n" +
 	"\x12ListChainsResponse\x12&\n" +
 	"\x06chains\x18\x01 \x03(\v2\x0e.bpfd.v1.ChainR\x06chains\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xeb\x03\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xd1\x04\n" +
 	"\x05Chain\x12\x19\n" +
 	"\x05netns\x18\x01 \x01(\tH\x00R\x05netns\x88\x01\x01\x12\x1c\n" +
 	"\tinterface\x18\x02 \x01(\tR\tinterface\x12\x18\n" +
@@ -729,11 +878,14 @@ const file_bpfd_v1_chain_proto_rawDesc = "" +
 	"\x05slots\x18\n" +
 	" \x01(\rH\x03R\x05slots\x88\x01\x01\x12.\n" +
 	"\amembers\x18\v \x03(\v2\x14.bpfd.v1.ChainMemberR\amembers\x12\x1a\n" +
-	"\bfindings\x18\f \x03(\tR\bfindingsB\b\n" +
+	"\bfindings\x18\f \x03(\tR\bfindings\x122\n" +
+	"\x12dispatcher_version\x18\r \x01(\rH\x04R\x11dispatcherVersion\x88\x01\x01\x12\x19\n" +
+	"\bshut_out\x18\x0e \x01(\tR\ashutOutB\b\n" +
 	"\x06_netnsB\x14\n" +
 	"\x12_kernel_program_idB\r\n" +
 	"\v_slots_usedB\b\n" +
-	"\x06_slots\"\xbb\x03\n" +
+	"\x06_slotsB\x15\n" +
+	"\x13_dispatcher_version\"\xbb\x03\n" +
 	"\vChainMember\x12\x1a\n" +
 	"\bposition\x18\x01 \x01(\rR\bposition\x12\x17\n" +
 	"\x04slot\x18\x02 \x01(\rH\x01R\x04slot\x88\x01\x01\x12#\n" +
@@ -769,11 +921,12 @@ const file_bpfd_v1_chain_proto_rawDesc = "" +
 	"\x10CHAIN_MODE_FUSED\x10\x03\x12\x16\n" +
 	"\x12CHAIN_MODE_FOREIGN\x10\x04\x12\x12\n" +
 	"\x0eCHAIN_MODE_TCX\x10\x05\x12\x15\n" +
-	"\x11CHAIN_MODE_CLSACT\x10\x062\x8b\x01\n" +
+	"\x11CHAIN_MODE_CLSACT\x10\x062\xd8\x01\n" +
 	"\fChainService\x124\n" +
 	"\bGetChain\x12\x18.bpfd.v1.GetChainRequest\x1a\x0e.bpfd.v1.Chain\x12E\n" +
 	"\n" +
-	"ListChains\x12\x1a.bpfd.v1.ListChainsRequest\x1a\x1b.bpfd.v1.ListChainsResponseB\x1dZ\x1bbpfd/proto/go/bpfdv1;bpfdv1b\x06proto3"
+	"ListChains\x12\x1a.bpfd.v1.ListChainsRequest\x1a\x1b.bpfd.v1.ListChainsResponse\x12K\n" +
+	"\fRebuildChain\x12\x1c.bpfd.v1.RebuildChainRequest\x1a\x1d.bpfd.v1.RebuildChainResponseB\x1dZ\x1bbpfd/proto/go/bpfdv1;bpfdv1b\x06proto3"
 
 var (
 	file_bpfd_v1_chain_proto_rawDescOnce sync.Once
@@ -788,36 +941,40 @@ func file_bpfd_v1_chain_proto_rawDescGZIP() []byte {
 }
 
 var file_bpfd_v1_chain_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_bpfd_v1_chain_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_bpfd_v1_chain_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_bpfd_v1_chain_proto_goTypes = []any{
-	(ChainHook)(0),             // 0: bpfd.v1.ChainHook
-	(ChainMode)(0),             // 1: bpfd.v1.ChainMode
-	(*GetChainRequest)(nil),    // 2: bpfd.v1.GetChainRequest
-	(*ListChainsRequest)(nil),  // 3: bpfd.v1.ListChainsRequest
-	(*ListChainsResponse)(nil), // 4: bpfd.v1.ListChainsResponse
-	(*Chain)(nil),              // 5: bpfd.v1.Chain
-	(*ChainMember)(nil),        // 6: bpfd.v1.ChainMember
-	(*ForeignProgram)(nil),     // 7: bpfd.v1.ForeignProgram
-	(XdpMode)(0),               // 8: bpfd.v1.XdpMode
-	(*Link)(nil),               // 9: bpfd.v1.Link
-	(*ProceedOn)(nil),          // 10: bpfd.v1.ProceedOn
+	(ChainHook)(0),               // 0: bpfd.v1.ChainHook
+	(ChainMode)(0),               // 1: bpfd.v1.ChainMode
+	(*RebuildChainRequest)(nil),  // 2: bpfd.v1.RebuildChainRequest
+	(*RebuildChainResponse)(nil), // 3: bpfd.v1.RebuildChainResponse
+	(*GetChainRequest)(nil),      // 4: bpfd.v1.GetChainRequest
+	(*ListChainsRequest)(nil),    // 5: bpfd.v1.ListChainsRequest
+	(*ListChainsResponse)(nil),   // 6: bpfd.v1.ListChainsResponse
+	(*Chain)(nil),                // 7: bpfd.v1.Chain
+	(*ChainMember)(nil),          // 8: bpfd.v1.ChainMember
+	(*ForeignProgram)(nil),       // 9: bpfd.v1.ForeignProgram
+	(XdpMode)(0),                 // 10: bpfd.v1.XdpMode
+	(*Link)(nil),                 // 11: bpfd.v1.Link
+	(*ProceedOn)(nil),            // 12: bpfd.v1.ProceedOn
 }
 var file_bpfd_v1_chain_proto_depIdxs = []int32{
 	0,  // 0: bpfd.v1.GetChainRequest.hook:type_name -> bpfd.v1.ChainHook
-	5,  // 1: bpfd.v1.ListChainsResponse.chains:type_name -> bpfd.v1.Chain
+	7,  // 1: bpfd.v1.ListChainsResponse.chains:type_name -> bpfd.v1.Chain
 	0,  // 2: bpfd.v1.Chain.hook:type_name -> bpfd.v1.ChainHook
 	1,  // 3: bpfd.v1.Chain.mode:type_name -> bpfd.v1.ChainMode
-	8,  // 4: bpfd.v1.Chain.xdp_mode:type_name -> bpfd.v1.XdpMode
-	6,  // 5: bpfd.v1.Chain.members:type_name -> bpfd.v1.ChainMember
-	9,  // 6: bpfd.v1.ChainMember.link:type_name -> bpfd.v1.Link
-	7,  // 7: bpfd.v1.ChainMember.foreign:type_name -> bpfd.v1.ForeignProgram
-	10, // 8: bpfd.v1.ChainMember.proceed_on:type_name -> bpfd.v1.ProceedOn
-	2,  // 9: bpfd.v1.ChainService.GetChain:input_type -> bpfd.v1.GetChainRequest
-	3,  // 10: bpfd.v1.ChainService.ListChains:input_type -> bpfd.v1.ListChainsRequest
-	5,  // 11: bpfd.v1.ChainService.GetChain:output_type -> bpfd.v1.Chain
-	4,  // 12: bpfd.v1.ChainService.ListChains:output_type -> bpfd.v1.ListChainsResponse
-	11, // [11:13] is the sub-list for method output_type
-	9,  // [9:11] is the sub-list for method input_type
+	10, // 4: bpfd.v1.Chain.xdp_mode:type_name -> bpfd.v1.XdpMode
+	8,  // 5: bpfd.v1.Chain.members:type_name -> bpfd.v1.ChainMember
+	11, // 6: bpfd.v1.ChainMember.link:type_name -> bpfd.v1.Link
+	9,  // 7: bpfd.v1.ChainMember.foreign:type_name -> bpfd.v1.ForeignProgram
+	12, // 8: bpfd.v1.ChainMember.proceed_on:type_name -> bpfd.v1.ProceedOn
+	4,  // 9: bpfd.v1.ChainService.GetChain:input_type -> bpfd.v1.GetChainRequest
+	5,  // 10: bpfd.v1.ChainService.ListChains:input_type -> bpfd.v1.ListChainsRequest
+	2,  // 11: bpfd.v1.ChainService.RebuildChain:input_type -> bpfd.v1.RebuildChainRequest
+	7,  // 12: bpfd.v1.ChainService.GetChain:output_type -> bpfd.v1.Chain
+	6,  // 13: bpfd.v1.ChainService.ListChains:output_type -> bpfd.v1.ListChainsResponse
+	3,  // 14: bpfd.v1.ChainService.RebuildChain:output_type -> bpfd.v1.RebuildChainResponse
+	12, // [12:15] is the sub-list for method output_type
+	9,  // [9:12] is the sub-list for method input_type
 	9,  // [9:9] is the sub-list for extension type_name
 	9,  // [9:9] is the sub-list for extension extendee
 	0,  // [0:9] is the sub-list for field type_name
@@ -831,9 +988,10 @@ func file_bpfd_v1_chain_proto_init() {
 	file_bpfd_v1_hook_proto_init()
 	file_bpfd_v1_link_proto_init()
 	file_bpfd_v1_chain_proto_msgTypes[0].OneofWrappers = []any{}
-	file_bpfd_v1_chain_proto_msgTypes[1].OneofWrappers = []any{}
+	file_bpfd_v1_chain_proto_msgTypes[2].OneofWrappers = []any{}
 	file_bpfd_v1_chain_proto_msgTypes[3].OneofWrappers = []any{}
-	file_bpfd_v1_chain_proto_msgTypes[4].OneofWrappers = []any{
+	file_bpfd_v1_chain_proto_msgTypes[5].OneofWrappers = []any{}
+	file_bpfd_v1_chain_proto_msgTypes[6].OneofWrappers = []any{
 		(*ChainMember_Link)(nil),
 		(*ChainMember_Foreign)(nil),
 	}
@@ -843,7 +1001,7 @@ func file_bpfd_v1_chain_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bpfd_v1_chain_proto_rawDesc), len(file_bpfd_v1_chain_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

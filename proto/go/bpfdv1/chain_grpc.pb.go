@@ -21,20 +21,27 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ChainService_GetChain_FullMethodName   = "/bpfd.v1.ChainService/GetChain"
-	ChainService_ListChains_FullMethodName = "/bpfd.v1.ChainService/ListChains"
+	ChainService_GetChain_FullMethodName     = "/bpfd.v1.ChainService/GetChain"
+	ChainService_ListChains_FullMethodName   = "/bpfd.v1.ChainService/ListChains"
+	ChainService_RebuildChain_FullMethodName = "/bpfd.v1.ChainService/RebuildChain"
 )
 
 // ChainServiceClient is the client API for ChainService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// Shows chains. They change through LinkService.
+// Shows chains, which change through LinkService, and builds their dispatchers
+// again.
 type ChainServiceClient interface {
 	// The chain of one interface.
 	GetChain(ctx context.Context, in *GetChainRequest, opts ...grpc.CallOption) (*Chain, error)
 	// All chains that have a member of ours or that a peer keeps in libxdp's way.
 	ListChains(ctx context.Context, in *ListChainsRequest, opts ...grpc.CallOption) (*ListChainsResponse, error)
+	// Builds the dispatcher of an XDP chain again with another version of its
+	// configuration, in one swap that packets do not see. The caller must be
+	// allowed to update each link of the chain; programs of others in it are a
+	// reason to refuse (IN_USE).
+	RebuildChain(ctx context.Context, in *RebuildChainRequest, opts ...grpc.CallOption) (*RebuildChainResponse, error)
 }
 
 type chainServiceClient struct {
@@ -65,16 +72,32 @@ func (c *chainServiceClient) ListChains(ctx context.Context, in *ListChainsReque
 	return out, nil
 }
 
+func (c *chainServiceClient) RebuildChain(ctx context.Context, in *RebuildChainRequest, opts ...grpc.CallOption) (*RebuildChainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RebuildChainResponse)
+	err := c.cc.Invoke(ctx, ChainService_RebuildChain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // ChainServiceServer is the server API for ChainService service.
 // All implementations must embed UnimplementedChainServiceServer
 // for forward compatibility.
 //
-// Shows chains. They change through LinkService.
+// Shows chains, which change through LinkService, and builds their dispatchers
+// again.
 type ChainServiceServer interface {
 	// The chain of one interface.
 	GetChain(context.Context, *GetChainRequest) (*Chain, error)
 	// All chains that have a member of ours or that a peer keeps in libxdp's way.
 	ListChains(context.Context, *ListChainsRequest) (*ListChainsResponse, error)
+	// Builds the dispatcher of an XDP chain again with another version of its
+	// configuration, in one swap that packets do not see. The caller must be
+	// allowed to update each link of the chain; programs of others in it are a
+	// reason to refuse (IN_USE).
+	RebuildChain(context.Context, *RebuildChainRequest) (*RebuildChainResponse, error)
 	mustEmbedUnimplementedChainServiceServer()
 }
 
@@ -90,6 +113,9 @@ func (UnimplementedChainServiceServer) GetChain(context.Context, *GetChainReques
 }
 func (UnimplementedChainServiceServer) ListChains(context.Context, *ListChainsRequest) (*ListChainsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListChains not implemented")
+}
+func (UnimplementedChainServiceServer) RebuildChain(context.Context, *RebuildChainRequest) (*RebuildChainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RebuildChain not implemented")
 }
 func (UnimplementedChainServiceServer) mustEmbedUnimplementedChainServiceServer() {}
 func (UnimplementedChainServiceServer) testEmbeddedByValue()                      {}
@@ -148,6 +174,24 @@ func _ChainService_ListChains_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ChainService_RebuildChain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RebuildChainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ChainServiceServer).RebuildChain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ChainService_RebuildChain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ChainServiceServer).RebuildChain(ctx, req.(*RebuildChainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // ChainService_ServiceDesc is the grpc.ServiceDesc for ChainService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -162,6 +206,10 @@ var ChainService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListChains",
 			Handler:    _ChainService_ListChains_Handler,
+		},
+		{
+			MethodName: "RebuildChain",
+			Handler:    _ChainService_RebuildChain_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -3550,6 +3550,51 @@ pub mod app_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// Which dispatcher, and how.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RebuildChainRequest {
+    /// By name. Unset: the daemon's own.
+    #[prost(string, optional, tag = "1")]
+    pub netns: ::core::option::Option<::prost::alloc::string::String>,
+    /// The interface's name.
+    #[prost(string, tag = "2")]
+    pub interface: ::prost::alloc::string::String,
+    /// 2: users of libxdp 1.3 to 1.5 can change the chain, later ones can only
+    /// show it. 3: users of libxdp 1.6 and later can change it, earlier ones can
+    /// do nothing with it.
+    #[prost(uint32, tag = "3")]
+    pub dispatcher_version: u32,
+    /// Say what would happen; change nothing.
+    #[prost(bool, tag = "4")]
+    pub validate_only: bool,
+}
+impl ::prost::Name for RebuildChainRequest {
+    const NAME: &'static str = "RebuildChainRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.RebuildChainRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.RebuildChainRequest".into()
+    }
+}
+/// The dispatcher has the version.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RebuildChainResponse {
+    /// With `validate_only`: the plan, one step a line.
+    #[prost(string, repeated, tag = "1")]
+    pub plan: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for RebuildChainResponse {
+    const NAME: &'static str = "RebuildChainResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.RebuildChainResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.RebuildChainResponse".into()
+    }
+}
 /// Names one chain.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetChainRequest {
@@ -3655,6 +3700,14 @@ pub struct Chain {
     /// What is not as asked, one sentence each; empty if all is well.
     #[prost(string, repeated, tag = "12")]
     pub findings: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The version of its dispatcher's configuration; unset where the mode has
+    /// none.
+    #[prost(uint32, optional, tag = "13")]
+    pub dispatcher_version: ::core::option::Option<u32>,
+    /// Which users of libxdp cannot change the chain because of that version, one
+    /// sentence; empty where the mode has no dispatcher.
+    #[prost(string, tag = "14")]
+    pub shut_out: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Chain {
     const NAME: &'static str = "Chain";
@@ -3836,7 +3889,8 @@ pub mod chain_service_client {
     #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
     use tonic::codegen::http::Uri;
     use tonic::codegen::*;
-    /// Shows chains. They change through LinkService.
+    /// Shows chains, which change through LinkService, and builds their dispatchers
+    /// again.
     #[derive(Debug, Clone)]
     pub struct ChainServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -3930,6 +3984,24 @@ pub mod chain_service_client {
             req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.ChainService", "ListChains"));
             self.inner.unary(req, path, codec).await
         }
+        /// Builds the dispatcher of an XDP chain again with another version of its
+        /// configuration, in one swap that packets do not see. The caller must be
+        /// allowed to update each link of the chain; programs of others in it are a
+        /// reason to refuse (IN_USE).
+        pub async fn rebuild_chain(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RebuildChainRequest>,
+        ) -> std::result::Result<tonic::Response<super::RebuildChainResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.ChainService/RebuildChain");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.ChainService", "RebuildChain"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -3950,8 +4022,17 @@ pub mod chain_service_server {
             &self,
             request: tonic::Request<super::ListChainsRequest>,
         ) -> std::result::Result<tonic::Response<super::ListChainsResponse>, tonic::Status>;
+        /// Builds the dispatcher of an XDP chain again with another version of its
+        /// configuration, in one swap that packets do not see. The caller must be
+        /// allowed to update each link of the chain; programs of others in it are a
+        /// reason to refuse (IN_USE).
+        async fn rebuild_chain(
+            &self,
+            request: tonic::Request<super::RebuildChainRequest>,
+        ) -> std::result::Result<tonic::Response<super::RebuildChainResponse>, tonic::Status>;
     }
-    /// Shows chains. They change through LinkService.
+    /// Shows chains, which change through LinkService, and builds their dispatchers
+    /// again.
     #[derive(Debug)]
     pub struct ChainServiceServer<T> {
         inner: Arc<T>,
@@ -4069,6 +4150,34 @@ pub mod chain_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ListChainsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.ChainService/RebuildChain" => {
+                    #[allow(non_camel_case_types)]
+                    struct RebuildChainSvc<T: ChainService>(pub Arc<T>);
+                    impl<T: ChainService> tonic::server::UnaryService<super::RebuildChainRequest> for RebuildChainSvc<T> {
+                        type Response = super::RebuildChainResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::RebuildChainRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as ChainService>::rebuild_chain(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RebuildChainSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)

@@ -5,54 +5,60 @@
 use std::collections::BTreeSet;
 
 use super::xdp::Program;
-use crate::hook::ChainId;
+use crate::hook::{ChainId, ChainName};
 use crate::ident::{LinkUid, SlotUid, Uids};
 use crate::kernel::{
-    ChainContent, ChainMode, ForeignSlot, Live, LiveDispatcher, Member, Observed, ObservedChain, OurSlot, PinnedCopy,
-    SLOTS, Slot, Step,
+    ChainContent, ChainMode, DispatcherVersion, ForeignSlot, Live, LiveDispatcher, Member, Observed, ObservedChain,
+    OurSlot, PinnedCopy, SLOTS, Slot, Step,
 };
 use crate::order;
+use crate::plan::PlanError;
 use crate::state::State;
 
 /// The kernel's name of every dispatcher (`XDP_DISPATCHER` in libxdp).
 pub(super) const DISPATCHER: &str = "xdp_dispatcher";
 
-/// The version that libxdp 1.3 to 1.5 write and later ones read: for an interface that has no dispatcher yet.
-const NEW_DISPATCHER: u8 = 2;
-
 /// The slots, in order.
-pub(super) struct Slots(pub(super) Vec<Slot>);
+pub(super) struct Slots {
+    pub(super) slots: Vec<Slot>,
+    /// The version of the dispatcher, if it is to be another one than it has.
+    pub(super) version: Option<DispatcherVersion>,
+}
 
 impl Program for Slots {
     fn members(&self) -> Vec<&Member> {
-        self.0.iter().filter_map(Slot::ours).flat_map(OurSlot::members).collect()
+        self.slots.iter().filter_map(Slot::ours).flat_map(OurSlot::members).collect()
     }
 
     fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.slots.is_empty()
     }
 
     fn fits(&self) -> bool {
-        self.0.len() <= SLOTS
+        self.slots.len() <= SLOTS
     }
 
     fn runs(&self, _: &Observed, _: &ChainId, live: &Live) -> bool {
         match live {
             Live::Dispatcher(live) => {
-                let alike = self.0.iter().zip(&live.slots).all(|(wanted, runs)| wanted.runs_as(runs));
-                alike && self.0.len() == live.slots.len() && !self.0.is_empty()
+                let alike = self.slots.iter().zip(&live.slots).all(|(wanted, runs)| wanted.runs_as(runs));
+                let same_version = self.version.is_none_or(|version| version.number() == live.version);
+                alike && same_version && self.slots.len() == live.slots.len() && !self.slots.is_empty()
             }
             Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Sequence(_) => false,
         }
     }
 
     fn content(&self, target: &State, observed: &Observed, live: &Live) -> (Vec<Step>, ChainContent) {
-        let version = match live {
-            Live::Dispatcher(LiveDispatcher { version, .. }) => *version,
-            Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Sequence(_) => NEW_DISPATCHER,
+        let version = match (self.version, live) {
+            (Some(version), _) => version.number(),
+            (None, Live::Dispatcher(LiveDispatcher { version, .. })) => *version,
+            (None, Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Sequence(_)) => {
+                observed.new_dispatcher.number()
+            }
         };
-        let content = ChainContent::Dispatcher { version, slots: self.0.clone() };
-        (missing_copies(target, observed, &self.0), content)
+        let content = ChainContent::Dispatcher { version, slots: self.slots.clone() };
+        (missing_copies(target, observed, &self.slots), content)
     }
 }
 
@@ -80,6 +86,20 @@ pub fn slots(state: &State, observed: &Observed, chain: &ChainId, uids: &mut dyn
     slots.into_iter().map(|(_, slot)| slot).collect()
 }
 
+/// Whether the dispatcher of a chain cannot be built again with another version. Users of libxdp that do not know that version would be
+/// shut out while programs of theirs run.
+pub(super) fn refuse_rebuild(name: &ChainName, live: &Live) -> Result<(), PlanError> {
+    let Live::Dispatcher(LiveDispatcher { slots, .. }) = live else {
+        return Err(PlanError::NoDispatcher(name.clone()));
+    };
+    let theirs = slots.iter().filter_map(|slot| match slot {
+        Slot::Ours(_) => None,
+        Slot::Foreign(slot) => Some(slot.name.clone()),
+    });
+    let names: Vec<String> = theirs.collect();
+    if names.is_empty() { Ok(()) } else { Err(PlanError::Peers { chain: name.clone(), names }) }
+}
+
 /// The programs of others in a chain's dispatcher.
 fn foreign<'a>(observed: &'a Observed, chain: &ChainId) -> impl Iterator<Item = &'a ForeignSlot> {
     let slots = match observed.chains.get(chain).map(|seen| &seen.live) {
@@ -97,7 +117,7 @@ pub(super) fn there(slots: Vec<Slot>, live: &LiveDispatcher) -> Slots {
     let running = live.slots.iter().filter_map(Slot::ours).flat_map(OurSlot::members);
     let running: BTreeSet<LinkUid> = running.map(|member| member.link).collect();
     let there = |slot: &Slot| slot.ours().is_none_or(|slot| slot.members().all(|it| running.contains(&it.link)));
-    Slots(slots.into_iter().filter(there).collect())
+    Slots { slots: slots.into_iter().filter(there).collect(), version: None }
 }
 
 fn missing_copies<'a>(target: &'a State, observed: &'a Observed, slots: &[Slot]) -> Vec<Step> {

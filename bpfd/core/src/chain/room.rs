@@ -71,9 +71,12 @@ impl Room {
             Change::Attach(link) if link.chain() == Some(*chain) => {
                 link.placement.place().is_some_and(|place| u32::from(place.effective) >= GROUP_PRIORITY_MIN)
             }
-            Change::Attach(_) | Change::Load(_) | Change::Update { .. } | Change::Detach(_) | Change::Unload(_) => {
-                false
-            }
+            Change::Attach(_)
+            | Change::Load(_)
+            | Change::Update { .. }
+            | Change::Rebuild { .. }
+            | Change::Detach(_)
+            | Change::Unload(_) => false,
         };
         if changes.iter().any(common) { Self::Common } else { Self::All }
     }

@@ -40,11 +40,12 @@ pub(super) trait Program {
 fn wanted(View { target, observed, id, chain }: View<'_>, uids: &mut dyn Uids) -> Box<dyn Program> {
     let ObservedChain { live, mode, .. } = chain;
     let slots = libxdp::slots(target, observed, id, uids);
+    let version = observed.versions.get(id).copied();
     let fused = || Box::new(fused::Fused(order::members(target, id)));
     match (mode, live) {
         (ChainMode::Libxdp, Live::Ours(_)) if slots.len() > SLOTS => fused(),
         (ChainMode::Libxdp, Live::Dispatcher(live)) if slots.len() > SLOTS => Box::new(libxdp::there(slots, live)),
-        (ChainMode::Libxdp, _) => Box::new(libxdp::Slots(slots)),
+        (ChainMode::Libxdp, _) => Box::new(libxdp::Slots { slots, version }),
         (_, Live::Dispatcher(live)) if live.is_shared() => Box::new(libxdp::there(slots, live)),
         (_, _) => fused(),
     }
@@ -89,6 +90,9 @@ pub(super) fn turns(view: View<'_>, uids: &mut dyn Uids) -> Vec<Turn> {
 
 pub(super) fn refuse(view: View<'_>, changes: &[Change]) -> Result<(), PlanError> {
     let View { target, observed, id, chain: ObservedChain { name, live, driven, mode } } = view;
+    if changes.iter().any(|change| matches!(change, Change::Rebuild { .. })) {
+        libxdp::refuse_rebuild(name, live)?;
+    }
     let programs = libxdp::slots(target, observed, id, &mut || Uuid::nil()).len();
     if matches!(mode, ChainMode::Libxdp) {
         room::refuse(name, id, programs, changes)?;

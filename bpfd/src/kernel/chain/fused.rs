@@ -49,10 +49,16 @@ fn part<'a>(member: &Member, apps: &'a Codes) -> Result<fuse::Member<'a>, StepEr
     Ok(fuse::Member { entry: entry(member), program })
 }
 
-/// Names the member that the verifier rejects, by the instruction that it objects to.
+/// What the verifier says of all members together: where it stopped is nobody's fault (`do_check` and `check_max_stack_depth` of
+/// kernel/bpf/verifier.c).
+const TOGETHER: [&str; 4] = ["BPF program is too large", "combined stack size", "the call stack of", "The sequence of"];
+
+/// Names the member that the verifier rejects, by the instruction that it objects to; none if it objects to all of them together.
 fn about(error: StepError, parts: &[fuse::Member<'_>], members: &[Member]) -> StepError {
     let StepError::Verifier { program, link: _, log, rejection } = error else { return error };
-    let place = rejection.instruction.and_then(|instruction| fuse::member_at(parts, instruction));
+    let says = |words: &str| rejection.message.as_ref().is_some_and(|message| message.starts_with(words));
+    let instruction = rejection.instruction.filter(|_| members.len() < 2 || !TOGETHER.iter().any(|words| says(words)));
+    let place = instruction.and_then(|instruction| fuse::member_at(parts, instruction));
     let member = place.and_then(|place| members.get(place));
     let program = member.map_or(program, |member| member.function.clone());
     StepError::Verifier { program, link: member.map(|member| member.link), log, rejection }

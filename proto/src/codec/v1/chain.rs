@@ -2,8 +2,8 @@
 
 use bpfd_core::hook::{ChainId, ProceedOn};
 use bpfd_core::kernel::{
-    ChainMode, EntryProgram, ForeignProgram, ForeignSlot, Live, LiveGeneration, Member, Observed, SLOTS, SequenceEntry,
-    Slot,
+    ChainMode, DispatcherVersion, EntryProgram, ForeignProgram, ForeignSlot, Live, LiveGeneration, Member, Observed,
+    SLOTS, SequenceEntry, Slot,
 };
 use bpfd_core::order;
 use bpfd_core::plan::LinkStatus;
@@ -11,7 +11,7 @@ use bpfd_core::snapshot::Snapshot;
 
 use super::hook::shared::{chain_hook, netns, proceed_on};
 use super::hook::xdp::mode as xdp_mode;
-use super::{Paths, link, texts};
+use super::{BadField, Paths, bad, link, texts};
 use crate::v1 as pb;
 
 /// A chain as the kernel has it, beside what was asked for.
@@ -26,7 +26,7 @@ pub fn chain(snapshot: &Snapshot, id: &ChainId, paths: &impl Paths) -> Option<pb
         ChainMode::Tcx => (pb::ChainMode::Tcx, "this kernel has tcx".to_owned()),
         ChainMode::Clsact { cause } => (pb::ChainMode::Clsact, cause.clone()),
     };
-    let mut slots = None;
+    let (mut slots, mut version) = (None, None);
     let mut findings = Vec::new();
     let (mode, cause) = match (&seen.live, mode) {
         (Live::Foreign(_), _) => (pb::ChainMode::Foreign, "neither bpfd's nor libxdp's".to_owned()),
@@ -42,6 +42,7 @@ pub fn chain(snapshot: &Snapshot, id: &ChainId, paths: &impl Paths) -> Option<pb
             let lost = |name: &String| format!("`{name}` is no longer in its slot: somebody removed its pins");
             findings.extend(live.lost.iter().map(lost));
             slots = u32::try_from(live.slots.len()).ok();
+            version = Some(live.version);
             let pin = |slot| paths.libxdp_pin(id.interface.index, live.generation.program, slot);
             let members = (0..).zip(&live.slots).flat_map(|(slot, found)| match found {
                 Slot::Ours(found) => {
@@ -91,7 +92,23 @@ pub fn chain(snapshot: &Snapshot, id: &ChainId, paths: &impl Paths) -> Option<pb
         slots: slots.and_then(|_| u32::try_from(SLOTS).ok()),
         members,
         findings: texts(findings),
+        dispatcher_version: version.map(u32::from),
+        shut_out: version.map(shut_out).unwrap_or_default().to_owned(),
     })
+}
+
+/// Who cannot change a chain whose dispatcher has this version (measured with libxdp 1.3.1, 1.5.4 and 1.6.3).
+fn shut_out(version: u8) -> &'static str {
+    match version {
+        3.. => "libxdp before 1.6 can neither show nor change it",
+        0..3 => "libxdp 1.6 and later can show it, and unload all of it, but cannot add to it",
+    }
+}
+
+/// The version that a request names.
+pub fn dispatcher_version(number: u32) -> Result<DispatcherVersion, BadField> {
+    let known = u8::try_from(number).ok().and_then(|number| DispatcherVersion::try_from(number).ok());
+    known.ok_or_else(|| bad("dispatcher_version", format!("{number} is no version that bpfd makes: give 2 or 3")))
 }
 
 fn members(snapshot: &Snapshot, observed: &Observed, id: &ChainId) -> Vec<pb::ChainMember> {

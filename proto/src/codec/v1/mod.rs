@@ -13,7 +13,7 @@ mod state;
 
 use bpfd_core::ident::{AppUid, KernelId};
 
-pub use self::chain::chain;
+pub use self::chain::{chain, dispatcher_version};
 pub use self::hook::shared::{interface_name, point, proceed_on, shown_proceed_on};
 pub use self::pages::{Fitted, fitting, page_size, texts};
 pub use self::report::{plan, progress, time, warnings};

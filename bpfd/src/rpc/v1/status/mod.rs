@@ -236,6 +236,9 @@ pub(in crate::rpc::v1) fn engine(message: &str, error: &EngineError) -> Refusal 
             "the last operation was interrupted; `bpfctl doctor` shows what is inconsistent; \
                  a restart of bpfd tries to recover again",
         ),
+        EngineError::StillRuns(_) => Refusal::new(ErrorReason::StillRuns, message)
+            .cause(error.to_string())
+            .hint("the next change and the next start of bpfd try again; `bpfctl doctor` lists what still runs"),
         EngineError::Busy(Full(_)) => busy(error),
         EngineError::Stopped => Refusal::new(ErrorReason::DaemonNotReady, message).cause(error.to_string()),
     }
@@ -307,6 +310,9 @@ fn request(message: &str, error: &RequestError) -> Refusal {
         RequestError::ProceedOn { .. } => {
             refusal(ErrorReason::InvalidRequest).hint("leave the proceed-on set out: the hook's own applies")
         }
+        RequestError::NoChain(_) => {
+            refusal(ErrorReason::NotFoundChain).hint("`bpfctl chain list` shows chains with programs of bpfd's")
+        }
         RequestError::NothingToUpdate => refusal(ErrorReason::InvalidRequest),
     }
 }
@@ -366,6 +372,11 @@ fn plan(message: &str, error: &PlanError) -> Refusal {
         PlanError::Unseen { .. } => {
             refusal(ErrorReason::StillRuns).hint("`bpfctl doctor` says what cannot be looked at; nothing was changed")
         }
+        PlanError::NoDispatcher(chain) => {
+            refusal(ErrorReason::InvalidRequest).hint(format!("`{}` shows how the chain is kept", show_chain(chain)))
+        }
+        PlanError::Peers { .. } => refusal(ErrorReason::InUse)
+            .hint("unload them first, with the tool that loaded them: `xdp-loader status` lists them"),
         PlanError::Mode { .. } | PlanError::MixedModes(_) => {
             refusal(ErrorReason::ModeConflict).hint("leave out `--mode`, or detach the others first")
         }

@@ -1,0 +1,113 @@
+//! What bpfd stands on fails: a full disk, a damaged database, events of interfaces that are not heard any more. Nothing is detached by it,
+//! what removes goes on, and `doctor` says so.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
+
+use bpfd_tests::{Host, example};
+use insta::assert_snapshot;
+
+#[track_caller]
+fn load(host: &Host, name: &str, options: &str) {
+    let object = example("xdp-counter");
+    host.bpfctl(&format!("load --path {object} --name {name} {options}")).ok();
+}
+
+/// The records of the audit log.
+fn records(host: &Host) -> Vec<String> {
+    let text = std::fs::read_to_string(host.path("/run/case/var/log/bpfd/audit.jsonl")).unwrap();
+    let kind =
+        |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["record"].as_str().unwrap().to_owned();
+    text.lines().map(kind).collect()
+}
+
+/// Writes until the file system has no room.
+fn fill(host: &Host, directory: &str) {
+    host.shell(&format!("dd if=/dev/zero of={directory}/ballast-$(date +%s%N) bs=4k 2>/dev/null || true"));
+}
+
+#[test]
+fn on_a_full_disk_nothing_is_added_and_removals_go_on() {
+    let mut host = Host::without_daemon();
+    let (lib, log) = ("/run/case/var/lib/bpfd", "/run/case/var/log/bpfd");
+    for directory in [lib, log] {
+        host.shell(&format!("mkdir -p -m 0700 {directory}; mount -t tmpfs -o size=24m,mode=0700 none {directory}"));
+    }
+    host.start();
+    for name in ["a", "b", "c"] {
+        load(&host, name, "xdp -i uplink");
+    }
+    fill(&host, lib);
+    fill(&host, log);
+    let object = example("xdp-counter");
+    let refused = host.bpfctl(&format!("load --path {object} --name d xdp -i uplink")).refused(1);
+    assert!(refused.contains("No space left on device"), "{refused}");
+    host.bpfctl("detach a/count@uplink:xdp").ok();
+    // The room that was kept is used now: nothing is added until there is as much again.
+    assert_snapshot!(host.refuses(1, "attach a xdp -i uplink"), @"");
+    assert_eq!(host.bpfctl("doctor").code, 12);
+    assert_snapshot!(host.bpfctl("doctor").stdout.lines().filter(|line| line.contains("disk")).collect::<Vec<_>>().join("\n"), @"");
+    host.bpfctl("unload b").ok();
+
+    // What was kept is gone too: removals are counted.
+    fill(&host, lib);
+    fill(&host, log);
+    host.bpfctl("detach c/count@uplink:xdp").ok();
+    assert!(!records(&host).contains(&"lost".to_owned()));
+    host.kill();
+    host.start();
+    assert_eq!(host.bpfctl("list apps").ok().lines().count(), 3, "a and c");
+    host.bpfctl("unload c").ok();
+
+    for directory in [lib, log] {
+        host.shell(&format!("rm {directory}/ballast-*"));
+    }
+    host.bpfctl("attach a xdp -i uplink").ok();
+    assert_eq!(host.bpfctl("doctor").code, 0, "{}", host.bpfctl("doctor").stdout);
+    assert!(records(&host).contains(&"lost".to_owned()), "{:?}", records(&host));
+    host.bpfctl("unload --all").ok();
+    host.stop();
+    host.shell(&format!("umount {lib}; umount {log}"));
+}
+
+#[test]
+fn a_damaged_database_stops_the_start_and_takes_nothing_off() {
+    let mut host = Host::new();
+    for name in ["a", "b"] {
+        load(&host, name, "xdp -i uplink");
+    }
+    let lib = "/run/case/var/lib/bpfd";
+    let before = host.pinned();
+    host.stop();
+    let whole = std::fs::read(host.path(&format!("{lib}/state.db"))).unwrap();
+    for (what, at) in [("its first page", 0), ("another page", 4096)] {
+        let mut damaged = whole.clone();
+        damaged[at..at + 512].fill(0xa5);
+        std::fs::write(host.path(&format!("{lib}/state.db")), damaged).unwrap();
+        let ended = host.spawn(&[]).err().unwrap_or_else(|| panic!("{what}: it started"));
+        assert_eq!(ended.code(), Some(1), "{what}{}", host.log());
+        assert!(host.log().contains("the state database is damaged"), "{what}{}", host.log());
+        assert!(host.log().contains("move `state.db` and `state.db-wal` away"), "{what}{}", host.log());
+        assert_eq!(host.pinned(), before, "{what}");
+    }
+    host.shell(&format!("mv {lib}/state.db {lib}/damaged; rm -f {lib}/state.db-wal"));
+    host.start();
+    assert!(host.bpfctl("list links").stderr.contains("RECOVERED"));
+    assert_eq!(host.items("list links").len(), 2);
+    host.bpfctl("state adopt").ok();
+    host.check();
+}
+
+#[test]
+fn a_daemon_that_does_not_hear_of_interfaces_says_so() {
+    let mut host = Host::without_daemon();
+    host.start_with(&[("FAILPOINTS", "watch-fails=return")]);
+    let shown = host.await_output("version", "DEGRADED");
+    assert!(shown.stdout.contains("interfaces are not watched any more: a test asked for it"), "{shown}");
+    let doctor = host.bpfctl("doctor");
+    assert_eq!(doctor.code, 12, "{doctor}");
+    assert!(doctor.stdout.contains("restart bpfd: nothing is detached by that"), "{doctor}");
+    load(&host, "a", "xdp -i uplink");
+    host.bpfctl("unload a").ok();
+    host.kill();
+    host.start();
+    host.check();
+}
