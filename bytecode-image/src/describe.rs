@@ -240,7 +240,11 @@ fn initial_value(global: &Global) -> Option<Scalar> {
     let signed = match &global.ty {
         GlobalType::Bool | GlobalType::Char => false,
         GlobalType::Int { signed, .. } | GlobalType::Enum { signed, .. } => *signed,
-        GlobalType::CharArray { .. } | GlobalType::IntArray { .. } | GlobalType::Other => return None,
+        GlobalType::CharArray { .. }
+        | GlobalType::IntArray { .. }
+        | GlobalType::Array { .. }
+        | GlobalType::Struct { .. }
+        | GlobalType::Other { .. } => return None,
     };
     let little: Vec<u8> = match &global.initial {
         Initial::Zero => vec![0],
@@ -258,6 +262,8 @@ fn initial_value(global: &Global) -> Option<Scalar> {
         | GlobalType::Enum { .. }
         | GlobalType::CharArray { .. }
         | GlobalType::IntArray { .. }
-        | GlobalType::Other => Scalar::from(value),
+        | GlobalType::Array { .. }
+        | GlobalType::Struct { .. }
+        | GlobalType::Other { .. } => Scalar::from(value),
     })
 }

@@ -101,11 +101,11 @@ pub struct GlobalSummary {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(tag = "remark", rename_all = "snake_case")]
 pub enum Remark {
-    /// It cannot be loaded at all.
-    #[error("it cannot be loaded: {why}")]
-    NotLoadable {
-        /// Why.
-        why: String,
+    /// Symbols that nobody supplies.
+    #[error("programs that use {} cannot be loaded: bpfd links neither symbols of the kernel nor other objects", .symbols.join(", "))]
+    Unresolved {
+        /// Their names.
+        symbols: Vec<String>,
     },
     /// No programs.
     #[error("it has no programs")]
@@ -240,8 +240,9 @@ fn global_summary(global: &Global, label: &Label) -> GlobalSummary {
 
 fn remarks(object: &Object, labelled: Option<&Labelled>) -> Vec<Remark> {
     let mut remarks = Vec::new();
-    if let Err(why) = object.loadable() {
-        remarks.push(Remark::NotLoadable { why: why.to_string() });
+    let symbols: Vec<String> = object.unresolved().map(|name| format!("`{name}`")).collect();
+    if !symbols.is_empty() {
+        remarks.push(Remark::Unresolved { symbols });
     }
     if object.programs.is_empty() {
         remarks.push(Remark::NoPrograms);

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::btf::{Btf, Type};
-use crate::elf::{Elf, STT_FUNC, STT_OBJECT, Symbol};
+use crate::elf::{Elf, Relocation, STT_FUNC, STT_OBJECT, Symbol};
 use crate::maps::{self, Map, MapKind};
 use crate::names::{FunctionName, MapName};
 
@@ -40,47 +40,68 @@ pub enum Held {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("the initial values of map `{map}` cannot be used: {why}")]
 pub struct ContentError {
-    map: String,
+    pub(crate) map: String,
     why: String,
 }
 
-/// Every place that has something in it.
-pub(crate) fn read(elf: &Elf<'_>, btf: Option<&Btf<'_>>, maps: &[Map]) -> Result<Vec<Content>, ContentError> {
-    let mut contents = Vec::new();
+/// Every place that has something in it, and for each map whose places mean nothing, why.
+pub(crate) fn read(
+    elf: &Elf<'_>,
+    btf: Option<&Btf<'_>>,
+    maps: &[Map],
+) -> Result<(Vec<Content>, Vec<ContentError>), ContentError> {
+    let (mut contents, mut unusable) = (Vec::new(), Vec::<ContentError>::new());
     let (Some(section), Some(btf)) = (elf.sections.iter().find(|section| maps::is_btf(section)), btf) else {
-        return Ok(contents);
+        return Ok((contents, unusable));
     };
-    let bad = |map: &str, why: &str| ContentError { map: map.to_owned(), why: why.to_owned() };
-    let relocations = elf.relocations(section.index).map_err(|error| bad(section.name, &error.to_string()))?;
+    let bad = |why: String| ContentError { map: section.name.to_owned(), why };
+    let relocations = elf.relocations(section.index).map_err(|error| bad(error.to_string()))?;
     if relocations.len() > MAX_CONTENTS {
-        return Err(bad(section.name, &format!("they are more than {MAX_CONTENTS}")));
+        return Err(bad(format!("they are more than {MAX_CONTENTS}")));
     }
     for relocation in relocations {
         let holds = |symbol: &&Symbol<'_>| {
             let inside = symbol.value <= relocation.offset && relocation.offset - symbol.value < symbol.size;
             symbol.kind == STT_OBJECT && symbol.section == Some(section.index) && inside
         };
-        let variable = elf.symbols.iter().find(holds).ok_or_else(|| bad(section.name, "they are of no map"))?;
-        let map = maps.iter().find(|map| map.name.as_str() == variable.name);
-        let map = map.ok_or_else(|| bad(section.name, "they are of no map"))?;
-        let bad = |why: &str| bad(map.name.as_str(), why);
-        let first = values_at(btf, map.name.as_str()).ok_or_else(|| bad("it has no member `values`"))?;
-        let at = relocation.offset.checked_sub(variable.value).and_then(|at| at.checked_sub(first));
-        let at = at.filter(|at| at.is_multiple_of(PLACE)).ok_or_else(|| bad("one is in no place of its own"))?;
-        let slot = u32::try_from(at / PLACE).map_err(|_too_far| bad("one is too far behind"))?;
-        let symbol = elf.symbols.get(relocation.symbol).ok_or_else(|| bad("one is nothing"))?;
-        let holds = match map.kind {
-            MapKind::PROG_ARRAY => program(elf, symbol).map(Held::Program).ok_or_else(|| bad("one is no program"))?,
-            MapKind::ARRAY_OF_MAPS | MapKind::HASH_OF_MAPS => {
-                let inner = Some(symbol).filter(|symbol| symbol.section == Some(section.index));
-                let inner = inner.and_then(|symbol| maps.iter().find(|map| map.name.as_str() == symbol.name));
-                Held::Map(inner.ok_or_else(|| bad("one is no map"))?.name.clone())
+        let variable = elf.symbols.iter().find(holds);
+        let map = variable.and_then(|variable| maps.iter().find(|map| map.name.as_str() == variable.name));
+        let (variable, map) = variable.zip(map).ok_or_else(|| bad("they are of no map".to_owned()))?;
+        match content(elf, btf, maps, (section.index, relocation), (variable, map)) {
+            Ok(content) => contents.push(content),
+            Err(why) => {
+                if unusable.last().is_none_or(|last| last.map != map.name.as_str()) {
+                    unusable.push(ContentError { map: map.name.to_string(), why: why.to_owned() });
+                }
             }
-            _ => return Err(bad("its kind takes none")),
-        };
-        contents.push(Content { map: map.name.clone(), slot, holds });
+        }
     }
-    Ok(contents)
+    Ok((contents, unusable))
+}
+
+/// The place of a map that a relocation of the maps' section is about.
+fn content(
+    elf: &Elf<'_>,
+    btf: &Btf<'_>,
+    maps: &[Map],
+    (section, relocation): (usize, Relocation),
+    (variable, map): (&Symbol<'_>, &Map),
+) -> Result<Content, &'static str> {
+    let first = values_at(btf, map.name.as_str()).ok_or("it has no member `values`")?;
+    let at = relocation.offset.checked_sub(variable.value).and_then(|at| at.checked_sub(first));
+    let at = at.filter(|at| at.is_multiple_of(PLACE)).ok_or("one is in no place of its own")?;
+    let slot = u32::try_from(at / PLACE).map_err(|_too_far| "one is too far behind")?;
+    let symbol = elf.symbols.get(relocation.symbol).ok_or("one is nothing")?;
+    let holds = match map.kind {
+        MapKind::PROG_ARRAY => program(elf, symbol).map(Held::Program).ok_or("one is no program")?,
+        MapKind::ARRAY_OF_MAPS | MapKind::HASH_OF_MAPS => {
+            let inner = Some(symbol).filter(|symbol| symbol.section == Some(section));
+            let inner = inner.and_then(|symbol| maps.iter().find(|map| map.name.as_str() == symbol.name));
+            Held::Map(inner.ok_or("one is no map")?.name.clone())
+        }
+        _ => return Err("its kind takes none"),
+    };
+    Ok(Content { map: map.name.clone(), slot, holds })
 }
 
 /// A function that can be loaded; whether it is a program of the object is asked when it is.

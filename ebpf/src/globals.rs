@@ -1,9 +1,12 @@
-//! Global variables of an object with their C types, and the bytes of a value given as text (`--set NAME=VALUE`). Must
-//! never write more or fewer bytes than the variable has, nor cut a number to make it fit.
+//! Global variables of an object with their C types, and the bytes of a value given as text (`--set NAME=VALUE`): as people write it in a
+//! shell, as JSON for what has parts, or as hexadecimal digits. Long because each C type has a form and an error. Must never write more or fewer bytes than the variable has, nor cut a number to make it fit.
+
+use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use crate::bytes::index;
+use crate::bytes::{index, put};
 use crate::names::SectionName;
 
 /// Characters of a value that an error quotes: more than any integer has.
@@ -83,8 +86,52 @@ pub enum GlobalType {
         /// How many.
         len: u32,
     },
-    /// A struct, a pointer, ...: not to be set by text.
-    Other,
+    /// An array of anything else.
+    Array {
+        /// Of what.
+        element: Box<GlobalType>,
+        /// Bytes of one.
+        size: u32,
+        /// How many.
+        len: u32,
+    },
+    /// A struct.
+    Struct {
+        /// Its members, those of structs without a name in it included.
+        members: Vec<Member>,
+    },
+    /// Something that only bytes can set.
+    Other {
+        /// What it is: "a union".
+        what: String,
+    },
+}
+
+impl GlobalType {
+    fn is_scalar(&self) -> bool {
+        match self {
+            Self::Bool | Self::Char | Self::Int { .. } | Self::Enum { .. } => true,
+            Self::CharArray { .. }
+            | Self::IntArray { .. }
+            | Self::Array { .. }
+            | Self::Struct { .. }
+            | Self::Other { .. } => false,
+        }
+    }
+}
+
+/// A member of a struct.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its name.
+    pub name: String,
+    /// Bytes from the start of the struct.
+    pub offset: u32,
+    /// Bytes.
+    pub size: u32,
+    /// What it holds.
+    #[serde(rename = "type")]
+    pub ty: GlobalType,
 }
 
 /// One name of an enum.
@@ -159,16 +206,65 @@ pub enum GlobalError {
         limit: usize,
     },
     /// More elements than the array has.
-    #[error("{found} numbers do not fit `{declaration}`")]
+    #[error("{found} values do not fit `{declaration}`")]
     TooMany {
         /// In C.
         declaration: String,
         /// Elements given.
         found: usize,
     },
-    /// No text form.
-    #[error("`{0}` cannot be set by text: only integers, bool, char, enums, and arrays of integers or char")]
-    Unsettable(String),
+    /// Only JSON says what goes where.
+    #[error("`{declaration}` is set by JSON: `{form}`; or by its bytes, `hex:…`")]
+    NeedsJson {
+        /// In C.
+        declaration: String,
+        /// How it begins and ends.
+        form: String,
+    },
+    /// Not JSON.
+    #[error("the value of `{declaration}` is not JSON: {why}")]
+    NotJson {
+        /// In C.
+        declaration: String,
+        /// Why, with the place.
+        why: String,
+    },
+    /// Another JSON value than the type takes.
+    #[error("`{text}` is not {wanted}, which `{declaration}` takes")]
+    WrongJson {
+        /// In C.
+        declaration: String,
+        /// As given.
+        text: String,
+        /// What the type takes.
+        wanted: Cow<'static, str>,
+    },
+    /// A struct has no such member.
+    #[error("`{declaration}` has no member `{name}`{}", list_of(.candidates))]
+    NoMember {
+        /// In C.
+        declaration: String,
+        /// As given.
+        name: String,
+        /// What there is.
+        candidates: Vec<String>,
+    },
+    /// `hex:` with something else than the bytes.
+    #[error("`{declaration}` has {size} bytes: write two hexadecimal digits for each of them after `hex:`")]
+    NotHex {
+        /// In C.
+        declaration: String,
+        /// Its bytes.
+        size: u32,
+    },
+    /// No form but bytes.
+    #[error("`{declaration}` is {what}: give the bytes of the whole variable, `hex:…`")]
+    Unsettable {
+        /// In C.
+        declaration: String,
+        /// What it is.
+        what: String,
+    },
 }
 
 impl Global {
@@ -182,60 +278,214 @@ impl Global {
 }
 
 /// The bytes of `text` as a value of `global`: exactly [`Global::size`], little-endian. Fewer array elements than there
-/// are leave the rest zero, as in C.
+/// are leave the rest zero, as in C, and so do members that are not named. `hex:…` is the bytes themselves, for any type.
 pub fn encode(global: &Global, text: &str) -> Result<Vec<u8>, GlobalError> {
-    let bytes = match &global.ty {
-        GlobalType::Bool => match text {
-            "true" | "1" => vec![1],
-            "false" | "0" => vec![0],
-            _ => return Err(GlobalError::NotABool { declaration: global.declaration(), text: shown(text) }),
-        },
-        // `'x'` is the character; bare digits are a number, as for every other integer.
-        GlobalType::Char => match text.as_bytes() {
-            [b'\'', one, b'\''] => vec![*one],
-            [one] if !one.is_ascii_digit() && one.is_ascii() => vec![*one],
-            _ => integer_in(global, text, i128::from(i8::MIN), i128::from(u8::MAX), 1)?,
-        },
-        GlobalType::Int { size, signed } => integer(global, text, *size, *signed)?,
-        GlobalType::Enum { size, signed, values } => match values.iter().find(|value| value.name == text) {
-            Some(value) => low_bytes(value.bits.to_le_bytes(), *size),
-            None if parse_number(text).is_some() && *signed => integer(global, text, *size, true)?,
-            // Compilers before LLVM 16 do not say that an enum has a sign: then both readings of its bits are allowed.
-            None if parse_number(text).is_some() => {
-                let bits = u32::from((*size).clamp(1, 8)) * 8;
-                integer_in(global, text, -(1_i128 << (bits - 1)), (1_i128 << bits) - 1, *size)?
-            }
-            None => {
-                return Err(GlobalError::NotAnEnumerator {
-                    declaration: global.declaration(),
-                    text: shown(text),
-                    candidates: values.iter().map(|value| value.name.clone()).collect(),
-                });
-            }
-        },
-        GlobalType::CharArray { len } => {
-            let limit = index(*len).saturating_sub(1);
-            if text.len() > limit {
-                return Err(GlobalError::TooLong { declaration: global.declaration(), found: text.len(), limit });
-            }
-            text.as_bytes().to_vec()
-        }
-        GlobalType::IntArray { size, signed, len } => {
-            let parts: Vec<&str> = text.split(',').map(str::trim).collect();
-            if parts.len() > index(*len) {
-                return Err(GlobalError::TooMany { declaration: global.declaration(), found: parts.len() });
-            }
-            let mut bytes = Vec::new();
-            for part in parts {
-                bytes.extend(integer(global, part, *size, *signed)?);
-            }
-            bytes
-        }
-        GlobalType::Other => return Err(GlobalError::Unsettable(global.declaration())),
+    let declaration = global.declaration();
+    let place = Place { declaration: &declaration, size: global.size };
+    let mut bytes = match text.strip_prefix("hex:") {
+        Some(digits) => place.hex(digits)?,
+        None => place.text(&global.ty, text)?,
     };
-    let mut bytes = bytes;
     bytes.resize(index(global.size), 0);
     Ok(bytes)
+}
+
+/// A variable, or a part of one: what errors call it, and its bytes.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    declaration: &'a str,
+    size: u32,
+}
+
+impl Place<'_> {
+    /// A value as people write it in a shell.
+    fn text(self, ty: &GlobalType, text: &str) -> Result<Vec<u8>, GlobalError> {
+        match ty {
+            GlobalType::Bool => match text {
+                "true" | "1" => Ok(vec![1]),
+                "false" | "0" => Ok(vec![0]),
+                _ => Err(GlobalError::NotABool { declaration: self.declaration.to_owned(), text: shown(text) }),
+            },
+            // `'x'` is the character; bare digits are a number, as for every other integer.
+            GlobalType::Char => match text.as_bytes() {
+                [b'\'', one, b'\''] => Ok(vec![*one]),
+                [one] if !one.is_ascii_digit() && one.is_ascii() => Ok(vec![*one]),
+                _ => self.integer_in(text, i128::from(i8::MIN), i128::from(u8::MAX), 1),
+            },
+            GlobalType::Int { size, signed } => self.integer(text, *size, *signed),
+            GlobalType::Enum { size, signed, values } => self.enumerator(text, *size, *signed, values),
+            GlobalType::CharArray { len } => {
+                let limit = index(*len).saturating_sub(1);
+                if text.len() > limit {
+                    let declaration = self.declaration.to_owned();
+                    return Err(GlobalError::TooLong { declaration, found: text.len(), limit });
+                }
+                Ok(text.as_bytes().to_vec())
+            }
+            GlobalType::IntArray { .. } | GlobalType::Array { .. } | GlobalType::Struct { .. }
+                if text.trim_start().starts_with(['[', '{']) =>
+            {
+                let value = serde_json::from_str(text);
+                let bad = |error: serde_json::Error| GlobalError::NotJson {
+                    declaration: self.declaration.to_owned(),
+                    why: error.to_string(),
+                };
+                self.json(ty, &value.map_err(bad)?)
+            }
+            GlobalType::IntArray { size, signed, len } => {
+                let element = GlobalType::Int { size: *size, signed: *signed };
+                self.list(&element, u32::from(*size), *len, text)
+            }
+            GlobalType::Array { element, size, len } if element.is_scalar() => self.list(element, *size, *len, text),
+            GlobalType::Array { .. } => Err(self.needs_json("[…]")),
+            GlobalType::Struct { .. } => Err(self.needs_json("{\"member\": value}")),
+            GlobalType::Other { what } => Err(self.unsettable(what)),
+        }
+    }
+
+    /// Elements with commas between them.
+    fn list(self, element: &GlobalType, size: u32, len: u32, text: &str) -> Result<Vec<u8>, GlobalError> {
+        let parts: Vec<&str> = text.split(',').map(str::trim).collect();
+        self.elements(len, size, parts.len(), parts.into_iter().map(|part| self.text(element, part)))
+    }
+
+    fn elements(
+        self,
+        len: u32,
+        size: u32,
+        found: usize,
+        values: impl Iterator<Item = Result<Vec<u8>, GlobalError>>,
+    ) -> Result<Vec<u8>, GlobalError> {
+        if found > index(len) {
+            return Err(GlobalError::TooMany { declaration: self.declaration.to_owned(), found });
+        }
+        let mut bytes = Vec::new();
+        for value in values {
+            let mut value = value?;
+            value.resize(index(size), 0);
+            bytes.extend(value);
+        }
+        Ok(bytes)
+    }
+
+    /// A value as JSON.
+    fn json(self, ty: &GlobalType, value: &Value) -> Result<Vec<u8>, GlobalError> {
+        let wanted = |wanted: &'static str| GlobalError::WrongJson {
+            declaration: self.declaration.to_owned(),
+            text: shown(&value.to_string()),
+            wanted: wanted.into(),
+        };
+        match (ty, value) {
+            (GlobalType::Other { what }, _) => Err(self.unsettable(what)),
+            (GlobalType::CharArray { .. }, Value::String(text)) => self.text(ty, text),
+            (GlobalType::CharArray { .. }, _) => Err(wanted("a string")),
+            (GlobalType::IntArray { size, signed, len }, Value::Array(values)) => {
+                let element = GlobalType::Int { size: *size, signed: *signed };
+                self.json_elements(&element, u32::from(*size), *len, values)
+            }
+            (GlobalType::Array { element, size, len }, Value::Array(values)) => {
+                self.json_elements(element, *size, *len, values)
+            }
+            (GlobalType::IntArray { .. } | GlobalType::Array { .. }, _) => Err(wanted("an array")),
+            (GlobalType::Struct { members }, Value::Object(values)) => self.members(members, values),
+            (GlobalType::Struct { .. }, _) => Err(wanted("an object")),
+            (_, Value::Bool(value)) => self.text(ty, if *value { "true" } else { "false" }),
+            (_, Value::Number(number)) => self.text(ty, &number.to_string()),
+            (_, Value::String(text)) => self.text(ty, text),
+            (_, Value::Null | Value::Array(_) | Value::Object(_)) => Err(wanted("a number, a string, true or false")),
+        }
+    }
+
+    fn json_elements(
+        self,
+        element: &GlobalType,
+        size: u32,
+        len: u32,
+        values: &[Value],
+    ) -> Result<Vec<u8>, GlobalError> {
+        let one = |(at, value): (usize, &Value)| {
+            let declaration = format!("{}[{at}]", self.declaration);
+            Place { declaration: &declaration, size }.json(element, value)
+        };
+        self.elements(len, size, values.len(), values.iter().enumerate().map(one))
+    }
+
+    fn members(self, members: &[Member], values: &Map<String, Value>) -> Result<Vec<u8>, GlobalError> {
+        let mut bytes = vec![0; index(self.size)];
+        for (name, value) in values {
+            let member = members.iter().find(|member| member.name == *name);
+            let Some(Member { name, offset, size, ty }) = member else {
+                let candidates = members.iter().map(|member| member.name.clone()).collect();
+                let declaration = self.declaration.to_owned();
+                return Err(GlobalError::NoMember { declaration, name: shown(name), candidates });
+            };
+            let declaration = format!("{}.{name}", self.declaration);
+            let mut value = Place { declaration: &declaration, size: *size }.json(ty, value)?;
+            value.resize(index(*size), 0);
+            put(&mut bytes, index(*offset), &value).ok_or_else(|| self.unsettable("misplaced in its struct"))?;
+        }
+        Ok(bytes)
+    }
+
+    /// Two digits a byte, every byte of the variable.
+    fn hex(self, digits: &str) -> Result<Vec<u8>, GlobalError> {
+        let pairs = digits.as_bytes().chunks(2);
+        let byte =
+            |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok().filter(|two| two.len() == 2)?, 16).ok();
+        let bytes: Option<Vec<u8>> = pairs.map(byte).collect();
+        let bad = || GlobalError::NotHex { declaration: self.declaration.to_owned(), size: self.size };
+        let signs = digits.bytes().any(|digit| !digit.is_ascii_hexdigit());
+        bytes.filter(|bytes| bytes.len() == index(self.size) && !signs).ok_or_else(bad)
+    }
+
+    fn enumerator(self, text: &str, size: u8, signed: bool, values: &[Enumerator]) -> Result<Vec<u8>, GlobalError> {
+        match values.iter().find(|value| value.name == text) {
+            Some(value) => Ok(low_bytes(value.bits.to_le_bytes(), size)),
+            None if parse_number(text).is_some() && signed => self.integer(text, size, true),
+            // Compilers before LLVM 16 do not say that an enum has a sign: then both readings of its bits are allowed.
+            None if parse_number(text).is_some() => {
+                let bits = u32::from(size.clamp(1, 8)) * 8;
+                self.integer_in(text, -(1_i128 << (bits - 1)), (1_i128 << bits) - 1, size)
+            }
+            None => Err(GlobalError::NotAnEnumerator {
+                declaration: self.declaration.to_owned(),
+                text: shown(text),
+                candidates: values.iter().map(|value| value.name.clone()).collect(),
+            }),
+        }
+    }
+
+    fn integer(self, text: &str, size: u8, signed: bool) -> Result<Vec<u8>, GlobalError> {
+        let bits = u32::from(size.clamp(1, 8)) * 8;
+        let (min, max) =
+            if signed { (-(1_i128 << (bits - 1)), (1_i128 << (bits - 1)) - 1) } else { (0, (1_i128 << bits) - 1) };
+        self.integer_in(text, min, max, size)
+    }
+
+    fn integer_in(self, text: &str, min: i128, max: i128, size: u8) -> Result<Vec<u8>, GlobalError> {
+        let declaration = self.declaration.to_owned();
+        let Some(value) = parse_number(text) else {
+            return Err(GlobalError::NotANumber { declaration, text: shown(text) });
+        };
+        if value < min || value > max {
+            let (min, max) = (min.to_string(), max.to_string());
+            return Err(GlobalError::OutOfRange { declaration, text: shown(text), min, max });
+        }
+        Ok(low_bytes(value.to_le_bytes(), size))
+    }
+
+    fn needs_json(self, form: &'static str) -> GlobalError {
+        GlobalError::NeedsJson { declaration: self.declaration.to_owned(), form: form.to_owned() }
+    }
+
+    fn unsettable(self, what: &str) -> GlobalError {
+        GlobalError::Unsettable { declaration: self.declaration.to_owned(), what: what.to_owned() }
+    }
+}
+
+fn list_of(names: &[String]) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    if names.is_empty() { String::new() } else { format!("; it has {}", names.join(", ")) }
 }
 
 /// What an error quotes of a value: the whole of any that makes sense.
@@ -244,25 +494,6 @@ fn shown(text: &str) -> String {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
         None => text.to_owned(),
     }
-}
-
-fn integer(global: &Global, text: &str, size: u8, signed: bool) -> Result<Vec<u8>, GlobalError> {
-    let bits = u32::from(size.clamp(1, 8)) * 8;
-    let (min, max) =
-        if signed { (-(1_i128 << (bits - 1)), (1_i128 << (bits - 1)) - 1) } else { (0, (1_i128 << bits) - 1) };
-    integer_in(global, text, min, max, size)
-}
-
-fn integer_in(global: &Global, text: &str, min: i128, max: i128, size: u8) -> Result<Vec<u8>, GlobalError> {
-    let declaration = global.declaration();
-    let Some(value) = parse_number(text) else {
-        return Err(GlobalError::NotANumber { declaration, text: shown(text) });
-    };
-    if value < min || value > max {
-        let (min, max) = (min.to_string(), max.to_string());
-        return Err(GlobalError::OutOfRange { declaration, text: shown(text), min, max });
-    }
-    Ok(low_bytes(value.to_le_bytes(), size))
 }
 
 fn low_bytes<const N: usize>(bytes: [u8; N], size: u8) -> Vec<u8> {
@@ -362,15 +593,72 @@ mod tests {
         check(&text, "abcd", Err("4 bytes do not fit `char x[4]`: at most 3 and a NUL"));
         let ports = global("u16[3]", 6, GlobalType::IntArray { size: 2, signed: false, len: 3 });
         check(&ports, "80, 443", Ok(&[80, 0, 0xbb, 1, 0, 0]));
-        check(&ports, "1,2,3,4", Err("4 numbers do not fit `u16 x[3]`"));
+        check(&ports, "1,2,3,4", Err("4 values do not fit `u16 x[3]`"));
         check(&ports, "1,,2", Err("`` is not a number for `u16 x[3]`"));
-        let other = global("struct key", 8, GlobalType::Other);
+        let other = global("struct key", 8, GlobalType::Other { what: "a union".to_owned() });
+        check(&other, "1", Err("`struct key x` is a union: give the bytes of the whole variable, `hex:…`"));
+        check(&other, "hex:0102030405060708", Ok(&[1, 2, 3, 4, 5, 6, 7, 8]));
+    }
+
+    #[test]
+    fn hexadecimal_digits_are_all_bytes_of_any_type() {
+        check(&port(), "hex:BB01", Ok(&[0xbb, 1]));
+        for wrong in ["hex:", "hex:bb", "hex:bb0", "hex:bb010", "hex:+b01", "hex:bb0101", "hex:zz01", "hex: b01"] {
+            let why = "`u16 x` has 2 bytes: write two hexadecimal digits for each of them after `hex:`";
+            check(&port(), wrong, Err(why));
+        }
+    }
+
+    /// `struct { u32 low; bool on[2]; struct { char name[4]; union u; } deep[2]; }`.
+    fn limits() -> Global {
+        let member = |name: &str, offset, size, ty| Member { name: name.to_owned(), offset, size, ty };
+        let bools = GlobalType::Array { element: Box::new(GlobalType::Bool), size: 1, len: 2 };
+        let union = GlobalType::Other { what: "a union".to_owned() };
+        let deep = GlobalType::Struct {
+            members: vec![member("name", 0, 4, GlobalType::CharArray { len: 4 }), member("u", 4, 4, union)],
+        };
+        let members = vec![
+            member("low", 0, 4, GlobalType::Int { size: 4, signed: false }),
+            member("on", 4, 2, bools),
+            member("deep", 8, 16, GlobalType::Array { element: Box::new(deep), size: 8, len: 2 }),
+        ];
+        global("struct limits", 24, GlobalType::Struct { members })
+    }
+
+    #[test]
+    fn structs_and_arrays_of_any_depth_are_set_by_json() {
+        let mut expected = [0; 24];
+        expected[..6].copy_from_slice(&[9, 0, 0, 0, 0, 1]);
+        expected[16..19].copy_from_slice(b"abc");
+        check(&limits(), r#"{"low": 9, "on": [false, 1], "deep": [{}, {"name": "abc"}]}"#, Ok(&expected));
+        check(&limits(), "{}", Ok(&[0; 24]));
+        check(&limits(), r#"{"low": "0x10"}"#, Ok(&[&[16_u8][..], &[0; 23]].concat()));
+        let grid = GlobalType::IntArray { size: 1, signed: false, len: 3 };
+        let grid = global("u8[2][3]", 6, GlobalType::Array { element: Box::new(grid), size: 3, len: 2 });
+        check(&grid, "[[1,2,3],[4]]", Ok(&[1, 2, 3, 4, 0, 0]));
+        let flags = global("bool[4]", 4, GlobalType::Array { element: Box::new(GlobalType::Bool), size: 1, len: 4 });
+        check(&flags, "[true,false,1]", Ok(&[1, 0, 1, 0]));
+        check(&flags, "1,0,true", Ok(&[1, 0, 1, 0]));
+    }
+
+    #[test]
+    fn json_that_does_not_fit_is_refused_with_its_place() {
+        let check = |text: &str, expected: &str| check(&limits(), text, Err(expected));
+        check("7", "`struct limits x` is set by JSON: `{\"member\": value}`; or by its bytes, `hex:…`");
+        check("{low}", "the value of `struct limits x` is not JSON: key must be a string at line 1 column 2");
+        check("[1]", "`[1]` is not an object, which `struct limits x` takes");
+        check(r#"{"lo": 1}"#, "`struct limits x` has no member `lo`; it has `low`, `on`, `deep`");
+        check(r#"{"low": -1}"#, "`-1` is out of range for `struct limits x.low`: 0 to 4294967295");
+        check(r#"{"low": 1.5}"#, "`1.5` is not a number for `struct limits x.low`");
+        check(r#"{"low": null}"#, "`null` is not a number, a string, true or false, which `struct limits x.low` takes");
+        check(r#"{"on": [1, 1, 1]}"#, "3 values do not fit `struct limits x.on`");
+        check(r#"{"on": [2]}"#, "`2` is not true, false, 1 or 0 for `struct limits x.on[0]`");
         check(
-            &other,
-            "1",
-            Err(
-                "`struct key x` cannot be set by text: only integers, bool, char, enums, and arrays of integers or char",
-            ),
+            r#"{"deep": [{"name": "long"}]}"#,
+            "4 bytes do not fit `struct limits x.deep[0].name`: at most 3 and a NUL",
         );
+        check(r#"{"deep": [{"name": 7}]}"#, "`7` is not a string, which `struct limits x.deep[0].name` takes");
+        let union = "`struct limits x.deep[0].u` is a union: give the bytes of the whole variable, `hex:…`";
+        check(r#"{"deep": [{"u": 7}]}"#, union);
     }
 }

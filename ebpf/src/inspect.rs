@@ -10,6 +10,7 @@ use crate::btf_ext::BtfExt;
 use crate::bytes::count;
 use crate::contents::{self, Content, ContentError};
 use crate::elf::{Elf, ElfError};
+use crate::externs::{self, Extern, ExternKind};
 use crate::functions::{self, FunctionError};
 use crate::globals::{Global, GlobalError};
 use crate::kind::{self, DeclaredKind, ProgramKind};
@@ -20,7 +21,7 @@ use crate::variables;
 
 /// Longest licence, bytes: the kernel copies 128 with the NUL (`license[128]` in `bpf_prog_load`).
 const MAX_LICENSE: usize = 127;
-/// Externs and tags that are listed.
+/// Tags that are listed.
 const MAX_LISTED: usize = 256;
 
 /// What an object holds.
@@ -35,10 +36,13 @@ pub struct Object {
     /// What maps hold from the start.
     #[serde(default)]
     pub contents: Vec<Content>,
+    /// What maps are to hold and cannot: a reason not to load programs that use these maps.
+    #[serde(default)]
+    pub unusable_contents: Vec<ContentError>,
     /// By section, then offset.
     pub globals: Vec<Global>,
-    /// Symbols that the object expects from the kernel: kfuncs, ksyms, kconfig.
-    pub externs: Vec<String>,
+    /// Symbols that the object expects from outside, by name.
+    pub externs: Vec<Extern>,
     /// Text of the `license` section; `None` if there is none. The kernel then gets an empty one, as from libbpf: not compatible with
     /// the GPL. Loaders that assume "GPL" here speak for the author.
     pub license: Option<String>,
@@ -134,21 +138,11 @@ pub enum InspectError {
     Malformed(String),
 }
 
-/// Why a readable object cannot be loaded, whatever is asked of it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-pub enum NotLoadable {
-    /// kfuncs, ksyms or kconfig values, which this loader does not resolve.
-    #[error("object needs kernel symbols that bpfd does not resolve: {}", .0.join(", "))]
-    Externs(Vec<String>),
-}
-
 impl Object {
-    /// Whether it has what every load needs.
-    pub fn loadable(&self) -> Result<(), NotLoadable> {
-        match self.externs.as_slice() {
-            [] => Ok(()),
-            externs => Err(NotLoadable::Externs(externs.to_vec())),
-        }
+    /// Symbols that nobody supplies: a program that reaches one cannot be loaded.
+    pub fn unresolved(&self) -> impl Iterator<Item = &str> {
+        let needed = self.externs.iter().filter(|symbol| symbol.kind == ExternKind::Kernel && !symbol.weak);
+        needed.map(|symbol| symbol.name.as_str())
     }
 
     /// The global of this name.
@@ -177,18 +171,30 @@ pub fn inspect(elf: &[u8]) -> Result<Object, InspectError> {
         .map(|(name, function)| program(&elf, run_configs, name, function))
         .collect::<Result<Vec<_>, _>>()?;
     let maps = maps::read(&elf, btf.as_ref())?;
+    let (contents, unusable_contents) = contents::read(&elf, btf.as_ref(), &maps)?;
     Ok(Object {
         programs,
-        contents: contents::read(&elf, btf.as_ref(), &maps)?,
+        contents,
+        unusable_contents,
         maps,
-        data: variables::sections(&elf)?,
+        data: data(&elf, btf.as_ref())?,
         globals: variables::globals(&elf, btf.as_ref())?,
-        externs: externs(&elf)?,
+        externs: externs::read(&elf, btf.as_ref())?,
         license: license(&elf)?,
         has_btf: btf.is_some(),
         core_relocations: count(ext.core_count()),
         decl_tags: btf.as_ref().map(decl_tags).unwrap_or_default(),
     })
+}
+
+/// The sections of variables, and what the object asks of the kernel's configuration: a map too.
+fn data(elf: &Elf<'_>, btf: Option<&Btf<'_>>) -> Result<Vec<DataSection>, InspectError> {
+    let mut data = variables::sections(elf)?;
+    let size = externs::Config::read(btf).size;
+    if size > 0 {
+        data.push(DataSection { name: externs::CONFIG_MAP.parse()?, size, read_only: true });
+    }
+    Ok(data)
 }
 
 /// The object's types; `None` if it has none.
@@ -241,20 +247,6 @@ fn program(
         instructions: u32::try_from(function.size / functions::INSN).unwrap_or(u32::MAX),
         run_config,
     })
-}
-
-/// Undefined symbols. The first symbol of a table is a placeholder without a name.
-fn externs(elf: &Elf<'_>) -> Result<Vec<String>, InspectError> {
-    let names: BTreeSet<&str> = elf
-        .symbols
-        .iter()
-        .filter(|symbol| symbol.undefined && !symbol.name.is_empty())
-        .map(|symbol| symbol.name)
-        .collect();
-    if names.len() > MAX_LISTED {
-        return Err(InspectError::TooMany { what: "externs".to_owned(), found: names.len(), limit: MAX_LISTED });
-    }
-    Ok(names.into_iter().map(shown).collect())
 }
 
 fn decl_tags(btf: &Btf<'_>) -> Vec<String> {

@@ -4,13 +4,14 @@
 //! matches function and line records by section *name*, parses everything whether wanted or not, and panics on some
 //! contradictions. So the object is read by this crate's own reader, which checks what it reads, and written anew: the
 //! wanted functions and what they call, maps, data, types; nothing else. Section and symbol numbers stay as they were.
-//! Must never change an instruction, and never pass on a record that was not checked.
+//! Must never change an instruction but calls of weak functions that nobody has, and never pass on a record that was not checked.
 //!
 //! Every code section is called `classifier/NUMBER` afterwards. `aya_obj` ignores what follows the `/` there, so names can
 //! be unique; of a kind it makes no use before programs are loaded, and the kind that counts is [`Wanted::kind`]. Callees
 //! are programs to it too: link the wanted ones alone, each from unlinked functions.
 
 mod callees;
+mod externs;
 mod flexible;
 mod reach;
 mod rewrite;
@@ -19,10 +20,13 @@ mod types;
 use serde::{Deserialize, Serialize};
 
 pub use self::callees::callees;
+pub(crate) use self::rewrite::CONFIG_SECTION;
 use crate::btf::BtfError;
 use crate::elf::{Elf, ElfError};
+use crate::externs::Config;
 use crate::functions::{self, FunctionError};
-use crate::inspect::{self, InspectError, NotLoadable};
+use crate::inspect::{self, InspectError};
+use crate::kconfig::{ConfigError, KernelConfig};
 use crate::kind::{DeclaredKind, ProgramKind};
 use crate::names::FunctionName;
 
@@ -41,9 +45,20 @@ pub enum NormaliseError {
     /// It cannot be read.
     #[error(transparent)]
     Inspect(#[from] InspectError),
-    /// It lacks what every load needs.
-    #[error(transparent)]
-    NotLoadable(#[from] NotLoadable),
+    /// A program needs a symbol that nobody supplies.
+    #[error(
+        "`{function}` needs `{name}`, which the object does not define: bpfd links neither functions and variables of \
+         the kernel nor other objects. Let the object declare it `__weak` to run without it"
+    )]
+    Extern {
+        /// The function that refers to it.
+        function: String,
+        /// The symbol.
+        name: String,
+    },
+    /// A program needs an option of the kernel's configuration that this kernel does not have.
+    #[error("the object {0}")]
+    Config(#[from] ConfigError),
     /// Nothing was asked for.
     #[error("no program is asked for")]
     Nothing,
@@ -116,10 +131,9 @@ impl From<FunctionError> for NormaliseError {
     }
 }
 
-/// Rewrites an object for the wanted programs. The same input gives the same bytes.
-pub fn normalise(elf: &[u8], wanted: &[Wanted]) -> Result<Vec<u8>, NormaliseError> {
+/// Rewrites an object for the wanted programs on a kernel. The same input gives the same bytes.
+pub fn normalise(elf: &[u8], wanted: &[Wanted], kernel: &KernelConfig<'_>) -> Result<Vec<u8>, NormaliseError> {
     let object = inspect::inspect(elf)?;
-    object.loadable()?;
     if wanted.is_empty() {
         return Err(NormaliseError::Nothing);
     }
@@ -148,10 +162,18 @@ pub fn normalise(elf: &[u8], wanted: &[Wanted]) -> Result<Vec<u8>, NormaliseErro
         .filter_map(|wanted| programs.iter().find(|(name, _)| *name == wanted.function))
         .map(|(_, function)| *function)
         .collect();
-    let reach = reach::from(&elf, &functions, &roots)?;
     let btf = inspect::open_btf(&elf)?;
-    let types = btf.map(|btf| types::rewrite(&elf, &btf, &inspect::open_ext(&elf, &btf)?, &reach)).transpose()?;
-    rewrite::object(&elf, &reach, types.as_ref(), object.license.as_deref().unwrap_or_default())
+    let config = Config::read(btf.as_ref());
+    let reach = reach::from(&elf, &config, &functions, &roots)?;
+    let used = callees::used_maps(&elf, &object, &reach);
+    if let Some(unusable) = object.unusable_contents.iter().find(|contents| used.contains(contents.map.as_str())) {
+        return Err(InspectError::from(unusable.clone()).into());
+    }
+    let values = externs::values(&elf, &config, &reach, kernel)?;
+    let types = btf.as_ref().map(|btf| types::rewrite(&elf, btf, &inspect::open_ext(&elf, btf)?, &reach, &config));
+    let types = types.transpose()?;
+    let supplied = rewrite::Supplied { config: &config, values: &values };
+    rewrite::object(&elf, &reach, types.as_ref(), object.license.as_deref().unwrap_or_default(), supplied)
 }
 
 /// The name a code section has afterwards.
@@ -177,7 +199,7 @@ mod tests {
     fn a_hidden_function_becomes_static_for_the_verifier() {
         let before: &[u8] = include_bytes!("../tests/objects/hidden.o");
         let wanted = Wanted { function: "adds".parse().unwrap(), kind: ProgramKind::Xdp };
-        let after = normalise(before, &[wanted]).unwrap();
+        let after = normalise(before, &[wanted], &KernelConfig::default()).unwrap();
         assert_eq!((linkage(before, "sum"), linkage(before, "adds")), (1, 1));
         assert_eq!((linkage(&after, "sum"), linkage(&after, "adds")), (0, 1));
     }

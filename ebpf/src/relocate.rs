@@ -23,6 +23,7 @@ use aya_obj::{EbpfSectionKind, Function, Map, Object, ParseError};
 use crate::btf::Btf;
 use crate::bytes::{count, index, u32_at};
 use crate::elf::{Elf, ElfError};
+use crate::externs::CONFIG_MAP;
 use crate::guard::{self, GuardError};
 use crate::insn::{self, Insn};
 use crate::inspect::{self, InspectError};
@@ -30,6 +31,7 @@ use crate::kernel_btf::Asked;
 pub use crate::kernel_btf::KernelBtf;
 use crate::load_type::LoadType;
 use crate::maps::MapKind;
+use crate::normalise::CONFIG_SECTION;
 use crate::verifier_log::LinkedFunction;
 
 /// Bytes of one record of [`Finished::func_info`] (`struct bpf_func_info`).
@@ -55,6 +57,8 @@ const MAP_TYPE_RINGBUF: u32 = 27;
 pub struct KernelFacts {
     /// Bytes of a page, for ring buffers.
     pub page_size: u32,
+    /// `bpf_get_attach_cookie` (Linux 5.15).
+    pub attach_cookie: bool,
     /// BTF_KIND_DECL_TAG (Linux 5.16).
     pub btf_decl_tag: bool,
     /// BTF_KIND_TYPE_TAG (Linux 5.17).
@@ -67,12 +71,18 @@ impl KernelFacts {
     /// What a kernel of this release has. Releases before 5.15 count as 5.15.
     pub fn for_release(major: u32, minor: u32) -> Self {
         let has = |at_least| (major, minor) >= at_least;
-        Self { page_size: 4096, btf_decl_tag: has((5, 16)), btf_type_tag: has((5, 17)), btf_enum64: has((6, 0)) }
+        Self {
+            page_size: 4096,
+            attach_cookie: has((5, 15)),
+            btf_decl_tag: has((5, 16)),
+            btf_type_tag: has((5, 17)),
+            btf_enum64: has((6, 0)),
+        }
     }
 
     const fn btf_features(self) -> BtfFeatures {
         // FUNC 5.0, global FUNC 5.6, DATASEC 5.2, empty DATASEC 5.12, FLOAT 5.13.
-        let Self { page_size: _, btf_decl_tag, btf_type_tag, btf_enum64 } = self;
+        let Self { page_size: _, attach_cookie: _, btf_decl_tag, btf_type_tag, btf_enum64 } = self;
         BtfFeatures::new(true, true, true, true, true, btf_decl_tag, btf_type_tag, btf_enum64)
     }
 }
@@ -510,7 +520,9 @@ pub fn kernel_name(name: &str) -> String {
 }
 
 fn take_maps(object: &mut Object, facts: &KernelFacts) -> Result<Vec<MapDefinition>, RelocateError> {
-    let mut maps: Vec<MapDefinition> = object.maps.drain().map(|(name, map)| MapDefinition { name, map }).collect();
+    let name = |name: String| if name == CONFIG_SECTION { CONFIG_MAP.to_owned() } else { name };
+    let maps = object.maps.drain().map(|(old, map)| MapDefinition { name: name(old), map });
+    let mut maps: Vec<MapDefinition> = maps.collect();
     maps.sort_by(|a, b| a.is_map_of_maps().cmp(&b.is_map_of_maps()).then_with(|| a.name.cmp(&b.name)));
     for definition in &mut maps {
         definition.fit(facts);

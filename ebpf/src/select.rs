@@ -238,6 +238,7 @@ mod tests {
             programs: programs.collect(),
             maps: Vec::new(),
             contents: Vec::new(),
+            unusable_contents: Vec::new(),
             data: Vec::new(),
             globals: Vec::new(),
             externs: Vec::new(),

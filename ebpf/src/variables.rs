@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::btf::{Btf, EnumValues, Type};
+use crate::btf::{Btf, EnumValues, Members, Type};
 use crate::elf::{Elf, SHT_NOBITS, SHT_PROGBITS, STT_OBJECT, Section, Symbol};
-use crate::globals::{Enumerator, Global, GlobalType, Initial, MAX_INITIAL};
+use crate::globals::{Enumerator, Global, GlobalType, Initial, MAX_INITIAL, Member};
 use crate::inspect::{DataSection, InspectError};
 use crate::names::SectionName;
 
@@ -16,6 +16,10 @@ const MAX_NAME: usize = 255;
 
 /// Enumerators carried of one enum; one with more is set by number.
 const MAX_ENUMERATORS: usize = 128;
+/// Structs, arrays and members of all variables of an object: more are set by their bytes.
+const MAX_PARTS: usize = 4096;
+/// Structs and arrays in each other.
+const MAX_DEPTH: usize = 8;
 /// Longest enumerator that is carried, bytes.
 const MAX_ENUMERATOR: usize = 64;
 
@@ -66,8 +70,9 @@ pub(crate) fn globals(elf: &Elf<'_>, btf: Option<&Btf<'_>>) -> Result<Vec<Global
     // Clang leaves a DATASEC's offsets at zero for the linker or loader to fill in: the symbol table has them.
     let types = btf.map(|btf| types_of(btf, &found)).unwrap_or_default();
     let mut globals = Vec::with_capacity(found.len());
+    let mut classifier = btf.map(|btf| Classifier { btf, left: MAX_PARTS });
     for (section, symbol) in found {
-        globals.push(global(btf, &types, section, symbol)?);
+        globals.push(global(classifier.as_mut(), &types, section, symbol)?);
     }
     globals.sort_by(|a: &Global, b: &Global| (&a.section, a.offset, &a.name).cmp(&(&b.section, b.offset, &b.name)));
     Ok(globals)
@@ -94,7 +99,7 @@ fn types_of<'a>(btf: &Btf<'a>, variables: &[(&Section<'a>, &Symbol<'a>)]) -> Typ
 }
 
 fn global(
-    btf: Option<&Btf<'_>>,
+    classifier: Option<&mut Classifier<'_, '_>>,
     types: &Types<'_>,
     section: &Section<'_>,
     symbol: &Symbol<'_>,
@@ -112,9 +117,11 @@ fn global(
     let size = u32::try_from(symbol.size).ok().ok_or_else(misplaced)?;
     // A type of another size than the symbol is a lie in one of the two: then only the bytes are certain.
     let of = types.get(&(section.name, symbol.name)).copied().filter(|of| *of != 0);
-    let (ty, type_name) = match (btf, of) {
-        (Some(btf), Some(of)) if btf.size(of) == Some(size) => (classify(btf, of), btf.c_name(of)),
-        _ => (GlobalType::Other, format!("{size} bytes")),
+    let (ty, type_name) = match (classifier, of) {
+        (Some(classifier), Some(of)) if classifier.btf.size(of) == Some(size) => {
+            (classifier.classify(of, MAX_DEPTH), classifier.btf.c_name(of))
+        }
+        _ => (other("of a type that the object does not describe"), format!("{size} bytes")),
     };
     Ok(Global {
         name: symbol.name.to_owned(),
@@ -128,35 +135,79 @@ fn global(
     })
 }
 
-/// What a variable's type is for [`crate::globals::encode`].
-fn classify(btf: &Btf<'_>, of: u32) -> GlobalType {
-    match btf.resolve(of) {
-        Some((id, Type::Int { size, signed, is_bool, bits, .. })) => match integer_size(size, bits) {
-            Some(1) if is_bool => GlobalType::Bool,
-            Some(1) if btf.name(id) == "char" => GlobalType::Char,
-            Some(size) => GlobalType::Int { size, signed },
-            None => GlobalType::Other,
-        },
-        Some((_, Type::Enum { size, signed, values })) => match integer_size(size, size.saturating_mul(8)) {
-            Some(size) => GlobalType::Enum { size, signed, values: enumerators(btf, values, size) },
-            None => GlobalType::Other,
-        },
-        Some((_, Type::Array { element, len })) if len > 0 => match classify_element(btf, element) {
-            Some((1, _, true)) => GlobalType::CharArray { len },
-            Some((size, signed, _)) => GlobalType::IntArray { size, signed, len },
-            None => GlobalType::Other,
-        },
-        _ => GlobalType::Other,
-    }
+/// Says what types are for [`crate::globals::encode`].
+struct Classifier<'c, 'a> {
+    btf: &'c Btf<'a>,
+    /// Parts that may still be carried.
+    left: usize,
 }
 
-/// (bytes, signed, is `char`) of an array's element.
-fn classify_element(btf: &Btf<'_>, of: u32) -> Option<(u8, bool, bool)> {
-    match btf.resolve(of)? {
-        (id, Type::Int { size, signed, is_bool: false, bits, .. }) => {
-            Some((integer_size(size, bits)?, signed, btf.name(id) == "char"))
+fn other(what: &str) -> GlobalType {
+    GlobalType::Other { what: what.to_owned() }
+}
+
+impl Classifier<'_, '_> {
+    fn classify(&mut self, of: u32, depth: usize) -> GlobalType {
+        let Some(left) = self.left.checked_sub(1).filter(|_| depth > 0) else {
+            return other("in a type with more parts than bpfd reads");
+        };
+        self.left = left;
+        let btf = self.btf;
+        match btf.resolve(of) {
+            Some((id, Type::Int { size, signed, is_bool, bits, .. })) => match integer_size(size, bits) {
+                Some(1) if is_bool => GlobalType::Bool,
+                Some(1) if btf.name(id) == "char" => GlobalType::Char,
+                Some(size) => GlobalType::Int { size, signed },
+                None => other("an integer of an unusual size"),
+            },
+            Some((_, Type::Enum { size, signed, values })) => match integer_size(size, size.saturating_mul(8)) {
+                Some(size) => GlobalType::Enum { size, signed, values: enumerators(btf, values, size) },
+                None => other("an enum of an unusual size"),
+            },
+            Some((_, Type::Array { element, len })) if len > 0 => {
+                match (self.classify(element, depth - 1), btf.size(element)) {
+                    (GlobalType::Char, _) => GlobalType::CharArray { len },
+                    (GlobalType::Int { size, signed }, _) => GlobalType::IntArray { size, signed, len },
+                    (element, Some(size)) => GlobalType::Array { element: Box::new(element), size, len },
+                    (_, None) => other("an array of what has no size"),
+                }
+            }
+            Some((_, Type::Struct { size, members })) => {
+                GlobalType::Struct { members: self.members(size, members, depth - 1) }
+            }
+            Some((_, Type::Union { .. })) => other("a union"),
+            Some((_, Type::Pointer(_))) => other("a pointer"),
+            Some((_, Type::Float { .. })) => other("a floating-point number"),
+            _ => other("of a type that has no values"),
         }
-        _ => None,
+    }
+
+    /// The members of a struct, with those of structs without a name in it. Those of unions without a name have no place of their own.
+    fn members(&mut self, size: u32, members: Members<'_>, depth: usize) -> Vec<Member> {
+        let mut found = Vec::new();
+        for (member, place) in members.placed() {
+            let name = self.btf.string(member.name);
+            let bytes = self.btf.size(member.of).unwrap_or_default();
+            let offset = place.offset / 8;
+            let inside = offset.checked_add(bytes).is_some_and(|end| end <= size);
+            if name.is_empty() {
+                if let GlobalType::Struct { members } = self.classify(member.of, depth)
+                    && inside
+                {
+                    found.extend(members.into_iter().map(|inner| Member { offset: inner.offset + offset, ..inner }));
+                }
+                continue;
+            }
+            if name.len() > MAX_NAME || self.left == 0 {
+                continue;
+            }
+            let ty = match place.bits {
+                0 if inside && place.offset % 8 == 0 => self.classify(member.of, depth),
+                _ => other("a bit-field"),
+            };
+            found.push(Member { name: name.to_owned(), offset, size: bytes, ty });
+        }
+        found
     }
 }
 

@@ -24,7 +24,7 @@ const fn entry(parts: &'static [&'static str], means: &'static str, advice: &'st
 }
 
 /// The first that fits is taken: the special before the general.
-const TABLE: [Entry; 30] = [
+const TABLE: [Entry; 31] = [
     entry(
         &["invalid access to packet"],
         "bytes of the packet are used that may be behind its end",
@@ -123,6 +123,12 @@ const TABLE: [Entry; 30] = [
         "a field or type of the kernel that the program uses is not in this kernel (CO-RE)",
         "ask first: `if (bpf_core_field_exists(…))`, or build the program for this kernel's types",
     ),
+    // What a call of a weak function that nobody has becomes, as in libbpf: 2002000000.
+    entry(
+        &["invalid func unknown#2002000000"],
+        "the program calls a function that it declares `__weak` and that neither the object nor bpfd supplies",
+        "ask first: `if (bpf_ksym_exists(function))`, and do without it otherwise",
+    ),
     entry(
         &["invalid func unknown#"],
         "this kernel has no helper of that number",
@@ -214,6 +220,7 @@ mod tests {
             ("R0 !read_ok", "without a result"),
             ("unreachable insn 2", "no path"),
             ("invalid func unknown#100000", "no helper"),
+            ("invalid func unknown#2002000000", "declares `__weak`"),
             ("program of this type cannot use helper bpf_skb_store_bytes#9", "may not call"),
             (
                 "R2 type=scalar expected=fp, pkt, pkt_meta, map_key, map_value, mem, ringbuf_mem, buf, trusted_ptr_",

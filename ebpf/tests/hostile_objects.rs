@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use ebpf::inspect::{Object, inspect};
+use ebpf::kconfig::KernelConfig;
 use ebpf::kind::{DeclaredKind, ProgramKind};
 use ebpf::line_info::LineTable;
 use ebpf::load_type::LoadType;
@@ -136,11 +137,15 @@ fn exercise(bytes: &[u8], kernel: &KernelBtf) -> &'static str {
         }
     }
     let _chosen = select::one(&object, None, ProgramKind::Xdp);
-    let Ok(new) = normalise(bytes, &wanted(&object)) else { return "refused by normalise" };
+    let Ok(new) = normalise(bytes, &wanted(&object), &KernelConfig::default()) else { return "refused by normalise" };
     let again = inspect(&new).expect("a normalised object can be read");
     assert_eq!(again.globals, object.globals, "globals stay where they are");
     assert!(again.maps.iter().all(|map| !map.pin_by_name), "no map is pinned");
-    assert_eq!(normalise(bytes, &wanted(&object)).as_ref(), Ok(&new), "the same input gives the same bytes");
+    assert_eq!(
+        normalise(bytes, &wanted(&object), &KernelConfig::default()).as_ref(),
+        Ok(&new),
+        "the same input gives the same bytes"
+    );
     link(&new, &wanted(&object), kernel);
     "normalised"
 }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use ebpf::actions::ActionMask;
 use ebpf::dispatch_config::{DispatcherConfig, SLOTS, Slot, Version};
 use ebpf::inspect::inspect;
+use ebpf::kconfig::KernelConfig;
 use ebpf::kind::{DeclaredKind, ProgramKind};
 use ebpf::normalise::{Wanted, normalise};
 use ebpf::relocate::KernelBtf;
@@ -88,7 +89,7 @@ fn twenty_thousand_broken_types_of_an_object_never_break_the_reader() {
             DeclaredKind::Unsupported(_) => None,
         });
         let wanted: Vec<Wanted> = wanted.collect();
-        match normalise(&bytes, &wanted) {
+        match normalise(&bytes, &wanted, &KernelConfig::default()) {
             Ok(new) => {
                 assert!(inspect(&new).is_ok(), "a normalised object can be read");
                 normalised += 1;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use ebpf::kconfig::KernelConfig;
 use ebpf::kind::ProgramKind;
 use ebpf::load_type::LoadType;
 use ebpf::normalise::{Wanted, normalise};
@@ -18,7 +19,7 @@ fn wanted(function: &str) -> Wanted {
 /// The functions of `subprograms` linked together, or each from an object of its own.
 fn link(functions: &[&str]) -> Vec<Finished> {
     let wanted: Vec<Wanted> = functions.iter().map(|function| wanted(function)).collect();
-    let object = normalise(SUBPROGRAMS, &wanted).unwrap();
+    let object = normalise(SUBPROGRAMS, &wanted, &KernelConfig::default()).unwrap();
     let chosen: Vec<Chosen> =
         functions.iter().map(|function| Chosen { function: (*function).to_owned(), load: LoadType::XDP }).collect();
     let unlinked = Unlinked::parse(&object, &chosen, &BTreeMap::new(), None, &KernelFacts::default()).unwrap();

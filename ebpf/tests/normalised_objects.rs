@@ -9,10 +9,12 @@ use aya_obj::maps::PinningType;
 
 use ebpf::contents::{Content, Held};
 use ebpf::inspect::inspect;
+use ebpf::kconfig::KernelConfig;
 use ebpf::kind::ProgramKind;
 use ebpf::normalise::{Wanted, callees, normalise};
 
 const ALL_KINDS: &[u8] = include_bytes!("objects/all_kinds.o");
+const EXTERNS: &[u8] = include_bytes!("objects/externs.o");
 const CORE: &[u8] = include_bytes!("objects/core.o");
 const GLOBALS: &[u8] = include_bytes!("objects/globals.o");
 const LEGACY_MAPS: &[u8] = include_bytes!("objects/legacy_maps.o");
@@ -31,7 +33,7 @@ fn xdp(functions: &[&str]) -> Vec<Wanted> {
 
 /// Normalises, loads, and gives the names of all functions the loader sees.
 fn load(elf: &[u8], wanted: &[Wanted]) -> (Loaded, Vec<String>) {
-    let bytes = normalise(elf, wanted).unwrap();
+    let bytes = normalise(elf, wanted, &KernelConfig::default()).unwrap();
     let object = Loaded::parse(&bytes).unwrap();
     let mut names: Vec<String> = object.functions.values().map(|function| function.name.clone()).collect();
     names.sort();
@@ -39,7 +41,7 @@ fn load(elf: &[u8], wanted: &[Wanted]) -> (Loaded, Vec<String>) {
 }
 
 fn refused(elf: &[u8], wanted: &[Wanted]) -> String {
-    normalise(elf, wanted).unwrap_err().to_string()
+    normalise(elf, wanted, &KernelConfig::default()).unwrap_err().to_string()
 }
 
 /// Instructions, function records and line records of one function, as the loader has them.
@@ -107,7 +109,7 @@ fn callees_come_along_and_nothing_else_does() {
 
 #[test]
 fn a_linked_program_holds_its_callees_once() {
-    let bytes = normalise(SUBPROGRAMS, &xdp(&["calls_outer", "loops"])).unwrap();
+    let bytes = normalise(SUBPROGRAMS, &xdp(&["calls_outer", "loops"]), &KernelConfig::default()).unwrap();
     let mut object = Loaded::parse(&bytes).unwrap();
     let sections = object.functions.keys().map(|(section, _)| *section).collect();
     let alone = |object: &Loaded, name: &str| records(object, name).0;
@@ -147,7 +149,7 @@ fn maps_and_data_stay_and_no_map_is_pinned() {
 fn what_was_normalised_reads_as_before_and_normalises_to_itself() {
     for (elf, functions) in [(MAPS, ["count"]), (GLOBALS, ["use"]), (RUN_CONFIG, ["chained"])] {
         let before = inspect(elf).unwrap();
-        let bytes = normalise(elf, &xdp(&functions)).unwrap();
+        let bytes = normalise(elf, &xdp(&functions), &KernelConfig::default()).unwrap();
         let after = inspect(&bytes).unwrap();
         assert_eq!(after.globals, before.globals);
         assert_eq!(after.license, before.license);
@@ -178,11 +180,33 @@ fn what_cannot_be_loaded_is_refused_with_its_reason() {
     assert_eq!(refused(ALL_KINDS, &xdp(&["tc_in"])), "`tc_in` is in section `tcx/ingress`, which is not xdp");
     assert_eq!(refused(ALL_KINDS, &xdp(&["on_vfs"])), "`on_vfs` is in section `kprobe.multi/vfs_*`, which is not xdp");
     assert_eq!(refused(SUBPROGRAMS, &xdp(&["outer"])), "object has no program `outer`");
-    let externs = include_bytes!("objects/externs.o");
-    assert_eq!(
-        refused(externs, &xdp(&["hash"])),
-        "object needs kernel symbols that bpfd does not resolve: bpf_xdp_metadata_rx_hash"
-    );
+}
+
+#[test]
+fn only_what_the_wanted_programs_reach_is_judged() {
+    let why = |function: &str| refused(EXTERNS, &xdp(&[function])).split(": ").next().unwrap().to_owned();
+    assert_eq!(why("hash"), "`hash` needs `bpf_xdp_metadata_rx_hash`, which the object does not define");
+    assert_eq!(why("asks"), "`asks` needs `elapsed`, which the object does not define");
+    assert_eq!(why("jumps"), "the initial values of map `wrong` cannot be used");
+    assert!(why("demanding").starts_with("the object needs `CONFIG_THAT_IS_NEEDED` of the kernel's configuration"));
+    for function in ["plain", "careful", "configured"] {
+        assert_eq!(load(EXTERNS, &xdp(&[function])).1, [function]);
+    }
+}
+
+#[test]
+fn options_of_the_kernel_are_constants_of_a_section_of_their_own() {
+    let options = "CONFIG_HZ=1000\nCONFIG_BPF=y\nCONFIG_CC_VERSION_TEXT=\"gcc\"\n";
+    let kernel = KernelConfig { version: 0x0006_0c03, bpf_cookie: true, options: Some(options), ..Default::default() };
+    let object = Loaded::parse(&normalise(EXTERNS, &xdp(&["configured", "tuned"]), &kernel).unwrap()).unwrap();
+    let mut expected = vec![0; 96];
+    for (offset, bytes) in [(0, &[3, 12, 6, 0][..]), (4, &[1]), (16, &[0xe8, 3]), (24, &[1]), (25, b"gcc")] {
+        expected[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+    assert_eq!(object.maps[".rodata.kconfig"].data(), expected);
+    // None of them has a value that no wanted program asks for.
+    let object = Loaded::parse(&normalise(EXTERNS, &xdp(&["plain"]), &kernel).unwrap()).unwrap();
+    assert_eq!(object.maps[".rodata.kconfig"].data(), [0; 96]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use ebpf::btf_build::BtfBuilder;
 use ebpf::guard::GuardError;
 use ebpf::insn::{Insn, PSEUDO_FUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
+use ebpf::kconfig::KernelConfig;
 use ebpf::kind::ProgramKind;
 use ebpf::license::is_gpl_compatible;
 use ebpf::load_type::LoadType;
@@ -169,7 +170,7 @@ fn on_enter(function: &str, offset: u32) -> Vec<Insn> {
     let args = btf.array(long, int, 6);
     btf.structure("trace_event_raw_sys_enter", offset + 48, &[("id", long, offset - 8), ("args", args, offset)]);
     let wanted = Wanted { function: function.parse().unwrap(), kind: ProgramKind::Tracepoint };
-    let object = normalise(FLEXIBLE, &[wanted]).unwrap();
+    let object = normalise(FLEXIBLE, &[wanted], &KernelConfig::default()).unwrap();
     finish(&parse(&object, function, &[], Some(&KernelBtf::parse(&btf.finish()).unwrap())).unwrap()).insns
 }
 
@@ -188,7 +189,7 @@ fn elements_of_a_flexible_array_are_read_where_this_kernel_has_them() {
 /// A program of an object that `normalise` wrote.
 fn linked(object: &[u8], function: &str) -> Result<Finished, RelocateError> {
     let wanted = Wanted { function: function.parse().unwrap(), kind: ProgramKind::Xdp };
-    let unlinked = parse(&normalise(object, &[wanted]).unwrap(), function, &[], None)?;
+    let unlinked = parse(&normalise(object, &[wanted], &KernelConfig::default()).unwrap(), function, &[], None)?;
     unlinked.finish(&fds(&unlinked)).map(|programs| programs.into_iter().next().unwrap())
 }
 
@@ -196,7 +197,7 @@ fn linked(object: &[u8], function: &str) -> Result<Finished, RelocateError> {
 fn programs_of_an_object_that_tail_calls_have_no_expected_attach_type() {
     let wanted = ["entry", "second"].map(|name| Wanted { function: name.parse().unwrap(), kind: ProgramKind::Xdp });
     let chosen = ["entry", "second"].map(|name| Chosen { function: name.to_owned(), load: LoadType::XDP });
-    let object = normalise(TAIL_CALLS, &wanted).unwrap();
+    let object = normalise(TAIL_CALLS, &wanted, &KernelConfig::default()).unwrap();
     let unlinked = Unlinked::parse(&object, &chosen, &BTreeMap::new(), None, &KernelFacts::default()).unwrap();
     let loads: Vec<_> = unlinked.finish(&fds(&unlinked)).unwrap().iter().map(|program| program.load).collect();
     assert_eq!(loads, [LoadType::XDP.for_tail_calls(); 2]);
@@ -211,7 +212,9 @@ fn an_object_without_a_licence_gets_none() {
     let at = blank.windows(4).position(|text| text == b"GPL\0").unwrap();
     blank[at..at + 3].fill(0);
     let wanted = Wanted { function: "on_switch".parse().unwrap(), kind: ProgramKind::Tracepoint };
-    let unlinked = parse(&normalise(&blank, &[wanted]).unwrap(), "on_switch", &[], Some(&kernel(8))).unwrap();
+    let unlinked =
+        parse(&normalise(&blank, &[wanted], &KernelConfig::default()).unwrap(), "on_switch", &[], Some(&kernel(8)))
+            .unwrap();
     assert!(!is_gpl_compatible(unlinked.license()), "`{}`", unlinked.license());
 }
 

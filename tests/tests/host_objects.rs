@@ -135,6 +135,114 @@ fn tail_calls_and_callbacks_run_in_a_chain_with_others() {
 }
 
 #[test]
+fn only_what_the_chosen_program_reaches_is_judged() {
+    let host = Host::new();
+    let load = |program: &str| format!("load --path {} --program {program} xdp -i uplink", broken("externs"));
+    host.bpfctl(&load("plain")).ok();
+    let cause = |program: &str| {
+        let said = host.refuses(1, &load(program));
+        said.lines().find_map(|line| line.strip_prefix("cause: ")).unwrap().to_owned()
+    };
+    assert_snapshot!(cause("hash"), @"`hash` needs `bpf_xdp_metadata_rx_hash`, which the object does not define: bpfd links neither functions and variables of the kernel nor other objects. Let the object declare it `__weak` to run without it");
+    assert_snapshot!(cause("asks"), @"`asks` needs `elapsed`, which the object does not define: bpfd links neither functions and variables of the kernel nor other objects. Let the object declare it `__weak` to run without it");
+    assert_snapshot!(cause("jumps"), @"the initial values of map `wrong` cannot be used: one is no program");
+    // Hosts differ in whether they have the kernel's configuration.
+    assert!(cause("demanding").starts_with("the object needs `CONFIG_THAT_IS_NEEDED`"));
+}
+
+#[test]
+fn values_of_the_kernels_configuration_are_what_the_kernel_states() {
+    let host = Host::new();
+    let run = |program: &str| {
+        host.bpfctl(&format!("load --path {} --name asks --program {program} xdp -i uplink", broken("externs"))).ok();
+        host.ping(1);
+        let seen = host.sum("asks", "seen");
+        host.bpfctl("unload asks").ok();
+        seen
+    };
+    // Patch levels of distributions' kernels stand where no test should look for them: the series is in `uname -r`.
+    let release = host.shell("uname -r");
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u64>().unwrap());
+    let series = numbers.next().unwrap() << 8 | numbers.next().unwrap();
+    let seen = run("configured");
+    assert_eq!((seen >> 16, seen & 3), (series, 0b11));
+    // Weak symbols that this kernel lacks are absent.
+    assert_eq!(run("careful"), 2);
+    let options = host.shell("zcat /proc/config.gz 2>/dev/null || cat /boot/config-$(uname -r) 2>/dev/null || true");
+    let option = |name: &str| {
+        let line = options.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        line.map(|value| value.trim_matches('"').to_owned())
+    };
+    let Some(hz) = option("CONFIG_HZ") else {
+        println!("skipped: this host does not have the kernel's configuration");
+        return;
+    };
+    let text = option("CONFIG_CC_VERSION_TEXT").map_or(0, |text| u64::from(text.as_bytes()[0]));
+    assert_eq!(run("tuned"), hz.parse::<u64>().unwrap() << 16 | 1 << 8 | text);
+}
+
+#[test]
+fn a_call_of_a_function_that_the_kernel_lacks_is_the_verifiers_to_judge() {
+    let host = Host::new();
+    let refused = host.refuses(5, &format!("load --path {} --program careless xdp -i uplink", broken("externs")));
+    let (shown, _log) = refused.split_once("hint:").unwrap();
+    assert_snapshot!(shown, @"
+    reading the object
+    loading programs
+    error: the kernel's verifier rejected `careless`
+      --> ./externs.c:71:9, instruction 0
+       |
+    71 | return bpf_function_of_tomorrow(ctx);
+       = invalid func unknown#2002000000
+       = that is: the program calls a function that it declares `__weak` and that neither the object nor bpfd supplies
+    cause: ./externs.c:71:9: invalid func unknown#2002000000
+    ");
+}
+
+#[test]
+fn variables_with_parts_are_set_by_json_or_by_their_bytes() {
+    let host = Host::new();
+    let settings = [
+        ("limits", r#"{"high":5,"strict":true}"#),
+        ("pairs", r#"[{},{"low":"0x2","mode":"SOFT"}]"#),
+        ("flags", "[false,false,1]"),
+        ("grid", "[[],[0,0,4]]"),
+        ("names", r#"["a","b"]"#),
+        ("whole", "hex:06000000"),
+    ];
+    let settings: Vec<String> = settings.iter().map(|(name, value)| format!("--set {name}={value}")).collect();
+    let load = format!("load --path {} --name set {} xdp -i uplink", broken("settings"), settings.join(" "));
+    host.bpfctl(&load).ok();
+    host.ping(1);
+    assert_eq!(host.sum("set", "seen"), 5 + 1 + 20 + 300 + 1000 + 40_000 + 100_000 + 6_000_000);
+    let cause = |setting: &str| {
+        let said = host.refuses(2, &format!("load --path {} --set {setting}", broken("settings")));
+        said.lines().find_map(|line| line.strip_prefix("cause: ")).unwrap().to_owned()
+    };
+    for (setting, expected) in [
+        (
+            r#"limits={"lo":1}"#,
+            "`struct limits limits` has no member `lo`; it has `low`, `high`, `strict`, `either`, `flag`, `mode`",
+        ),
+        (r#"limits={"low":-1}"#, "`-1` is out of range for `struct limits limits.low`: 0 to 4294967295"),
+        (
+            r#"limits={"flag":1}"#,
+            "`struct limits limits.flag` is a bit-field: give the bytes of the whole variable, `hex:…`",
+        ),
+        (
+            r#"limits={"either":1}"#,
+            "`struct limits limits.either` is a union: give the bytes of the whole variable, `hex:…`",
+        ),
+        ("limits=1", "`struct limits limits` is set by JSON: `{\"member\": value}`; or by its bytes, `hex:…`"),
+        ("grid=[[1,2,3,4]]", "4 values do not fit `__u8 grid[2][3][0]`"),
+        ("whole=1", "`union whole` is a union: give the bytes of the whole variable, `hex:…`"),
+        ("whole=hex:01", "`union whole` has 4 bytes: write two hexadecimal digits for each of them after `hex:`"),
+    ] {
+        assert_eq!(cause(setting), expected);
+    }
+}
+
+#[test]
 fn a_program_or_section_that_is_nearly_named_is_suggested() {
     let host = Host::new();
     let object = example("xdp-counter");

@@ -11,13 +11,6 @@ use std::process::Command;
 use bpfd_tests::Host;
 use serde_json::Value;
 
-/// Files with an object that bpfd loads otherwise than libbpf, or not at all, each with the reason.
-const DIFFERENCES: [(&str, &str); 3] = [
-    ("biolatency", "`__kconfig` externs are not resolved yet: LINUX_KERNEL_VERSION"),
-    ("bitesize", "`__kconfig` externs are not resolved yet: LINUX_KERNEL_VERSION"),
-    ("javagc", "`__kconfig` externs are not resolved yet: LINUX_HAS_BPF_COOKIE"),
-];
-
 /// What came of a load: the type of each program, and how many maps.
 type Loaded = (BTreeMap<String, String>, usize);
 
@@ -46,18 +39,12 @@ fn what_libbpf_loads_is_loaded_with_the_same_programs_and_maps() {
     for (name, object) in objects(Path::new(&packages)) {
         std::fs::write(host.path("/run/subject.o"), object).unwrap();
         let by_libbpf = by_libbpf(&host.path("/run/subject.o"));
-        let known = DIFFERENCES.iter().find(|(file, _)| name.split(' ').next() == Some(file));
         match (by_libbpf, by_bpfd(&host)) {
-            (Some(one), Ok(other)) if one == other && known.is_none() => same += 1,
+            (Some(one), Ok(other)) if one == other => same += 1,
             (Some(_), Err(Refused::Unmanaged(section))) => *unmanaged.entry(section).or_insert(0) += 1,
             (None, Err(_)) => refused_by_both += 1,
             // It is no fault to load more than libbpf does.
             (None, Ok(_)) => same += 1,
-            (Some(one), other) if known.is_some() => {
-                let (file, why) = known.unwrap();
-                assert_ne!(Ok(one), other, "{file} is no difference any more");
-                say(&format!("known difference: {name}: {why}"));
-            }
             (Some(one), other) => wrong.push(format!("{name}: libbpf {one:?}, bpfd {other:?}")),
         }
     }

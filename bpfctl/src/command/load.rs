@@ -65,7 +65,8 @@ struct What {
     /// Only this function (repeatable)
     #[arg(long, value_name = "FUNCTION", value_parser = word)]
     program: Vec<String>,
-    /// Give a global variable a value (repeatable)
+    /// Give a global variable a value: a number, a word, numbers with commas, JSON for structs and arrays, or
+    /// hex:BYTES (repeatable)
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<Setting>,
     /// Give the app a label, for `bpfctl list --label` (repeatable)

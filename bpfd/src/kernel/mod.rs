@@ -28,6 +28,7 @@ mod prepare;
 mod probe;
 mod reader;
 mod record;
+mod release;
 mod types;
 
 pub use maker::Made;
@@ -36,7 +37,7 @@ pub use prepare::{Loader, StagedApp};
 pub use reader::{Reader, held_by};
 
 pub(crate) use object::{Fitted, ObjectError, finish, fit, guarded};
-pub(crate) use prepare::running;
+pub(crate) use release::{OPTIONS_LIMIT, Release};
 
 use std::collections::BTreeMap;
 use std::io;

@@ -12,12 +12,14 @@ use std::sync::Arc;
 
 use bpfd_core::kernel::Recipe;
 use bpfd_core::state::{ProgramKind, Reach};
+use ebpf::externs::ExternKind;
 use ebpf::inspect::{Object, Program};
 use ebpf::kind::Sees;
 use ebpf::names::FunctionName;
 use ebpf::normalise::Wanted;
-use ebpf::relocate::{Chosen, Finished, KernelBtf, KernelFacts, Unlinked};
+use ebpf::relocate::{Chosen, Finished, KernelBtf, Unlinked};
 
+use super::release::Release;
 pub(crate) use crate::causes::error_chain;
 
 /// Why an object cannot be used: a sentence for whoever sent it.
@@ -42,16 +44,17 @@ pub(crate) struct Fitted {
     pub(crate) callees: Vec<ProgramKind>,
 }
 
-/// Reads and fits an object for a recipe. `kernel` is called only if the object depends on the kernel's types.
+/// Reads and fits an object for a recipe. `kernel` is called only if the object depends on the kernel's types, and `options` only if it
+/// asks for the kernel's configuration.
 pub(crate) fn fit(
     elf: &[u8],
     recipe: &Recipe,
     kernel: impl FnOnce() -> Result<Option<Arc<KernelBtf>>, ObjectError>,
-    facts: &KernelFacts,
+    release: &Release,
+    options: impl FnOnce() -> Result<Option<Arc<str>>, ObjectError>,
 ) -> Result<Fitted, ObjectError> {
     guarded(|| {
         let object = ebpf::inspect::inspect(elf).map_err(|error| ObjectError::of(&error))?;
-        object.loadable().map_err(|error| ObjectError::of(&error))?;
         let mut wanted = recipe
             .functions
             .iter()
@@ -61,9 +64,12 @@ pub(crate) fn fit(
         wanted.extend(callees.iter().cloned());
         within_reach(&object, &wanted, recipe.reach)?;
         let chosen: Vec<Chosen> = wanted.iter().map(|wanted| chosen(&object, wanted)).collect();
-        let normal = ebpf::normalise::normalise(elf, &wanted).map_err(|error| ObjectError::of(&error))?;
+        let asks = object.externs.iter().any(|symbol| symbol.kind == ExternKind::Config);
+        let options = if asks { options()? } else { None };
+        let config = release.config(options.as_deref());
+        let normal = ebpf::normalise::normalise(elf, &wanted, &config).map_err(|error| ObjectError::of(&error))?;
         let kernel = if object.core_relocations > 0 { kernel()? } else { None };
-        let unlinked = Unlinked::parse(&normal, &chosen, &recipe.globals, kernel.as_deref(), facts)
+        let unlinked = Unlinked::parse(&normal, &chosen, &recipe.globals, kernel.as_deref(), &release.facts)
             .map_err(|error| ObjectError::of(&error))?;
         Ok(Fitted { object, unlinked, callees: callees.into_iter().map(|callee| callee.kind).collect() })
     })
@@ -152,7 +158,7 @@ mod tests {
     }
 
     fn fit_plain(elf: &[u8], recipe: &Recipe) -> Result<Fitted, ObjectError> {
-        fit(elf, recipe, || Ok(None), &KernelFacts::default())
+        fit(elf, recipe, || Ok(None), &Release::default(), || Ok(None))
     }
 
     #[test]

@@ -21,19 +21,21 @@ use bpfd_sys::seal::Sealed;
 use ebpf::contents::{Content, Held};
 use ebpf::inspect::Object;
 use ebpf::load_type::LoadType;
-use ebpf::relocate::{FUNC_INFO_SIZE, Finished, KernelFacts, LINE_INFO_SIZE, MapDefinition, Unlinked, kernel_name};
+use ebpf::relocate::{FUNC_INFO_SIZE, Finished, LINE_INFO_SIZE, MapDefinition, Unlinked, kernel_name};
 use ebpf::verifier_log;
 
 use super::failed;
 use super::hook::trampoline_refused;
 use super::object::{Fitted, ObjectError, finish, fit};
+use super::release::{KernelOptions, Release};
 use super::types::{KernelTypes, Types};
 
 /// Loads objects; cheap to clone, for a pool of threads.
 #[derive(Clone, Debug)]
 pub struct Loader {
     types: Arc<KernelTypes>,
-    facts: KernelFacts,
+    release: Arc<Release>,
+    options: Arc<KernelOptions>,
 }
 
 /// An app's maps and programs, verified, named by nothing yet: when the last clone is dropped, they are gone.
@@ -76,7 +78,11 @@ impl StagedApp {
 impl Loader {
     /// For the running kernel, whose types are in `btf`.
     pub(crate) fn new(btf: PathBuf) -> Self {
-        Self { types: Arc::new(KernelTypes::new(btf)), facts: running() }
+        Self {
+            types: Arc::new(KernelTypes::new(btf)),
+            release: Arc::new(Release::running()),
+            options: Arc::new(KernelOptions::default()),
+        }
     }
 
     /// Makes an app's maps and programs. Takes as long as the verifier does. The bytes must have passed the parse worker.
@@ -118,6 +124,11 @@ impl Loader {
     /// The kernel's types as bytes, for the parse worker; `None` if this kernel shows none.
     pub(crate) fn sealed_types(&self) -> io::Result<Option<Arc<Sealed>>> {
         self.types.sealed()
+    }
+
+    /// The kernel's configuration, for the parse worker; `None` if this host has none.
+    pub(crate) fn sealed_options(&self) -> io::Result<Option<Arc<Sealed>>> {
+        self.options.sealed(&self.release)
     }
 
     /// Loads an app's program as its reach says. One that reaches no further than packets is verified without the capabilities that
@@ -168,7 +179,11 @@ impl Loader {
     fn fit(&self, elf: &[u8], recipe: &Recipe) -> Result<Fitted, StepError> {
         let types =
             || self.types.parsed().map_err(|error| ObjectError(format!("cannot read the kernel's types: {error}")));
-        fit(elf, recipe, types, &self.facts).map_err(unusable)
+        let options = || {
+            let read = self.options.text(&self.release);
+            read.map_err(|error| ObjectError(format!("cannot read the kernel's configuration: {error}")))
+        };
+        fit(elf, recipe, types, &self.release, options).map_err(unusable)
     }
 }
 
@@ -188,18 +203,6 @@ impl AppCode {
         let of = |program: &Finished| 8 * program.insns.len() + program.func_info.len() + program.line_info.len();
         self.programs.values().map(of).sum()
     }
-}
-
-/// What the running kernel takes, by its release.
-pub(crate) fn running() -> KernelFacts {
-    let uname = rustix::system::uname();
-    let release = uname.release().to_string_lossy().into_owned();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    let facts = match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => KernelFacts::for_release(major, minor),
-        _ => KernelFacts::default(),
-    };
-    KernelFacts { page_size: u32::try_from(rustix::param::page_size()).unwrap_or(facts.page_size), ..facts }
 }
 
 /// Loads a finished program with the types that its records speak of, if it has any.

@@ -11,7 +11,6 @@ use bpfd_core::report::{Phase, Progress, Warning};
 use bpfd_core::request::{Apply, Bytes, LoadRequest};
 use bpfd_core::selection::SelectionError;
 use ebpf::globals::GlobalError;
-use ebpf::inspect::NotLoadable;
 
 use super::make::{Admitted, Made, VERIFICATION};
 use super::{Changed, Service};
@@ -38,9 +37,6 @@ pub enum LoadError {
     /// The parse worker refused the object, or died of it.
     #[error(transparent)]
     Parse(#[from] ParseError),
-    /// It lacks what every load needs.
-    #[error(transparent)]
-    NotLoadable(#[from] NotLoadable),
     /// No program fits.
     #[error(transparent)]
     Selection(#[from] SelectionError),

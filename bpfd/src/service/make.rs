@@ -111,7 +111,6 @@ impl Loads {
         let request = ask.request();
         let mut reader = parse::Reader::of(&self.workers, bytecode.bytes())?;
         let object = reader.inspect()?;
-        object.loadable()?;
         let selection = selection::select(&object, &request.select, &request.attach)?;
         let advice = advice(&object, bytecode, &selection.functions);
         let functions = selection::load_as(&selection, &request.attach, &advice).map_err(EngineError::Request)?;

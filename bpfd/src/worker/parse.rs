@@ -14,14 +14,14 @@ use bpfd_sys::confine;
 use bpfd_sys::seal::Sealed;
 use bpfd_sys::worker::{CallError, Identity, Limits, Spec, Stderr};
 use ebpf::inspect::Object;
-use ebpf::relocate::{KernelBtf, KernelFacts};
+use ebpf::relocate::KernelBtf;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::ready::Started;
 use super::{WorkerError, Workers, answer_calls, call};
 use crate::causes::error_chain;
-use crate::kernel::{Fitted, Loader, ObjectError, finish, fit, guarded, running};
+use crate::kernel::{Fitted, Loader, OPTIONS_LIMIT, ObjectError, Release, finish, fit, guarded};
 
 pub(super) const KIND: &str = "parse";
 
@@ -65,7 +65,12 @@ pub enum ParseError {
 #[serde(rename_all = "kebab-case")]
 enum Request {
     Inspect,
-    Rehearse(Recipe),
+    /// With the kernel's types and its configuration behind the object, where the host has them.
+    Rehearse {
+        recipe: Recipe,
+        types: bool,
+        options: bool,
+    },
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -92,7 +97,7 @@ impl Reader {
 
     /// What the object holds.
     pub fn inspect(&mut self) -> Result<Object, ParseError> {
-        match self.ask(&Request::Inspect, None)? {
+        match self.ask(&Request::Inspect, &[])? {
             Answer::Object(object) => Ok(*object),
             Answer::Refused(why) => Err(ParseError::Refused(why)),
             Answer::Fits => Err(ParseError::Worker("its answer is for another question".to_owned())),
@@ -102,16 +107,20 @@ impl Reader {
     /// Whether it can be made ready for a recipe on this kernel. [`Loader::prepare`] is for objects that passed this.
     pub fn rehearse(&mut self, loader: &Loader, recipe: &Recipe) -> Result<(), ParseError> {
         let types = loader.sealed_types().map_err(trouble)?;
-        match self.ask(&Request::Rehearse(recipe.clone()), types)? {
+        let options = loader.sealed_options().map_err(trouble)?;
+        let recipe = recipe.clone();
+        let request = Request::Rehearse { recipe, types: types.is_some(), options: options.is_some() };
+        let beside: Vec<Arc<Sealed>> = types.into_iter().chain(options).collect();
+        match self.ask(&request, &beside)? {
             Answer::Fits => Ok(()),
             Answer::Refused(why) => Err(ParseError::Refused(why)),
             Answer::Object(_) => Err(ParseError::Worker("its answer is for another question".to_owned())),
         }
     }
 
-    fn ask(&mut self, request: &Request, types: Option<Arc<Sealed>>) -> Result<Answer, ParseError> {
+    fn ask(&mut self, request: &Request, beside: &[Arc<Sealed>]) -> Result<Answer, ParseError> {
         let object = std::iter::once(self.object.as_fd());
-        let fds: Vec<BorrowedFd<'_>> = object.chain(types.as_deref().map(AsFd::as_fd)).collect();
+        let fds: Vec<BorrowedFd<'_>> = object.chain(beside.iter().map(|sealed| sealed.as_fd())).collect();
         match call(&mut self.started.worker, request, &fds, LIMIT) {
             Ok((answer, _fds)) => Ok(answer),
             Err(WorkerError::Call(CallError::Deadline)) => Err(ParseError::TooSlow(LIMIT)),
@@ -157,17 +166,17 @@ pub(super) fn start(workers: &Workers) -> io::Result<Started> {
 /// The worker's side.
 pub(super) fn serve(channel: &Channel) -> Result<(), String> {
     // Before confinement: it reads files.
-    let facts = running();
+    let release = Release::running();
     confine::parser().map_err(|error| error_chain(&error))?;
-    answer_calls(channel, |request, fds| (answer(request, fds, &facts), Vec::new()))
+    answer_calls(channel, |request, fds| (answer(request, fds, &release), Vec::new()))
 }
 
-fn answer(request: Request, fds: Vec<OwnedFd>, facts: &KernelFacts) -> Answer {
-    let judged = judge(request, fds, facts);
+fn answer(request: Request, fds: Vec<OwnedFd>, release: &Release) -> Answer {
+    let judged = judge(request, fds, release);
     judged.unwrap_or_else(|ObjectError(why)| Answer::Refused(why))
 }
 
-fn judge(request: Request, fds: Vec<OwnedFd>, facts: &KernelFacts) -> Result<Answer, ObjectError> {
+fn judge(request: Request, fds: Vec<OwnedFd>, release: &Release) -> Result<Answer, ObjectError> {
     let mut fds = fds.into_iter();
     let elf = read(fds.next(), OBJECT_LIMIT)?;
     match request {
@@ -175,9 +184,12 @@ fn judge(request: Request, fds: Vec<OwnedFd>, facts: &KernelFacts) -> Result<Ans
             let object = guarded(|| ebpf::inspect::inspect(&elf).map_err(|error| ObjectError(error_chain(&error))))?;
             Ok(Answer::Object(Box::new(object)))
         }
-        Request::Rehearse(recipe) => {
-            let types = || fds.next().map(types).transpose();
-            let Fitted { unlinked, .. } = fit(&elf, &recipe, types, facts)?;
+        Request::Rehearse { recipe, types: has_types, options: has_options } => {
+            let kernel_types = if has_types { fds.next() } else { None };
+            let kernel_options = if has_options { fds.next() } else { None };
+            let types = || kernel_types.map(types).transpose();
+            let options = || kernel_options.map(options).transpose();
+            let Fitted { unlinked, .. } = fit(&elf, &recipe, types, release, options)?;
             let maps = unlinked.maps().iter().map(|map| map.name().to_owned()).zip(NO_MAP..);
             finish(&unlinked, &maps.collect::<BTreeMap<_, _>>())?;
             Ok(Answer::Fits)
@@ -188,6 +200,10 @@ fn judge(request: Request, fds: Vec<OwnedFd>, facts: &KernelFacts) -> Result<Ans
 fn types(fd: OwnedFd) -> Result<Arc<KernelBtf>, ObjectError> {
     let bytes = read(Some(fd), TYPES_LIMIT)?;
     KernelBtf::parse(&bytes).map(Arc::new).map_err(|error| ObjectError(error_chain(&error)))
+}
+
+fn options(fd: OwnedFd) -> Result<Arc<str>, ObjectError> {
+    Ok(String::from_utf8_lossy(&read(Some(fd), OPTIONS_LIMIT)?).into())
 }
 
 fn read(fd: Option<OwnedFd>, limit: usize) -> Result<Vec<u8>, ObjectError> {

@@ -2,13 +2,31 @@
 
 use std::collections::BTreeSet;
 
-use super::{NormaliseError, reach};
-use crate::contents::{Content, Held};
+use super::NormaliseError;
+use super::reach::{self, Reach};
+use crate::contents::Held;
 use crate::elf::Elf;
+use crate::externs::Config;
 use crate::functions;
-use crate::inspect::Object;
+use crate::inspect::{self, Object};
 use crate::maps;
 use crate::names::FunctionName;
+
+/// The maps in `.maps` that functions refer to, and those that are in them from the start.
+pub(super) fn used_maps<'a>(elf: &'a Elf<'_>, object: &'a Object, reach: &Reach<'_>) -> BTreeSet<&'a str> {
+    let is_map = |section: usize| elf.sections.get(section).is_some_and(maps::is_btf);
+    let referred = reach.referred(elf).filter(|symbol| symbol.section.is_some_and(is_map));
+    let mut used: BTreeSet<&str> = referred.map(|symbol| symbol.name).collect();
+    // A map of maps may hold program arrays: two levels are all that the kernel allows.
+    let inner = object.contents.iter().filter(|content| used.contains(content.map.as_str()));
+    let inner = inner.filter_map(|content| match &content.holds {
+        Held::Map(inner) => Some(inner.as_str()),
+        Held::Program(_) => None,
+    });
+    let inner: Vec<&str> = inner.collect();
+    used.extend(inner);
+    used
+}
 
 /// The programs that must be loaded beside `chosen` ones, theirs included; by name.
 pub fn callees(elf: &[u8], object: &Object, chosen: &[FunctionName]) -> Result<Vec<FunctionName>, NormaliseError> {
@@ -19,29 +37,18 @@ pub fn callees(elf: &[u8], object: &Object, chosen: &[FunctionName]) -> Result<V
     let elf = Elf::open(elf)?;
     let functions = functions::read(&elf)?;
     let programs = functions::programs(&elf, &functions)?;
+    let config = Config::read(inspect::open_btf(&elf)?.as_ref());
     loop {
         let wanted = |name: &FunctionName| chosen.contains(name) || callees.contains(name);
         let roots: Vec<_> = programs.iter().filter(|(name, _)| wanted(name)).map(|(_, function)| *function).collect();
-        let reach = reach::from(&elf, &functions, &roots)?;
-        let symbols = reach.relocations.values().flatten().filter_map(|relocation| elf.symbols.get(relocation.symbol));
-        let is_map = |section: usize| elf.sections.get(section).is_some_and(maps::is_btf);
-        let mut used: BTreeSet<&str> =
-            symbols.filter(|symbol| symbol.section.is_some_and(is_map)).map(|symbol| symbol.name).collect();
-        let mut more = BTreeSet::new();
-        // A map of maps may hold program arrays: two levels are all that the kernel allows.
-        for _ in 0..2 {
-            for Content { map, holds, .. } in &object.contents {
-                match holds {
-                    _ if !used.contains(map.as_str()) => {}
-                    Held::Map(inner) => {
-                        used.insert(inner.as_str());
-                    }
-                    Held::Program(program) => {
-                        more.extend((!wanted(program)).then(|| program.clone()));
-                    }
-                }
-            }
-        }
+        let reach = reach::from(&elf, &config, &functions, &roots)?;
+        let used = used_maps(&elf, object, &reach);
+        let held = object.contents.iter().filter(|content| used.contains(content.map.as_str()));
+        let held = held.filter_map(|content| match &content.holds {
+            Held::Program(program) => Some(program),
+            Held::Map(_) => None,
+        });
+        let mut more: BTreeSet<FunctionName> = held.filter(|program| !wanted(program)).cloned().collect();
         if more.is_empty() {
             return Ok(callees.into_iter().collect());
         }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::NormaliseError;
 use crate::elf::{Elf, Relocation, STT_FUNC, STT_OBJECT, STT_SECTION, Symbol};
+use crate::externs::{self, Config};
 use crate::functions::{Function, INSN, covering};
 use crate::insn::{Insn, PSEUDO_CALL, decode};
 use crate::{maps, variables};
@@ -26,6 +27,8 @@ pub(super) struct Reach<'a> {
     symbols: BTreeSet<usize>,
     /// Their relocations, by section, in order of offset.
     pub(super) relocations: BTreeMap<usize, Vec<Relocation>>,
+    /// Their calls of functions that nobody has, by section: a weak one is not called if the program asks first.
+    pub(super) absent_calls: BTreeMap<usize, Vec<u64>>,
 }
 
 impl Reach<'_> {
@@ -39,6 +42,11 @@ impl Reach<'_> {
         self.sections.contains(&section)
     }
 
+    /// The symbols that the needed functions refer to.
+    pub(super) fn referred<'e>(&self, elf: &'e Elf<'_>) -> impl Iterator<Item = &'e Symbol<'e>> {
+        self.relocations.values().flatten().filter_map(|relocation| elf.symbols.get(relocation.symbol))
+    }
+
     /// Whether a symbol is a needed function's.
     pub(super) fn needs_symbol(&self, symbol: usize) -> bool {
         self.symbols.contains(&symbol)
@@ -48,11 +56,19 @@ impl Reach<'_> {
 /// Everything that `roots` need.
 pub(super) fn from<'a>(
     elf: &Elf<'a>,
+    config: &Config<'_>,
     functions: &[Function<'a>],
     roots: &[&Function<'a>],
 ) -> Result<Reach<'a>, NormaliseError> {
-    let mut scanner =
-        Scanner { elf, functions, by_section: BTreeMap::new(), scanned: BTreeMap::new(), kept: BTreeMap::new() };
+    let mut scanner = Scanner {
+        elf,
+        config,
+        functions,
+        by_section: BTreeMap::new(),
+        scanned: BTreeMap::new(),
+        kept: BTreeMap::new(),
+        absent_calls: BTreeMap::new(),
+    };
     let mut needed = BTreeSet::new();
     for root in roots {
         let start = functions.iter().position(|function| function == *root);
@@ -69,11 +85,19 @@ pub(super) fn from<'a>(
     }
     let sections = functions.iter().map(|function| function.section).collect();
     let symbols = functions.iter().map(|function| function.symbol).collect();
-    Ok(Reach { functions, sections, symbols, relocations })
+    Ok(Reach { functions, sections, symbols, relocations, absent_calls: scanner.absent_calls })
+}
+
+/// What one function refers to.
+struct Scanned {
+    callees: Vec<usize>,
+    kept: Vec<Relocation>,
+    absent_calls: Vec<u64>,
 }
 
 struct Scanner<'e, 'a> {
     elf: &'e Elf<'a>,
+    config: &'e Config<'e>,
     functions: &'e [Function<'a>],
     /// All relocations of the sections looked at so far.
     by_section: BTreeMap<usize, Vec<Relocation>>,
@@ -81,6 +105,8 @@ struct Scanner<'e, 'a> {
     scanned: BTreeMap<usize, Vec<usize>>,
     /// Checked relocations of the functions looked at.
     kept: BTreeMap<usize, Vec<Relocation>>,
+    /// Their calls of functions that nobody has.
+    absent_calls: BTreeMap<usize, Vec<u64>>,
 }
 
 impl Scanner<'_, '_> {
@@ -118,13 +144,14 @@ impl Scanner<'_, '_> {
         let from = all.partition_point(|relocation| relocation.offset < function.offset);
         let to = all.partition_point(|relocation| relocation.offset < function.end());
         let relocations = all.get(from..to).unwrap_or_default();
-        let callees = self.scan(function, relocations)?;
-        self.kept.entry(function.section).or_default().extend_from_slice(relocations);
+        let Scanned { callees, kept, absent_calls } = self.scan(function, relocations)?;
+        self.kept.entry(function.section).or_default().extend(kept);
+        self.absent_calls.entry(function.section).or_default().extend(absent_calls);
         self.scanned.insert(at, callees.clone());
         Ok(callees)
     }
 
-    fn scan(&self, function: &Function<'_>, relocations: &[Relocation]) -> Result<Vec<usize>, NormaliseError> {
+    fn scan(&self, function: &Function<'_>, relocations: &[Relocation]) -> Result<Scanned, NormaliseError> {
         let bad = |slot: u64, why: &str| NormaliseError::Instruction {
             function: shown(function.name),
             instruction: slot,
@@ -136,7 +163,7 @@ impl Scanner<'_, '_> {
         };
         let insns = code().and_then(|code| decode(code).ok()).ok_or_else(|| bad(0, "not whole instructions"))?;
         let mut left = relocations.iter().peekable();
-        let mut callees = BTreeSet::new();
+        let (mut callees, mut kept, mut absent_calls) = (BTreeSet::new(), Vec::new(), Vec::new());
         let mut second_half = false;
         for (slot, insn) in (0_u64..).zip(&insns) {
             let here = function.offset + slot * INSN;
@@ -144,6 +171,20 @@ impl Scanner<'_, '_> {
             if left.peek().is_some_and(|next| next.offset < here + INSN) {
                 return Err(bad(slot, "a relocation that starts inside it, or two of them"));
             }
+            if let Some(symbol) = relocation.and_then(|relocation| self.absent(relocation)) {
+                if !externs::is_weak(symbol) {
+                    let (function, name) = (shown(function.name), shown(symbol.name));
+                    return Err(NormaliseError::Extern { function, name });
+                }
+                let is_call = insn.is_call() && insn.src == PSEUDO_CALL;
+                if second_half || !(is_call || insn.is_ld_imm64() && insn.src == 0 && insn.imm == 0) {
+                    return Err(bad(slot, "a relocation of an instruction that can have none"));
+                }
+                absent_calls.extend(is_call.then_some(here));
+                second_half = !is_call;
+                continue;
+            }
+            kept.extend(relocation);
             if second_half {
                 if relocation.is_some() || insn.code != 0 {
                     return Err(bad(slot, "the second half of a 64-bit load is not one"));
@@ -163,7 +204,13 @@ impl Scanner<'_, '_> {
         if second_half {
             return Err(bad(u64::try_from(insns.len()).unwrap_or(u64::MAX), "half a 64-bit load at the end"));
         }
-        Ok(callees.into_iter().collect())
+        Ok(Scanned { callees: callees.into_iter().collect(), kept, absent_calls })
+    }
+
+    /// The symbol of a relocation that neither the object nor the kernel's configuration has.
+    fn absent(&self, relocation: &Relocation) -> Option<&Symbol<'_>> {
+        let symbol = self.elf.symbols.get(relocation.symbol)?;
+        (externs::is_extern(symbol) && self.config.option(symbol.name).is_none()).then_some(symbol)
     }
 
     fn symbol(&self, relocation: Relocation) -> Result<(&Symbol<'_>, usize), &'static str> {
@@ -203,6 +250,13 @@ impl Scanner<'_, '_> {
     fn load(&self, relocation: Relocation, insn: &Insn) -> Result<Option<usize>, &'static str> {
         if relocation.kind != R_BPF_64_64 {
             return Err("a load with another instruction's relocation");
+        }
+        if self.elf.symbols.get(relocation.symbol).is_some_and(externs::is_extern) {
+            return if insn.imm == 0 {
+                Ok(None)
+            } else {
+                Err("a place inside an option of the kernel's configuration")
+            };
         }
         let (symbol, at) = self.symbol(relocation)?;
         let section = self.elf.sections.get(at).ok_or("a relocation to no section")?;

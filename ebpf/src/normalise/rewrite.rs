@@ -11,6 +11,7 @@ use crate::elf::{
     Elf, SHT_NOBITS, SHT_NULL, SHT_PROGBITS, SHT_REL, SHT_STRTAB, SHT_SYMTAB, STT_FUNC, STT_OBJECT, STT_SECTION,
     Section, Symbol,
 };
+use crate::externs::{Config, is_extern};
 use crate::{maps, variables};
 
 /// `Elf64_Ehdr`, `Elf64_Shdr`, `Elf64_Sym`, `Elf64_Rel`.
@@ -36,15 +37,46 @@ struct Out<'a> {
     entry: u64,
 }
 
+/// The section of the kernel's configuration: constants to the loader.
+pub(crate) const CONFIG_SECTION: &str = ".rodata.kconfig";
+/// What a call of a function that nobody has becomes: of a helper that no kernel has, as in libbpf (`poison_kfunc_call`). The verifier
+/// refuses it where it can be reached.
+const ABSENT_CALL: [u8; 8] = {
+    let [a, b, c, d] = 2_002_000_000_u32.to_le_bytes();
+    [0x85, 0, 0, 0, a, b, c, d]
+};
+
+/// What the object gets from outside.
+#[derive(Clone, Copy)]
+pub(super) struct Supplied<'a> {
+    pub(super) config: &'a Config<'a>,
+    /// Of all options, at their places.
+    pub(super) values: &'a [u8],
+}
+
 pub(super) fn object<'a>(
     elf: &Elf<'a>,
     reach: &Reach<'_>,
     types: Option<&'a Types>,
     license: &str,
+    supplied: Supplied<'a>,
 ) -> Result<Vec<u8>, NormaliseError> {
-    let mut out = Vec::with_capacity(elf.sections.len() + 1);
+    let mut out = Vec::with_capacity(elf.sections.len() + 2);
     for section in &elf.sections {
-        out.push(section_of(elf, reach, types, license, section)?);
+        out.push(section_of(elf, reach, types, license, supplied, section)?);
+    }
+    if !supplied.values.is_empty() {
+        if out.iter().any(|section| section.name == CONFIG_SECTION) {
+            return Err(NormaliseError::Section(CONFIG_SECTION.to_owned()));
+        }
+        out.push(Out {
+            name: CONFIG_SECTION.to_owned(),
+            kind: SHT_PROGBITS,
+            flags: ALLOCATED,
+            data: supplied.values.into(),
+            align: 8,
+            ..Out::default()
+        });
     }
     let names = Out { name: ".shstrtab".to_owned(), kind: SHT_STRTAB, align: 1, ..Out::default() };
     out.push(names);
@@ -56,6 +88,7 @@ fn section_of<'a>(
     reach: &Reach<'_>,
     types: Option<&'a Types>,
     license: &str,
+    supplied: Supplied<'_>,
     old: &Section<'a>,
 ) -> Result<Out<'a>, NormaliseError> {
     let copy = |name: &str| Out {
@@ -69,7 +102,7 @@ fn section_of<'a>(
     };
     let is_first = |name: &str| elf.content(name).is_some_and(|first| first.index == old.index);
     if reach.needs_section(old.index) {
-        return Ok(copy(&alias(old.index)));
+        return Ok(Out { data: code(reach, old), ..copy(&alias(old.index)) });
     }
     if old.kind == SHT_REL {
         return Ok(relocations(elf, reach, old).unwrap_or_default());
@@ -77,7 +110,7 @@ fn section_of<'a>(
     if old.kind == SHT_SYMTAB && elf.symtab == Some(old.index) {
         let locals = elf.symbols.iter().take_while(|symbol| symbol.bind == crate::elf::STB_LOCAL).count();
         return Ok(Out {
-            data: symbols(elf, reach, old).into(),
+            data: symbols(elf, reach, supplied.config, old).into(),
             link: old.link,
             info: count(locals),
             entry: 24,
@@ -115,7 +148,7 @@ fn section_of<'a>(
         // What maps hold from the start is read apart: see `contents`.
         _ if maps::is_btf(old) && is_first(".maps") => Ok(copy(".maps")),
         _ if maps::is_legacy(old) => {
-            without_initialisers(elf, old)?;
+            without_initialisers(elf, reach, old)?;
             Ok(Out { data: without_pinning(elf, old).into(), ..copy(old.name) })
         }
         _ if variables::is_data(old) => Ok(copy(old.name)),
@@ -130,8 +163,10 @@ fn section_of<'a>(
 /// `SHF_ALLOC`.
 const ALLOCATED: u64 = 2;
 
-fn without_initialisers(elf: &Elf<'_>, section: &Section<'_>) -> Result<(), NormaliseError> {
-    if elf.relocations(section.index)?.is_empty() {
+/// Refuses legacy maps with contents, if a needed function refers to one of their section.
+fn without_initialisers(elf: &Elf<'_>, reach: &Reach<'_>, section: &Section<'_>) -> Result<(), NormaliseError> {
+    let is_used = reach.referred(elf).any(|symbol| symbol.section == Some(section.index));
+    if !is_used || elf.relocations(section.index)?.is_empty() {
         Ok(())
     } else {
         Err(NormaliseError::MapInitialiser(section.name.chars().take(64).flat_map(char::escape_debug).collect()))
@@ -176,11 +211,30 @@ fn relocations(elf: &Elf<'_>, reach: &Reach<'_>, old: &Section<'_>) -> Option<Ou
     })
 }
 
-/// The symbol table with everything that is not needed emptied: `aya_obj` looks some things up by name alone.
-fn symbols(elf: &Elf<'_>, reach: &Reach<'_>, table: &Section<'_>) -> Vec<u8> {
+/// A section of code, its calls of absent functions made to fail.
+fn code<'a>(reach: &Reach<'_>, section: &Section<'a>) -> Cow<'a, [u8]> {
+    let mut code = Cow::Borrowed(section.data);
+    for offset in reach.absent_calls.get(&section.index).into_iter().flatten() {
+        if let Ok(offset) = usize::try_from(*offset) {
+            put(code.to_mut(), offset, &ABSENT_CALL);
+        }
+    }
+    code
+}
+
+/// The symbol table with everything that is not needed emptied: `aya_obj` looks some things up by name alone. Options of the kernel's
+/// configuration are in the section behind the object's own.
+fn symbols(elf: &Elf<'_>, reach: &Reach<'_>, config: &Config<'_>, table: &Section<'_>) -> Vec<u8> {
     let mut data = table.data.to_vec();
     for (at, symbol) in elf.symbols.iter().enumerate() {
-        if !is_needed(elf, reach, at, symbol) {
+        let option = config.option(symbol.name).filter(|_| is_extern(symbol));
+        if let Some(option) = option {
+            let start = at.saturating_mul(SYMBOL);
+            put(&mut data, start + 4, &[symbol.bind << 4 | STT_OBJECT, 0]);
+            put(&mut data, start + 6, &short(elf.sections.len()).to_le_bytes());
+            put(&mut data, start + 8, &u64::from(option.offset).to_le_bytes());
+            put(&mut data, start + 16, &u64::from(option.size).to_le_bytes());
+        } else if !is_needed(elf, reach, at, symbol) {
             // Binding stays: local symbols come first in a table.
             let start = at.saturating_mul(SYMBOL);
             put(&mut data, start, &[0; 4]);

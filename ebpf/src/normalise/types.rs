@@ -2,11 +2,12 @@
 //! records of needed functions only. Must never renumber a type: instructions and records name types by number.
 
 use super::reach::Reach;
-use super::{NormaliseError, alias, flexible};
+use super::{NormaliseError, alias, externs, flexible};
 use crate::btf::{Btf, BtfError, HEADER_SIZE, Member, Place, Type};
 use crate::btf_ext::{BtfExt, CORE_RECORD, FUNC_RECORD, LINE_RECORD, SectionRecords};
 use crate::bytes::{count, index, put, u32_at};
 use crate::elf::Elf;
+use crate::externs::Config;
 use crate::functions::INSN;
 use crate::maps::MapKind;
 
@@ -29,6 +30,7 @@ pub(super) fn rewrite(
     btf: &Btf<'_>,
     ext: &BtfExt<'_>,
     reach: &Reach<'_>,
+    config: &Config<'_>,
 ) -> Result<Types, NormaliseError> {
     check_sizes(btf)?;
     let mut strings = btf.strings.as_bytes().to_vec();
@@ -52,6 +54,7 @@ pub(super) fn rewrite(
     sections.make_hidden_static(&ext.functions, &mut types.bytes);
     state_license_size(elf, btf, &mut types.bytes);
     flexible::lengthen(btf, &mut types, &mut core);
+    externs::describe(btf, config, &mut types, &mut strings);
     Ok(Types { btf: encode_btf(&types.bytes, &strings), ext: encode_ext(&[functions, lines, core]) })
 }
 

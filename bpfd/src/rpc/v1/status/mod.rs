@@ -67,7 +67,6 @@ pub(in crate::rpc::v1) fn load(message: String, error: LoadError) -> Refusal {
             .cause(error_chain(&error))
             .hint("send the file again: `bpfctl load --path` does"),
         LoadError::Parse(error) => parse(message, &error),
-        LoadError::NotLoadable(error) => Refusal::new(ErrorReason::InvalidObject, message).cause(error_chain(&error)),
         LoadError::Selection(error) => selection(message, &error),
         LoadError::Global { name, source } => global(&name, &source),
         LoadError::Verifier(rejected) => verifier(&rejected),
