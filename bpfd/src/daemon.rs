@@ -20,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use uuid::Uuid;
 
 use crate::audit::AuditFile;
+use crate::boot::judge;
 use crate::causes::error_chain;
 use crate::engine::{Engine, EngineHandle, StartError};
 use crate::etc::{self, EtcError};
@@ -133,8 +134,11 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
         mode @ (ChainMode::Fused { cause } | ChainMode::Clsact { cause }) => (mode.to_string(), cause.clone()),
         mode @ (ChainMode::Libxdp | ChainMode::Tcx) => (mode.to_string(), String::new()),
     };
-    let policy = trust.subscribe();
-    let make = move || Engine::start(kernel, store, Box::new(audit), policy, boot, Box::new(Uuid::new_v4));
+    let registries = RegistryFiles::open(layout)?;
+    let images = Arc::new(Images::open(layout, workers.clone(), trust.clone(), registries, objects.clone())?);
+    causes.extend(images.damage().map(str::to_owned));
+    let (policy, judge) = (trust.subscribe(), judge(trust.subscribe(), images.clone()));
+    let make = move || Engine::start(kernel, store, Box::new(audit), policy, boot, Box::new(Uuid::new_v4), judge);
     let (engine, repaired) = EngineHandle::spawn(make)?;
     let Repaired { relation, recovered, steps, failures, .. } = repaired;
     let snapshot = engine.snapshot();
@@ -163,9 +167,6 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let reads = Reads::start(engine.clone(), readers).map_err(DaemonError::Runtime)?;
     let watching = watch::start(engine.clone(), workers.clone(), named).map_err(DaemonError::Runtime)?;
 
-    let registries = RegistryFiles::open(layout)?;
-    let images = Arc::new(Images::open(layout, workers.clone(), trust.clone(), registries, objects.clone())?);
-    causes.extend(images.damage().map(str::to_owned));
     let logs = Arc::new(LoadLogs::default());
     let service = Service {
         answers: Answers::open(&layout.database())?,

@@ -21,7 +21,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bpfd_core::adopt::Recovery;
 use bpfd_core::changes::{Fresh, RequestError};
 use bpfd_core::hook::ChainId;
-use bpfd_core::ident::{BootId, LinkUid, OpId, RequestId, RequestKey, Uids};
+use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, RequestKey, Uids};
 use bpfd_core::journal::Operation;
 use bpfd_core::kernel::{Kernel, Need, ObserveError, Scope, StepError, Targets};
 use bpfd_core::plan::{PlanError, Planned, plan, targets};
@@ -33,7 +33,7 @@ use tokio::sync::watch;
 
 use crate::audit::AuditSink;
 use crate::execute::{ExecuteError, Executor, RACES, execute};
-use crate::repair::{RepairError, Repaired, repair};
+use crate::repair::{Judge, RepairError, Repaired, repair};
 use crate::reserved::cpus;
 use crate::store::{Outcome, Store, StoreError};
 use crate::turns::Full;
@@ -122,6 +122,7 @@ pub struct Engine<K: Kernel> {
     policy: watch::Receiver<Arc<Policy>>,
     boot: BootId,
     uids: Box<dyn Uids + Send>,
+    judge: Box<Judge>,
     /// See [`cpus`].
     cpus: u64,
     state: State,
@@ -130,6 +131,8 @@ pub struct Engine<K: Kernel> {
     missed: bool,
     /// See [`bpfd_core::kernel::Observed::barred`]. Each is tried again when its interface comes anew, and at the next start.
     barred: BTreeMap<LinkUid, String>,
+    /// See [`Repaired::unauthorised`].
+    unauthorised: BTreeMap<AppUid, String>,
     /// A change was broken off, and what it left could not be mended.
     unrepaired: bool,
     /// What is to be decided since the state was lost.
@@ -148,12 +151,14 @@ impl<K: Kernel> Engine<K> {
         policy: watch::Receiver<Arc<Policy>>,
         boot: BootId,
         mut uids: Box<dyn Uids + Send>,
+        judge: Box<Judge>,
     ) -> Result<(Self, Repaired), RepairError> {
         let mut executor = Executor { kernel: &mut kernel, store: &mut store, audit: audit.as_mut(), stock: None };
-        let (state, seen, repaired) = repair(&mut executor, boot, uids.as_mut())?;
+        let (state, seen, repaired) = repair(&mut executor, boot, uids.as_mut(), judge.as_ref())?;
         let recovery = store.recovery()?.map(Arc::new);
         let (published, _) = watch::channel(Arc::new(Snapshot::default()));
         let (settled, barred, missed, unrepaired) = (chains(&seen), repaired.lasting(), false, false);
+        let unauthorised = repaired.unauthorised.clone();
         let (acts, turns) = Default::default();
         let mut engine = Self {
             kernel,
@@ -162,11 +167,13 @@ impl<K: Kernel> Engine<K> {
             policy,
             boot,
             uids,
+            judge,
             cpus: cpus(),
             state,
             settled,
             missed,
             barred,
+            unauthorised,
             unrepaired,
             recovery,
             published,
@@ -353,11 +360,12 @@ impl<K: Kernel> Engine<K> {
         self.acts.begin();
         let (kernel, store, audit) = (&mut self.kernel, &mut self.store, self.audit.as_mut());
         let mut executor = Executor { kernel, store, audit, stock: Some(stock) };
-        let (state, seen, repaired) = repair(&mut executor, self.boot, self.uids.as_mut())?;
+        let (state, seen, repaired) = repair(&mut executor, self.boot, self.uids.as_mut(), self.judge.as_ref())?;
         self.state = state;
         self.recovery = self.store.recovery()?.map(Arc::new);
         self.settled = chains(&seen);
         self.barred = repaired.lasting();
+        self.unauthorised.clone_from(&repaired.unauthorised);
         self.unrepaired = false;
         Ok(repaired)
     }

@@ -45,6 +45,7 @@ pub use self::error::ImageError;
 use self::judge::{open, platform};
 use self::places::{Number, Places};
 pub use self::shelf::{Inspected, Removed, Stored, Verdict, users};
+use crate::causes::error_chain;
 use crate::layout::Layout;
 use crate::objects::Objects;
 use crate::progress::Report;
@@ -248,6 +249,18 @@ impl Images {
     ) -> Result<Removed, ImageError> {
         let (images, state) = (images.to_vec(), state.clone());
         self.blocking(uid, move |shared| shared.remove(&images, &state, apply)).await
+    }
+
+    /// Why the policy of now refuses an image that an app came from. One that is not in the store any more passed when it was loaded, and
+    /// what is loaded has the bytes that passed.
+    pub fn refused(&self, reference: &str, digest: &str) -> Option<String> {
+        let (reference, digest) = (reference.parse::<Reference>().ok()?, digest.parse::<Digest>().ok()?);
+        let named = self.shared.named(&digest.to_string()).ok()?;
+        let stored = named.into_iter().find(|named| named.reference.name() == reference.name())?;
+        match self.shared.judge(&stored.reference) {
+            Err(error @ ImageError::Refused(_)) => Some(error_chain(&error)),
+            Ok(_) | Err(_) => None,
+        }
     }
 
     /// Work on an image that may be loaded: from the store if that serves, else pulled, and nobody else pulls its reference meanwhile.

@@ -4,6 +4,7 @@
 //! and wait; `rpc` turns messages into requests for them.
 
 pub mod audit;
+pub mod boot;
 pub mod causes;
 pub mod daemon;
 pub mod engine;

@@ -76,8 +76,7 @@ impl Reads {
                 let observed = observed?;
                 let state = seated(&snapshot.state, &observed);
                 let statuses = status(&state, &observed);
-                let (unwatched, recovery) = (snapshot.unwatched.clone(), snapshot.recovery.clone());
-                return Ok(Snapshot { state, observed, statuses, unwatched, recovery });
+                return Ok(Snapshot { state, observed, statuses, ..Snapshot::clone(&snapshot) });
             }
             self.pause().await;
         }
@@ -96,8 +95,10 @@ impl Reads {
             looks += 1;
             if let Ok(observed) = &observed {
                 let Observed { barred, spared, .. } = snapshot.observed.clone();
-                let observed = Observed { barred, spared, ..observed.clone() };
-                let broken = invariants::check(&seated(&snapshot.state, &observed), &observed);
+                let mut observed = Observed { barred, spared, ..observed.clone() };
+                // What is not to run has a record all the same: the state says that it is wanted.
+                observed.recorded.links.retain(|_, link| !snapshot.unauthorised.contains_key(&link.app));
+                let broken = invariants::check(&seated(&snapshot.wanted(), &observed), &observed);
                 if steady {
                     return Ok(broken);
                 }

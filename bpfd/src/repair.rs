@@ -15,14 +15,18 @@ use bpfd_core::journal::{Operation, Verdict, recover};
 use bpfd_core::kernel::{ChainContent, Kernel, Need, ObserveError, Observed, Scope, Slot, Step, StepError, Targets};
 use bpfd_core::order;
 use bpfd_core::plan::{Plan, converge, converge_chains, reached};
+use bpfd_core::reboot::Ended;
 use bpfd_core::record::with_records;
 use bpfd_core::seat::seated;
 use bpfd_core::stamp::Relation;
-use bpfd_core::state::State;
+use bpfd_core::state::{App, State};
 
 use crate::execute::{Executor, RACES};
 use crate::fail_points::point;
 use crate::store::{Outcome, StoreError};
+
+/// Whether the policy lets an app be loaded again for its owner, with its links; the state has both. If not, why, in a sentence.
+pub type Judge = dyn Fn(&State, &App) -> Result<(), String> + Send;
 
 /// What repair did.
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -35,6 +39,8 @@ pub struct Repaired {
     pub steps: Vec<String>,
     /// What could not be had, in a sentence each.
     pub failures: Vec<String>,
+    /// Apps that the policy refused to load again, and why.
+    pub unauthorised: BTreeMap<AppUid, String>,
     /// Links whose program did not go into what runs their chain, and why: the others run without them.
     pub barred: BTreeMap<LinkUid, String>,
     /// Those of them that may go in next time: what was in the way is not said to be theirs.
@@ -82,8 +88,11 @@ pub fn repair<K: Kernel>(
     executor: &mut Executor<'_, K>,
     boot: BootId,
     uids: &mut dyn Uids,
+    judge: &Judge,
 ) -> Result<(State, Observed, Repaired), RepairError> {
     let mut repaired = Repaired::default();
+    // Before anything else: what a boot ended is nobody's intent, whatever became of the rest.
+    let ended = forget_ended(executor, boot, &mut repaired)?;
     if let Some(adopted) = adopt_lost(executor, boot, uids, &mut repaired)? {
         return Ok(adopted);
     }
@@ -98,7 +107,7 @@ pub fn repair<K: Kernel>(
             .map(|(old, new)| format!("app `{old}` is now `{new}`: the old name reads as a uid or a number"));
         repaired.steps.extend(told);
     }
-    let open = executor.store.open_operation()?.map(|operation| operation.read_in(boot));
+    let open = executor.store.open_operation()?.map(|operation| operation.read_in(boot).without(&ended));
     let targets = open.iter().map(Operation::targets).fold(Targets::of(state.links.values()), Targets::and);
     let everything = Scope::Everything(targets);
     let mut observed = Observed { spared: spared.clone(), ..executor.kernel.observe(&everything)? };
@@ -125,7 +134,7 @@ pub fn repair<K: Kernel>(
             Some(Verdict::Back) | None => state.clone(),
         };
         let mut gone = BTreeSet::new();
-        let reloaded = reload(executor, &target, &observed, &mut gone, &mut repaired)?;
+        let reloaded = reload(executor, &target, &observed, judge, &mut gone, &mut repaired)?;
         let rows = with_apps_of(&state, &reloaded);
         if rows != state {
             executor.store.replace(boot, &state, &rows)?;
@@ -175,6 +184,21 @@ pub fn repair<K: Kernel>(
     }
     executor.stamp();
     Ok((reloaded, observed, repaired))
+}
+
+/// Forgets what was not asked to be there after a boot, at the first start after one.
+fn forget_ended<K: Kernel>(
+    executor: &mut Executor<'_, K>,
+    boot: BootId,
+    repaired: &mut Repaired,
+) -> Result<Ended, RepairError> {
+    let state = executor.store.state(boot)?;
+    let ended = Ended::of(&state, &executor.store.of_other_boots(boot)?);
+    if !ended.is_empty() {
+        executor.store.replace(boot, &state, &ended.gone_from(&state))?;
+        repaired.steps.extend(ended.told(&state));
+    }
+    Ok(ended)
 }
 
 /// Adopts what runs if the database is not the one of the pins, and changes nothing but records. `None` if it is, or if nothing
@@ -252,16 +276,29 @@ fn reload<K: Kernel>(
     executor: &mut Executor<'_, K>,
     state: &State,
     observed: &Observed,
+    judge: &Judge,
     gone: &mut BTreeSet<AppUid>,
     repaired: &mut Repaired,
 ) -> Result<State, RepairError> {
     let mut reloaded = state.clone();
+    let missing: Vec<&App> = state.apps.values().filter(|app| !observed.apps.contains_key(&app.uid)).collect();
+    for app in &missing {
+        if let Err(why) = judge(state, app) {
+            // A repair comes here more than once.
+            if repaired.unauthorised.insert(app.uid, why.clone()).is_none() {
+                repaired.failures.push(format!("app `{}` is not loaded again: {why}", app.name));
+            }
+            gone.insert(app.uid);
+        }
+    }
     if let Some(stock) = &executor.stock {
-        let gone = state.apps.values().filter(|app| !observed.apps.contains_key(&app.uid));
-        let needs: Vec<Need> = gone.map(|app| Need::App { app: app.uid, recipe: order::recipe(app) }).collect();
+        let missing = missing.iter().filter(|app| !gone.contains(&app.uid));
+        let needs: Vec<Need> = missing.map(|app| Need::App { app: app.uid, recipe: order::recipe(app) }).collect();
         stock.provide(&needs, executor.kernel).map_err(RepairError::Unmade)?;
     }
-    for app in state.apps.values().filter(|app| !observed.apps.contains_key(&app.uid)) {
+    let loadable = |app: &&App| !observed.apps.contains_key(&app.uid) && !repaired.unauthorised.contains_key(&app.uid);
+    let loadable: Vec<&App> = state.apps.values().filter(loadable).collect();
+    for app in loadable {
         match executor.kernel.prepare(app.uid, &order::recipe(app)) {
             Ok(programs) => reloaded.apps.get_mut(&app.uid).into_iter().for_each(|app| app.loaded_again(&programs)),
             Err(StepError::Died) => return Err(RepairError::Died),

@@ -12,7 +12,8 @@ mod recovery;
 use std::path::Path;
 use std::time::Duration;
 
-use bpfd_core::ident::{BootId, DatabaseUid, Handle, OpId, RequestKey};
+use bpfd_core::adopt::RowUids;
+use bpfd_core::ident::{AppUid, BootId, DatabaseUid, Handle, LinkUid, OpId, RequestKey};
 use bpfd_core::journal::Operation;
 use bpfd_core::stamp::Stamp;
 use bpfd_core::state::{App, Change, Link, Owner, State};
@@ -158,6 +159,24 @@ impl Store {
             });
         let links = links.collect::<Result<_, StoreError>>()?;
         Ok(State { apps, links })
+    }
+
+    /// The rows that were written last in another boot.
+    pub fn of_other_boots(&self, boot: BootId) -> Result<RowUids, StoreError> {
+        let mut rows = self.db.prepare(
+            "SELECT 'app', uid FROM apps WHERE boot_id <> ?1 UNION ALL SELECT 'link', uid FROM links WHERE boot_id <> ?1",
+        )?;
+        let rows =
+            rows.query_map([boot.0.to_string()], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?)))?;
+        let mut earlier = RowUids::default();
+        for row in rows {
+            let (table, uid) = row?;
+            match table.as_str() {
+                "app" => earlier.apps.extend(uid.parse::<AppUid>()),
+                _ => earlier.links.extend(uid.parse::<LinkUid>()),
+            }
+        }
+        Ok(earlier)
     }
 
     /// The operation that a crash broke off, if one was under way.

@@ -94,7 +94,7 @@ fn changes(images: &Images, [attached, detached]: &mut [Vec<Duration>; 2]) {
             request_id: request_id(),
             app: "fw".into(),
             attachment: Some(attachment),
-            validate_only: false,
+            ..Default::default()
         };
         attached.push(timed(&mut || drop(images.host.ask(async |daemon| daemon.attach(request.clone()).await))));
         let names = vec!["fw/count@uplink:xdp".to_owned()];

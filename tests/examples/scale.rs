@@ -180,9 +180,9 @@ fn to_interface(app: &str, interface: &str) -> pb::AttachRequest {
     let attachment = pb::Attachment { hook: Some(pb::Hook { hook: Some(hook) }), ..Default::default() };
     pb::AttachRequest {
         request_id: request_id(),
-        validate_only: false,
         app: app.to_owned(),
         attachment: Some(attachment),
+        ..Default::default()
     }
 }
 

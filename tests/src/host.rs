@@ -39,6 +39,8 @@ pub struct Host {
     /// Of these, programs as they go into a dispatcher's slot.
     copies: RefCell<BTreeSet<u32>>,
     logs: Cell<u32>,
+    /// How often it was booted again.
+    boots: u32,
     connection: RefCell<Option<Connection>>,
 }
 
@@ -117,7 +119,7 @@ impl Host {
     /// A host on which nothing runs yet.
     pub fn without_daemon() -> Self {
         let (daemon, seen, copies, logs) = (None, RefCell::default(), RefCell::default(), Cell::new(0));
-        Self { namespaces: Namespaces::new(), daemon, seen, copies, logs, connection: RefCell::default() }
+        Self { namespaces: Namespaces::new(), daemon, seen, copies, logs, boots: 0, connection: RefCell::default() }
     }
 
     /// Starts the daemon and waits until it says that it is ready.
@@ -191,6 +193,25 @@ impl Host {
     /// `kill -9`.
     pub fn kill(&mut self) {
         self.daemon.take().expect("the daemon runs").end(Signal::KILL);
+    }
+
+    /// A reboot, as far as bpfd can tell: no process and no pin is left, no interface runs anything, and the boot has another id.
+    pub fn reboot(&mut self) {
+        if self.daemon.is_some() {
+            self.kill();
+        }
+        self.connection.take();
+        self.boots += 1;
+        self.shell(&format!(
+            "for interface in $(ip -o link show | sed 's/^[0-9]*: *\\([^:@]*\\).*/\\1/'); do
+               ip link set $interface xdp off; tc qdisc del dev $interface clsact 2>/run/nothing || true
+             done
+             rm -rf {ROOT}/sys/fs/bpf/bpfd {ROOT}/sys/fs/bpf/xdp {ROOT}/run
+             printf '00000000-0000-4000-8000-%012d' {} >/run/boot_id
+             id=/proc/sys/kernel/random/boot_id
+             test \"$(cat $id)\" = \"$(cat /run/boot_id)\" || mount --bind /run/boot_id $id",
+            self.boots
+        ));
     }
 
     /// Waits for a daemon that ends by itself.

@@ -173,7 +173,7 @@ fn an_eleventh_program_is_refused_and_changes_nothing() {
         let hook = Some(pb::Hook { hook: Some(Hook::Xdp(uplink)) });
         let attachment = Some(pb::Attachment { hook, priority: Some(priority), ..Default::default() });
         let (app, request_id) = ("a".to_owned(), request_id());
-        let request = pb::AttachRequest { request_id, app, attachment, validate_only: false };
+        let request = pb::AttachRequest { request_id, app, attachment, ..Default::default() };
         host.ask(async |daemon| daemon.attach(request).await);
     }
     let full = agreed(&host);

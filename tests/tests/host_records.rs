@@ -30,7 +30,7 @@ fn value(pin: &Path) -> Vec<u8> {
 /// The row of a record: a header of 16 bytes, and JSON.
 fn row(pin: &Path, what: &str) -> Value {
     let bytes = value(pin);
-    assert_eq!(bytes[..12], *b"bpfdrec\0\x03\0\x10\0", "{}", pin.display());
+    assert_eq!(bytes[..12], *b"bpfdrec\0\x04\0\x10\0", "{}", pin.display());
     assert_eq!(bytes[12..16], u32::try_from(bytes.len() - 16).unwrap().to_le_bytes());
     let mut row: Value = serde_json::from_slice(&bytes[16..]).unwrap();
     row[what].take()
@@ -102,7 +102,7 @@ fn app_shown(app: &Value) -> Value {
         "programs": programs.collect::<Vec<_>>(),
         "globals": globals.collect::<Vec<_>>(),
         "labels": app["userLabels"],
-        "lifetime": "until-unloaded",
+        "lifetime": if app["persist"] == true { "until-unloaded" } else { "until-reboot" },
         "generation": app["generation"].as_str().unwrap().parse::<u64>().unwrap(),
     })
 }
@@ -149,7 +149,7 @@ fn link_shown(link: &Value) -> Value {
         "proceed_on": set,
         "mode": if xdp.is_null() { Value::Null } else { word(&link["xdpMode"], "XDP_MODE_") },
         "owner": link["ownerUid"],
-        "lifetime": "until-detached",
+        "lifetime": if link["persist"] == true { "until-detached" } else { "until-reboot" },
         "generation": link["generation"].as_str().unwrap().parse::<u64>().unwrap(),
     })
 }
@@ -309,6 +309,10 @@ fn a_database_that_is_not_the_one_of_the_pins_is_told() {
 #[test]
 fn a_host_of_layout_3_gets_its_records_at_the_first_start() {
     let mut host = three();
+    // That layout knew nothing that ends with a reboot.
+    for app in ["a", "b", "t"] {
+        host.bpfctl(&format!("persist {app}")).ok();
+    }
     let before = shown(&host);
     host.stop();
     with_database(&host, |database| {

@@ -18,15 +18,16 @@ fn two() -> Host {
 fn get_shows_everything_of_an_app_and_of_a_link() {
     let host = two();
     assert_snapshot!(host.bpfctl("get app b").ok(), @"
-    name:    b
-    uid:     UID
-    state:   LOADED
-    source:  upload `b`
-    object:  sha256:SHA256
-    reach:   kernel
-    owner:   root (uid 0)
-    loaded:  TIME
-    global:  step = 10
+    name:     b
+    uid:      UID
+    state:    LOADED
+    source:   upload `b`
+    object:   sha256:SHA256
+    reach:    kernel
+    owner:    root (uid 0)
+    persist:  no
+    loaded:   TIME
+    global:   step = 10
 
     FUNCTION  SECTION  TYPE  KERNEL-ID  TAG               INSNS
     count     xdp      xdp   ID         TAG-IN-16-DIGITS  COUNT
@@ -50,6 +51,7 @@ fn get_shows_everything_of_an_app_and_of_a_link() {
     xdp mode:    auto
     kernel id:   ID
     owner:       uid 0
+    persist:     no
     attached:    TIME
     ");
     assert_snapshot!(host.bpfctl("get app b -o json").ok(), @r#"
@@ -96,6 +98,7 @@ fn get_shows_everything_of_an_app_and_of_a_link() {
             "uid": 0,
             "user": "root"
           },
+          "persist": false,
           "programs": [
             {
               "function": "count",
@@ -145,6 +148,7 @@ fn get_shows_everything_of_an_app_and_of_a_link() {
           "nameNow": "",
           "origin": "LINK_ORIGIN_REQUEST",
           "ownerUid": 0,
+          "persist": false,
           "position": 1,
           "priority": 10,
           "proceedOn": {
@@ -199,6 +203,7 @@ fn a_chain_as_json_has_its_members_in_order() {
                 "nameNow": "",
                 "origin": "LINK_ORIGIN_REQUEST",
                 "ownerUid": 0,
+                "persist": false,
                 "position": 1,
                 "priority": 10,
                 "proceedOn": {
@@ -243,6 +248,7 @@ fn a_chain_as_json_has_its_members_in_order() {
                 "nameNow": "",
                 "origin": "LINK_ORIGIN_REQUEST",
                 "ownerUid": 0,
+                "persist": false,
                 "position": 2,
                 "priority": 20,
                 "proceedOn": {

@@ -305,6 +305,7 @@ fn a_tracepoint_program_runs() {
     xdp mode:    -
     kernel id:   ID
     owner:       uid 0
+    persist:     no
     attached:    TIME
     ");
 }
@@ -350,16 +351,17 @@ fn apps_are_found_by_the_labels_that_they_were_loaded_with() {
     no programs
     ");
     assert_snapshot!(host.bpfctl("get app a").ok(), @"
-    name:    a
-    uid:     UID
-    state:   LOADED
-    source:  upload `a`
-    object:  sha256:SHA256
-    reach:   kernel
-    owner:   root (uid 0)
-    loaded:  TIME
-    label:   canary=
-    label:   team=edge
+    name:     a
+    uid:      UID
+    state:    LOADED
+    source:   upload `a`
+    object:   sha256:SHA256
+    reach:    kernel
+    owner:    root (uid 0)
+    persist:  no
+    loaded:   TIME
+    label:    canary=
+    label:    team=edge
 
     FUNCTION  SECTION  TYPE  KERNEL-ID  TAG               INSNS
     pass      xdp      xdp   ID         TAG-IN-16-DIGITS  COUNT

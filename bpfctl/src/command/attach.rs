@@ -24,6 +24,9 @@ pub(crate) struct Attach {
     /// If the interface does not exist, attach when it appears
     #[arg(long, global = true)]
     when_present: bool,
+    /// Attach it again after a reboot; the app must be persistent
+    #[arg(long, global = true)]
+    persist: bool,
     #[command(flatten)]
     dry: DryRun,
     #[command(subcommand)]
@@ -32,7 +35,7 @@ pub(crate) struct Attach {
 
 impl Attach {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let Self { program, when_present, dry, hook } = self;
+        let Self { program, when_present, persist, dry, hook } = self;
         let (app, function) = match program.split_once('/') {
             Some((app, function)) => (app.to_owned(), Some(function.to_owned())),
             None => (program, None),
@@ -43,6 +46,7 @@ impl Attach {
             validate_only: dry.dry_run,
             app,
             attachment: Some(pb::Attachment { function, when_present, ..attachment }),
+            persist,
         };
         let answer = session.client().await?.attach(request).await?;
         warnings(&answer.warnings);

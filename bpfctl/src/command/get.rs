@@ -132,6 +132,7 @@ impl View for App {
         }
         facts.push(("reach", views::lower(app.reach().as_str_name(), "REACH_")));
         facts.extend(app.owner.as_ref().map(|owner| ("owner", owner_text(owner))));
+        facts.push(("persist", yes_or_no(app.persist)));
         facts.extend(app.create_time.as_ref().map(|time| ("loaded", time.to_string())));
         facts.extend(
             app.globals.iter().map(|pb::GlobalSetting { name, value }| ("global", format!("{name} = {value}"))),
@@ -206,6 +207,7 @@ impl View for Link {
             ("xdp mode", views::lower(link.xdp_mode().as_str_name(), "XDP_MODE_")),
             ("kernel id", or_none(link.kernel_program_id)),
             ("owner", format!("uid {}", link.owner_uid)),
+            ("persist", yes_or_no(link.persist)),
         ];
         facts.extend(link.create_time.as_ref().map(|time| ("attached", time.to_string())));
         vec![Block::Facts(facts)]
@@ -242,6 +244,10 @@ impl View for Log {
 
 fn with_cause(state: String, cause: &str) -> String {
     if cause.is_empty() { state } else { format!("{state}: {cause}") }
+}
+
+fn yes_or_no(it_is: bool) -> String {
+    if it_is { "yes" } else { "no" }.to_owned()
 }
 
 fn owner_text(owner: &pb::Owner) -> String {

@@ -35,6 +35,7 @@ Examples:
   bpfctl load --image registry/foo:tag
   bpfctl load --image registry/foo:tag --name a --set sampling=100 xdp -i eth0
   bpfctl load --image registry/foo:tag --label team=edge --label canary=
+  bpfctl load --image registry/foo:tag --persist xdp -i eth0
   bpfctl load --path trace.o tracepoint sched/sched_switch --dry-run"
 )]
 pub(crate) struct Load {
@@ -78,6 +79,9 @@ struct What {
     /// If the interface does not exist, attach when it appears
     #[arg(long)]
     when_present: bool,
+    /// Load and attach it again after a reboot; without this, a reboot ends it
+    #[arg(long)]
+    persist: bool,
 }
 
 impl HookVerb for What {
@@ -187,7 +191,8 @@ async fn send(
 impl What {
     /// Both halves, from before and after the hook. What can be given once must be given once in both together.
     fn and(self, more: Self) -> Result<Self, Failure> {
-        let Self { path, image, name, mut section_name, mut program, mut set, mut label, pull, when_present } = self;
+        let Self { path, image, name, mut section_name, mut program, mut set, mut label, pull, when_present, persist } =
+            self;
         section_name.extend(more.section_name);
         program.extend(more.program);
         set.extend(more.set);
@@ -202,6 +207,7 @@ impl What {
             label,
             pull: once("--pull", pull, more.pull)?,
             when_present: when_present || more.when_present,
+            persist: persist || more.persist,
         };
         if what.path.is_some() && what.image.is_some() {
             return Err(usage(ErrorKind::ArgumentConflict, "--path and --image cannot be used together"));
@@ -241,6 +247,7 @@ impl What {
                 .collect(),
             globals: self.set.into_iter().map(|Setting(setting)| setting).collect(),
             attach,
+            persist: self.persist,
             user_labels: labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         }
     }

@@ -13,6 +13,7 @@ mod list;
 mod load;
 mod login;
 mod man;
+mod persist;
 mod state;
 mod trust;
 mod unload;
@@ -33,6 +34,7 @@ pub(crate) enum Command {
     Update(update::Update),
     Detach(detach::Detach),
     Unload(unload::Unload),
+    Persist(persist::Persist),
     List(list::List),
     Get(get::Get),
     Chain(chain::Chain),
@@ -56,6 +58,7 @@ impl Command {
             Self::Update(verb) => verb.run(session).await,
             Self::Detach(verb) => verb.run(session).await,
             Self::Unload(verb) => verb.run(session).await,
+            Self::Persist(verb) => verb.run(session).await,
             Self::List(verb) => verb.run(session).await,
             Self::Get(verb) => verb.run(session).await,
             Self::Chain(verb) => verb.run(session).await,

@@ -12,6 +12,8 @@ use crate::output::{Block, View, message, messages};
 pub(crate) const NONE: &str = "-";
 
 const PLACES: &[&str] = &["PROGRAM", "TYPE", "HOOK", "PRIO", "POS", "STATE"];
+/// The same where something is there after a reboot.
+const PLACES_KEPT: &[&str] = &["PROGRAM", "TYPE", "HOOK", "PRIO", "POS", "PERSIST", "STATE"];
 
 /// Apps with their links: a row for each link, and for each program that has none.
 pub(crate) struct Apps {
@@ -33,8 +35,7 @@ impl View for Apps {
     }
 
     fn text(&self) -> Vec<Block> {
-        let rows = self.apps.iter().flat_map(|app| places(app, &self.links)).collect();
-        vec![Block::Table(PLACES, rows)]
+        table(self.apps.iter().flat_map(|app| places(app, &self.links)).collect())
     }
 
     fn nothing(&self) -> &'static str {
@@ -59,7 +60,7 @@ impl View for Links {
     }
 
     fn text(&self) -> Vec<Block> {
-        vec![Block::Table(PLACES, self.0.iter().map(|link| place(link, NONE.to_owned())).collect())]
+        table(self.0.iter().map(|link| place(link, NONE.to_owned())).collect())
     }
 
     fn nothing(&self) -> &'static str {
@@ -95,7 +96,30 @@ impl<M: Message + Name> View for Planned<'_, M> {
     }
 }
 
-fn places(app: &pb::App, links: &[pb::Link]) -> Vec<Vec<String>> {
+/// One program on one hook, or on none.
+struct PlaceRow {
+    program: String,
+    kind: String,
+    hook: String,
+    priority: String,
+    position: String,
+    persist: bool,
+    state: String,
+}
+
+/// A column that would say no in each row is left out.
+fn table(rows: Vec<PlaceRow>) -> Vec<Block> {
+    let kept = rows.iter().any(|row| row.persist);
+    let cells = |row: PlaceRow| {
+        let PlaceRow { program, kind, hook, priority, position, persist, state } = row;
+        let persist = kept.then(|| if persist { "yes" } else { "no" }.to_owned());
+        [program, kind, hook, priority, position].into_iter().chain(persist).chain([state]).collect()
+    };
+    let head = if kept { PLACES_KEPT } else { PLACES };
+    vec![Block::Table(head, rows.into_iter().map(cells).collect())]
+}
+
+fn places(app: &pb::App, links: &[pb::Link]) -> Vec<PlaceRow> {
     let mut rows = Vec::new();
     for program in &app.programs {
         let kind = program_type(program.r#type());
@@ -105,22 +129,24 @@ fn places(app: &pb::App, links: &[pb::Link]) -> Vec<Vec<String>> {
         if rows.len() == before {
             let name = format!("{}/{}", app.name, program.function);
             let state = app_state(app.state());
-            rows.push(vec![name, kind, NONE.into(), NONE.into(), NONE.into(), state]);
+            let (hook, priority, position) = (NONE.to_owned(), NONE.to_owned(), NONE.to_owned());
+            rows.push(PlaceRow { program: name, kind, hook, priority, position, persist: app.persist, state });
         }
     }
     rows
 }
 
-fn place(link: &pb::Link, kind: String) -> Vec<String> {
+fn place(link: &pb::Link, kind: String) -> PlaceRow {
     let kind = if kind == NONE { hook_kind(link.hook.as_ref()) } else { kind };
-    vec![
-        format!("{}/{}", link.app, link.function),
+    PlaceRow {
+        program: format!("{}/{}", link.app, link.function),
         kind,
-        place_of(link),
-        or_none(link.priority),
-        or_none(link.position),
-        link_state(link.state()),
-    ]
+        hook: place_of(link),
+        priority: or_none(link.priority),
+        position: or_none(link.position),
+        persist: link.persist,
+        state: link_state(link.state()),
+    }
 }
 
 fn hook_kind(hook: Option<&pb::Hook>) -> String {

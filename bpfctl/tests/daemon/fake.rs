@@ -153,6 +153,7 @@ fn link(app: &str, interface: &str, priority: u32, position: Option<u32>) -> pb:
         kernel_program_id: position.map(|position| 100 + position),
         create_time: None,
         handle: priority,
+        persist: false,
     }
 }
 
@@ -190,6 +191,7 @@ fn app(name: &str) -> pb::App {
         reach: pb::Reach::Kernel.into(),
         handle: 1,
         user_labels: [("team".to_owned(), "edge".to_owned())].into(),
+        persist: false,
     }
 }
 
@@ -296,6 +298,16 @@ impl AppService for Fake {
         }
     }
 
+    async fn persist(&self, request: Request<pb::PersistRequest>) -> Answer<pb::PersistResponse> {
+        let pb::PersistRequest { request_id: _, validate_only, app: name, persist } = request.into_inner();
+        refuse(&name).await?;
+        answer(pb::PersistResponse {
+            app: Some(pb::App { persist, ..app(&name) }),
+            links: vec![pb::Link { persist, ..link(&name, "eth0", 50, Some(1)) }],
+            plan: plan(validate_only, "persist"),
+        })
+    }
+
     async fn unload(&self, request: Request<pb::UnloadRequest>) -> Answer<pb::UnloadResponse> {
         if let Some(pb::unload_request::Target::All(_)) = request.get_ref().target {
             return answer(pb::UnloadResponse { warnings: vec![stays("app `counter`")], ..Default::default() });
@@ -361,6 +373,10 @@ impl LinkService for Fake {
 
 #[tonic::async_trait]
 impl ChainService for Fake {
+    async fn rebuild_chain(&self, request: Request<pb::RebuildChainRequest>) -> Answer<pb::RebuildChainResponse> {
+        answer(pb::RebuildChainResponse { plan: plan(request.get_ref().validate_only, "rebuild") })
+    }
+
     async fn get_chain(&self, request: Request<pb::GetChainRequest>) -> Answer<pb::Chain> {
         let pb::GetChainRequest { netns, interface, hook: _ } = request.into_inner();
         let pass = || {
@@ -385,6 +401,8 @@ impl ChainService for Fake {
             kernel_program_id: Some(9),
             slots_used: Some(2),
             slots: Some(10),
+            dispatcher_version: Some(2),
+            shut_out: "libxdp 1.6 and later can show it and not change it".into(),
             members: vec![
                 pb::ChainMember {
                     position: 1,

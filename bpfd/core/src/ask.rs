@@ -5,8 +5,8 @@
 use crate::adopt::Decision;
 use crate::policy::{Ask, Asked, SourceKind, Verb, load_of, on_app, on_chain, on_link};
 use crate::request::{
-    AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, LoadRequest, OwnerScope, RebuildRequest,
-    UnloadRequest, UnloadWhich, UpdateRequest,
+    AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, LoadRequest, OwnerScope, PersistRequest,
+    RebuildRequest, UnloadRequest, UnloadWhich, UpdateRequest,
 };
 use crate::state::{App, State};
 
@@ -95,6 +95,16 @@ impl Ask for RebuildRequest {
             Some(chain) => on_chain(state, &chain),
             None => vec![Asked::verb(Verb::Update)],
         }
+    }
+}
+
+impl Ask for PersistRequest {
+    fn asked(&self, state: &State) -> Vec<Asked> {
+        vec![on_app(Verb::Update, self.app.resolve(state).ok())]
+    }
+
+    fn narrow(&mut self, owners: OwnerScope) {
+        self.owners = owners;
     }
 }
 

@@ -8,11 +8,11 @@ use crate::ident::{AppUid, Handle, LinkUid, RequestId};
 use crate::labels::Labels;
 use crate::names::{AppName, Priority};
 use crate::request::{
-    AttachAsk, AttachRequest, DetachRequest, DetachWhich, NoOneLink, RebuildRequest, UnloadRequest, UnloadWhich,
-    UpdateRequest,
+    AttachAsk, AttachRequest, DetachRequest, DetachWhich, NoOneLink, PersistRequest, RebuildRequest, UnloadRequest,
+    UnloadWhich, UpdateRequest,
 };
 use crate::state::{
-    Advice, App, AppLifetime, Change, ChangeError, Link, LinkLifetime, LinkOrigin, Map, ObjectDigest, Owner, Program,
+    Advice, App, AppLifetime, Change, ChangeError, Link, LinkOrigin, Map, ObjectDigest, Owner, Persist, Program,
     ProgramFacts, ProgramKind, Reach, Setting, Source, State,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +46,8 @@ pub struct Loaded {
     pub advice: BTreeMap<String, Advice>,
     /// Where to attach, and which function.
     pub attach: Vec<(AttachAsk, String)>,
+    /// Whether it, and its links, are there after a reboot.
+    pub persist: Persist,
     /// Idempotency key.
     pub request: Option<RequestId>,
 }
@@ -120,6 +122,9 @@ pub enum RequestError {
     /// No link of ours is on the hook.
     #[error("bpfd has no program on `{0}`")]
     NoChain(ChainName),
+    /// A link that is to be there after a reboot, and an app that is not.
+    #[error("app `{0}` is not persistent: a reboot unloads it, and its links go with it")]
+    NotPersistent(AppName),
     /// An update of nothing.
     #[error("nothing to update: give a priority or a proceed-on set")]
     NothingToUpdate,
@@ -154,6 +159,7 @@ pub fn load(state: &State, loaded: Loaded, owner: &Owner, fresh: &Fresh) -> Resu
         user_labels,
         advice,
         attach,
+        persist,
         request,
     } = loaded;
     let name = match name {
@@ -176,14 +182,14 @@ pub fn load(state: &State, loaded: Loaded, owner: &Owner, fresh: &Fresh) -> Resu
         labels,
         user_labels,
         advice,
-        lifetime: AppLifetime::UntilUnloaded,
+        lifetime: persist.app(),
         created: fresh.now,
         generation: 1,
         request,
     };
     let links = attach.into_iter().zip(&fresh.links).map(|((ask, function), identity)| {
         let advice = app.advice.get(&function).cloned().unwrap_or_default();
-        link(&app, function, &ask, &advice, owner, *identity, fresh.now, request).map(Change::Attach)
+        link(&app, function, &ask, &advice, (owner, persist), *identity, fresh.now, request).map(Change::Attach)
     });
     let links: Vec<Change> = links.collect::<Result<_, _>>()?;
     Ok(std::iter::once(Change::Load(app)).chain(links).collect())
@@ -198,12 +204,16 @@ pub fn attach(state: &State, ask: &AttachRequest, owner: &Owner, fresh: &Fresh) 
         None => only_program(app, kind)?,
     };
     app.known(&function)?;
+    if (ask.persist, app.lifetime) == (Persist::Yes, AppLifetime::UntilReboot) {
+        return Err(RequestError::NotPersistent(app.name.clone()));
+    }
     let advice = app.advice.get(&function).cloned().unwrap_or_default();
     let identities = fresh.links.iter().take(1);
     let request = ask.request.map(|key| key.id);
     identities
         .map(|identity| {
-            link(app, function.clone(), &ask.attach, &advice, owner, *identity, fresh.now, request).map(Change::Attach)
+            let by = (owner, ask.persist);
+            link(app, function.clone(), &ask.attach, &advice, by, *identity, fresh.now, request).map(Change::Attach)
         })
         .collect()
 }
@@ -229,6 +239,16 @@ pub fn rebuild(state: &State, ask: &RebuildRequest) -> Result<Vec<Change>, Reque
     let RebuildRequest { chain, version } = ask;
     let found = state.chain_called(chain).ok_or_else(|| RequestError::NoChain(chain.clone()))?;
     Ok(vec![Change::Rebuild { chain: found, version: *version }])
+}
+
+/// The change of a persist. Of the app's links, those go with it that `owners` reaches.
+pub fn persist(state: &State, ask: &PersistRequest) -> Result<Vec<Change>, RequestError> {
+    let PersistRequest { app, persist, owners, request: _ } = ask;
+    let app = app.resolve(state)?;
+    let mut links: Vec<&Link> = state.links_of(app.uid).filter(|link| owners.reaches(&link.owner)).collect();
+    links.sort_by_key(|link| link.handle);
+    let links = links.into_iter().map(|link| link.uid).collect();
+    Ok(vec![Change::Persist { app: app.uid, links, persist: *persist }])
 }
 
 fn why_not(point: Point) -> &'static str {
@@ -320,7 +340,7 @@ fn link(
     function: String,
     ask: &AttachAsk,
     advice: &Advice,
-    owner: &Owner,
+    (owner, persist): (&Owner, Persist),
     (uid, handle): (LinkUid, Handle),
     now: u64,
     request: Option<RequestId>,
@@ -336,7 +356,7 @@ fn link(
         on: None,
         owner: owner.clone(),
         origin: LinkOrigin::Request,
-        lifetime: LinkLifetime::UntilDetached,
+        lifetime: persist.link(),
         when_absent: ask.when_absent,
         created: now,
         generation: 1,

@@ -3,7 +3,7 @@
 //!
 //! This file must never decide anything.
 
-use crate::state::{App, Change, Link, Source, State};
+use crate::state::{App, Change, Link, Persist, Source, State};
 
 /// A sentence for each change, with the identities that its steps go by. Texts that come from callers are those of typed names, or
 /// printable.
@@ -20,6 +20,16 @@ pub fn describe(before: &State, after: &State, changes: &[Change]) -> Vec<String
             let called = links.filter_map(|link| link.on.as_ref()).map(|on| on.called.to_string()).next();
             let called = called.unwrap_or_else(|| format!("interface {}", chain.interface.index));
             format!("build the dispatcher of {called} again, with version {version}")
+        }
+        Change::Persist { app, links, persist } => {
+            let app = after.apps.get(app).map_or_else(|| app.to_string(), named);
+            let links = links.iter().filter_map(|link| after.links.get(link)).map(|link| after.link_name(link));
+            let links: Vec<String> = links.map(|name| format!(", link `{name}`")).collect();
+            let what = match persist {
+                Persist::Yes => "keep over reboots",
+                Persist::No => "keep until the next reboot",
+            };
+            format!("{what}: app {app}{}", links.concat())
         }
         Change::Detach(link) => match before.links.get(link) {
             Some(link) => format!("detach {}", placed(before, link)),

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::ident::{BootId, OpId, RequestKey};
 use crate::kernel::{Observed, Targets};
 use crate::plan::{Plan, reached};
+use crate::reboot::Ended;
 use crate::seat::seated;
 use crate::state::{Change, ChangeError, Owner, State};
 
@@ -42,6 +43,7 @@ impl Operation {
             Change::Load(_)
             | Change::Update { .. }
             | Change::Rebuild { .. }
+            | Change::Persist { .. }
             | Change::Detach(_)
             | Change::Unload(_) => None,
         }))
@@ -56,6 +58,23 @@ impl Operation {
                 && forgotten
             {
                 link.on = None;
+            }
+        }
+        self
+    }
+
+    /// The same without what it wanted of things that a reboot ended: they are gone, however it ends.
+    #[must_use]
+    pub fn without(mut self, ended: &Ended) -> Self {
+        self.changes.retain(|change| match change {
+            Change::Load(_) | Change::Rebuild { .. } => true,
+            Change::Attach(link) => !ended.apps.contains(&link.app),
+            Change::Update { link, .. } | Change::Detach(link) => !ended.links.contains(link),
+            Change::Persist { app, .. } | Change::Unload(app) => !ended.apps.contains(app),
+        });
+        for change in &mut self.changes {
+            if let Change::Persist { links, .. } = change {
+                links.retain(|link| !ended.links.contains(link));
             }
         }
         self
@@ -78,7 +97,12 @@ pub fn recover(state: &State, observed: &Observed, operation: &Operation) -> Res
     let removes = operation.removes();
     let built_again = operation.changes.iter().all(|change| match change {
         Change::Rebuild { chain, version } => observed.dispatcher_version(chain) == Some(version.number()),
-        Change::Load(_) | Change::Attach(_) | Change::Update { .. } | Change::Detach(_) | Change::Unload(_) => true,
+        Change::Load(_)
+        | Change::Attach(_)
+        | Change::Update { .. }
+        | Change::Persist { .. }
+        | Change::Detach(_)
+        | Change::Unload(_) => true,
     });
     match removes || built_again && reached(&target, observed) {
         true => Ok(Verdict::Forward(target)),

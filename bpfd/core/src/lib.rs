@@ -21,6 +21,7 @@ pub mod order;
 pub mod plan;
 pub mod policy;
 pub mod quota;
+pub mod reboot;
 pub mod record;
 pub mod report;
 pub mod request;
@@ -30,4 +31,6 @@ pub mod shared;
 pub mod snapshot;
 pub mod stamp;
 pub mod state;
+#[cfg(test)]
+mod testing;
 pub mod watched;

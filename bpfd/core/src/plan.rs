@@ -267,7 +267,12 @@ pub fn plan(state: &State, observed: &Observed, changes: &[Change], uids: &mut d
     let chains = observed.chains.iter().filter(|(chain, _)| touched.contains(chain));
     let versions = changes.iter().filter_map(|change| match change {
         Change::Rebuild { chain, version } => Some((*chain, *version)),
-        Change::Load(_) | Change::Attach(_) | Change::Update { .. } | Change::Detach(_) | Change::Unload(_) => None,
+        Change::Load(_)
+        | Change::Attach(_)
+        | Change::Update { .. }
+        | Change::Persist { .. }
+        | Change::Detach(_)
+        | Change::Unload(_) => None,
     });
     let near = Observed {
         chains: chains.map(|(chain, seen)| (*chain, seen.clone())).collect(),
@@ -384,7 +389,7 @@ pub fn targets(state: &State, changes: &[Change]) -> Targets {
 /// The links that changes make, move or remove.
 fn about<'a>(state: &'a State, changes: &'a [Change]) -> Vec<&'a Link> {
     let of = |change: &'a Change| match change {
-        Change::Load(_) => vec![],
+        Change::Load(_) | Change::Persist { .. } => vec![],
         Change::Attach(link) => vec![link],
         Change::Rebuild { chain, .. } => state.links.values().filter(|link| link.chain() == Some(*chain)).collect(),
         Change::Update { link, .. } | Change::Detach(link) => state.links.get(link).into_iter().collect(),

@@ -80,6 +80,10 @@ pub fn confirm(policy: &Policy, principal: &Principal, state: &State, changes: &
             Change::Update { link, priority, proceed_on: _ } => {
                 Asked { priority: priority.map(u32::from), ..of_link(Verb::Update, link) }
             }
+            Change::Persist { app, links, persist: _ } => {
+                links.iter().try_for_each(|link| policy.decide(principal, &of_link(Verb::Update, link)))?;
+                of_app(Verb::Update, app)
+            }
             Change::Detach(link) => of_link(Verb::Detach, link),
             Change::Unload(app) => of_app(Verb::Unload, app),
         };
@@ -87,9 +91,12 @@ pub fn confirm(policy: &Policy, principal: &Principal, state: &State, changes: &
     })?;
     changes.iter().try_for_each(|change| match change {
         Change::Unload(app) => no_links_of_others(principal, state, *app),
-        Change::Load(_) | Change::Attach(_) | Change::Update { .. } | Change::Rebuild { .. } | Change::Detach(_) => {
-            Ok(())
-        }
+        Change::Load(_)
+        | Change::Attach(_)
+        | Change::Update { .. }
+        | Change::Persist { .. }
+        | Change::Rebuild { .. }
+        | Change::Detach(_) => Ok(()),
     })
 }
 

@@ -86,7 +86,11 @@ impl Usage {
         let added = changes.iter().map(|change| match change {
             Change::Load(app) => Self::of_app(app, cpus),
             Change::Attach(link) => Self::of_link(link),
-            Change::Update { .. } | Change::Rebuild { .. } | Change::Detach(_) | Change::Unload(_) => Self::default(),
+            Change::Update { .. }
+            | Change::Persist { .. }
+            | Change::Rebuild { .. }
+            | Change::Detach(_)
+            | Change::Unload(_) => Self::default(),
         });
         added.fold(Self::default(), Add::add)
     }

@@ -7,7 +7,7 @@
 //! | offset | bytes | |
 //! |---|---|---|
 //! | 0 | 8 | magic `bpfdrec\0` |
-//! | 8 | 2 | version, 3 |
+//! | 8 | 2 | version, 4; 3 is read too |
 //! | 10 | 2 | bytes of the header, 16 |
 //! | 12 | 4 | bytes of the row |
 //! | 16 | | the row: `{"app":…}` or `{"link":…}`, JSON |
@@ -31,7 +31,9 @@ pub const RECORD_MAP_NAME: &str = "bpfd_record";
 pub const RECORD_MAX: usize = 8 << 20;
 
 const MAGIC: [u8; 8] = *b"bpfdrec\0";
-const VERSION: u16 = 3;
+const VERSION: u16 = 4;
+/// Rows that do not know a reboot: whatever they record is there after one.
+const VERSION_BEFORE: u16 = 3;
 const HEADER_SIZE: usize = 16;
 
 /// One row of the state.
@@ -67,7 +69,7 @@ pub enum BadRecord {
     #[error("not a record")]
     NotARecord,
     /// Another version, whose meaning is not known.
-    #[error("record has version {0}; this bpfd reads version {VERSION}")]
+    #[error("record has version {0}; this bpfd reads versions {VERSION_BEFORE} and {VERSION}")]
     Version(u16),
     /// The sizes contradict each other.
     #[error("record is damaged: its sizes do not fit its length")]
@@ -101,7 +103,7 @@ impl Row {
             return Err(BadRecord::NotARecord);
         }
         let version = u16::from_le_bytes([v0, v1]);
-        if version != VERSION {
+        if version != VERSION && version != VERSION_BEFORE {
             return Err(BadRecord::Version(version));
         }
         let length = usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).ok();
@@ -230,7 +232,7 @@ mod tests {
     #[test]
     fn the_layout_of_version_3_is_as_documented() {
         let body = r#"{"link":{"uid":"00000000-0000-0000-0000-000000000002","handle":5,"app":"00000000-0000-0000-0000-000000000001","function":"count","placement":{"chain":{"key":{"netns":"far","interface":"eth0","point":"xdp"},"priority":50,"effective":40,"proceed_on":4,"mode":"native"}},"owner":{"uid":7,"user":"cni"},"origin":"request","lifetime":"until-detached","when_absent":"wait","created":6,"generation":1,"request":null}}"#;
-        let mut expected = b"bpfdrec\0\x03\0\x10\0".to_vec();
+        let mut expected = b"bpfdrec\0\x04\0\x10\0".to_vec();
         expected.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
         expected.extend(body.bytes());
         assert_eq!(String::from_utf8_lossy(&Row::Link(link(2)).encode().unwrap()), String::from_utf8_lossy(&expected));
@@ -254,7 +256,7 @@ mod tests {
         let sizes = BadRecord::Sizes.to_string();
         assert_eq!(refused(|bytes| bytes.truncate(15)), "not a record");
         assert_eq!(refused(|bytes| bytes[0] = 0), "not a record");
-        assert_eq!(refused(|bytes| bytes[8] = 4), BadRecord::Version(4).to_string());
+        assert_eq!(refused(|bytes| bytes[8] = 5), BadRecord::Version(5).to_string());
         assert_eq!(refused(|bytes| bytes[10] = 17), sizes);
         assert_eq!(refused(|bytes| bytes[15] = 1), sizes);
         assert_eq!(refused(|bytes| bytes.push(b' ')), sizes);

@@ -14,7 +14,7 @@ use crate::ident::{AppUid, Handle, LinkUid, RequestKey};
 use crate::kernel::DispatcherVersion;
 use crate::labels::Labels;
 use crate::names::{AppName, Priority, printable};
-use crate::state::{App, ChangeError, Link, ObjectDigest, State, WhenAbsent};
+use crate::state::{App, ChangeError, Link, ObjectDigest, Persist, State, WhenAbsent};
 
 /// Where the bytes of a load come from.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -103,6 +103,8 @@ pub struct LoadRequest {
     pub labels: Labels,
     /// Where to attach, and which function; `None` if only one fits.
     pub attach: Vec<(AttachAsk, Option<String>)>,
+    /// Whether it, and its links, are there after a reboot.
+    pub persist: Persist,
     /// Idempotency key.
     pub request: Option<RequestKey>,
 }
@@ -116,6 +118,21 @@ pub struct AttachRequest {
     pub function: Option<String>,
     /// Where.
     pub attach: AttachAsk,
+    /// Whether the link is there after a reboot; its app must be, too.
+    pub persist: Persist,
+    /// Idempotency key.
+    pub request: Option<RequestKey>,
+}
+
+/// Whether an app is there after a reboot, its links with it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PersistRequest {
+    /// Which app.
+    pub app: AppRef,
+    /// Whether.
+    pub persist: Persist,
+    /// Whose links go with it; authorising says it.
+    pub owners: OwnerScope,
     /// Idempotency key.
     pub request: Option<RequestKey>,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::adopt::Recovery;
 use crate::chain::status_of;
-use crate::ident::{GenerationUid, LinkUid};
+use crate::ident::{AppUid, GenerationUid, LinkUid};
 use crate::kernel::{Observed, ObservedChain, Scope, Targets};
 use crate::names::NetnsName;
 use crate::plan::{LinkStatus, own_status, status};
@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub observed: Observed,
     /// How each link stands.
     pub statuses: BTreeMap<LinkUid, LinkStatus>,
+    /// Apps that the policy refused to load again after a reboot, and why.
+    pub unauthorised: BTreeMap<AppUid, String>,
     /// Network namespaces with links in them that are not watched.
     pub unwatched: BTreeSet<NetnsName>,
     /// What differed when the state was lost, until that is decided.
@@ -29,16 +31,23 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// What is to run: the state without the apps that the policy refused after a reboot, and without their links.
+    pub fn wanted(&self) -> State {
+        let mut wanted = self.state.without_links(|link| self.unauthorised.contains_key(&link.app));
+        wanted.apps.retain(|app, _| !self.unauthorised.contains_key(app));
+        wanted
+    }
+
     /// The snapshot after this one: the state beside the kernel as it was seen in the scope, and elsewhere as it was seen before. Links
     /// are shown in the chains where they would be now; they are put there by whatever deals with what was seen.
     #[must_use]
     pub fn after(&self, state: &State, seen: Observed, scope: &Scope) -> Self {
         let state = seated(state, &seen);
         let unwatched = watched(&state).beyond;
-        let recovery = self.recovery.clone();
+        let (recovery, unauthorised) = (self.recovery.clone(), self.unauthorised.clone());
         match scope {
             Scope::Everything(_) => {
-                Self { statuses: status(&state, &seen), state, observed: seen, unwatched, recovery }
+                Self { statuses: status(&state, &seen), state, observed: seen, unauthorised, unwatched, recovery }
             }
             Scope::Chains(_) => {
                 let of = |chain| seen.chains.contains_key(&chain) || seen.missing.contains(&chain);
@@ -49,7 +58,7 @@ impl Snapshot {
                 statuses.retain(|link, _| state.links.contains_key(link));
                 statuses.extend(own_status(&state, &observed));
                 statuses.extend(status_of(&state, &observed, looked_at));
-                Self { state, observed, statuses, unwatched, recovery }
+                Self { state, observed, statuses, unauthorised, unwatched, recovery }
             }
         }
     }

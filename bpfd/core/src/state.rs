@@ -57,21 +57,77 @@ pub enum LinkOrigin {
     Request,
 }
 
-/// How long a link is wanted.
+/// How long a link is wanted. It never outlives its app.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LinkLifetime {
-    /// Until somebody detaches it.
+    /// Until somebody detaches it: it is attached again after a reboot.
     UntilDetached,
+    /// Until somebody detaches it, or the host is booted again.
+    UntilReboot,
 }
 
 /// How long an app is wanted.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AppLifetime {
-    /// Until somebody unloads it.
+    /// Until somebody unloads it: it is loaded again after a reboot. Rows of earlier versions mean this.
     #[default]
     UntilUnloaded,
+    /// Until somebody unloads it, or the host is booted again.
+    UntilReboot,
+}
+
+/// Whether something is there again after a reboot: what a request says, and what lifetimes mean.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Persist {
+    /// A reboot ends it: the way out of a program that cut the network.
+    #[default]
+    No,
+    /// It is loaded and attached again.
+    Yes,
+}
+
+impl Persist {
+    /// As it is in requests.
+    pub fn of(yes: bool) -> Self {
+        if yes { Self::Yes } else { Self::No }
+    }
+
+    /// How long an app is wanted.
+    pub fn app(self) -> AppLifetime {
+        match self {
+            Self::No => AppLifetime::UntilReboot,
+            Self::Yes => AppLifetime::UntilUnloaded,
+        }
+    }
+
+    /// How long a link is wanted.
+    pub fn link(self) -> LinkLifetime {
+        match self {
+            Self::No => LinkLifetime::UntilReboot,
+            Self::Yes => LinkLifetime::UntilDetached,
+        }
+    }
+}
+
+impl From<AppLifetime> for Persist {
+    fn from(lifetime: AppLifetime) -> Self {
+        match lifetime {
+            AppLifetime::UntilUnloaded => Self::Yes,
+            AppLifetime::UntilReboot => Self::No,
+        }
+    }
+}
+
+impl From<LinkLifetime> for Persist {
+    fn from(lifetime: LinkLifetime) -> Self {
+        match lifetime {
+            LinkLifetime::UntilDetached => Self::Yes,
+            LinkLifetime::UntilReboot => Self::No,
+        }
+    }
 }
 
 /// What to do while a link's interface is absent.
@@ -336,6 +392,15 @@ pub enum Change {
         /// Which version.
         version: DispatcherVersion,
     },
+    /// An app and links of it are there after a reboot, or are not.
+    Persist {
+        /// Which app.
+        app: AppUid,
+        /// Which of its links.
+        links: Vec<LinkUid>,
+        /// Whether.
+        persist: Persist,
+    },
     /// A link goes.
     Detach(LinkUid),
     /// An app goes, its links with it.
@@ -348,14 +413,18 @@ impl Change {
         match self {
             Self::Load(app) => app.programs.iter().map(|program| program.handle).chain([app.handle]).max(),
             Self::Attach(link) => Some(link.handle),
-            Self::Update { .. } | Self::Rebuild { .. } | Self::Detach(_) | Self::Unload(_) => None,
+            Self::Update { .. } | Self::Persist { .. } | Self::Rebuild { .. } | Self::Detach(_) | Self::Unload(_) => {
+                None
+            }
         }
     }
 
     /// Whether a crash in the midst is finished forward: the caller asked for less, and less is safe to finish.
     pub fn removes(&self) -> bool {
         match self {
-            Self::Load(_) | Self::Attach(_) | Self::Update { .. } | Self::Rebuild { .. } => false,
+            Self::Load(_) | Self::Attach(_) | Self::Update { .. } | Self::Persist { .. } | Self::Rebuild { .. } => {
+                false
+            }
             Self::Detach(_) | Self::Unload(_) => true,
         }
     }
@@ -467,6 +536,16 @@ impl State {
                 row.generation += 1;
             }
             Change::Rebuild { .. } => {}
+            Change::Persist { app, links, persist } => {
+                let row = self.apps.get_mut(app).ok_or_else(|| ChangeError::NoApp(app.to_string()))?;
+                row.generation += u64::from(row.lifetime != persist.app());
+                row.lifetime = persist.app();
+                for link in links {
+                    let row = self.links.get_mut(link).ok_or_else(|| ChangeError::NoLink(link.to_string()))?;
+                    row.generation += u64::from(row.lifetime != persist.link());
+                    row.lifetime = persist.link();
+                }
+            }
             Change::Detach(link) => {
                 self.links.remove(link).ok_or_else(|| ChangeError::NoLink(link.to_string()))?;
             }

@@ -27,7 +27,7 @@ impl<K: Kernel> Engine<K> {
     pub(super) fn show(&mut self, scope: &Scope, seen: Observed) {
         let seen = self.remembered(seen);
         let next = self.published.borrow().after(&self.state, seen, scope);
-        let next = Snapshot { recovery: self.recovery.clone(), ..next };
+        let next = Snapshot { recovery: self.recovery.clone(), unauthorised: self.unauthorised.clone(), ..next };
         self.published.send_replace(Arc::new(next));
     }
 

@@ -6,5 +6,5 @@ mod peer;
 mod server;
 mod v1;
 
-pub use peer::{PeerStream, group_id, principal};
+pub use peer::{PeerStream, group_id, principal, principal_of};
 pub use server::{ServeError, serve};

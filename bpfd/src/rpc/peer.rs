@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bpfd_core::policy::Principal;
+use bpfd_core::state::Owner;
 use bpfd_sys::peer::Peer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
@@ -41,6 +42,29 @@ impl PeerStream {
     pub fn uid(&self) -> u32 {
         self.principal.uid
     }
+}
+
+/// An owner as the user database has it now, by name if it had one; `None` if there is no such user any more.
+pub fn principal_of(owner: &Owner) -> io::Result<Option<Principal>> {
+    let (users, groups) = (database(Path::new("/etc/passwd"))?, database(Path::new("/etc/group"))?);
+    Ok(owner_in(owner, &users, &groups))
+}
+
+fn owner_in(owner: &Owner, users: &str, groups: &str) -> Option<Principal> {
+    let (uid, gid, user) = users.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [name, _, uid, gid, ..] = fields.as_slice() else { return None };
+        let (uid, gid): (u32, u32) = (uid.parse().ok()?, gid.parse().ok()?);
+        let is_it = owner.user.as_deref().map_or(uid == owner.uid, |user| user == *name);
+        is_it.then(|| (uid, gid, (*name).to_owned()))
+    })?;
+    let groups = groups.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        let [name, _, id, members] = fields.as_slice() else { return None };
+        let member = members.split(',').any(|member| member == user) || id.parse() == Ok(gid);
+        member.then(|| (*name).to_owned())
+    });
+    Some(Principal { uid, groups: groups.collect(), user: Some(user), pid: 0 })
 }
 
 /// The id of a group; `None` if there is no such group.
@@ -116,6 +140,19 @@ mod tests {
         std::fs::write(file.path(), "root:x:0:\nbpfd:x:990:a,b\nbroken\n:x:1:\nview:x:991:\n").unwrap();
         assert_eq!(names(file.path(), &[0, 990, 5].into()).unwrap(), ["root", "bpfd"]);
         assert_eq!(names(Path::new("/nowhere"), &[0].into()).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_owner_is_who_has_its_name_now() {
+        let users = "root:x:0:0::/:/bin/sh\ncni:x:990:991::/:/bin/sh\nnew:x:7:7::/:/bin/sh\n";
+        let groups = "bpfd:x:815:a,cni\ncni:x:991:\nother:x:7:\n";
+        let found = |uid, user: Option<&str>| {
+            let owner = Owner { uid, user: user.map(str::to_owned) };
+            owner_in(&owner, users, groups).map(|it| (it.uid, it.groups.join(" ")))
+        };
+        assert_eq!(found(7, Some("cni")), Some((990, "bpfd cni".to_owned())));
+        assert_eq!(found(7, None), Some((7, "other".to_owned())));
+        assert_eq!(found(990, Some("gone")), None);
     }
 
     #[test]

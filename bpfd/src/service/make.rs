@@ -150,6 +150,7 @@ impl Loads {
             user_labels: request.labels.clone(),
             advice,
             attach: request.attach.iter().map(|(ask, _)| ask.clone()).zip(attach).collect(),
+            persist: request.persist,
             request: request.request.map(|key| key.id),
         };
         Ok(Made { uid, staged, loaded, proof: bytecode.proof().clone(), reserved })

@@ -27,6 +27,7 @@ mod image;
 mod list;
 mod load;
 mod make;
+mod persist;
 mod pull;
 mod rebuild;
 mod record;

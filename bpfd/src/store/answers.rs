@@ -45,6 +45,10 @@ impl Outcome {
                 Change::Attach(link) => outcome.links.extend(after.links.get(&link.uid).cloned()),
                 Change::Update { link, .. } => outcome.links.extend(after.links.get(link).cloned()),
                 Change::Rebuild { .. } => {}
+                Change::Persist { app, links, persist: _ } => {
+                    outcome.apps.extend(after.apps.get(app).cloned());
+                    outcome.links.extend(links.iter().filter_map(|link| after.links.get(link)).cloned());
+                }
                 Change::Detach(link) => outcome.links.extend(before.links.get(link).cloned()),
                 Change::Unload(app) => {
                     let mut links: Vec<_> = before.links_of(*app).cloned().collect();

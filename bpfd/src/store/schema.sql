@@ -1,4 +1,4 @@
--- Layout 5 of /var/lib/bpfd/state.db; spec/state.md explains it.
+-- Layout 6 of /var/lib/bpfd/state.db; spec/state.md explains it.
 CREATE TABLE counters (
   name  TEXT PRIMARY KEY,
   value INTEGER NOT NULL

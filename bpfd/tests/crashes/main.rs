@@ -42,7 +42,9 @@ use bpfd_core::request::{
 };
 use bpfd_core::seat::seated;
 use bpfd_core::stamp::{Relation, Stamp};
-use bpfd_core::state::{Change, Map, ObjectDigest, Owner, ProgramFacts, ProgramKind, Reach, Source, State, WhenAbsent};
+use bpfd_core::state::{
+    App, Change, Map, ObjectDigest, Owner, Persist, ProgramFacts, ProgramKind, Reach, Source, State, WhenAbsent,
+};
 use bpfd_policy::Policy;
 use fake::{FakeKernel, Fate, Made, PeerMove};
 use proptest::prelude::*;
@@ -261,7 +263,8 @@ impl Host {
         self.kernel.restart();
         prepare(&mut self.kernel);
         let audit = Box::new(Counted::default());
-        let started = Engine::start(self.kernel.clone(), store, audit, built_in(), BOOT, Box::new(uids));
+        let started =
+            Engine::start(self.kernel.clone(), store, audit, built_in(), BOOT, Box::new(uids), Box::new(|_, _| Ok(())));
         let (mut engine, repaired) = started.unwrap();
         // At a start nobody waits for the engine's thread.
         engine.kernel().made_here = 0;
@@ -282,7 +285,8 @@ impl Host {
         self.kernel.at_step(step, fate);
         let kernel = Mortal(Rc::new(RefCell::new(self.kernel.clone())));
         let left = kernel.0.clone();
-        let died = Engine::start(kernel, store, Box::new(Counted::default()), built_in(), BOOT, uids).is_err();
+        let (audit, judge) = (Box::new(Counted::default()), Box::new(|_: &State, _: &App| Ok(())));
+        let died = Engine::start(kernel, store, audit, built_in(), BOOT, uids, judge).is_err();
         self.kernel = left.borrow().clone();
         died
     }
@@ -369,7 +373,8 @@ impl Host {
     }
 
     fn attach(&mut self, context: &Context, app: &str, attach: AttachAsk) -> Result<(), EngineError> {
-        let ask = AttachRequest { app: app.parse().unwrap(), function: None, attach, request: context.request };
+        let (app, persist) = (app.parse().unwrap(), Persist::Yes);
+        let ask = AttachRequest { app, function: None, attach, persist, request: context.request };
         let who = owner();
         let build = |state: &State, fresh: &Fresh| changes::attach(state, &ask, &who, fresh);
         self.change(context, None, build).map(drop)
@@ -490,6 +495,7 @@ fn loaded(uid: AppUid, name: &str, staged: &PinnedApp, attach: Option<AttachAsk>
         user_labels: Labels::default(),
         advice: BTreeMap::new(),
         attach: attach.map(|attach| (attach, "pass".into())).into_iter().collect(),
+        persist: Persist::Yes,
         request: None,
     }
 }
@@ -1528,7 +1534,7 @@ fn a_newer_database_is_refused() {
     rusqlite::Connection::open(path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     assert_eq!(
         Store::open(path).unwrap_err().to_string(),
-        "the state database has layout 99, this version knows 5: run the newer bpfd"
+        "the state database has layout 99, this version knows 6: run the newer bpfd"
     );
 }
 

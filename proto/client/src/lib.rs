@@ -165,6 +165,8 @@ impl Client {
         app = apps.get_app(GetAppRequest) -> App;
         /// Detaches and forgets apps.
         unload = apps.unload(UnloadRequest) -> UnloadResponse;
+        /// Says whether an app is there after a reboot.
+        persist = apps.persist(PersistRequest) -> PersistResponse;
         /// Attaches one program of a loaded app.
         attach = links.attach(AttachRequest) -> AttachResponse;
         /// Moves a link within its chain.

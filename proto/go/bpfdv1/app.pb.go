@@ -347,7 +347,10 @@ type LoadRequest struct {
 	// Labels of the caller's choice, for lists to select by. At most 32. A key
 	// is `[a-z0-9]([a-z0-9._/-]{0,61}[a-z0-9])?`; a value has at most 255 bytes,
 	// none of them a control character, and may be empty.
-	UserLabels    map[string]string `protobuf:"bytes,10,rep,name=user_labels,json=userLabels,proto3" json:"user_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	UserLabels map[string]string `protobuf:"bytes,10,rep,name=user_labels,json=userLabels,proto3" json:"user_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Load and attach it again after a reboot of the host. Otherwise a reboot
+	// ends it.
+	Persist       bool `protobuf:"varint,11,opt,name=persist,proto3" json:"persist,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -461,6 +464,13 @@ func (x *LoadRequest) GetUserLabels() map[string]string {
 		return x.UserLabels
 	}
 	return nil
+}
+
+func (x *LoadRequest) GetPersist() bool {
+	if x != nil {
+		return x.Persist
+	}
+	return false
 }
 
 type isLoadRequest_Source interface {
@@ -1286,6 +1296,143 @@ func (x *UnloadResponse) GetPlan() []string {
 	return nil
 }
 
+// Whether an app is there after a reboot.
+type PersistRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A UUID of the caller's making; see LoadRequest.request_id.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Say what would happen; change nothing.
+	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// Name or uid of the app.
+	App string `protobuf:"bytes,3,opt,name=app,proto3" json:"app,omitempty"`
+	// Whether.
+	Persist       bool `protobuf:"varint,4,opt,name=persist,proto3" json:"persist,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PersistRequest) Reset() {
+	*x = PersistRequest{}
+	mi := &file_bpfd_v1_app_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PersistRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PersistRequest) ProtoMessage() {}
+
+func (x *PersistRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_app_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PersistRequest.ProtoReflect.Descriptor instead.
+func (*PersistRequest) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *PersistRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *PersistRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *PersistRequest) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *PersistRequest) GetPersist() bool {
+	if x != nil {
+		return x.Persist
+	}
+	return false
+}
+
+// The app after that.
+type PersistResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is now.
+	App *App `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	// Those of its links that the request was about.
+	Links []*Link `protobuf:"bytes,2,rep,name=links,proto3" json:"links,omitempty"`
+	// With `validate_only`: the plan, one step a line.
+	Plan          []string `protobuf:"bytes,3,rep,name=plan,proto3" json:"plan,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PersistResponse) Reset() {
+	*x = PersistResponse{}
+	mi := &file_bpfd_v1_app_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PersistResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PersistResponse) ProtoMessage() {}
+
+func (x *PersistResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_app_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PersistResponse.ProtoReflect.Descriptor instead.
+func (*PersistResponse) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *PersistResponse) GetApp() *App {
+	if x != nil {
+		return x.App
+	}
+	return nil
+}
+
+func (x *PersistResponse) GetLinks() []*Link {
+	if x != nil {
+		return x.Links
+	}
+	return nil
+}
+
+func (x *PersistResponse) GetPlan() []string {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
 // Names one log.
 type GetLoadLogRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1297,7 +1444,7 @@ type GetLoadLogRequest struct {
 
 func (x *GetLoadLogRequest) Reset() {
 	*x = GetLoadLogRequest{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[15]
+	mi := &file_bpfd_v1_app_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1309,7 +1456,7 @@ func (x *GetLoadLogRequest) String() string {
 func (*GetLoadLogRequest) ProtoMessage() {}
 
 func (x *GetLoadLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[15]
+	mi := &file_bpfd_v1_app_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1322,7 +1469,7 @@ func (x *GetLoadLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLoadLogRequest.ProtoReflect.Descriptor instead.
 func (*GetLoadLogRequest) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{15}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetLoadLogRequest) GetLogId() string {
@@ -1343,7 +1490,7 @@ type GetLoadLogResponse struct {
 
 func (x *GetLoadLogResponse) Reset() {
 	*x = GetLoadLogResponse{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[16]
+	mi := &file_bpfd_v1_app_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1355,7 +1502,7 @@ func (x *GetLoadLogResponse) String() string {
 func (*GetLoadLogResponse) ProtoMessage() {}
 
 func (x *GetLoadLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[16]
+	mi := &file_bpfd_v1_app_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1368,7 +1515,7 @@ func (x *GetLoadLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLoadLogResponse.ProtoReflect.Descriptor instead.
 func (*GetLoadLogResponse) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{16}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetLoadLogResponse) GetText() string {
@@ -1414,14 +1561,16 @@ type App struct {
 	// A number that no other app, program or link of this host ever has.
 	Handle uint32 `protobuf:"varint,15,opt,name=handle,proto3" json:"handle,omitempty"`
 	// From the request that loaded it.
-	UserLabels    map[string]string `protobuf:"bytes,16,rep,name=user_labels,json=userLabels,proto3" json:"user_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	UserLabels map[string]string `protobuf:"bytes,16,rep,name=user_labels,json=userLabels,proto3" json:"user_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Whether it is loaded again after a reboot.
+	Persist       bool `protobuf:"varint,17,opt,name=persist,proto3" json:"persist,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *App) Reset() {
 	*x = App{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[17]
+	mi := &file_bpfd_v1_app_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1433,7 +1582,7 @@ func (x *App) String() string {
 func (*App) ProtoMessage() {}
 
 func (x *App) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[17]
+	mi := &file_bpfd_v1_app_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1446,7 +1595,7 @@ func (x *App) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use App.ProtoReflect.Descriptor instead.
 func (*App) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{17}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *App) GetUid() string {
@@ -1561,6 +1710,13 @@ func (x *App) GetUserLabels() map[string]string {
 	return nil
 }
 
+func (x *App) GetPersist() bool {
+	if x != nil {
+		return x.Persist
+	}
+	return false
+}
+
 // Who asked for something.
 type Owner struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1574,7 +1730,7 @@ type Owner struct {
 
 func (x *Owner) Reset() {
 	*x = Owner{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[18]
+	mi := &file_bpfd_v1_app_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1742,7 @@ func (x *Owner) String() string {
 func (*Owner) ProtoMessage() {}
 
 func (x *Owner) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[18]
+	mi := &file_bpfd_v1_app_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1755,7 @@ func (x *Owner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Owner.ProtoReflect.Descriptor instead.
 func (*Owner) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{18}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Owner) GetUid() uint32 {
@@ -1634,7 +1790,7 @@ type AppSource struct {
 
 func (x *AppSource) Reset() {
 	*x = AppSource{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[19]
+	mi := &file_bpfd_v1_app_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +1802,7 @@ func (x *AppSource) String() string {
 func (*AppSource) ProtoMessage() {}
 
 func (x *AppSource) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[19]
+	mi := &file_bpfd_v1_app_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +1815,7 @@ func (x *AppSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppSource.ProtoReflect.Descriptor instead.
 func (*AppSource) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{19}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AppSource) GetSource() isAppSource_Source {
@@ -1727,7 +1883,7 @@ type ImageOrigin struct {
 
 func (x *ImageOrigin) Reset() {
 	*x = ImageOrigin{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[20]
+	mi := &file_bpfd_v1_app_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1739,7 +1895,7 @@ func (x *ImageOrigin) String() string {
 func (*ImageOrigin) ProtoMessage() {}
 
 func (x *ImageOrigin) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[20]
+	mi := &file_bpfd_v1_app_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1752,7 +1908,7 @@ func (x *ImageOrigin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageOrigin.ProtoReflect.Descriptor instead.
 func (*ImageOrigin) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{20}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ImageOrigin) GetReference() string {
@@ -1787,7 +1943,7 @@ type UploadOrigin struct {
 
 func (x *UploadOrigin) Reset() {
 	*x = UploadOrigin{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[21]
+	mi := &file_bpfd_v1_app_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +1955,7 @@ func (x *UploadOrigin) String() string {
 func (*UploadOrigin) ProtoMessage() {}
 
 func (x *UploadOrigin) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[21]
+	mi := &file_bpfd_v1_app_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +1968,7 @@ func (x *UploadOrigin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadOrigin.ProtoReflect.Descriptor instead.
 func (*UploadOrigin) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{21}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UploadOrigin) GetNameHint() string {
@@ -1845,7 +2001,7 @@ type Program struct {
 
 func (x *Program) Reset() {
 	*x = Program{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[22]
+	mi := &file_bpfd_v1_app_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +2013,7 @@ func (x *Program) String() string {
 func (*Program) ProtoMessage() {}
 
 func (x *Program) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[22]
+	mi := &file_bpfd_v1_app_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +2026,7 @@ func (x *Program) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Program.ProtoReflect.Descriptor instead.
 func (*Program) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{22}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Program) GetFunction() string {
@@ -1946,7 +2102,7 @@ type Map struct {
 
 func (x *Map) Reset() {
 	*x = Map{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[23]
+	mi := &file_bpfd_v1_app_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2114,7 @@ func (x *Map) String() string {
 func (*Map) ProtoMessage() {}
 
 func (x *Map) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[23]
+	mi := &file_bpfd_v1_app_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2127,7 @@ func (x *Map) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Map.ProtoReflect.Descriptor instead.
 func (*Map) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{23}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Map) GetName() string {
@@ -2032,7 +2188,7 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"B\n" +
 	"\x14UploadObjectResponse\x12\x16\n" +
 	"\x06sha256\x18\x01 \x01(\tR\x06sha256\x12\x12\n" +
-	"\x04size\x18\x02 \x01(\x04R\x04size\"\x9d\x04\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size\"\xb7\x04\n" +
 	"\vLoadRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12#\n" +
@@ -2046,7 +2202,8 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\x06attach\x18\t \x03(\v2\x13.bpfd.v1.AttachmentR\x06attach\x12E\n" +
 	"\vuser_labels\x18\n" +
 	" \x03(\v2$.bpfd.v1.LoadRequest.UserLabelsEntryR\n" +
-	"userLabels\x1a=\n" +
+	"userLabels\x12\x18\n" +
+	"\apersist\x18\v \x01(\bR\apersist\x1a=\n" +
 	"\x0fUserLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
@@ -2107,11 +2264,21 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\x04apps\x18\x01 \x03(\tR\x04apps\x12\x14\n" +
 	"\x05links\x18\x02 \x03(\tR\x05links\x12,\n" +
 	"\bwarnings\x18\x03 \x03(\v2\x10.bpfd.v1.WarningR\bwarnings\x12\x12\n" +
-	"\x04plan\x18\x04 \x03(\tR\x04plan\"*\n" +
+	"\x04plan\x18\x04 \x03(\tR\x04plan\"\x80\x01\n" +
+	"\x0ePersistRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12#\n" +
+	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12\x10\n" +
+	"\x03app\x18\x03 \x01(\tR\x03app\x12\x18\n" +
+	"\apersist\x18\x04 \x01(\bR\apersist\"j\n" +
+	"\x0fPersistResponse\x12\x1e\n" +
+	"\x03app\x18\x01 \x01(\v2\f.bpfd.v1.AppR\x03app\x12#\n" +
+	"\x05links\x18\x02 \x03(\v2\r.bpfd.v1.LinkR\x05links\x12\x12\n" +
+	"\x04plan\x18\x03 \x03(\tR\x04plan\"*\n" +
 	"\x11GetLoadLogRequest\x12\x15\n" +
 	"\x06log_id\x18\x01 \x01(\tR\x05logId\"(\n" +
 	"\x12GetLoadLogResponse\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text\"\xda\x05\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"\xf4\x05\n" +
 	"\x03App\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1e\n" +
@@ -2133,7 +2300,8 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\x05reach\x18\x0e \x01(\x0e2\x0e.bpfd.v1.ReachR\x05reach\x12\x16\n" +
 	"\x06handle\x18\x0f \x01(\rR\x06handle\x12=\n" +
 	"\vuser_labels\x18\x10 \x03(\v2\x1c.bpfd.v1.App.UserLabelsEntryR\n" +
-	"userLabels\x1a9\n" +
+	"userLabels\x12\x18\n" +
+	"\apersist\x18\x11 \x01(\bR\apersist\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +
@@ -2198,14 +2366,15 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\x13PROGRAM_TYPE_KPROBE\x10\x05\x12\x1a\n" +
 	"\x16PROGRAM_TYPE_KRETPROBE\x10\x06\x12\x17\n" +
 	"\x13PROGRAM_TYPE_FENTRY\x10\a\x12\x16\n" +
-	"\x12PROGRAM_TYPE_FEXIT\x10\b2\x87\x03\n" +
+	"\x12PROGRAM_TYPE_FEXIT\x10\b2\xc5\x03\n" +
 	"\n" +
 	"AppService\x12M\n" +
 	"\fUploadObject\x12\x1c.bpfd.v1.UploadObjectRequest\x1a\x1d.bpfd.v1.UploadObjectResponse(\x01\x125\n" +
 	"\x04Load\x12\x14.bpfd.v1.LoadRequest\x1a\x15.bpfd.v1.LoadResponse0\x01\x12.\n" +
 	"\x06GetApp\x12\x16.bpfd.v1.GetAppRequest\x1a\f.bpfd.v1.App\x12?\n" +
 	"\bListApps\x12\x18.bpfd.v1.ListAppsRequest\x1a\x19.bpfd.v1.ListAppsResponse\x129\n" +
-	"\x06Unload\x12\x16.bpfd.v1.UnloadRequest\x1a\x17.bpfd.v1.UnloadResponse\x12G\n" +
+	"\x06Unload\x12\x16.bpfd.v1.UnloadRequest\x1a\x17.bpfd.v1.UnloadResponse\x12<\n" +
+	"\aPersist\x12\x17.bpfd.v1.PersistRequest\x1a\x18.bpfd.v1.PersistResponse\x12G\n" +
 	"\n" +
 	"GetLoadLog\x12\x1a.bpfd.v1.GetLoadLogRequest\x1a\x1b.bpfd.v1.GetLoadLogResponse0\x01B\x1dZ\x1bbpfd/proto/go/bpfdv1;bpfdv1b\x06proto3"
 
@@ -2222,7 +2391,7 @@ func file_bpfd_v1_app_proto_rawDescGZIP() []byte {
 }
 
 var file_bpfd_v1_app_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_bpfd_v1_app_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_bpfd_v1_app_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_bpfd_v1_app_proto_goTypes = []any{
 	(AppState)(0),                 // 0: bpfd.v1.AppState
 	(Reach)(0),                    // 1: bpfd.v1.Reach
@@ -2242,73 +2411,79 @@ var file_bpfd_v1_app_proto_goTypes = []any{
 	(*AppNames)(nil),              // 15: bpfd.v1.AppNames
 	(*AllApps)(nil),               // 16: bpfd.v1.AllApps
 	(*UnloadResponse)(nil),        // 17: bpfd.v1.UnloadResponse
-	(*GetLoadLogRequest)(nil),     // 18: bpfd.v1.GetLoadLogRequest
-	(*GetLoadLogResponse)(nil),    // 19: bpfd.v1.GetLoadLogResponse
-	(*App)(nil),                   // 20: bpfd.v1.App
-	(*Owner)(nil),                 // 21: bpfd.v1.Owner
-	(*AppSource)(nil),             // 22: bpfd.v1.AppSource
-	(*ImageOrigin)(nil),           // 23: bpfd.v1.ImageOrigin
-	(*UploadOrigin)(nil),          // 24: bpfd.v1.UploadOrigin
-	(*Program)(nil),               // 25: bpfd.v1.Program
-	(*Map)(nil),                   // 26: bpfd.v1.Map
-	nil,                           // 27: bpfd.v1.LoadRequest.UserLabelsEntry
-	nil,                           // 28: bpfd.v1.App.LabelsEntry
-	nil,                           // 29: bpfd.v1.App.UserLabelsEntry
-	(*Attachment)(nil),            // 30: bpfd.v1.Attachment
-	(PullPolicy)(0),               // 31: bpfd.v1.PullPolicy
-	(*Progress)(nil),              // 32: bpfd.v1.Progress
-	(*Link)(nil),                  // 33: bpfd.v1.Link
-	(*Warning)(nil),               // 34: bpfd.v1.Warning
-	(*LabelSelector)(nil),         // 35: bpfd.v1.LabelSelector
-	(*timestamppb.Timestamp)(nil), // 36: google.protobuf.Timestamp
+	(*PersistRequest)(nil),        // 18: bpfd.v1.PersistRequest
+	(*PersistResponse)(nil),       // 19: bpfd.v1.PersistResponse
+	(*GetLoadLogRequest)(nil),     // 20: bpfd.v1.GetLoadLogRequest
+	(*GetLoadLogResponse)(nil),    // 21: bpfd.v1.GetLoadLogResponse
+	(*App)(nil),                   // 22: bpfd.v1.App
+	(*Owner)(nil),                 // 23: bpfd.v1.Owner
+	(*AppSource)(nil),             // 24: bpfd.v1.AppSource
+	(*ImageOrigin)(nil),           // 25: bpfd.v1.ImageOrigin
+	(*UploadOrigin)(nil),          // 26: bpfd.v1.UploadOrigin
+	(*Program)(nil),               // 27: bpfd.v1.Program
+	(*Map)(nil),                   // 28: bpfd.v1.Map
+	nil,                           // 29: bpfd.v1.LoadRequest.UserLabelsEntry
+	nil,                           // 30: bpfd.v1.App.LabelsEntry
+	nil,                           // 31: bpfd.v1.App.UserLabelsEntry
+	(*Attachment)(nil),            // 32: bpfd.v1.Attachment
+	(PullPolicy)(0),               // 33: bpfd.v1.PullPolicy
+	(*Progress)(nil),              // 34: bpfd.v1.Progress
+	(*Link)(nil),                  // 35: bpfd.v1.Link
+	(*Warning)(nil),               // 36: bpfd.v1.Warning
+	(*LabelSelector)(nil),         // 37: bpfd.v1.LabelSelector
+	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
 }
 var file_bpfd_v1_app_proto_depIdxs = []int32{
 	6,  // 0: bpfd.v1.LoadRequest.image:type_name -> bpfd.v1.ImageSource
 	7,  // 1: bpfd.v1.LoadRequest.programs:type_name -> bpfd.v1.ProgramSelector
 	8,  // 2: bpfd.v1.LoadRequest.globals:type_name -> bpfd.v1.GlobalSetting
-	30, // 3: bpfd.v1.LoadRequest.attach:type_name -> bpfd.v1.Attachment
-	27, // 4: bpfd.v1.LoadRequest.user_labels:type_name -> bpfd.v1.LoadRequest.UserLabelsEntry
-	31, // 5: bpfd.v1.ImageSource.pull:type_name -> bpfd.v1.PullPolicy
-	32, // 6: bpfd.v1.LoadResponse.progress:type_name -> bpfd.v1.Progress
+	32, // 3: bpfd.v1.LoadRequest.attach:type_name -> bpfd.v1.Attachment
+	29, // 4: bpfd.v1.LoadRequest.user_labels:type_name -> bpfd.v1.LoadRequest.UserLabelsEntry
+	33, // 5: bpfd.v1.ImageSource.pull:type_name -> bpfd.v1.PullPolicy
+	34, // 6: bpfd.v1.LoadResponse.progress:type_name -> bpfd.v1.Progress
 	10, // 7: bpfd.v1.LoadResponse.result:type_name -> bpfd.v1.LoadResult
-	20, // 8: bpfd.v1.LoadResult.app:type_name -> bpfd.v1.App
-	33, // 9: bpfd.v1.LoadResult.links:type_name -> bpfd.v1.Link
-	34, // 10: bpfd.v1.LoadResult.warnings:type_name -> bpfd.v1.Warning
-	35, // 11: bpfd.v1.ListAppsRequest.user_labels:type_name -> bpfd.v1.LabelSelector
-	20, // 12: bpfd.v1.ListAppsResponse.apps:type_name -> bpfd.v1.App
+	22, // 8: bpfd.v1.LoadResult.app:type_name -> bpfd.v1.App
+	35, // 9: bpfd.v1.LoadResult.links:type_name -> bpfd.v1.Link
+	36, // 10: bpfd.v1.LoadResult.warnings:type_name -> bpfd.v1.Warning
+	37, // 11: bpfd.v1.ListAppsRequest.user_labels:type_name -> bpfd.v1.LabelSelector
+	22, // 12: bpfd.v1.ListAppsResponse.apps:type_name -> bpfd.v1.App
 	15, // 13: bpfd.v1.UnloadRequest.apps:type_name -> bpfd.v1.AppNames
 	16, // 14: bpfd.v1.UnloadRequest.all:type_name -> bpfd.v1.AllApps
-	34, // 15: bpfd.v1.UnloadResponse.warnings:type_name -> bpfd.v1.Warning
-	0,  // 16: bpfd.v1.App.state:type_name -> bpfd.v1.AppState
-	21, // 17: bpfd.v1.App.owner:type_name -> bpfd.v1.Owner
-	22, // 18: bpfd.v1.App.source:type_name -> bpfd.v1.AppSource
-	28, // 19: bpfd.v1.App.labels:type_name -> bpfd.v1.App.LabelsEntry
-	25, // 20: bpfd.v1.App.programs:type_name -> bpfd.v1.Program
-	26, // 21: bpfd.v1.App.maps:type_name -> bpfd.v1.Map
-	8,  // 22: bpfd.v1.App.globals:type_name -> bpfd.v1.GlobalSetting
-	36, // 23: bpfd.v1.App.create_time:type_name -> google.protobuf.Timestamp
-	1,  // 24: bpfd.v1.App.reach:type_name -> bpfd.v1.Reach
-	29, // 25: bpfd.v1.App.user_labels:type_name -> bpfd.v1.App.UserLabelsEntry
-	23, // 26: bpfd.v1.AppSource.image:type_name -> bpfd.v1.ImageOrigin
-	24, // 27: bpfd.v1.AppSource.upload:type_name -> bpfd.v1.UploadOrigin
-	2,  // 28: bpfd.v1.Program.type:type_name -> bpfd.v1.ProgramType
-	3,  // 29: bpfd.v1.AppService.UploadObject:input_type -> bpfd.v1.UploadObjectRequest
-	5,  // 30: bpfd.v1.AppService.Load:input_type -> bpfd.v1.LoadRequest
-	11, // 31: bpfd.v1.AppService.GetApp:input_type -> bpfd.v1.GetAppRequest
-	12, // 32: bpfd.v1.AppService.ListApps:input_type -> bpfd.v1.ListAppsRequest
-	14, // 33: bpfd.v1.AppService.Unload:input_type -> bpfd.v1.UnloadRequest
-	18, // 34: bpfd.v1.AppService.GetLoadLog:input_type -> bpfd.v1.GetLoadLogRequest
-	4,  // 35: bpfd.v1.AppService.UploadObject:output_type -> bpfd.v1.UploadObjectResponse
-	9,  // 36: bpfd.v1.AppService.Load:output_type -> bpfd.v1.LoadResponse
-	20, // 37: bpfd.v1.AppService.GetApp:output_type -> bpfd.v1.App
-	13, // 38: bpfd.v1.AppService.ListApps:output_type -> bpfd.v1.ListAppsResponse
-	17, // 39: bpfd.v1.AppService.Unload:output_type -> bpfd.v1.UnloadResponse
-	19, // 40: bpfd.v1.AppService.GetLoadLog:output_type -> bpfd.v1.GetLoadLogResponse
-	35, // [35:41] is the sub-list for method output_type
-	29, // [29:35] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	36, // 15: bpfd.v1.UnloadResponse.warnings:type_name -> bpfd.v1.Warning
+	22, // 16: bpfd.v1.PersistResponse.app:type_name -> bpfd.v1.App
+	35, // 17: bpfd.v1.PersistResponse.links:type_name -> bpfd.v1.Link
+	0,  // 18: bpfd.v1.App.state:type_name -> bpfd.v1.AppState
+	23, // 19: bpfd.v1.App.owner:type_name -> bpfd.v1.Owner
+	24, // 20: bpfd.v1.App.source:type_name -> bpfd.v1.AppSource
+	30, // 21: bpfd.v1.App.labels:type_name -> bpfd.v1.App.LabelsEntry
+	27, // 22: bpfd.v1.App.programs:type_name -> bpfd.v1.Program
+	28, // 23: bpfd.v1.App.maps:type_name -> bpfd.v1.Map
+	8,  // 24: bpfd.v1.App.globals:type_name -> bpfd.v1.GlobalSetting
+	38, // 25: bpfd.v1.App.create_time:type_name -> google.protobuf.Timestamp
+	1,  // 26: bpfd.v1.App.reach:type_name -> bpfd.v1.Reach
+	31, // 27: bpfd.v1.App.user_labels:type_name -> bpfd.v1.App.UserLabelsEntry
+	25, // 28: bpfd.v1.AppSource.image:type_name -> bpfd.v1.ImageOrigin
+	26, // 29: bpfd.v1.AppSource.upload:type_name -> bpfd.v1.UploadOrigin
+	2,  // 30: bpfd.v1.Program.type:type_name -> bpfd.v1.ProgramType
+	3,  // 31: bpfd.v1.AppService.UploadObject:input_type -> bpfd.v1.UploadObjectRequest
+	5,  // 32: bpfd.v1.AppService.Load:input_type -> bpfd.v1.LoadRequest
+	11, // 33: bpfd.v1.AppService.GetApp:input_type -> bpfd.v1.GetAppRequest
+	12, // 34: bpfd.v1.AppService.ListApps:input_type -> bpfd.v1.ListAppsRequest
+	14, // 35: bpfd.v1.AppService.Unload:input_type -> bpfd.v1.UnloadRequest
+	18, // 36: bpfd.v1.AppService.Persist:input_type -> bpfd.v1.PersistRequest
+	20, // 37: bpfd.v1.AppService.GetLoadLog:input_type -> bpfd.v1.GetLoadLogRequest
+	4,  // 38: bpfd.v1.AppService.UploadObject:output_type -> bpfd.v1.UploadObjectResponse
+	9,  // 39: bpfd.v1.AppService.Load:output_type -> bpfd.v1.LoadResponse
+	22, // 40: bpfd.v1.AppService.GetApp:output_type -> bpfd.v1.App
+	13, // 41: bpfd.v1.AppService.ListApps:output_type -> bpfd.v1.ListAppsResponse
+	17, // 42: bpfd.v1.AppService.Unload:output_type -> bpfd.v1.UnloadResponse
+	19, // 43: bpfd.v1.AppService.Persist:output_type -> bpfd.v1.PersistResponse
+	21, // 44: bpfd.v1.AppService.GetLoadLog:output_type -> bpfd.v1.GetLoadLogResponse
+	38, // [38:45] is the sub-list for method output_type
+	31, // [31:38] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_bpfd_v1_app_proto_init() }
@@ -2338,20 +2513,20 @@ func file_bpfd_v1_app_proto_init() {
 		(*UnloadRequest_Apps)(nil),
 		(*UnloadRequest_All)(nil),
 	}
-	file_bpfd_v1_app_proto_msgTypes[18].OneofWrappers = []any{}
-	file_bpfd_v1_app_proto_msgTypes[19].OneofWrappers = []any{
+	file_bpfd_v1_app_proto_msgTypes[20].OneofWrappers = []any{}
+	file_bpfd_v1_app_proto_msgTypes[21].OneofWrappers = []any{
 		(*AppSource_Image)(nil),
 		(*AppSource_Upload)(nil),
 	}
-	file_bpfd_v1_app_proto_msgTypes[22].OneofWrappers = []any{}
-	file_bpfd_v1_app_proto_msgTypes[23].OneofWrappers = []any{}
+	file_bpfd_v1_app_proto_msgTypes[24].OneofWrappers = []any{}
+	file_bpfd_v1_app_proto_msgTypes[25].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bpfd_v1_app_proto_rawDesc), len(file_bpfd_v1_app_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   27,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

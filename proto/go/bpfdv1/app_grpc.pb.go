@@ -26,6 +26,7 @@ const (
 	AppService_GetApp_FullMethodName       = "/bpfd.v1.AppService/GetApp"
 	AppService_ListApps_FullMethodName     = "/bpfd.v1.AppService/ListApps"
 	AppService_Unload_FullMethodName       = "/bpfd.v1.AppService/Unload"
+	AppService_Persist_FullMethodName      = "/bpfd.v1.AppService/Persist"
 	AppService_GetLoadLog_FullMethodName   = "/bpfd.v1.AppService/GetLoadLog"
 )
 
@@ -48,6 +49,9 @@ type AppServiceClient interface {
 	ListApps(ctx context.Context, in *ListAppsRequest, opts ...grpc.CallOption) (*ListAppsResponse, error)
 	// Detaches the apps' links and forgets them: all or none.
 	Unload(ctx context.Context, in *UnloadRequest, opts ...grpc.CallOption) (*UnloadResponse, error)
+	// Says whether an app is there after a reboot of the host, and with it those
+	// of its links that the caller may change.
+	Persist(ctx context.Context, in *PersistRequest, opts ...grpc.CallOption) (*PersistResponse, error)
 	// The whole verifier log of a load, in pieces of at most 256 KiB. Logs of the
 	// last failed loads are kept, at most 1 MiB each.
 	GetLoadLog(ctx context.Context, in *GetLoadLogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetLoadLogResponse], error)
@@ -123,6 +127,16 @@ func (c *appServiceClient) Unload(ctx context.Context, in *UnloadRequest, opts .
 	return out, nil
 }
 
+func (c *appServiceClient) Persist(ctx context.Context, in *PersistRequest, opts ...grpc.CallOption) (*PersistResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PersistResponse)
+	err := c.cc.Invoke(ctx, AppService_Persist_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *appServiceClient) GetLoadLog(ctx context.Context, in *GetLoadLogRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetLoadLogResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &AppService_ServiceDesc.Streams[2], AppService_GetLoadLog_FullMethodName, cOpts...)
@@ -161,6 +175,9 @@ type AppServiceServer interface {
 	ListApps(context.Context, *ListAppsRequest) (*ListAppsResponse, error)
 	// Detaches the apps' links and forgets them: all or none.
 	Unload(context.Context, *UnloadRequest) (*UnloadResponse, error)
+	// Says whether an app is there after a reboot of the host, and with it those
+	// of its links that the caller may change.
+	Persist(context.Context, *PersistRequest) (*PersistResponse, error)
 	// The whole verifier log of a load, in pieces of at most 256 KiB. Logs of the
 	// last failed loads are kept, at most 1 MiB each.
 	GetLoadLog(*GetLoadLogRequest, grpc.ServerStreamingServer[GetLoadLogResponse]) error
@@ -188,6 +205,9 @@ func (UnimplementedAppServiceServer) ListApps(context.Context, *ListAppsRequest)
 }
 func (UnimplementedAppServiceServer) Unload(context.Context, *UnloadRequest) (*UnloadResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Unload not implemented")
+}
+func (UnimplementedAppServiceServer) Persist(context.Context, *PersistRequest) (*PersistResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Persist not implemented")
 }
 func (UnimplementedAppServiceServer) GetLoadLog(*GetLoadLogRequest, grpc.ServerStreamingServer[GetLoadLogResponse]) error {
 	return status.Error(codes.Unimplemented, "method GetLoadLog not implemented")
@@ -285,6 +305,24 @@ func _AppService_Unload_Handler(srv interface{}, ctx context.Context, dec func(i
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AppService_Persist_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PersistRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AppServiceServer).Persist(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AppService_Persist_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AppServiceServer).Persist(ctx, req.(*PersistRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AppService_GetLoadLog_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(GetLoadLogRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -314,6 +352,10 @@ var AppService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Unload",
 			Handler:    _AppService_Unload_Handler,
+		},
+		{
+			MethodName: "Persist",
+			Handler:    _AppService_Persist_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -37,7 +37,7 @@ const (
 	// Somebody else changed the hook, or another interface has the name that was
 	// asked for; `cause` says how.
 	LinkState_LINK_STATE_DRIFTED LinkState = 3
-	// Runs, but the policy of today would refuse it.
+	// The policy refuses it since a reboot: it does not run.
 	LinkState_LINK_STATE_UNAUTHORISED LinkState = 4
 	// It could not be attached again; `cause` says why.
 	LinkState_LINK_STATE_FAILED LinkState = 5
@@ -149,7 +149,9 @@ type AttachRequest struct {
 	// Name or uid of the app.
 	App string `protobuf:"bytes,3,opt,name=app,proto3" json:"app,omitempty"`
 	// The program, the hook and the options.
-	Attachment    *Attachment `protobuf:"bytes,4,opt,name=attachment,proto3" json:"attachment,omitempty"`
+	Attachment *Attachment `protobuf:"bytes,4,opt,name=attachment,proto3" json:"attachment,omitempty"`
+	// Attach it again after a reboot of the host. Its app must be persistent.
+	Persist       bool `protobuf:"varint,5,opt,name=persist,proto3" json:"persist,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -210,6 +212,13 @@ func (x *AttachRequest) GetAttachment() *Attachment {
 		return x.Attachment
 	}
 	return nil
+}
+
+func (x *AttachRequest) GetPersist() bool {
+	if x != nil {
+		return x.Persist
+	}
+	return false
 }
 
 // The new link.
@@ -941,7 +950,9 @@ type Link struct {
 	// The name by what its interface is called now, if that is not what was
 	// asked for: `app/function@[netns:]interface:xdp`; else empty. It names the
 	// link as `name` does.
-	NameNow       string `protobuf:"bytes,20,opt,name=name_now,json=nameNow,proto3" json:"name_now,omitempty"`
+	NameNow string `protobuf:"bytes,20,opt,name=name_now,json=nameNow,proto3" json:"name_now,omitempty"`
+	// Whether it is attached again after a reboot.
+	Persist       bool `protobuf:"varint,21,opt,name=persist,proto3" json:"persist,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1116,11 +1127,18 @@ func (x *Link) GetNameNow() string {
 	return ""
 }
 
+func (x *Link) GetPersist() bool {
+	if x != nil {
+		return x.Persist
+	}
+	return false
+}
+
 var File_bpfd_v1_link_proto protoreflect.FileDescriptor
 
 const file_bpfd_v1_link_proto_rawDesc = "" +
 	"\n" +
-	"\x12bpfd/v1/link.proto\x12\abpfd.v1\x1a\x12bpfd/v1/hook.proto\x1a\x13bpfd/v1/label.proto\x1a\x16bpfd/v1/progress.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x01\n" +
+	"\x12bpfd/v1/link.proto\x12\abpfd.v1\x1a\x12bpfd/v1/hook.proto\x1a\x13bpfd/v1/label.proto\x1a\x16bpfd/v1/progress.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb4\x01\n" +
 	"\rAttachRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12#\n" +
@@ -1128,7 +1146,8 @@ const file_bpfd_v1_link_proto_rawDesc = "" +
 	"\x03app\x18\x03 \x01(\tR\x03app\x123\n" +
 	"\n" +
 	"attachment\x18\x04 \x01(\v2\x13.bpfd.v1.AttachmentR\n" +
-	"attachment\"u\n" +
+	"attachment\x12\x18\n" +
+	"\apersist\x18\x05 \x01(\bR\apersist\"u\n" +
 	"\x0eAttachResponse\x12!\n" +
 	"\x04link\x18\x01 \x01(\v2\r.bpfd.v1.LinkR\x04link\x12,\n" +
 	"\bwarnings\x18\x02 \x03(\v2\x10.bpfd.v1.WarningR\bwarnings\x12\x12\n" +
@@ -1186,7 +1205,7 @@ const file_bpfd_v1_link_proto_rawDesc = "" +
 	"_page_size\"`\n" +
 	"\x11ListLinksResponse\x12#\n" +
 	"\x05links\x18\x01 \x03(\v2\r.bpfd.v1.LinkR\x05links\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xfe\x05\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x98\x06\n" +
 	"\x04Link\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1e\n" +
@@ -1212,7 +1231,8 @@ const file_bpfd_v1_link_proto_rawDesc = "" +
 	"createTime\x12\x16\n" +
 	"\x06handle\x18\x12 \x01(\rR\x06handle\x122\n" +
 	"\x12effective_priority\x18\x13 \x01(\rH\x03R\x11effectivePriority\x88\x01\x01\x12\x19\n" +
-	"\bname_now\x18\x14 \x01(\tR\anameNowB\v\n" +
+	"\bname_now\x18\x14 \x01(\tR\anameNow\x12\x18\n" +
+	"\apersist\x18\x15 \x01(\bR\apersistB\v\n" +
 	"\t_priorityB\v\n" +
 	"\t_positionB\x14\n" +
 	"\x12_kernel_program_idB\x15\n" +

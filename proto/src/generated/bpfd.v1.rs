@@ -1451,6 +1451,9 @@ pub struct AttachRequest {
     /// The program, the hook and the options.
     #[prost(message, optional, tag = "4")]
     pub attachment: ::core::option::Option<Attachment>,
+    /// Attach it again after a reboot of the host. Its app must be persistent.
+    #[prost(bool, tag = "5")]
+    pub persist: bool,
 }
 impl ::prost::Name for AttachRequest {
     const NAME: &'static str = "AttachRequest";
@@ -1774,6 +1777,9 @@ pub struct Link {
     /// link as `name` does.
     #[prost(string, tag = "20")]
     pub name_now: ::prost::alloc::string::String,
+    /// Whether it is attached again after a reboot.
+    #[prost(bool, tag = "21")]
+    pub persist: bool,
 }
 impl ::prost::Name for Link {
     const NAME: &'static str = "Link";
@@ -1798,7 +1804,7 @@ pub enum LinkState {
     /// Somebody else changed the hook, or another interface has the name that was
     /// asked for; `cause` says how.
     Drifted = 3,
-    /// Runs, but the policy of today would refuse it.
+    /// The policy refuses it since a reboot: it does not run.
     Unauthorised = 4,
     /// It could not be attached again; `cause` says why.
     Failed = 5,
@@ -2351,6 +2357,10 @@ pub struct LoadRequest {
     #[prost(btree_map = "string, string", tag = "10")]
     pub user_labels:
         ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    /// Load and attach it again after a reboot of the host. Otherwise a reboot
+    /// ends it.
+    #[prost(bool, tag = "11")]
+    pub persist: bool,
     /// Exactly one must be set.
     #[prost(oneof = "load_request::Source", tags = "5, 6")]
     pub source: ::core::option::Option<load_request::Source>,
@@ -2666,6 +2676,55 @@ impl ::prost::Name for UnloadResponse {
         "/bpfd.v1.UnloadResponse".into()
     }
 }
+/// Whether an app is there after a reboot.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PersistRequest {
+    /// A UUID of the caller's making; see LoadRequest.request_id.
+    #[prost(string, tag = "1")]
+    pub request_id: ::prost::alloc::string::String,
+    /// Say what would happen; change nothing.
+    #[prost(bool, tag = "2")]
+    pub validate_only: bool,
+    /// Name or uid of the app.
+    #[prost(string, tag = "3")]
+    pub app: ::prost::alloc::string::String,
+    /// Whether.
+    #[prost(bool, tag = "4")]
+    pub persist: bool,
+}
+impl ::prost::Name for PersistRequest {
+    const NAME: &'static str = "PersistRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.PersistRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.PersistRequest".into()
+    }
+}
+/// The app after that.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PersistResponse {
+    /// As it is now.
+    #[prost(message, optional, tag = "1")]
+    pub app: ::core::option::Option<App>,
+    /// Those of its links that the request was about.
+    #[prost(message, repeated, tag = "2")]
+    pub links: ::prost::alloc::vec::Vec<Link>,
+    /// With `validate_only`: the plan, one step a line.
+    #[prost(string, repeated, tag = "3")]
+    pub plan: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for PersistResponse {
+    const NAME: &'static str = "PersistResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.PersistResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.PersistResponse".into()
+    }
+}
 /// Names one log.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetLoadLogRequest {
@@ -2754,6 +2813,9 @@ pub struct App {
     #[prost(btree_map = "string, string", tag = "16")]
     pub user_labels:
         ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost::alloc::string::String>,
+    /// Whether it is loaded again after a reboot.
+    #[prost(bool, tag = "17")]
+    pub persist: bool,
 }
 impl ::prost::Name for App {
     const NAME: &'static str = "App";
@@ -3208,6 +3270,22 @@ pub mod app_service_client {
             req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.AppService", "Unload"));
             self.inner.unary(req, path, codec).await
         }
+        /// Says whether an app is there after a reboot of the host, and with it those
+        /// of its links that the caller may change.
+        pub async fn persist(
+            &mut self,
+            request: impl tonic::IntoRequest<super::PersistRequest>,
+        ) -> std::result::Result<tonic::Response<super::PersistResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.AppService/Persist");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.AppService", "Persist"));
+            self.inner.unary(req, path, codec).await
+        }
         /// The whole verifier log of a load, in pieces of at most 256 KiB. Logs of the
         /// last failed loads are kept, at most 1 MiB each.
         pub async fn get_load_log(
@@ -3267,6 +3345,12 @@ pub mod app_service_server {
             &self,
             request: tonic::Request<super::UnloadRequest>,
         ) -> std::result::Result<tonic::Response<super::UnloadResponse>, tonic::Status>;
+        /// Says whether an app is there after a reboot of the host, and with it those
+        /// of its links that the caller may change.
+        async fn persist(
+            &self,
+            request: tonic::Request<super::PersistRequest>,
+        ) -> std::result::Result<tonic::Response<super::PersistResponse>, tonic::Status>;
         /// Server streaming response type for the GetLoadLog method.
         type GetLoadLogStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::GetLoadLogResponse, tonic::Status>>
             + std::marker::Send
@@ -3484,6 +3568,34 @@ pub mod app_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = UnloadSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.AppService/Persist" => {
+                    #[allow(non_camel_case_types)]
+                    struct PersistSvc<T: AppService>(pub Arc<T>);
+                    impl<T: AppService> tonic::server::UnaryService<super::PersistRequest> for PersistSvc<T> {
+                        type Response = super::PersistResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::PersistRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as AppService>::persist(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = PersistSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)

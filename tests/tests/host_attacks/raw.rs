@@ -60,7 +60,7 @@ pub(crate) fn waits_for(host: &Host, hooks: impl Iterator<Item = pb::XdpHook> + 
             let attachment = pb::Attachment { hook, priority: Some(300), when_present: true, ..Default::default() };
             let (app, attachment) = ("mine".to_owned(), Some(attachment));
             client
-                .attach(pb::AttachRequest { request_id: request_id(), app, attachment, validate_only: false })
+                .attach(pb::AttachRequest { request_id: request_id(), app, attachment, ..Default::default() })
                 .await?;
         }
         Ok(())

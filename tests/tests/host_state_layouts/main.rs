@@ -178,6 +178,9 @@ fn every_recorded_host_is_brought_up_with_its_programs_untouched() {
         host.start();
         assert_eq!(running(&host, &layout), ran, "{name}");
         let apps = host.ask(async |daemon| daemon.apps(pb::ListAppsRequest::default()).await);
+        // Written before there was anything else: nobody asked for less.
+        let links = host.ask(async |daemon| daemon.links(pb::ListLinksRequest::default()).await);
+        assert!(apps.iter().all(|app| app.persist) && links.iter().all(|link| link.persist), "{name}");
         let app = apps.into_iter().find(|app| app.maps.iter().any(|map| map.name == "packets")).unwrap().name;
         host.bpfctl(&format!("attach {app} xdp -i uplink --priority 999")).ok();
         assert_ne!(running(&host, &layout), ran, "{name}");

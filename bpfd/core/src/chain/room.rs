@@ -74,6 +74,7 @@ impl Room {
             Change::Attach(_)
             | Change::Load(_)
             | Change::Update { .. }
+            | Change::Persist { .. }
             | Change::Rebuild { .. }
             | Change::Detach(_)
             | Change::Unload(_) => false,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bpfd_core::names::printable;
-use bpfd_core::request::{AppRef, LoadRequest, UnloadRequest};
+use bpfd_core::request::{AppRef, LoadRequest, PersistRequest, UnloadRequest};
 use bpfd_proto::codec::v1::{self as codec, BadField};
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
@@ -102,6 +102,20 @@ impl pb::app_service_server::AppService for Apps {
             apps: codec::texts(outcome.apps.iter().map(|app| app.name.to_string()).collect()),
             links: codec::texts(outcome.links.iter().map(|link| before.state.link_name(link)).collect()),
             warnings: codec::warnings(warnings),
+            plan: codec::plan(plan),
+        }))
+    }
+
+    async fn persist(&self, request: Request<pb::PersistRequest>) -> Result<Response<pb::PersistResponse>, Status> {
+        let principal = principal(&request)?;
+        let persist = PersistRequest::try_from(request.get_ref()).map_err(bad_field)?;
+        let message = status::persisting(&persist);
+        let changed = self.0.change(principal, persist, apply(request.get_ref().validate_only)).await;
+        let Changed { answer, before: _, now, .. } = changed.map_err(|error| status::engine(&message, &error))?;
+        let Answer { outcome, plan } = answer;
+        Ok(Response::new(pb::PersistResponse {
+            app: outcome.apps.first().map(|app| codec::app(&now, app, &self.0.layout)),
+            links: outcome.links.iter().map(|link| codec::link(&now, link)).collect(),
             plan: codec::plan(plan),
         }))
     }

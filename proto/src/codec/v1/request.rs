@@ -7,9 +7,10 @@ use bpfd_core::labels::{LABELS_MAX, LabelSelector, Labels};
 use bpfd_core::names::printable;
 use bpfd_core::request::{
     ATTACH_MAX, AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, GLOBAL_NAME_MAX, GLOBAL_VALUE_MAX,
-    LIST_MAX, LoadRequest, NAMES_MAX, OwnerScope, PullPolicy, Select, UnloadRequest, UnloadWhich, UpdateRequest,
+    LIST_MAX, LoadRequest, NAMES_MAX, OwnerScope, PersistRequest, PullPolicy, Select, UnloadRequest, UnloadWhich,
+    UpdateRequest,
 };
-use bpfd_core::state::WhenAbsent;
+use bpfd_core::state::{Persist, WhenAbsent};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use uuid::Builder;
@@ -126,6 +127,7 @@ impl TryFrom<&pb::LoadRequest> for LoadRequest {
             globals,
             attach,
             user_labels,
+            persist,
         } = message;
         bounded("programs", programs, LIST_MAX)?;
         bounded("attach", attach, ATTACH_MAX)?;
@@ -150,6 +152,7 @@ impl TryFrom<&pb::LoadRequest> for LoadRequest {
             globals: self::globals(globals)?,
             labels: labels(user_labels)?,
             attach: attach.iter().map(attachment).collect::<Result<_, _>>()?,
+            persist: Persist::of(*persist),
             request: request_key("load", key, message)?,
         })
     }
@@ -159,10 +162,25 @@ impl TryFrom<&pb::AttachRequest> for AttachRequest {
     type Error = BadField;
 
     fn try_from(message: &pb::AttachRequest) -> Result<Self, BadField> {
-        let pb::AttachRequest { request_id: key, validate_only: _, app, attachment: place } = message;
+        let pb::AttachRequest { request_id: key, validate_only: _, app, attachment: place, persist } = message;
         let place = place.as_ref().ok_or_else(|| bad("attachment", "no hook given"))?;
         let (attach, function) = attachment(place)?;
-        Ok(Self { app: parsed("app", app)?, function, attach, request: request_key("attach", key, message)? })
+        let (app, persist) = (parsed("app", app)?, Persist::of(*persist));
+        Ok(Self { app, function, attach, persist, request: request_key("attach", key, message)? })
+    }
+}
+
+impl TryFrom<&pb::PersistRequest> for PersistRequest {
+    type Error = BadField;
+
+    fn try_from(message: &pb::PersistRequest) -> Result<Self, BadField> {
+        let pb::PersistRequest { request_id: key, validate_only: _, app, persist } = message;
+        Ok(Self {
+            app: parsed("app", app)?,
+            persist: Persist::of(*persist),
+            owners: OwnerScope::default(),
+            request: request_key("persist", key, message)?,
+        })
     }
 }
 

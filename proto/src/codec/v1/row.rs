@@ -4,7 +4,7 @@ use bpfd_core::names::Netns;
 use bpfd_core::plan::LinkStatus;
 use bpfd_core::request::GLOBAL_VALUE_MAX;
 use bpfd_core::snapshot::Snapshot;
-use bpfd_core::state::{App, Link, Owner, Reach, Source};
+use bpfd_core::state::{App, Link, Owner, Persist, Reach, Source};
 use bpfd_core::watched::WATCHED_MAX;
 
 use super::hook::{Placed, placed, program_type};
@@ -13,8 +13,13 @@ use crate::v1 as pb;
 
 /// An app with what the kernel has of it.
 pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
-    let Snapshot { state, observed, .. } = snapshot;
+    let Snapshot { state, observed, unauthorised, .. } = snapshot;
     let pinned = observed.apps.get(&app.uid);
+    let (app_state, cause) = match (unauthorised.get(&app.uid), pinned) {
+        (Some(why), _) => (pb::AppState::Unauthorised, why.clone()),
+        (None, Some(_)) => (pb::AppState::Loaded, String::new()),
+        (None, None) => (pb::AppState::Loaded, "its pins are missing: `bpfctl doctor` shows details".to_owned()),
+    };
     let programs = app.programs.iter().map(|program| pb::Program {
         handle: program.handle.0,
         function: program.function.clone(),
@@ -45,12 +50,8 @@ pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
         handle: app.handle.0,
         name: app.name.to_string(),
         generation: app.generation,
-        state: pb::AppState::Loaded.into(),
-        cause: if pinned.is_some() {
-            String::new()
-        } else {
-            "its pins are missing: `bpfctl doctor` shows details".to_owned()
-        },
+        state: app_state.into(),
+        cause,
         owner: Some(owner(&app.owner)),
         source: Some(source(app)),
         labels: app.labels.clone(),
@@ -58,6 +59,7 @@ pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
         programs: programs.collect(),
         maps: maps.collect(),
         globals: globals.collect(),
+        persist: Persist::from(app.lifetime) == Persist::Yes,
         create_time: time(app.created),
         links: texts(state.links_of(app.uid).map(|link| state.link_name(link)).collect()),
         reach: match app.reach {
@@ -93,10 +95,13 @@ fn not_watched(netns: &Netns) -> String {
 
 /// A link with how it stands.
 pub fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
-    let Snapshot { state, observed, statuses, unwatched, .. } = snapshot;
+    let Snapshot { state, observed, statuses, unwatched, unauthorised, .. } = snapshot;
     let netns = link.placement.asked().map(|name| &name.netns);
     let unwatched = netns.filter(|netns| matches!(netns, Netns::Named(name) if unwatched.contains(name)));
     let (link_state, cause) = match (statuses.get(&link.uid), unwatched) {
+        _ if unauthorised.contains_key(&link.app) => {
+            (pb::LinkState::Unauthorised, unauthorised.get(&link.app).cloned().unwrap_or_default())
+        }
         (Some(LinkStatus::Attached), None) => (pb::LinkState::Attached, String::new()),
         (Some(LinkStatus::Waiting), None) => (pb::LinkState::Waiting, "the interface is absent".to_owned()),
         (Some(LinkStatus::Attached), Some(netns)) => (pb::LinkState::Attached, not_watched(netns)),
@@ -132,5 +137,6 @@ pub fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
         origin: pb::LinkOrigin::Request.into(),
         kernel_program_id: pinned.and_then(|pinned| pinned.programs.get(&link.function)).map(|id| id.0),
         create_time: time(link.created),
+        persist: Persist::from(link.lifetime) == Persist::Yes,
     }
 }

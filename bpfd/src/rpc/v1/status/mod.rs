@@ -25,7 +25,7 @@ use ebpf::verifier_words::explain;
 use self::commands::{give_name, show_chain, show_interfaces, way_out};
 use self::image::given_up;
 pub(super) use self::image::image;
-pub(super) use self::words::{attaching, detaching, loading, unloading};
+pub(super) use self::words::{attaching, detaching, loading, persisting, unloading};
 use crate::causes::error_chain;
 use crate::engine::EngineError;
 use crate::execute::ExecuteError;
@@ -311,6 +311,9 @@ fn request(message: &str, error: &RequestError) -> Refusal {
         }
         RequestError::NoChain(_) => {
             refusal(ErrorReason::NotFoundChain).hint("`bpfctl chain list` shows chains with programs of bpfd's")
+        }
+        RequestError::NotPersistent(app) => {
+            refusal(ErrorReason::InvalidRequest).hint(format!("`bpfctl persist {app}` keeps the app over reboots"))
         }
         RequestError::NothingToUpdate => refusal(ErrorReason::InvalidRequest),
     }

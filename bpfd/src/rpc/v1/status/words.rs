@@ -1,7 +1,10 @@
 //! What was tried, for the first line of an error: `cannot attach ...`.
 
 use bpfd_core::names::printable;
-use bpfd_core::request::{AttachRequest, Bytes, DetachRequest, DetachWhich, LoadRequest, UnloadRequest, UnloadWhich};
+use bpfd_core::request::{
+    AttachRequest, Bytes, DetachRequest, DetachWhich, LoadRequest, PersistRequest, UnloadRequest, UnloadWhich,
+};
+use bpfd_core::state::Persist;
 
 pub(in crate::rpc::v1) fn loading(request: &LoadRequest) -> String {
     let named = request.name.as_ref().map(ToString::to_string);
@@ -15,6 +18,13 @@ pub(in crate::rpc::v1) fn loading(request: &LoadRequest) -> String {
 
 pub(in crate::rpc::v1) fn attaching(request: &AttachRequest) -> String {
     format!("cannot attach `{}` to {}", request.app, request.attach.hook)
+}
+
+pub(in crate::rpc::v1) fn persisting(request: &PersistRequest) -> String {
+    match request.persist {
+        Persist::Yes => format!("cannot keep `{}` over a reboot", request.app),
+        Persist::No => format!("cannot have a reboot end `{}`", request.app),
+    }
 }
 
 pub(in crate::rpc::v1) fn detaching(request: &DetachRequest) -> String {
