@@ -6,6 +6,7 @@
 mod acts;
 mod before;
 mod chains;
+mod error;
 mod handle;
 mod news;
 mod progress;
@@ -21,12 +22,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bpfd_core::adopt::Recovery;
 use bpfd_core::changes::{Fresh, RequestError};
 use bpfd_core::hook::ChainId;
-use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestId, RequestKey, Uids};
+use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestKey, Uids};
 use bpfd_core::journal::Operation;
-use bpfd_core::kernel::{Kernel, Need, ObserveError, Scope, StepError, Targets};
+use bpfd_core::kernel::{Kernel, Need, Scope, StepError, Targets};
 use bpfd_core::plan::{PlanError, Planned, plan, targets};
 use bpfd_core::policy::{Denied, Principal, confirm};
-use bpfd_core::quota::OverQuota;
 use bpfd_core::state::{Change, State};
 use bpfd_policy::Policy;
 use tokio::sync::watch;
@@ -35,12 +35,12 @@ use crate::audit::AuditSink;
 use crate::execute::{ExecuteError, Executor, RACES, execute};
 use crate::repair::{Judge, RepairError, Repaired, repair};
 use crate::reserved::cpus;
-use crate::store::{Outcome, Store, StoreError};
-use crate::turns::Full;
+use crate::store::{Outcome, Store};
 
 pub use acts::Acts;
 pub use bpfd_core::snapshot::Snapshot;
 use chains::Chains;
+pub use error::EngineError;
 pub use handle::{EngineHandle, StartError, WhenSettled};
 use news::chains;
 pub use news::{Changed, News, Settled};
@@ -68,50 +68,6 @@ pub struct Answer {
     pub outcome: Outcome,
     /// The plan, a line a step, if it was only asked for.
     pub plan: Option<String>,
-}
-
-/// Why a change did not happen.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// The request means nothing here.
-    #[error(transparent)]
-    Request(#[from] RequestError),
-    /// What it turned out to mean is not allowed.
-    #[error(transparent)]
-    Denied(#[from] Denied),
-    /// It is more than its user may have.
-    #[error(transparent)]
-    Quota(#[from] OverQuota),
-    /// It cannot be planned.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// It was tried, failed, and was undone.
-    #[error(transparent)]
-    Execute(#[from] ExecuteError),
-    /// It was tried, the verifier rejected a program, and it was undone.
-    #[error(transparent)]
-    Rejected(Box<crate::load_log::Rejected>),
-    /// The kernel could not be read.
-    #[error(transparent)]
-    Observe(#[from] ObserveError),
-    /// The database could not be read.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The key belongs to another request of this caller.
-    #[error("request id {0} was used for another request")]
-    Reused(RequestId),
-    /// It was carried out, but for these links: they are no rows any more, and still run.
-    #[error("what was removed still runs: {}", .0.join("; "))]
-    StillRuns(Vec<String>),
-    /// What an earlier change left is in the way.
-    #[error("an earlier operation was interrupted, and recovery failed")]
-    Repair(#[from] RepairError),
-    /// This user has too many requests.
-    #[error(transparent)]
-    Busy(#[from] Full),
-    /// The engine's thread is gone.
-    #[error("the engine has stopped")]
-    Stopped,
 }
 
 /// See the module.

@@ -179,7 +179,9 @@ fn clean<K: Kernel>(executor: &mut Executor<'_, K>, operation: &Operation, steps
         };
         if let Err(error) = taken {
             tracing::warn!(%error, %step, "a clean-up step failed; the next repair repeats it");
-            if let Step::DetachLink(link) = step {
+            if let Step::DetachLink(link) = step
+                && error != StepError::Died
+            {
                 left.push(format!("link {link} still runs: {error}"));
             }
         }

@@ -11,55 +11,53 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 use rustix::io::Errno;
 
-/// Bytes. The log of the database needs some 20 KiB for a removal, and is reused from 4 MiB on; a record of the audit log some hundred bytes.
+/// Bytes. A removal needs some 20 KiB in the log of the database, until that is reused, and some hundred bytes in the audit log.
 pub const SIZE: u64 = 4 << 20;
+/// Bytes that are given at a time: others who fill the file system take what is not used at once.
+const PIECE: u64 = SIZE / 16;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Reserve {
-    path: PathBuf,
-    /// Whether all of it is there.
-    whole: bool,
-}
+pub struct Reserve(PathBuf);
 
 impl Reserve {
     /// The reserve in a directory, taken if there is room.
     pub fn open(directory: &Path) -> Self {
-        let path = path(directory);
-        let whole = is_whole(&path);
-        let mut reserve = Self { path, whole };
+        let reserve = Self(path(directory));
         if let Err(error) = reserve.take() {
-            tracing::warn!(path = %reserve.path.display(), %error, "cannot keep room for what removes: nothing is added until there is some");
+            tracing::warn!(path = %reserve.0.display(), %error, "cannot keep room for what removes: nothing is added until there is some");
         }
         reserve
     }
 
-    /// Has all of it again, or says why not.
+    /// Has all of it, or says why not.
     ///
     /// # Errors
     /// The file system has no room for it.
-    pub fn take(&mut self) -> io::Result<()> {
-        if self.whole {
+    pub fn take(&self) -> io::Result<()> {
+        let before = length(&self.0);
+        if before >= SIZE {
             return Ok(());
         }
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.0)?;
         if let Err(error) = allocate(&file) {
-            // What it got of it is for others.
-            file.set_len(0)?;
+            // What it got more is for others.
+            file.set_len(before)?;
             return Err(error);
         }
-        self.whole = true;
         Ok(())
     }
 
-    /// Gives it back to the file system, to be used at once; `false` if there was nothing to give.
-    pub fn give(&mut self) -> bool {
-        if !std::mem::take(&mut self.whole) {
+    /// Gives a piece of it back to the file system, to be used at once; `false` if there is nothing more to give.
+    pub fn give(&self) -> bool {
+        let before = length(&self.0);
+        if before == 0 {
             return false;
         }
-        let given = OpenOptions::new().write(true).open(&self.path).and_then(|file| file.set_len(0));
+        let shorter = before.saturating_sub(PIECE);
+        let given = OpenOptions::new().write(true).open(&self.0).and_then(|file| file.set_len(shorter));
         if let Err(error) = &given {
-            tracing::error!(path = %self.path.display(), %error, "cannot use the room that was kept");
+            tracing::error!(path = %self.0.display(), %error, "cannot use the room that was kept");
         }
         given.is_ok()
     }
@@ -69,14 +67,15 @@ fn path(directory: &Path) -> PathBuf {
     directory.join("reserve")
 }
 
-fn is_whole(path: &Path) -> bool {
-    path.metadata().is_ok_and(|facts| facts.len() >= SIZE)
+fn length(path: &Path) -> u64 {
+    path.metadata().map_or(0, |facts| facts.len())
 }
 
-/// Whether the file system of a directory has no room: its reserve is given away, and cannot be taken again.
+/// Whether the file system of a directory has no room: some of its reserve is given away, and cannot be taken again.
 pub fn is_used_up(directory: &Path) -> bool {
+    let given = SIZE.saturating_sub(length(&path(directory)));
     let free = statvfs(directory).map(|facts| facts.f_bavail.saturating_mul(facts.f_frsize));
-    !is_whole(&path(directory)) && free.is_ok_and(|free| free < SIZE)
+    given > 0 && free.is_ok_and(|free| free < given)
 }
 
 /// Whether an error means that a file system is full.
@@ -102,17 +101,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_taken_given_and_taken_again() {
+    fn it_is_taken_given_by_pieces_and_taken_again() {
         let dir = tempfile::tempdir().unwrap();
-        let mut reserve = Reserve::open(dir.path());
-        let size = || path(dir.path()).metadata().unwrap().len();
+        let reserve = Reserve::open(dir.path());
+        let size = || length(&path(dir.path()));
         assert_eq!(size(), SIZE);
-        assert!(reserve.give() && !reserve.give(), "once");
-        assert_eq!(size(), 0);
+        assert!(reserve.give());
+        assert_eq!(size(), SIZE - PIECE);
         assert!(!is_used_up(dir.path()), "there is room for it");
+        assert_eq!((0..).take_while(|_| reserve.give()).count(), 15);
+        assert_eq!(size(), 0);
         reserve.take().unwrap();
         assert_eq!(size(), SIZE);
-        // A daemon that finds it has it.
-        assert!(Reserve::open(dir.path()).give());
     }
 }

@@ -27,6 +27,9 @@ use crate::reserve::Reserve;
 /// How long one connection waits for another, such as `sqlite3` in somebody's hands.
 const BUSY: Duration = Duration::from_secs(5);
 
+/// Pages of its log after which SQLite writes it to the database, once the disk was full.
+const PAGES_WHEN_FULL: u32 = 16;
+
 /// The database did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -100,10 +103,12 @@ pub struct Store {
 impl Store {
     /// Opens or makes `state.db`. On a full disk it takes the room that is kept.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let mut reserve = Reserve::open(path.parent().unwrap_or(Path::new(".")));
-        let opened = match Self::connect(path) {
-            Err(error) if error.is_full() && reserve.give() => Self::connect(path),
-            opened => opened,
+        let reserve = Reserve::open(path.parent().unwrap_or(Path::new(".")));
+        let opened = loop {
+            match Self::connect(path) {
+                Err(error) if error.is_full() && reserve.give() => {}
+                opened => break opened,
+            }
         };
         let (db, handle, stamp) = opened.map_err(StoreError::or_damaged)?;
         Ok(Self { db, undone: None, handle, stamp, reserve })
@@ -126,9 +131,14 @@ impl Store {
 
     /// Writes, if need be into the room that is kept.
     fn with_reserve<T>(&mut self, write: impl Fn(&mut Self) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        match write(self) {
-            Err(error) if error.is_full() && self.reserve.give() => write(self),
-            other => other,
+        loop {
+            match write(self) {
+                Err(error) if error.is_full() && self.reserve.give() => {
+                    // From then on the log is written over, and grows no longer.
+                    self.db.pragma_update(None, "wal_autocheckpoint", PAGES_WHEN_FULL)?;
+                }
+                other => return other,
+            }
         }
     }
 

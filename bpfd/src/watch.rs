@@ -167,9 +167,12 @@ fn heard(watch: &mut LinkWatch, netns: &Netns, news: &mut News) -> io::Result<bo
         match event {
             LinkEvent::Changed(row) => {
                 let runs = row.xdp.program().map(|(_, program)| KernelId(program.0));
-                news.heard(netns, Changed { index: row.index, name: row.name, runs: Some(runs) });
+                news.heard(netns, Changed { index: row.index, name: row.name, runs: Some(runs), to: None });
             }
-            LinkEvent::Removed { index, name } => news.heard(netns, Changed { index, name, runs: None }),
+            LinkEvent::Removed { index, name, to } => {
+                let to = to.map(|to| (to.namespace, to.index));
+                news.heard(netns, Changed { index, name, runs: None, to });
+            }
             LinkEvent::Filters { index } => news.heard_filters(netns, index),
             LinkEvent::NamespaceEnded => ended = true,
             LinkEvent::Lost => (news.everything, ended) = (true, true),

@@ -42,13 +42,22 @@ fn on_a_full_disk_nothing_is_added_and_removals_go_on() {
     assert!(refused.contains("No space left on device"), "{refused}");
     host.bpfctl("detach a/count@uplink:xdp").ok();
     // The room that was kept is used now: nothing is added until there is as much again.
-    assert_snapshot!(host.refuses(1, "attach a xdp -i uplink"), @"");
+    assert_snapshot!(host.refuses(1, "attach a xdp -i uplink"), @"
+    error: cannot attach `a` to `uplink`
+    cause: the file system of the state database is full: nothing is added, and removals use the room that was kept for them: No space left on device (os error 28)
+    hint: nothing was changed; is the disk of /var/lib/bpfd full? `df /var/lib/bpfd`
+    ");
     assert_eq!(host.bpfctl("doctor").code, 12);
-    assert_snapshot!(host.bpfctl("doctor").stdout.lines().filter(|line| line.contains("disk")).collect::<Vec<_>>().join("\n"), @"");
+    let doctor = host.bpfctl("doctor").stdout;
+    assert!(
+        doctor.contains("the file system of `/run/case/var/lib/bpfd`, with the state database, is full"),
+        "{doctor}"
+    );
     host.bpfctl("unload b").ok();
 
-    // What was kept is gone too: removals are counted.
+    // Others take what was given back: there is more. In the audit log there is not: removals are counted.
     fill(&host, lib);
+    host.shell(&format!(": >{log}/reserve"));
     fill(&host, log);
     host.bpfctl("detach c/count@uplink:xdp").ok();
     assert!(!records(&host).contains(&"lost".to_owned()));
@@ -77,7 +86,18 @@ fn a_damaged_database_stops_the_start_and_takes_nothing_off() {
     let lib = "/run/case/var/lib/bpfd";
     let before = host.pinned();
     host.stop();
-    let whole = std::fs::read(host.path(&format!("{lib}/state.db"))).unwrap();
+    // What is in its log only is not damaged with it.
+    let elsewhere = tempfile::tempdir().unwrap();
+    for file in ["state.db", "state.db-wal"] {
+        // SQLite removes its log when it closes a database in peace.
+        let log = std::fs::read(host.path(&format!("{lib}/{file}"))).unwrap_or_default();
+        std::fs::write(elsewhere.path().join(file), log).unwrap();
+    }
+    let database = rusqlite::Connection::open(elsewhere.path().join("state.db")).unwrap();
+    database.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    drop(database);
+    let whole = std::fs::read(elsewhere.path().join("state.db")).unwrap();
+    host.shell(&format!("rm -f {lib}/state.db-wal {lib}/state.db-shm"));
     for (what, at) in [("its first page", 0), ("another page", 4096)] {
         let mut damaged = whole.clone();
         damaged[at..at + 512].fill(0xa5);
@@ -100,7 +120,7 @@ fn a_damaged_database_stops_the_start_and_takes_nothing_off() {
 fn a_daemon_that_does_not_hear_of_interfaces_says_so() {
     let mut host = Host::without_daemon();
     host.start_with(&[("FAILPOINTS", "watch-fails=return")]);
-    let shown = host.await_output("version", "DEGRADED");
+    let shown = host.await_output("version", "degraded");
     assert!(shown.stdout.contains("interfaces are not watched any more: a test asked for it"), "{shown}");
     let doctor = host.bpfctl("doctor");
     assert_eq!(doctor.code, 12, "{doctor}");

@@ -179,3 +179,30 @@ fn a_tcx_program_follows_its_interface_and_is_detached_wherever_it_is() {
     host.check();
     host.shell("umount /run/hold");
 }
+
+#[test]
+fn filters_are_attached_again_where_their_interface_went() {
+    let host = Host::without_daemon();
+    let etc = host.path("/run/case/etc/bpfd");
+    std::fs::create_dir_all(&etc).unwrap();
+    std::fs::write(etc.join("bpfd.toml"), "[chain]\ntc = \"clsact\"\n").unwrap();
+    let mut host = host;
+    host.start();
+    let object = example("tc-counter");
+    host.shell("ip link add one type veth peer name two; ip netns add blue; ip netns add green");
+    host.bpfctl(&format!("load --path {object} --name a --program count tc -i one -d egress")).ok();
+    let filters = |host: &Host, ip: &str| host.shell(&format!("{ip} filter show dev one egress 2>/dev/null || true"));
+    for (from, to) in [("ip", "blue"), ("ip -n blue", "green")] {
+        host.shell(&format!("{from} link set one netns {to}"));
+        host.await_output("list links", &format!("now {to}:one:tc-egress)  50    1    ATTACHED")).ok();
+        host.check_settled();
+        assert!(filters(&host, &format!("tc -n {to}")).contains("count"), "{}", host.log());
+        assert!(host.log().contains("its tc filters went with its qdisc"), "{}", host.log());
+    }
+    // Another one of the index that it had is another one.
+    host.shell("ip -n green link del one");
+    host.await_output("list links", "WAITING").ok();
+    host.shell("ip link add one type veth peer name two");
+    host.await_output("list links", "one:tc-egress  50    1    ATTACHED").ok();
+    host.check();
+}

@@ -1052,6 +1052,10 @@ pub trait Kernel {
     /// Makes it, on any thread. Takes as long as the verifier does.
     type Maker: FnOnce() -> Result<Self::Made, StepError> + Send;
 
+    /// An interface was moved to the network namespace that has this number in the one that it left, where it has this index: what it
+    /// runs does not always tell. Heard before the look because of it.
+    fn heard_of_move(&mut self, _interface: InterfaceId, _namespace: u32, _index: u32) {}
+
     /// What bpfd has pinned, and the chains of the scope.
     fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError>;
 

@@ -1,10 +1,14 @@
 //! Names that people choose, parsed once at the door: apps, interfaces, network namespaces, priorities. A value of these types
 //! cannot be wrong. This file must never look anything up.
 
+mod nameless;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+pub use self::nameless::Nameless;
 use uuid::Uuid;
 
 /// Longest app name, so that a name fits a file name and a label everywhere.
@@ -192,33 +196,6 @@ pub enum Netns {
     Named(NetnsName),
     /// One that no name leads to, where an interface of a link was found: only observed, never asked for.
     Nameless(Nameless),
-}
-
-/// A network namespace without a name: the number that it has in the daemon's own (`lsns -t net` shows it as NETNSID), if that is known.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct Nameless(pub Option<u32>);
-
-/// Before the number of a nameless namespace: the name of one is a single path component.
-const NUMBERED: &str = "netnsid/";
-/// A number that is not known.
-const UNKNOWN: &str = "?";
-
-impl Nameless {
-    fn read(text: &str) -> Option<Self> {
-        match text.strip_prefix(NUMBERED)? {
-            UNKNOWN => Some(Self(None)),
-            number => number.parse().ok().map(|number| Self(Some(number))),
-        }
-    }
-}
-
-impl fmt::Display for Nameless {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(number) => write!(f, "{NUMBERED}{number}"),
-            None => write!(f, "{NUMBERED}{UNKNOWN}"),
-        }
-    }
 }
 
 text_name! {

@@ -71,8 +71,10 @@ impl AuditFile {
         self.append_lost();
         match append(self, record) {
             Err(error) if full == WhenFull::Count && is_full(&error) => {
-                if self.reserve.give() && append(self, record).is_ok() {
-                    return Ok(());
+                while self.reserve.give() {
+                    if append(self, record).is_ok() {
+                        return Ok(());
+                    }
                 }
                 self.lost += 1;
                 tracing::error!(

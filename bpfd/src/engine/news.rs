@@ -29,6 +29,8 @@ pub struct Changed {
     pub name: String,
     /// What it runs now: `None` if it is gone.
     pub runs: Option<Option<KernelId>>,
+    /// Where it is now, if it was moved: the number of that network namespace in this one, and its index there.
+    pub to: Option<(u32, u32)>,
 }
 
 /// What was heard since the last look.
@@ -83,6 +85,19 @@ impl News {
         for (netns, indexes) in other.filters {
             indexes.into_iter().for_each(|index| self.heard_filters(&netns, index));
         }
+    }
+
+    /// Interfaces that were moved: what they were, and where they went.
+    pub fn moves(&self, seen: &Observed) -> Vec<(InterfaceId, u32, u32)> {
+        let of = |(netns, heard): (&Netns, &Vec<Changed>)| {
+            let cookie = seen.namespaces.get(netns).copied().flatten();
+            let moved = heard.iter().filter_map(move |Changed { index, to, .. }| {
+                let (namespace, now) = (*to)?;
+                Some((InterfaceId { netns_cookie: cookie?, index: *index }, namespace, now))
+            });
+            moved.collect::<Vec<_>>()
+        };
+        self.interfaces.iter().flat_map(of).collect()
     }
 
     /// What must be looked at; `None` if nothing of it is about a chain, or all of it is known already: it was seen, on an interface
@@ -210,7 +225,7 @@ mod tests {
     fn scope_of(settled: &Settled, index: u32, name: &str, runs: Option<Option<u32>>) -> Option<Scope> {
         let mut news = News::default();
         let runs = runs.map(|program| program.map(KernelId));
-        news.heard(&Netns::Host, Changed { index, name: name.to_owned(), runs });
+        news.heard(&Netns::Host, Changed { index, name: name.to_owned(), runs, to: None });
         news.scope(&state(), &seen(), settled)
     }
 
@@ -254,7 +269,7 @@ mod tests {
         assert_eq!(News::everything().scope(&state(), &seen(), &Settled::new()), everything);
         let mut many = News::default();
         for index in 100..100 + u32::try_from(KEPT).unwrap() + 1 {
-            many.heard(&Netns::Host, Changed { index, name: "x".into(), runs: None });
+            many.heard(&Netns::Host, Changed { index, name: "x".into(), runs: None, to: None });
         }
         assert_eq!(many.scope(&state(), &seen(), &Settled::new()), everything);
     }

@@ -26,6 +26,9 @@ impl<K: Kernel> Engine<K> {
             None if self.missed => Some(Scope::Everything(self.targets())),
             None => news.scope(&self.state, &self.published.borrow().observed, &self.settled),
         };
+        for (interface, namespace, index) in news.moves(&self.published.borrow().observed) {
+            self.kernel.heard_of_move(interface, namespace, index);
+        }
         let Some(scope) = scope else { return Ok(Progress::Done(Repaired::default())) };
         self.missed = true;
         let settled = self.settle_all(scope.clone(), settling);

@@ -55,6 +55,11 @@ impl Trail {
         trail
     }
 
+    /// Whether it had filters, which it has no longer.
+    pub(super) fn has_filters(&self) -> bool {
+        self.has_filters
+    }
+
     fn leads_to(&self, row: &LinkRow) -> bool {
         row.xdp.program().is_some_and(|(_, program)| self.xdp.contains(&program))
     }
@@ -166,6 +171,21 @@ impl<'a> Observer<'a> {
         Ok(Found::Sought(if unseen { Sought::Unseen } else { Sought::Gone }))
     }
 
+    /// Where an interface is of which it was heard that it was moved, if that is a namespace with a name: `to` is the number of that
+    /// namespace in the one that it left, and its index there.
+    pub(super) fn heard(&mut self, left: InterfaceId, (number, index): (u32, u32)) -> io::Result<Option<Interface>> {
+        let Some(from) = self.by_cookie(left.netns_cookie).map(|(netns, _)| netns.clone()) else { return Ok(None) };
+        let names: Vec<Netns> =
+            self.seen.iter().filter(|(_, seen)| seen.is_some()).map(|(netns, _)| netns.clone()).collect();
+        for netns in names {
+            let is_it = self.namespaces.number_in(&from, &netns)? == Some(number);
+            if let (true, Some(Some(namespace))) = (is_it, self.seen.get(&netns)) {
+                return xdp::indexed(namespace, index);
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether some namespace that can be looked into by its number has an interface of this index.
     fn may_be_at(&self, index: u32) -> io::Result<bool> {
         let Some(own) = self.seen.get(&Netns::Host).and_then(Option::as_ref) else { return Ok(false) };
@@ -231,15 +251,6 @@ impl<'a> Observer<'a> {
     pub(super) fn name(&self, Interface { id, row }: &Interface, point: Point) -> Option<ChainName> {
         let (netns, _) = self.by_cookie(id.netns_cookie)?;
         Some(ChainName { netns: netns.clone(), interface: row.name.parse().ok()?, point })
-    }
-
-    /// Has the namespace of a chain looked into when its name is gone: it gets a number.
-    pub(super) fn number(&mut self, netns: &Netns) {
-        if let Netns::Named(name) = netns
-            && let Err(error) = self.namespaces.number(name)
-        {
-            tracing::warn!(%netns, %error, "cannot give this network namespace a number: if it loses its name, nobody can look into it");
-        }
     }
 
     /// What a tc hook runs, if its interface is there.

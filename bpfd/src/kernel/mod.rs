@@ -6,7 +6,7 @@
 //! maker     what a plan needs and the verifier must see (any thread)        pins    the tree and its names
 //! app       app directories: pin, unpin, see, open again                    record  rows beside their pins, the database's stamp
 //! chain     shared hooks: a back end a file                                 hook    own hooks: a kind a file
-//! observe   what is pinned and what runs                                    interfaces  by name and by index
+//! observe   what is pinned and what runs                                    interfaces  by name, by index, by what they run (seek)
 //! probe     may a program replace a function?                               reader  looks beside the thread that changes
 //! holders   who holds a foreign program            codes   the code of apps that were used last
 //! ```
@@ -29,6 +29,7 @@ mod probe;
 mod reader;
 mod record;
 mod release;
+mod seek;
 mod types;
 
 pub use maker::Made;
@@ -39,21 +40,21 @@ pub use reader::{Reader, held_by};
 pub(crate) use object::{Fitted, ObjectError, finish, fit, guarded};
 pub(crate) use release::{OPTIONS_LIMIT, Release};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bpfd_core::config::Chain;
-use bpfd_core::hook::{ChainId, NamedChain, Point, XdpMode};
+use bpfd_core::hook::{ChainId, InterfaceId, NamedChain, Point, XdpMode};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId};
 use bpfd_core::kernel::{
     ChainContent, ChainMode, Kernel, LiveGeneration, Need, ObserveError, Observed, OurSlot, Recipe, Scope, Slot, Spot,
     Step, StepError,
 };
 use bpfd_core::mode::{self, ModeError, Modes};
-use bpfd_core::names::Netns;
+use bpfd_core::names::{Netns, NetnsName};
 use bpfd_core::stamp::Stamp;
 use bpfd_core::state::{ObjectDigest, ProgramFacts};
 use bpfd_sys::bpf::{LinkId, Map, ProgId, prog_info};
@@ -101,6 +102,9 @@ impl Default for Paths {
     }
 }
 
+/// Moves of interfaces that are remembered.
+const HEARD: usize = 1024;
+
 /// Gives an object's bytes, hashed again.
 pub type Objects = Arc<dyn Fn(&ObjectDigest) -> io::Result<Vec<u8>> + Send + Sync>;
 
@@ -126,6 +130,8 @@ pub struct HostKernel {
     dispatchers: BTreeMap<GenerationUid, HeldDispatcher>,
     /// What the operation under way took off, and from where: its interface may be another one than it was made for.
     left: BTreeMap<GenerationUid, ChainId>,
+    /// Where interfaces went that were moved, as far as it was heard: the number of the namespace in the one that each left, and its index.
+    heard: BTreeMap<InterfaceId, (u32, u32)>,
     /// The state map, once a stamp was written.
     state: Option<Map>,
 }
@@ -194,6 +200,7 @@ impl HostKernel {
             known: None,
             dispatchers: BTreeMap::new(),
             left: BTreeMap::new(),
+            heard: BTreeMap::new(),
             state: None,
         })
     }
@@ -461,6 +468,22 @@ impl HostKernel {
         Ok(Some((fd, id, record.map(|record| record.chain))))
     }
 
+    /// Gives namespaces that run something of ours numbers, as earlier versions did not: when their names are gone, they can be looked into.
+    fn number_namespaces(&mut self, observed: &Observed) {
+        let runs = observed.chains.values().filter(|chain| !chain.live.generations().is_empty());
+        let names: BTreeSet<&NetnsName> = runs
+            .filter_map(|chain| match &chain.name.netns {
+                Netns::Named(name) => Some(name),
+                Netns::Host | Netns::Nameless(_) => None,
+            })
+            .collect();
+        for name in names {
+            if let Err(error) = self.namespaces.number(name) {
+                tracing::warn!(netns = %name, %error, "cannot give this network namespace a number: nobody could look into it without its name");
+            }
+        }
+    }
+
     /// The namespace of a chain; absent, its interface is too. Its name may lead elsewhere since somebody looked.
     fn namespace(&mut self, chain: &NamedChain) -> Result<Namespace, StepError> {
         let NamedChain { id, name } = chain;
@@ -478,13 +501,25 @@ impl Kernel for HostKernel {
     type Made = Made;
     type Maker = Box<dyn FnOnce() -> Result<Made, StepError> + Send>;
 
+    fn heard_of_move(&mut self, interface: InterfaceId, namespace: u32, index: u32) {
+        // Few are ever of use, and each is until the next one of its interface.
+        self.heard.insert(interface, (namespace, index));
+        while self.heard.len() > HEARD {
+            self.heard.pop_first();
+        }
+    }
+
     fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
         // No operation is under way: nothing has to be put back any more.
         self.dispatchers.clear();
         self.left.clear();
         self.provided.clear();
-        let Self { pins, known, namespaces, ids, modes, .. } = self;
-        observe::observe(pins, known, namespaces, ids, modes, scope)
+        let Self { pins, known, namespaces, ids, modes, heard, .. } = self;
+        let observed = observe::observe(pins, known, namespaces, ids, modes, heard, scope)?;
+        if let Scope::Everything(_) = scope {
+            self.number_namespaces(&observed);
+        }
+        Ok(observed)
     }
 
     fn stage(&mut self, app: AppUid, staged: StagedApp) {

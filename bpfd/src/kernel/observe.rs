@@ -1,6 +1,8 @@
 //! What the kernel has: pins, generations, links, what names of interfaces lead to, and what the interfaces of the scope run, and
 //! those that run a generation of ours. It changes nothing, and says so when something could not be seen, because nothing may be
 //! removed on the strength of that.
+//!
+//! Long because an observation is one list of looks, in an order that counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -14,7 +16,6 @@ use bpfd_core::kernel::{
     PinnedApp, PinnedCopy, PinnedGeneration, Runs, Scope, SequenceEntry, Step, Targets,
 };
 use bpfd_core::mode::Modes;
-use bpfd_core::names::{Nameless, Netns};
 use bpfd_core::shared::Shared;
 use bpfd_sys::bpf::{ProgId, prog_info};
 use bpfd_sys::netlink::XdpAttachment;
@@ -24,10 +25,11 @@ use super::chain::libxdp::copy;
 use super::chain::libxdp::dispatcher;
 use super::chain::sequence::Entry;
 use super::chain::xdp::{self, Attached, Interface};
-use super::interfaces::{Found, Observer, Sought, Trail};
+use super::interfaces::{Observer, Sought};
 use super::object::error_chain;
 use super::pins::Pins;
 use super::record::Records;
+use super::seek::{Heard, held, nameless, seek};
 use super::{app, hook, record};
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::Namespaces;
@@ -44,7 +46,7 @@ pub(crate) struct Known {
     /// Whether the interface that a generation was made for runs it.
     runs: BTreeMap<GenerationUid, Runs>,
     /// Interfaces that were moved to a namespace with a name since everything was read.
-    moved: BTreeMap<InterfaceId, InterfaceId>,
+    pub(super) moved: BTreeMap<InterfaceId, InterfaceId>,
     pub(crate) links: BTreeSet<LinkUid>,
     half_links: BTreeSet<LinkUid>,
     pub(crate) copies: Shared<SlotUid, PinnedCopy>,
@@ -133,6 +135,7 @@ pub(crate) fn observe(
     namespaces: &mut Namespaces,
     ids: &mut IdLookup,
     modes: &Modes,
+    heard: &mut Heard,
     scope: &Scope,
 ) -> Result<Observed, ObserveError> {
     let whole = match scope {
@@ -161,7 +164,7 @@ pub(crate) fn observe(
     }
     let mut moved: BTreeMap<InterfaceId, InterfaceId> = BTreeMap::new();
     for chain in wanted {
-        let interface = seek(chain.interface, pins, known, &mut observer, (&mut found, &mut moved))?;
+        let interface = seek(chain.interface, pins, known, &mut observer, heard, (&mut found, &mut moved))?;
         looked_at.insert(ChainId { interface, ..*chain });
     }
     // Elsewhere nothing changed that this process did not do, or hear of.
@@ -174,7 +177,7 @@ pub(crate) fn observe(
     };
     let chains_of_generations: BTreeSet<ChainId> = known.generations.iter().filter_map(made_for).collect();
     for chain in chains_of_generations {
-        let interface = seek(chain.interface, pins, known, &mut observer, (&mut found, &mut moved))?;
+        let interface = seek(chain.interface, pins, known, &mut observer, heard, (&mut found, &mut moved))?;
         chains_found.insert(ChainId { interface, ..chain });
     }
     let mut sequences: BTreeMap<ChainId, Vec<Entry>> = BTreeMap::new();
@@ -212,9 +215,6 @@ pub(crate) fn observe(
                     _ => observer.name(interface, id.point),
                 };
                 let Some(name) = name else { continue };
-                if whole && running(&id) {
-                    observer.number(&name.netns);
-                }
                 let unseen = unseen(name.to_string());
                 let pinned = (pins, &known.generations, &known.copies);
                 let seen = match sequences.get(&id) {
@@ -267,87 +267,7 @@ pub(crate) fn observe(
     })
 }
 
-/// Looks for an interface, unless it was found already; gives what it is now. If it was moved, generations that were made for it are taken
-/// as made for what it is now.
-fn seek(
-    interface: InterfaceId,
-    pins: &Pins,
-    known: &mut Known,
-    observer: &mut Observer<'_>,
-    (found, moved): (&mut BTreeMap<InterfaceId, Sought>, &mut BTreeMap<InterfaceId, InterfaceId>),
-) -> Result<InterfaceId, ObserveError> {
-    let interface = match known.moved.get(&interface) {
-        Some(now) => {
-            moved.insert(interface, *now);
-            *now
-        }
-        None => interface,
-    };
-    if found.contains_key(&interface) {
-        return Ok(interface);
-    }
-    let what = || format!("interface {}", interface.index);
-    if let Some(here) = observer.here(interface).map_err(|error| unseen(what())(error))? {
-        found.insert(interface, Sought::Here(here));
-        return Ok(interface);
-    }
-    let is_of_it = |generation: &SeenGeneration| {
-        generation.record.as_ref().is_some_and(|record| record.chain.interface == interface)
-    };
-    let of_it = known.generations.iter().filter(|(_, generation)| is_of_it(generation));
-    let of_it: Vec<GenerationUid> = of_it.map(|(uid, _)| *uid).collect();
-    // Where a link holds it, the link tells now.
-    for uid in &of_it {
-        let seen = generation::read(pins, *uid).map_err(unseen(format!("generation {uid}")))?;
-        if let (Some(generation), Some(seen)) = (known.generations.get_mut(uid), seen) {
-            generation.linked = seen.linked;
-        }
-    }
-    let trail = Trail::of(of_it.iter().filter_map(|uid| known.generations.get(uid)));
-    let sought = match observer.follow(interface, &trail).map_err(|error| unseen(what())(error))? {
-        Found::Sought(sought) => sought,
-        Found::Moved(here) => {
-            let now = here.id;
-            moved.insert(interface, now);
-            known.moved.values_mut().filter(|known| **known == interface).for_each(|known| *known = now);
-            known.moved.insert(interface, now);
-            // It is back where it was before.
-            known.moved.remove(&now);
-            found.insert(now, Sought::Here(here));
-            for uid in of_it {
-                let Some(generation) = known.generations.get_mut(&uid) else { continue };
-                generation.is_moved = true;
-                if let Some(record) = &mut generation.record {
-                    record.chain.interface = now;
-                }
-            }
-            return Ok(now);
-        }
-    };
-    found.insert(interface, sought);
-    Ok(interface)
-}
-
-/// The name of a chain in a namespace that no name leads to.
-fn nameless(interface: &Interface, number: Nameless, point: Point) -> Option<ChainName> {
-    Some(ChainName { netns: Netns::Nameless(number), interface: interface.row.name.parse().ok()?, point })
-}
-
-/// What links of ours hold in a tcx chain that nobody can look at, in no order.
-fn held(chain: &ChainId, generations: &BTreeMap<GenerationUid, SeenGeneration>) -> Vec<Entry> {
-    let is_of_it = |generation: &&SeenGeneration| {
-        generation.linked.is_some() && generation.record.as_ref().is_some_and(|record| record.chain == *chain)
-    };
-    let entry = |generation: &SeenGeneration| Entry {
-        preference: None,
-        program: Some(ProgId(generation.id.0)),
-        link: None,
-        name: String::new(),
-    };
-    generations.values().filter(is_of_it).map(entry).collect()
-}
-
-fn unseen(what: impl ToString) -> impl FnOnce(io::Error) -> ObserveError {
+pub(super) fn unseen(what: impl ToString) -> impl FnOnce(io::Error) -> ObserveError {
     move |error| ObserveError { what: what.to_string(), errno: error_chain(&error) }
 }
 

@@ -1,6 +1,7 @@
 //! Looks at the kernel for readers, beside the thread that changes it: what is pinned is read anew each time, since that thread alone
 //! knows what it did. It must never change anything, nor be what a change is planned from.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,14 +27,15 @@ impl Reader {
     /// Every pin, and these chains.
     pub fn everything(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
         let Self { pins, namespaces, ids, modes } = self;
-        observe::observe(pins, &mut None, namespaces, ids, modes, scope)
+        observe::observe(pins, &mut None, namespaces, ids, modes, &mut BTreeMap::new(), scope)
     }
 
     /// These chains alone as they are now, with those who hold what is not bpfd's there.
     pub fn chains(&mut self, targets: Targets, before: &Observed) -> Result<Observed, ObserveError> {
         let Self { pins, namespaces, ids, modes } = self;
         let mut known = Some(Known::of_chains(pins, before)?);
-        let mut observed = observe::observe(pins, &mut known, namespaces, ids, modes, &Scope::Chains(targets))?;
+        let mut observed =
+            observe::observe(pins, &mut known, namespaces, ids, modes, &mut BTreeMap::new(), &Scope::Chains(targets))?;
         for chain in observed.chains.values_mut() {
             if let Live::Foreign(foreign) = &mut chain.live {
                 foreign.holders = held_by(foreign);

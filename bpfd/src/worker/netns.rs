@@ -73,6 +73,12 @@ enum Request {
         directory: PathBuf,
         name: NetnsName,
     },
+    /// Which number has it in this one?
+    NumberIn {
+        directory: PathBuf,
+        seen_from: Netns,
+        of: Netns,
+    },
     Tcx {
         directory: PathBuf,
         netns: Netns,
@@ -116,7 +122,7 @@ enum Answer {
     Found { cookie: u64 },
     Chain { revision: u64, entries: Vec<(u32, Option<u32>)> },
     Joined,
-    Numbered,
+    Numbered { number: Option<u32> },
     Absent,
     NotANamespace,
     Failed(Failure),
@@ -145,7 +151,7 @@ impl Namespaces {
             (Answer::Absent, _) => Ok(Lookup::Absent),
             (Answer::NotANamespace, _) => Ok(Lookup::NotANamespace),
             (Answer::Failed(failure), _) => Err(failure.into()),
-            (Answer::Chain { .. } | Answer::Joined | Answer::Numbered, _) => Err(other_question()),
+            (Answer::Chain { .. } | Answer::Joined | Answer::Numbered { .. }, _) => Err(other_question()),
         }
     }
 
@@ -153,7 +159,19 @@ impl Namespaces {
     pub(crate) fn number(&mut self, name: &NetnsName) -> io::Result<()> {
         let request = Request::Number { directory: self.directory.clone(), name: name.clone() };
         match self.worker.call(&request).map_err(io::Error::other)?.0 {
-            Answer::Numbered | Answer::Absent | Answer::NotANamespace => Ok(()),
+            Answer::Numbered { .. } | Answer::Absent | Answer::NotANamespace => Ok(()),
+            Answer::Failed(failure) => Err(failure.into()),
+            Answer::Found { .. } | Answer::Chain { .. } | Answer::Joined => Err(other_question()),
+        }
+    }
+
+    /// The number that one has in another one, if it has one there.
+    pub(crate) fn number_in(&mut self, seen_from: &Netns, of: &Netns) -> io::Result<Option<u32>> {
+        let directory = self.directory.clone();
+        let request = Request::NumberIn { directory, seen_from: seen_from.clone(), of: of.clone() };
+        match self.worker.call(&request).map_err(io::Error::other)?.0 {
+            Answer::Numbered { number } => Ok(number),
+            Answer::Absent | Answer::NotANamespace => Ok(None),
             Answer::Failed(failure) => Err(failure.into()),
             Answer::Found { .. } | Answer::Chain { .. } | Answer::Joined => Err(other_question()),
         }
@@ -172,7 +190,7 @@ impl Namespaces {
             (Answer::Found { .. }, None) => Err(io::Error::other("the worker found a namespace and sent no socket")),
             (Answer::Absent | Answer::NotANamespace, _) => Ok(None),
             (Answer::Failed(failure), _) => Err(failure.into()),
-            (Answer::Chain { .. } | Answer::Joined | Answer::Numbered, _) => Err(other_question()),
+            (Answer::Chain { .. } | Answer::Joined | Answer::Numbered { .. }, _) => Err(other_question()),
         }
     }
 
@@ -193,7 +211,7 @@ impl Namespaces {
             (Answer::Absent | Answer::NotANamespace, _) => Ok(None),
             (Answer::Failed(failure), _) if failure.errno == Some(Errno::NODEV.raw_os_error()) => Ok(None),
             (Answer::Failed(failure), _) => Err(failure.into()),
-            (Answer::Found { .. } | Answer::Joined | Answer::Numbered, _) => Err(other_question()),
+            (Answer::Found { .. } | Answer::Joined | Answer::Numbered { .. }, _) => Err(other_question()),
         }
     }
 
@@ -212,7 +230,7 @@ impl Namespaces {
             (Answer::Joined, Some(link)) => Ok(link),
             (Answer::Absent | Answer::NotANamespace, _) => Err(Errno::NODEV.into()),
             (Answer::Failed(failure), _) => Err(failure.into()),
-            (Answer::Joined | Answer::Found { .. } | Answer::Chain { .. } | Answer::Numbered, _) => {
+            (Answer::Joined | Answer::Found { .. } | Answer::Chain { .. } | Answer::Numbered { .. }, _) => {
                 Err(other_question())
             }
         }
@@ -252,10 +270,14 @@ pub(super) fn serve(channel: &Channel) -> Result<(), String> {
 
 fn found(request: &Request, program: Option<BorrowedFd<'_>>) -> io::Result<(Answer, Option<OwnedFd>)> {
     let netns = match request {
-        Request::Own | Request::Tcx { netns: Netns::Host, .. } => netns::Netns::current()?,
+        Request::Own | Request::Tcx { netns: Netns::Host, .. } | Request::NumberIn { of: Netns::Host, .. } => {
+            netns::Netns::current()?
+        }
+        Request::NumberIn { of: Netns::Nameless(_), .. } => return Ok((Answer::Absent, None)),
         Request::Tcx { netns: Netns::Nameless(_), .. } => return Ok((Answer::Absent, None)),
         Request::Named { directory, name }
         | Request::Number { directory, name }
+        | Request::NumberIn { directory, of: Netns::Named(name), .. }
         | Request::News { directory, name }
         | Request::Tcx { directory, netns: Netns::Named(name), .. } => match open(directory, name) {
             Ok(netns) => netns,
@@ -272,7 +294,15 @@ fn found(request: &Request, program: Option<BorrowedFd<'_>>) -> io::Result<(Answ
         Request::News { .. } => Ok((found(), Some(netns.within(LinkWatch::open_short)??.into_fd()))),
         Request::Number { .. } => {
             Route::open()?.give_number(netns.as_fd())?;
-            Ok((Answer::Numbered, None))
+            Ok((Answer::Numbered { number: None }, None))
+        }
+        Request::NumberIn { directory, seen_from, .. } => {
+            let from = match seen_from {
+                Netns::Named(name) => open(directory, name).map_err(io::Error::from)?,
+                Netns::Host | Netns::Nameless(_) => netns::Netns::current()?,
+            };
+            let number = from.within(Route::open)??.number_of(netns.as_fd())?;
+            Ok((Answer::Numbered { number }, None))
         }
         // Its name leads elsewhere by now.
         Request::Tcx { hook, .. } if hook.netns_cookie != cookie => Ok((Answer::Absent, None)),

@@ -307,7 +307,7 @@ fn a_watch_tells_of_programs_and_of_devices_that_go() {
             |event| matches!(event, LinkEvent::Changed(row) if row.index == index && row.xdp.program() == wanted),
         );
         ip("link del veth0");
-        wait(&mut watch, |event| *event == LinkEvent::Removed { index, name: "veth0".into() });
+        wait(&mut watch, |event| *event == LinkEvent::Removed { index, name: "veth0".into(), to: None });
     });
 }
 

@@ -38,6 +38,9 @@ const (
 	AppState_APP_STATE_SUPERSEDED AppState = 3
 	// Runs, but the policy of today would refuse it.
 	AppState_APP_STATE_UNAUTHORISED AppState = 4
+	// It could not be loaded again, as after a boot: its programs and maps are not
+	// in the kernel, and its links are DRIFTED.
+	AppState_APP_STATE_FAILED AppState = 5
 )
 
 // Enum value maps for AppState.
@@ -48,6 +51,7 @@ var (
 		2: "APP_STATE_LOADING",
 		3: "APP_STATE_SUPERSEDED",
 		4: "APP_STATE_UNAUTHORISED",
+		5: "APP_STATE_FAILED",
 	}
 	AppState_value = map[string]int32{
 		"APP_STATE_UNSPECIFIED":  0,
@@ -55,6 +59,7 @@ var (
 		"APP_STATE_LOADING":      2,
 		"APP_STATE_SUPERSEDED":   3,
 		"APP_STATE_UNAUTHORISED": 4,
+		"APP_STATE_FAILED":       5,
 	}
 )
 
@@ -2346,13 +2351,14 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\bpin_path\x18\a \x01(\tH\x01R\apinPath\x88\x01\x01B\f\n" +
 	"\n" +
 	"_kernel_idB\v\n" +
-	"\t_pin_path*\x88\x01\n" +
+	"\t_pin_path*\x9e\x01\n" +
 	"\bAppState\x12\x19\n" +
 	"\x15APP_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10APP_STATE_LOADED\x10\x01\x12\x15\n" +
 	"\x11APP_STATE_LOADING\x10\x02\x12\x18\n" +
 	"\x14APP_STATE_SUPERSEDED\x10\x03\x12\x1a\n" +
-	"\x16APP_STATE_UNAUTHORISED\x10\x04*B\n" +
+	"\x16APP_STATE_UNAUTHORISED\x10\x04\x12\x14\n" +
+	"\x10APP_STATE_FAILED\x10\x05*B\n" +
 	"\x05Reach\x12\x15\n" +
 	"\x11REACH_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fREACH_KERNEL\x10\x01\x12\x10\n" +

@@ -3005,6 +3005,9 @@ pub enum AppState {
     Superseded = 3,
     /// Runs, but the policy of today would refuse it.
     Unauthorised = 4,
+    /// It could not be loaded again, as after a boot: its programs and maps are not
+    /// in the kernel, and its links are DRIFTED.
+    Failed = 5,
 }
 impl AppState {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -3018,6 +3021,7 @@ impl AppState {
             Self::Loading => "APP_STATE_LOADING",
             Self::Superseded => "APP_STATE_SUPERSEDED",
             Self::Unauthorised => "APP_STATE_UNAUTHORISED",
+            Self::Failed => "APP_STATE_FAILED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -3028,6 +3032,7 @@ impl AppState {
             "APP_STATE_LOADING" => Some(Self::Loading),
             "APP_STATE_SUPERSEDED" => Some(Self::Superseded),
             "APP_STATE_UNAUTHORISED" => Some(Self::Unauthorised),
+            "APP_STATE_FAILED" => Some(Self::Failed),
             _ => None,
         }
     }

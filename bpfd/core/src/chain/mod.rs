@@ -64,13 +64,18 @@ fn turns(view: View<'_>, uids: &mut dyn Uids) -> Vec<Turn> {
     }
 }
 
-/// What can be of a turn of a tcx chain in a namespace without a name: nothing comes, and what goes does so by the link that holds it.
-fn stays_or_goes(turn: Turn) -> Option<Turn> {
-    match turn {
-        Turn::Add { .. } => None,
-        Turn::Replace { live, .. } => Some(Turn::Keep { live, ours: true }),
-        Turn::Keep { .. } | Turn::Remove { .. } => Some(turn),
-    }
+/// What becomes of a chain in a namespace without a name: nothing comes, and nobody knows the order. A program of a tcx chain that is not
+/// wanted goes by the link that holds it.
+fn nameless_turns(View { target, observed, id, chain }: View<'_>) -> Vec<Turn> {
+    let links: BTreeSet<LinkUid> = order::ordered(target, id).into_iter().map(|link| link.uid).collect();
+    let turn = |live: LiveGeneration| {
+        let is_wanted = observed.members_of(live.generation).iter().any(|member| links.contains(&member.link));
+        match is_wanted || id.point == Point::Xdp {
+            true => Turn::Keep { live, ours: true },
+            false => Turn::Remove { live, at: Spot::Last },
+        }
+    };
+    chain.live.generations().into_iter().map(turn).collect()
 }
 
 /// What becomes of a chain.
@@ -98,14 +103,11 @@ pub(crate) fn converge(
     let named = || NamedChain { id: *id, name: chain.name.clone() };
     let is_held = |live: &LiveGeneration| observed.generations.contains_key(&live.generation);
     let mut plan = ChainPlan::default();
-    if observed.spared_member(id).is_some() || chain.is_nameless() && id.point == Point::Xdp {
+    if observed.spared_member(id).is_some() {
         plan.kept.extend(chain.live.generations().iter().map(|live| live.generation));
         return plan;
     }
-    let mut turns = turns(view, uids);
-    if chain.is_nameless() {
-        turns = turns.into_iter().filter_map(stays_or_goes).collect();
-    }
+    let turns = if chain.is_nameless() { nameless_turns(view) } else { turns(view, uids) };
     for turn in turns {
         let (from, with, at) = match turn {
             Turn::Keep { live, ours } => {
@@ -268,5 +270,85 @@ fn refuse_unseen(state: &State, observed: &Observed, id: &ChainId) -> Result<(),
             Err(PlanError::Unseen { called: seat.called.clone(), runs })
         }
         Some(_) | None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::hook::{InterfaceId, ProceedOn};
+    use crate::ident::{AppUid, KernelId};
+    use crate::kernel::{ChainMode, EntryProgram, PinnedGeneration, Runs, SequenceEntry};
+    use crate::names::{Nameless, Netns, Priority};
+    use crate::state::Link;
+
+    /// A link of `v0:tc-egress` that is in the chain.
+    fn link(uid: u128) -> Link {
+        let row = format!(
+            r#"{{"uid":"{}","handle":{uid},"app":"{}","function":"f","placement":{{"chain":{{"key":{{"netns":"host",
+            "interface":"v0","point":"tc-egress"}},"priority":50,"proceed_on":65536,"mode":"auto"}}}},
+            "on":{{"chain":{{"interface":{{"netns_cookie":1,"index":2}},"point":"tc-egress"}},
+            "called":{{"netns":"netnsid/?","interface":"v0","point":"tc-egress"}}}},
+            "owner":{{"uid":0,"user":null}},"origin":"request","lifetime":"until-detached","when_absent":"wait","created":0,
+            "generation":1,"request":null}}"#,
+            Uuid::from_u128(uid),
+            Uuid::from_u128(90),
+        );
+        serde_json::from_str(&row).unwrap()
+    }
+
+    #[test]
+    fn where_nobody_can_look_what_is_wanted_stays_in_whatever_order_and_the_rest_goes_by_its_link() {
+        let id = ChainId { interface: InterfaceId { netns_cookie: 1, index: 2 }, point: Point::TcEgress };
+        let generation = |uid: u128| GenerationUid(Uuid::from_u128(uid));
+        let name = ChainName {
+            netns: Netns::Nameless(Nameless(None)),
+            interface: "v0".parse().unwrap(),
+            point: Point::TcEgress,
+        };
+        // In the order of their numbers, which is not that of the links.
+        let entry = |uid| SequenceEntry {
+            preference: None,
+            program: EntryProgram::Ours(LiveGeneration { program: KernelId(7), generation: generation(uid) }),
+        };
+        let chain = ObservedChain {
+            name,
+            live: Live::Sequence(vec![entry(13), entry(11), entry(12)]),
+            driven: None,
+            mode: ChainMode::Tcx,
+        };
+        let member = |uid: u128| Member {
+            link: LinkUid(Uuid::from_u128(uid)),
+            app: AppUid(Uuid::from_u128(90)),
+            function: "f".to_owned(),
+            priority: Priority::DEFAULT,
+            effective: Priority::DEFAULT,
+            proceed_on: ProceedOn::NEXT,
+        };
+        let pinned = |uid| {
+            let (members, runs) = (Some(vec![member(uid)]), Runs::Yes);
+            (generation(uid), PinnedGeneration { program: KernelId(7), members, runs, is_moved: false })
+        };
+        let observed = Observed {
+            generations: [11, 12, 13].map(pinned).into(),
+            chains: [(id, chain.clone())].into(),
+            ..Observed::default()
+        };
+        let state = |uids: &[u128]| State {
+            links: uids.iter().map(|uid| (LinkUid(Uuid::from_u128(*uid)), link(*uid))).collect(),
+            ..State::default()
+        };
+        let plan = |uids: &[u128]| converge(&state(uids), &observed, &id, &chain, &mut || Uuid::nil());
+        assert_eq!(plan(&[11, 12, 13]).swaps, []);
+        assert_eq!(plan(&[11, 12, 13, 14]).swaps, [], "nothing can come");
+        let gone = plan(&[12, 13]);
+        assert_eq!((gone.kept.len(), gone.build.len()), (2, 0));
+        assert!(
+            matches!(gone.swaps.as_slice(), [Step::Swap { from: Some(live), to: None, .. }] if live.generation == generation(11)),
+            "{:?}",
+            gone.swaps
+        );
     }
 }

@@ -9,7 +9,7 @@ mod watch;
 mod wire;
 
 pub use tc::{BpfFilter, FilterKind, FilterPlace, IngressQdisc, TcFilter};
-pub use watch::{LinkEvent, LinkWatch};
+pub use watch::{LinkEvent, LinkWatch, MovedTo};
 
 use crate::bpf::ProgId;
 use crate::sockopt;
@@ -209,6 +209,17 @@ impl Route {
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENODEV)) => Ok(Vec::new()),
             other => other,
         }
+    }
+
+    /// The number that a namespace has here, if it has one.
+    pub fn number_of(&self, namespace: BorrowedFd<'_>) -> io::Result<Option<u32>> {
+        let mut number = None;
+        let asked = self.ask(&Request::get_number(self.next_sequence(), namespace.as_raw_fd()), |message| {
+            number = wire::number(message.payload)?;
+            Ok(())
+        });
+        asked.map_err(|refused| refused.error)?;
+        Ok(number)
     }
 
     /// Gives a namespace a number here, unless it has one. It has it until it ends.

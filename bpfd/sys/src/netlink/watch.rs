@@ -32,6 +32,8 @@ pub enum LinkEvent {
         index: u32,
         /// Its last name.
         name: String,
+        /// Where it went, if it was moved to another network namespace.
+        to: Option<MovedTo>,
     },
     /// Its clsact came or went, or a filter on it came, changed or went ([`LinkWatch::follow_filters`]). tcx programs come
     /// and go without news.
@@ -43,6 +45,15 @@ pub enum LinkEvent {
     NamespaceEnded,
     /// News was lost: read everything anew.
     Lost,
+}
+
+/// Where a device is that was moved to another network namespace (Linux 4.16).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MovedTo {
+    /// The number of that namespace in the one that it left.
+    pub namespace: u32,
+    /// Its index there.
+    pub index: u32,
 }
 
 /// A non-blocking subscription to the devices of the namespace of the thread that opened it.
@@ -115,20 +126,21 @@ impl AsFd for LinkWatch {
 
 /// What cannot be read is lost.
 fn events(datagram: &[u8]) -> Vec<LinkEvent> {
-    let event =
-        |message: io::Result<wire::Message<'_>>| -> io::Result<Option<LinkEvent>> {
-            let message = message?;
-            match message.kind {
-                RTM_NEWLINK => Ok(wire::link_row(message.payload)?.map(LinkEvent::Changed)),
-                RTM_DELLINK => Ok(wire::link_row(message.payload)?
-                    .map(|LinkRow { index, name, .. }| LinkEvent::Removed { index, name })),
-                RTM_NEWQDISC | RTM_DELQDISC | RTM_NEWTFILTER | RTM_DELTFILTER => {
-                    Ok(tc_wire::hooked_device(message.payload)?.map(|index| LinkEvent::Filters { index }))
-                }
-                RTM_DELNSID => Ok(Some(LinkEvent::NamespaceEnded)),
-                _ => Ok(None),
+    let event = |message: io::Result<wire::Message<'_>>| -> io::Result<Option<LinkEvent>> {
+        let message = message?;
+        match message.kind {
+            RTM_NEWLINK => Ok(wire::link_row(message.payload)?.map(LinkEvent::Changed)),
+            RTM_DELLINK => {
+                let Some(LinkRow { index, name, .. }) = wire::link_row(message.payload)? else { return Ok(None) };
+                Ok(Some(LinkEvent::Removed { index, name, to: wire::moved_to(message.payload)? }))
             }
-        };
+            RTM_NEWQDISC | RTM_DELQDISC | RTM_NEWTFILTER | RTM_DELTFILTER => {
+                Ok(tc_wire::hooked_device(message.payload)?.map(|index| LinkEvent::Filters { index }))
+            }
+            RTM_DELNSID => Ok(Some(LinkEvent::NamespaceEnded)),
+            _ => Ok(None),
+        }
+    };
     wire::messages(datagram).filter_map(|message| event(message).unwrap_or(Some(LinkEvent::Lost))).collect()
 }
 

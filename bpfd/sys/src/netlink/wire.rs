@@ -2,7 +2,7 @@
 //! checked against what is there; a lie gives `EBADMSG`, never a panic and never a read past the end.
 //!
 //! Long because more than half are the tests with hostile bytes, which belong beside the parser.
-use super::{LinkRow, XdpAttachment, XdpMode};
+use super::{LinkRow, MovedTo, XdpAttachment, XdpMode};
 use crate::bpf::ProgId;
 use std::io;
 
@@ -31,6 +31,9 @@ const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_EXT_MASK: u16 = 29;
 const IFLA_XDP: u16 = 43;
+/// Where a device went that was moved, in the news of it.
+const IFLA_NEW_NETNSID: u16 = 45;
+const IFLA_NEW_IFINDEX: u16 = 49;
 /// Of the namespace that is asked about, by its number in that of the socket (Linux 4.15).
 const IFLA_TARGET_NETNSID: u16 = 46;
 /// `RTEXT_FILTER_SKIP_STATS`: answers without counters are half as long.
@@ -103,6 +106,13 @@ impl Request {
     /// The numbers that other namespaces have in the socket's.
     pub(super) fn get_numbers(sequence: u32) -> Self {
         Self::begin(RTM_GETNSID, NLM_F_REQUEST | NLM_F_DUMP, sequence, &[[0; 4]]).finish()
+    }
+
+    /// The number that the namespace of this descriptor has in the socket's.
+    pub(super) fn get_number(sequence: u32, namespace: i32) -> Self {
+        let mut request = Self::begin(RTM_GETNSID, NLM_F_REQUEST | NLM_F_ACK, sequence, &[[0; 4]]);
+        request.attribute(NETNSA_FD, &namespace.to_ne_bytes());
+        request.finish()
     }
 
     /// A number for the namespace of this descriptor.
@@ -295,6 +305,20 @@ pub(super) fn link_row(payload: &[u8]) -> io::Result<Option<LinkRow>> {
         }
     }
     Ok(Some(row))
+}
+
+/// Where the device of an `RTM_DELLINK` went.
+pub(super) fn moved_to(payload: &[u8]) -> io::Result<Option<MovedTo>> {
+    let (_, rest) = payload.split_first_chunk::<IFINFO>().ok_or_else(malformed)?;
+    let (mut namespace, mut index): (Option<u32>, Option<u32>) = (None, None);
+    for attribute in attributes(rest) {
+        match attribute? {
+            (IFLA_NEW_NETNSID, value) => namespace = word(value)?.cast_signed().try_into().ok(),
+            (IFLA_NEW_IFINDEX, value) => index = Some(word(value)?),
+            _ => {}
+        }
+    }
+    Ok(namespace.zip(index).map(|(namespace, index)| MovedTo { namespace, index }))
 }
 
 /// The number in an `RTM_NEWNSID`: behind `struct rtgenmsg`, padded.

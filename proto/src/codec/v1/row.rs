@@ -18,7 +18,7 @@ pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
     let (app_state, cause) = match (unauthorised.get(&app.uid), pinned) {
         (Some(why), _) => (pb::AppState::Unauthorised, why.clone()),
         (None, Some(_)) => (pb::AppState::Loaded, String::new()),
-        (None, None) => (pb::AppState::Loaded, "its pins are missing: `bpfctl doctor` shows details".to_owned()),
+        (None, None) => (pb::AppState::Failed, "its pins are missing: `bpfctl doctor` shows details".to_owned()),
     };
     let programs = app.programs.iter().map(|program| pb::Program {
         handle: program.handle.0,

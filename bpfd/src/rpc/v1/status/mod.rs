@@ -3,12 +3,12 @@
 
 mod commands;
 mod image;
+mod plan;
 mod words;
 
 use bpfd_core::changes::RequestError;
 use bpfd_core::hook::{BadTarget, own};
-use bpfd_core::kernel::{ForeignProgram, IN_CHAIN, ObserveError, StepError};
-use bpfd_core::plan::PlanError;
+use bpfd_core::kernel::{IN_CHAIN, ObserveError, StepError};
 use bpfd_core::policy::Denied;
 use bpfd_core::quota::OverQuota;
 use bpfd_core::request::NoOneLink;
@@ -22,9 +22,10 @@ use ebpf::select::SelectError;
 use ebpf::verifier_log::Rejection;
 use ebpf::verifier_words::explain;
 
-use self::commands::{give_name, show_chain, show_interfaces, way_out};
+use self::commands::show_interfaces;
 use self::image::given_up;
 pub(super) use self::image::image;
+use self::plan::plan;
 pub(super) use self::words::{attaching, detaching, loading, persisting, unloading};
 use crate::causes::error_chain;
 use crate::engine::EngineError;
@@ -333,55 +334,6 @@ fn change(message: &str, error: &ChangeError) -> Refusal {
             refusal(ErrorReason::InUse).hint("load it again under another `--name` to run it there twice")
         }
         ChangeError::WrongType { .. } => refusal(ErrorReason::WrongProgramType),
-    }
-}
-
-fn plan(message: &str, error: &PlanError) -> Refusal {
-    let refusal = |reason| Refusal::new(reason, message).cause(error.to_string());
-    match error {
-        PlanError::Change(error) => change(message, error),
-        PlanError::NoInterface(chain) => refusal(ErrorReason::NoSuchInterface).hint(format!(
-            "`{}` shows interfaces; use `--when-present` to attach when the interface appears",
-            show_interfaces(chain)
-        )),
-        PlanError::NoNetns(_) => refusal(ErrorReason::NoSuchNetns).hint(
-            "`ip netns` shows network namespaces that have a name; \
-                 use `--when-present` to attach when the interface appears",
-        ),
-        PlanError::Foreign { chain, holder, driven } => {
-            let ForeignProgram { program, name, link, holders } = holder;
-            let held = match (link, holders.as_slice()) {
-                (None, []) => String::new(),
-                (Some(link), []) => format!(", held by bpf_link {link}"),
-                (_, holders) => format!(", held by {}", holders.join(", ")),
-            };
-            Refusal::new(ErrorReason::ForeignProgram, message)
-                .cause(format!(
-                    "`{}` runs XDP program {program} (`{name}`){held}, which is not bpfd's",
-                    chain.interface
-                ))
-                .hint(format!(
-                    "inspect it with `bpftool prog show id {program}`; `{}` detaches it",
-                    way_out(chain, holder, *driven)
-                ))
-        }
-        PlanError::ChainFull { chain, .. } => refusal(ErrorReason::ChainFull)
-            .hint(format!("`{}` shows which programs use the slots; detach one of them", show_chain(chain))),
-        PlanError::Kept { .. } => refusal(ErrorReason::ChainFull).hint(KEPT),
-        PlanError::Unexplained { .. } => refusal(ErrorReason::StateRecovered)
-            .hint("`bpfctl state show` shows what differs; `bpfctl state adopt` or `bpfctl state discard` decides"),
-        PlanError::Nameless { chain, .. } => refusal(ErrorReason::StillRuns).hint(give_name(chain)),
-        PlanError::Unseen { .. } => {
-            refusal(ErrorReason::StillRuns).hint("`bpfctl doctor` says what cannot be looked at; nothing was changed")
-        }
-        PlanError::NoDispatcher(chain) => {
-            refusal(ErrorReason::InvalidRequest).hint(format!("`{}` shows how the chain is kept", show_chain(chain)))
-        }
-        PlanError::Peers { .. } => refusal(ErrorReason::InUse)
-            .hint("unload them first, with the tool that loaded them: `xdp-loader status` lists them"),
-        PlanError::Mode { .. } | PlanError::MixedModes(_) => {
-            refusal(ErrorReason::ModeConflict).hint("leave out `--mode`, or detach the others first")
-        }
     }
 }
 
