@@ -53,6 +53,10 @@ pub(crate) trait View {
     fn text(&self) -> Vec<Block>;
     /// What standard error says when there is no item.
     fn nothing(&self) -> &'static str;
+    /// The steps of a dry run, for JSON.
+    fn plan(&self) -> Option<&[String]> {
+        None
+    }
 }
 
 /// A part of a result for people.
@@ -108,7 +112,10 @@ impl Printer {
     }
 
     fn json(&self, view: &impl View) -> Result<String, Failure> {
-        let document = json!({ "apiVersion": pb::App::PACKAGE, "kind": view.kind(), "items": view.items()? });
+        let mut document = json!({ "apiVersion": pb::App::PACKAGE, "kind": view.kind(), "items": view.items()? });
+        if let (Some(plan), Some(fields)) = (view.plan(), document.as_object_mut()) {
+            fields.insert("plan".to_owned(), json!(plan));
+        }
         let text = serde_json::to_string_pretty(&document).map_err(|error| internal(&error.to_string()))?;
         Ok(text + "\n")
     }

@@ -92,7 +92,15 @@ fn get_shows_everything_about_one_thing() {
 
 #[test]
 fn chain_show_has_the_members_of_others_too() {
-    check("chain", &[&["chain", "show", "eth0"], &["chain", "show", "eth0", "-o", "json"], &["chain", "list", "-q"]]);
+    check(
+        "chain",
+        &[
+            &["chain", "show", "eth0"],
+            &["chain", "show", "eth0", "-o", "json"],
+            &["chain", "list", "-q"],
+            &["chain", "show", "-q"],
+        ],
+    );
 }
 
 #[test]
@@ -247,7 +255,8 @@ fn the_line_of_the_design_asks_for_exactly_that() {
 fn every_option_of_load_arrives() {
     let daemon = Daemon::start();
     let args = "load --image registry/foo:tag --set a=1 --program one --when-present xdp -i eth0 --netns blue --priority 0 \
-                --proceed-on none --mode generic --set b=x=y --section-name two --name app --pull never";
+                --proceed-on none --mode generic --set b=x=y --section-name two --name app --pull never \
+                --map-from writer --map-from uid:5be6254a93b44072ba3c7292f11ee8b8:blocked --map-from #7:seen";
     assert!(bpfctl(&daemon, &args.split_whitespace().collect::<Vec<_>>()).status.success());
     let mut request = daemon.load_request();
     request.request_id.clear();
@@ -264,6 +273,9 @@ fn every_option_of_load_arrives() {
             selector(program_selector::Selector::Function("one".into())),
         ],
         globals: vec![setting("a", "1"), setting("b", "x=y")],
+        map_from: [("writer", None), ("uid:5be6254a93b44072ba3c7292f11ee8b8", Some("blocked")), ("#7", Some("seen"))]
+            .map(|(app, map)| pb::MapSource { app: app.into(), map: map.map(str::to_owned) })
+            .into(),
         attach: vec![pb::Attachment {
             hook: Some(pb::Hook {
                 hook: Some(pb::hook::Hook::Xdp(pb::XdpHook { netns: Some("blue".into()), interface: "eth0".into() })),

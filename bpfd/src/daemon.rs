@@ -159,9 +159,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     failures.iter().for_each(|failure| tracing::warn!(%failure, "not repaired"));
     causes.extend(failures);
 
-    let kept = snapshot.recovery.iter().flat_map(|recovery| recovery.objects());
-    let used = snapshot.state.apps.values().map(|app| app.object).chain(kept).collect();
-    let swept = objects.sweep(&used).map_err(at("sweep the object store", &layout.objects()))?;
+    let swept = objects.sweep(&snapshot.objects()).map_err(at("sweep the object store", &layout.objects()))?;
     tracing::debug!(swept, "removed unused objects");
 
     let reads = Reads::start(engine.clone(), readers).map_err(DaemonError::Runtime)?;
@@ -170,7 +168,8 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let logs = Arc::new(LoadLogs::default());
     let service = Service {
         answers: Answers::open(&layout.database())?,
-        loads: Loads::start(workers, loader, logs.clone(), engine.clone()).map_err(DaemonError::Runtime)?,
+        loads: Loads::start(workers, loader, logs.clone(), engine.clone(), layout.pins())
+            .map_err(DaemonError::Runtime)?,
         engine,
         reads,
         images,

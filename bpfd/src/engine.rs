@@ -253,6 +253,18 @@ impl<K: Kernel> Engine<K> {
         build: impl Fn(&State, &Fresh) -> Result<Vec<Change>, RequestError>,
     ) -> Result<Go<Answer>, EngineError> {
         let unused = self.store.last_handle();
+        let attempted = self.attempt_with(context, pending, build);
+        // What only looked, was refused or must wait has used up no numbers.
+        self.store.give_back_handles(unused);
+        attempted
+    }
+
+    fn attempt_with(
+        &mut self,
+        context: &Context,
+        pending: &mut Pending<K>,
+        build: impl Fn(&State, &Fresh) -> Result<Vec<Change>, RequestError>,
+    ) -> Result<Go<Answer>, EngineError> {
         let app = self.store.next_handle();
         // Programs are made for links by their identities: these stay.
         let missing = context.new_links.saturating_sub(pending.links.len());
@@ -270,7 +282,6 @@ impl<K: Kernel> Engine<K> {
         if !context.validate_only
             && let Some(targets) = pending.lacks(&self.turns, &targets)
         {
-            self.store.give_back_handles(unused);
             return Ok(Go::Wait(targets));
         }
         let races = pending.races;
@@ -290,7 +301,7 @@ impl<K: Kernel> Engine<K> {
             }
         };
         match &result {
-            Ok(Go::Make(_)) if pending.races == races => self.store.give_back_handles(unused),
+            Ok(Go::Make(_)) if pending.races == races => {}
             Err(EngineError::Execute(ExecuteError::Stuck { .. })) => {}
             _ => self.show_now(&scope),
         }

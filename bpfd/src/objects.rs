@@ -68,19 +68,30 @@ impl Objects {
         Ok(Incoming { dir: self.dir.clone(), path, file, hash: Sha256::new(), size: 0 })
     }
 
-    /// Stores bytes that are at hand.
+    /// Stores bytes that are at hand; those that are stored already stay as they are.
     pub fn put(&self, bytes: &[u8]) -> Result<ObjectDigest, IncomingError> {
+        let digest = ObjectDigest(Digest::of(bytes));
+        if self.read(&digest).is_ok() {
+            return Ok(digest);
+        }
         let mut incoming = self.incoming()?;
         incoming.write(bytes)?;
         Ok(incoming.finish()?.0)
     }
 
-    /// The bytes of that hash; `NotFound` if they are not here, `InvalidData` if the file no longer hashes to its name.
+    /// The bytes of that hash; `NotFound` if they are not here, `InvalidData` if the file no longer hashes to its name. Whoever reads them
+    /// may be about to use them: no sweep takes them for an hour.
     pub fn read(&self, digest: &ObjectDigest) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        File::open(self.dir.join(digest.to_string()))?.take(OBJECT_MAX + 1).read_to_end(&mut bytes)?;
+        let path = self.dir.join(digest.to_string());
+        File::open(&path)?.take(OBJECT_MAX + 1).read_to_end(&mut bytes)?;
         let found = ObjectDigest(Digest::of(&bytes));
         if found == *digest {
+            if let Err(error) =
+                File::options().write(true).open(&path).and_then(|file| file.set_modified(SystemTime::now()))
+            {
+                tracing::warn!(%error, path = %path.display(), "cannot mark an object as used");
+            }
             Ok(bytes)
         } else {
             Err(io::Error::new(io::ErrorKind::InvalidData, format!("object {digest} hashes to {found}")))
@@ -121,8 +132,11 @@ impl Incoming {
 
     /// All pieces are here: the object has its name. Gives its hash and its size.
     pub fn finish(mut self) -> io::Result<(ObjectDigest, u64)> {
-        self.file.sync_all()?;
         let digest = ObjectDigest(<[u8; 32]>::from(std::mem::take(&mut self.hash).finalize()).into());
+        if (Objects { dir: self.dir.clone() }).read(&digest).is_ok() {
+            return Ok((digest, self.size));
+        }
+        self.file.sync_all()?;
         fs::rename(&self.path, self.dir.join(digest.to_string()))?;
         File::open(&self.dir)?.sync_all()?;
         Ok((digest, self.size))
@@ -172,6 +186,32 @@ mod tests {
         std::mem::forget(objects.incoming().unwrap());
         Objects::open(dir.path()).unwrap();
         assert_eq!(names(dir.path()), 0);
+    }
+
+    #[test]
+    fn what_is_stored_is_not_written_again_unless_it_is_damaged() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let objects = Objects::open(dir.path()).unwrap();
+        let digest = objects.put(b"bytes").unwrap();
+        let path = dir.path().join(digest.to_string());
+        let (file, old) = (fs::metadata(&path).unwrap().ino(), SystemTime::now() - Duration::from_secs(7200));
+        let age = || File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+        let again = || {
+            let mut incoming = objects.incoming().unwrap();
+            incoming.write(b"bytes").unwrap();
+            assert_eq!(incoming.finish().unwrap(), (digest, 5));
+        };
+        for store in [&|| drop(objects.put(b"bytes")) as &dyn Fn(), &again] {
+            age();
+            store();
+            // The same file, and young again: a sweep leaves it.
+            assert_eq!(fs::metadata(&path).unwrap().ino(), file);
+            assert_eq!((objects.sweep(&BTreeSet::new()).unwrap(), names(dir.path())), (0, 1));
+        }
+        fs::write(&path, b"bytez").unwrap();
+        again();
+        assert_eq!(objects.read(&digest).unwrap(), b"bytes");
     }
 
     #[test]

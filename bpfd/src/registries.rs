@@ -51,6 +51,11 @@ impl RegistryFiles {
         Ok(files)
     }
 
+    /// The directory that they are in.
+    pub fn etc(&self) -> &Path {
+        self.registries.parent().unwrap_or(Path::new("/"))
+    }
+
     /// What a transport must know to ask for a reference at each endpoint, mirrors first, its registry itself last: the credentials for
     /// that repository there, and no others.
     pub fn transports(

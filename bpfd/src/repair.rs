@@ -12,7 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bpfd_core::adopt::adopt;
 use bpfd_core::ident::{AppUid, BootId, DatabaseUid, GenerationUid, LinkUid, SlotUid, Uids};
 use bpfd_core::journal::{Operation, Verdict, recover};
-use bpfd_core::kernel::{ChainContent, Kernel, Need, ObserveError, Observed, Scope, Slot, Step, StepError, Targets};
+use bpfd_core::kernel::{
+    ChainContent, Kernel, Need, ObserveError, Observed, Recipe, Scope, Slot, Step, StepError, Targets,
+};
 use bpfd_core::order;
 use bpfd_core::plan::{Plan, converge, converge_chains, reached};
 use bpfd_core::reboot::Ended;
@@ -271,7 +273,7 @@ pub fn settle<K: Kernel>(
     Ok(Attempt { failed, raced, barred, idle })
 }
 
-/// Stages every app that the kernel has no longer; their programs have new tags and load times.
+/// Stages every app that the kernel has no longer; their programs have new tags and load times. Maps that apps share are made once.
 fn reload<K: Kernel>(
     executor: &mut Executor<'_, K>,
     state: &State,
@@ -291,20 +293,31 @@ fn reload<K: Kernel>(
             gone.insert(app.uid);
         }
     }
-    if let Some(stock) = &executor.stock {
-        let missing = missing.iter().filter(|app| !gone.contains(&app.uid));
-        let needs: Vec<Need> = missing.map(|app| Need::App { app: app.uid, recipe: order::recipe(app) }).collect();
-        stock.provide(&needs, executor.kernel).map_err(RepairError::Unmade)?;
-    }
-    let loadable = |app: &&App| !observed.apps.contains_key(&app.uid) && !repaired.unauthorised.contains_key(&app.uid);
-    let loadable: Vec<&App> = state.apps.values().filter(loadable).collect();
-    for app in loadable {
-        match executor.kernel.prepare(app.uid, &order::recipe(app)) {
-            Ok(programs) => reloaded.apps.get_mut(&app.uid).into_iter().for_each(|app| app.loaded_again(&programs)),
-            Err(StepError::Died) => return Err(RepairError::Died),
-            Err(error) => {
-                repaired.failures.push(format!("app `{}`: {error}", app.name));
-                gone.insert(app.uid);
+    let loadable = missing.iter().filter(|app| !repaired.unauthorised.contains_key(&app.uid));
+    let mut waiting: BTreeMap<AppUid, Recipe> = loadable.map(|app| (app.uid, order::recipe(state, app))).collect();
+    // Those that share maps after those that have them.
+    while !waiting.is_empty() {
+        let borrows = |recipe: &Recipe| recipe.shared.values().any(|lender| waiting.contains_key(lender));
+        let mut ready: BTreeMap<AppUid, Recipe> = waiting.clone();
+        ready.retain(|_, recipe| !borrows(recipe));
+        if ready.is_empty() {
+            // Rows that contradict each other: each says that the other was there first.
+            ready.clone_from(&waiting);
+        }
+        if let Some(stock) = &executor.stock {
+            let needs = ready.iter().map(|(app, recipe)| Need::App { app: *app, recipe: recipe.clone() });
+            stock.provide(&needs.collect::<Vec<_>>(), executor.kernel).map_err(RepairError::Unmade)?;
+        }
+        for (uid, recipe) in &ready {
+            waiting.remove(uid);
+            let Some(app) = reloaded.apps.get_mut(uid) else { continue };
+            match executor.kernel.prepare(*uid, recipe) {
+                Ok(programs) => app.loaded_again(&programs),
+                Err(StepError::Died) => return Err(RepairError::Died),
+                Err(error) => {
+                    repaired.failures.push(format!("app `{}`: {error}", app.name));
+                    gone.insert(*uid);
+                }
             }
         }
     }

@@ -224,7 +224,7 @@ impl Store {
                 operation.boot.0.to_string(),
                 operation.request.map(|key| key.id.to_string()),
                 operation.owner.uid,
-                text(operation),
+                text(operation)?,
             ],
         )?;
         tx.commit()?;
@@ -298,9 +298,11 @@ impl Store {
         self.handle
     }
 
-    /// Gives the numbers after this one back: nothing has them, and no operation began since.
+    /// Gives the numbers after this one back, those apart that an operation began with.
     pub fn give_back_handles(&mut self, last: Handle) {
-        self.handle = last;
+        // If that cannot be read, nothing is given back.
+        let begun = last_handle(&self.db).unwrap_or(self.handle);
+        self.handle = last.max(begun);
     }
 
     /// What became of this owner's request of that key, if there was one. `state` is that of now.
@@ -353,7 +355,7 @@ fn write_difference(tx: &Transaction<'_>, boot: BootId, before: &State, after: &
                 app.object.to_string(),
                 boot.0.to_string(),
                 app.request.map(|request| request.to_string()),
-                text(app),
+                text(app)?,
             ],
         )?;
     }
@@ -373,7 +375,7 @@ fn write_difference(tx: &Transaction<'_>, boot: BootId, before: &State, after: &
                 i64::try_from(link.generation).unwrap_or(i64::MAX),
                 boot.0.to_string(),
                 link.request.map(|request| request.to_string()),
-                text(link),
+                text(link)?,
             ],
         )?;
     }
@@ -389,7 +391,7 @@ fn parse<T: serde::de::DeserializeOwned>(what: &str, body: &str) -> Result<T, St
     serde_json::from_str(body).map_err(|source| StoreError::Row { what: what.to_owned(), source })
 }
 
-/// Rows are plain data with string keys: they always have a JSON form.
-fn text<T: Serialize>(row: &T) -> String {
-    serde_json::to_string(row).unwrap_or_default()
+/// A row as it is stored.
+fn text<T: Serialize>(row: &T) -> Result<String, StoreError> {
+    serde_json::to_string(row).map_err(|source| StoreError::Row { what: "what is to be stored".to_owned(), source })
 }

@@ -1,5 +1,8 @@
 //! Global variables of an object with their C types, and the bytes of a value given as text (`--set NAME=VALUE`): as people write it in a
-//! shell, as JSON for what has parts, or as hexadecimal digits. Long because each C type has a form and an error. Must never write more or fewer bytes than the variable has, nor cut a number to make it fit.
+//! shell, as JSON for what has parts, or as hexadecimal digits. Must never write more or fewer bytes than the variable has, nor cut a
+//! number to make it fit.
+//!
+//! Long because each C type has a form, an error and cases of its own.
 
 use std::borrow::Cow;
 

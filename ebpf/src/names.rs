@@ -124,6 +124,15 @@ name_type!(
     |name| parse("section", name, MAX_SECTION, |b| b.is_ascii_graphic())
 );
 
+/// The name that was probably meant: one that differs in a letter or two.
+pub fn nearest<'a>(asked: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let near = names
+        .into_iter()
+        .map(|name| (strsim::levenshtein(asked, name), name))
+        .filter(|(far, name)| *far <= if name.len() < 5 { 1 } else { 2 });
+    near.min().map(|(_, name)| name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::inspect::{Object, Program};
 use crate::kind::{DeclaredKind, ProgramKind};
-use crate::names::{FunctionName, SectionName};
+use crate::names::{self, FunctionName, SectionName};
 
 /// How a request names a program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,10 +85,7 @@ impl SelectError {
         let sections = candidates.iter().map(|candidate| candidate.section.as_str());
         let sections = sections.filter(|_| matches!(self, Self::NoSection { .. }));
         let names = candidates.iter().map(|candidate| candidate.function.as_str()).chain(sections);
-        let near = names
-            .map(|name| (strsim::levenshtein(asked, name), name))
-            .filter(|(far, name)| *far <= if name.len() < 5 { 1 } else { 2 });
-        near.min().map(|(_, name)| name)
+        names::nearest(asked, names)
     }
 }
 

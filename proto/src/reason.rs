@@ -143,6 +143,9 @@ impl ErrorReason {
             R::AmbiguousProgram => (Code::InvalidArgument, Exit::Usage),
             R::WrongProgramType => (Code::InvalidArgument, Exit::Usage),
             R::NoSuchGlobal => (Code::InvalidArgument, Exit::NotFound),
+            R::NoSuchMap => (Code::InvalidArgument, Exit::NotFound),
+            R::MapMismatch => (Code::FailedPrecondition, Exit::Conflict),
+            R::NotPinnedByName => (Code::FailedPrecondition, Exit::Other),
             R::InvalidGlobal => (Code::InvalidArgument, Exit::Usage),
             R::LimitExceeded => (Code::InvalidArgument, Exit::Usage),
 

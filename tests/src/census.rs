@@ -93,7 +93,7 @@ impl Pins {
         let model: [usize; 3] = [
             apps.iter().map(|app| app.programs.len()).sum::<usize>() + generations,
             // The records of apps, links and chains, and the state map.
-            apps.iter().map(|app| app.maps.len() + 1).sum::<usize>() + links.len() + generations + 1,
+            maps_of(apps) + apps.len() + links.len() + generations + 1,
             of(pb::ChainMode::Libxdp) + by_tcx + unshared,
         ];
         // In a namespace without a name, a dispatcher may run on for links that wait: no more of them than there are such links.
@@ -267,4 +267,12 @@ impl Census {
         let links: BTreeSet<u32> = bpf::link_ids().map(|id| id.unwrap().0).collect();
         Self { programs: &self.programs & &programs, maps: &self.maps & &maps, links: &self.links & &links }
     }
+}
+
+/// The maps of apps; one that several share is one. Whoever takes a map from another app has the same one, by the kernel's number.
+fn maps_of(apps: &[pb::App]) -> usize {
+    let maps = || apps.iter().flat_map(|app| &app.maps);
+    let shared: BTreeSet<Option<u32>> =
+        maps().filter(|map| map.shared_from.is_some()).map(|map| map.kernel_id).collect();
+    maps().filter(|map| map.shared_from.is_none() && !shared.contains(&map.kernel_id)).count() + shared.len()
 }

@@ -2,6 +2,7 @@
 
 use bpfd_tests::{Census, Host, example};
 use insta::assert_snapshot;
+use serde_json::Value;
 
 /// What a caller, the kernel and the daemon's directories know.
 fn seen(host: &Host) -> (String, String, Census) {
@@ -80,4 +81,32 @@ fn a_dry_run_of_each_verb_shows_its_steps_and_changes_nothing() {
     // The control: without the flag the same words do change what is seen.
     host.bpfctl("update a/count@uplink:xdp --priority 10").ok();
     assert_ne!(seen(&host), before);
+}
+
+#[test]
+fn a_dry_run_answers_in_the_form_of_the_verb_and_uses_up_no_numbers() {
+    let host = Host::new();
+    let load = format!("load --path {} --name a xdp -i uplink", example("xdp-counter"));
+    let said = |line: &str| {
+        let said = host.bpfctl(&format!("{line} -o json"));
+        serde_json::from_str::<Value>(&said.stdout).unwrap_or_else(|error| panic!("{error}: {said}"))
+    };
+    // Uids and times are each one's own, and what runs has numbers of the kernel.
+    let fields = |document: &Value| {
+        let item = &document["items"][0];
+        let names: Vec<String> = item.as_object().unwrap().keys().cloned().collect();
+        (document["kind"].clone(), item["name"].clone(), item["handle"].clone(), item["cause"].clone(), names)
+    };
+    let dry = said(&format!("{load} --dry-run"));
+    assert!(dry["plan"].as_array().unwrap().iter().any(|step| step == "-- committed"), "{dry}");
+    // What is refused uses up none either.
+    host.refuses(3, &load.replace("uplink", "uplinks"));
+    let done = said(&load);
+    assert_eq!(fields(&dry), fields(&done));
+    assert_eq!((&done["plan"], &done["items"][0]["handle"]), (&Value::Null, &Value::from(1)));
+    for line in ["update a/count@uplink:xdp --priority 7", "detach a/count@uplink:xdp", "unload a"] {
+        let dry = said(&format!("{line} --dry-run"));
+        assert!(!dry["plan"].as_array().unwrap().is_empty(), "{dry}");
+        assert_eq!(dry["kind"], said(line)["kind"], "{line}");
+    }
 }

@@ -259,3 +259,60 @@ fn a_program_or_section_that_is_nearly_named_is_suggested() {
     hint: did you mean `count`?
     ");
 }
+
+#[test]
+fn an_interface_or_a_tracepoint_that_is_nearly_named_is_suggested() {
+    let host = Host::new();
+    let load = format!("load --path {} xdp -i uplnk", example("xdp-counter"));
+    assert_snapshot!(host.refuses(3, &load), @"
+    reading the object
+    loading programs
+    attaching
+    error: cannot load `xdp-counter.bpf`
+    cause: no interface `uplnk` in network namespace `host`
+    hint: did you mean `uplink`? `ip link` shows interfaces; use `--when-present` to attach when the interface appears
+    ");
+    assert_snapshot!(host.refuses(3, "chain show uplinks"), @"
+    error: no interface `uplinks` in network namespace `host`
+    hint: did you mean `uplink`? `ip link` shows interfaces
+    ");
+    let load = format!("load --path {} tracepoint sched/sched_swich", example("tracepoint-count"));
+    assert_snapshot!(host.refuses(3, &load), @"
+    reading the object
+    loading programs
+    attaching
+    error: cannot load `tracepoint-count.bpf`
+    cause: this kernel has no tracepoint `sched/sched_swich`
+    hint: did you mean `sched/sched_switch`? `ls /sys/kernel/tracing/events/sched` shows those there are
+    ");
+}
+
+#[test]
+fn whatever_is_called_so_is_shown() {
+    let host = Host::new();
+    host.bpfctl(&format!("load --path {} --name a xdp -i uplink", example("xdp-counter"))).ok();
+    for (name, kind) in [("a", "app"), ("a/count", "link"), ("a/count@uplink:xdp", "link")] {
+        assert_eq!(host.bpfctl(&format!("get {name}")).ok(), host.bpfctl(&format!("get {kind} {name}")).ok(), "{name}");
+    }
+    assert_snapshot!(host.refuses(3, "get registry/b:1"), @"
+    error: no app, link or stored image `registry/b:1`
+    hint: `bpfctl list` shows apps and links, `bpfctl image ls` images; `bpfctl get log ID` prints a log
+    ");
+}
+
+#[test]
+fn an_object_that_is_stored_is_not_stored_again_and_one_that_nothing_uses_goes() {
+    let host = Host::new();
+    let load = |name: &str, object: &str| host.bpfctl(&format!("load --path {object} --name {name}")).ok();
+    let stored = || host.shell("cd /run/case/var/lib/bpfd/objects && ls -i | sort -k 2");
+    load("a", &example("xdp-counter"));
+    let before = stored();
+    load("b", &example("xdp-counter"));
+    assert_eq!(stored(), before);
+    load("c", &example("xdp-pass"));
+    host.bpfctl("unload c").ok();
+    assert_eq!(stored().lines().count(), 2);
+    host.shell("touch -d '2 hours ago' /run/case/var/lib/bpfd/objects/*");
+    load("d", &example("xdp-counter"));
+    assert_eq!(stored(), before);
+}

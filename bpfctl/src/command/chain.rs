@@ -8,7 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use super::state::tell_recovered;
-use super::views::{self, NONE, Planned, or_dash, or_none};
+use super::views::{self, NONE, or_dash, or_none};
 use crate::args::{DryRun, netns_field};
 use crate::client::Session;
 use crate::error::{Exit, Failure, warn};
@@ -27,21 +27,22 @@ pub(crate) struct Chain {
 
 #[derive(Debug, Subcommand)]
 enum ChainVerb {
-    /// Show the chain of an interface
+    /// Show the chain of an interface, or all chains
     #[command(after_help = "\
 Examples:
+  bpfctl chain show
   bpfctl chain show eth0
   bpfctl chain show eth0 --hook tc-ingress
   bpfctl chain show eth0 --netns blue -o json")]
     Show {
-        /// The interface
-        interface: IfName,
+        /// The interface [default: all chains]
+        interface: Option<IfName>,
         /// Its network namespace [default: the daemon's own]
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", requires = "interface")]
         netns: Option<Netns>,
-        /// Which of its hooks
-        #[arg(long, value_enum, default_value_t)]
-        hook: ChainHook,
+        /// Which of its hooks [default: xdp]
+        #[arg(long, value_enum, requires = "interface")]
+        hook: Option<ChainHook>,
     },
     /// Build the libxdp dispatcher of an interface again, with another version of its configuration
     #[command(
@@ -100,11 +101,11 @@ impl Chain {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let mut client = session.client().await?;
         let chains = match self.verb {
-            ChainVerb::Show { interface, netns, hook } => {
+            ChainVerb::Show { interface: Some(interface), netns, hook } => {
                 let request = pb::GetChainRequest {
                     netns: netns.and_then(netns_field),
                     interface: interface.into(),
-                    hook: pb::ChainHook::from(hook).into(),
+                    hook: pb::ChainHook::from(hook.unwrap_or_default()).into(),
                 };
                 vec![client.chain(request).await?]
             }
@@ -117,14 +118,14 @@ impl Chain {
                     validate_only: dry.dry_run,
                 };
                 let answer = client.rebuild_chain(request).await?;
-                if dry.dry_run {
-                    session.printer.show(&Planned { answer: &answer, steps: &answer.plan })?;
-                    return Ok(Exit::Ok);
-                }
                 let hook = pb::ChainHook::Xdp.into();
-                vec![client.chain(pb::GetChainRequest { netns, interface, hook }).await?]
+                let chain = client.chain(pb::GetChainRequest { netns, interface, hook }).await?;
+                views::show(session, &dry, Chains(vec![chain]), answer.plan)?;
+                return Ok(Exit::Ok);
             }
-            ChainVerb::List => client.chains(pb::ListChainsRequest::default()).await?,
+            ChainVerb::Show { interface: None, .. } | ChainVerb::List => {
+                client.chains(pb::ListChainsRequest::default()).await?
+            }
         };
         for finding in chains.iter().flat_map(|chain| &chain.findings) {
             warn(finding, "");

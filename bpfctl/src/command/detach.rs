@@ -5,7 +5,7 @@ use bpfd_proto::v1::{self as pb, detach_request};
 use clap::Args;
 use serde_json::Value;
 
-use super::views::Planned;
+use super::views;
 use crate::args::{DryRun, netns_field, word};
 use crate::client::{Session, request_id};
 use crate::error::{Exit, Failure};
@@ -46,13 +46,10 @@ impl Detach {
         };
         let validate_only = dry.dry_run;
         let request = pb::DetachRequest { request_id: request_id(), validate_only, target: Some(target) };
-        let answer = session.client().await?.detach(request).await?;
+        let mut answer = session.client().await?.detach(request).await?;
         warnings(&answer.warnings);
-        if dry.dry_run {
-            session.printer.show(&Planned { answer: &answer, steps: &answer.plan })?;
-        } else {
-            session.printer.show(&Detached(answer))?;
-        }
+        let steps = std::mem::take(&mut answer.plan);
+        views::show(session, &dry, Detached(answer), steps)?;
         Ok(Exit::Ok)
     }
 }

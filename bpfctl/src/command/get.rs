@@ -7,21 +7,28 @@ use serde_json::Value;
 use super::image::Details;
 use super::views::{self, Apps, or_dash, or_none};
 use crate::args::word;
-use crate::client::Session;
-use crate::error::{Exit, Failure};
+use crate::client::{Client, ClientError, Session};
+use crate::error::{Exit, Failure, Local};
 use crate::output::{Block, View, message};
 
 /// Show everything about one thing
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Without a word for the kind, NAME is an app's name, else a link's, else an image's.
+
 Examples:
+  bpfctl get counter
   bpfctl get app counter
   bpfctl get app counter -o json | jq -r '.items[0].maps[].pinPath'
   bpfctl get link counter/pass@eth0:xdp
   bpfctl get image registry/foo:tag")]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Get {
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
+    /// An app, a link or an image: the first that is called so
+    #[arg(value_parser = word, required = true)]
+    name: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -71,21 +78,14 @@ Examples:
 impl Get {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let mut client = session.client().await?;
-        match self.what {
-            What::App { name } => {
-                let app = client.app(pb::GetAppRequest { app: name }).await?;
-                let request = pb::ListLinksRequest { app: Some(app.uid.clone()), ..Default::default() };
-                let links = client.links(request).await?;
-                session.printer.show(&App { app, links })?;
-            }
-            What::Link { name } => {
-                let link = client.link(pb::GetLinkRequest { link: name }).await?;
-                session.printer.show(&Link(link))?;
-            }
-            What::Image { name } => {
-                let image = client.inspect(pb::InspectImageRequest { image: name }).await?;
-                session.printer.show(&Details(image))?;
-            }
+        let what = match (self.what, self.name) {
+            (Some(what), _) => what,
+            (None, name) => return Self::called(session, &mut client, name.unwrap_or_default()).await,
+        };
+        match what {
+            What::App { name } => app(session, &mut client, name).await?,
+            What::Link { name } => link(session, &mut client, name).await?,
+            What::Image { name } => image(session, &mut client, name).await?,
             What::Log { id } => {
                 let mut log = String::new();
                 client.load_log(id, |piece| log.push_str(piece)).await?;
@@ -95,6 +95,48 @@ impl Get {
         }
         Ok(Exit::Ok)
     }
+}
+
+impl Get {
+    /// Whatever has the name: an app, else a link, else an image of the store.
+    async fn called(session: &Session, client: &mut Client, name: String) -> Result<Exit, Failure> {
+        let absent = |error: &ClientError| matches!(error.exit(), Exit::NotFound | Exit::Usage);
+        match app(session, client, name.clone()).await {
+            Err(Failure::Daemon(error)) if absent(&error) => {}
+            shown => return shown.map(|()| Exit::Ok),
+        }
+        match link(session, client, name.clone()).await {
+            // A name that fits several links says so.
+            Err(Failure::Daemon(error)) if error.exit() == Exit::NotFound => {}
+            shown => return shown.map(|()| Exit::Ok),
+        }
+        match image(session, client, name.clone()).await {
+            Err(Failure::Daemon(error)) if absent(&error) => Err(Local::new(
+                Exit::NotFound,
+                format!("no app, link or stored image `{name}`"),
+            )
+            .hint("`bpfctl list` shows apps and links, `bpfctl image ls` images; `bpfctl get log ID` prints a log")
+            .into()),
+            shown => shown.map(|()| Exit::Ok),
+        }
+    }
+}
+
+async fn app(session: &Session, client: &mut Client, name: String) -> Result<(), Failure> {
+    let app = client.app(pb::GetAppRequest { app: name }).await?;
+    let request = pb::ListLinksRequest { app: Some(app.uid.clone()), ..Default::default() };
+    let links = client.links(request).await?;
+    session.printer.show(&App { app, links })
+}
+
+async fn link(session: &Session, client: &mut Client, name: String) -> Result<(), Failure> {
+    let link = client.link(pb::GetLinkRequest { link: name }).await?;
+    session.printer.show(&Link(link))
+}
+
+async fn image(session: &Session, client: &mut Client, name: String) -> Result<(), Failure> {
+    let image = client.inspect(pb::InspectImageRequest { image: name }).await?;
+    session.printer.show(&Details(image))
 }
 
 struct App {
@@ -139,7 +181,7 @@ impl View for App {
         );
         facts.extend(app.user_labels.iter().map(|(key, value)| ("label", format!("{key}={value}"))));
         let maps = app.maps.iter().map(|map| {
-            let pb::Map { name, r#type, key_size, value_size, max_entries, kernel_id, pin_path } = map;
+            let pb::Map { name, r#type, key_size, value_size, max_entries, kernel_id, pin_path, shared_from: _ } = map;
             vec![
                 name.clone(),
                 r#type.clone(),
@@ -150,6 +192,8 @@ impl View for App {
                 or_none(pin_path.as_deref()),
             ]
         });
+        let shared = app.maps.iter().filter_map(|map| Some((map, map.shared_from.as_ref()?)));
+        facts.extend(shared.map(|(map, from)| ("shares", format!("map {} of app {}", map.name, from.app))));
         let programs = app.programs.iter().map(|program| {
             let pb::Program { function, section, r#type: _, kernel_id, tag, verified_instructions, handle: _ } =
                 program;

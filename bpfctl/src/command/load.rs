@@ -6,13 +6,15 @@ use std::str::FromStr;
 
 use bpfd_core::labels::{LabelKey, LabelValue, Labels};
 use bpfd_core::names::AppName;
+use bpfd_core::request::AppRef;
+use bpfd_core::sharing::MapName;
 use bpfd_proto::v1::{self as pb, load_request, program_selector};
 use bytecode_image::reference::Reference;
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 
-use super::views::{Apps, Planned};
+use super::views::{self, Apps};
 use crate::args::{Cli, DryRun, label, word};
 use crate::client::{Client, Session, request_id};
 use crate::error::{Exit, Failure};
@@ -34,6 +36,7 @@ Examples:
   bpfctl load --path pass.o --section-name pass xdp -i eth0 --priority 50
   bpfctl load --image registry/foo:tag
   bpfctl load --image registry/foo:tag --name a --set sampling=100 xdp -i eth0
+  bpfctl load --image registry/reader:1 --map-from writer:blocked xdp -i eth0
   bpfctl load --image registry/foo:tag --label team=edge --label canary=
   bpfctl load --image registry/foo:tag --persist xdp -i eth0
   bpfctl load --path trace.o tracepoint sched/sched_switch --dry-run"
@@ -70,6 +73,10 @@ struct What {
     /// hex:BYTES (repeatable)
     #[arg(long, value_name = "NAME=VALUE")]
     set: Vec<Setting>,
+    /// Share a map of another app, or all that object and app have by the same name (repeatable). It lives until
+    /// the last app that has it is unloaded
+    #[arg(long, value_name = "APP[:MAP]")]
+    map_from: Vec<MapFrom>,
     /// Give the app a label, for `bpfctl list --label` (repeatable)
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     label: Vec<(LabelKey, LabelValue)>,
@@ -120,6 +127,26 @@ impl FromStr for Setting {
     }
 }
 
+/// `APP[:MAP]`: an app by name, `uid:UUID` or `#HANDLE`, and a map of it.
+#[derive(Debug, Clone)]
+struct MapFrom(pb::MapSource);
+
+impl FromStr for MapFrom {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let uid = if text.starts_with("uid:") { "uid:".len() } else { 0 };
+        let (_, rest) = text.split_at(uid);
+        let (app, map) = match rest.find(':') {
+            Some(at) => (text.get(..uid + at).unwrap_or_default(), text.get(uid + at + 1..)),
+            None => (text, None),
+        };
+        let app: AppRef = app.parse().map_err(|error| format!("{error}: write APP or APP:MAP"))?;
+        let map = map.map(|map| map.parse::<MapName>().map(|map| map.to_string())).transpose();
+        Ok(Self(pb::MapSource { app: app.to_string(), map: map.map_err(|error| error.to_string())? }))
+    }
+}
+
 /// Where the bytes come from.
 enum Source {
     File(PathBuf),
@@ -160,11 +187,8 @@ impl Load {
         drop(progress);
         let result = result?;
         warnings(&result.warnings);
-        if dry.dry_run {
-            session.printer.show(&Planned { answer: &result, steps: &result.plan })?;
-        } else {
-            session.printer.show(&Apps { apps: result.app.into_iter().collect(), links: result.links })?;
-        }
+        let loaded = Apps { apps: result.app.into_iter().collect(), links: result.links };
+        views::show(session, &dry, loaded, result.plan)?;
         Ok(Exit::Ok)
     }
 }
@@ -191,11 +215,23 @@ async fn send(
 impl What {
     /// Both halves, from before and after the hook. What can be given once must be given once in both together.
     fn and(self, more: Self) -> Result<Self, Failure> {
-        let Self { path, image, name, mut section_name, mut program, mut set, mut label, pull, when_present, persist } =
-            self;
+        let Self {
+            path,
+            image,
+            name,
+            mut section_name,
+            mut program,
+            mut set,
+            mut map_from,
+            mut label,
+            pull,
+            when_present,
+            persist,
+        } = self;
         section_name.extend(more.section_name);
         program.extend(more.program);
         set.extend(more.set);
+        map_from.extend(more.map_from);
         label.extend(more.label);
         let what = Self {
             path: once("--path", path, more.path)?,
@@ -204,6 +240,7 @@ impl What {
             section_name,
             program,
             set,
+            map_from,
             label,
             pull: once("--pull", pull, more.pull)?,
             when_present: when_present || more.when_present,
@@ -248,6 +285,7 @@ impl What {
             globals: self.set.into_iter().map(|Setting(setting)| setting).collect(),
             attach,
             persist: self.persist,
+            map_from: self.map_from.into_iter().map(|MapFrom(source)| source).collect(),
             user_labels: labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         }
     }

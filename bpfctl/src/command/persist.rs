@@ -3,7 +3,7 @@
 use bpfd_proto::v1 as pb;
 use clap::Args;
 
-use super::views::{Apps, Planned};
+use super::views::{self, Apps};
 use crate::args::{DryRun, word};
 use crate::client::{Session, request_id};
 use crate::error::{Exit, Failure};
@@ -34,11 +34,8 @@ impl Persist {
         let (request_id, validate_only) = (request_id(), dry.dry_run);
         let request = pb::PersistRequest { request_id, validate_only, app, persist: !no_persist };
         let answer = session.client().await?.persist(request).await?;
-        if validate_only {
-            session.printer.show(&Planned { answer: &answer, steps: &answer.plan })?;
-        } else {
-            session.printer.show(&Apps { apps: answer.app.into_iter().collect(), links: answer.links })?;
-        }
+        let view = Apps { apps: answer.app.into_iter().collect(), links: answer.links };
+        views::show(session, &dry, view, answer.plan)?;
         Ok(Exit::Ok)
     }
 }

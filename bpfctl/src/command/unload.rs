@@ -4,7 +4,7 @@ use bpfd_proto::v1::{self as pb, unload_request};
 use clap::Args;
 use serde_json::Value;
 
-use super::views::Planned;
+use super::views;
 use crate::args::{DryRun, word};
 use crate::client::{Session, request_id};
 use crate::error::{Exit, Failure};
@@ -37,13 +37,10 @@ impl Unload {
         };
         let validate_only = dry.dry_run;
         let request = pb::UnloadRequest { request_id: request_id(), validate_only, target: Some(target) };
-        let answer = session.client().await?.unload(request).await?;
+        let mut answer = session.client().await?.unload(request).await?;
         warnings(&answer.warnings);
-        if dry.dry_run {
-            session.printer.show(&Planned { answer: &answer, steps: &answer.plan })?;
-        } else {
-            session.printer.show(&Unloaded(answer))?;
-        }
+        let steps = std::mem::take(&mut answer.plan);
+        views::show(session, &dry, Unloaded(answer), steps)?;
         Ok(Exit::Ok)
     }
 }

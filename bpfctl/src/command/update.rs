@@ -3,7 +3,7 @@
 use bpfd_proto::v1 as pb;
 use clap::Args;
 
-use super::views::{Links, Planned};
+use super::views::{self, Links};
 use crate::args::{DryRun, Place, word};
 use crate::client::{Session, request_id};
 use crate::error::{Exit, Failure};
@@ -46,11 +46,7 @@ impl Update {
         };
         let answer = session.client().await?.update(request).await?;
         warnings(&answer.warnings);
-        if dry.dry_run {
-            session.printer.show(&Planned { answer: &answer, steps: &answer.plan })?;
-        } else {
-            session.printer.show(&Links(answer.link.into_iter().collect()))?;
-        }
+        views::show(session, &dry, Links(answer.link.into_iter().collect()), answer.plan)?;
         Ok(Exit::Ok)
     }
 }

@@ -2,11 +2,12 @@
 
 use bpfd_proto::codec::v1 as codec;
 use bpfd_proto::v1::{self as pb, app_source};
-use prost::{Message, Name};
 use serde_json::Value;
 
+use crate::args::DryRun;
+use crate::client::Session;
 use crate::error::Failure;
-use crate::output::{Block, View, message, messages};
+use crate::output::{Block, View, messages};
 
 /// What stands where there is nothing.
 pub(crate) const NONE: &str = "-";
@@ -68,31 +69,43 @@ impl View for Links {
     }
 }
 
-/// What would be done: its steps for people, the whole answer for programs.
-pub(crate) struct Planned<'a, M> {
-    pub(crate) answer: &'a M,
-    pub(crate) steps: &'a [String],
+/// What would be done: its steps for people; for programs what would be shown if it were done, and the steps beside it.
+struct Planned<V> {
+    pub(crate) view: V,
+    pub(crate) steps: Vec<String>,
 }
 
-impl<M: Message + Name> View for Planned<'_, M> {
+impl<V: View> View for Planned<V> {
     fn kind(&self) -> &'static str {
-        M::NAME
+        self.view.kind()
     }
 
     fn items(&self) -> Result<Vec<Value>, Failure> {
-        Ok(vec![message(self.answer)?])
+        self.view.items()
     }
 
     fn names(&self) -> Vec<String> {
-        self.steps.to_vec()
+        self.steps.clone()
     }
 
     fn text(&self) -> Vec<Block> {
-        vec![Block::Lines(self.steps.to_vec())]
+        vec![Block::Lines(self.steps.clone())]
     }
 
     fn nothing(&self) -> &'static str {
         "no steps"
+    }
+
+    fn plan(&self) -> Option<&[String]> {
+        Some(&self.steps)
+    }
+}
+
+/// Shows what was done, or what a dry run would do.
+pub(crate) fn show(session: &Session, dry: &DryRun, view: impl View, steps: Vec<String>) -> Result<(), Failure> {
+    match dry.dry_run {
+        true => session.printer.show(&Planned { view, steps }),
+        false => session.printer.show(&view),
     }
 }
 

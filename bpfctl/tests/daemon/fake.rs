@@ -184,6 +184,7 @@ fn app(name: &str) -> pb::App {
             max_entries: 5,
             kernel_id: Some(7),
             pin_path: Some(format!("/sys/fs/bpf/bpfd/v1/uid-of-{name}/map_counters")),
+            shared_from: None,
         }],
         globals: vec![pb::GlobalSetting { name: "sampling".into(), value: "100".into() }],
         create_time: None,

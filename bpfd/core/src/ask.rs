@@ -65,13 +65,14 @@ fn attach_asked(attach: &AttachAsk, app: Option<&App>) -> Asked {
 }
 
 impl Ask for LoadRequest {
-    fn asked(&self, _: &State) -> Vec<Asked> {
+    fn asked(&self, state: &State) -> Vec<Asked> {
         let source = match &self.bytes {
             Bytes::Image { .. } => SourceKind::Image,
             Bytes::Uploaded { .. } => SourceKind::Upload,
         };
         std::iter::once(load_of(source))
             .chain(self.attach.iter().map(|(attach, _)| attach_asked(attach, None)))
+            .chain(self.map_from.iter().map(|from| on_app(Verb::Share, from.app.resolve(state).ok())))
             .collect()
     }
 }

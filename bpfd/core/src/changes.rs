@@ -167,6 +167,12 @@ pub fn load(state: &State, loaded: Loaded, owner: &Owner, fresh: &Fresh) -> Resu
         Some(name) => name,
         None => state.free_name(&default_name),
     };
+    // Unloaded since the request was read: what was opened of it is no longer anybody's to lend.
+    if let Some(gone) =
+        maps.iter().filter_map(|map| map.shared.as_ref()).find(|from| !state.apps.contains_key(&from.app))
+    {
+        return Err(ChangeError::NoApp(gone.name.to_string()).into());
+    }
     let programs = (fresh.programs.0..).zip(programs);
     let app = App {
         uid,

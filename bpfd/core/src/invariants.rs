@@ -13,6 +13,7 @@ use crate::kernel::{Observed, Runs};
 use crate::order;
 use crate::plan::{LinkStatus, converge, status};
 use crate::record::with_records;
+use crate::sharing;
 use crate::state::{Link, State};
 
 /// One invariant that does not hold.
@@ -75,6 +76,14 @@ pub fn check(state: &State, observed: &Observed) -> Vec<Broken> {
                 });
                 let maps = app.maps.iter().filter(|map| !pinned.maps.contains_key(&map.name));
                 maps.for_each(|map| say("K3", format!("map `{}` of `{}` is not pinned", map.name, app.name)));
+                for map in app.maps.iter().filter(|map| map.shared.is_some()) {
+                    let lender = sharing::lender(state, app, map).and_then(|lender| observed.apps.get(&lender));
+                    let theirs = lender.and_then(|lender| lender.maps.get(&map.name));
+                    if theirs.is_some_and(|theirs| Some(theirs) != pinned.maps.get(&map.name)) {
+                        let what = format!("map `{}` of `{}` is no longer the one that it shares", map.name, app.name);
+                        say("K3", what);
+                    }
+                }
                 if observed.recorded.apps.get(uid) != Some(app) {
                     say("K3", format!("the record of app `{}` is not what the database says", app.name));
                 }

@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::adopt::Spared;
 use crate::chain::room::{Kept, Room};
+use crate::cow::CowMap;
 use crate::hook::{ChainId, ChainName, InterfaceId, NamedChain, OwnHook, Point, ProceedOn, XdpMode};
 use crate::ident::{AppUid, GenerationUid, KernelId, LinkUid, SlotUid};
 use crate::names::{Netns, NetnsName, Priority};
 use crate::record::Row;
-use crate::shared::Shared;
 use crate::stamp::Stamp;
 use crate::state::{Link, ObjectDigest, ProgramFacts, ProgramKind, Reach, State};
 
@@ -58,6 +58,9 @@ pub struct Recipe {
     pub functions: BTreeMap<String, LoadAs>,
     /// With which capabilities the verifier judges them.
     pub reach: Reach,
+    /// Maps that are not made but opened, each with the app that has it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub shared: BTreeMap<String, AppUid>,
 }
 
 /// What a function is loaded as.
@@ -710,11 +713,11 @@ impl ObservedChain {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Observed {
     /// Whole app directories.
-    pub apps: Shared<AppUid, PinnedApp>,
+    pub apps: CowMap<AppUid, PinnedApp>,
     /// App directories that a crash left half-made.
     pub half_made: BTreeSet<AppUid>,
     /// Every pinned generation.
-    pub generations: Shared<GenerationUid, PinnedGeneration>,
+    pub generations: CowMap<GenerationUid, PinnedGeneration>,
     /// Generations that run and have no pins, by their records: their members, in order.
     pub unpinned: BTreeMap<GenerationUid, Vec<Member>>,
     /// Pinned links of own hooks.
@@ -722,7 +725,7 @@ pub struct Observed {
     /// Links that a crash left half-pinned.
     pub half_links: BTreeSet<LinkUid>,
     /// Our copies of links' programs for dispatchers.
-    pub copies: Shared<SlotUid, PinnedCopy>,
+    pub copies: CowMap<SlotUid, PinnedCopy>,
     /// The rows that are recorded beside the pins.
     pub recorded: State,
     /// Links with a record that cannot be read.
@@ -732,7 +735,7 @@ pub struct Observed {
     /// What names of interfaces lead to, each looked up once.
     pub interfaces: BTreeMap<ChainName, Option<InterfaceId>>,
     /// The chains that were looked at. Those in namespaces without a name have the identities that they had before.
-    pub chains: Shared<ChainId, ObservedChain>,
+    pub chains: CowMap<ChainId, ObservedChain>,
     /// The chains that were looked for and whose interfaces are gone. One that is in neither could not be looked at.
     pub missing: BTreeSet<ChainId>,
     /// Interfaces that were moved to another namespace with a name: what they were, and what they are.

@@ -6,6 +6,7 @@
 use crate::hook::ChainId;
 use crate::ident::AppUid;
 use crate::kernel::{Member, Recipe};
+use crate::sharing;
 use crate::state::{App, Link, State};
 use std::collections::BTreeMap;
 
@@ -41,12 +42,13 @@ pub fn members(state: &State, chain: &ChainId) -> Vec<Member> {
 
 /// What makes the apps of these members again.
 pub fn recipes(state: &State, members: &[Member]) -> BTreeMap<AppUid, Recipe> {
-    members.iter().filter_map(|member| state.apps.get(&member.app)).map(|app| (app.uid, recipe(app))).collect()
+    members.iter().filter_map(|member| state.apps.get(&member.app)).map(|app| (app.uid, recipe(state, app))).collect()
 }
 
-/// What makes an app again.
-pub fn recipe(app: &App) -> Recipe {
+/// What makes an app of a state again.
+pub fn recipe(state: &State, app: &App) -> Recipe {
     let functions = app.programs.iter().map(|program| (program.function.clone(), program.load_as())).collect();
     let globals = app.globals.iter().map(|(name, setting)| (name.clone(), setting.bytes.clone())).collect();
-    Recipe { object: app.object, globals, functions, reach: app.reach }
+    let shared = app.maps.iter().filter_map(|map| Some((map.name.clone(), sharing::lender(state, app, map)?)));
+    Recipe { object: app.object, globals, functions, reach: app.reach, shared: shared.collect() }
 }

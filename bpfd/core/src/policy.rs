@@ -91,8 +91,12 @@ pub fn confirm(policy: &Policy, principal: &Principal, state: &State, changes: &
     })?;
     changes.iter().try_for_each(|change| match change {
         Change::Unload(app) => no_links_of_others(principal, state, *app),
-        Change::Load(_)
-        | Change::Attach(_)
+        Change::Load(app) => app
+            .maps
+            .iter()
+            .filter_map(|map| map.shared.as_ref())
+            .try_for_each(|shared| policy.decide(principal, &on_app(Verb::Share, state.apps.get(&shared.app)))),
+        Change::Attach(_)
         | Change::Update { .. }
         | Change::Persist { .. }
         | Change::Rebuild { .. }
@@ -153,6 +157,37 @@ mod tests {
     fn principal(uid: u32, groups: &[&str]) -> Principal {
         let groups = groups.iter().map(|group| (*group).to_owned()).collect();
         Principal { uid, user: Some(format!("u{uid}")), groups, pid: 1 }
+    }
+
+    #[test]
+    fn maps_are_shared_of_apps_that_the_caller_owns() {
+        use crate::request::{Bytes, LoadRequest, PullPolicy};
+        use crate::sharing::MapFrom;
+        let mut state = State::default();
+        for (number, owner) in [(1, 0), (2, 1000)] {
+            let app = crate::testing::app_of(number, owner);
+            state.apps.insert(app.uid, app);
+        }
+        let asks = |who: u32, app: &str| {
+            let request = LoadRequest {
+                bytes: Bytes::Image { reference: "reg.test/a:1".to_owned(), pull: PullPolicy::Newer },
+                name: None,
+                select: vec![],
+                globals: vec![],
+                map_from: vec![MapFrom { app: app.parse().unwrap(), map: None }],
+                labels: crate::labels::Labels::default(),
+                attach: vec![],
+                request: None,
+            };
+            authorize(&Policy::default(), principal(who, &["bpfd"]), &state, request)
+                .map(|_| ())
+                .map_err(|denied| denied.why)
+        };
+        assert_eq!(asks(1000, "app-2"), Ok(()));
+        assert_eq!(asks(1000, "app-1"), Err("app `app-1` belongs to uid 0".to_owned()));
+        assert_eq!(asks(0, "app-2"), Ok(()));
+        // That there is no such app, carrying it out says.
+        assert_eq!(asks(1000, "app-3"), Ok(()));
     }
 
     #[test]

@@ -177,7 +177,7 @@ mod tests {
     const QUOTA: Quota = Quota { apps: 2, links: 3, map_bytes: 4096, state_bytes: 1 << 20 };
 
     fn map(kind: &str, key_size: u32, value_size: u32, max_entries: u32) -> Map {
-        Map { name: "m".to_owned(), kind: kind.to_owned(), key_size, value_size, max_entries }
+        Map { name: "m".to_owned(), kind: kind.to_owned(), key_size, value_size, max_entries, shared: None }
     }
 
     #[test]

@@ -44,6 +44,8 @@ impl Progress {
 pub enum Warning {
     /// The registry of an image did not answer, so what the store has may be old: why, in a sentence.
     Unreachable(String),
+    /// Maps that ask to be pinned by name, and are not: their names.
+    PinByName(Vec<String>),
     /// What `--all` leaves.
     Stays {
         /// As people name it, as in ``app `a` ``.

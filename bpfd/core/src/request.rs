@@ -14,6 +14,7 @@ use crate::ident::{AppUid, Handle, LinkUid, RequestKey};
 use crate::kernel::DispatcherVersion;
 use crate::labels::Labels;
 use crate::names::{AppName, Priority, printable};
+use crate::sharing::MapFrom;
 use crate::state::{App, ChangeError, Link, ObjectDigest, Persist, State, WhenAbsent};
 
 /// Where the bytes of a load come from.
@@ -99,6 +100,8 @@ pub struct LoadRequest {
     pub select: Vec<Select>,
     /// `--set NAME=VALUE`, as written.
     pub globals: Vec<(String, String)>,
+    /// `--map-from APP[:MAP]`.
+    pub map_from: Vec<MapFrom>,
     /// `--label KEY=VALUE`.
     pub labels: Labels,
     /// Where to attach, and which function; `None` if only one fits.

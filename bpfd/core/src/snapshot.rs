@@ -10,7 +10,7 @@ use crate::kernel::{Observed, ObservedChain, Scope, Targets};
 use crate::names::NetnsName;
 use crate::plan::{LinkStatus, own_status, status};
 use crate::seat::seated;
-use crate::state::{Link, State};
+use crate::state::{Link, ObjectDigest, State};
 use crate::watched::watched;
 
 /// The last whole state, and how the kernel stood then.
@@ -36,6 +36,13 @@ impl Snapshot {
         let mut wanted = self.state.without_links(|link| self.unauthorised.contains_key(&link.app));
         wanted.apps.retain(|app, _| !self.unauthorised.contains_key(app));
         wanted
+    }
+
+    /// The objects that are needed: of apps, and of rows that wait for a decision.
+    #[must_use]
+    pub fn objects(&self) -> BTreeSet<ObjectDigest> {
+        let kept = self.recovery.iter().flat_map(|recovery| recovery.objects());
+        self.state.apps.values().map(|app| app.object).chain(kept).collect()
     }
 
     /// The snapshot after this one: the state beside the kernel as it was seen in the scope, and elsewhere as it was seen before. Links

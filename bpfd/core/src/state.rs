@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 pub use ebpf::kind::ProgramKind;
 
+use crate::cow::CowMap;
 use crate::hook::{ChainId, ChainName, InterfaceName, OwnHook, Placement, Point, ProceedOn};
 use crate::ident::{AppUid, Handle, LinkUid, RequestId};
 use crate::kernel::{DispatcherVersion, LoadAs};
@@ -20,7 +21,6 @@ use crate::names::{AppName, Priority};
 pub use crate::object_digest::ObjectDigest;
 use crate::order;
 use crate::seat::Seat;
-use crate::shared::Shared;
 
 /// Where an app's bytes came from.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -204,6 +204,20 @@ pub struct Map {
     pub value_size: u32,
     /// Entries at most.
     pub max_entries: u32,
+    /// Whose it is too, if it was taken from another app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared: Option<Shared>,
+}
+
+/// Where a map was taken from.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Shared {
+    /// The app that was named.
+    pub app: AppUid,
+    /// What it was called then.
+    pub name: AppName,
+    /// The app that made the map: not the one that was named, if that had taken it itself.
+    pub origin: AppUid,
 }
 
 /// The value of a global that the caller set.
@@ -482,9 +496,9 @@ pub enum ChangeError {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 pub struct State {
     /// By identity.
-    pub apps: Shared<AppUid, App>,
+    pub apps: CowMap<AppUid, App>,
     /// By identity.
-    pub links: Shared<LinkUid, Link>,
+    pub links: CowMap<LinkUid, Link>,
 }
 
 impl State {

@@ -51,3 +51,14 @@ pub(crate) fn link(number: u128, app: u128) -> Link {
         request: None,
     }
 }
+
+/// The uid of `app_of` that number: a higher number has a lower one.
+pub(crate) fn uid(number: u8) -> AppUid {
+    AppUid(Uuid::from_u128(1000 - u128::from(number)))
+}
+
+/// An app called `app-NUMBER` of that owner's, with nothing in it.
+pub(crate) fn app_of(number: u8, owner: u32) -> App {
+    let (name, owner) = (format!("app-{number}").parse().unwrap(), Owner { uid: owner, user: None });
+    App { uid: uid(number), name, owner, ..app(number.into()) }
+}

@@ -82,6 +82,8 @@ pub enum Verb {
     Detach,
     /// Take an app away.
     Unload,
+    /// Have the maps of an app in another one.
+    Share,
     /// See what there is.
     List,
     /// Change who is trusted.
@@ -99,6 +101,7 @@ impl fmt::Display for Verb {
             Self::Update => "update",
             Self::Detach => "detach",
             Self::Unload => "unload",
+            Self::Share => "share a map",
             Self::List => "list",
             Self::Trust => "change trust",
             Self::Recover => "adopt or discard the state",
@@ -221,6 +224,12 @@ impl Policy {
                     deny(format!("{thing} belongs to {owner}"), "load the image under a name of your own")
                 }
                 _ => in_band(asked, deny),
+            },
+            Verb::Share => match &asked.owner {
+                Some(owner) if owner.uid != principal.uid => {
+                    deny(format!("{thing} belongs to {owner}"), "load an app of your own that makes the map")
+                }
+                Some(_) | None => Ok(()),
             },
             Verb::Update | Verb::Detach | Verb::Unload => match &asked.owner {
                 Some(owner) if owner.uid != principal.uid => {

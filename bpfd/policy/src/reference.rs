@@ -57,7 +57,7 @@ pub enum ReferenceError {
     #[error("`{0}` is a URL: write the reference without `{scheme}://`", scheme = .0.split("://").next().unwrap_or_default())]
     Url(String),
     /// `foo:tag`: a repository without a registry.
-    #[error("`{written}` names no registry: write it in full, for example `docker.io/library/{full}`")]
+    #[error("`{written}` names no registry: write it in full, for example `registry.example/{full}`")]
     NoRegistry {
         /// As written.
         written: String,

@@ -221,7 +221,8 @@ impl Shared {
         waiter.wanted()?;
         let set = |name: &&&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let variable = VARIABLES.iter().find(set).filter(|_| direct);
-        let failed = |failure: FetchFailure| failure.with_variable(variable.copied());
+        let failed =
+            |failure: FetchFailure| failure.with_variable(variable.copied()).with_files_in(self.registries.etc());
         match ended.map_err(worker_error)?.outcome.map_err(failed)? {
             Pulled::Cached { digest: _, warning } => {
                 Ok(Brought::Stored(warning.map(|text| Warning::Unreachable(one_line(&text)))))

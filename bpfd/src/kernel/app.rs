@@ -85,6 +85,12 @@ pub(crate) fn maps(pins: &Pins, app: AppUid) -> io::Result<BTreeMap<String, Owne
     Ok(maps)
 }
 
+/// A pinned map of an app, opened.
+pub(crate) fn map(pins: &Pins, app: AppUid, name: &str) -> io::Result<OwnedFd> {
+    let file = AppPin::Map(name.to_owned()).file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+    pins.apps.subdir(&app.to_string())?.pinned(&file)
+}
+
 /// A pinned program of an app, opened.
 pub(crate) fn program(pins: &Pins, app: AppUid, function: &str) -> io::Result<OwnedFd> {
     let file = AppPin::Program(function.to_owned()).file_name().ok_or(io::ErrorKind::InvalidFilename)?;

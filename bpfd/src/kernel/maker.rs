@@ -4,6 +4,7 @@
 //! It must never pin or attach.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bpfd_core::ident::AppUid;
@@ -67,13 +68,30 @@ impl Maker {
                 };
                 What::Generation(Arc::new(built?))
             }
-            Need::App { app: _, recipe } => What::App(self.loader.prepare(&self.accepted(recipe)?, recipe)?),
+            Need::App { app: _, recipe } => {
+                let lent = self.lent(recipe)?;
+                What::App(self.loader.prepare(&self.accepted(recipe)?, recipe, lent)?)
+            }
         };
         Ok(Made { what, codes: self.codes })
     }
 
     fn open_all(&mut self, members: &[Member], recipes: &BTreeMap<AppUid, Recipe>) -> Result<(), StepError> {
         members.iter().try_for_each(|member| self.open(member.app, recipes.get(&member.app)))
+    }
+
+    /// The maps that an app shares: of one that is being loaded again too, or of one that is pinned.
+    fn lent(&self, recipe: &Recipe) -> Result<BTreeMap<String, OwnedFd>, StepError> {
+        let open = |(map, lender): (&String, &AppUid)| {
+            let made = self.codes.get(lender).and_then(|code| code.maps.get(map));
+            let opened = match made {
+                Some(fd) => fd.try_clone(),
+                None => app::map(&self.pins, *lender, map),
+            };
+            let fd = opened.map_err(failed(|| format!("open map `{map}` of app {lender}, which it shares")))?;
+            Ok((map.clone(), fd))
+        };
+        recipe.shared.iter().map(open).collect()
     }
 
     /// Makes an app's instructions again around its pinned maps, unless they are at hand.

@@ -32,6 +32,7 @@ mod release;
 mod seek;
 mod types;
 
+pub(crate) use hook::nearest_target;
 pub use maker::Made;
 pub(crate) use pins::map_path;
 pub use prepare::{Loader, StagedApp};
@@ -539,11 +540,12 @@ impl Kernel for HostKernel {
     }
 
     fn maker(&mut self, need: &Need) -> Self::Maker {
-        let apps = match need {
+        let apps: Vec<AppUid> = match need {
             Need::Copy { members, .. } | Need::Generation { members, .. } => {
                 members.iter().map(|member| member.app).collect()
             }
-            Need::App { .. } => vec![],
+            // Those that lend it maps.
+            Need::App { recipe, .. } => recipe.shared.values().copied().collect(),
         };
         let code = |app: AppUid| {
             let staged = self.staged.get(&app).map(|staged| staged.code.clone());

@@ -154,7 +154,13 @@ mod tests {
 
     fn recipe(functions: &[(&str, ProgramKind)], reach: Reach) -> Recipe {
         let functions = functions.iter().map(|(name, kind)| ((*name).to_owned(), LoadAs::Any(*kind))).collect();
-        Recipe { object: bpfd_core::state::ObjectDigest::from([0; 32]), globals: BTreeMap::new(), functions, reach }
+        Recipe {
+            object: bpfd_core::state::ObjectDigest::from([0; 32]),
+            globals: BTreeMap::new(),
+            functions,
+            reach,
+            shared: BTreeMap::new(),
+        }
     }
 
     fn fit_plain(elf: &[u8], recipe: &Recipe) -> Result<Fitted, ObjectError> {

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use bpfd_core::adopt::Spared;
+use bpfd_core::cow::CowMap;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid, SlotUid};
 use bpfd_core::kernel::{
@@ -16,7 +17,6 @@ use bpfd_core::kernel::{
     PinnedApp, PinnedCopy, PinnedGeneration, Runs, Scope, SequenceEntry, Step, Targets,
 };
 use bpfd_core::mode::Modes;
-use bpfd_core::shared::Shared;
 use bpfd_sys::bpf::{ProgId, prog_info};
 use bpfd_sys::netlink::XdpAttachment;
 
@@ -38,18 +38,18 @@ use crate::worker::netns::Namespaces;
 /// tree while its lock is held. What somebody removes by hand is noticed by the next whole observation.
 #[derive(Debug)]
 pub(crate) struct Known {
-    pub(crate) apps: Shared<AppUid, PinnedApp>,
+    pub(crate) apps: CowMap<AppUid, PinnedApp>,
     half_made: BTreeSet<AppUid>,
     pub(crate) generations: BTreeMap<GenerationUid, SeenGeneration>,
     /// The same, as they were observed last.
-    pinned: Shared<GenerationUid, PinnedGeneration>,
+    pinned: CowMap<GenerationUid, PinnedGeneration>,
     /// Whether the interface that a generation was made for runs it.
     runs: BTreeMap<GenerationUid, Runs>,
     /// Interfaces that were moved to a namespace with a name since everything was read.
     pub(super) moved: BTreeMap<InterfaceId, InterfaceId>,
     pub(crate) links: BTreeSet<LinkUid>,
     half_links: BTreeSet<LinkUid>,
-    pub(crate) copies: Shared<SlotUid, PinnedCopy>,
+    pub(crate) copies: CowMap<SlotUid, PinnedCopy>,
     records: Records,
 }
 
@@ -60,7 +60,7 @@ impl Known {
         let (links, half_links) = hook::observe(pins).map_err(unseen("the pinned links"))?;
         let copies = copy::observe(pins).map_err(unseen("the pinned programs of slots"))?;
         let records = record::observe(pins).map_err(unseen("the records of apps and links"))?;
-        let (apps, pinned) = (apps.into_iter().collect(), Shared::default());
+        let (apps, pinned) = (apps.into_iter().collect(), CowMap::default());
         let (runs, moved) = Default::default();
         Ok(Self { apps, half_made, generations, pinned, runs, moved, links, half_links, copies, records })
     }
@@ -204,7 +204,7 @@ pub(crate) fn observe(
         };
         known.runs.iter().any(|(uid, runs)| *runs == Runs::Yes && is_of_it(uid))
     };
-    let (mut chains, mut missing, mut unpinned) = (Shared::default(), BTreeSet::new(), BTreeMap::new());
+    let (mut chains, mut missing, mut unpinned) = (CowMap::default(), BTreeSet::new(), BTreeMap::new());
     for id in chains_found {
         match found.get(&id.interface) {
             Some(Sought::Here(interface) | Sought::Nameless(interface, _))
@@ -321,7 +321,7 @@ fn observe_sequence(
 const REPLACED: u32 = 10;
 
 /// What pins tell of chains.
-type Pinned<'a> = (&'a Pins, &'a BTreeMap<GenerationUid, SeenGeneration>, &'a Shared<SlotUid, PinnedCopy>);
+type Pinned<'a> = (&'a Pins, &'a BTreeMap<GenerationUid, SeenGeneration>, &'a CowMap<SlotUid, PinnedCopy>);
 
 /// A chain as it is at one moment: what somebody replaced between two reads is read again. `None` if the interface went.
 fn observe_steady(
@@ -408,7 +408,7 @@ fn unpinned_of(
 fn theirs(
     interface: &Interface,
     program: ProgId,
-    (pins, copies): (&Pins, &Shared<SlotUid, PinnedCopy>),
+    (pins, copies): (&Pins, &CowMap<SlotUid, PinnedCopy>),
     ids: &mut IdLookup,
 ) -> io::Result<Option<LiveDispatcher>> {
     if xdp::driven(&interface.row.xdp).is_none() || !matches!(interface.row.xdp, XdpAttachment::One { .. }) {

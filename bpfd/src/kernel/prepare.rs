@@ -1,7 +1,7 @@
 //! Loading an object: its maps and programs as file descriptors, named by nothing. Any thread may do it; what it made is gone when
 //! dropped. It must never pin or attach.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -85,12 +85,19 @@ impl Loader {
         }
     }
 
-    /// Makes an app's maps and programs. Takes as long as the verifier does. The bytes must have passed the parse worker.
-    pub fn prepare(&self, elf: &[u8], recipe: &Recipe) -> Result<StagedApp, StepError> {
+    /// Makes an app's maps and programs. Takes as long as the verifier does. The bytes must have passed the parse worker. `lent`: the maps
+    /// that the recipe says are shared.
+    pub fn prepare(
+        &self,
+        elf: &[u8],
+        recipe: &Recipe,
+        lent: BTreeMap<String, OwnedFd>,
+    ) -> Result<StagedApp, StepError> {
         let Fitted { object, unlinked, callees } = self.fit(elf, recipe)?;
         let types = Types::load(&unlinked);
         let btf = types.fd();
-        let maps = make_maps(&unlinked, btf)?;
+        let shared: BTreeSet<String> = lent.keys().cloned().collect();
+        let maps = make_maps(&unlinked, btf, lent)?;
         let finished = finish(&unlinked, &numbers(&maps)).map_err(unusable)?;
         types.suffice(&finished)?;
         // Finished in the order of the recipe, which is by function; then what they reach by tail calls, which the arrays keep.
@@ -101,7 +108,8 @@ impl Loader {
             .zip(&load_as)
             .map(|(program, load_as)| self.load_judged(program, load_as, recipe.reach, &object, btf))
             .collect::<Result<Vec<_>, StepError>>()?;
-        fill(&object.contents, &maps, &programs)?;
+        let own = object.contents.iter().filter(|content| !shared.contains(content.map.as_str()));
+        fill(own, &maps, &programs)?;
         programs.truncate(recipe.functions.len());
         Ok(StagedApp { programs: Arc::new(programs), code: Arc::new(AppCode::new(maps, finished, types)) })
     }
@@ -248,12 +256,37 @@ fn load_program(
     })
 }
 
-fn make_maps(unlinked: &Unlinked, btf: Option<BorrowedFd<'_>>) -> Result<BTreeMap<String, OwnedFd>, StepError> {
-    unlinked.maps().iter().map(|map| Ok((map.name().to_owned(), make_map(map, btf)?))).collect()
+/// An app's maps: those that are lent, and the others made.
+fn make_maps(
+    unlinked: &Unlinked,
+    btf: Option<BorrowedFd<'_>>,
+    mut lent: BTreeMap<String, OwnedFd>,
+) -> Result<BTreeMap<String, OwnedFd>, StepError> {
+    let of = |definition: &MapDefinition| {
+        let name = definition.name();
+        let map = match lent.remove(name) {
+            Some(fd) => {
+                let flags = bpfd_sys::bpf::map_info(fd.as_fd()).map_err(failed(|| format!("read map `{name}`")))?.flags;
+                same_map(definition, Some(fd.as_fd()))?;
+                if flags != definition.flags() {
+                    let why = format!("map `{name}` has other flags than the one that it is to share");
+                    return Err(StepError::Object { why });
+                }
+                fd
+            }
+            None => make_map(definition, btf)?,
+        };
+        Ok((name.to_owned(), map))
+    };
+    unlinked.maps().iter().map(of).collect()
 }
 
 /// Puts programs and maps into maps, as the object says. Places for programs that nothing here leads to stay empty.
-fn fill(contents: &[Content], maps: &BTreeMap<String, OwnedFd>, programs: &[LoadedProgram]) -> Result<(), StepError> {
+fn fill<'a>(
+    contents: impl Iterator<Item = &'a Content>,
+    maps: &BTreeMap<String, OwnedFd>,
+    programs: &[LoadedProgram],
+) -> Result<(), StepError> {
     for Content { map, slot, holds } in contents {
         let doing = || format!("fill map `{map}`");
         let held = match holds {

@@ -10,6 +10,7 @@ use bpfd_core::policy::{Authorized, Denied, Principal, Verb};
 use bpfd_core::report::{Phase, Progress, Warning};
 use bpfd_core::request::{Apply, Bytes, LoadRequest};
 use bpfd_core::selection::SelectionError;
+use bpfd_core::sharing::ShareError;
 use ebpf::globals::GlobalError;
 
 use super::make::{Admitted, Made, VERIFICATION};
@@ -48,6 +49,9 @@ pub enum LoadError {
         /// Why.
         source: GlobalError,
     },
+    /// A `--map-from`.
+    #[error(transparent)]
+    Share(#[from] ShareError),
     /// The kernel's verifier.
     #[error(transparent)]
     Verifier(Rejected),
@@ -83,12 +87,13 @@ impl Service {
             return Ok(Changed::again(answer, &before));
         }
         let ask = self.permit(principal, request).await.map_err(EngineError::Denied)?;
-        let (admitted, warnings) = self.admit(&ask, &report, waiter).await?;
+        let (admitted, mut warnings) = self.admit(&ask, &report, waiter).await?;
         report(Progress::begin(Phase::Inspect));
-        let Made { uid, staged, loaded, proof, reserved } = tokio::select! {
+        let Made { uid, staged, loaded, proof, reserved, warnings: more } = tokio::select! {
             made = self.loads.make(&ask, admitted, &self.objects, self.trust.policy(), &report) => made?,
             why = waiter.given_up() => return Err(why.into()),
         };
+        warnings.extend(more);
         let (request, principal) = ask.into_parts();
         let owner = principal.owner();
         let (asks, line) = (principal.clone(), Line::User(principal.uid));

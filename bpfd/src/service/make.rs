@@ -6,6 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +16,16 @@ use bpfd_core::ident::AppUid;
 use bpfd_core::kernel::{LoadAs, Recipe, StepError};
 use bpfd_core::names::{AppName, printable};
 use bpfd_core::policy::Authorized;
-use bpfd_core::report::{Phase, Progress};
+use bpfd_core::report::{Phase, Progress, Warning};
 use bpfd_core::request::LoadRequest;
 use bpfd_core::selection::{self, Selection};
-use bpfd_core::state::{Advice, Map, ObjectDigest, ProgramKind, Setting};
+use bpfd_core::sharing::{self, Declared};
+use bpfd_core::state::{Advice, Map, ObjectDigest, ProgramKind, Setting, Shared};
 use bpfd_policy::Policy;
+use bpfd_sys::bpf::obj_get;
 use ebpf::inspect::Object;
 use ebpf::line_info::LineTable;
+use ebpf::maps::MapKind;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -28,7 +33,7 @@ use super::LoadError;
 use crate::engine::{EngineError, EngineHandle};
 use crate::fail_points;
 use crate::images::Acquired;
-use crate::kernel::{HostKernel, Loader, StagedApp};
+use crate::kernel::{HostKernel, Loader, StagedApp, map_path};
 use crate::load_log::LoadLogs;
 use crate::objects::Objects;
 use crate::progress::Report;
@@ -51,6 +56,8 @@ pub struct Loads {
     loader: Loader,
     logs: Arc<LoadLogs>,
     engine: EngineHandle<HostKernel>,
+    /// Where apps' maps are pinned.
+    pins: PathBuf,
     reservations: Reservations,
     queue: Queue<Work<()>>,
 }
@@ -62,9 +69,10 @@ impl Loads {
         loader: Loader,
         logs: Arc<LoadLogs>,
         engine: EngineHandle<HostKernel>,
+        pins: PathBuf,
     ) -> io::Result<Self> {
         let (reservations, queue) = (Reservations::default(), Queue::with_threads("load", AT_ONCE, || ())?);
-        Ok(Self { workers, loader, logs, engine, reservations, queue })
+        Ok(Self { workers, loader, logs, engine, pins, reservations, queue })
     }
 
     pub(super) async fn make(
@@ -116,16 +124,26 @@ impl Loads {
         let functions = selection::load_as(&selection, &request.attach, &advice).map_err(EngineError::Request)?;
         let Selection { functions: selected, attach } = selection;
         let globals = settings(&object, &request.globals)?;
-        let recipe = recipe(bytecode, functions, &globals);
+        let snapshot = self.engine.snapshot();
+        let shared = sharing::taken(&snapshot.state, &request.map_from, &shareable(&object))?;
+        let recipe = Recipe {
+            shared: shared.iter().map(|(map, from)| (map.clone(), from.app)).collect(),
+            ..recipe(bytecode, functions, &globals)
+        };
         reader.rehearse(&self.loader, &recipe)?;
         drop(reader);
         let quota = policy.quota(ask.principal());
-        let (state, links) = (&self.engine.snapshot().state, request.attach.len());
-        let reserved =
-            self.reservations.reserve(quota, state, ask.principal().uid, &maps(&object, &declared(&object)), links);
+        let (state, links) = (&snapshot.state, request.attach.len());
+        let reserved = self.reservations.reserve(
+            quota,
+            state,
+            ask.principal().uid,
+            &maps(&object, &declared(&object), &shared),
+            links,
+        );
         let reserved = reserved.map_err(EngineError::from)?;
         report(Progress::begin(Phase::Load));
-        let staged = self.loader.prepare(bytecode.bytes(), &recipe);
+        let staged = self.loader.prepare(bytecode.bytes(), &recipe, self.lent(&shared)?);
         let staged = staged.map_err(|error| self.explain(ask.principal().uid, bytecode.bytes(), error))?;
         let uid = AppUid(Uuid::new_v4());
         let mut programs = staged.programs();
@@ -145,7 +163,7 @@ impl Loads {
             reach: bytecode.reach(),
             globals,
             programs,
-            maps: maps(&object, &staged.maps()),
+            maps: maps(&object, &staged.maps(), &shared),
             labels: bytecode.labels().clone(),
             user_labels: request.labels.clone(),
             advice,
@@ -153,7 +171,20 @@ impl Loads {
             persist: request.persist,
             request: request.request.map(|key| key.id),
         };
-        Ok(Made { uid, staged, loaded, proof: bytecode.proof().clone(), reserved })
+        let warnings = pins_by_name(&object, &shared);
+        Ok(Made { uid, staged, loaded, proof: bytecode.proof().clone(), reserved, warnings })
+    }
+
+    /// The maps that are shared, opened: they stay, whatever becomes of the apps that have them.
+    fn lent(&self, shared: &BTreeMap<String, Shared>) -> Result<BTreeMap<String, OwnedFd>, LoadError> {
+        let open = |(map, from): (&String, &Shared)| {
+            let path = map_path(&self.pins, from.app, map).ok_or(io::ErrorKind::InvalidFilename);
+            let fd = path.map_err(io::Error::from).and_then(|path| obj_get(&path));
+            let doing = || format!("open map `{map}` of app `{}`", from.name);
+            fd.map(|fd| (map.clone(), fd))
+                .map_err(|error| LoadError::Kernel(StepError::Call { doing: doing(), errno: error.to_string() }))
+        };
+        shared.iter().map(open).collect()
     }
 
     /// A verifier's refusal with the place in the source that it means, read from the object's own line information. The whole log is
@@ -196,6 +227,8 @@ pub(super) struct Made {
     pub(super) proof: Proof,
     /// Until the row counts.
     pub(super) reserved: Reserved,
+    /// What to know about it.
+    pub(super) warnings: Vec<Warning>,
 }
 
 fn settings(object: &Object, wanted: &[(String, String)]) -> Result<BTreeMap<String, Setting>, LoadError> {
@@ -213,6 +246,7 @@ fn recipe(bytecode: &Bytecode, functions: BTreeMap<String, LoadAs>, globals: &BT
         globals: globals.iter().map(|(name, setting)| (name.clone(), setting.bytes.clone())).collect(),
         functions,
         reach: bytecode.reach(),
+        shared: BTreeMap::new(),
     }
 }
 
@@ -228,28 +262,49 @@ fn declared(object: &Object) -> Vec<String> {
 }
 
 /// What the object declares of each map that was made; data sections are arrays of one value.
-fn maps(object: &Object, made: &[String]) -> Vec<Map> {
-    let row = |name: &String| {
+fn maps(object: &Object, made: &[String], shared: &BTreeMap<String, Shared>) -> Vec<Map> {
+    let of = |name: &String| {
         let declared = object.maps.iter().find(|map| map.name.as_str() == name);
         let data = object.data.iter().find(|section| section.name.as_str() == name);
         match (declared, data) {
-            (Some(map), _) => Map {
-                name: name.clone(),
-                kind: map.kind.to_string(),
-                key_size: map.key_size,
-                value_size: map.value_size,
-                max_entries: map.max_entries,
-            },
+            (Some(map), _) => Map { shared: shared.get(name).cloned(), ..row(map) },
             (None, section) => Map {
                 name: name.clone(),
                 kind: "array".to_owned(),
                 key_size: 4,
                 value_size: section.map_or(0, |section| section.size),
                 max_entries: 1,
+                shared: None,
             },
         }
     };
-    made.iter().map(row).collect()
+    made.iter().map(of).collect()
+}
+
+fn row(map: &ebpf::maps::Map) -> Map {
+    Map {
+        name: map.name.to_string(),
+        kind: map.kind.to_string(),
+        key_size: map.key_size,
+        value_size: map.value_size,
+        max_entries: map.max_entries,
+        shared: None,
+    }
+}
+
+/// The maps of an object that another app's may stand for.
+fn shareable(object: &Object) -> Vec<Declared> {
+    let filled = |map: &ebpf::maps::Map| {
+        map.kind == MapKind::PROG_ARRAY || object.contents.iter().any(|content| content.map == map.name)
+    };
+    object.maps.iter().map(|map| Declared { map: row(map), filled: filled(map) }).collect()
+}
+
+/// The maps that ask to be pinned by name: an app that wants one of another must say so.
+fn pins_by_name(object: &Object, shared: &BTreeMap<String, Shared>) -> Vec<Warning> {
+    let asks = object.maps.iter().filter(|map| map.pin_by_name && !shared.contains_key(map.name.as_str()));
+    let asks: Vec<String> = asks.map(|map| map.name.to_string()).collect();
+    if asks.is_empty() { vec![] } else { vec![Warning::PinByName(asks)] }
 }
 
 /// The image's label first, then the object's own run config.

@@ -28,9 +28,19 @@ impl Service {
         Ok(self.objects.incoming().map_err(IncomingError::Write)?)
     }
 
-    /// All its pieces are here. Gives its hash and its size.
+    /// All its pieces are here. Gives its hash and its size. Objects that nothing has used for long make room.
     pub async fn uploaded(&self, incoming: Incoming) -> Result<(ObjectDigest, u64), UploadRefused> {
-        let finished = tokio::task::spawn_blocking(move || incoming.finish()).await;
+        let (objects, snapshot) = (self.objects.clone(), self.snapshot());
+        let finished = tokio::task::spawn_blocking(move || {
+            let finished = incoming.finish();
+            match objects.sweep(&snapshot.objects()) {
+                Ok(0) => {}
+                Ok(swept) => tracing::info!(swept, "removed unused objects"),
+                Err(error) => tracing::warn!(%error, "cannot sweep the object store"),
+            }
+            finished
+        });
+        let finished = finished.await;
         Ok(finished.map_err(|_panicked| UploadRefused::Lost)?.map_err(IncomingError::Write)?)
     }
 }

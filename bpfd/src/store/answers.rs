@@ -130,7 +130,7 @@ pub(super) fn keep(tx: &Transaction<'_>, key: RequestKey, owner: u32, outcome: &
     tx.execute(
         "INSERT OR REPLACE INTO answers (request_id, owner, asked, at, body)
          VALUES (?1, ?2, ?3, unixepoch(), ?4)",
-        params![id.to_string(), owner, asked.to_string(), text(&outcome.kept())],
+        params![id.to_string(), owner, asked.to_string(), text(&outcome.kept())?],
     )?;
     tx.execute(
         "DELETE FROM answers WHERE rowid IN (

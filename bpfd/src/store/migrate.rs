@@ -86,7 +86,7 @@ fn from_2(tx: &Transaction<'_>) -> Result<(), StoreError> {
                 }
                 app.as_object_mut().and_then(|app| app.insert("user_labels".to_owned(), json!({})));
             }
-            tx.execute(&format!("UPDATE {table} SET body = ?1 WHERE rowid = ?2"), params![text(&body), rowid])?;
+            tx.execute(&format!("UPDATE {table} SET body = ?1 WHERE rowid = ?2"), params![text(&body)?, rowid])?;
         }
     }
     write_handle(tx, last)

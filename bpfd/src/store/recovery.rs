@@ -31,7 +31,7 @@ impl Store {
         rewrite(&tx, boot, before, after)?;
         tx.execute_batch("DELETE FROM operations; DELETE FROM recovery")?;
         if !recovery.is_empty() {
-            tx.execute("INSERT INTO recovery (only, body) VALUES (1, ?1)", [text(recovery)])?;
+            tx.execute("INSERT INTO recovery (only, body) VALUES (1, ?1)", [text(recovery)?])?;
         }
         write_handle(&tx, handle)?;
         tx.execute("UPDATE identity SET uuid = ?1", [uid.bytes()])?;

@@ -14,6 +14,7 @@ use dispatchers::{Dispatcher, Dispatchers, Holders};
 pub(crate) use dispatchers::{Filled, Loaded};
 
 use bpfd_core::adopt::Spared;
+use bpfd_core::cow::CowMap;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, NamedChain, Point, ProceedOn, XdpMode};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid, SlotUid};
 use bpfd_core::kernel::{
@@ -23,7 +24,6 @@ use bpfd_core::kernel::{
 };
 use bpfd_core::names::{Netns, Priority};
 use bpfd_core::record::Row;
-use bpfd_core::shared::Shared;
 use bpfd_core::stamp::Stamp;
 use bpfd_core::state::{ProgramFacts, State};
 use ebpf::verifier_log::Rejection;
@@ -119,7 +119,7 @@ pub(crate) struct FakeKernel {
     half_made: BTreeSet<AppUid>,
     generations: BTreeMap<GenerationUid, Top>,
     links: BTreeSet<LinkUid>,
-    copies: Shared<SlotUid, PinnedCopy>,
+    copies: CowMap<SlotUid, PinnedCopy>,
     recorded: State,
     stamp: Option<Stamp>,
     /// Apps whose objects are lost, or that the verifier does not take any more.
@@ -409,7 +409,7 @@ impl FakeKernel {
         self.half_made.clear();
         self.generations.clear();
         self.links.clear();
-        self.copies = Shared::default();
+        self.copies = CowMap::default();
         self.forget_records();
         self.dispatchers = Dispatchers::default();
         self.theirs.clear();

@@ -501,7 +501,7 @@ fn loaded(uid: AppUid, name: &str, staged: &PinnedApp, attach: Option<AttachAsk>
 }
 
 fn map(name: &str) -> Map {
-    Map { name: name.into(), kind: "array".into(), key_size: 4, value_size: 8, max_entries: 1 }
+    Map { name: name.into(), kind: "array".into(), key_size: 4, value_size: 8, max_entries: 1, shared: None }
 }
 
 /// A host with two programs on eth0, one on eth1, and a tracepoint.

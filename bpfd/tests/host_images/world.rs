@@ -216,6 +216,7 @@ pub(crate) fn load(reference: &str, pull: PullPolicy) -> Authorized<LoadRequest>
         name: None,
         select: vec![],
         globals: vec![],
+        map_from: vec![],
         labels: Labels::default(),
         attach: vec![],
         persist: Persist::No,

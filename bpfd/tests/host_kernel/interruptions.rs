@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use bpfd_core::chain::room::Room;
+use bpfd_core::cow::CowMap;
 use bpfd_core::hook::XdpMode;
 use bpfd_core::kernel::{ChainContent, ChainMode, Kernel, Step, StepError};
 use bpfd_core::mode::Setting;
-use bpfd_core::shared::Shared;
 
 use crate::world::{Steps, World, app, member};
 
@@ -69,7 +69,7 @@ fn steps_on_what_is_not_there_fail_or_do_nothing_but_never_half() {
         ChainContent::Fused { members: vec![member(none, "count", 1)], recipes: BTreeMap::new(), room: Room::All };
     let refused = kernel.step(&Step::BuildGeneration { generation, chain: chain.clone(), content }).unwrap_err();
     assert!(matches!(refused, StepError::Call { .. }), "{refused}");
-    assert_eq!(kernel.look(&[chain]).generations, Shared::default());
+    assert_eq!(kernel.look(&[chain]).generations, CowMap::default());
 }
 
 #[test]

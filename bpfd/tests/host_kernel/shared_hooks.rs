@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bpfd::kernel::{HostKernel, held_by};
+use bpfd_core::cow::CowMap;
 use bpfd_core::hook::{ProceedOn, XdpMode};
 use bpfd_core::kernel::{ForeignProgram, Kernel, Live, LiveGeneration, Runs, Scope, Step, StepError, Targets};
-use bpfd_core::shared::Shared;
 use bpfd_core::state::ProgramKind;
 use bpfd_sys::bpf::{ProgLoad, ProgramType, link_create_xdp, link_info, obj_get, prog_load};
 use bpfd_sys::netlink::{Expected, Route, XdpMode as Driven};
@@ -67,7 +67,7 @@ fn chains_of_one_to_three_members_run_each_of_them_and_come_apart() {
         }
         let seen = kernel.look(std::slice::from_ref(&chain));
         assert_eq!(seen.chains[&chain.id].live, Live::Empty);
-        assert_eq!((seen.apps, seen.generations), (Shared::default(), Shared::default()));
+        assert_eq!((seen.apps, seen.generations), (CowMap::default(), CowMap::default()));
     }
 }
 

@@ -145,7 +145,7 @@ impl World {
         let object = ObjectDigest::from([self.next_object.fetch_add(1, Ordering::Relaxed); 32]);
         self.objects.lock().unwrap().insert(object, elf);
         let functions = functions.iter().map(|(name, kind)| ((*name).to_owned(), LoadAs::Any(*kind))).collect();
-        Recipe { object, globals: BTreeMap::new(), functions, reach: Reach::Kernel }
+        Recipe { object, globals: BTreeMap::new(), functions, reach: Reach::Kernel, shared: BTreeMap::new() }
     }
 
     pub(crate) fn bytes(&self, recipe: &Recipe) -> Vec<u8> {
@@ -305,7 +305,7 @@ impl Steps for HostKernel {
         let elf = world.bytes(recipe);
         let rehearsed = parse::rehearse(&workers(), &self.loader(), &elf, recipe);
         rehearsed.map_err(|error| StepError::Object { why: error.to_string() })?;
-        let staged = self.loader().prepare(&elf, recipe)?;
+        let staged = self.loader().prepare(&elf, recipe, BTreeMap::new())?;
         let programs = staged.programs();
         self.stage(app, staged);
         Ok(programs)

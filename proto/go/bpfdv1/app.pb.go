@@ -355,7 +355,10 @@ type LoadRequest struct {
 	UserLabels map[string]string `protobuf:"bytes,10,rep,name=user_labels,json=userLabels,proto3" json:"user_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Load and attach it again after a reboot of the host. Otherwise a reboot
 	// ends it.
-	Persist       bool `protobuf:"varint,11,opt,name=persist,proto3" json:"persist,omitempty"`
+	Persist bool `protobuf:"varint,11,opt,name=persist,proto3" json:"persist,omitempty"`
+	// Maps to take from apps instead of making them. At most 64; the caller must
+	// own the apps. Neither program arrays nor maps that the object fills.
+	MapFrom       []*MapSource `protobuf:"bytes,12,rep,name=map_from,json=mapFrom,proto3" json:"map_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -478,6 +481,13 @@ func (x *LoadRequest) GetPersist() bool {
 	return false
 }
 
+func (x *LoadRequest) GetMapFrom() []*MapSource {
+	if x != nil {
+		return x.MapFrom
+	}
+	return nil
+}
+
 type isLoadRequest_Source interface {
 	isLoadRequest_Source()
 }
@@ -496,6 +506,62 @@ func (*LoadRequest_Image) isLoadRequest_Source() {}
 
 func (*LoadRequest_ObjectSha256) isLoadRequest_Source() {}
 
+// An app whose maps a load takes.
+type MapSource struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The app's name, uid (`uid:…`) or handle (`#…`).
+	App string `protobuf:"bytes,1,opt,name=app,proto3" json:"app,omitempty"`
+	// The map. Unset: every map that object and app both have by name; those of
+	// global variables never.
+	Map           *string `protobuf:"bytes,2,opt,name=map,proto3,oneof" json:"map,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MapSource) Reset() {
+	*x = MapSource{}
+	mi := &file_bpfd_v1_app_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MapSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MapSource) ProtoMessage() {}
+
+func (x *MapSource) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_app_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MapSource.ProtoReflect.Descriptor instead.
+func (*MapSource) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *MapSource) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *MapSource) GetMap() string {
+	if x != nil && x.Map != nil {
+		return *x.Map
+	}
+	return ""
+}
+
 // An image to load.
 type ImageSource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -509,7 +575,7 @@ type ImageSource struct {
 
 func (x *ImageSource) Reset() {
 	*x = ImageSource{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[3]
+	mi := &file_bpfd_v1_app_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +587,7 @@ func (x *ImageSource) String() string {
 func (*ImageSource) ProtoMessage() {}
 
 func (x *ImageSource) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[3]
+	mi := &file_bpfd_v1_app_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +600,7 @@ func (x *ImageSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageSource.ProtoReflect.Descriptor instead.
 func (*ImageSource) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{3}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ImageSource) GetReference() string {
@@ -567,7 +633,7 @@ type ProgramSelector struct {
 
 func (x *ProgramSelector) Reset() {
 	*x = ProgramSelector{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[4]
+	mi := &file_bpfd_v1_app_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -579,7 +645,7 @@ func (x *ProgramSelector) String() string {
 func (*ProgramSelector) ProtoMessage() {}
 
 func (x *ProgramSelector) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[4]
+	mi := &file_bpfd_v1_app_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -592,7 +658,7 @@ func (x *ProgramSelector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProgramSelector.ProtoReflect.Descriptor instead.
 func (*ProgramSelector) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{4}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ProgramSelector) GetSelector() isProgramSelector_Selector {
@@ -653,7 +719,7 @@ type GlobalSetting struct {
 
 func (x *GlobalSetting) Reset() {
 	*x = GlobalSetting{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[5]
+	mi := &file_bpfd_v1_app_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -665,7 +731,7 @@ func (x *GlobalSetting) String() string {
 func (*GlobalSetting) ProtoMessage() {}
 
 func (x *GlobalSetting) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[5]
+	mi := &file_bpfd_v1_app_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -678,7 +744,7 @@ func (x *GlobalSetting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GlobalSetting.ProtoReflect.Descriptor instead.
 func (*GlobalSetting) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{5}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GlobalSetting) GetName() string {
@@ -711,7 +777,7 @@ type LoadResponse struct {
 
 func (x *LoadResponse) Reset() {
 	*x = LoadResponse{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[6]
+	mi := &file_bpfd_v1_app_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +789,7 @@ func (x *LoadResponse) String() string {
 func (*LoadResponse) ProtoMessage() {}
 
 func (x *LoadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[6]
+	mi := &file_bpfd_v1_app_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +802,7 @@ func (x *LoadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResponse.ProtoReflect.Descriptor instead.
 func (*LoadResponse) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{6}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LoadResponse) GetEvent() isLoadResponse_Event {
@@ -799,7 +865,7 @@ type LoadResult struct {
 
 func (x *LoadResult) Reset() {
 	*x = LoadResult{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[7]
+	mi := &file_bpfd_v1_app_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -811,7 +877,7 @@ func (x *LoadResult) String() string {
 func (*LoadResult) ProtoMessage() {}
 
 func (x *LoadResult) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[7]
+	mi := &file_bpfd_v1_app_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -824,7 +890,7 @@ func (x *LoadResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadResult.ProtoReflect.Descriptor instead.
 func (*LoadResult) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{7}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *LoadResult) GetApp() *App {
@@ -866,7 +932,7 @@ type GetAppRequest struct {
 
 func (x *GetAppRequest) Reset() {
 	*x = GetAppRequest{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[8]
+	mi := &file_bpfd_v1_app_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -878,7 +944,7 @@ func (x *GetAppRequest) String() string {
 func (*GetAppRequest) ProtoMessage() {}
 
 func (x *GetAppRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[8]
+	mi := &file_bpfd_v1_app_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -891,7 +957,7 @@ func (x *GetAppRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetAppRequest.ProtoReflect.Descriptor instead.
 func (*GetAppRequest) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{8}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetAppRequest) GetApp() string {
@@ -921,7 +987,7 @@ type ListAppsRequest struct {
 
 func (x *ListAppsRequest) Reset() {
 	*x = ListAppsRequest{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[9]
+	mi := &file_bpfd_v1_app_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -933,7 +999,7 @@ func (x *ListAppsRequest) String() string {
 func (*ListAppsRequest) ProtoMessage() {}
 
 func (x *ListAppsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[9]
+	mi := &file_bpfd_v1_app_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -946,7 +1012,7 @@ func (x *ListAppsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAppsRequest.ProtoReflect.Descriptor instead.
 func (*ListAppsRequest) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{9}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListAppsRequest) GetInterface() string {
@@ -997,7 +1063,7 @@ type ListAppsResponse struct {
 
 func (x *ListAppsResponse) Reset() {
 	*x = ListAppsResponse{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[10]
+	mi := &file_bpfd_v1_app_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1009,7 +1075,7 @@ func (x *ListAppsResponse) String() string {
 func (*ListAppsResponse) ProtoMessage() {}
 
 func (x *ListAppsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[10]
+	mi := &file_bpfd_v1_app_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1022,7 +1088,7 @@ func (x *ListAppsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAppsResponse.ProtoReflect.Descriptor instead.
 func (*ListAppsResponse) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{10}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListAppsResponse) GetApps() []*App {
@@ -1059,7 +1125,7 @@ type UnloadRequest struct {
 
 func (x *UnloadRequest) Reset() {
 	*x = UnloadRequest{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[11]
+	mi := &file_bpfd_v1_app_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1137,7 @@ func (x *UnloadRequest) String() string {
 func (*UnloadRequest) ProtoMessage() {}
 
 func (x *UnloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[11]
+	mi := &file_bpfd_v1_app_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1150,7 @@ func (x *UnloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnloadRequest.ProtoReflect.Descriptor instead.
 func (*UnloadRequest) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{11}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UnloadRequest) GetRequestId() string {
@@ -1155,7 +1221,7 @@ type AppNames struct {
 
 func (x *AppNames) Reset() {
 	*x = AppNames{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[12]
+	mi := &file_bpfd_v1_app_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1167,7 +1233,7 @@ func (x *AppNames) String() string {
 func (*AppNames) ProtoMessage() {}
 
 func (x *AppNames) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[12]
+	mi := &file_bpfd_v1_app_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1180,7 +1246,7 @@ func (x *AppNames) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppNames.ProtoReflect.Descriptor instead.
 func (*AppNames) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{12}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AppNames) GetNames() []string {
@@ -1199,7 +1265,7 @@ type AllApps struct {
 
 func (x *AllApps) Reset() {
 	*x = AllApps{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[13]
+	mi := &file_bpfd_v1_app_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1277,7 @@ func (x *AllApps) String() string {
 func (*AllApps) ProtoMessage() {}
 
 func (x *AllApps) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[13]
+	mi := &file_bpfd_v1_app_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1290,7 @@ func (x *AllApps) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllApps.ProtoReflect.Descriptor instead.
 func (*AllApps) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{13}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{14}
 }
 
 // What is gone.
@@ -1245,7 +1311,7 @@ type UnloadResponse struct {
 
 func (x *UnloadResponse) Reset() {
 	*x = UnloadResponse{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[14]
+	mi := &file_bpfd_v1_app_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +1323,7 @@ func (x *UnloadResponse) String() string {
 func (*UnloadResponse) ProtoMessage() {}
 
 func (x *UnloadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[14]
+	mi := &file_bpfd_v1_app_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +1336,7 @@ func (x *UnloadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnloadResponse.ProtoReflect.Descriptor instead.
 func (*UnloadResponse) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{14}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *UnloadResponse) GetApps() []string {
@@ -1318,7 +1384,7 @@ type PersistRequest struct {
 
 func (x *PersistRequest) Reset() {
 	*x = PersistRequest{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[15]
+	mi := &file_bpfd_v1_app_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1330,7 +1396,7 @@ func (x *PersistRequest) String() string {
 func (*PersistRequest) ProtoMessage() {}
 
 func (x *PersistRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[15]
+	mi := &file_bpfd_v1_app_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1343,7 +1409,7 @@ func (x *PersistRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersistRequest.ProtoReflect.Descriptor instead.
 func (*PersistRequest) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{15}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PersistRequest) GetRequestId() string {
@@ -1389,7 +1455,7 @@ type PersistResponse struct {
 
 func (x *PersistResponse) Reset() {
 	*x = PersistResponse{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[16]
+	mi := &file_bpfd_v1_app_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1401,7 +1467,7 @@ func (x *PersistResponse) String() string {
 func (*PersistResponse) ProtoMessage() {}
 
 func (x *PersistResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[16]
+	mi := &file_bpfd_v1_app_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1414,7 +1480,7 @@ func (x *PersistResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PersistResponse.ProtoReflect.Descriptor instead.
 func (*PersistResponse) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{16}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PersistResponse) GetApp() *App {
@@ -1449,7 +1515,7 @@ type GetLoadLogRequest struct {
 
 func (x *GetLoadLogRequest) Reset() {
 	*x = GetLoadLogRequest{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[17]
+	mi := &file_bpfd_v1_app_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1527,7 @@ func (x *GetLoadLogRequest) String() string {
 func (*GetLoadLogRequest) ProtoMessage() {}
 
 func (x *GetLoadLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[17]
+	mi := &file_bpfd_v1_app_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1540,7 @@ func (x *GetLoadLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLoadLogRequest.ProtoReflect.Descriptor instead.
 func (*GetLoadLogRequest) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{17}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *GetLoadLogRequest) GetLogId() string {
@@ -1495,7 +1561,7 @@ type GetLoadLogResponse struct {
 
 func (x *GetLoadLogResponse) Reset() {
 	*x = GetLoadLogResponse{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[18]
+	mi := &file_bpfd_v1_app_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1573,7 @@ func (x *GetLoadLogResponse) String() string {
 func (*GetLoadLogResponse) ProtoMessage() {}
 
 func (x *GetLoadLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[18]
+	mi := &file_bpfd_v1_app_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1586,7 @@ func (x *GetLoadLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetLoadLogResponse.ProtoReflect.Descriptor instead.
 func (*GetLoadLogResponse) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{18}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetLoadLogResponse) GetText() string {
@@ -1575,7 +1641,7 @@ type App struct {
 
 func (x *App) Reset() {
 	*x = App{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[19]
+	mi := &file_bpfd_v1_app_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1653,7 @@ func (x *App) String() string {
 func (*App) ProtoMessage() {}
 
 func (x *App) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[19]
+	mi := &file_bpfd_v1_app_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1666,7 @@ func (x *App) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use App.ProtoReflect.Descriptor instead.
 func (*App) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{19}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *App) GetUid() string {
@@ -1735,7 +1801,7 @@ type Owner struct {
 
 func (x *Owner) Reset() {
 	*x = Owner{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[20]
+	mi := &file_bpfd_v1_app_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1747,7 +1813,7 @@ func (x *Owner) String() string {
 func (*Owner) ProtoMessage() {}
 
 func (x *Owner) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[20]
+	mi := &file_bpfd_v1_app_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1760,7 +1826,7 @@ func (x *Owner) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Owner.ProtoReflect.Descriptor instead.
 func (*Owner) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{20}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Owner) GetUid() uint32 {
@@ -1795,7 +1861,7 @@ type AppSource struct {
 
 func (x *AppSource) Reset() {
 	*x = AppSource{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[21]
+	mi := &file_bpfd_v1_app_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1807,7 +1873,7 @@ func (x *AppSource) String() string {
 func (*AppSource) ProtoMessage() {}
 
 func (x *AppSource) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[21]
+	mi := &file_bpfd_v1_app_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1820,7 +1886,7 @@ func (x *AppSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppSource.ProtoReflect.Descriptor instead.
 func (*AppSource) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{21}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AppSource) GetSource() isAppSource_Source {
@@ -1888,7 +1954,7 @@ type ImageOrigin struct {
 
 func (x *ImageOrigin) Reset() {
 	*x = ImageOrigin{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[22]
+	mi := &file_bpfd_v1_app_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +1966,7 @@ func (x *ImageOrigin) String() string {
 func (*ImageOrigin) ProtoMessage() {}
 
 func (x *ImageOrigin) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[22]
+	mi := &file_bpfd_v1_app_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +1979,7 @@ func (x *ImageOrigin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImageOrigin.ProtoReflect.Descriptor instead.
 func (*ImageOrigin) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{22}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ImageOrigin) GetReference() string {
@@ -1948,7 +2014,7 @@ type UploadOrigin struct {
 
 func (x *UploadOrigin) Reset() {
 	*x = UploadOrigin{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[23]
+	mi := &file_bpfd_v1_app_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1960,7 +2026,7 @@ func (x *UploadOrigin) String() string {
 func (*UploadOrigin) ProtoMessage() {}
 
 func (x *UploadOrigin) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[23]
+	mi := &file_bpfd_v1_app_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1973,7 +2039,7 @@ func (x *UploadOrigin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadOrigin.ProtoReflect.Descriptor instead.
 func (*UploadOrigin) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{23}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *UploadOrigin) GetNameHint() string {
@@ -2006,7 +2072,7 @@ type Program struct {
 
 func (x *Program) Reset() {
 	*x = Program{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[24]
+	mi := &file_bpfd_v1_app_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2018,7 +2084,7 @@ func (x *Program) String() string {
 func (*Program) ProtoMessage() {}
 
 func (x *Program) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[24]
+	mi := &file_bpfd_v1_app_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2031,7 +2097,7 @@ func (x *Program) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Program.ProtoReflect.Descriptor instead.
 func (*Program) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{24}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Program) GetFunction() string {
@@ -2100,14 +2166,16 @@ type Map struct {
 	KernelId *uint32 `protobuf:"varint,6,opt,name=kernel_id,json=kernelId,proto3,oneof" json:"kernel_id,omitempty"`
 	// Absolute path in a bpffs, for `bpftool map dump pinned` and libraries.
 	// Unset if the caller may not see it.
-	PinPath       *string `protobuf:"bytes,7,opt,name=pin_path,json=pinPath,proto3,oneof" json:"pin_path,omitempty"`
+	PinPath *string `protobuf:"bytes,7,opt,name=pin_path,json=pinPath,proto3,oneof" json:"pin_path,omitempty"`
+	// Set if it was taken from another app. It stays when that app is unloaded.
+	SharedFrom    *SharedFrom `protobuf:"bytes,8,opt,name=shared_from,json=sharedFrom,proto3,oneof" json:"shared_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Map) Reset() {
 	*x = Map{}
-	mi := &file_bpfd_v1_app_proto_msgTypes[25]
+	mi := &file_bpfd_v1_app_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2119,7 +2187,7 @@ func (x *Map) String() string {
 func (*Map) ProtoMessage() {}
 
 func (x *Map) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_app_proto_msgTypes[25]
+	mi := &file_bpfd_v1_app_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2132,7 +2200,7 @@ func (x *Map) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Map.ProtoReflect.Descriptor instead.
 func (*Map) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{25}
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Map) GetName() string {
@@ -2184,6 +2252,68 @@ func (x *Map) GetPinPath() string {
 	return ""
 }
 
+func (x *Map) GetSharedFrom() *SharedFrom {
+	if x != nil {
+		return x.SharedFrom
+	}
+	return nil
+}
+
+// Where a shared map was taken from.
+type SharedFrom struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The app's uid. The app may be gone.
+	AppUid string `protobuf:"bytes,1,opt,name=app_uid,json=appUid,proto3" json:"app_uid,omitempty"`
+	// What it was called when the map was taken.
+	App           string `protobuf:"bytes,2,opt,name=app,proto3" json:"app,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SharedFrom) Reset() {
+	*x = SharedFrom{}
+	mi := &file_bpfd_v1_app_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SharedFrom) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SharedFrom) ProtoMessage() {}
+
+func (x *SharedFrom) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_app_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SharedFrom.ProtoReflect.Descriptor instead.
+func (*SharedFrom) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_app_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *SharedFrom) GetAppUid() string {
+	if x != nil {
+		return x.AppUid
+	}
+	return ""
+}
+
+func (x *SharedFrom) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
 var File_bpfd_v1_app_proto protoreflect.FileDescriptor
 
 const file_bpfd_v1_app_proto_rawDesc = "" +
@@ -2193,7 +2323,7 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"B\n" +
 	"\x14UploadObjectResponse\x12\x16\n" +
 	"\x06sha256\x18\x01 \x01(\tR\x06sha256\x12\x12\n" +
-	"\x04size\x18\x02 \x01(\x04R\x04size\"\xb7\x04\n" +
+	"\x04size\x18\x02 \x01(\x04R\x04size\"\xe6\x04\n" +
 	"\vLoadRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12#\n" +
@@ -2208,14 +2338,19 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\vuser_labels\x18\n" +
 	" \x03(\v2$.bpfd.v1.LoadRequest.UserLabelsEntryR\n" +
 	"userLabels\x12\x18\n" +
-	"\apersist\x18\v \x01(\bR\apersist\x1a=\n" +
+	"\apersist\x18\v \x01(\bR\apersist\x12-\n" +
+	"\bmap_from\x18\f \x03(\v2\x12.bpfd.v1.MapSourceR\amapFrom\x1a=\n" +
 	"\x0fUserLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\b\n" +
 	"\x06sourceB\a\n" +
 	"\x05_nameB\f\n" +
 	"\n" +
-	"_name_hint\"T\n" +
+	"_name_hint\"<\n" +
+	"\tMapSource\x12\x10\n" +
+	"\x03app\x18\x01 \x01(\tR\x03app\x12\x15\n" +
+	"\x03map\x18\x02 \x01(\tH\x00R\x03map\x88\x01\x01B\x06\n" +
+	"\x04_map\"T\n" +
 	"\vImageSource\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12'\n" +
 	"\x04pull\x18\x02 \x01(\x0e2\x13.bpfd.v1.PullPolicyR\x04pull\"`\n" +
@@ -2338,7 +2473,7 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\x06handle\x18\a \x01(\rR\x06handleB\f\n" +
 	"\n" +
 	"_kernel_idB\x18\n" +
-	"\x16_verified_instructions\"\xe5\x01\n" +
+	"\x16_verified_instructions\"\xb0\x02\n" +
 	"\x03Map\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x19\n" +
@@ -2348,10 +2483,17 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\vmax_entries\x18\x05 \x01(\rR\n" +
 	"maxEntries\x12 \n" +
 	"\tkernel_id\x18\x06 \x01(\rH\x00R\bkernelId\x88\x01\x01\x12\x1e\n" +
-	"\bpin_path\x18\a \x01(\tH\x01R\apinPath\x88\x01\x01B\f\n" +
+	"\bpin_path\x18\a \x01(\tH\x01R\apinPath\x88\x01\x01\x129\n" +
+	"\vshared_from\x18\b \x01(\v2\x13.bpfd.v1.SharedFromH\x02R\n" +
+	"sharedFrom\x88\x01\x01B\f\n" +
 	"\n" +
 	"_kernel_idB\v\n" +
-	"\t_pin_path*\x9e\x01\n" +
+	"\t_pin_pathB\x0e\n" +
+	"\f_shared_from\"7\n" +
+	"\n" +
+	"SharedFrom\x12\x17\n" +
+	"\aapp_uid\x18\x01 \x01(\tR\x06appUid\x12\x10\n" +
+	"\x03app\x18\x02 \x01(\tR\x03app*\x9e\x01\n" +
 	"\bAppState\x12\x19\n" +
 	"\x15APP_STATE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10APP_STATE_LOADED\x10\x01\x12\x15\n" +
@@ -2397,7 +2539,7 @@ func file_bpfd_v1_app_proto_rawDescGZIP() []byte {
 }
 
 var file_bpfd_v1_app_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_bpfd_v1_app_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_bpfd_v1_app_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_bpfd_v1_app_proto_goTypes = []any{
 	(AppState)(0),                 // 0: bpfd.v1.AppState
 	(Reach)(0),                    // 1: bpfd.v1.Reach
@@ -2405,91 +2547,95 @@ var file_bpfd_v1_app_proto_goTypes = []any{
 	(*UploadObjectRequest)(nil),   // 3: bpfd.v1.UploadObjectRequest
 	(*UploadObjectResponse)(nil),  // 4: bpfd.v1.UploadObjectResponse
 	(*LoadRequest)(nil),           // 5: bpfd.v1.LoadRequest
-	(*ImageSource)(nil),           // 6: bpfd.v1.ImageSource
-	(*ProgramSelector)(nil),       // 7: bpfd.v1.ProgramSelector
-	(*GlobalSetting)(nil),         // 8: bpfd.v1.GlobalSetting
-	(*LoadResponse)(nil),          // 9: bpfd.v1.LoadResponse
-	(*LoadResult)(nil),            // 10: bpfd.v1.LoadResult
-	(*GetAppRequest)(nil),         // 11: bpfd.v1.GetAppRequest
-	(*ListAppsRequest)(nil),       // 12: bpfd.v1.ListAppsRequest
-	(*ListAppsResponse)(nil),      // 13: bpfd.v1.ListAppsResponse
-	(*UnloadRequest)(nil),         // 14: bpfd.v1.UnloadRequest
-	(*AppNames)(nil),              // 15: bpfd.v1.AppNames
-	(*AllApps)(nil),               // 16: bpfd.v1.AllApps
-	(*UnloadResponse)(nil),        // 17: bpfd.v1.UnloadResponse
-	(*PersistRequest)(nil),        // 18: bpfd.v1.PersistRequest
-	(*PersistResponse)(nil),       // 19: bpfd.v1.PersistResponse
-	(*GetLoadLogRequest)(nil),     // 20: bpfd.v1.GetLoadLogRequest
-	(*GetLoadLogResponse)(nil),    // 21: bpfd.v1.GetLoadLogResponse
-	(*App)(nil),                   // 22: bpfd.v1.App
-	(*Owner)(nil),                 // 23: bpfd.v1.Owner
-	(*AppSource)(nil),             // 24: bpfd.v1.AppSource
-	(*ImageOrigin)(nil),           // 25: bpfd.v1.ImageOrigin
-	(*UploadOrigin)(nil),          // 26: bpfd.v1.UploadOrigin
-	(*Program)(nil),               // 27: bpfd.v1.Program
-	(*Map)(nil),                   // 28: bpfd.v1.Map
-	nil,                           // 29: bpfd.v1.LoadRequest.UserLabelsEntry
-	nil,                           // 30: bpfd.v1.App.LabelsEntry
-	nil,                           // 31: bpfd.v1.App.UserLabelsEntry
-	(*Attachment)(nil),            // 32: bpfd.v1.Attachment
-	(PullPolicy)(0),               // 33: bpfd.v1.PullPolicy
-	(*Progress)(nil),              // 34: bpfd.v1.Progress
-	(*Link)(nil),                  // 35: bpfd.v1.Link
-	(*Warning)(nil),               // 36: bpfd.v1.Warning
-	(*LabelSelector)(nil),         // 37: bpfd.v1.LabelSelector
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*MapSource)(nil),             // 6: bpfd.v1.MapSource
+	(*ImageSource)(nil),           // 7: bpfd.v1.ImageSource
+	(*ProgramSelector)(nil),       // 8: bpfd.v1.ProgramSelector
+	(*GlobalSetting)(nil),         // 9: bpfd.v1.GlobalSetting
+	(*LoadResponse)(nil),          // 10: bpfd.v1.LoadResponse
+	(*LoadResult)(nil),            // 11: bpfd.v1.LoadResult
+	(*GetAppRequest)(nil),         // 12: bpfd.v1.GetAppRequest
+	(*ListAppsRequest)(nil),       // 13: bpfd.v1.ListAppsRequest
+	(*ListAppsResponse)(nil),      // 14: bpfd.v1.ListAppsResponse
+	(*UnloadRequest)(nil),         // 15: bpfd.v1.UnloadRequest
+	(*AppNames)(nil),              // 16: bpfd.v1.AppNames
+	(*AllApps)(nil),               // 17: bpfd.v1.AllApps
+	(*UnloadResponse)(nil),        // 18: bpfd.v1.UnloadResponse
+	(*PersistRequest)(nil),        // 19: bpfd.v1.PersistRequest
+	(*PersistResponse)(nil),       // 20: bpfd.v1.PersistResponse
+	(*GetLoadLogRequest)(nil),     // 21: bpfd.v1.GetLoadLogRequest
+	(*GetLoadLogResponse)(nil),    // 22: bpfd.v1.GetLoadLogResponse
+	(*App)(nil),                   // 23: bpfd.v1.App
+	(*Owner)(nil),                 // 24: bpfd.v1.Owner
+	(*AppSource)(nil),             // 25: bpfd.v1.AppSource
+	(*ImageOrigin)(nil),           // 26: bpfd.v1.ImageOrigin
+	(*UploadOrigin)(nil),          // 27: bpfd.v1.UploadOrigin
+	(*Program)(nil),               // 28: bpfd.v1.Program
+	(*Map)(nil),                   // 29: bpfd.v1.Map
+	(*SharedFrom)(nil),            // 30: bpfd.v1.SharedFrom
+	nil,                           // 31: bpfd.v1.LoadRequest.UserLabelsEntry
+	nil,                           // 32: bpfd.v1.App.LabelsEntry
+	nil,                           // 33: bpfd.v1.App.UserLabelsEntry
+	(*Attachment)(nil),            // 34: bpfd.v1.Attachment
+	(PullPolicy)(0),               // 35: bpfd.v1.PullPolicy
+	(*Progress)(nil),              // 36: bpfd.v1.Progress
+	(*Link)(nil),                  // 37: bpfd.v1.Link
+	(*Warning)(nil),               // 38: bpfd.v1.Warning
+	(*LabelSelector)(nil),         // 39: bpfd.v1.LabelSelector
+	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
 }
 var file_bpfd_v1_app_proto_depIdxs = []int32{
-	6,  // 0: bpfd.v1.LoadRequest.image:type_name -> bpfd.v1.ImageSource
-	7,  // 1: bpfd.v1.LoadRequest.programs:type_name -> bpfd.v1.ProgramSelector
-	8,  // 2: bpfd.v1.LoadRequest.globals:type_name -> bpfd.v1.GlobalSetting
-	32, // 3: bpfd.v1.LoadRequest.attach:type_name -> bpfd.v1.Attachment
-	29, // 4: bpfd.v1.LoadRequest.user_labels:type_name -> bpfd.v1.LoadRequest.UserLabelsEntry
-	33, // 5: bpfd.v1.ImageSource.pull:type_name -> bpfd.v1.PullPolicy
-	34, // 6: bpfd.v1.LoadResponse.progress:type_name -> bpfd.v1.Progress
-	10, // 7: bpfd.v1.LoadResponse.result:type_name -> bpfd.v1.LoadResult
-	22, // 8: bpfd.v1.LoadResult.app:type_name -> bpfd.v1.App
-	35, // 9: bpfd.v1.LoadResult.links:type_name -> bpfd.v1.Link
-	36, // 10: bpfd.v1.LoadResult.warnings:type_name -> bpfd.v1.Warning
-	37, // 11: bpfd.v1.ListAppsRequest.user_labels:type_name -> bpfd.v1.LabelSelector
-	22, // 12: bpfd.v1.ListAppsResponse.apps:type_name -> bpfd.v1.App
-	15, // 13: bpfd.v1.UnloadRequest.apps:type_name -> bpfd.v1.AppNames
-	16, // 14: bpfd.v1.UnloadRequest.all:type_name -> bpfd.v1.AllApps
-	36, // 15: bpfd.v1.UnloadResponse.warnings:type_name -> bpfd.v1.Warning
-	22, // 16: bpfd.v1.PersistResponse.app:type_name -> bpfd.v1.App
-	35, // 17: bpfd.v1.PersistResponse.links:type_name -> bpfd.v1.Link
-	0,  // 18: bpfd.v1.App.state:type_name -> bpfd.v1.AppState
-	23, // 19: bpfd.v1.App.owner:type_name -> bpfd.v1.Owner
-	24, // 20: bpfd.v1.App.source:type_name -> bpfd.v1.AppSource
-	30, // 21: bpfd.v1.App.labels:type_name -> bpfd.v1.App.LabelsEntry
-	27, // 22: bpfd.v1.App.programs:type_name -> bpfd.v1.Program
-	28, // 23: bpfd.v1.App.maps:type_name -> bpfd.v1.Map
-	8,  // 24: bpfd.v1.App.globals:type_name -> bpfd.v1.GlobalSetting
-	38, // 25: bpfd.v1.App.create_time:type_name -> google.protobuf.Timestamp
-	1,  // 26: bpfd.v1.App.reach:type_name -> bpfd.v1.Reach
-	31, // 27: bpfd.v1.App.user_labels:type_name -> bpfd.v1.App.UserLabelsEntry
-	25, // 28: bpfd.v1.AppSource.image:type_name -> bpfd.v1.ImageOrigin
-	26, // 29: bpfd.v1.AppSource.upload:type_name -> bpfd.v1.UploadOrigin
-	2,  // 30: bpfd.v1.Program.type:type_name -> bpfd.v1.ProgramType
-	3,  // 31: bpfd.v1.AppService.UploadObject:input_type -> bpfd.v1.UploadObjectRequest
-	5,  // 32: bpfd.v1.AppService.Load:input_type -> bpfd.v1.LoadRequest
-	11, // 33: bpfd.v1.AppService.GetApp:input_type -> bpfd.v1.GetAppRequest
-	12, // 34: bpfd.v1.AppService.ListApps:input_type -> bpfd.v1.ListAppsRequest
-	14, // 35: bpfd.v1.AppService.Unload:input_type -> bpfd.v1.UnloadRequest
-	18, // 36: bpfd.v1.AppService.Persist:input_type -> bpfd.v1.PersistRequest
-	20, // 37: bpfd.v1.AppService.GetLoadLog:input_type -> bpfd.v1.GetLoadLogRequest
-	4,  // 38: bpfd.v1.AppService.UploadObject:output_type -> bpfd.v1.UploadObjectResponse
-	9,  // 39: bpfd.v1.AppService.Load:output_type -> bpfd.v1.LoadResponse
-	22, // 40: bpfd.v1.AppService.GetApp:output_type -> bpfd.v1.App
-	13, // 41: bpfd.v1.AppService.ListApps:output_type -> bpfd.v1.ListAppsResponse
-	17, // 42: bpfd.v1.AppService.Unload:output_type -> bpfd.v1.UnloadResponse
-	19, // 43: bpfd.v1.AppService.Persist:output_type -> bpfd.v1.PersistResponse
-	21, // 44: bpfd.v1.AppService.GetLoadLog:output_type -> bpfd.v1.GetLoadLogResponse
-	38, // [38:45] is the sub-list for method output_type
-	31, // [31:38] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	7,  // 0: bpfd.v1.LoadRequest.image:type_name -> bpfd.v1.ImageSource
+	8,  // 1: bpfd.v1.LoadRequest.programs:type_name -> bpfd.v1.ProgramSelector
+	9,  // 2: bpfd.v1.LoadRequest.globals:type_name -> bpfd.v1.GlobalSetting
+	34, // 3: bpfd.v1.LoadRequest.attach:type_name -> bpfd.v1.Attachment
+	31, // 4: bpfd.v1.LoadRequest.user_labels:type_name -> bpfd.v1.LoadRequest.UserLabelsEntry
+	6,  // 5: bpfd.v1.LoadRequest.map_from:type_name -> bpfd.v1.MapSource
+	35, // 6: bpfd.v1.ImageSource.pull:type_name -> bpfd.v1.PullPolicy
+	36, // 7: bpfd.v1.LoadResponse.progress:type_name -> bpfd.v1.Progress
+	11, // 8: bpfd.v1.LoadResponse.result:type_name -> bpfd.v1.LoadResult
+	23, // 9: bpfd.v1.LoadResult.app:type_name -> bpfd.v1.App
+	37, // 10: bpfd.v1.LoadResult.links:type_name -> bpfd.v1.Link
+	38, // 11: bpfd.v1.LoadResult.warnings:type_name -> bpfd.v1.Warning
+	39, // 12: bpfd.v1.ListAppsRequest.user_labels:type_name -> bpfd.v1.LabelSelector
+	23, // 13: bpfd.v1.ListAppsResponse.apps:type_name -> bpfd.v1.App
+	16, // 14: bpfd.v1.UnloadRequest.apps:type_name -> bpfd.v1.AppNames
+	17, // 15: bpfd.v1.UnloadRequest.all:type_name -> bpfd.v1.AllApps
+	38, // 16: bpfd.v1.UnloadResponse.warnings:type_name -> bpfd.v1.Warning
+	23, // 17: bpfd.v1.PersistResponse.app:type_name -> bpfd.v1.App
+	37, // 18: bpfd.v1.PersistResponse.links:type_name -> bpfd.v1.Link
+	0,  // 19: bpfd.v1.App.state:type_name -> bpfd.v1.AppState
+	24, // 20: bpfd.v1.App.owner:type_name -> bpfd.v1.Owner
+	25, // 21: bpfd.v1.App.source:type_name -> bpfd.v1.AppSource
+	32, // 22: bpfd.v1.App.labels:type_name -> bpfd.v1.App.LabelsEntry
+	28, // 23: bpfd.v1.App.programs:type_name -> bpfd.v1.Program
+	29, // 24: bpfd.v1.App.maps:type_name -> bpfd.v1.Map
+	9,  // 25: bpfd.v1.App.globals:type_name -> bpfd.v1.GlobalSetting
+	40, // 26: bpfd.v1.App.create_time:type_name -> google.protobuf.Timestamp
+	1,  // 27: bpfd.v1.App.reach:type_name -> bpfd.v1.Reach
+	33, // 28: bpfd.v1.App.user_labels:type_name -> bpfd.v1.App.UserLabelsEntry
+	26, // 29: bpfd.v1.AppSource.image:type_name -> bpfd.v1.ImageOrigin
+	27, // 30: bpfd.v1.AppSource.upload:type_name -> bpfd.v1.UploadOrigin
+	2,  // 31: bpfd.v1.Program.type:type_name -> bpfd.v1.ProgramType
+	30, // 32: bpfd.v1.Map.shared_from:type_name -> bpfd.v1.SharedFrom
+	3,  // 33: bpfd.v1.AppService.UploadObject:input_type -> bpfd.v1.UploadObjectRequest
+	5,  // 34: bpfd.v1.AppService.Load:input_type -> bpfd.v1.LoadRequest
+	12, // 35: bpfd.v1.AppService.GetApp:input_type -> bpfd.v1.GetAppRequest
+	13, // 36: bpfd.v1.AppService.ListApps:input_type -> bpfd.v1.ListAppsRequest
+	15, // 37: bpfd.v1.AppService.Unload:input_type -> bpfd.v1.UnloadRequest
+	19, // 38: bpfd.v1.AppService.Persist:input_type -> bpfd.v1.PersistRequest
+	21, // 39: bpfd.v1.AppService.GetLoadLog:input_type -> bpfd.v1.GetLoadLogRequest
+	4,  // 40: bpfd.v1.AppService.UploadObject:output_type -> bpfd.v1.UploadObjectResponse
+	10, // 41: bpfd.v1.AppService.Load:output_type -> bpfd.v1.LoadResponse
+	23, // 42: bpfd.v1.AppService.GetApp:output_type -> bpfd.v1.App
+	14, // 43: bpfd.v1.AppService.ListApps:output_type -> bpfd.v1.ListAppsResponse
+	18, // 44: bpfd.v1.AppService.Unload:output_type -> bpfd.v1.UnloadResponse
+	20, // 45: bpfd.v1.AppService.Persist:output_type -> bpfd.v1.PersistResponse
+	22, // 46: bpfd.v1.AppService.GetLoadLog:output_type -> bpfd.v1.GetLoadLogResponse
+	40, // [40:47] is the sub-list for method output_type
+	33, // [33:40] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_bpfd_v1_app_proto_init() }
@@ -2506,33 +2652,34 @@ func file_bpfd_v1_app_proto_init() {
 		(*LoadRequest_Image)(nil),
 		(*LoadRequest_ObjectSha256)(nil),
 	}
-	file_bpfd_v1_app_proto_msgTypes[4].OneofWrappers = []any{
+	file_bpfd_v1_app_proto_msgTypes[3].OneofWrappers = []any{}
+	file_bpfd_v1_app_proto_msgTypes[5].OneofWrappers = []any{
 		(*ProgramSelector_SectionName)(nil),
 		(*ProgramSelector_Function)(nil),
 	}
-	file_bpfd_v1_app_proto_msgTypes[6].OneofWrappers = []any{
+	file_bpfd_v1_app_proto_msgTypes[7].OneofWrappers = []any{
 		(*LoadResponse_Progress)(nil),
 		(*LoadResponse_Result)(nil),
 	}
-	file_bpfd_v1_app_proto_msgTypes[9].OneofWrappers = []any{}
-	file_bpfd_v1_app_proto_msgTypes[11].OneofWrappers = []any{
+	file_bpfd_v1_app_proto_msgTypes[10].OneofWrappers = []any{}
+	file_bpfd_v1_app_proto_msgTypes[12].OneofWrappers = []any{
 		(*UnloadRequest_Apps)(nil),
 		(*UnloadRequest_All)(nil),
 	}
-	file_bpfd_v1_app_proto_msgTypes[20].OneofWrappers = []any{}
-	file_bpfd_v1_app_proto_msgTypes[21].OneofWrappers = []any{
+	file_bpfd_v1_app_proto_msgTypes[21].OneofWrappers = []any{}
+	file_bpfd_v1_app_proto_msgTypes[22].OneofWrappers = []any{
 		(*AppSource_Image)(nil),
 		(*AppSource_Upload)(nil),
 	}
-	file_bpfd_v1_app_proto_msgTypes[24].OneofWrappers = []any{}
 	file_bpfd_v1_app_proto_msgTypes[25].OneofWrappers = []any{}
+	file_bpfd_v1_app_proto_msgTypes[26].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bpfd_v1_app_proto_rawDesc), len(file_bpfd_v1_app_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   29,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -56,6 +56,13 @@ const (
 	ErrorReason_ERROR_REASON_INVALID_GLOBAL ErrorReason = 9
 	// INVALID_ARGUMENT: a limit of the API was passed; metadata `limit`.
 	ErrorReason_ERROR_REASON_LIMIT_EXCEEDED ErrorReason = 10
+	// INVALID_ARGUMENT: a map that the object or the app does not have.
+	ErrorReason_ERROR_REASON_NO_SUCH_MAP ErrorReason = 11
+	// FAILED_PRECONDITION: the map cannot stand for the object's: another kind or
+	// size, or entries that belong to one app.
+	ErrorReason_ERROR_REASON_MAP_MISMATCH ErrorReason = 12
+	// A warning: maps ask to be pinned by name, and are not shared.
+	ErrorReason_ERROR_REASON_NOT_PINNED_BY_NAME ErrorReason = 13
 	// NOT_FOUND: no app of that name or uid.
 	ErrorReason_ERROR_REASON_NOT_FOUND_APP ErrorReason = 20
 	// NOT_FOUND: no link of that name or uid.
@@ -172,6 +179,9 @@ var (
 		8:   "ERROR_REASON_NO_SUCH_GLOBAL",
 		9:   "ERROR_REASON_INVALID_GLOBAL",
 		10:  "ERROR_REASON_LIMIT_EXCEEDED",
+		11:  "ERROR_REASON_NO_SUCH_MAP",
+		12:  "ERROR_REASON_MAP_MISMATCH",
+		13:  "ERROR_REASON_NOT_PINNED_BY_NAME",
 		20:  "ERROR_REASON_NOT_FOUND_APP",
 		21:  "ERROR_REASON_NOT_FOUND_LINK",
 		22:  "ERROR_REASON_NOT_FOUND_IMAGE",
@@ -233,6 +243,9 @@ var (
 		"ERROR_REASON_NO_SUCH_GLOBAL":          8,
 		"ERROR_REASON_INVALID_GLOBAL":          9,
 		"ERROR_REASON_LIMIT_EXCEEDED":          10,
+		"ERROR_REASON_NO_SUCH_MAP":             11,
+		"ERROR_REASON_MAP_MISMATCH":            12,
+		"ERROR_REASON_NOT_PINNED_BY_NAME":      13,
 		"ERROR_REASON_NOT_FOUND_APP":           20,
 		"ERROR_REASON_NOT_FOUND_LINK":          21,
 		"ERROR_REASON_NOT_FOUND_IMAGE":         22,
@@ -451,7 +464,7 @@ const file_bpfd_v1_error_proto_rawDesc = "" +
 	"\x05_fileB\a\n" +
 	"\x05_lineB\t\n" +
 	"\a_columnB\x0e\n" +
-	"\f_source_line*\xca\x0f\n" +
+	"\f_source_line*\xac\x10\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cERROR_REASON_INVALID_REQUEST\x10\x01\x12\"\n" +
@@ -464,7 +477,10 @@ const file_bpfd_v1_error_proto_rawDesc = "" +
 	"\x1bERROR_REASON_NO_SUCH_GLOBAL\x10\b\x12\x1f\n" +
 	"\x1bERROR_REASON_INVALID_GLOBAL\x10\t\x12\x1f\n" +
 	"\x1bERROR_REASON_LIMIT_EXCEEDED\x10\n" +
-	"\x12\x1e\n" +
+	"\x12\x1c\n" +
+	"\x18ERROR_REASON_NO_SUCH_MAP\x10\v\x12\x1d\n" +
+	"\x19ERROR_REASON_MAP_MISMATCH\x10\f\x12#\n" +
+	"\x1fERROR_REASON_NOT_PINNED_BY_NAME\x10\r\x12\x1e\n" +
 	"\x1aERROR_REASON_NOT_FOUND_APP\x10\x14\x12\x1f\n" +
 	"\x1bERROR_REASON_NOT_FOUND_LINK\x10\x15\x12 \n" +
 	"\x1cERROR_REASON_NOT_FOUND_IMAGE\x10\x16\x12!\n" +

@@ -2361,6 +2361,10 @@ pub struct LoadRequest {
     /// ends it.
     #[prost(bool, tag = "11")]
     pub persist: bool,
+    /// Maps to take from apps instead of making them. At most 64; the caller must
+    /// own the apps. Neither program arrays nor maps that the object fills.
+    #[prost(message, repeated, tag = "12")]
+    pub map_from: ::prost::alloc::vec::Vec<MapSource>,
     /// Exactly one must be set.
     #[prost(oneof = "load_request::Source", tags = "5, 6")]
     pub source: ::core::option::Option<load_request::Source>,
@@ -2386,6 +2390,27 @@ impl ::prost::Name for LoadRequest {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/bpfd.v1.LoadRequest".into()
+    }
+}
+/// An app whose maps a load takes.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapSource {
+    /// The app's name, uid (`uid:…`) or handle (`#…`).
+    #[prost(string, tag = "1")]
+    pub app: ::prost::alloc::string::String,
+    /// The map. Unset: every map that object and app both have by name; those of
+    /// global variables never.
+    #[prost(string, optional, tag = "2")]
+    pub map: ::core::option::Option<::prost::alloc::string::String>,
+}
+impl ::prost::Name for MapSource {
+    const NAME: &'static str = "MapSource";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.MapSource".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.MapSource".into()
     }
 }
 /// An image to load.
@@ -2980,6 +3005,9 @@ pub struct Map {
     /// Unset if the caller may not see it.
     #[prost(string, optional, tag = "7")]
     pub pin_path: ::core::option::Option<::prost::alloc::string::String>,
+    /// Set if it was taken from another app. It stays when that app is unloaded.
+    #[prost(message, optional, tag = "8")]
+    pub shared_from: ::core::option::Option<SharedFrom>,
 }
 impl ::prost::Name for Map {
     const NAME: &'static str = "Map";
@@ -2989,6 +3017,26 @@ impl ::prost::Name for Map {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/bpfd.v1.Map".into()
+    }
+}
+/// Where a shared map was taken from.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SharedFrom {
+    /// The app's uid. The app may be gone.
+    #[prost(string, tag = "1")]
+    pub app_uid: ::prost::alloc::string::String,
+    /// What it was called when the map was taken.
+    #[prost(string, tag = "2")]
+    pub app: ::prost::alloc::string::String,
+}
+impl ::prost::Name for SharedFrom {
+    const NAME: &'static str = "SharedFrom";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.SharedFrom".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.SharedFrom".into()
     }
 }
 /// States of an app.
@@ -4402,6 +4450,13 @@ pub enum ErrorReason {
     InvalidGlobal = 9,
     /// INVALID_ARGUMENT: a limit of the API was passed; metadata `limit`.
     LimitExceeded = 10,
+    /// INVALID_ARGUMENT: a map that the object or the app does not have.
+    NoSuchMap = 11,
+    /// FAILED_PRECONDITION: the map cannot stand for the object's: another kind or
+    /// size, or entries that belong to one app.
+    MapMismatch = 12,
+    /// A warning: maps ask to be pinned by name, and are not shared.
+    NotPinnedByName = 13,
     /// NOT_FOUND: no app of that name or uid.
     NotFoundApp = 20,
     /// NOT_FOUND: no link of that name or uid.
@@ -4521,6 +4576,9 @@ impl ErrorReason {
             Self::NoSuchGlobal => "ERROR_REASON_NO_SUCH_GLOBAL",
             Self::InvalidGlobal => "ERROR_REASON_INVALID_GLOBAL",
             Self::LimitExceeded => "ERROR_REASON_LIMIT_EXCEEDED",
+            Self::NoSuchMap => "ERROR_REASON_NO_SUCH_MAP",
+            Self::MapMismatch => "ERROR_REASON_MAP_MISMATCH",
+            Self::NotPinnedByName => "ERROR_REASON_NOT_PINNED_BY_NAME",
             Self::NotFoundApp => "ERROR_REASON_NOT_FOUND_APP",
             Self::NotFoundLink => "ERROR_REASON_NOT_FOUND_LINK",
             Self::NotFoundImage => "ERROR_REASON_NOT_FOUND_IMAGE",
@@ -4585,6 +4643,9 @@ impl ErrorReason {
             "ERROR_REASON_NO_SUCH_GLOBAL" => Some(Self::NoSuchGlobal),
             "ERROR_REASON_INVALID_GLOBAL" => Some(Self::InvalidGlobal),
             "ERROR_REASON_LIMIT_EXCEEDED" => Some(Self::LimitExceeded),
+            "ERROR_REASON_NO_SUCH_MAP" => Some(Self::NoSuchMap),
+            "ERROR_REASON_MAP_MISMATCH" => Some(Self::MapMismatch),
+            "ERROR_REASON_NOT_PINNED_BY_NAME" => Some(Self::NotPinnedByName),
             "ERROR_REASON_NOT_FOUND_APP" => Some(Self::NotFoundApp),
             "ERROR_REASON_NOT_FOUND_LINK" => Some(Self::NotFoundLink),
             "ERROR_REASON_NOT_FOUND_IMAGE" => Some(Self::NotFoundImage),

@@ -53,12 +53,12 @@ fn an_unknown_tag_or_repository_is_refused() {
 fn a_short_or_malformed_reference_is_refused() {
     let images = Images::new();
     assert_snapshot!(images.refuses(2, "app"), @"
-    error: invalid value 'app' for '--image <REFERENCE>': `app` names no registry: write it in full, for example `docker.io/library/app:latest`
+    error: invalid value 'app' for '--image <REFERENCE>': `app` names no registry: write it in full, for example `registry.example/app:latest`
 
     For more information, try '--help'.
     ");
     assert_snapshot!(images.refuses(2, "app:1"), @"
-    error: invalid value 'app:1' for '--image <REFERENCE>': `app:1` names no registry: write it in full, for example `docker.io/library/app:1`
+    error: invalid value 'app:1' for '--image <REFERENCE>': `app:1` names no registry: write it in full, for example `registry.example/app:1`
 
     For more information, try '--help'.
     ");

@@ -2,6 +2,7 @@
 //!
 //! This file must never touch an interface.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd};
 
 use bpfd_core::chain::room::Room;
@@ -68,7 +69,9 @@ fn about(error: StepError, parts: &[fuse::Member<'_>], members: &[Member]) -> St
 fn cannot_fuse(error: &CannotFuse, place: Option<usize>, members: &[Member]) -> StepError {
     let why = error_chain(error);
     let Some(Member { link, app, function, .. }) = place.and_then(|place| members.get(place)) else {
-        let all = members.iter().map(|member| member.function.as_str()).collect::<Vec<_>>().join("`, `");
+        // Many members may have one name: it is said once.
+        let names: BTreeSet<&str> = members.iter().map(|member| member.function.as_str()).collect();
+        let all = names.into_iter().collect::<Vec<_>>().join("`, `");
         return StepError::CannotFuse { member: all, link: None, why };
     };
     let member = match members.iter().filter(|member| member.function == *function).count() {
@@ -106,6 +109,7 @@ mod tests {
             named(Some(0), &[member(1, "f"), member(2, "f")]),
             ("01010101010101010101010101010101/f".to_owned(), Some(1))
         );
-        assert_eq!(named(None, &[member(1, "f"), member(2, "g")]), ("f`, `g".to_owned(), None));
+        let many: Vec<Member> = (0..63).map(|app| member(app, "count")).chain([member(63, "drop")]).collect();
+        assert_eq!(named(None, &many), ("count`, `drop".to_owned(), None));
     }
 }

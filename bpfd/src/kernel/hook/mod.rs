@@ -38,6 +38,23 @@ pub(crate) struct Host {
 trait Attach {
     /// Attaches a program; gives the kernel links, at least one, which detach when the last descriptor or pin of each goes.
     fn attach(&self, host: &mut Host, program: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, StepError>;
+
+    /// The target that was probably meant, if there is none of this name.
+    fn nearest(&self) -> Option<String> {
+        None
+    }
+}
+
+/// The target that was probably meant by one that this kernel does not have.
+pub(crate) fn nearest_target(hook: &OwnHook) -> Option<String> {
+    match hook {
+        OwnHook::Tracepoint(hook) => hook.nearest(),
+        OwnHook::RawTracepoint(hook) => hook.nearest(),
+        OwnHook::Kprobe(hook) => hook.nearest(),
+        OwnHook::Kretprobe(hook) => hook.nearest(),
+        OwnHook::Fentry(hook) => hook.nearest(),
+        OwnHook::Fexit(hook) => hook.nearest(),
+    }
 }
 
 /// A kernel link of a program and a perf event.

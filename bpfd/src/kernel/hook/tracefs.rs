@@ -15,6 +15,9 @@ pub(crate) struct Tracefs {
     private: Option<OwnedFd>,
 }
 
+/// Where the kernel's documentation has it mounted.
+pub(crate) const MOUNTED: &str = "/sys/kernel/tracing";
+
 impl Tracefs {
     pub(crate) fn new(mounted: PathBuf) -> Self {
         Self { mounted, private: None }

@@ -45,7 +45,7 @@ impl pb::app_service_server::AppService for Apps {
         use pb::load_response::Event;
         let principal = principal(&request)?;
         let request = request.into_inner();
-        let apply = apply(request.validate_only);
+        let (apply, dry) = (apply(request.validate_only), request.validate_only);
         let load = LoadRequest::try_from(&request).map_err(bad_field)?;
         let service = self.0.clone();
         let event = |progress| pb::LoadResponse { event: Some(Event::Progress(progress)) };
@@ -54,8 +54,10 @@ impl pb::app_service_server::AppService for Apps {
             let changed = service.load(principal, load, apply, report, &waiter).await;
             let Changed { answer, before: _, now, warnings } = changed.map_err(|error| status::load(message, error))?;
             let Answer { outcome, plan } = answer;
+            let app = outcome.apps.first().map(|app| codec::app(&now, app, &service.layout));
             let result = pb::LoadResult {
-                app: outcome.apps.first().map(|app| codec::app(&now, app, &service.layout)),
+                // What was not loaded is no app whose pins are missing.
+                app: app.map(|app| if dry { pb::App { cause: String::new(), ..app } } else { app }),
                 links: outcome.links.iter().map(|link| codec::link(&now, link)).collect(),
                 warnings: codec::warnings(warnings),
                 plan: codec::plan(plan),

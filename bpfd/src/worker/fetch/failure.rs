@@ -3,6 +3,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::path::Path;
 
 use bpfd_proto::v1::ErrorReason;
 use bytecode_image::digest::Digest;
@@ -79,6 +80,12 @@ impl FetchFailure {
             }
             Some(_) | None => self,
         }
+    }
+
+    /// The same with the names that the daemon's own files have: a daemon under `--root` reads none in /etc.
+    pub(crate) fn with_files_in(self, etc: &Path) -> Self {
+        let moved = |hint: String| hint.replace("/etc/bpfd/", &format!("{}/", etc.display()));
+        Self { hint: self.hint.map(moved), ..self }
     }
 
     /// A worker's words, short and without control characters.

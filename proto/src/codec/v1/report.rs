@@ -31,14 +31,23 @@ pub fn plan(text: Option<String>) -> Vec<String> {
 pub fn warnings(warnings: Vec<Warning>) -> Vec<pb::Warning> {
     let warning = |warning| {
         let (reason, message, hint) = match warning {
-            Warning::Unreachable(why) => (ErrorReason::RegistryUnreachable, why, ""),
+            Warning::Unreachable(why) => (ErrorReason::RegistryUnreachable, why, String::new()),
+            Warning::PinByName(maps) => {
+                let first = maps.first().cloned().unwrap_or_default();
+                let maps = maps.iter().map(|map| format!("`{map}`")).collect::<Vec<_>>().join(", ");
+                (
+                    ErrorReason::NotPinnedByName,
+                    format!("the object asks to share {maps} by name (LIBBPF_PIN_BY_NAME); this app has its own"),
+                    format!("`bpfctl load --map-from APP:{first}` shares the map of another app"),
+                )
+            }
             Warning::Stays { thing, owner } => (
                 ErrorReason::PolicyDenied,
                 format!("{thing} was not removed: it belongs to {owner}"),
-                "ask its owner, or root",
+                "ask its owner, or root".to_owned(),
             ),
         };
-        pb::Warning { reason: reason.word().to_owned(), message, hint: hint.to_owned() }
+        pb::Warning { reason: reason.word().to_owned(), message, hint }
     };
     let more = warnings.len().saturating_sub(WARNINGS);
     let mut shown: Vec<pb::Warning> = warnings.into_iter().take(WARNINGS).map(warning).collect();

@@ -10,6 +10,7 @@ use bpfd_core::request::{
     LIST_MAX, LoadRequest, NAMES_MAX, OwnerScope, PersistRequest, PullPolicy, Select, UnloadRequest, UnloadWhich,
     UpdateRequest,
 };
+use bpfd_core::sharing::{MAP_FROM_MAX, MapFrom};
 use bpfd_core::state::{Persist, WhenAbsent};
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -128,9 +129,15 @@ impl TryFrom<&pb::LoadRequest> for LoadRequest {
             attach,
             user_labels,
             persist,
+            map_from,
         } = message;
         bounded("programs", programs, LIST_MAX)?;
         bounded("attach", attach, ATTACH_MAX)?;
+        bounded("map_from", map_from, MAP_FROM_MAX)?;
+        let map_from = map_from.iter().map(|pb::MapSource { app, map }| {
+            let map = map.as_deref().map(|map| parsed("map_from", map)).transpose()?;
+            Ok(MapFrom { app: parsed("map_from", app)?, map })
+        });
         let bytes = match source {
             None => return Err(bad("source", "neither an image nor an object given")),
             Some(pb::load_request::Source::Image(pb::ImageSource { reference, pull })) => {
@@ -150,6 +157,7 @@ impl TryFrom<&pb::LoadRequest> for LoadRequest {
             name: name.as_deref().map(|name| parsed("name", name)).transpose()?,
             select: select.collect::<Result<_, _>>()?,
             globals: self::globals(globals)?,
+            map_from: map_from.collect::<Result<_, _>>()?,
             labels: labels(user_labels)?,
             attach: attach.iter().map(attachment).collect::<Result<_, _>>()?,
             persist: Persist::of(*persist),

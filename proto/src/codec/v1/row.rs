@@ -4,7 +4,7 @@ use bpfd_core::names::Netns;
 use bpfd_core::plan::LinkStatus;
 use bpfd_core::request::GLOBAL_VALUE_MAX;
 use bpfd_core::snapshot::Snapshot;
-use bpfd_core::state::{App, Link, Owner, Persist, Reach, Source};
+use bpfd_core::state::{App, Link, Owner, Persist, Reach, Shared, Source};
 use bpfd_core::watched::WATCHED_MAX;
 
 use super::hook::{Placed, placed, program_type};
@@ -39,6 +39,10 @@ pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
             max_entries: map.max_entries,
             kernel_id: id.map(|id| id.0),
             pin_path: id.and_then(|_| paths.map_pin(app.uid, &map.name)),
+            shared_from: map.shared.as_ref().map(|Shared { app, name, origin: _ }| pb::SharedFrom {
+                app_uid: app.to_string(),
+                app: name.to_string(),
+            }),
         }
     });
     // Rows of earlier versions may have longer values.

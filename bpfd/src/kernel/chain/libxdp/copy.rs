@@ -8,9 +8,9 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use bpfd_core::cow::CowMap;
 use bpfd_core::ident::{KernelId, SlotUid};
 use bpfd_core::kernel::{Member, OurSlot, PinnedCopy, StepError};
-use bpfd_core::shared::Shared;
 use bpfd_sys::bpf::{Target, prog_info};
 use ebpf::chain_record::{CHAIN_MAP_NAME, ChainEntry, ChainPlace, ChainRecord};
 
@@ -91,9 +91,9 @@ pub(crate) fn sweep(pins: &Pins) -> io::Result<()> {
 }
 
 /// Every pinned copy.
-pub(crate) fn observe(pins: &Pins) -> io::Result<Shared<SlotUid, PinnedCopy>> {
+pub(crate) fn observe(pins: &Pins) -> io::Result<CowMap<SlotUid, PinnedCopy>> {
     let (whole, _half) = pins.copy_names()?;
-    let mut copies = Shared::default();
+    let mut copies = CowMap::default();
     for slot in whole {
         copies.extend(read(pins, slot)?.map(|seen| (slot, seen)));
     }

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use bpfd_core::cow::CowMap;
 use bpfd_core::hook::{ChainId, InterfaceId, NamedChain, Point, ProceedOn};
 use bpfd_core::ident::{GenerationUid, KernelId, SlotUid};
 use bpfd_core::kernel::{ForeignSlot, LiveDispatcher, LiveGeneration, OurSlot, PinnedCopy, Slot, StepError};
 use bpfd_core::names::Priority;
-use bpfd_core::shared::Shared;
 use bpfd_sys::bpf::{
     AttachType, BtfTypeId, F_RDONLY_PROG, LinkId, LinkInfo, LinkKind, Map, MapInfo, ProgId, btf_bytes, link_create_ext,
     link_info, prog_info,
@@ -154,7 +154,7 @@ pub(crate) fn pin(pins: &Pins, generation: GenerationUid, dispatcher: &HeldDispa
 pub(crate) fn capture(
     generation: LiveGeneration,
     interface: InterfaceId,
-    (pins, copies): (&Pins, &Shared<SlotUid, PinnedCopy>),
+    (pins, copies): (&Pins, &CowMap<SlotUid, PinnedCopy>),
     ids: &mut IdLookup,
 ) -> Result<Option<HeldDispatcher>, StepError> {
     let doing = || format!("take hold of dispatcher {}", generation.program);
@@ -178,7 +178,7 @@ pub(crate) fn capture(
     Ok(Some(HeldDispatcher { program: read.program, id: generation.program, interface, record, slots: held }))
 }
 
-fn id(slot: &Slot, copies: &Shared<SlotUid, PinnedCopy>) -> KernelId {
+fn id(slot: &Slot, copies: &CowMap<SlotUid, PinnedCopy>) -> KernelId {
     match slot {
         Slot::Ours(slot) => copies.get(&slot.uid).map_or(KernelId(0), |copy| copy.program),
         Slot::Foreign(slot) => slot.program,
@@ -205,7 +205,7 @@ pub(crate) fn live(
     generation: LiveGeneration,
     names: &[String],
     (pins, ifindex): (&Pins, u32),
-    copies: &Shared<SlotUid, PinnedCopy>,
+    copies: &CowMap<SlotUid, PinnedCopy>,
     ids: &mut IdLookup,
 ) -> io::Result<Option<LiveDispatcher>> {
     let pinned = pinned_links(pins, generation, ifindex)?;
@@ -258,7 +258,7 @@ fn replacements(
 fn read(
     id: ProgId,
     pinned: &[OwnedFd],
-    copies: &Shared<SlotUid, PinnedCopy>,
+    copies: &CowMap<SlotUid, PinnedCopy>,
     ids: &mut IdLookup,
 ) -> io::Result<Option<Read>> {
     let Some(program) = ids.program(id)? else { return Ok(None) };

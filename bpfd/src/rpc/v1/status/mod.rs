@@ -13,6 +13,7 @@ use bpfd_core::policy::Denied;
 use bpfd_core::quota::OverQuota;
 use bpfd_core::request::NoOneLink;
 use bpfd_core::selection::SelectionError;
+use bpfd_core::sharing::ShareError;
 use bpfd_core::state::ChangeError;
 use bpfd_proto::codec::v1::hook::no_target;
 use bpfd_proto::status::Refusal;
@@ -25,11 +26,12 @@ use ebpf::verifier_words::explain;
 use self::commands::show_interfaces;
 use self::image::given_up;
 pub(super) use self::image::image;
-use self::plan::plan;
+use self::plan::{nearest_interface, plan};
 pub(super) use self::words::{attaching, detaching, loading, persisting, unloading};
 use crate::causes::error_chain;
 use crate::engine::EngineError;
 use crate::execute::ExecuteError;
+use crate::kernel::nearest_target;
 use crate::load_log::Rejected;
 use crate::objects::IncomingError;
 use crate::reads::ReadError;
@@ -70,6 +72,7 @@ pub(in crate::rpc::v1) fn load(message: String, error: LoadError) -> Refusal {
         LoadError::Parse(error) => parse(message, &error),
         LoadError::Selection(error) => selection(message, &error),
         LoadError::Global { name, source } => global(&name, &source),
+        LoadError::Share(error) => share(message, &error),
         LoadError::Verifier(rejected) => verifier(&rejected),
         LoadError::Kernel(error) => step(message, &error),
         LoadError::TooSlow => Refusal::new(ErrorReason::Timeout, message).cause(error.to_string()),
@@ -98,7 +101,8 @@ pub(in crate::rpc::v1) fn look(error: &LookError) -> Refusal {
             refusal(ErrorReason::NoSuchNetns).hint("`ip netns` shows network namespaces that have a name")
         }
         LookError::NoInterface(chain) => {
-            refusal(ErrorReason::NoSuchInterface).hint(format!("`{}` shows interfaces", show_interfaces(chain)))
+            let (near, show) = (nearest_interface(chain), show_interfaces(chain));
+            refusal(ErrorReason::NoSuchInterface).hint(format!("{near}`{show}` shows interfaces"))
         }
         LookError::Denied(error) => denied(error),
         LookError::Read(error) => read("cannot read the chain", error),
@@ -159,6 +163,19 @@ fn selection(message: String, error: &SelectionError) -> Refusal {
 fn meant(mut refusal: Refusal, error: &SelectError) -> Refusal {
     refusal.hint = error.meant().map(|name| format!("did you mean `{name}`?"));
     refusal
+}
+
+/// A map that is not shared.
+fn share(message: String, error: &ShareError) -> Refusal {
+    let refusal = |reason| Refusal::new(reason, message).cause(error.to_string());
+    match error {
+        ShareError::App(_) => refusal(ErrorReason::NotFoundApp).hint("`bpfctl list` shows apps"),
+        ShareError::NotDeclared { .. } | ShareError::NoMap { .. } | ShareError::NothingInCommon(_) => {
+            refusal(ErrorReason::NoSuchMap)
+        }
+        ShareError::Twice(_) => refusal(ErrorReason::InvalidRequest),
+        ShareError::Differs { .. } | ShareError::Filled(_) => refusal(ErrorReason::MapMismatch),
+    }
 }
 
 fn global(name: &str, error: &GlobalError) -> Refusal {
@@ -275,7 +292,11 @@ fn step(message: String, error: &StepError) -> Refusal {
         ),
         StepError::Kept(_) => refusal(ErrorReason::ChainFull).hint(KEPT),
         StepError::NoInterface(_) => refusal(ErrorReason::NoSuchInterface),
-        StepError::NoTarget(hook) | StepError::TargetRefused(hook) => refusal(no_target(hook)).hint(hook.absent_hint()),
+        StepError::NoTarget(hook) => {
+            let near = nearest_target(hook).map(|near| format!("did you mean `{near}`? "));
+            refusal(no_target(hook)).hint(format!("{}{}", near.unwrap_or_default(), hook.absent_hint()))
+        }
+        StepError::TargetRefused(hook) => refusal(no_target(hook)).hint(hook.absent_hint()),
         StepError::KernelLacks { .. } => refusal(ErrorReason::KernelLacks),
         StepError::Hook { why: _, hint } => refusal(ErrorReason::KernelError).hint(hint),
         StepError::Raced(_) => refusal(ErrorReason::ChainChanged).hint("try again"),

@@ -12,14 +12,14 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// See the module.
 #[derive(Eq, PartialEq)]
-pub struct Shared<K, V>(BTreeMap<K, Arc<V>>);
+pub struct CowMap<K, V>(BTreeMap<K, Arc<V>>);
 
 type Pair<'a, K, V> = fn((&'a K, &'a Arc<V>)) -> (&'a K, &'a V);
 
 /// The pairs of a map, in the order of their keys.
 pub type Iter<'a, K, V> = std::iter::Map<btree_map::Iter<'a, K, Arc<V>>, Pair<'a, K, V>>;
 
-impl<K: Ord, V> Shared<K, V> {
+impl<K: Ord, V> CowMap<K, V> {
     /// The value of a key.
     pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
     where
@@ -81,7 +81,7 @@ impl<K: Ord, V> Shared<K, V> {
     }
 }
 
-impl<K: Ord, V: Clone> Shared<K, V> {
+impl<K: Ord, V: Clone> CowMap<K, V> {
     /// The value of a key, to be changed here alone.
     pub fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
     where
@@ -109,43 +109,43 @@ impl<K: Ord, V: Clone> Shared<K, V> {
     }
 }
 
-impl<K: Clone, V> Clone for Shared<K, V> {
+impl<K: Clone, V> Clone for CowMap<K, V> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<K, V> Default for Shared<K, V> {
+impl<K, V> Default for CowMap<K, V> {
     fn default() -> Self {
         Self(BTreeMap::new())
     }
 }
 
-impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for Shared<K, V> {
+impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for CowMap<K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl<K: Ord, V> FromIterator<(K, V)> for Shared<K, V> {
+impl<K: Ord, V> FromIterator<(K, V)> for CowMap<K, V> {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
         Self(pairs.into_iter().map(|(key, value)| (key, Arc::new(value))).collect())
     }
 }
 
-impl<K: Ord, V, const N: usize> From<[(K, V); N]> for Shared<K, V> {
+impl<K: Ord, V, const N: usize> From<[(K, V); N]> for CowMap<K, V> {
     fn from(pairs: [(K, V); N]) -> Self {
         pairs.into_iter().collect()
     }
 }
 
-impl<K: Ord, V> Extend<(K, V)> for Shared<K, V> {
+impl<K: Ord, V> Extend<(K, V)> for CowMap<K, V> {
     fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, pairs: I) {
         self.0.extend(pairs.into_iter().map(|(key, value)| (key, Arc::new(value))));
     }
 }
 
-impl<'a, K: Ord, V> IntoIterator for &'a Shared<K, V> {
+impl<'a, K: Ord, V> IntoIterator for &'a CowMap<K, V> {
     type Item = (&'a K, &'a V);
     type IntoIter = Iter<'a, K, V>;
 
@@ -154,7 +154,7 @@ impl<'a, K: Ord, V> IntoIterator for &'a Shared<K, V> {
     }
 }
 
-impl<K: Ord, V: Clone> IntoIterator for Shared<K, V> {
+impl<K: Ord, V: Clone> IntoIterator for CowMap<K, V> {
     type Item = (K, V);
     type IntoIter = std::iter::Map<btree_map::IntoIter<K, Arc<V>>, fn((K, Arc<V>)) -> (K, V)>;
 
@@ -163,7 +163,7 @@ impl<K: Ord, V: Clone> IntoIterator for Shared<K, V> {
     }
 }
 
-impl<K: Ord, V> std::ops::Index<&K> for Shared<K, V> {
+impl<K: Ord, V> std::ops::Index<&K> for CowMap<K, V> {
     type Output = V;
 
     #[expect(clippy::indexing_slicing, reason = "as a map's own index: for tests, which know that it is there")]
@@ -172,13 +172,13 @@ impl<K: Ord, V> std::ops::Index<&K> for Shared<K, V> {
     }
 }
 
-impl<K: Serialize, V: Serialize> Serialize for Shared<K, V> {
+impl<K: Serialize, V: Serialize> Serialize for CowMap<K, V> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(key, value)| (key, value.as_ref())))
     }
 }
 
-impl<'de, K: Deserialize<'de> + Ord, V: Deserialize<'de>> Deserialize<'de> for Shared<K, V> {
+impl<'de, K: Deserialize<'de> + Ord, V: Deserialize<'de>> Deserialize<'de> for CowMap<K, V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         BTreeMap::<K, V>::deserialize(deserializer).map(|map| map.into_iter().collect())
     }
@@ -190,9 +190,9 @@ mod tests {
 
     #[test]
     fn a_copy_shares_its_values_until_one_is_changed() {
-        let one: Shared<u8, String> = [(1, "one".to_owned()), (2, "two".to_owned())].into();
+        let one: CowMap<u8, String> = [(1, "one".to_owned()), (2, "two".to_owned())].into();
         let mut other = one.clone();
-        let shared = |one: &Shared<u8, String>, other: &Shared<u8, String>, key| {
+        let shared = |one: &CowMap<u8, String>, other: &CowMap<u8, String>, key| {
             std::ptr::eq(one.get(&key).unwrap(), other.get(&key).unwrap())
         };
         assert!(shared(&one, &other, 1) && shared(&one, &other, 2));
