@@ -202,7 +202,8 @@ mod tests {
             incoming.write(b"bytes").unwrap();
             assert_eq!(incoming.finish().unwrap(), (digest, 5));
         };
-        for store in [&|| drop(objects.put(b"bytes")) as &dyn Fn(), &again] {
+        let whole = || drop(objects.put(b"bytes").unwrap());
+        for store in [&whole as &dyn Fn(), &again] {
             age();
             store();
             // The same file, and young again: a sweep leaves it.
