@@ -486,9 +486,12 @@ impl Place<'_> {
     }
 }
 
+/// The first of the names that there are: how many, is the object's word.
 fn list_of(names: &[String]) -> String {
-    let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-    if names.is_empty() { String::new() } else { format!("; it has {}", names.join(", ")) }
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    let more = if names.len() > SHOWN { ", …" } else { "" };
+    if shown.is_empty() { String::new() } else { format!("; it has {}{more}", shown.join(", ")) }
 }
 
 /// What an error quotes of a value: the whole of any that makes sense.

@@ -79,9 +79,12 @@ pub enum ShareError {
     Filled(String),
 }
 
+/// The first of the names that there are: how many, is the object's word.
 fn has(names: &[String]) -> String {
-    let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-    if names.is_empty() { String::new() } else { format!("; it has {}", names.join(", ")) }
+    const SHOWN: usize = 8;
+    let shown: Vec<String> = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    let more = if names.len() > SHOWN { ", …" } else { "" };
+    if shown.is_empty() { String::new() } else { format!("; it has {}{more}", shown.join(", ")) }
 }
 
 fn shape(map: &Map) -> String {

@@ -21,6 +21,7 @@ mod holders;
 mod hook;
 mod interfaces;
 mod maker;
+mod maps;
 mod object;
 mod observe;
 mod pins;
