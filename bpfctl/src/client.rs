@@ -34,6 +34,11 @@ impl Session {
         Ok(Client::connect(&self.socket, SOCKET_WAIT).await?)
     }
 
+    /// Connects to a daemon that may be starting.
+    pub(crate) async fn client_within(&self, limit: Duration) -> Result<Client, Failure> {
+        Ok(Client::connect(&self.socket, limit).await?)
+    }
+
     /// Connects to the daemon if it runs now.
     pub(crate) async fn client_if_up(&self) -> Result<Client, Failure> {
         Ok(Client::connect(&self.socket, Duration::ZERO).await?)

@@ -14,9 +14,13 @@ use bpfd_core::config::{Config, ConfigError};
 use bpfd_core::ident::BootId;
 use bpfd_core::kernel::ChainMode;
 use bpfd_core::policy::{GROUP, VIEW_GROUP};
+use bpfd_core::programs::gone;
+use bpfd_core::state::Change;
 use bpfd_sys::bpffs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::audit::AuditFile;
@@ -30,11 +34,12 @@ use crate::layout::Layout;
 use crate::load_log::LoadLogs;
 use crate::objects::Objects;
 use crate::owned::{Links, OwnedDir};
+use crate::programs::Programs;
 use crate::reads::Reads;
 use crate::registries::{RegistryFiles, RegistryFilesError};
 use crate::repair::{Recovered, Repaired};
 use crate::rpc::{self, ServeError};
-use crate::service::{Loads, Refused, Service, Start};
+use crate::service::{Loads, ProgramFiles, Refused, Service, Start};
 use crate::store::{Answers, Store, StoreError};
 use crate::trust::{Trust, TrustError};
 use crate::watch;
@@ -120,9 +125,11 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let identities = identities.map_err(at("find whom workers run as in", Path::new("/etc/passwd")))?;
     let workers = Workers::with(identities).map_err(DaemonError::Workers)?;
     let trust = Arc::new(Trust::open(layout)?);
-    let store = Store::open(&layout.database())?;
+    let mut store = Store::open(&layout.database())?;
     let audit = AuditFile::open(&layout.audit()).map_err(at("open the audit log", &layout.audit()))?;
     let boot = boot_id()?;
+    let files = Programs::read(layout);
+    forget_undeclared(&mut store, boot, &files)?;
 
     let read = objects.clone();
     let paths = Paths { bpffs: layout.bpffs.clone(), ..Paths::default() };
@@ -159,13 +166,16 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     failures.iter().for_each(|failure| tracing::warn!(%failure, "not repaired"));
     causes.extend(failures);
 
-    let swept = objects.sweep(&snapshot.objects()).map_err(at("sweep the object store", &layout.objects()))?;
+    let used = snapshot.objects().into_iter().chain(files.objects(layout)).collect();
+    let swept = objects.sweep(&used).map_err(at("sweep the object store", &layout.objects()))?;
     tracing::debug!(swept, "removed unused objects");
 
     let reads = Reads::start(engine.clone(), readers).map_err(DaemonError::Runtime)?;
     let watching = watch::start(engine.clone(), workers.clone(), named).map_err(DaemonError::Runtime)?;
 
     let logs = Arc::new(LoadLogs::default());
+    let (programs, reasons) = ProgramFiles::new();
+    watch::interfaces(programs.again()).map_err(DaemonError::Runtime)?;
     let service = Service {
         answers: Answers::open(&layout.database())?,
         loads: Loads::start(workers, loader, logs.clone(), engine.clone(), layout.pins())
@@ -174,6 +184,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
         reads,
         images,
         trust,
+        programs,
         objects,
         logs,
         watching,
@@ -189,12 +200,16 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let listeners = listen(layout)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(DaemonError::Runtime)?;
-    let served = runtime.block_on(serve(Arc::new(service), listeners));
+    let served = runtime.block_on(serve(Arc::new(service), listeners, reasons));
     runtime.shutdown_timeout(THREADS);
     served
 }
 
-async fn serve(service: Arc<Service>, listeners: Vec<UnixListener>) -> Result<(), DaemonError> {
+async fn serve(
+    service: Arc<Service>,
+    listeners: Vec<UnixListener>,
+    reasons: mpsc::Receiver<()>,
+) -> Result<(), DaemonError> {
     let listeners = listeners.into_iter().map(tokio::net::UnixListener::from_std).collect::<Result<_, _>>();
     let listeners = listeners.map_err(DaemonError::Runtime)?;
     let listen = |kind| signal(kind).map_err(DaemonError::Runtime);
@@ -204,6 +219,10 @@ async fn serve(service: Arc<Service>, listeners: Vec<UnixListener>) -> Result<()
     let reloading = service.clone();
     tokio::spawn(async move {
         while reload.recv().await.is_some() {
+            match NotifyState::monotonic_usec_now() {
+                Ok(now) => tell_systemd(&[NotifyState::Reloading, now]),
+                Err(error) => tracing::warn!(%error, "cannot tell systemd of a reload"),
+            }
             match reloading.reload_policy_by_signal().await {
                 Ok(_) => tracing::info!("reloaded the policy"),
                 Err(Refused::Failed(error)) => {
@@ -214,22 +233,57 @@ async fn serve(service: Arc<Service>, listeners: Vec<UnixListener>) -> Result<()
                 }
                 Err(error) => tracing::error!(error = error_chain(&error), "cannot reload the policy"),
             }
+            reloading.apply_programs().await;
+            tell_systemd(&[NotifyState::Ready]);
         }
     });
-    tell_systemd(&[sd_notify::NotifyState::Ready]);
+    // On a worker thread: it reads files.
+    let applying = service.clone();
+    if tokio::spawn(async move { applying.apply_programs().await }).await.is_err() {
+        tracing::error!("loading the programs of files ended unexpectedly");
+    }
+    tokio::spawn(service.clone().keep_programs(reasons));
+    if let Some(within) = sd_notify::watchdog_enabled() {
+        tokio::spawn(feed_watchdog(service.clone(), within));
+    }
+    tell_systemd(&[NotifyState::Ready]);
     tracing::info!("ready");
     let stop = async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tell_systemd(&[sd_notify::NotifyState::Stopping]);
+        tell_systemd(&[NotifyState::Stopping]);
         tracing::info!("stopping; attached programs stay attached");
     };
     Ok(rpc::serve(service, listeners, stop).await?)
 }
 
-fn tell_systemd(states: &[sd_notify::NotifyState<'_>]) {
+/// Tells systemd that the engine still takes its turns: one that hangs is no daemon.
+async fn feed_watchdog(service: Arc<Service>, within: Duration) {
+    while service.takes_turns().await {
+        tell_systemd(&[NotifyState::Watchdog]);
+        tokio::time::sleep(within / 3).await;
+    }
+}
+
+/// Rows of apps that files made and do not declare any more go before they would be loaded again.
+fn forget_undeclared(store: &mut Store, boot: BootId, files: &Programs) -> Result<(), DaemonError> {
+    let state = store.state(boot)?;
+    let made_by = state.apps.values().filter_map(|app| app.origin.file()).map(|origin| origin.file.as_str());
+    let gone = gone(&state, &files.names(), &files.unread(made_by));
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let unload: Vec<Change> = gone.into_iter().map(Change::Unload).collect();
+    let left = state.after(&unload).unwrap_or_else(|_all_are_there| state.clone());
+    for app in state.apps.values().filter(|app| !left.apps.contains_key(&app.uid)) {
+        tracing::info!(app = %app.name, "no file declares it any more: it is unloaded");
+    }
+    Ok(store.replace(boot, &state, &left)?)
+}
+
+fn tell_systemd(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::warn!(%error, "cannot notify systemd");
     }

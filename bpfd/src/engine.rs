@@ -155,7 +155,7 @@ impl<K: Kernel> Engine<K> {
         {
             return Ok(Progress::Done(Answer { outcome, plan: None }));
         }
-        if let Some((app, staged)) = &pending.staged {
+        for (app, staged) in &pending.staged {
             self.kernel.stage(*app, staged.clone());
         }
         let result = self.mended(context, pending, build);
@@ -166,7 +166,7 @@ impl<K: Kernel> Engine<K> {
             Go::Wait(targets) => Progress::Wait(targets),
             Go::Make(needs) => self.makers(needs),
         });
-        if let Some((app, _)) = &pending.staged {
+        for (app, _) in &pending.staged {
             self.kernel.discard(*app);
         }
         result
@@ -295,7 +295,7 @@ impl<K: Kernel> Engine<K> {
                     tracing::info!(%chain, races = pending.races, "making a new plan: another process changed the hook");
                     scope = self.scope(pending, &targets);
                     // It was pinned, and unpinned when the attempt was undone.
-                    if let Some((app, staged)) = &pending.staged {
+                    for (app, staged) in &pending.staged {
                         self.kernel.stage(*app, staged.clone());
                     }
                 }

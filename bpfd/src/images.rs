@@ -251,6 +251,25 @@ impl Images {
         self.blocking(uid, move |shared| shared.remove(&images, &state, apply)).await
     }
 
+    /// The proof that an image of the store may be loaded, by its name or, if it has a digest, by that of another name of its repository.
+    /// No registry is asked.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub async fn stored(&self, reference: &Reference) -> Result<Acquired, ImageError> {
+        let reference = reference.to_string();
+        self.blocking(0, move |shared| {
+            let named = shared.one(&reference)?;
+            let silent: Report = Arc::new(|_| ());
+            let Ready { judged, opened, warning: _ } =
+                shared.usable(&named.reference, None, &silent, &Waiter::default())?;
+            let object = shared.objects.put(&opened.object)?;
+            let words = words::words(&named.reference, &opened);
+            Ok(Acquired::new(judged, object, words))
+        })
+        .await
+    }
+
     /// Why the policy of now refuses an image that an app came from. One that is not in the store any more passed when it was loaded, and
     /// what is loaded has the bytes that passed.
     pub fn refused(&self, reference: &str, digest: &str) -> Option<String> {

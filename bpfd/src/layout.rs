@@ -58,6 +58,11 @@ impl Layout {
         self.lib.join("images")
     }
 
+    /// Files that declare what is there after every boot.
+    pub fn programs(&self) -> PathBuf {
+        self.etc.join("programs.d")
+    }
+
     /// The audit log.
     pub fn audit(&self) -> PathBuf {
         self.log.join("audit.jsonl")

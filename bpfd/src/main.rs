@@ -15,6 +15,7 @@ use tracing_subscriber::filter::{Directive, LevelFilter};
 /// Reads in /etc/bpfd, each if it is there:
 ///   bpfd.toml                   settings
 ///   policy.toml, policy.d/      which images may be loaded; SIGHUP has them read again
+///   programs.d/                 what is loaded at each start; SIGHUP has them read again
 ///   registries.toml, auth.json  how registries are reached, and as whom
 ///
 /// Keeps state in /var/lib/bpfd, the audit log in /var/log/bpfd, sockets in /run/bpfd, pins in
@@ -155,6 +156,7 @@ mod tests {
         Reads in /etc/bpfd, each if it is there:
           bpfd.toml                   settings
           policy.toml, policy.d/      which images may be loaded; SIGHUP has them read again
+          programs.d/                 what is loaded at each start; SIGHUP has them read again
           registries.toml, auth.json  how registries are reached, and as whom
 
         Keeps state in /var/lib/bpfd, the audit log in /var/log/bpfd, sockets in /run/bpfd, pins in

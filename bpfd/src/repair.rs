@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bpfd_core::adopt::adopt;
+use bpfd_core::hook::ChainId;
 use bpfd_core::ident::{AppUid, BootId, DatabaseUid, GenerationUid, LinkUid, SlotUid, Uids};
 use bpfd_core::journal::{Operation, Verdict, recover};
 use bpfd_core::kernel::{
@@ -21,7 +22,7 @@ use bpfd_core::reboot::Ended;
 use bpfd_core::record::with_records;
 use bpfd_core::seat::seated;
 use bpfd_core::stamp::Relation;
-use bpfd_core::state::{App, State};
+use bpfd_core::state::{App, Change, Link, State};
 
 use crate::execute::{Executor, RACES};
 use crate::fail_points::point;
@@ -120,6 +121,13 @@ pub fn repair<K: Kernel>(
             repaired.failures.push(format!("cannot write down which interfaces links are on: {error}"));
         }
         state = known;
+    }
+    if open.is_none()
+        && let Some(rows) = critical_first(executor, &state, &observed, uids, judge, &mut repaired)?
+    {
+        executor.store.replace(boot, &state, &rows)?;
+        state = rows;
+        observed = Observed { spared: spared.clone(), ..executor.kernel.observe(&everything)? };
     }
     let mut verdict = open.as_ref().map(|operation| {
         recover(&state, &observed, operation).unwrap_or_else(|error| {
@@ -273,6 +281,45 @@ pub fn settle<K: Kernel>(
     Ok(Attempt { failed, raced, barred, idle })
 }
 
+/// Loads critical apps that the kernel has no longer, and builds their chains, with all the others of these chains: each chain is
+/// swapped once. Gives the rows after that; `None` if there are none.
+fn critical_first<K: Kernel>(
+    executor: &mut Executor<'_, K>,
+    state: &State,
+    observed: &Observed,
+    uids: &mut dyn Uids,
+    judge: &Judge,
+    repaired: &mut Repaired,
+) -> Result<Option<State>, RepairError> {
+    let is_critical = |app: &App| app.origin.file().is_some_and(|origin| origin.critical);
+    let missing = |app: &App| !observed.apps.contains_key(&app.uid);
+    let critical: BTreeSet<AppUid> =
+        state.apps.values().filter(|app| is_critical(app) && missing(app)).map(|app| app.uid).collect();
+    if critical.is_empty() {
+        return Ok(None);
+    }
+    let of_critical = state.links.values().filter(|link| critical.contains(&link.app));
+    let chains: BTreeSet<ChainId> = of_critical.filter_map(Link::chain).collect();
+    let beside = |link: &&Link| link.chain().is_some_and(|chain| chains.contains(&chain));
+    let beside: BTreeSet<AppUid> = state.links.values().filter(beside).map(|link| link.app).collect();
+    let mut first = state.clone();
+    first.apps.retain(|uid, app| missing(app) && (critical.contains(uid) || beside.contains(uid)));
+    first.links.retain(|_, link| first.apps.contains_key(&link.app));
+    let mut gone = BTreeSet::new();
+    let reloaded = reload(executor, &first, observed, judge, &mut gone, repaired)?;
+    let rows = with_apps_of(state, &reloaded);
+    let loaded = reloaded.apps.values().filter(|app| !gone.contains(&app.uid));
+    let own = reloaded.links.values().filter(|link| link.placement.own().is_some() && critical.contains(&link.app));
+    let own = own.filter(|link| !gone.contains(&link.app));
+    let changes: Vec<Change> = loaded.cloned().map(Change::Load).chain(own.cloned().map(Change::Attach)).collect();
+    let mut near = observed.clone();
+    near.chains.retain(|chain, _| chains.contains(chain));
+    let plan = converge_chains(&reachable(&rows, &gone), &near, &changes, uids);
+    // What fails is told by the repair of the rest, which tries it again.
+    carry_out(executor, plan, &near, repaired)?;
+    Ok(Some(rows))
+}
+
 /// Stages every app that the kernel has no longer; their programs have new tags and load times. Maps that apps share are made once.
 fn reload<K: Kernel>(
     executor: &mut Executor<'_, K>,
@@ -315,7 +362,10 @@ fn reload<K: Kernel>(
                 Ok(programs) => app.loaded_again(&programs),
                 Err(StepError::Died) => return Err(RepairError::Died),
                 Err(error) => {
-                    repaired.failures.push(format!("app `{}`: {error}", app.name));
+                    let told = format!("app `{}`: {error}", app.name);
+                    if !repaired.failures.contains(&told) {
+                        repaired.failures.push(told);
+                    }
                     gone.insert(*uid);
                 }
             }

@@ -33,6 +33,8 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 use rustix::fs::{AtFlags, CWD, statat};
 use rustix::io::{Errno, retry_on_intr};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use crate::causes::error_chain;
 use crate::engine::{Changed, EngineHandle, News};
@@ -88,6 +90,43 @@ pub fn start(engine: EngineHandle<HostKernel>, workers: Workers, directory: Path
         }
     })?;
     Ok(health)
+}
+
+/// Says each time that the daemon's own network namespace has other interfaces, or other names of them.
+pub fn interfaces(tell: mpsc::Sender<()>) -> io::Result<()> {
+    let watch = LinkWatch::open()?;
+    thread::Builder::new().name("interfaces".to_owned()).spawn(move || {
+        if let Err(error) = tell_of_interfaces(watch, &tell) {
+            tracing::error!(%error, "interfaces are no longer watched for patterns of programs.d: restart bpfd");
+        }
+    })?;
+    Ok(())
+}
+
+fn tell_of_interfaces(mut watch: LinkWatch, tell: &mpsc::Sender<()>) -> io::Result<()> {
+    let mut known: BTreeMap<u32, String> = BTreeMap::new();
+    loop {
+        let mut differs = false;
+        while let Some(event) = watch.next_event()? {
+            differs |= match event {
+                LinkEvent::Changed(row) => known.insert(row.index, row.name.clone()) != Some(row.name),
+                LinkEvent::Removed { index, name: _, to: _ } => {
+                    known.remove(&index);
+                    true
+                }
+                LinkEvent::Filters { .. } | LinkEvent::NamespaceEnded => false,
+                LinkEvent::Lost => true,
+            };
+        }
+        if differs {
+            match tell.try_send(()) {
+                // One that was not received yet will do.
+                Ok(()) | Err(TrySendError::Full(())) => {}
+                Err(TrySendError::Closed(())) => return Ok(()),
+            }
+        }
+        retry_on_intr(|| poll(&mut [PollFd::new(&watch, PollFlags::IN)], None))?;
+    }
 }
 
 fn listen(

@@ -175,6 +175,9 @@ impl View for App {
         facts.push(("reach", views::lower(app.reach().as_str_name(), "REACH_")));
         facts.extend(app.owner.as_ref().map(|owner| ("owner", owner_text(owner))));
         facts.push(("persist", yes_or_no(app.persist)));
+        if !app.program_file.is_empty() {
+            facts.push(("file", app.program_file.clone()));
+        }
         facts.extend(app.create_time.as_ref().map(|time| ("loaded", time.to_string())));
         facts.extend(
             app.globals.iter().map(|pb::GlobalSetting { name, value }| ("global", format!("{name} = {value}"))),

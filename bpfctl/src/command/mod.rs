@@ -14,6 +14,7 @@ mod load;
 mod login;
 mod man;
 mod persist;
+mod programs;
 mod state;
 mod trust;
 mod unload;
@@ -35,6 +36,7 @@ pub(crate) enum Command {
     Detach(detach::Detach),
     Unload(unload::Unload),
     Persist(persist::Persist),
+    Programs(programs::Programs),
     List(list::List),
     Get(get::Get),
     Chain(chain::Chain),
@@ -59,6 +61,7 @@ impl Command {
             Self::Detach(verb) => verb.run(session).await,
             Self::Unload(verb) => verb.run(session).await,
             Self::Persist(verb) => verb.run(session).await,
+            Self::Programs(verb) => verb.run(session).await,
             Self::List(verb) => verb.run(session).await,
             Self::Get(verb) => verb.run(session).await,
             Self::Chain(verb) => verb.run(session).await,

@@ -116,16 +116,16 @@ struct PlaceRow {
     hook: String,
     priority: String,
     position: String,
-    persist: bool,
+    persist: &'static str,
     state: String,
 }
 
 /// A column that would say no in each row is left out.
 fn table(rows: Vec<PlaceRow>) -> Vec<Block> {
-    let kept = rows.iter().any(|row| row.persist);
+    let kept = rows.iter().any(|row| row.persist != "no");
     let cells = |row: PlaceRow| {
         let PlaceRow { program, kind, hook, priority, position, persist, state } = row;
-        let persist = kept.then(|| if persist { "yes" } else { "no" }.to_owned());
+        let persist = kept.then(|| persist.to_owned());
         [program, kind, hook, priority, position].into_iter().chain(persist).chain([state]).collect()
     };
     let head = if kept { PLACES_KEPT } else { PLACES };
@@ -143,7 +143,7 @@ fn places(app: &pb::App, links: &[pb::Link]) -> Vec<PlaceRow> {
             let name = format!("{}/{}", app.name, program.function);
             let state = app_state(app.state());
             let (hook, priority, position) = (NONE.to_owned(), NONE.to_owned(), NONE.to_owned());
-            rows.push(PlaceRow { program: name, kind, hook, priority, position, persist: app.persist, state });
+            rows.push(PlaceRow { program: name, kind, hook, priority, position, persist: app_persist(app), state });
         }
     }
     rows
@@ -157,8 +157,25 @@ fn place(link: &pb::Link, kind: String) -> PlaceRow {
         hook: place_of(link),
         priority: or_none(link.priority),
         position: or_none(link.position),
-        persist: link.persist,
+        persist: link_persist(link),
         state: link_state(link.state()),
+    }
+}
+
+/// Whether an app is there after a reboot, or which file says so.
+fn app_persist(app: &pb::App) -> &'static str {
+    match (app.program_file.is_empty(), app.persist) {
+        (false, _) => "file",
+        (true, true) => "yes",
+        (true, false) => "no",
+    }
+}
+
+fn link_persist(link: &pb::Link) -> &'static str {
+    match (link.origin(), link.persist) {
+        (pb::LinkOrigin::File, _) => "file",
+        (_, true) => "yes",
+        (_, false) => "no",
     }
 }
 

@@ -193,6 +193,7 @@ fn app(name: &str) -> pb::App {
         handle: 1,
         user_labels: [("team".to_owned(), "edge".to_owned())].into(),
         persist: false,
+        program_file: String::new(),
     }
 }
 

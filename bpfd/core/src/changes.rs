@@ -12,8 +12,8 @@ use crate::request::{
     UnloadWhich, UpdateRequest,
 };
 use crate::state::{
-    Advice, App, AppLifetime, Change, ChangeError, Link, LinkOrigin, Map, ObjectDigest, Owner, Persist, Program,
-    ProgramFacts, ProgramKind, Reach, Setting, Source, State,
+    Advice, App, AppLifetime, AppOrigin, Change, ChangeError, Link, LinkOrigin, Map, ObjectDigest, Owner, Persist,
+    Program, ProgramFacts, ProgramKind, Reach, Setting, Source, State,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,6 +48,8 @@ pub struct Loaded {
     pub attach: Vec<(AttachAsk, String)>,
     /// Whether it, and its links, are there after a reboot.
     pub persist: Persist,
+    /// What has it loaded.
+    pub origin: AppOrigin,
     /// Idempotency key.
     pub request: Option<RequestId>,
 }
@@ -160,6 +162,7 @@ pub fn load(state: &State, loaded: Loaded, owner: &Owner, fresh: &Fresh) -> Resu
         advice,
         attach,
         persist,
+        origin,
         request,
     } = loaded;
     let name = match name {
@@ -189,15 +192,18 @@ pub fn load(state: &State, loaded: Loaded, owner: &Owner, fresh: &Fresh) -> Resu
         user_labels,
         advice,
         lifetime: persist.app(),
+        origin,
         created: fresh.now,
         generation: 1,
         request,
     };
     let links = attach.into_iter().zip(&fresh.links).map(|((ask, function), identity)| {
         let advice = app.advice.get(&function).cloned().unwrap_or_default();
-        link(&app, function, &ask, &advice, (owner, persist), *identity, fresh.now, request).map(Change::Attach)
+        let link = link(&app, function, &ask, &advice, (owner, persist), *identity, fresh.now, request)?;
+        let origin = if app.origin.file().is_some() { LinkOrigin::File } else { LinkOrigin::Request };
+        Ok(Change::Attach(Link { origin, ..link }))
     });
-    let links: Vec<Change> = links.collect::<Result<_, _>>()?;
+    let links: Vec<Change> = links.collect::<Result<_, RequestError>>()?;
     Ok(std::iter::once(Change::Load(app)).chain(links).collect())
 }
 
@@ -328,7 +334,7 @@ fn once<T: Copy + Ord>(items: Vec<T>) -> impl Iterator<Item = T> {
     items.into_iter().filter(move |item| seen.insert(*item))
 }
 
-fn only_program(app: &App, kind: ProgramKind) -> Result<String, RequestError> {
+pub(crate) fn only_program(app: &App, kind: ProgramKind) -> Result<String, RequestError> {
     let fitting: Vec<&Program> = app.programs.iter().filter(|program| program.kind == kind).collect();
     match fitting.as_slice() {
         [program] => Ok(program.function.clone()),
@@ -341,7 +347,7 @@ fn only_program(app: &App, kind: ProgramKind) -> Result<String, RequestError> {
     }
 }
 
-fn link(
+pub(crate) fn link(
     app: &App,
     function: String,
     ask: &AttachAsk,

@@ -21,6 +21,7 @@ pub mod object_digest;
 pub mod order;
 pub mod plan;
 pub mod policy;
+pub mod programs;
 pub mod quota;
 pub mod reboot;
 pub mod record;

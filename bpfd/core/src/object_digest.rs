@@ -16,6 +16,12 @@ impl From<[u8; 32]> for ObjectDigest {
     }
 }
 
+impl From<Digest> for ObjectDigest {
+    fn from(digest: Digest) -> Self {
+        Self(digest)
+    }
+}
+
 /// A text that is no sha256.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a digest is 64 lower-case hexadecimal digits")]

@@ -161,8 +161,8 @@ mod tests {
     use crate::kernel::PinnedApp;
     use crate::labels::Labels;
     use crate::state::{
-        AppLifetime, LinkLifetime, LinkOrigin, ObjectDigest, Owner, Program, ProgramKind, Reach, Setting, Source,
-        WhenAbsent,
+        AppLifetime, AppOrigin, LinkLifetime, LinkOrigin, ObjectDigest, Owner, Program, ProgramKind, Reach, Setting,
+        Source, WhenAbsent,
     };
 
     fn owner() -> Owner {
@@ -197,6 +197,7 @@ mod tests {
             user_labels: Labels::default(),
             advice: BTreeMap::new(),
             lifetime: AppLifetime::UntilUnloaded,
+            origin: AppOrigin::Request,
             created: 5,
             generation: 2,
             request: None,

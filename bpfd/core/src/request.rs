@@ -15,7 +15,7 @@ use crate::kernel::DispatcherVersion;
 use crate::labels::Labels;
 use crate::names::{AppName, Priority, printable};
 use crate::sharing::MapFrom;
-use crate::state::{App, ChangeError, Link, ObjectDigest, Persist, State, WhenAbsent};
+use crate::state::{App, AppOrigin, ChangeError, Link, ObjectDigest, Persist, State, WhenAbsent};
 
 /// Where the bytes of a load come from.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -108,6 +108,8 @@ pub struct LoadRequest {
     pub attach: Vec<(AttachAsk, Option<String>)>,
     /// Whether it, and its links, are there after a reboot.
     pub persist: Persist,
+    /// What asks for it.
+    pub origin: AppOrigin,
     /// Idempotency key.
     pub request: Option<RequestKey>,
 }

@@ -20,6 +20,7 @@ use crate::labels::Labels;
 use crate::names::{AppName, Priority};
 pub use crate::object_digest::ObjectDigest;
 use crate::order;
+pub use crate::programs::AppOrigin;
 use crate::seat::Seat;
 
 /// Where an app's bytes came from.
@@ -55,6 +56,8 @@ impl Source {
 pub enum LinkOrigin {
     /// A request over the API.
     Request,
+    /// A file of `programs.d`.
+    File,
 }
 
 /// How long a link is wanted. It never outlives its app.
@@ -284,6 +287,9 @@ pub struct App {
     /// How long it is wanted.
     #[serde(default)]
     pub lifetime: AppLifetime,
+    /// What made it.
+    #[serde(default)]
+    pub origin: AppOrigin,
     /// Seconds since 1970 when it was loaded.
     pub created: u64,
     /// Counts changes of this app, from 1.

@@ -7,7 +7,9 @@ use uuid::Uuid;
 use crate::hook::Placement;
 use crate::ident::{AppUid, Handle, LinkUid};
 use crate::labels::Labels;
-use crate::state::{App, AppLifetime, Link, LinkLifetime, LinkOrigin, ObjectDigest, Owner, Reach, Source, WhenAbsent};
+use crate::state::{
+    App, AppLifetime, AppOrigin, Link, LinkLifetime, LinkOrigin, ObjectDigest, Owner, Reach, Source, WhenAbsent,
+};
 
 /// An app of root's, uploaded, without programs.
 pub(crate) fn app(number: u128) -> App {
@@ -26,6 +28,7 @@ pub(crate) fn app(number: u128) -> App {
         user_labels: Labels::default(),
         advice: BTreeMap::new(),
         lifetime: AppLifetime::UntilUnloaded,
+        origin: AppOrigin::Request,
         created: 1,
         generation: 1,
         request: None,

@@ -117,7 +117,7 @@ where
 
     /// Carries a change out: `attempt` runs on the engine's thread as often as it takes, and what the verifier must see is made by other
     /// threads between. Once begun it goes to its end, even if the caller leaves.
-    pub async fn change<T, E, F>(&self, line: Line, staged: Option<(AppUid, K::Staged)>, attempt: F) -> Result<T, E>
+    pub async fn change<T, E, F>(&self, line: Line, staged: Vec<(AppUid, K::Staged)>, attempt: F) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<EngineError> + Send + 'static,

@@ -30,7 +30,7 @@ pub(super) enum Go<T> {
 /// A change on its way.
 pub struct Pending<K: Kernel> {
     /// What a load made before.
-    pub(super) staged: Option<(AppUid, K::Staged)>,
+    pub(super) staged: Vec<(AppUid, K::Staged)>,
     /// What was made for it since.
     pub(super) stock: Stock<K>,
     /// The links that it makes.
@@ -56,7 +56,7 @@ pub struct Settling<K: Kernel> {
 
 impl<K: Kernel> Pending<K> {
     /// A change that was not begun. `staged` is what a load made before.
-    pub fn new(staged: Option<(AppUid, K::Staged)>) -> Self {
+    pub fn new(staged: Vec<(AppUid, K::Staged)>) -> Self {
         Self { staged, stock: Stock::default(), links: vec![], races: 0, makes: 0, held: None, stuck: None }
     }
 

@@ -27,6 +27,11 @@ impl Acquired {
         Self { verified: judged.verified, object, words }
     }
 
+    /// What was verified.
+    pub fn digest(&self) -> String {
+        self.verified.digest().to_string()
+    }
+
     /// With its bytes.
     ///
     /// # Errors

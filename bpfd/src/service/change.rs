@@ -83,7 +83,7 @@ impl Service {
         let attempt = move |engine: &mut Engine<_>, pending: &mut Pending<_>| {
             engine.change(&context, pending, |state, fresh| request.changes(state, &owner, fresh))
         };
-        let answer = match self.engine.change(line, None, attempt).await {
+        let answer = match self.engine.change(line, vec![], attempt).await {
             Ok(answer) => answer,
             Err(error) => return Err(self.explained(uid, line, error).await),
         };

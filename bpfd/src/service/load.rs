@@ -113,7 +113,7 @@ impl Service {
             let build = |state: &_, fresh: &_| changes::load(state, loaded(source.clone()), &owner, fresh);
             engine.change(&context, pending, build).map_err(LoadError::from)
         };
-        let committed = self.engine.change(line, Some((uid, staged)), attempt).await;
+        let committed = self.engine.change(line, vec![(uid, staged)], attempt).await;
         drop(reserved);
         if let (Bytes::Image { reference, .. }, Err(LoadError::Image(error))) = (&request.bytes, &committed) {
             self.record(&asks, reference, error).await;

@@ -169,6 +169,7 @@ impl Loads {
             advice,
             attach: request.attach.iter().map(|(ask, _)| ask.clone()).zip(attach).collect(),
             persist: request.persist,
+            origin: request.origin.clone(),
             request: request.request.map(|key| key.id),
         };
         let warnings = pins_by_name(&object, &shared);

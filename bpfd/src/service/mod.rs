@@ -28,6 +28,7 @@ mod list;
 mod load;
 mod make;
 mod persist;
+mod programs;
 mod pull;
 mod rebuild;
 mod record;
@@ -44,6 +45,7 @@ pub use self::image::StoredImage;
 pub use self::list::{AppFilter, GetAppError, GetLinkError, LinkFilter, Listed, LookError, Page};
 pub use self::load::LoadError;
 pub use self::make::Loads;
+pub use self::programs::{ProgramFiles, ProgramState, ProgramStatus, ProgramsStatus};
 pub use self::record::Refused;
 pub use self::state::{Decided, LostState};
 pub use self::system::{Check, Condition, DoctorError, Info, Start};
@@ -58,6 +60,7 @@ pub struct Service {
     pub(crate) loads: Loads,
     pub(crate) images: Arc<Images>,
     pub(crate) trust: Arc<Trust>,
+    pub(crate) programs: ProgramFiles,
     pub(crate) objects: Objects,
     pub(crate) logs: Arc<LoadLogs>,
     pub(crate) watching: WatchHealth,
@@ -90,6 +93,11 @@ impl Service {
                 }
             });
         })
+    }
+
+    /// Whether the engine does its jobs: returns after one of them.
+    pub(crate) async fn takes_turns(&self) -> bool {
+        self.engine.enqueue(Line::Daemon, |_| ()).await.is_ok()
     }
 
     /// What readers see.

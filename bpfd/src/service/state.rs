@@ -47,7 +47,7 @@ impl Service {
         let changes = std::iter::once(format!("{decision} the state: {}", lost.relation)).chain(removed).collect();
         let (engine, line) = (self.engine.clone(), Line::User(principal.uid));
         let attempt = move |engine: &mut Engine<_>, pending: &mut Pending<_>| engine.decide(decision, pending);
-        let work = async move { engine.change(line, None, attempt).await };
+        let work = async move { engine.change(line, vec![], attempt).await };
         let failures = self.recorded(principal.owner(), changes, work).await?;
         Ok(Decided { decided: true, failures })
     }

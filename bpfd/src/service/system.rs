@@ -91,6 +91,7 @@ impl Service {
         self.permit(principal, Look(())).await?;
         let mut start = self.start.clone();
         start.causes.extend(self.watching.failure().map(str::to_owned));
+        start.causes.extend(self.programs.status().causes());
         Ok(Info {
             start,
             recovered: self.snapshot().recovery.as_ref().map(|recovery| recovery.relation),
@@ -109,6 +110,14 @@ impl Service {
         let mut checks = vec![check("xdp-chain-mode", Condition::Good, format!("{mode}: {mode_cause}"), "")];
         checks.extend(causes.iter().map(|cause| {
             check("start", Condition::Doubtful, cause.clone(), "correct this and restart bpfd; its log has details")
+        }));
+        checks.extend(self.programs.status().causes().into_iter().map(|cause| {
+            check(
+                "programs",
+                Condition::Doubtful,
+                cause,
+                "`bpfctl programs check` reads the files; `systemctl reload bpfd` has them loaded",
+            )
         }));
         if let Some(recovery) = &self.snapshot().recovery {
             let found = format!("RECOVERED: {}; what runs stays as it is", recovery.relation);

@@ -43,7 +43,8 @@ use bpfd_core::request::{
 use bpfd_core::seat::seated;
 use bpfd_core::stamp::{Relation, Stamp};
 use bpfd_core::state::{
-    App, Change, Map, ObjectDigest, Owner, Persist, ProgramFacts, ProgramKind, Reach, Source, State, WhenAbsent,
+    App, AppOrigin, Change, Map, ObjectDigest, Owner, Persist, ProgramFacts, ProgramKind, Reach, Source, State,
+    WhenAbsent,
 };
 use bpfd_policy::Policy;
 use fake::{FakeKernel, Fate, Made, PeerMove};
@@ -293,7 +294,7 @@ impl Host {
 
     /// Decides about a lost state.
     fn decide(&mut self, decision: Decision) {
-        let mut pending = Pending::new(None);
+        let mut pending = Pending::new(vec![]);
         loop {
             match self.engine().decide(decision, &mut pending).unwrap() {
                 Progress::Done(failures) => return assert_eq!(failures, NOTHING),
@@ -387,7 +388,7 @@ impl Host {
         staged: Option<(AppUid, PinnedApp)>,
         build: impl Fn(&State, &Fresh) -> Result<Vec<Change>, RequestError>,
     ) -> Result<Answer, EngineError> {
-        let mut pending = Pending::new(staged);
+        let mut pending = Pending::new(staged.into_iter().collect());
         loop {
             match self.engine().change(context, &mut pending, &build)? {
                 Progress::Done(answer) => return Ok(answer),
@@ -496,6 +497,7 @@ fn loaded(uid: AppUid, name: &str, staged: &PinnedApp, attach: Option<AttachAsk>
         advice: BTreeMap::new(),
         attach: attach.map(|attach| (attach, "pass".into())).into_iter().collect(),
         persist: Persist::Yes,
+        origin: AppOrigin::Request,
         request: None,
     }
 }

@@ -7,7 +7,7 @@ use bpfd::progress::Report;
 use bpfd::waiter::Waiter;
 use bpfd_core::ident::AppUid;
 use bpfd_core::request::{Apply, PullPolicy};
-use bpfd_core::state::{App, Owner, Reach, Source, State};
+use bpfd_core::state::{App, AppOrigin, Owner, Reach, Source, State};
 use bytecode_image::digest::Digest;
 
 use crate::world::{OBJECT, World, image, image_with_label, pull};
@@ -138,6 +138,7 @@ fn app(reference: &str, digest: Digest) -> (AppUid, App) {
         user_labels: Default::default(),
         advice: Default::default(),
         lifetime: Default::default(),
+        origin: AppOrigin::Request,
         created: 0,
         generation: 1,
         request: None,

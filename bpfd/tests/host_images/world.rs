@@ -19,7 +19,7 @@ use bpfd_core::labels::Labels;
 use bpfd_core::policy::{Ask, Authorized, Principal, authorize};
 use bpfd_core::report::Warning;
 use bpfd_core::request::{Apply, Bytes, LoadRequest, PullPolicy};
-use bpfd_core::state::{Persist, State};
+use bpfd_core::state::{AppOrigin, Persist, State};
 use bpfd_policy::Policy;
 use bpfd_proto::status::Refusal;
 use bytecode_image::build::{self, BuiltImage, Recipe};
@@ -220,6 +220,7 @@ pub(crate) fn load(reference: &str, pull: PullPolicy) -> Authorized<LoadRequest>
         labels: Labels::default(),
         attach: vec![],
         persist: Persist::No,
+        origin: AppOrigin::Request,
         request: None,
     })
 }

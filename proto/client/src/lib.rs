@@ -160,6 +160,16 @@ impl Client {
         Ok(())
     }
 
+    /// What runs, as the text of a file of programs.d.
+    pub async fn export_programs(&mut self, apps: Vec<String>) -> Result<String> {
+        let mut pieces = self.system.export_programs(pb::ExportProgramsRequest { apps }).await?.into_inner();
+        let mut text = String::new();
+        while let Some(piece) = pieces.message().await? {
+            text.push_str(&piece.text);
+        }
+        Ok(text)
+    }
+
     calls! {
         /// One app by name or uid.
         app = apps.get_app(GetAppRequest) -> App;
@@ -195,6 +205,8 @@ impl Client {
         doctor = system.doctor(DoctorRequest) -> DoctorResponse;
         /// What differs between the database and the pins since the state was lost.
         state = system.get_state(GetStateRequest) -> GetStateResponse;
+        /// How the programs stand that files declare.
+        program_files = system.list_program_files(ListProgramFilesRequest) -> ListProgramFilesResponse;
         /// Decides that what runs is the intent.
         adopt_state = system.adopt_state(AdoptStateRequest) -> AdoptStateResponse;
         /// Decides that what the database had is the intent.

@@ -1634,7 +1634,9 @@ type App struct {
 	// From the request that loaded it.
 	UserLabels map[string]string `protobuf:"bytes,16,rep,name=user_labels,json=userLabels,proto3" json:"user_labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Whether it is loaded again after a reboot.
-	Persist       bool `protobuf:"varint,17,opt,name=persist,proto3" json:"persist,omitempty"`
+	Persist bool `protobuf:"varint,17,opt,name=persist,proto3" json:"persist,omitempty"`
+	// The file of programs.d that made it; empty if a request did.
+	ProgramFile   string `protobuf:"bytes,18,opt,name=program_file,json=programFile,proto3" json:"program_file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1786,6 +1788,13 @@ func (x *App) GetPersist() bool {
 		return x.Persist
 	}
 	return false
+}
+
+func (x *App) GetProgramFile() string {
+	if x != nil {
+		return x.ProgramFile
+	}
+	return ""
 }
 
 // Who asked for something.
@@ -2418,7 +2427,7 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\x11GetLoadLogRequest\x12\x15\n" +
 	"\x06log_id\x18\x01 \x01(\tR\x05logId\"(\n" +
 	"\x12GetLoadLogResponse\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text\"\xf4\x05\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"\x97\x06\n" +
 	"\x03App\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1e\n" +
@@ -2441,7 +2450,8 @@ const file_bpfd_v1_app_proto_rawDesc = "" +
 	"\x06handle\x18\x0f \x01(\rR\x06handle\x12=\n" +
 	"\vuser_labels\x18\x10 \x03(\v2\x1c.bpfd.v1.App.UserLabelsEntryR\n" +
 	"userLabels\x12\x18\n" +
-	"\apersist\x18\x11 \x01(\bR\apersist\x1a9\n" +
+	"\apersist\x18\x11 \x01(\bR\apersist\x12!\n" +
+	"\fprogram_file\x18\x12 \x01(\tR\vprogramFile\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a=\n" +

@@ -98,6 +98,8 @@ const (
 	LinkOrigin_LINK_ORIGIN_UNSPECIFIED LinkOrigin = 0
 	// A Load or Attach call.
 	LinkOrigin_LINK_ORIGIN_REQUEST LinkOrigin = 1
+	// A file of programs.d.
+	LinkOrigin_LINK_ORIGIN_FILE LinkOrigin = 2
 )
 
 // Enum value maps for LinkOrigin.
@@ -105,10 +107,12 @@ var (
 	LinkOrigin_name = map[int32]string{
 		0: "LINK_ORIGIN_UNSPECIFIED",
 		1: "LINK_ORIGIN_REQUEST",
+		2: "LINK_ORIGIN_FILE",
 	}
 	LinkOrigin_value = map[string]int32{
 		"LINK_ORIGIN_UNSPECIFIED": 0,
 		"LINK_ORIGIN_REQUEST":     1,
+		"LINK_ORIGIN_FILE":        2,
 	}
 )
 
@@ -1243,11 +1247,12 @@ const file_bpfd_v1_link_proto_rawDesc = "" +
 	"\x12LINK_STATE_WAITING\x10\x02\x12\x16\n" +
 	"\x12LINK_STATE_DRIFTED\x10\x03\x12\x1b\n" +
 	"\x17LINK_STATE_UNAUTHORISED\x10\x04\x12\x15\n" +
-	"\x11LINK_STATE_FAILED\x10\x05*B\n" +
+	"\x11LINK_STATE_FAILED\x10\x05*X\n" +
 	"\n" +
 	"LinkOrigin\x12\x1b\n" +
 	"\x17LINK_ORIGIN_UNSPECIFIED\x10\x00\x12\x17\n" +
-	"\x13LINK_ORIGIN_REQUEST\x10\x012\xc1\x02\n" +
+	"\x13LINK_ORIGIN_REQUEST\x10\x01\x12\x14\n" +
+	"\x10LINK_ORIGIN_FILE\x10\x022\xc1\x02\n" +
 	"\vLinkService\x129\n" +
 	"\x06Attach\x12\x16.bpfd.v1.AttachRequest\x1a\x17.bpfd.v1.AttachResponse\x12E\n" +
 	"\n" +

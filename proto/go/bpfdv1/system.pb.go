@@ -207,6 +207,63 @@ func (StateSide) EnumDescriptor() ([]byte, []int) {
 	return file_bpfd_v1_system_proto_rawDescGZIP(), []int{2}
 }
 
+// States of a program that a file declares.
+type FileProgramState int32
+
+const (
+	// Never sent.
+	FileProgramState_FILE_PROGRAM_STATE_UNSPECIFIED FileProgramState = 0
+	// It is loaded; its links say how they stand.
+	FileProgramState_FILE_PROGRAM_STATE_LOADED FileProgramState = 1
+	// Its image is not stored yet, and is pulled until it is.
+	FileProgramState_FILE_PROGRAM_STATE_LOADING FileProgramState = 2
+	// It cannot be loaded; `cause` says why.
+	FileProgramState_FILE_PROGRAM_STATE_FAILED FileProgramState = 3
+)
+
+// Enum value maps for FileProgramState.
+var (
+	FileProgramState_name = map[int32]string{
+		0: "FILE_PROGRAM_STATE_UNSPECIFIED",
+		1: "FILE_PROGRAM_STATE_LOADED",
+		2: "FILE_PROGRAM_STATE_LOADING",
+		3: "FILE_PROGRAM_STATE_FAILED",
+	}
+	FileProgramState_value = map[string]int32{
+		"FILE_PROGRAM_STATE_UNSPECIFIED": 0,
+		"FILE_PROGRAM_STATE_LOADED":      1,
+		"FILE_PROGRAM_STATE_LOADING":     2,
+		"FILE_PROGRAM_STATE_FAILED":      3,
+	}
+)
+
+func (x FileProgramState) Enum() *FileProgramState {
+	p := new(FileProgramState)
+	*p = x
+	return p
+}
+
+func (x FileProgramState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FileProgramState) Descriptor() protoreflect.EnumDescriptor {
+	return file_bpfd_v1_system_proto_enumTypes[3].Descriptor()
+}
+
+func (FileProgramState) Type() protoreflect.EnumType {
+	return &file_bpfd_v1_system_proto_enumTypes[3]
+}
+
+func (x FileProgramState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FileProgramState.Descriptor instead.
+func (FileProgramState) EnumDescriptor() ([]byte, []int) {
+	return file_bpfd_v1_system_proto_rawDescGZIP(), []int{3}
+}
+
 // Nothing to say.
 type GetInfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -914,6 +971,336 @@ func (x *DiscardStateResponse) GetFailures() []string {
 	return nil
 }
 
+// Nothing to say.
+type ListProgramFilesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListProgramFilesRequest) Reset() {
+	*x = ListProgramFilesRequest{}
+	mi := &file_bpfd_v1_system_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListProgramFilesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListProgramFilesRequest) ProtoMessage() {}
+
+func (x *ListProgramFilesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_system_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListProgramFilesRequest.ProtoReflect.Descriptor instead.
+func (*ListProgramFilesRequest) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_system_proto_rawDescGZIP(), []int{12}
+}
+
+// All files.
+type ListProgramFilesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of the files.
+	Programs []*FileProgram `protobuf:"bytes,1,rep,name=programs,proto3" json:"programs,omitempty"`
+	// Files that are not used, by name.
+	Bad           []*BadProgramFile `protobuf:"bytes,2,rep,name=bad,proto3" json:"bad,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListProgramFilesResponse) Reset() {
+	*x = ListProgramFilesResponse{}
+	mi := &file_bpfd_v1_system_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListProgramFilesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListProgramFilesResponse) ProtoMessage() {}
+
+func (x *ListProgramFilesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_system_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListProgramFilesResponse.ProtoReflect.Descriptor instead.
+func (*ListProgramFilesResponse) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_system_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ListProgramFilesResponse) GetPrograms() []*FileProgram {
+	if x != nil {
+		return x.Programs
+	}
+	return nil
+}
+
+func (x *ListProgramFilesResponse) GetBad() []*BadProgramFile {
+	if x != nil {
+		return x.Bad
+	}
+	return nil
+}
+
+// One program that a file declares.
+type FileProgram struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the file in programs.d.
+	File string `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	// Name of the app.
+	App string `protobuf:"bytes,2,opt,name=app,proto3" json:"app,omitempty"`
+	// How it stands.
+	State FileProgramState `protobuf:"varint,3,opt,name=state,proto3,enum=bpfd.v1.FileProgramState" json:"state,omitempty"`
+	// Why, if the state is not LOADED.
+	Cause string `protobuf:"bytes,4,opt,name=cause,proto3" json:"cause,omitempty"`
+	// Whether the network is not to come up without it.
+	Critical bool `protobuf:"varint,5,opt,name=critical,proto3" json:"critical,omitempty"`
+	// `image REFERENCE` or `file PATH`.
+	Source        string `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FileProgram) Reset() {
+	*x = FileProgram{}
+	mi := &file_bpfd_v1_system_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FileProgram) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FileProgram) ProtoMessage() {}
+
+func (x *FileProgram) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_system_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FileProgram.ProtoReflect.Descriptor instead.
+func (*FileProgram) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_system_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *FileProgram) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *FileProgram) GetApp() string {
+	if x != nil {
+		return x.App
+	}
+	return ""
+}
+
+func (x *FileProgram) GetState() FileProgramState {
+	if x != nil {
+		return x.State
+	}
+	return FileProgramState_FILE_PROGRAM_STATE_UNSPECIFIED
+}
+
+func (x *FileProgram) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *FileProgram) GetCritical() bool {
+	if x != nil {
+		return x.Critical
+	}
+	return false
+}
+
+func (x *FileProgram) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+// One file that is not used.
+type BadProgramFile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name in programs.d; empty if the directory cannot be read.
+	File string `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	// Why, with path, line and column.
+	Cause         string `protobuf:"bytes,2,opt,name=cause,proto3" json:"cause,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BadProgramFile) Reset() {
+	*x = BadProgramFile{}
+	mi := &file_bpfd_v1_system_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BadProgramFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BadProgramFile) ProtoMessage() {}
+
+func (x *BadProgramFile) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_system_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BadProgramFile.ProtoReflect.Descriptor instead.
+func (*BadProgramFile) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_system_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *BadProgramFile) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *BadProgramFile) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+// What to write.
+type ExportProgramsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names of apps; empty: all. At most 64.
+	Apps          []string `protobuf:"bytes,1,rep,name=apps,proto3" json:"apps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportProgramsRequest) Reset() {
+	*x = ExportProgramsRequest{}
+	mi := &file_bpfd_v1_system_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportProgramsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportProgramsRequest) ProtoMessage() {}
+
+func (x *ExportProgramsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_system_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportProgramsRequest.ProtoReflect.Descriptor instead.
+func (*ExportProgramsRequest) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_system_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ExportProgramsRequest) GetApps() []string {
+	if x != nil {
+		return x.Apps
+	}
+	return nil
+}
+
+// A piece of the text.
+type ExportProgramsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 256 KiB.
+	Text          string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportProgramsResponse) Reset() {
+	*x = ExportProgramsResponse{}
+	mi := &file_bpfd_v1_system_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportProgramsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportProgramsResponse) ProtoMessage() {}
+
+func (x *ExportProgramsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_system_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportProgramsResponse.ProtoReflect.Descriptor instead.
+func (*ExportProgramsResponse) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_system_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ExportProgramsResponse) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 var File_bpfd_v1_system_proto protoreflect.FileDescriptor
 
 const file_bpfd_v1_system_proto_rawDesc = "" +
@@ -962,7 +1349,25 @@ const file_bpfd_v1_system_proto_rawDesc = "" +
 	"\x13DiscardStateRequest\"L\n" +
 	"\x14DiscardStateResponse\x12\x18\n" +
 	"\adecided\x18\x01 \x01(\bR\adecided\x12\x1a\n" +
-	"\bfailures\x18\x02 \x03(\tR\bfailures*z\n" +
+	"\bfailures\x18\x02 \x03(\tR\bfailures\"\x19\n" +
+	"\x17ListProgramFilesRequest\"w\n" +
+	"\x18ListProgramFilesResponse\x120\n" +
+	"\bprograms\x18\x01 \x03(\v2\x14.bpfd.v1.FileProgramR\bprograms\x12)\n" +
+	"\x03bad\x18\x02 \x03(\v2\x17.bpfd.v1.BadProgramFileR\x03bad\"\xae\x01\n" +
+	"\vFileProgram\x12\x12\n" +
+	"\x04file\x18\x01 \x01(\tR\x04file\x12\x10\n" +
+	"\x03app\x18\x02 \x01(\tR\x03app\x12/\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x19.bpfd.v1.FileProgramStateR\x05state\x12\x14\n" +
+	"\x05cause\x18\x04 \x01(\tR\x05cause\x12\x1a\n" +
+	"\bcritical\x18\x05 \x01(\bR\bcritical\x12\x16\n" +
+	"\x06source\x18\x06 \x01(\tR\x06source\":\n" +
+	"\x0eBadProgramFile\x12\x12\n" +
+	"\x04file\x18\x01 \x01(\tR\x04file\x12\x14\n" +
+	"\x05cause\x18\x02 \x01(\tR\x05cause\"+\n" +
+	"\x15ExportProgramsRequest\x12\x12\n" +
+	"\x04apps\x18\x01 \x03(\tR\x04apps\",\n" +
+	"\x16ExportProgramsResponse\x12\x12\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text*z\n" +
 	"\vDaemonState\x12\x1c\n" +
 	"\x18DAEMON_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12DAEMON_STATE_READY\x10\x01\x12\x19\n" +
@@ -979,14 +1384,21 @@ const file_bpfd_v1_system_proto_rawDesc = "" +
 	"\x1bSTATE_SIDE_ONLY_IN_DATABASE\x10\x02\x12\x16\n" +
 	"\x12STATE_SIDE_DIFFERS\x10\x03\x12\x19\n" +
 	"\x15STATE_SIDE_UNRECORDED\x10\x04\x12\x1a\n" +
-	"\x16STATE_SIDE_OBJECT_LOST\x10\x052\xdd\x02\n" +
+	"\x16STATE_SIDE_OBJECT_LOST\x10\x05*\x94\x01\n" +
+	"\x10FileProgramState\x12\"\n" +
+	"\x1eFILE_PROGRAM_STATE_UNSPECIFIED\x10\x00\x12\x1d\n" +
+	"\x19FILE_PROGRAM_STATE_LOADED\x10\x01\x12\x1e\n" +
+	"\x1aFILE_PROGRAM_STATE_LOADING\x10\x02\x12\x1d\n" +
+	"\x19FILE_PROGRAM_STATE_FAILED\x10\x032\x8b\x04\n" +
 	"\rSystemService\x12<\n" +
 	"\aGetInfo\x12\x17.bpfd.v1.GetInfoRequest\x1a\x18.bpfd.v1.GetInfoResponse\x129\n" +
 	"\x06Doctor\x12\x16.bpfd.v1.DoctorRequest\x1a\x17.bpfd.v1.DoctorResponse\x12?\n" +
 	"\bGetState\x12\x18.bpfd.v1.GetStateRequest\x1a\x19.bpfd.v1.GetStateResponse\x12E\n" +
 	"\n" +
 	"AdoptState\x12\x1a.bpfd.v1.AdoptStateRequest\x1a\x1b.bpfd.v1.AdoptStateResponse\x12K\n" +
-	"\fDiscardState\x12\x1c.bpfd.v1.DiscardStateRequest\x1a\x1d.bpfd.v1.DiscardStateResponseB\x1dZ\x1bbpfd/proto/go/bpfdv1;bpfdv1b\x06proto3"
+	"\fDiscardState\x12\x1c.bpfd.v1.DiscardStateRequest\x1a\x1d.bpfd.v1.DiscardStateResponse\x12W\n" +
+	"\x10ListProgramFiles\x12 .bpfd.v1.ListProgramFilesRequest\x1a!.bpfd.v1.ListProgramFilesResponse\x12S\n" +
+	"\x0eExportPrograms\x12\x1e.bpfd.v1.ExportProgramsRequest\x1a\x1f.bpfd.v1.ExportProgramsResponse0\x01B\x1dZ\x1bbpfd/proto/go/bpfdv1;bpfdv1b\x06proto3"
 
 var (
 	file_bpfd_v1_system_proto_rawDescOnce sync.Once
@@ -1000,49 +1412,63 @@ func file_bpfd_v1_system_proto_rawDescGZIP() []byte {
 	return file_bpfd_v1_system_proto_rawDescData
 }
 
-var file_bpfd_v1_system_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_bpfd_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_bpfd_v1_system_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_bpfd_v1_system_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_bpfd_v1_system_proto_goTypes = []any{
-	(DaemonState)(0),              // 0: bpfd.v1.DaemonState
-	(CheckStatus)(0),              // 1: bpfd.v1.CheckStatus
-	(StateSide)(0),                // 2: bpfd.v1.StateSide
-	(*GetInfoRequest)(nil),        // 3: bpfd.v1.GetInfoRequest
-	(*GetInfoResponse)(nil),       // 4: bpfd.v1.GetInfoResponse
-	(*DoctorRequest)(nil),         // 5: bpfd.v1.DoctorRequest
-	(*DoctorResponse)(nil),        // 6: bpfd.v1.DoctorResponse
-	(*Check)(nil),                 // 7: bpfd.v1.Check
-	(*GetStateRequest)(nil),       // 8: bpfd.v1.GetStateRequest
-	(*GetStateResponse)(nil),      // 9: bpfd.v1.GetStateResponse
-	(*StateDifference)(nil),       // 10: bpfd.v1.StateDifference
-	(*AdoptStateRequest)(nil),     // 11: bpfd.v1.AdoptStateRequest
-	(*AdoptStateResponse)(nil),    // 12: bpfd.v1.AdoptStateResponse
-	(*DiscardStateRequest)(nil),   // 13: bpfd.v1.DiscardStateRequest
-	(*DiscardStateResponse)(nil),  // 14: bpfd.v1.DiscardStateResponse
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(DaemonState)(0),                 // 0: bpfd.v1.DaemonState
+	(CheckStatus)(0),                 // 1: bpfd.v1.CheckStatus
+	(StateSide)(0),                   // 2: bpfd.v1.StateSide
+	(FileProgramState)(0),            // 3: bpfd.v1.FileProgramState
+	(*GetInfoRequest)(nil),           // 4: bpfd.v1.GetInfoRequest
+	(*GetInfoResponse)(nil),          // 5: bpfd.v1.GetInfoResponse
+	(*DoctorRequest)(nil),            // 6: bpfd.v1.DoctorRequest
+	(*DoctorResponse)(nil),           // 7: bpfd.v1.DoctorResponse
+	(*Check)(nil),                    // 8: bpfd.v1.Check
+	(*GetStateRequest)(nil),          // 9: bpfd.v1.GetStateRequest
+	(*GetStateResponse)(nil),         // 10: bpfd.v1.GetStateResponse
+	(*StateDifference)(nil),          // 11: bpfd.v1.StateDifference
+	(*AdoptStateRequest)(nil),        // 12: bpfd.v1.AdoptStateRequest
+	(*AdoptStateResponse)(nil),       // 13: bpfd.v1.AdoptStateResponse
+	(*DiscardStateRequest)(nil),      // 14: bpfd.v1.DiscardStateRequest
+	(*DiscardStateResponse)(nil),     // 15: bpfd.v1.DiscardStateResponse
+	(*ListProgramFilesRequest)(nil),  // 16: bpfd.v1.ListProgramFilesRequest
+	(*ListProgramFilesResponse)(nil), // 17: bpfd.v1.ListProgramFilesResponse
+	(*FileProgram)(nil),              // 18: bpfd.v1.FileProgram
+	(*BadProgramFile)(nil),           // 19: bpfd.v1.BadProgramFile
+	(*ExportProgramsRequest)(nil),    // 20: bpfd.v1.ExportProgramsRequest
+	(*ExportProgramsResponse)(nil),   // 21: bpfd.v1.ExportProgramsResponse
+	(*timestamppb.Timestamp)(nil),    // 22: google.protobuf.Timestamp
 }
 var file_bpfd_v1_system_proto_depIdxs = []int32{
 	0,  // 0: bpfd.v1.GetInfoResponse.state:type_name -> bpfd.v1.DaemonState
-	15, // 1: bpfd.v1.GetInfoResponse.start_time:type_name -> google.protobuf.Timestamp
-	7,  // 2: bpfd.v1.DoctorResponse.checks:type_name -> bpfd.v1.Check
+	22, // 1: bpfd.v1.GetInfoResponse.start_time:type_name -> google.protobuf.Timestamp
+	8,  // 2: bpfd.v1.DoctorResponse.checks:type_name -> bpfd.v1.Check
 	1,  // 3: bpfd.v1.Check.status:type_name -> bpfd.v1.CheckStatus
 	0,  // 4: bpfd.v1.GetStateResponse.state:type_name -> bpfd.v1.DaemonState
-	10, // 5: bpfd.v1.GetStateResponse.differences:type_name -> bpfd.v1.StateDifference
+	11, // 5: bpfd.v1.GetStateResponse.differences:type_name -> bpfd.v1.StateDifference
 	2,  // 6: bpfd.v1.StateDifference.side:type_name -> bpfd.v1.StateSide
-	3,  // 7: bpfd.v1.SystemService.GetInfo:input_type -> bpfd.v1.GetInfoRequest
-	5,  // 8: bpfd.v1.SystemService.Doctor:input_type -> bpfd.v1.DoctorRequest
-	8,  // 9: bpfd.v1.SystemService.GetState:input_type -> bpfd.v1.GetStateRequest
-	11, // 10: bpfd.v1.SystemService.AdoptState:input_type -> bpfd.v1.AdoptStateRequest
-	13, // 11: bpfd.v1.SystemService.DiscardState:input_type -> bpfd.v1.DiscardStateRequest
-	4,  // 12: bpfd.v1.SystemService.GetInfo:output_type -> bpfd.v1.GetInfoResponse
-	6,  // 13: bpfd.v1.SystemService.Doctor:output_type -> bpfd.v1.DoctorResponse
-	9,  // 14: bpfd.v1.SystemService.GetState:output_type -> bpfd.v1.GetStateResponse
-	12, // 15: bpfd.v1.SystemService.AdoptState:output_type -> bpfd.v1.AdoptStateResponse
-	14, // 16: bpfd.v1.SystemService.DiscardState:output_type -> bpfd.v1.DiscardStateResponse
-	12, // [12:17] is the sub-list for method output_type
-	7,  // [7:12] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	18, // 7: bpfd.v1.ListProgramFilesResponse.programs:type_name -> bpfd.v1.FileProgram
+	19, // 8: bpfd.v1.ListProgramFilesResponse.bad:type_name -> bpfd.v1.BadProgramFile
+	3,  // 9: bpfd.v1.FileProgram.state:type_name -> bpfd.v1.FileProgramState
+	4,  // 10: bpfd.v1.SystemService.GetInfo:input_type -> bpfd.v1.GetInfoRequest
+	6,  // 11: bpfd.v1.SystemService.Doctor:input_type -> bpfd.v1.DoctorRequest
+	9,  // 12: bpfd.v1.SystemService.GetState:input_type -> bpfd.v1.GetStateRequest
+	12, // 13: bpfd.v1.SystemService.AdoptState:input_type -> bpfd.v1.AdoptStateRequest
+	14, // 14: bpfd.v1.SystemService.DiscardState:input_type -> bpfd.v1.DiscardStateRequest
+	16, // 15: bpfd.v1.SystemService.ListProgramFiles:input_type -> bpfd.v1.ListProgramFilesRequest
+	20, // 16: bpfd.v1.SystemService.ExportPrograms:input_type -> bpfd.v1.ExportProgramsRequest
+	5,  // 17: bpfd.v1.SystemService.GetInfo:output_type -> bpfd.v1.GetInfoResponse
+	7,  // 18: bpfd.v1.SystemService.Doctor:output_type -> bpfd.v1.DoctorResponse
+	10, // 19: bpfd.v1.SystemService.GetState:output_type -> bpfd.v1.GetStateResponse
+	13, // 20: bpfd.v1.SystemService.AdoptState:output_type -> bpfd.v1.AdoptStateResponse
+	15, // 21: bpfd.v1.SystemService.DiscardState:output_type -> bpfd.v1.DiscardStateResponse
+	17, // 22: bpfd.v1.SystemService.ListProgramFiles:output_type -> bpfd.v1.ListProgramFilesResponse
+	21, // 23: bpfd.v1.SystemService.ExportPrograms:output_type -> bpfd.v1.ExportProgramsResponse
+	17, // [17:24] is the sub-list for method output_type
+	10, // [10:17] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_bpfd_v1_system_proto_init() }
@@ -1056,8 +1482,8 @@ func file_bpfd_v1_system_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bpfd_v1_system_proto_rawDesc), len(file_bpfd_v1_system_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   12,
+			NumEnums:      4,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

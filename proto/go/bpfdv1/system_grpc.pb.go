@@ -21,11 +21,13 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	SystemService_GetInfo_FullMethodName      = "/bpfd.v1.SystemService/GetInfo"
-	SystemService_Doctor_FullMethodName       = "/bpfd.v1.SystemService/Doctor"
-	SystemService_GetState_FullMethodName     = "/bpfd.v1.SystemService/GetState"
-	SystemService_AdoptState_FullMethodName   = "/bpfd.v1.SystemService/AdoptState"
-	SystemService_DiscardState_FullMethodName = "/bpfd.v1.SystemService/DiscardState"
+	SystemService_GetInfo_FullMethodName          = "/bpfd.v1.SystemService/GetInfo"
+	SystemService_Doctor_FullMethodName           = "/bpfd.v1.SystemService/Doctor"
+	SystemService_GetState_FullMethodName         = "/bpfd.v1.SystemService/GetState"
+	SystemService_AdoptState_FullMethodName       = "/bpfd.v1.SystemService/AdoptState"
+	SystemService_DiscardState_FullMethodName     = "/bpfd.v1.SystemService/DiscardState"
+	SystemService_ListProgramFiles_FullMethodName = "/bpfd.v1.SystemService/ListProgramFiles"
+	SystemService_ExportPrograms_FullMethodName   = "/bpfd.v1.SystemService/ExportPrograms"
 )
 
 // SystemServiceClient is the client API for SystemService service.
@@ -49,6 +51,10 @@ type SystemServiceClient interface {
 	// did not have is detached and unloaded, and what it had is loaded and
 	// attached. Root only.
 	DiscardState(ctx context.Context, in *DiscardStateRequest, opts ...grpc.CallOption) (*DiscardStateResponse, error)
+	// How the programs stand that files of programs.d declare.
+	ListProgramFiles(ctx context.Context, in *ListProgramFilesRequest, opts ...grpc.CallOption) (*ListProgramFilesResponse, error)
+	// What runs, as the text of a file of programs.d.
+	ExportPrograms(ctx context.Context, in *ExportProgramsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportProgramsResponse], error)
 }
 
 type systemServiceClient struct {
@@ -109,6 +115,35 @@ func (c *systemServiceClient) DiscardState(ctx context.Context, in *DiscardState
 	return out, nil
 }
 
+func (c *systemServiceClient) ListProgramFiles(ctx context.Context, in *ListProgramFilesRequest, opts ...grpc.CallOption) (*ListProgramFilesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListProgramFilesResponse)
+	err := c.cc.Invoke(ctx, SystemService_ListProgramFiles_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *systemServiceClient) ExportPrograms(ctx context.Context, in *ExportProgramsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportProgramsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &SystemService_ServiceDesc.Streams[0], SystemService_ExportPrograms_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExportProgramsRequest, ExportProgramsResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SystemService_ExportProgramsClient = grpc.ServerStreamingClient[ExportProgramsResponse]
+
 // SystemServiceServer is the server API for SystemService service.
 // All implementations must embed UnimplementedSystemServiceServer
 // for forward compatibility.
@@ -130,6 +165,10 @@ type SystemServiceServer interface {
 	// did not have is detached and unloaded, and what it had is loaded and
 	// attached. Root only.
 	DiscardState(context.Context, *DiscardStateRequest) (*DiscardStateResponse, error)
+	// How the programs stand that files of programs.d declare.
+	ListProgramFiles(context.Context, *ListProgramFilesRequest) (*ListProgramFilesResponse, error)
+	// What runs, as the text of a file of programs.d.
+	ExportPrograms(*ExportProgramsRequest, grpc.ServerStreamingServer[ExportProgramsResponse]) error
 	mustEmbedUnimplementedSystemServiceServer()
 }
 
@@ -154,6 +193,12 @@ func (UnimplementedSystemServiceServer) AdoptState(context.Context, *AdoptStateR
 }
 func (UnimplementedSystemServiceServer) DiscardState(context.Context, *DiscardStateRequest) (*DiscardStateResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DiscardState not implemented")
+}
+func (UnimplementedSystemServiceServer) ListProgramFiles(context.Context, *ListProgramFilesRequest) (*ListProgramFilesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListProgramFiles not implemented")
+}
+func (UnimplementedSystemServiceServer) ExportPrograms(*ExportProgramsRequest, grpc.ServerStreamingServer[ExportProgramsResponse]) error {
+	return status.Error(codes.Unimplemented, "method ExportPrograms not implemented")
 }
 func (UnimplementedSystemServiceServer) mustEmbedUnimplementedSystemServiceServer() {}
 func (UnimplementedSystemServiceServer) testEmbeddedByValue()                       {}
@@ -266,6 +311,35 @@ func _SystemService_DiscardState_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SystemService_ListProgramFiles_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListProgramFilesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SystemServiceServer).ListProgramFiles(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SystemService_ListProgramFiles_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SystemServiceServer).ListProgramFiles(ctx, req.(*ListProgramFilesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _SystemService_ExportPrograms_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ExportProgramsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SystemServiceServer).ExportPrograms(m, &grpc.GenericServerStream[ExportProgramsRequest, ExportProgramsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type SystemService_ExportProgramsServer = grpc.ServerStreamingServer[ExportProgramsResponse]
+
 // SystemService_ServiceDesc is the grpc.ServiceDesc for SystemService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -293,7 +367,17 @@ var SystemService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "DiscardState",
 			Handler:    _SystemService_DiscardState_Handler,
 		},
+		{
+			MethodName: "ListProgramFiles",
+			Handler:    _SystemService_ListProgramFiles_Handler,
+		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "ExportPrograms",
+			Handler:       _SystemService_ExportPrograms_Handler,
+			ServerStreams: true,
+		},
+	},
 	Metadata: "bpfd/v1/system.proto",
 }

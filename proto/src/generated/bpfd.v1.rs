@@ -1845,6 +1845,8 @@ pub enum LinkOrigin {
     Unspecified = 0,
     /// A Load or Attach call.
     Request = 1,
+    /// A file of programs.d.
+    File = 2,
 }
 impl LinkOrigin {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1855,6 +1857,7 @@ impl LinkOrigin {
         match self {
             Self::Unspecified => "LINK_ORIGIN_UNSPECIFIED",
             Self::Request => "LINK_ORIGIN_REQUEST",
+            Self::File => "LINK_ORIGIN_FILE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1862,6 +1865,7 @@ impl LinkOrigin {
         match value {
             "LINK_ORIGIN_UNSPECIFIED" => Some(Self::Unspecified),
             "LINK_ORIGIN_REQUEST" => Some(Self::Request),
+            "LINK_ORIGIN_FILE" => Some(Self::File),
             _ => None,
         }
     }
@@ -2841,6 +2845,9 @@ pub struct App {
     /// Whether it is loaded again after a reboot.
     #[prost(bool, tag = "17")]
     pub persist: bool,
+    /// The file of programs.d that made it; empty if a request did.
+    #[prost(string, tag = "18")]
+    pub program_file: ::prost::alloc::string::String,
 }
 impl ::prost::Name for App {
     const NAME: &'static str = "App";
@@ -5322,6 +5329,125 @@ impl ::prost::Name for DiscardStateResponse {
         "/bpfd.v1.DiscardStateResponse".into()
     }
 }
+/// Nothing to say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListProgramFilesRequest {}
+impl ::prost::Name for ListProgramFilesRequest {
+    const NAME: &'static str = "ListProgramFilesRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.ListProgramFilesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.ListProgramFilesRequest".into()
+    }
+}
+/// All files.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListProgramFilesResponse {
+    /// In the order of the files.
+    #[prost(message, repeated, tag = "1")]
+    pub programs: ::prost::alloc::vec::Vec<FileProgram>,
+    /// Files that are not used, by name.
+    #[prost(message, repeated, tag = "2")]
+    pub bad: ::prost::alloc::vec::Vec<BadProgramFile>,
+}
+impl ::prost::Name for ListProgramFilesResponse {
+    const NAME: &'static str = "ListProgramFilesResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.ListProgramFilesResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.ListProgramFilesResponse".into()
+    }
+}
+/// One program that a file declares.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FileProgram {
+    /// Name of the file in programs.d.
+    #[prost(string, tag = "1")]
+    pub file: ::prost::alloc::string::String,
+    /// Name of the app.
+    #[prost(string, tag = "2")]
+    pub app: ::prost::alloc::string::String,
+    /// How it stands.
+    #[prost(enumeration = "FileProgramState", tag = "3")]
+    pub state: i32,
+    /// Why, if the state is not LOADED.
+    #[prost(string, tag = "4")]
+    pub cause: ::prost::alloc::string::String,
+    /// Whether the network is not to come up without it.
+    #[prost(bool, tag = "5")]
+    pub critical: bool,
+    /// `image REFERENCE` or `file PATH`.
+    #[prost(string, tag = "6")]
+    pub source: ::prost::alloc::string::String,
+}
+impl ::prost::Name for FileProgram {
+    const NAME: &'static str = "FileProgram";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.FileProgram".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.FileProgram".into()
+    }
+}
+/// One file that is not used.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BadProgramFile {
+    /// Its name in programs.d; empty if the directory cannot be read.
+    #[prost(string, tag = "1")]
+    pub file: ::prost::alloc::string::String,
+    /// Why, with path, line and column.
+    #[prost(string, tag = "2")]
+    pub cause: ::prost::alloc::string::String,
+}
+impl ::prost::Name for BadProgramFile {
+    const NAME: &'static str = "BadProgramFile";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.BadProgramFile".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.BadProgramFile".into()
+    }
+}
+/// What to write.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportProgramsRequest {
+    /// Names of apps; empty: all. At most 64.
+    #[prost(string, repeated, tag = "1")]
+    pub apps: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for ExportProgramsRequest {
+    const NAME: &'static str = "ExportProgramsRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.ExportProgramsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.ExportProgramsRequest".into()
+    }
+}
+/// A piece of the text.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportProgramsResponse {
+    /// At most 256 KiB.
+    #[prost(string, tag = "1")]
+    pub text: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ExportProgramsResponse {
+    const NAME: &'static str = "ExportProgramsResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.ExportProgramsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.ExportProgramsResponse".into()
+    }
+}
 /// States of the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -5441,6 +5567,43 @@ impl StateSide {
             "STATE_SIDE_DIFFERS" => Some(Self::Differs),
             "STATE_SIDE_UNRECORDED" => Some(Self::Unrecorded),
             "STATE_SIDE_OBJECT_LOST" => Some(Self::ObjectLost),
+            _ => None,
+        }
+    }
+}
+/// States of a program that a file declares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum FileProgramState {
+    /// Never sent.
+    Unspecified = 0,
+    /// It is loaded; its links say how they stand.
+    Loaded = 1,
+    /// Its image is not stored yet, and is pulled until it is.
+    Loading = 2,
+    /// It cannot be loaded; `cause` says why.
+    Failed = 3,
+}
+impl FileProgramState {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "FILE_PROGRAM_STATE_UNSPECIFIED",
+            Self::Loaded => "FILE_PROGRAM_STATE_LOADED",
+            Self::Loading => "FILE_PROGRAM_STATE_LOADING",
+            Self::Failed => "FILE_PROGRAM_STATE_FAILED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FILE_PROGRAM_STATE_UNSPECIFIED" => Some(Self::Unspecified),
+            "FILE_PROGRAM_STATE_LOADED" => Some(Self::Loaded),
+            "FILE_PROGRAM_STATE_LOADING" => Some(Self::Loading),
+            "FILE_PROGRAM_STATE_FAILED" => Some(Self::Failed),
             _ => None,
         }
     }
@@ -5595,6 +5758,37 @@ pub mod system_service_client {
             req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.SystemService", "DiscardState"));
             self.inner.unary(req, path, codec).await
         }
+        /// How the programs stand that files of programs.d declare.
+        pub async fn list_program_files(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListProgramFilesRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListProgramFilesResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.SystemService/ListProgramFiles");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.SystemService", "ListProgramFiles"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What runs, as the text of a file of programs.d.
+        pub async fn export_programs(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExportProgramsRequest>,
+        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::ExportProgramsResponse>>, tonic::Status>
+        {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.SystemService/ExportPrograms");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.SystemService", "ExportPrograms"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -5635,6 +5829,21 @@ pub mod system_service_server {
             &self,
             request: tonic::Request<super::DiscardStateRequest>,
         ) -> std::result::Result<tonic::Response<super::DiscardStateResponse>, tonic::Status>;
+        /// How the programs stand that files of programs.d declare.
+        async fn list_program_files(
+            &self,
+            request: tonic::Request<super::ListProgramFilesRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListProgramFilesResponse>, tonic::Status>;
+        /// Server streaming response type for the ExportPrograms method.
+        type ExportProgramsStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::ExportProgramsResponse, tonic::Status>,
+            > + std::marker::Send
+            + 'static;
+        /// What runs, as the text of a file of programs.d.
+        async fn export_programs(
+            &self,
+            request: tonic::Request<super::ExportProgramsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ExportProgramsStream>, tonic::Status>;
     }
     /// Shows the daemon and what it stands on.
     #[derive(Debug)]
@@ -5843,6 +6052,63 @@ pub mod system_service_server {
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)
                             .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.SystemService/ListProgramFiles" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListProgramFilesSvc<T: SystemService>(pub Arc<T>);
+                    impl<T: SystemService> tonic::server::UnaryService<super::ListProgramFilesRequest> for ListProgramFilesSvc<T> {
+                        type Response = super::ListProgramFilesResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::ListProgramFilesRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as SystemService>::list_program_files(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListProgramFilesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.SystemService/ExportPrograms" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExportProgramsSvc<T: SystemService>(pub Arc<T>);
+                    impl<T: SystemService> tonic::server::ServerStreamingService<super::ExportProgramsRequest> for ExportProgramsSvc<T> {
+                        type Response = super::ExportProgramsResponse;
+                        type ResponseStream = T::ExportProgramsStream;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::ExportProgramsRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as SystemService>::export_programs(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExportProgramsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

@@ -140,7 +140,7 @@ impl pb::app_service_server::AppService for Apps {
 }
 
 /// The log in messages of whole lines; one longer than a message is cut.
-fn pieces(log: &str) -> Vec<String> {
+pub(super) fn pieces(log: &str) -> Vec<String> {
     let mut pieces = vec![String::new()];
     for line in log.split_inclusive('\n') {
         let line: String = line.chars().take(LOG_PIECE / 4).collect();

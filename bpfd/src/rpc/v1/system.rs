@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use bpfd_core::adopt::Decision;
 use bpfd_core::policy::Principal;
-use bpfd_proto::codec::v1 as codec;
+use bpfd_core::request::NAMES_MAX;
+use bpfd_proto::codec::v1::{self as codec, BadField};
 use bpfd_proto::v1 as pb;
 use bpfd_proto::v1::CheckStatus;
 use tonic::{Request, Response, Status};
 
-use super::{principal, status};
-use crate::service::{Check, Condition, Decided, DoctorError, Info, LostState, Service, Start};
+use super::app::pieces;
+use super::{bad_field, principal, status};
+use crate::service::{
+    Check, Condition, Decided, DoctorError, Info, LostState, ProgramState, ProgramStatus, Service, Start,
+};
 
 pub(in crate::rpc) struct System(pub(in crate::rpc) Arc<Service>);
 
@@ -66,6 +70,51 @@ impl pb::system_service_server::SystemService for System {
             Some(LostState { relation, differences }) => codec::lost_state(relation, differences),
             None => pb::GetStateResponse { state: pb::DaemonState::Ready.into(), ..Default::default() },
         }))
+    }
+
+    async fn list_program_files(
+        &self,
+        request: Request<pb::ListProgramFilesRequest>,
+    ) -> Result<Response<pb::ListProgramFilesResponse>, Status> {
+        let status = self.0.program_files(principal(&request)?).await.map_err(|denied| status::denied(&denied))?;
+        let program = |ProgramStatus { file, name, critical, source, state }: &ProgramStatus| {
+            let (state, cause) = match state {
+                ProgramState::Loaded => (pb::FileProgramState::Loaded, ""),
+                ProgramState::Loading(why) => (pb::FileProgramState::Loading, why.as_str()),
+                ProgramState::Failed(why) => (pb::FileProgramState::Failed, why.as_str()),
+            };
+            pb::FileProgram {
+                file: file.clone(),
+                app: name.to_string(),
+                state: state.into(),
+                cause: cause.to_owned(),
+                critical: *critical,
+                source: source.clone(),
+            }
+        };
+        let bad = |(file, cause): (&String, &String)| pb::BadProgramFile { file: file.clone(), cause: cause.clone() };
+        Ok(Response::new(pb::ListProgramFilesResponse {
+            programs: status.programs.iter().map(program).collect(),
+            bad: status.bad.iter().map(bad).collect(),
+        }))
+    }
+
+    type ExportProgramsStream = tokio_stream::Iter<std::vec::IntoIter<Result<pb::ExportProgramsResponse, Status>>>;
+
+    async fn export_programs(
+        &self,
+        request: Request<pb::ExportProgramsRequest>,
+    ) -> Result<Response<Self::ExportProgramsStream>, Status> {
+        let principal = principal(&request)?;
+        let apps = request.into_inner().apps;
+        if apps.len() > NAMES_MAX {
+            let why = format!("at most {NAMES_MAX} names");
+            return Err(bad_field(BadField { field: "apps", why }));
+        }
+        let text = self.0.exported(principal, &apps.into_iter().collect()).await;
+        let text = text.map_err(|denied| status::denied(&denied))?;
+        let pieces: Vec<_> = pieces(&text).into_iter().map(|text| Ok(pb::ExportProgramsResponse { text })).collect();
+        Ok(Response::new(tokio_stream::iter(pieces)))
     }
 
     async fn adopt_state(

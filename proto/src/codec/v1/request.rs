@@ -11,7 +11,7 @@ use bpfd_core::request::{
     UpdateRequest,
 };
 use bpfd_core::sharing::{MAP_FROM_MAX, MapFrom};
-use bpfd_core::state::{Persist, WhenAbsent};
+use bpfd_core::state::{AppOrigin, Persist, WhenAbsent};
 use prost::Message;
 use sha2::{Digest, Sha256};
 use uuid::Builder;
@@ -161,6 +161,7 @@ impl TryFrom<&pb::LoadRequest> for LoadRequest {
             labels: labels(user_labels)?,
             attach: attach.iter().map(attachment).collect::<Result<_, _>>()?,
             persist: Persist::of(*persist),
+            origin: AppOrigin::Request,
             request: request_key("load", key, message)?,
         })
     }

@@ -4,7 +4,7 @@ use bpfd_core::names::Netns;
 use bpfd_core::plan::LinkStatus;
 use bpfd_core::request::GLOBAL_VALUE_MAX;
 use bpfd_core::snapshot::Snapshot;
-use bpfd_core::state::{App, Link, Owner, Persist, Reach, Shared, Source};
+use bpfd_core::state::{App, Link, LinkOrigin, Owner, Persist, Reach, Shared, Source};
 use bpfd_core::watched::WATCHED_MAX;
 
 use super::hook::{Placed, placed, program_type};
@@ -64,6 +64,7 @@ pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
         maps: maps.collect(),
         globals: globals.collect(),
         persist: Persist::from(app.lifetime) == Persist::Yes,
+        program_file: app.origin.file().map(|origin| origin.file.clone()).unwrap_or_default(),
         create_time: time(app.created),
         links: texts(state.links_of(app.uid).map(|link| state.link_name(link)).collect()),
         reach: match app.reach {
@@ -138,7 +139,11 @@ pub fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
         position: place.map(|(place, _)| place),
         xdp_mode: mode.into(),
         owner_uid: link.owner.uid,
-        origin: pb::LinkOrigin::Request.into(),
+        origin: match link.origin {
+            LinkOrigin::Request => pb::LinkOrigin::Request,
+            LinkOrigin::File => pb::LinkOrigin::File,
+        }
+        .into(),
         kernel_program_id: pinned.and_then(|pinned| pinned.programs.get(&link.function)).map(|id| id.0),
         create_time: time(link.created),
         persist: Persist::from(link.lifetime) == Persist::Yes,

@@ -1,0 +1,115 @@
+//! `/etc/bpfd/programs.d`: its files, and the objects that they name. Both are opened only if nobody but root could have written them, an
+//! object never through a link.
+//!
+//! This file must never decide what is loaded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use bpfd_core::names::AppName;
+use bpfd_core::programs::{self, Declared, DeclaredSource};
+use bpfd_core::state::ObjectDigest;
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+
+use crate::causes::error_chain;
+use crate::etc::{self, EtcError, EtcFault, owned};
+use crate::layout::Layout;
+use crate::objects::OBJECT_MAX;
+use crate::owned::OwnedDir;
+
+/// What all files say.
+#[derive(Debug, Default)]
+pub struct Programs {
+    /// Each program with the name of its file, in the order of the files' names.
+    pub declared: Vec<(String, Declared)>,
+    /// Files that are not used, by name, and why.
+    pub bad: BTreeMap<String, String>,
+}
+
+impl Programs {
+    /// Reads all files. One that is bad counts as unread, and the others are read all the same.
+    pub fn read(layout: &Layout) -> Self {
+        let mut programs = Self::default();
+        let files = match etc::toml_files(&layout.programs()) {
+            Ok(files) => files,
+            Err(error) => {
+                programs.bad.insert(String::new(), error_chain(&error));
+                return programs;
+            }
+        };
+        for path in files {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            match read(&path, &programs) {
+                Ok(declared) => programs.declared.extend(declared.into_iter().map(|program| (name.clone(), program))),
+                Err(why) => drop(programs.bad.insert(name, why)),
+            }
+        }
+        programs
+    }
+
+    /// The programs of files that could be read.
+    pub fn names(&self) -> BTreeSet<(String, AppName)> {
+        self.declared.iter().map(|(file, program)| (file.clone(), program.name.clone())).collect()
+    }
+
+    /// The files that could not, and those that may be among them if the directory could not be read.
+    pub fn unread<'a>(&self, files: impl IntoIterator<Item = &'a str>) -> BTreeSet<String> {
+        let all = self.bad.contains_key("");
+        let known = files.into_iter().filter(|file| all || self.bad.contains_key(*file)).map(str::to_owned);
+        known.collect()
+    }
+
+    /// Objects of bpfd's own store that are named: no app may use them yet.
+    pub fn objects(&self, layout: &Layout) -> BTreeSet<ObjectDigest> {
+        let in_store = |program: &Declared| match &program.source {
+            DeclaredSource::File(path) => Path::new(path).strip_prefix(layout.objects()).ok()?.to_str()?.parse().ok(),
+            DeclaredSource::Image(_) => None,
+        };
+        self.declared.iter().filter_map(|(_, program)| in_store(program)).collect()
+    }
+}
+
+fn read(path: &Path, before: &Programs) -> Result<Vec<Declared>, String> {
+    let text = etc::read(path).map_err(|error| error_chain(&error))?.unwrap_or_default();
+    let file = path.display().to_string();
+    let programs = programs::read(&text, &file).map_err(|error| error.to_string())?.programs;
+    for program in &programs {
+        if let Some((other, _)) = before.declared.iter().find(|(_, other)| other.name == program.name) {
+            return Err(format!("{file}:{}:1: there is a program `{}` in {other} already", program.line, program.name));
+        }
+    }
+    Ok(programs)
+}
+
+/// The bytes of an object that a file names.
+///
+/// # Errors
+/// [`EtcError`].
+pub fn object(path: &Path) -> Result<Vec<u8>, EtcError> {
+    let at = |fault: EtcFault| EtcError { path: path.to_path_buf(), fault };
+    OwnedDir::open(path.parent().unwrap_or(path))?;
+    // Not blocking: it may be a pipe.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let file = openat2(CWD, path, flags, Mode::empty(), resolve).map_err(|error| at(io::Error::from(error).into()))?;
+    bytes(file.into()).map_err(at)
+}
+
+fn bytes(file: File) -> Result<Vec<u8>, EtcFault> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(EtcFault::NotAFile);
+    }
+    owned(metadata.uid(), metadata.mode())?;
+    let mut bytes = Vec::new();
+    file.take(OBJECT_MAX + 1).read_to_end(&mut bytes)?;
+    if u64::try_from(bytes.len()).is_ok_and(|length| length > OBJECT_MAX) {
+        return Err(
+            io::Error::new(io::ErrorKind::FileTooLarge, format!("an object has at most {OBJECT_MAX} bytes")).into()
+        );
+    }
+    Ok(bytes)
+}
