@@ -202,8 +202,9 @@ mod tests {
             incoming.write(b"bytes").unwrap();
             assert_eq!(incoming.finish().unwrap(), (digest, 5));
         };
-        let whole = || drop(objects.put(b"bytes").unwrap());
-        for store in [&whole as &dyn Fn(), &again] {
+        let whole = || assert_eq!(objects.put(b"bytes").unwrap(), digest);
+        let stores: [&dyn Fn(); 2] = [&whole, &again];
+        for store in stores {
             age();
             store();
             // The same file, and young again: a sweep leaves it.

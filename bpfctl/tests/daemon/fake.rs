@@ -519,6 +519,33 @@ impl PolicyService for Fake {
 
 #[tonic::async_trait]
 impl SystemService for Fake {
+    type ExportProgramsStream = Events<pb::ExportProgramsResponse>;
+
+    async fn list_program_files(
+        &self,
+        _: Request<pb::ListProgramFilesRequest>,
+    ) -> Answer<pb::ListProgramFilesResponse> {
+        let program = |app: &str, state: pb::FileProgramState, cause: &str, critical| pb::FileProgram {
+            file: format!("10-{app}.toml"),
+            app: app.into(),
+            state: state.into(),
+            cause: cause.into(),
+            critical,
+            source: format!("image registry/{app}:tag"),
+        };
+        let programs = vec![
+            program("counter", pb::FileProgramState::Loaded, "", true),
+            program("later", pb::FileProgramState::Loading, "the image store has no `registry/later:tag`", false),
+        ];
+        answer(pb::ListProgramFilesResponse { programs, bad: vec![] })
+    }
+
+    async fn export_programs(&self, request: Request<pb::ExportProgramsRequest>) -> Answer<Self::ExportProgramsStream> {
+        let text = |text: String| pb::ExportProgramsResponse { text };
+        let apps = request.into_inner().apps;
+        events(vec![text("version = 1\n".to_owned()), text(format!("# of {}\n", apps.join(", ")))])
+    }
+
     async fn get_info(&self, _: Request<pb::GetInfoRequest>) -> Answer<pb::GetInfoResponse> {
         answer(pb::GetInfoResponse {
             version: "0.9.0".into(),

@@ -163,7 +163,7 @@ mod tests {
     fn maps_are_shared_of_apps_that_the_caller_owns() {
         use crate::request::{Bytes, LoadRequest, PullPolicy};
         use crate::sharing::MapFrom;
-        use crate::state::Persist;
+        use crate::state::{AppOrigin, Persist};
         let mut state = State::default();
         for (number, owner) in [(1, 0), (2, 1000)] {
             let app = crate::testing::app_of(number, owner);
@@ -179,6 +179,7 @@ mod tests {
                 labels: crate::labels::Labels::default(),
                 attach: vec![],
                 persist: Persist::No,
+                origin: AppOrigin::Request,
                 request: None,
             };
             authorize(&Policy::default(), principal(who, &["bpfd"]), &state, request)

@@ -78,7 +78,7 @@ pub struct ProgramsStatus {
 impl ProgramsStatus {
     /// What keeps the daemon from being READY, in a sentence each.
     pub fn causes(&self) -> Vec<String> {
-        let bad = self.bad.iter().map(|(_, why)| format!("programs.d: {why}"));
+        let bad = self.bad.values().map(|why| format!("programs.d: {why}"));
         let missing = self.programs.iter().filter_map(|program| match &program.state {
             ProgramState::Loaded => None,
             ProgramState::Loading(why) => {
