@@ -99,6 +99,8 @@ fn chain_show_has_the_members_of_others_too() {
             &["chain", "show", "eth0", "-o", "json"],
             &["chain", "list", "-q"],
             &["chain", "show", "-q"],
+            &["chain", "rebuild", "eth0", "--dispatcher-version", "3"],
+            &["chain", "rebuild", "eth0", "--dispatcher-version", "3", "--dry-run"],
         ],
     );
 }

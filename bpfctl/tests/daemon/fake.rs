@@ -430,7 +430,14 @@ impl ChainService for Fake {
                 },
             ],
             findings: vec!["the pins of `xdp_filter` are gone; it still runs".into()],
+            dispatcher_version: Some(2),
+            shut_out: "libxdp 1.6 and later cannot add to it".into(),
         })
+    }
+
+    async fn rebuild_chain(&self, request: Request<pb::RebuildChainRequest>) -> Answer<pb::RebuildChainResponse> {
+        let plan = if request.into_inner().validate_only { vec!["build a dispatcher".into()] } else { vec![] };
+        answer(pb::RebuildChainResponse { plan })
     }
 
     async fn list_chains(&self, _: Request<pb::ListChainsRequest>) -> Answer<pb::ListChainsResponse> {
