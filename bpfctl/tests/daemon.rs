@@ -275,7 +275,7 @@ fn every_option_of_load_arrives() {
             selector(program_selector::Selector::Function("one".into())),
         ],
         globals: vec![setting("a", "1"), setting("b", "x=y")],
-        map_from: [("writer", None), ("uid:5be6254a93b44072ba3c7292f11ee8b8", Some("blocked")), ("#7", Some("seen"))]
+        map_from: [("writer", None), ("5be6254a93b44072ba3c7292f11ee8b8", Some("blocked")), ("#7", Some("seen"))]
             .map(|(app, map)| pb::MapSource { app: app.into(), map: map.map(str::to_owned) })
             .into(),
         attach: vec![pb::Attachment {

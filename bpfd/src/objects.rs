@@ -202,8 +202,8 @@ mod tests {
             incoming.write(b"bytes").unwrap();
             assert_eq!(incoming.finish().unwrap(), (digest, 5));
         };
-        let whole = || assert_eq!(objects.put(b"bytes").unwrap(), digest);
-        let stores: [&dyn Fn(); 2] = [&whole, &again];
+        let put = || assert_eq!(objects.put(b"bytes").unwrap(), digest);
+        let stores: [&dyn Fn(); 2] = [&put, &again];
         for store in stores {
             age();
             store();

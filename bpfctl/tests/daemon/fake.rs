@@ -375,10 +375,6 @@ impl LinkService for Fake {
 
 #[tonic::async_trait]
 impl ChainService for Fake {
-    async fn rebuild_chain(&self, request: Request<pb::RebuildChainRequest>) -> Answer<pb::RebuildChainResponse> {
-        answer(pb::RebuildChainResponse { plan: plan(request.get_ref().validate_only, "rebuild") })
-    }
-
     async fn get_chain(&self, request: Request<pb::GetChainRequest>) -> Answer<pb::Chain> {
         let pb::GetChainRequest { netns, interface, hook: _ } = request.into_inner();
         let pass = || {

@@ -44,8 +44,13 @@ impl Progress {
 pub enum Warning {
     /// The registry of an image did not answer, so what the store has may be old: why, in a sentence.
     Unreachable(String),
-    /// Maps that ask to be pinned by name, and are not: their names.
-    PinByName(Vec<String>),
+    /// Maps that ask to be pinned by name, and are not.
+    PinByName {
+        /// Their names.
+        maps: Vec<String>,
+        /// The first of them that could be shared.
+        shareable: Option<String>,
+    },
     /// What `--all` leaves.
     Stays {
         /// As people name it, as in ``app `a` ``.

@@ -304,8 +304,10 @@ fn shareable(object: &Object) -> Vec<Declared> {
 /// The maps that ask to be pinned by name: an app that wants one of another must say so.
 fn pins_by_name(object: &Object, shared: &BTreeMap<String, Shared>) -> Vec<Warning> {
     let asks = object.maps.iter().filter(|map| map.pin_by_name && !shared.contains_key(map.name.as_str()));
-    let asks: Vec<String> = asks.map(|map| map.name.to_string()).collect();
-    if asks.is_empty() { vec![] } else { vec![Warning::PinByName(asks)] }
+    let maps: Vec<String> = asks.map(|map| map.name.to_string()).collect();
+    let could = shareable(object).into_iter().filter(|declared| !declared.filled).map(|declared| declared.map.name);
+    let shareable = could.into_iter().find(|name| maps.contains(name));
+    if maps.is_empty() { vec![] } else { vec![Warning::PinByName { maps, shareable }] }
 }
 
 /// The image's label first, then the object's own run config.

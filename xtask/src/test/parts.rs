@@ -69,8 +69,7 @@ impl Part {
     pub(super) fn share(self) -> u32 {
         match self {
             Self::Static | Self::Unit | Self::Corpora => 4,
-            Self::Objects => 2,
-            Self::Host | Self::Clients => 6,
+            Self::Objects | Self::Host | Self::Clients => 6,
             Self::Vm => 12,
         }
     }
@@ -100,7 +99,7 @@ impl Part {
                 steps.extend(demo(root, binaries));
                 vec![steps]
             }
-            Self::Objects => vec![objects(root, &of(Lane::Objects))],
+            Self::Objects => objects(root, &of(Lane::Objects)),
             Self::Vm => in_guests(root, binaries),
             Self::Clients => vec![clients(root)],
         }
@@ -203,20 +202,31 @@ fn on_host(root: &Path, binaries: &[&Binary], ready: impl FnOnce() -> Result<(),
 /// Packages of Debian whose programs are BPF objects, or have some in them.
 const OBJECTS: [&str; 4] = ["ir-keytable", "libbpf-tools", "systemd", "xdp-tools"];
 
-/// Steps for test programs that read what is in those packages, which are fetched and unpacked, never installed.
-fn objects(root: &Path, binaries: &[&Binary]) -> Vec<Step> {
+/// Steps for test programs that read what is in those packages, which are fetched and unpacked, never installed: on this host, and in
+/// each guest, which sees this host's files.
+fn objects(root: &Path, binaries: &[&Binary]) -> Vec<Vec<Step>> {
     let fetched = tools_ready(&HOST_TOOLS).and_then(|()| tools::unpacked(&OBJECTS).map_err(|e| format!("{e:#}")));
     let (ready, dir) = match fetched {
         Ok(dir) => (Ok(()), dir.display().to_string()),
         Err(reason) => (Err(reason), String::new()),
     };
-    let mut steps = on_host(root, binaries, || ready);
-    for step in &mut steps {
+    let guests = ready.clone().and_then(|()| guests_ready(root, &KERNELS));
+    let mut lanes: Vec<Vec<Step>> = KERNELS
+        .iter()
+        .map(|kernel| {
+            let guest = Guest { kernel, icount: false, ready: &guests };
+            binaries.iter().map(|binary| guest.step(binary, None)).collect()
+        })
+        .collect();
+    if let Some(first) = lanes.first_mut() {
+        first.splice(0..0, on_host(root, binaries, || ready));
+    }
+    for step in lanes.iter_mut().flatten() {
         if let Step::Run { command, .. } = step {
             command.env.push(("BPFD_OBJECTS".to_owned(), dir.clone()));
         }
     }
-    steps
+    lanes
 }
 
 /// Passing tests may say that they were skipped: `count` reads it from what they printed.

@@ -32,13 +32,15 @@ pub fn warnings(warnings: Vec<Warning>) -> Vec<pb::Warning> {
     let warning = |warning| {
         let (reason, message, hint) = match warning {
             Warning::Unreachable(why) => (ErrorReason::RegistryUnreachable, why, String::new()),
-            Warning::PinByName(maps) => {
-                let first = maps.first().cloned().unwrap_or_default();
+            Warning::PinByName { maps, shareable } => {
                 let maps = maps.iter().map(|map| format!("`{map}`")).collect::<Vec<_>>().join(", ");
                 (
                     ErrorReason::NotPinnedByName,
                     format!("the object asks to share {maps} by name (LIBBPF_PIN_BY_NAME); this app has its own"),
-                    format!("`bpfctl load --map-from APP:{first}` shares the map of another app"),
+                    shareable.map_or_else(
+                        || "maps of programs and maps that the object fills are not shared".to_owned(),
+                        |map| format!("`bpfctl load --map-from APP:{map}` shares the map of another app"),
+                    ),
                 )
             }
             Warning::Stays { thing, owner } => (
