@@ -305,6 +305,20 @@ fn a_file_over_16_mib_is_not_sent() {
 }
 
 #[test]
+fn programs_of_files_are_listed_written_and_waited_for() {
+    check(
+        "programs",
+        &[
+            &["programs", "list"],
+            &["programs", "export", "counter"],
+            &["programs", "wait"],
+            &["persist", "counter"],
+            &["persist", "counter", "--no-persist", "--dry-run"],
+        ],
+    );
+}
+
+#[test]
 fn keygen_writes_a_private_key_for_its_owner_and_never_twice() {
     use std::os::unix::fs::PermissionsExt as _;
     let daemon = Daemon::start();
