@@ -1,18 +1,24 @@
-//! Apps that are loaded again, after a reboot or because their pins are gone: whether the policy of now lets their owners have them.
+//! Apps that are loaded again, after a reboot or because their pins are gone: whether the policy of now lets their owners have them, and
+//! whether the file that made them still declares them.
+//!
 //! Owners are asked for by name, since ids may have changed hands; images by the signatures that are stored with them.
 //!
-//! It must never ask anybody outside of the host, nor change anything.
+//! It must never ask anybody outside of the host.
 
 use std::sync::Arc;
 
+use bpfd_core::ident::BootId;
 use bpfd_core::policy::confirm;
+use bpfd_core::programs::gone;
 use bpfd_core::state::{App, Change, Source, State};
 use bpfd_policy::Policy;
 use tokio::sync::watch;
 
 use crate::images::Images;
+use crate::programs::Programs;
 use crate::repair::Judge;
 use crate::rpc::principal_of;
+use crate::store::{Store, StoreError};
 
 /// The judge of a start.
 pub fn judge(policy: watch::Receiver<Arc<Policy>>, images: Arc<Images>) -> Box<Judge> {
@@ -42,4 +48,20 @@ fn judged(policy: &Policy, state: &State, app: &App) -> Result<(), String> {
         confirm(policy, &principal, state, &[change]).map_err(|denied| denied.to_string())?;
     }
     Ok(())
+}
+
+/// Rows of apps that files made and do not declare any more go before they would be loaded again.
+pub fn forget_undeclared(store: &mut Store, boot: BootId, files: &Programs) -> Result<(), StoreError> {
+    let state = store.state(boot)?;
+    let made_by = state.apps.values().filter_map(|app| app.origin.file()).map(|origin| origin.file.as_str());
+    let gone = gone(&state, &files.names(), &files.unread(made_by));
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let unload: Vec<Change> = gone.into_iter().map(Change::Unload).collect();
+    let left = state.after(&unload).unwrap_or_else(|_all_are_there| state.clone());
+    for app in state.apps.values().filter(|app| !left.apps.contains_key(&app.uid)) {
+        tracing::info!(app = %app.name, "no file declares it any more: it is unloaded");
+    }
+    store.replace(boot, &state, &left)
 }

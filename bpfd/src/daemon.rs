@@ -14,8 +14,6 @@ use bpfd_core::config::{Config, ConfigError};
 use bpfd_core::ident::BootId;
 use bpfd_core::kernel::ChainMode;
 use bpfd_core::policy::{GROUP, VIEW_GROUP};
-use bpfd_core::programs::gone;
-use bpfd_core::state::Change;
 use bpfd_sys::bpffs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
@@ -24,7 +22,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::audit::AuditFile;
-use crate::boot::judge;
+use crate::boot::{self, judge};
 use crate::causes::error_chain;
 use crate::engine::{Engine, EngineHandle, StartError};
 use crate::etc::{self, EtcError};
@@ -41,6 +39,7 @@ use crate::repair::{Recovered, Repaired};
 use crate::rpc::{self, ServeError};
 use crate::service::{Loads, ProgramFiles, Refused, Service, Start};
 use crate::store::{Answers, Store, StoreError};
+use crate::systemd::{feed_watchdog, tell_systemd};
 use crate::trust::{Trust, TrustError};
 use crate::watch;
 use crate::worker::Workers;
@@ -127,9 +126,9 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let trust = Arc::new(Trust::open(layout)?);
     let mut store = Store::open(&layout.database())?;
     let audit = AuditFile::open(&layout.audit()).map_err(at("open the audit log", &layout.audit()))?;
-    let boot = boot_id()?;
+    let this_boot = boot_id()?;
     let files = Programs::read(layout);
-    forget_undeclared(&mut store, boot, &files)?;
+    boot::forget_undeclared(&mut store, this_boot, &files)?;
 
     let read = objects.clone();
     let paths = Paths { bpffs: layout.bpffs.clone(), ..Paths::default() };
@@ -145,7 +144,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let images = Arc::new(Images::open(layout, workers.clone(), trust.clone(), registries, objects.clone())?);
     causes.extend(images.damage().map(str::to_owned));
     let (policy, judge) = (trust.subscribe(), judge(trust.subscribe(), images.clone()));
-    let make = move || Engine::start(kernel, store, Box::new(audit), policy, boot, Box::new(Uuid::new_v4), judge);
+    let make = move || Engine::start(kernel, store, Box::new(audit), policy, this_boot, Box::new(Uuid::new_v4), judge);
     let (engine, repaired) = EngineHandle::spawn(make)?;
     let Repaired { relation, recovered, steps, failures, .. } = repaired;
     let snapshot = engine.snapshot();
@@ -257,36 +256,6 @@ async fn serve(
         tracing::info!("stopping; attached programs stay attached");
     };
     Ok(rpc::serve(service, listeners, stop).await?)
-}
-
-/// Tells systemd that the engine still takes its turns: one that hangs is no daemon.
-async fn feed_watchdog(service: Arc<Service>, within: Duration) {
-    while service.takes_turns().await {
-        tell_systemd(&[NotifyState::Watchdog]);
-        tokio::time::sleep(within / 3).await;
-    }
-}
-
-/// Rows of apps that files made and do not declare any more go before they would be loaded again.
-fn forget_undeclared(store: &mut Store, boot: BootId, files: &Programs) -> Result<(), DaemonError> {
-    let state = store.state(boot)?;
-    let made_by = state.apps.values().filter_map(|app| app.origin.file()).map(|origin| origin.file.as_str());
-    let gone = gone(&state, &files.names(), &files.unread(made_by));
-    if gone.is_empty() {
-        return Ok(());
-    }
-    let unload: Vec<Change> = gone.into_iter().map(Change::Unload).collect();
-    let left = state.after(&unload).unwrap_or_else(|_all_are_there| state.clone());
-    for app in state.apps.values().filter(|app| !left.apps.contains_key(&app.uid)) {
-        tracing::info!(app = %app.name, "no file declares it any more: it is unloaded");
-    }
-    Ok(store.replace(boot, &state, &left)?)
-}
-
-fn tell_systemd(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "cannot notify systemd");
-    }
 }
 
 /// `bpfd.toml`; absent, everything is as by default.

@@ -3,7 +3,7 @@
 //! Whatever the kernel's verifier must see is made by other threads, as file descriptors: a change that needs it is given back with what is
 //! to be made ([`Progress`]), and planned again later. It must never wait on a network, a verifier or a caller.
 //!
-//! Long because an attempt is one list, from fresh numbers to the answer.
+//! Long because its fields, its start and the way of one change are read together.
 
 mod acts;
 mod before;

@@ -29,6 +29,7 @@ pub mod rpc;
 pub mod service;
 pub mod source;
 pub mod store;
+pub mod systemd;
 pub mod trust;
 pub mod turns;
 pub mod waiter;

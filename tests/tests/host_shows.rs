@@ -99,6 +99,7 @@ fn get_shows_everything_of_an_app_and_of_a_link() {
             "user": "root"
           },
           "persist": false,
+          "programFile": "",
           "programs": [
             {
               "function": "count",

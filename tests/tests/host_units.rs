@@ -1,5 +1,11 @@
 //! The units of `packaging/systemd`, judged by systemd's own tools where they are there, and what the daemon says to systemd.
-#![expect(clippy::unwrap_used, reason = "the lints exempt test functions, not what they share")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "the lints exempt test functions, not what they share"
+)]
 
 use std::fs;
 use std::io;

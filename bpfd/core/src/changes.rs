@@ -1,6 +1,8 @@
 //! From a request to the changes that it means: names resolved, gaps filled from label, run config and defaults. Pure: what the
 //! object says and which identities are new come as arguments.
 //!
+//! Long because what each verb means is read together.
+//!
 //! This file must never ask whether the caller may: it takes what was authorised.
 
 use crate::hook::{BadTarget, ChainName, HookAsk, OwnHook, Place, Placement, Point, ProceedOn};

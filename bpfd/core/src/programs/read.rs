@@ -67,7 +67,7 @@ struct RawProgram {
 
 /// What a global variable may be given.
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "a value is a text, a whole number or a boolean")]
 enum RawValue {
     Text(String),
     Number(i64),
