@@ -2,7 +2,7 @@
 //! None may panic; what passes is read the same again; and what is said of the others is short. Names that people type are quoted as
 //! they are, so what is said of those has no control character either. The seeds are fixed, so that a failure repeats.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 use std::{error::Error, fs, path::Path};
 
@@ -27,89 +27,16 @@ use bytecode_image::{
 };
 use serde_json::{Value, json};
 
+#[path = "../../tests/src/mutants.rs"]
+#[expect(dead_code, unreachable_pub, reason = "only some mutants are made here")]
+mod mutants;
+
+use mutants::Random;
+
 const MUTANTS: usize = 20_000;
 
 /// The longest text that any of these errors may become: it travels in a status of 4 KiB.
 const SAID: usize = 2048;
-
-/// Pieces at which readers of JSON, TOML and names go wrong.
-const PIECES: [&str; 30] = [
-    "\0",
-    "\u{1b}[2J",
-    "\r\n",
-    "\u{202e}",
-    "\u{feff}",
-    "é",
-    "\"",
-    "\\",
-    "\\u0000",
-    "\\ud800",
-    "{",
-    "}",
-    "[",
-    "]",
-    "[[",
-    ",",
-    ":",
-    "/",
-    "//",
-    "@",
-    "..",
-    "**",
-    "-1",
-    "1e999",
-    "99999999999999999999",
-    "null",
-    "true",
-    "sha256:",
-    "#",
-    "=",
-];
-
-/// xorshift64*: small, repeatable, good enough to choose bytes.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(limit.max(1)).unwrap()).unwrap()
-    }
-
-    fn mutant(&mut self, seeds: &[String]) -> Vec<u8> {
-        let mut bytes = seeds[self.below(seeds.len())].clone().into_bytes();
-        for _ in 0..=self.below(3) {
-            let at = self.below(bytes.len());
-            let end = (at + self.below(24)).min(bytes.len());
-            match self.below(6) {
-                0 if at < bytes.len() => bytes[at] = u8::try_from(self.next() % 256).unwrap(),
-                1 => drop(bytes.drain(at..end)),
-                2 => {
-                    let piece = bytes[at..end].to_vec();
-                    let to = self.below(bytes.len());
-                    drop(bytes.splice(to..to, piece));
-                }
-                3 => {
-                    let other = seeds[self.below(seeds.len())].as_bytes();
-                    let from = self.below(other.len());
-                    let until = (from + self.below(48)).min(other.len());
-                    drop(bytes.splice(at..end, other[from..until].iter().copied()));
-                }
-                4 => bytes.truncate(at),
-                _ => {
-                    let piece = PIECES[self.below(PIECES.len())].bytes();
-                    drop(bytes.splice(at..at, piece));
-                }
-            }
-        }
-        bytes
-    }
-}
 
 /// What a terminal or a log would be given.
 fn said(error: &dyn Error) -> String {
@@ -136,7 +63,7 @@ fn never_breaks(seed: u64, seeds: &[String], read: impl Fn(&[u8]) -> Result<(), 
         assert_eq!(read(seed.as_bytes()), Ok(()), "an unchanged text is read: {seed}");
     }
     for number in 0..MUTANTS {
-        let bytes = random.mutant(seeds);
+        let bytes = random.text(seeds);
         let shown = || format!("mutant {number}: {:?}", String::from_utf8_lossy(&bytes));
         match read(&bytes) {
             Ok(()) => accepted += 1,

@@ -1,12 +1,7 @@
 //! Broken objects: 20 000 seeded mutants of the compiled ones, through everything that reads them. None may panic, and what
 //! passes must stay within its limits. The seed is fixed, so a failure repeats; it is printed with the mutant's number.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    reason = "test helpers stop the test, as a test function may"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "test helpers stop the test, as a test function may")]
 
 use std::collections::BTreeMap;
 
@@ -19,6 +14,12 @@ use ebpf::normalise::{Wanted, normalise};
 use ebpf::relocate::{Chosen, KernelBtf, KernelFacts, Unlinked};
 use ebpf::{globals, select};
 use object::{Object as _, ObjectSection as _};
+
+#[path = "../../tests/src/mutants.rs"]
+#[expect(dead_code, unreachable_pub, reason = "only some mutants are made here")]
+mod mutants;
+
+use mutants::Random;
 
 const MUTANTS: u64 = 20_000;
 const SEED: u64 = 0x6270_6664;
@@ -35,75 +36,6 @@ const OBJECTS: [&[u8]; 10] = [
     include_bytes!("objects/subprograms.o"),
     include_bytes!("objects/tail_calls.o"),
 ];
-
-/// xorshift64*: small, repeatable, good enough to choose bytes.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(limit.max(1)).unwrap()).unwrap()
-    }
-
-    /// Numbers at which arithmetic goes wrong, and small ones that may be indices.
-    fn number(&mut self) -> u64 {
-        match self.below(6) {
-            0 => u64::MAX,
-            1 => u64::MAX >> 1,
-            2 => 1 << self.below(64),
-            3 => self.next() % 64,
-            4 => u64::from(u32::MAX),
-            _ => self.next(),
-        }
-    }
-}
-
-fn mutant(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
-    let mut bytes = seeds[random.below(seeds.len())].clone();
-    for _ in 0..=random.below(4) {
-        let at = random.below(bytes.len());
-        match random.below(8) {
-            // Most changes are where they hurt: an aligned number.
-            0..=2 => {
-                let at = at & !3;
-                let value = random.number().to_le_bytes();
-                let width = [1, 2, 4, 8][random.below(4)];
-                for (byte, new) in bytes.iter_mut().skip(at).zip(value.iter().take(width)) {
-                    *byte = *new;
-                }
-            }
-            3 => bytes[at] ^= 1 << random.below(8),
-            // The section headers are at the end; the file header at the start.
-            4 => {
-                let tail = bytes.len().min(1024);
-                let at = bytes.len() - 1 - random.below(tail);
-                bytes[at] = u8::try_from(random.next() % 256).unwrap();
-            }
-            5 => {
-                let at = random.below(64);
-                bytes[at] = u8::try_from(random.next() % 256).unwrap();
-            }
-            6 => {
-                let (from, len) = (random.below(bytes.len()), random.below(64));
-                let piece: Vec<u8> = bytes.iter().skip(from).take(len).copied().collect();
-                for (byte, new) in bytes.iter_mut().skip(at).zip(piece) {
-                    *byte = new;
-                }
-            }
-            _ => bytes.truncate(at.max(64)),
-        }
-        if bytes.is_empty() {
-            bytes.push(0);
-        }
-    }
-    bytes
-}
 
 /// Stands in for the kernel's types: those that the CO-RE object was compiled with.
 fn kernel() -> KernelBtf {
@@ -167,7 +99,7 @@ fn twenty_thousand_broken_objects_never_break_the_reader() {
     let mut random = Random(SEED);
     let mut outcomes = BTreeMap::<&str, u64>::new();
     for number in 0..MUTANTS {
-        let bytes = mutant(&mut random, &seeds);
+        let bytes = random.binary(&seeds);
         let outcome = std::panic::catch_unwind(|| exercise(&bytes, &kernel));
         match outcome {
             Ok(outcome) => *outcomes.entry(outcome).or_default() += 1,

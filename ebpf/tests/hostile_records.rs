@@ -14,45 +14,31 @@ use ebpf::normalise::{Wanted, normalise};
 use ebpf::relocate::KernelBtf;
 use object::{Object as _, ObjectSection as _};
 
+#[path = "../../tests/src/mutants.rs"]
+#[expect(dead_code, unreachable_pub, reason = "only some mutants are made here")]
+mod mutants;
+
+use mutants::Random;
+
 const MUTANTS: usize = 20_000;
 
-/// xorshift64*: small, repeatable, good enough to choose bytes.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(limit.max(1)).unwrap()).unwrap()
-    }
-
-    fn byte(&mut self) -> u8 {
-        u8::try_from(self.next() % 256).unwrap()
-    }
-
-    /// Changes up to four numbers or bytes of a part: BTF is made of aligned 32-bit numbers, so most changes are of these.
-    fn spoil(&mut self, part: &mut [u8]) {
-        for _ in 0..=self.below(4) {
-            let at = self.below(part.len());
-            if self.below(4) == 0 {
-                part[at] = self.byte();
-                continue;
-            }
-            let number = match self.below(5) {
-                0 => u64::from(u32::MAX),
-                1 => 1 << self.below(32),
-                2 => self.next() % 64,
-                3 => 0,
-                _ => self.next(),
-            };
-            for (byte, new) in part.iter_mut().skip(at & !3).zip(number.to_le_bytes().into_iter().take(4)) {
-                *byte = new;
-            }
+/// Changes up to four numbers or bytes of a part: BTF is made of aligned 32-bit numbers, so most changes are of these.
+fn spoil(random: &mut Random, part: &mut [u8]) {
+    for _ in 0..=random.below(4) {
+        let at = random.below(part.len());
+        if random.below(4) == 0 {
+            part[at] = random.byte();
+            continue;
+        }
+        let number = match random.below(5) {
+            0 => u64::from(u32::MAX),
+            1 => 1 << random.below(32),
+            2 => random.draw() % 64,
+            3 => 0,
+            _ => random.draw(),
+        };
+        for (byte, new) in part.iter_mut().skip(at & !3).zip(number.to_le_bytes().into_iter().take(4)) {
+            *byte = new;
         }
     }
 }
@@ -76,7 +62,7 @@ fn twenty_thousand_broken_types_of_an_object_never_break_the_reader() {
     for _ in 0..MUTANTS {
         let (object, part) = &parts[random.below(parts.len())];
         let mut bytes = object.to_vec();
-        random.spoil(&mut bytes[part.clone()]);
+        spoil(&mut random, &mut bytes[part.clone()]);
         // The same parser serves the kernel's own types.
         let _types = KernelBtf::parse(&bytes[part.clone()]);
         let Ok(object) = inspect(&bytes) else {
@@ -128,7 +114,7 @@ fn twenty_thousand_broken_dispatcher_configurations_are_refused_or_read_alike_tw
         let mut bytes = seeds[random.below(seeds.len())].clone();
         // Most bytes are of slots: without more changes at the head, few mutants would be refused.
         let part = if random.below(3) == 0 { 4 } else { bytes.len() };
-        random.spoil(&mut bytes[..part]);
+        spoil(&mut random, &mut bytes[..part]);
         if random.below(8) == 0 {
             bytes.truncate(random.below(bytes.len()));
         }

@@ -14,6 +14,7 @@
 mod calls;
 mod census;
 mod host;
+pub mod mutants;
 mod namespaces;
 mod objects;
 mod output;
