@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::{io, thread};
 
-use crate::turns::{Full, Line, Turns};
+use crate::turns::{Full, Line, Serves, Turns};
 
 /// The way into a queue. It ends when the last one is dropped.
 pub struct Queue<J>(Arc<Entrance<J>>);
@@ -64,13 +64,14 @@ impl<J> Queue<J> {
     /// Puts in a job without a place: whoever calls this sees to it that there are not too many.
     pub fn push(&self, line: Line, job: J) {
         self.0.0.state().0.push(line, job);
-        self.0.0.changed.notify_one();
+        // Not every thread serves everybody.
+        self.0.0.changed.notify_all();
     }
 
     /// Puts in a job that is taken when no other waits.
     pub fn push_last(&self, job: J) {
         self.0.0.state().0.push_last(job);
-        self.0.0.changed.notify_one();
+        self.0.0.changed.notify_all();
     }
 }
 
@@ -101,35 +102,41 @@ impl<J> Shared<J> {
 }
 
 impl<J> Jobs<J> {
-    /// Waits for the next job; `None` if there is none and nobody can put one in any more.
-    pub fn next(&self) -> Option<J> {
-        let waits = |(turns, ended): &mut (Turns<J>, Ended)| {
-            let job = turns.pop();
-            (job.is_none() && *ended == Ended::No, job)
-        };
+    /// Takes jobs, each when the one before is done, until there are none and nobody can put one in any more.
+    pub fn each(&self, serves: Serves, mut work: impl FnMut(J)) {
+        while let Some((line, job)) = self.next(serves) {
+            work(job);
+            self.0.state().0.done(line);
+            self.0.changed.notify_all();
+        }
+    }
+
+    fn next(&self, serves: Serves) -> Option<(Line, J)> {
         let mut state = self.0.state();
         loop {
-            match waits(&mut state) {
-                (false, job) => return job,
-                (true, _) => state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+            let (turns, ended) = &mut *state;
+            match (turns.pop(serves), *ended) {
+                (None, Ended::No) => state = self.0.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                (job, _) => return job,
             }
         }
     }
 }
 
 impl<S: 'static> Queue<Work<S>> {
-    /// Threads that do the jobs of a new queue, each with something of its own. A job that panics, which stderr says, ends alone.
+    /// Threads that do the jobs of a new queue, each with something of its own, and one more for those of root and the daemon. A job that
+    /// panics, which stderr says, ends alone.
     pub fn with_threads(name: &str, threads: usize, own: impl Fn() -> S + Clone + Send + 'static) -> io::Result<Self> {
         let (queue, jobs) = Self::new();
-        for _ in 0..threads {
+        for serves in std::iter::repeat_n(Serves::All, threads).chain([Serves::Root]) {
             let (jobs, own) = (jobs.clone(), own.clone());
             thread::Builder::new().name(name.to_owned()).spawn(move || {
                 let mut mine = own();
-                while let Some(job) = jobs.next() {
+                jobs.each(serves, |job| {
                     if catch_unwind(AssertUnwindSafe(|| job(&mut mine))).is_err() {
                         mine = own();
                     }
-                }
+                });
             })?;
         }
         Ok(queue)
@@ -149,7 +156,36 @@ mod tests {
         drop(queue);
         place.push("last");
         drop(place);
-        assert_eq!((jobs.next(), jobs.next()), (Some("last"), None));
+        let mut done = Vec::new();
+        jobs.each(Serves::All, |job| done.push(job));
+        assert_eq!(done, ["last"]);
+    }
+
+    #[test]
+    fn jobs_that_last_leave_other_users_and_root_a_thread() {
+        let queue = Queue::<Work<()>>::with_threads("test", 2, || ()).unwrap();
+        let ((begun, begins), (hold, held)) = (mpsc::channel(), mpsc::channel::<()>());
+        let held = Arc::new(Mutex::new(held));
+        let lasts = |user| {
+            let (begun, held) = (begun.clone(), held.clone());
+            queue.push(
+                Line::User(user),
+                Box::new(move |()| {
+                    begun.send(user).unwrap();
+                    assert!(held.lock().unwrap().recv().is_err());
+                }),
+            );
+        };
+        lasts(7);
+        assert_eq!(begins.recv(), Ok(7));
+        lasts(7);
+        lasts(8);
+        assert_eq!(begins.recv(), Ok(8));
+        lasts(0);
+        assert_eq!(begins.recv(), Ok(0));
+        assert!(begins.try_recv().is_err(), "7 has one under way");
+        drop(hold);
+        assert_eq!(begins.recv(), Ok(7));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::kernel::{HostKernel, Reader, held_by};
 use crate::queue::{Queue, Work};
 use crate::turns::Line;
 
-/// Looks at the same time.
+/// Looks at the same time, of users but root.
 const AT_ONCE: usize = 2;
 /// How often a look is repeated that changes were made beside.
 const LOOKS: u32 = 10;

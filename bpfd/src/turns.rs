@@ -1,8 +1,9 @@
-//! Whose job is next: a line for each user, for root and for the daemon itself, served in turn, and how many jobs each may have.
+//! Whose job is next: a line for each user, for root and for the daemon itself, served in turn, and how many jobs each may have. Of one
+//! user but root, one job is under way at a time, and some threads serve root and the daemon alone.
 //!
 //! Pure data. It must never know what a job is, nor wait for one.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Jobs of one user that wait or are under way: half of its calls, so that it can still ask for other things.
 const OF_ONE: usize = 32;
@@ -16,6 +17,15 @@ pub enum Line {
     Daemon,
     /// A user's.
     User(u32),
+}
+
+/// Whose jobs a thread does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Serves {
+    /// Everybody's.
+    All,
+    /// Root's and the daemon's: a job of theirs waits for none of another user.
+    Root,
 }
 
 /// A user has as many jobs as it may have.
@@ -34,6 +44,8 @@ pub struct Turns<T> {
     /// Done when nothing else waits.
     last: VecDeque<T>,
     next: Turn,
+    /// Other users who have a job under way.
+    busy: BTreeSet<u32>,
     places: BTreeMap<Line, usize>,
 }
 
@@ -47,7 +59,7 @@ enum Turn {
 impl<T> Default for Turns<T> {
     fn default() -> Self {
         let (daemon, root, others, last) = Default::default();
-        Self { daemon, root, others, last, next: Turn::Root, places: BTreeMap::new() }
+        Self { daemon, root, others, last, next: Turn::Root, busy: BTreeSet::new(), places: BTreeMap::new() }
     }
 }
 
@@ -92,29 +104,43 @@ impl<T> Turns<T> {
         self.last.push_back(job);
     }
 
-    /// The next job.
-    pub fn pop(&mut self) -> Option<T> {
+    /// The next job, and in whose line it stood: [`Self::done`] is to be told when it is done.
+    pub fn pop(&mut self, serves: Serves) -> Option<(Line, T)> {
         for _ in 0..3 {
-            let (job, next) = match self.next {
-                Turn::Daemon => (self.daemon.pop_front(), Turn::Root),
-                Turn::Root => (self.root.pop_front(), Turn::Others),
-                Turn::Others => (self.pop_other(), Turn::Daemon),
+            let (job, next) = match (self.next, serves) {
+                (Turn::Daemon, _) => (self.daemon.pop_front().map(|job| (Line::Daemon, job)), Turn::Root),
+                (Turn::Root, _) => (self.root.pop_front().map(|job| (Line::User(0), job)), Turn::Others),
+                (Turn::Others, Serves::All) => (self.pop_other(), Turn::Daemon),
+                (Turn::Others, Serves::Root) => (None, Turn::Daemon),
             };
             self.next = next;
             if job.is_some() {
                 return job;
             }
         }
-        self.last.pop_front()
+        match serves {
+            Serves::All => self.last.pop_front().map(|job| (Line::Daemon, job)),
+            Serves::Root => None,
+        }
     }
 
-    fn pop_other(&mut self) -> Option<T> {
-        let (uid, mut jobs) = self.others.pop_front()?;
-        let job = jobs.pop_front();
+    /// A job of this line is done.
+    pub fn done(&mut self, line: Line) {
+        match line {
+            Line::User(uid) => drop(self.busy.remove(&uid)),
+            Line::Daemon => {}
+        }
+    }
+
+    fn pop_other(&mut self) -> Option<(Line, T)> {
+        let place = self.others.iter().position(|(uid, _)| !self.busy.contains(uid))?;
+        let (uid, mut jobs) = self.others.remove(place)?;
+        let job = jobs.pop_front()?;
+        self.busy.insert(uid);
         if !jobs.is_empty() {
             self.others.push_back((uid, jobs));
         }
-        job
+        Some((Line::User(uid), job))
     }
 }
 
@@ -122,11 +148,18 @@ impl<T> Turns<T> {
 mod tests {
     use super::*;
 
+    /// Takes the next job, and does it.
+    fn next<T>(turns: &mut Turns<T>) -> Option<T> {
+        let (line, job) = turns.pop(Serves::All)?;
+        turns.done(line);
+        Some(job)
+    }
+
     /// Pushes jobs of these users, named after them, and gives the order in which they are done.
     fn order(pushed: &[(Line, &'static str)]) -> Vec<&'static str> {
         let mut turns = Turns::default();
         pushed.iter().for_each(|(line, job)| turns.push(*line, *job));
-        std::iter::from_fn(|| turns.pop()).collect()
+        std::iter::from_fn(|| next(&mut turns)).collect()
     }
 
     const ROOT: Line = Line::User(0);
@@ -152,10 +185,10 @@ mod tests {
             let mut turns = Turns::default();
             (0..1000).for_each(|job| turns.push(Line::User(7 + job % 50), "other"));
             // Wherever the turn is.
-            (0..before).for_each(|_| assert_eq!(turns.pop(), Some("other")));
+            (0..before).for_each(|_| assert_eq!(next(&mut turns), Some("other")));
             turns.push(ROOT, "root");
             turns.push(ROOT, "root");
-            let order: Vec<&str> = std::iter::from_fn(|| turns.pop()).take(5).collect();
+            let order: Vec<&str> = std::iter::from_fn(|| next(&mut turns)).take(5).collect();
             let place = order.iter().position(|job| *job == "root");
             assert!(place.is_some_and(|place| place <= 1), "{order:?}");
             assert_eq!(order.iter().filter(|job| **job == "root").count(), 2, "{order:?}");
@@ -170,7 +203,7 @@ mod tests {
             turns.push(Line::Daemon, "daemon");
         }
         turns.push(Line::User(7), "other");
-        let order: Vec<&str> = std::iter::from_fn(|| turns.pop()).take(3).collect();
+        let order: Vec<&str> = std::iter::from_fn(|| next(&mut turns)).take(3).collect();
         assert!(order.contains(&"other"), "{order:?}");
     }
 
@@ -180,10 +213,30 @@ mod tests {
         turns.push_last("last");
         turns.push(Line::User(7), "other");
         turns.push(ROOT, "root");
-        assert_eq!(
-            (turns.pop(), turns.pop(), turns.pop(), turns.pop()),
-            (Some("root"), Some("other"), Some("last"), None)
-        );
+        let order: Vec<&str> = std::iter::from_fn(|| next(&mut turns)).collect();
+        assert_eq!(order, ["root", "other", "last"]);
+    }
+
+    #[test]
+    fn a_user_has_one_job_under_way_and_root_has_a_thread_of_its_own() {
+        let (seven, eight) = (Line::User(7), Line::User(8));
+        let mut turns = Turns::default();
+        for (line, job) in [(seven, "7"), (seven, "7 again"), (eight, "8"), (eight, "8 again")] {
+            turns.push(line, job);
+        }
+        turns.push_last("last");
+        assert_eq!(turns.pop(Serves::Root), None);
+        assert_eq!((turns.pop(Serves::All), turns.pop(Serves::All)), (Some((seven, "7")), Some((eight, "8"))));
+        // Whatever else they asked for waits, and what is done when nothing else can be.
+        assert_eq!(turns.pop(Serves::All), Some((Line::Daemon, "last")));
+        assert_eq!(turns.pop(Serves::All), None);
+        turns.push(ROOT, "root");
+        turns.push(ROOT, "root again");
+        assert_eq!(turns.pop(Serves::Root), Some((ROOT, "root")));
+        assert_eq!(turns.pop(Serves::All), Some((ROOT, "root again")));
+        turns.done(eight);
+        assert_eq!(turns.pop(Serves::All), Some((eight, "8 again")));
+        assert_eq!(turns.pop(Serves::All), None);
     }
 
     #[test]

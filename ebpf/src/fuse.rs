@@ -50,7 +50,7 @@ pub const FUSED_NAME: &str = "bpfd_fused";
 pub const MAX_FUNCTIONS: usize = 256;
 /// Different maps in one program (MAX_USED_MAPS in `include/linux/bpf_verifier.h`), the chain's record included.
 pub const MAX_MAPS: usize = 64;
-/// Instructions in one program (BPF_COMPLEXITY_LIMIT_INSNS).
+/// Instructions in one program, and steps that the verifier takes through one (BPF_COMPLEXITY_LIMIT_INSNS).
 pub const MAX_INSNS: usize = 1_000_000;
 
 /// A program that is to run in a fused one, with its place in the chain.
@@ -218,6 +218,8 @@ pub struct Size {
     pub maps: usize,
     /// Of [`MAX_FUNCTIONS`].
     pub functions: usize,
+    /// Of [`MAX_INSNS`].
+    pub insns: usize,
 }
 
 impl Size {
@@ -225,19 +227,21 @@ impl Size {
     pub fn of(members: &[Member<'_>]) -> Self {
         let maps: BTreeSet<RawFd> = members.iter().flat_map(|member| maps_of(member.program)).collect();
         let functions: usize = members.iter().map(|member| guard::function_starts(&member.program.insns).len()).sum();
-        Self { maps: maps.len().saturating_add(1), functions: functions.saturating_add(1) }
+        let insns: usize = members.iter().map(|member| member.program.insns.len()).sum();
+        let glue = members.len().saturating_mul(GLUE_PER_MEMBER).saturating_add(GLUE_FIXED);
+        Self {
+            maps: maps.len().saturating_add(1),
+            functions: functions.saturating_add(1),
+            insns: insns.saturating_add(glue),
+        }
     }
 }
 
 fn check_sizes(members: &[Member<'_>]) -> Result<(), CannotFuse> {
-    let Size { maps, functions } = Size::of(members);
-    let insns: usize = members.iter().map(|member| member.program.insns.len()).sum();
-    let glue = members.len().saturating_mul(GLUE_PER_MEMBER).saturating_add(GLUE_FIXED);
-    for (what, found, limit) in [
-        ("maps", maps, MAX_MAPS),
-        ("functions", functions, MAX_FUNCTIONS),
-        ("instructions", insns.saturating_add(glue), MAX_INSNS),
-    ] {
+    let Size { maps, functions, insns } = Size::of(members);
+    for (what, found, limit) in
+        [("maps", maps, MAX_MAPS), ("functions", functions, MAX_FUNCTIONS), ("instructions", insns, MAX_INSNS)]
+    {
         if found > limit {
             return Err(CannotFuse::TooMany { what, found, limit });
         }

@@ -41,8 +41,9 @@ pub const LINE_INFO_SIZE: u32 = 16;
 /// Longest name the kernel keeps for a program or a map (BPF_OBJ_NAME_LEN less the final zero).
 pub const KERNEL_NAME_MAX: usize = 15;
 
-/// The most instructions the kernel takes in one program (BPF_COMPLEXITY_LIMIT_INSNS); more are not linked.
-const MAX_INSNS: usize = 1_000_000;
+/// The most instructions the kernel takes in one program (BPF_COMPLEXITY_LIMIT_INSNS), and the most that all programs of one load have
+/// together: each has its own copy of every function that it calls, so a small object could otherwise take as much memory as there is.
+pub const MAX_INSNS: usize = 1_000_000;
 
 const MAP_TYPE_PROG_ARRAY: u32 = MapKind::PROG_ARRAY.0;
 const MAP_TYPE_ARRAY_OF_MAPS: u32 = MapKind::ARRAY_OF_MAPS.0;
@@ -147,15 +148,15 @@ pub enum RelocateError {
     /// A map of maps does not say what its inner maps are.
     #[error("map `{0}` of maps does not define its inner map")]
     NoInnerMap(String),
-    /// More instructions than any kernel takes.
-    #[error("`{function}` has {found} instructions, more than the {limit} a kernel takes")]
+    /// More instructions than one load may have.
+    #[error(
+        "with `{function}`, the programs have {found} instructions, callees included; {MAX_INSNS} is the limit for all together: load fewer of them"
+    )]
     TooLong {
-        /// The function.
+        /// The program that is one too many, in the order of the request.
         function: String,
-        /// Its instructions, all callees included.
+        /// The instructions so far, all callees included.
         found: usize,
-        /// The kernel's limit.
-        limit: usize,
     },
 }
 
@@ -377,6 +378,7 @@ impl Unlinked {
         let types = self.btf().and_then(|btf| Btf::open(btf).ok());
         let programs = std::mem::take(&mut object.programs);
         let mut finished = Vec::with_capacity(self.chosen.len());
+        let mut insns = 0_usize;
         for chosen in &self.chosen {
             let missing = || RelocateError::NoFunction(chosen.function.clone());
             let program = programs.get(&chosen.function).ok_or_else(missing)?.clone();
@@ -387,6 +389,10 @@ impl Unlinked {
             object.relocate_calls(&code).map_err(RelocateError::Link)?;
             object.programs.clear();
             let linked = object.functions.insert(key, pristine).ok_or_else(missing)?;
+            insns = insns.saturating_add(linked.instructions.len());
+            if insns > MAX_INSNS {
+                return Err(RelocateError::TooLong { function: chosen.function.clone(), found: insns });
+            }
             finished.push(self.one(chosen, &linked, kernel_version, &own_maps, types.as_ref())?);
         }
         if finished.iter().any(|program| program.insns.iter().any(Insn::is_tail_call)) {
@@ -406,10 +412,6 @@ impl Unlinked {
         types: Option<&Btf<'_>>,
     ) -> Result<Finished, RelocateError> {
         let function = chosen.function.clone();
-        let found = linked.instructions.len();
-        if found > MAX_INSNS {
-            return Err(RelocateError::TooLong { function, found, limit: MAX_INSNS });
-        }
         let insns: Vec<Insn> = linked.instructions.iter().map(typed).collect();
         guard::check_finished(&function, &insns, own_maps)?;
         let starts = guard::function_starts(&insns);

@@ -8,9 +8,11 @@ use ebpf::kconfig::KernelConfig;
 use ebpf::kind::ProgramKind;
 use ebpf::load_type::LoadType;
 use ebpf::normalise::{Wanted, normalise};
-use ebpf::relocate::{Chosen, Finished, KernelFacts, Unlinked};
+use ebpf::relocate::{Chosen, Finished, KernelFacts, RelocateError, Unlinked};
 
 const SUBPROGRAMS: &[u8] = include_bytes!("objects/subprograms.o");
+/// 100 programs that call one function of 10,000 instructions.
+const MANY_CALLS: &[u8] = include_bytes!("objects/many_calls.o");
 
 fn wanted(function: &str) -> Wanted {
     Wanted { function: function.parse().unwrap(), kind: ProgramKind::Xdp }
@@ -18,13 +20,34 @@ fn wanted(function: &str) -> Wanted {
 
 /// The functions of `subprograms` linked together, or each from an object of its own.
 fn link(functions: &[&str]) -> Vec<Finished> {
+    link_of(SUBPROGRAMS, functions).unwrap()
+}
+
+fn link_of(object: &[u8], functions: &[&str]) -> Result<Vec<Finished>, RelocateError> {
     let wanted: Vec<Wanted> = functions.iter().map(|function| wanted(function)).collect();
-    let object = normalise(SUBPROGRAMS, &wanted, &KernelConfig::default()).unwrap();
+    let object = normalise(object, &wanted, &KernelConfig::default()).unwrap();
     let chosen: Vec<Chosen> =
         functions.iter().map(|function| Chosen { function: (*function).to_owned(), load: LoadType::XDP }).collect();
     let unlinked = Unlinked::parse(&object, &chosen, &BTreeMap::new(), None, &KernelFacts::default()).unwrap();
     let fds = unlinked.maps().iter().map(|map| map.name().to_owned()).zip(100..).collect();
-    unlinked.finish(&fds).unwrap()
+    unlinked.finish(&fds)
+}
+
+#[test]
+fn programs_of_one_load_have_a_million_instructions_together_at_most() {
+    let names: Vec<String> = (0..100).map(|number| format!("p{number:02}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let finished = link_of(MANY_CALLS, &names[..99]).unwrap();
+    let total: usize = finished.iter().map(|program| program.insns.len()).sum();
+    assert!((990_000..1_000_000).contains(&total), "{total}");
+    let refused = link_of(MANY_CALLS, &names).unwrap_err().to_string();
+    assert_eq!(
+        refused,
+        format!(
+            "with `p99`, the programs have {} instructions, callees included; 1000000 is the limit for all together: load fewer of them",
+            total + total / 99
+        )
+    );
 }
 
 #[test]

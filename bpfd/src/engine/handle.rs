@@ -14,9 +14,9 @@ use super::{Acts, Chains, Engine, EngineError, News, Pending, Progress, Settling
 use crate::fail_points;
 use crate::queue::{Queue, Work};
 use crate::repair::{RepairError, Repaired};
-use crate::turns::Line;
+use crate::turns::{Line, Serves};
 
-/// Changes that programs are made for at the same time: each may hold a core for seconds.
+/// Changes of users but root that programs are made for at the same time: each may hold a core for seconds.
 const MAKERS: usize = 2;
 
 /// What is told how news were dealt with.
@@ -76,9 +76,7 @@ where
                 }
             };
             let _end_with_me = AbortOnPanic;
-            while let Some(job) = queue.next() {
-                job(&mut engine);
-            }
+            queue.each(Serves::All, |job| job(&mut engine));
         })?;
         let (snapshots, acts, chains, repaired) = started.recv().map_err(|_| StartError::Vanished)??;
         let makers = Queue::with_threads("make", MAKERS, || ())?;

@@ -63,14 +63,14 @@ impl Maker {
             Need::Generation { generation, chain, members, recipes, room } => {
                 self.open_all(members, recipes)?;
                 let built = match members.as_slice() {
-                    [member] => alone::build(*generation, *chain, member, &self.codes),
+                    [member] => alone::build(*generation, *chain, member, *room, &self.codes),
                     _ => fused::build(*generation, *chain, members, *room, &self.codes),
                 };
                 What::Generation(Arc::new(built?))
             }
             Need::App { app: _, recipe } => {
                 let lent = self.lent(recipe)?;
-                What::App(self.loader.prepare(&self.accepted(recipe)?, recipe, lent)?)
+                What::App(self.loader.prepare(&self.accepted(recipe)?, recipe, lent, &|| true)?)
             }
         };
         Ok(Made { what, codes: self.codes })

@@ -85,13 +85,14 @@ impl Loader {
         }
     }
 
-    /// Makes an app's maps and programs. Takes as long as the verifier does. The bytes must have passed the parse worker. `lent`: the maps
-    /// that the recipe says are shared.
+    /// Makes an app's maps and programs. Takes as long as the verifier does, unless nobody wants them any more: that is asked before each
+    /// program. The bytes must have passed the parse worker. `lent`: the maps that the recipe says are shared.
     pub fn prepare(
         &self,
         elf: &[u8],
         recipe: &Recipe,
         lent: BTreeMap<String, OwnedFd>,
+        wanted: &dyn Fn() -> bool,
     ) -> Result<StagedApp, StepError> {
         let Fitted { object, unlinked, callees } = self.fit(elf, recipe)?;
         let types = Types::load(&unlinked);
@@ -106,7 +107,10 @@ impl Loader {
         let mut programs = finished
             .iter()
             .zip(&load_as)
-            .map(|(program, load_as)| self.load_judged(program, load_as, recipe.reach, &object, btf))
+            .map(|(program, load_as)| match wanted() {
+                true => self.load_judged(program, load_as, recipe.reach, &object, btf),
+                false => Err(StepError::Object { why: "nobody waits for its programs any more".to_owned() }),
+            })
             .collect::<Result<Vec<_>, StepError>>()?;
         let own = object.contents.iter().filter(|content| !shared.contains(content.map.as_str()));
         fill(own, &maps, &programs)?;

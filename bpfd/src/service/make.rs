@@ -44,7 +44,7 @@ use crate::turns::Line;
 use crate::worker::Workers;
 use crate::worker::parse;
 
-/// Loads that may be verified at the same time: each may hold a core for seconds.
+/// Loads of users but root that may be verified at the same time, one of each: each may hold a core for seconds.
 const AT_ONCE: usize = 2;
 /// How long the kernel may take over one load. The verifier gives up at a million instructions, seconds on a slow core.
 pub(super) const VERIFICATION: Duration = Duration::from_secs(30);
@@ -94,7 +94,8 @@ impl Loads {
                 return;
             }
             let bytecode = admitted.bytecode(&ask, &objects, &policy).map_err(LoadError::from);
-            let done = bytecode.and_then(|bytecode| loads.made(&ask, &bytecode, &policy, &report));
+            let wanted = || !made.is_closed();
+            let done = bytecode.and_then(|bytecode| loads.made(&ask, &bytecode, &policy, &report, &wanted));
             fail_points::hold("load-made");
             if made.send(done).is_err() {
                 tracing::info!("a load was cancelled or timed out: discarding its maps and programs");
@@ -102,7 +103,7 @@ impl Loads {
         };
         self.queue.push(line, Box::new(load));
         begins.await.map_err(|_| LoadError::Lost)?;
-        // A verification that is given up goes on in its thread until the verifier ends; what it makes is dropped.
+        // Given up, it goes on in its thread until the verifier is done with the program at hand; what it made is dropped.
         match tokio::time::timeout(VERIFICATION, making).await {
             Err(_) => Err(LoadError::TooSlow),
             Ok(joined) => joined.map_err(|_| LoadError::Lost)?,
@@ -115,6 +116,7 @@ impl Loads {
         bytecode: &Bytecode,
         policy: &Policy,
         report: &Report,
+        wanted: &dyn Fn() -> bool,
     ) -> Result<Made, LoadError> {
         let request = ask.request();
         let mut reader = parse::Reader::of(&self.workers, bytecode.bytes())?;
@@ -143,7 +145,7 @@ impl Loads {
         );
         let reserved = reserved.map_err(EngineError::from)?;
         report(Progress::begin(Phase::Load));
-        let staged = self.loader.prepare(bytecode.bytes(), &recipe, self.lent(&shared)?);
+        let staged = self.loader.prepare(bytecode.bytes(), &recipe, self.lent(&shared)?, wanted);
         let staged = staged.map_err(|error| self.explain(ask.principal().uid, bytecode.bytes(), error))?;
         let uid = AppUid(Uuid::new_v4());
         let mut programs = staged.programs();

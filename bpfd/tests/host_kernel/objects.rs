@@ -30,7 +30,7 @@ fn a_loaded_app_says_what_the_kernel_made_of_it() {
     let world = World::new();
     let mut kernel = world.kernel();
     let recipe = world.counter(1);
-    let staged = kernel.loader().prepare(&world.bytes(&recipe), &recipe, BTreeMap::new()).unwrap();
+    let staged = kernel.loader().prepare(&world.bytes(&recipe), &recipe, BTreeMap::new(), &|| true).unwrap();
     assert_eq!(staged.maps(), [".rodata", "packets"]);
     let [program] = staged.programs().try_into().unwrap();
     assert_eq!((program.function.as_str(), program.section.as_str(), program.kind), ("count", "xdp", XDP));
@@ -110,7 +110,7 @@ fn a_number_of_a_map_in_the_bytes_is_refused_by_worker_and_loader() {
     let recipe = world.recipe(world.source(source), &[("thief", XDP)]);
     let elf = world.bytes(&recipe);
     let by_worker = parse::rehearse(&workers(), &kernel.loader(), &elf, &recipe).unwrap_err();
-    let Err(StepError::Object { why }) = kernel.loader().prepare(&elf, &recipe, BTreeMap::new()) else {
+    let Err(StepError::Object { why }) = kernel.loader().prepare(&elf, &recipe, BTreeMap::new(), &|| true) else {
         panic!("loaded")
     };
     assert_eq!(by_worker.to_string(), why);

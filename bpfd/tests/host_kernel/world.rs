@@ -305,7 +305,7 @@ impl Steps for HostKernel {
         let elf = world.bytes(recipe);
         let rehearsed = parse::rehearse(&workers(), &self.loader(), &elf, recipe);
         rehearsed.map_err(|error| StepError::Object { why: error.to_string() })?;
-        let staged = self.loader().prepare(&elf, recipe, BTreeMap::new())?;
+        let staged = self.loader().prepare(&elf, recipe, BTreeMap::new(), &|| true)?;
         let programs = staged.programs();
         self.stage(app, staged);
         Ok(programs)

@@ -4,7 +4,7 @@
 //! It must never decide for a repair: what was attached stays.
 
 use bpfd_policy::caller::GROUP_PRIORITY_MIN;
-use ebpf::fuse::{MAX_FUNCTIONS, MAX_MAPS, Size};
+use ebpf::fuse::{MAX_FUNCTIONS, MAX_INSNS, MAX_MAPS, Size};
 use serde::{Deserialize, Serialize};
 
 use crate::hook::{ChainId, ChainName};
@@ -18,6 +18,9 @@ const SLOTS_KEPT: usize = 2;
 const MAPS_KEPT: usize = 16;
 /// Functions of a fused program.
 const FUNCTIONS_KEPT: usize = 64;
+
+/// Instructions of a fused program, and of the steps that the verifier takes through one: what the largest firewalls take.
+const INSNS_KEPT: usize = 250_000;
 
 /// How much of a fused program its members may take.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -61,7 +64,23 @@ impl Room {
             Self::All => Ok(()),
             Self::Common => {
                 within("maps", size.maps, MAX_MAPS, MAPS_KEPT)?;
-                within("functions", size.functions, MAX_FUNCTIONS, FUNCTIONS_KEPT)
+                within("functions", size.functions, MAX_FUNCTIONS, FUNCTIONS_KEPT)?;
+                within("instructions", size.insns, MAX_INSNS, INSNS_KEPT)
+            }
+        }
+    }
+
+    /// Whether the verifier took few enough steps through a program that others are to be one with. 0 is a kernel that does not say
+    /// (before Linux 5.16).
+    ///
+    /// # Errors
+    /// [`Kept`], with the numbers.
+    pub fn takes_steps(self, verified: u32) -> Result<(), Kept> {
+        match self {
+            Self::All => Ok(()),
+            Self::Common => {
+                let steps = usize::try_from(verified).unwrap_or(usize::MAX);
+                within("instructions for the verifier to follow", steps, MAX_INSNS, INSNS_KEPT)
             }
         }
     }
@@ -109,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_refusal_has_the_numbers_and_exactly_what_is_left_is_taken() {
-        let size = |maps, functions| Size { maps, functions };
+        let size = |maps, functions| Size { maps, functions, insns: 2 };
         assert_eq!(Room::Common.takes(size(48, 192)), Ok(()));
         assert_eq!(
             Room::Common.takes(size(49, 1)).unwrap_err().to_string(),
@@ -117,5 +136,10 @@ mod tests {
         );
         assert!(Room::Common.takes(size(1, 193)).is_err());
         assert_eq!(Room::All.takes(size(64, 256)), Ok(()));
+        let long = |insns| Size { insns, ..size(1, 1) };
+        assert_eq!(Room::Common.takes(long(750_000)), Ok(()));
+        assert!(Room::Common.takes(long(750_001)).is_err());
+        assert_eq!((Room::Common.takes_steps(750_000), Room::All.takes_steps(1_000_000)), (Ok(()), Ok(())));
+        assert!(Room::Common.takes_steps(750_001).is_err());
     }
 }

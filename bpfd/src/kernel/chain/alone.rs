@@ -6,12 +6,14 @@
 
 use std::os::fd::AsFd;
 
-use bpfd_core::hook::ChainId;
+use bpfd_core::chain::room::Room;
+use bpfd_core::hook::{ChainId, Point};
 use bpfd_core::ident::{GenerationUid, KernelId};
 use bpfd_core::kernel::{Member, StepError};
 use bpfd_sys::bpf::{prog_bind_map, prog_info};
 use ebpf::chain_record::{CHAIN_MAP_NAME, ChainRecord};
 use ebpf::dispatcher::NAME as DISPATCHER;
+use ebpf::fuse::{self, Size};
 use ebpf::relocate::Finished;
 
 use super::generation::{self, Built};
@@ -23,11 +25,21 @@ use crate::kernel::prepare::{Codes, load};
 const NAMELESS: &str = "bpfd_alone";
 
 /// Builds it.
-pub(crate) fn build(uid: GenerationUid, chain: ChainId, member: &Member, apps: &Codes) -> Result<Built, StepError> {
+pub(crate) fn build(
+    uid: GenerationUid,
+    chain: ChainId,
+    member: &Member,
+    room: Room,
+    apps: &Codes,
+) -> Result<Built, StepError> {
     let Member { link, app, function, .. } = member;
     let missing = || StepError::Object { why: format!("it has no program `{function}`") };
     let code = apps.get(app).ok_or_else(missing)?;
     let finished = code.programs.get(function).ok_or_else(missing)?;
+    // The next one on the interface is one program with it.
+    let room = if chain.point == Point::Xdp { room } else { Room::All };
+    let parts = [fuse::Member { entry: generation::entry(member), program: finished }];
+    room.takes(Size::of(&parts)).map_err(StepError::Kept)?;
     let types = code.types.fd();
     let program = match finished.name == DISPATCHER {
         // By this name dispatchers are known.
@@ -41,5 +53,6 @@ pub(crate) fn build(uid: GenerationUid, chain: ChainId, member: &Member, apps: &
     let record = generation::freeze(CHAIN_MAP_NAME, &record).map_err(failed(doing))?;
     prog_bind_map(program.as_fd(), record.as_fd()).map_err(failed(doing))?;
     let info = prog_info(program.as_fd()).map_err(failed(|| format!("read the program of generation {uid}")))?;
+    room.takes_steps(info.verified_insns).map_err(StepError::Kept)?;
     Ok(Built { program, record, id: KernelId(info.id.0), chain })
 }

@@ -40,6 +40,7 @@ pub(crate) fn build(
     let program =
         load(&fused.link(record.as_raw_fd()), Some(types.as_fd())).map_err(|error| about(error, &parts, members))?;
     let info = prog_info(program.as_fd()).map_err(failed(|| format!("read the program of generation {uid}")))?;
+    room.takes_steps(info.verified_insns).map_err(StepError::Kept)?;
     Ok(Built { program, record, id: KernelId(info.id.0), chain })
 }
 
