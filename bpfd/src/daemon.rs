@@ -31,7 +31,7 @@ use crate::kernel::{HostKernel, OpenError, Paths};
 use crate::layout::Layout;
 use crate::load_log::LoadLogs;
 use crate::objects::Objects;
-use crate::owned::{Links, OwnedDir};
+use crate::owned::{self, Links, OwnedDir};
 use crate::programs::Programs;
 use crate::reads::Reads;
 use crate::registries::{RegistryFiles, RegistryFilesError};
@@ -286,8 +286,9 @@ fn directories(layout: &Layout) -> Result<(), DaemonError> {
     state.check(["state.db", "state.db-wal", "state.db-shm"].map(OsStr::new), Links::Refused)?;
     OwnedDir::make(&layout.objects(), 0o700)?.check_all()?;
     images(&layout.images())?;
-    // Written and never believed: on many hosts a group may write beside it.
-    DirBuilder::new().recursive(true).mode(0o700).create(&layout.log).map_err(at("make", &layout.log))
+    // Written and never believed: on many hosts a group may write beside it, but what is in it must lead nowhere else.
+    DirBuilder::new().recursive(true).mode(0o700).create(&layout.log).map_err(at("make", &layout.log))?;
+    Ok(owned::last(&layout.log)?)
 }
 
 /// The image store, as far as its names are believed: content is hashed each time that it is read. What is no store is set aside later.

@@ -103,6 +103,21 @@ impl OwnedDir {
     }
 }
 
+/// That a directory is root's, or a link of root's to one, whoever may write above it: nobody else puts anything in it.
+pub fn last(path: &Path) -> Result<(), EtcError> {
+    let look = |flags| openat(rustix::fs::CWD, path, flags, Mode::empty()).map_err(io::Error::from);
+    let found = || {
+        let link = fstat(&look(LOOK)?).map_err(io::Error::from)?;
+        let directory =
+            fstat(&look(LOOK.difference(OFlags::NOFOLLOW) | OFlags::DIRECTORY)?).map_err(io::Error::from)?;
+        if FileType::from_raw_mode(link.st_mode) == FileType::Symlink {
+            owned(link.st_uid, 0)?;
+        }
+        owned(directory.st_uid, directory.st_mode)
+    };
+    found().map_err(|fault| EtcError { path: path.to_path_buf(), fault })
+}
+
 fn entry_owned(entry: &OwnedFd, links: Links) -> Result<(), EtcFault> {
     let found = fstat(entry).map_err(io::Error::from)?;
     match (FileType::from_raw_mode(found.st_mode), links) {
@@ -256,6 +271,22 @@ mod tests {
         mode(&at("real"), 0o777);
         for link in ["absolute", "relative", "up/inside"] {
             assert_eq!(OwnedDir::open(&at(link)).unwrap_err().path, at("real"), "{link}");
+        }
+    }
+
+    #[test]
+    fn a_directory_of_ones_own_may_be_below_one_of_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, link) = (dir.path().join("own"), dir.path().join("link"));
+        std::fs::create_dir(&own).unwrap();
+        symlink(&own, &link).unwrap();
+        mode(dir.path(), 0o777);
+        mode(&own, 0o700);
+        last(&own).unwrap();
+        last(&link).unwrap();
+        mode(&own, 0o770);
+        for path in [&own, &link] {
+            assert!(matches!(last(path).unwrap_err().fault, EtcFault::Mode(0o770)));
         }
     }
 

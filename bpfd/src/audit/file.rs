@@ -1,15 +1,15 @@
 //! The file of the audit log: lines appended whole, put aside when it is full, the oldest going first. It must never lose a record that
 //! was acknowledged.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use bpfd_core::ident::OpId;
 use bpfd_core::kernel::Step;
 use bpfd_core::policy::Denied;
+use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 
 use super::denials::Denials;
@@ -171,7 +171,9 @@ impl AuditFile {
 
 /// The file, ready for a line, and its size. A line that a crash cut short is ended, so that the next one is whole.
 fn open(path: &Path) -> io::Result<(File, u64)> {
-    let mut file = OpenOptions::new().append(true).read(true).create(true).mode(0o600).open(path)?;
+    // Never what a link leads to: somebody else may have put it there.
+    let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut file: File = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600))?.into();
     let mut size = file.metadata()?.len();
     let mut last = [b'\n'];
     if size > 0 {
