@@ -21,7 +21,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{Bytes, Service, http};
 
-use self::held::{CALLS, Full, Held, OF_ONE, OF_OTHERS, Share};
+use self::held::{CALLS, CALLS_BESIDE_OTHERS, Full, Held, OF_ONE, OF_OTHERS, Share};
 use super::connections::{Call, Caller};
 use super::v1;
 use crate::service::Service as Verbs;
@@ -44,6 +44,9 @@ impl From<Full> for Status {
                 format!("requests that are under way have {} MiB, the most that is held", OF_OTHERS >> 20)
             }
             Full::Calls => format!("{CALLS} calls of your user id are under way"),
+            Full::CallsOfOthers => {
+                format!("{CALLS} calls of users other than root are under way, {CALLS_BESIDE_OTHERS} of them yours")
+            }
         };
         busy().cause(cause).hint("try again when some of them have ended").into()
     }

@@ -10,6 +10,8 @@ pub(super) const OF_ONE: u64 = 16 << 20;
 pub(super) const OF_OTHERS: u64 = 48 << 20;
 /// Calls of one caller at a time, on all its connections. Each may have an answer that nobody reads yet.
 pub(super) const CALLS: usize = 64;
+/// The same once all users but root have [`CALLS`] together: with answers of 1 MiB that nobody reads, a hundred calls are 100 MiB.
+pub(super) const CALLS_BESIDE_OTHERS: usize = 16;
 /// Calls of root: agents of the host run as root, and many things are done by one command each.
 const CALLS_OF_ROOT: usize = 256;
 /// What is held of all callers.
@@ -28,6 +30,7 @@ pub(super) enum Full {
     OfOne,
     OfOthers,
     Calls,
+    CallsOfOthers,
 }
 
 /// What one call holds. Dropped, it holds nothing.
@@ -45,10 +48,15 @@ impl Held {
     /// A call of this user begins.
     pub(super) fn call(self: &Arc<Self>, uid: u32) -> Result<Share, Full> {
         let mut table = self.table();
-        let of_one = table.entry(uid).or_default();
-        if of_one.calls >= if uid == 0 { CALLS_OF_ROOT } else { CALLS } {
+        let others: usize = table.iter().filter(|(uid, _)| **uid != 0).map(|(_, of_one)| of_one.calls).sum();
+        let calls = table.get(&uid).map_or(0, |of_one| of_one.calls);
+        if calls >= if uid == 0 { CALLS_OF_ROOT } else { CALLS } {
             return Err(Full::Calls);
         }
+        if uid != 0 && others >= CALLS && calls >= CALLS_BESIDE_OTHERS {
+            return Err(Full::CallsOfOthers);
+        }
+        let of_one = table.entry(uid).or_default();
         of_one.calls += 1;
         Ok(Share { held: self.clone(), uid, bytes: Mutex::default() })
     }
@@ -121,6 +129,11 @@ mod tests {
         let calls: Vec<Share> = std::iter::from_fn(|| held.call(1).ok()).take(1000).collect();
         assert_eq!(calls.len(), CALLS);
         assert!(held.call(2).is_ok() && held.call(0).is_ok());
+        // Others have fewer each by now, so that all together do not have as many as there are users.
+        let of_another: Vec<Share> = std::iter::from_fn(|| held.call(2).ok()).take(1000).collect();
+        assert_eq!((of_another.len(), held.call(2).err()), (CALLS_BESIDE_OTHERS, Some(Full::CallsOfOthers)));
+        assert!(held.call(3).is_ok());
+        drop(of_another);
         drop(calls);
         assert!(held.call(1).is_ok());
         assert!(held.table().is_empty());
