@@ -135,6 +135,12 @@ impl Host {
             Some(self.spawn(environment).unwrap_or_else(|status| panic!("bpfd ended: {status}{}", self.log())));
     }
 
+    /// Starts the daemon, which may end instead; gives how.
+    pub fn tries_to_start(&mut self) -> Result<(), ExitStatus> {
+        self.daemon = Some(self.spawn(&[])?);
+        Ok(())
+    }
+
     /// A daemon on this host's root, ready; or how it ended before it was.
     pub fn spawn(&self, environment: &[(&str, &str)]) -> Result<Daemon, ExitStatus> {
         let mut command = self.command("/run/bin/bpfd");
@@ -222,6 +228,13 @@ impl Host {
     /// The daemon's process.
     pub fn pid(&self) -> u32 {
         self.daemon.as_ref().expect("the daemon runs").child.id()
+    }
+
+    /// The most memory that the daemon had, in MiB.
+    pub fn peak(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or(" 0 kB");
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
     }
 
     /// `bpfctl` with these words, as root.

@@ -18,13 +18,6 @@ fn host() -> Host {
     host
 }
 
-/// The most memory that a process had, in MiB.
-fn peak(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() >> 10
-}
-
 /// Half of a message on each of 32 calls on each of 16 connections of the viewer: what is still taken, when all is answered or sent.
 async fn attack(host: &Host, path: &str, length: u32) -> (Vec<Raw>, Vec<crate::raw::Begun>, Vec<Option<String>>) {
     let mut connections = Vec::new();
@@ -70,7 +63,7 @@ fn half_sent_messages_do_not_fill_the_daemons_memory_and_keep_nobody_out() {
         }
         host.bpfctl_as_viewer("list").ok();
     });
-    assert!(peak(host.pid()) <= 128, "{} MiB at the peak", peak(host.pid()));
+    assert!(host.peak() <= 128, "{} MiB at the peak", host.peak());
 }
 
 #[test]
@@ -88,7 +81,7 @@ fn every_service_has_the_same_limit_for_a_message() {
             assert_eq!((taken.len(), answered.len()), (0, 512), "{path}");
         });
     }
-    assert!(peak(host.pid()) <= 128, "{} MiB at the peak", peak(host.pid()));
+    assert!(host.peak() <= 128, "{} MiB at the peak", host.peak());
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn with_long_text() -> BuiltImage {
 }
 
 /// An image with as many labels as are kept of one, each as long as may be.
-fn with_labels() -> BuiltImage {
+pub(crate) fn with_labels() -> BuiltImage {
     let mut config: Value = serde_json::from_slice(&image().config).unwrap();
     for number in 0..2000 {
         config["config"]["Labels"][format!("{number:0250}")] = json!("x".repeat(250));

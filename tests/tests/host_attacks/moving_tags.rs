@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytecode_image::testing::registry::Mode;
 
+use crate::raw::conversation;
 use crate::world::{Images, image};
 
 #[test]
@@ -27,29 +28,13 @@ fn a_tag_that_moves_within_a_pull_changes_nothing() {
 
 /// A pull over HTTP/2 (RFC 9113) whose answers have no room: a window of 0 bytes that never grows.
 fn unread(images: &Images, reference: &str) -> UnixStream {
-    let frame = |kind: u8, flags: u8, stream: u32, body: &[u8]| {
-        let length = u32::try_from(body.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, flags], &stream.to_be_bytes(), body].concat()
-    };
-    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
-    let header = |(name, value): (&str, &str)| [vec![0], text(name), text(value)].concat();
-    let headers = [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", "/bpfd.v1.ImageService/Pull"),
-        (":authority", "localhost"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ];
-    let headers: Vec<u8> = headers.into_iter().flat_map(header).collect();
-    let message = [vec![0x12], text(reference)].concat();
-    let message = [&[0][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), &message].concat();
+    let reference = [&[u8::try_from(reference.len()).unwrap()], reference.as_bytes()].concat();
+    // SETTINGS_INITIAL_WINDOW_SIZE is 0.
+    let all =
+        conversation("/bpfd.v1.ImageService/Pull", &[0, 4, 0, 0, 0, 0], &[&[0x12], reference.as_slice()].concat());
     let mut stream = UnixStream::connect(images.host.path("/run/case/run/bpfd/bpfd.sock")).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
-    stream.write_all(&frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])).unwrap();
-    stream.write_all(&frame(1, 4, 1, &headers)).unwrap();
-    stream.write_all(&frame(0, 1, 1, &message)).unwrap();
+    stream.write_all(&all).unwrap();
     stream
 }
 

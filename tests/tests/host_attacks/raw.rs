@@ -11,8 +11,8 @@ use std::time::Duration;
 use bpfd_client::proto::v1 as pb;
 use bpfd_client::{Client, ClientError, request_id};
 use bpfd_tests::Host;
+use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
-use h2::{RecvStream, SendStream};
 use rustix::fs::{Gid, Uid};
 use tokio::runtime::Builder;
 
@@ -39,15 +39,19 @@ pub(crate) fn connect(host: &Host, who: Who) -> UnixStream {
 }
 
 /// What the daemon answers the member: one connection for many questions. Refused, all that it was told.
-fn as_member<T: Send>(
+pub(crate) fn as_member<T: Send>(
     host: &Host,
     questions: impl AsyncFnOnce(&mut Client) -> Result<T, ClientError> + Send,
 ) -> Result<T, String> {
     on_thread_of(host, MEMBER, |socket| {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let mut client = Client::connect(socket, Duration::ZERO).await.unwrap();
-            questions(&mut client).await.map_err(|error| format!("{error:?}"))
+            let connected = Client::connect(socket, Duration::ZERO).await;
+            match connected {
+                Ok(mut client) => questions(&mut client).await,
+                Err(error) => Err(error),
+            }
+            .map_err(|error| format!("{error:?}"))
         })
     })
 }
@@ -130,11 +134,19 @@ impl Raw {
 
     /// `None` if the daemon ends the connection meanwhile.
     pub(crate) async fn try_begin(&mut self, path: &str) -> Option<Begun> {
+        self.begin_with(path, std::iter::empty()).await
+    }
+
+    /// The same with more headers.
+    pub(crate) async fn begin_with(
+        &mut self,
+        path: &str,
+        headers: impl Iterator<Item = (String, String)>,
+    ) -> Option<Begun> {
         let request = http::Request::post(format!("http://bpfd{path}"))
             .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            .body(())
-            .unwrap();
+            .header("te", "trailers");
+        let request = headers.fold(request, |request, (name, value)| request.header(name, value)).body(()).unwrap();
         let mut ready = self.0.clone().ready().await.ok()?;
         let (answer, request) = ready.send_request(request, false).ok()?;
         Some(Begun { answer, request })
@@ -154,7 +166,7 @@ impl Begun {
             let Self { answer, request } = &mut self;
             // Room for more, or the answer.
             let room = tokio::select! {
-                answer = answer => return Sent::Answered(answer.ok().and_then(|answer| status_of(&answer))),
+                answer = answer => return Sent::Answered(answer.ok().and_then(|answer| status_of(answer.headers()))),
                 room = poll_fn(|cx| request.poll_capacity(cx)) => room,
             };
             let Some(Ok(room)) = room else { return Sent::Answered(self.status().await) };
@@ -167,10 +179,28 @@ impl Begun {
         Sent::Taken(self)
     }
 
+    /// Sends a whole message, and reads what is answered to its end; gives the gRPC status, if there was one.
+    pub(crate) async fn ask(mut self, message: impl AsRef<[u8]>) -> Option<String> {
+        let message = message.as_ref();
+        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+        let whole: VecDeque<u8> = [0].into_iter().chain(length).chain(message.iter().copied()).collect();
+        // It may be refused at its head.
+        drop(self.request.send_data(whole, true));
+        let answer = self.answer.await.ok()?;
+        if let status @ Some(_) = status_of(answer.headers()) {
+            return status;
+        }
+        let mut body = answer.into_body();
+        while let Some(Ok(bytes)) = body.data().await {
+            drop(body.flow_control().release_capacity(bytes.len()));
+        }
+        status_of(&body.trailers().await.ok()??)
+    }
+
     /// The gRPC status of the answer, once there is one; `None` if the stream ends without.
     pub(crate) async fn status(self) -> Option<String> {
         let answer = tokio::time::timeout(LIMIT, self.answer).await.expect("an answer").ok()?;
-        status_of(&answer)
+        status_of(answer.headers())
     }
 }
 
@@ -178,8 +208,35 @@ fn request_send(request: &mut SendStream<VecDeque<u8>>, bytes: usize) -> Result<
     request.send_data(vec![0; bytes].into(), false)
 }
 
-fn status_of(answer: &http::Response<RecvStream>) -> Option<String> {
-    Some(answer.headers().get("grpc-status")?.to_str().ok()?.to_owned())
+fn status_of(headers: &http::HeaderMap) -> Option<String> {
+    Some(headers.get("grpc-status")?.to_str().ok()?.to_owned())
+}
+
+/// The type of a HEADERS frame (RFC 9113, 6.2).
+pub(crate) const HEADERS: u8 = 1;
+
+/// What a client says first (RFC 9113, 3.4).
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// All that a client says for one call, byte for byte: settings, headers, one message.
+pub(crate) fn conversation(path: &str, settings: &[u8], message: &[u8]) -> Vec<u8> {
+    let frame = |kind: u8, flags: u8, stream: u32, body: &[u8]| {
+        let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), body].concat()
+    };
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let header = |(name, value): (&str, &str)| [vec![0], text(name), text(value)].concat();
+    let headers = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "localhost"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    let headers: Vec<u8> = headers.into_iter().flat_map(header).collect();
+    let message = [&[0][..], &u32::try_from(message.len()).unwrap().to_be_bytes(), message].concat();
+    [PREFACE, &frame(4, 0, 0, settings), &frame(HEADERS, 4, 1, &headers), &frame(0, 1, 1, &message)].concat()
 }
 
 /// Runs a case's calls.

@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bpfd_tests::eventually;
@@ -53,4 +55,37 @@ fn a_daemon_that_stops_does_not_wait_for_a_worker_that_stands_still() {
     assert_ne!(caller.wait().unwrap().code(), Some(0));
     images.host.start();
     images.host.bpfctl("image pull -q registry/team/app:1").ok();
+}
+
+#[test]
+fn workers_that_die_again_and_again_cost_their_objects_and_nothing_else() {
+    let images = Images::signed();
+    let daemon = images.host.pid();
+    let ended = AtomicBool::new(false);
+    let killed = thread::scope(|scope| {
+        // Whatever a worker does, it is ended: while it waits, and while it reads.
+        let killer = scope.spawn(|| {
+            let mut killed = 0;
+            while !ended.load(Ordering::Relaxed) {
+                for pid in readers(daemon) {
+                    let process = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+                    killed += u32::from(kill_process(process, Signal::KILL).is_ok());
+                }
+            }
+            killed
+        });
+        for number in 0..30 {
+            // It may find a worker that lives long enough.
+            let name = format!("n{number}");
+            let load = images.host.bpfctl_as_member(&format!("load -q --image registry/team/app:1 --name {name}"));
+            assert!(load.code == 0 || load.stderr.contains("worker"), "{load}");
+            images.host.bpfctl("list").ok();
+        }
+        ended.store(true, Ordering::Relaxed);
+        killer.join().unwrap()
+    });
+    assert!(killed > 30, "{killed} workers were ended");
+    images.host.bpfctl("load -q --image registry/team/app:1 --name after xdp -i uplink").ok();
+    // None is left beside those that wait.
+    assert!(eventually(|| readers(daemon), |left| left.len() <= WAITING).len() <= WAITING);
 }

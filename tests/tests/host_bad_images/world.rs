@@ -4,7 +4,7 @@
 use std::fs;
 
 use bpfd_tests::{Host, Output, example};
-use bytecode_image::build::{self, BuiltImage, Recipe};
+use bytecode_image::build::{self, BuildError, BuiltImage, Recipe};
 use bytecode_image::digest::Digest;
 use bytecode_image::key::{Scheme, SigningKey};
 use bytecode_image::media;
@@ -118,17 +118,16 @@ pub(crate) fn image() -> BuiltImage {
 
 /// The same of another object, by its path.
 pub(crate) fn image_of(object: &str) -> BuiltImage {
-    let object = fs::read(object).unwrap();
+    built(&fs::read(object).unwrap()).unwrap()
+}
+
+/// The same of bytes, which may be no object.
+pub(crate) fn built(object: &[u8]) -> Result<BuiltImage, BuildError> {
     let architecture = Platform::host(None).architecture.parse().unwrap();
     let metadata = Default::default();
-    let recipe = Recipe {
-        object: &object,
-        path: "bytecode.bpf.o",
-        architecture: &architecture,
-        metadata: &metadata,
-        epoch: None,
-    };
-    build::build(&recipe).unwrap()
+    let recipe =
+        Recipe { object, path: "bytecode.bpf.o", architecture: &architecture, metadata: &metadata, epoch: None };
+    build::build(&recipe)
 }
 
 /// The image with another config, or another layer.

@@ -2,6 +2,8 @@
 //!
 //! A part whose subject does not exist has no steps. A step that cannot run on this host is a skip with its
 //! reason: it must never just be absent.
+//!
+//! Long because what runs where is one set of tables, read together with the steps that are made of them.
 
 use std::fmt;
 use std::path::Path;
@@ -40,9 +42,8 @@ const GUESTS: [&str; 3] = ["bpfd-sys", "bpfd", "bpfd-tests"];
 
 /// Needs the tree's own build, or hosts' tools that write where a guest cannot (Go's compiler, buildah); or is about what no
 /// kernel changes, and starts so many processes that an emulated processor takes minutes for it.
-const NOT_IN_GUESTS: [&str; 15] = [
+const NOT_IN_GUESTS: [&str; 14] = [
     "demo",
-    "host_attacks",
     "host_audit",
     "host_bad_images",
     "host_bad_objects",
@@ -57,6 +58,9 @@ const NOT_IN_GUESTS: [&str; 15] = [
     "host_shows",
     "host_verbs",
 ];
+
+/// Programs of which only the cases of these files run in guests: those that are about the kernel.
+const PARTLY_IN_GUESTS: [(&str, &[&str]); 1] = [("host_attacks", &["priorities::", "program_arrays::", "room::"])];
 
 /// Seconds a test program may take in a guest, whose processor is emulated: ten times what the slowest takes.
 const GUEST_TIMEOUT: &str = "900";
@@ -135,7 +139,7 @@ const HOST_TOOLS: [tools::Tool; 9] = [
     tools::STRACE,
     tools::SUDO,
 ];
-const GUEST_TOOLS: [tools::Tool; 9] = [
+const GUEST_TOOLS: [tools::Tool; 10] = [
     tools::QEMU,
     tools::VIRTIOFSD,
     tools::BUSYBOX,
@@ -145,6 +149,7 @@ const GUEST_TOOLS: [tools::Tool; 9] = [
     tools::XDP_TOOLS,
     tools::REGISTRY,
     tools::SUDO,
+    tools::BPFTOOL,
 ];
 
 fn cargo(args: &[&str]) -> Spec {
@@ -289,17 +294,21 @@ impl Guest<'_> {
         let of = |package: &'static str| binaries.all.iter().filter(move |b| b.package == package && needs_root(b));
         let all = GUESTS.into_iter().flat_map(of);
         match case {
-            None => all.filter(|b| !NOT_IN_GUESTS.contains(&b.name.as_str())).map(|b| self.step(b, None)).collect(),
+            None => all
+                .filter(|b| !NOT_IN_GUESTS.contains(&b.name.as_str()))
+                .map(|b| self.step(b, in_guests_of(b)))
+                .collect(),
             Some(case) => all
                 .filter_map(|b| match b.name == case {
-                    true => Some(self.step(b, None)),
-                    false => b.cases().iter().any(|c| c.contains(case)).then(|| self.step(b, Some(case))),
+                    true => Some(self.step(b, in_guests_of(b))),
+                    false => b.cases().iter().any(|c| c.contains(case)).then(|| self.step(b, &[case])),
                 })
                 .collect(),
         }
     }
 
-    fn step(&self, binary: &Binary, filter: Option<&str>) -> Step {
+    /// All cases, or those whose names have one of these in them.
+    fn step(&self, binary: &Binary, filters: &[&str]) -> Step {
         let suffix = format!(" on {}", self.kernel);
         if let Err(reason) = self.ready {
             return skip(binary, &suffix, reason);
@@ -309,13 +318,18 @@ impl Guest<'_> {
         args.extend(self.icount.then_some("--icount"));
         args.extend(["--", &file]);
         args.extend(LIBTEST);
-        args.extend(filter);
+        args.extend(filters);
         let in_its_directory = Spec { dir: Some(binary.dir.clone()), ..xtask(&args) };
         match run(binary, in_its_directory) {
             Step::Run { label, command, count } => Step::Run { label: format!("{label}{suffix}"), command, count },
             skipped @ Step::Skip { .. } => skipped,
         }
     }
+}
+
+/// Which cases of a program run in guests; none named is all of them.
+fn in_guests_of(binary: &Binary) -> &'static [&'static str] {
+    PARTLY_IN_GUESTS.iter().find(|(name, _)| *name == binary.name).map_or(&[], |(_, cases)| cases)
 }
 
 fn needs_root(binary: &Binary) -> bool {
@@ -396,6 +410,10 @@ mod tests {
         assert_eq!(labels(&steps), ["bpfd-tests::guest_peers on 6.1", "bpfd-tests::load on 6.1"]);
         assert_eq!(labels(&guest(&Ok(())).steps(&binaries, Some("load"))), ["bpfd-tests::load on 6.1"]);
         assert_eq!(labels(&guest(&Ok(())).steps(&binaries, Some("no such case"))), [""; 0]);
+        let partly = Binaries { commit: String::new(), all: vec![binary("bpfd-tests", "host_attacks", Lane::Host)] };
+        let steps = guest(&Ok(())).steps(&partly, None);
+        let Some(Step::Run { command, .. }) = steps.first() else { panic!("it does not run") };
+        assert_eq!(command.args.iter().filter(|arg| arg.ends_with("::")).count(), 3);
         let steps = guest(&Err("no qemu".to_owned())).steps(&binaries, None);
         assert!(steps.iter().all(|s| matches!(s, Step::Skip { reason, .. } if reason == "no qemu")));
     }
