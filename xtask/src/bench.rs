@@ -6,7 +6,7 @@
 mod attacks;
 mod figure;
 mod kinds;
-mod program;
+pub(crate) mod program;
 mod scale;
 
 use std::path::Path;
@@ -16,7 +16,8 @@ use anyhow::{Context, Result};
 use clap::builder::PossibleValuesParser;
 use serde_json::json;
 
-use figure::{Figure, table};
+pub(crate) use figure::Figure;
+use figure::table;
 
 /// A bench, in its own file.
 struct Bench {
@@ -63,7 +64,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(root: &Path, args: &Args) -> ExitCode {
-    match measured(root, args) {
+    exit_code(measured(root, args))
+}
+
+/// What came of measuring, or of looking.
+pub(crate) fn exit_code(done: Result<ExitCode>) -> ExitCode {
+    match done {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -75,12 +81,17 @@ pub(crate) fn run(root: &Path, args: &Args) -> ExitCode {
 fn measured(root: &Path, args: &Args) -> Result<ExitCode> {
     let bench = BENCHES.iter().find(|bench| bench.name == args.name).context("no such bench")?;
     let figures = (bench.run)(root, args)?;
-    print!("{}", table(&figures));
-    if args.json {
+    show(root, ("bench", bench.name), &figures, args.json)
+}
+
+/// Prints figures, and judges them.
+pub(crate) fn show(root: &Path, (verb, name): (&str, &str), figures: &[Figure], as_json: bool) -> Result<ExitCode> {
+    print!("{}", table(figures));
+    if as_json {
         let commit = crate::test::commit(root)?;
         let figures: Vec<_> = figures.iter().map(Figure::to_json).collect();
         let load = load_average()?;
-        println!("{}", json!({"bench": bench.name, "commit": commit, "load_average": load, "figures": figures}));
+        println!("{}", json!({verb: name, "commit": commit, "load_average": load, "figures": figures}));
     }
     let all_hold = figures.iter().all(|figure| figure.holds() != Some(false));
     Ok(if all_hold { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -7,6 +7,7 @@ mod bench;
 mod codegen;
 mod demo;
 mod examples;
+mod prove;
 mod test;
 mod tidy;
 mod tools;
@@ -41,6 +42,8 @@ enum Verb {
     Examples,
     /// Measure something, and judge it by ratios and counts
     Bench(bench::Args),
+    /// Look for what must never be, with random input
+    Prove(prove::Args),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +62,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Demo(args) => return demo::run(&root, &args),
         Verb::Test(args) => return test::run(&root, &args),
         Verb::Bench(args) => return Ok(bench::run(&root, &args)),
+        Verb::Prove(args) => return Ok(prove::run(&root, &args)),
         Verb::Tidy => tidy::run(&root)?,
         Verb::Vm(args) => return vm::run(&root, &args),
         Verb::Codegen(args) => args.run(&root)?,

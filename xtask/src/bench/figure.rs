@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 /// A number without a bound is there to be read beside one that has one.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Figure {
+pub(crate) struct Figure {
     pub(super) name: String,
     pub(super) value: f64,
     pub(super) unit: String,

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use super::figure::Figure;
 
 /// Runs a program, or what runs it elsewhere, and reads its figures.
-pub(super) fn figures(command: &mut Command, program: &Path) -> Result<Vec<Figure>> {
+pub(crate) fn figures(command: &mut Command, program: &Path) -> Result<Vec<Figure>> {
     let mut child =
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot run `{}`", program.display()))?;
     let lines = BufReader::new(child.stdout.take().context("no standard output")?).lines();
@@ -33,7 +33,7 @@ pub(super) fn figures(command: &mut Command, program: &Path) -> Result<Vec<Figur
 }
 
 /// Builds the daemon and the program of that name.
-pub(super) fn build(root: &Path, profile: &str, name: &str) -> Result<PathBuf> {
+pub(crate) fn build(root: &Path, profile: &str, name: &str) -> Result<PathBuf> {
     // The whole workspace: dependencies have the features that every other build gives them.
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--workspace", "--locked", "--bin", "bpfd", "--bin", "bpfctl", "--example", name]);
