@@ -11,22 +11,27 @@ use insta::assert_snapshot;
 use rustix::fs::OFlags;
 
 const FIFO: &str = "/run/hold";
+/// The second time that programs are made is held by another file: who opened the first may not have closed it yet.
+const AGAIN: &str = "/run/hold-again";
 
-/// A host with the counters a, b, c on `uplink`, e on `other`, and d nowhere. So many times a change's programs are made, and held.
-fn holding(times: u32) -> Host {
+/// A host with the counters a, b, c on `uplink`, e on `other`, and d nowhere. Each of these holds what is made for a change, in turn.
+fn holding(files: &[&str]) -> Host {
     let mut host = Host::with_counters();
-    host.shell(&format!("mkfifo {FIFO}; ip link add other type veth peer name beyond netns far; ip link set other up"));
+    host.shell(&format!(
+        "mkfifo {FIFO} {AGAIN}; ip link add other type veth peer name beyond netns far; ip link set other up"
+    ));
     let object = example("xdp-counter");
     host.bpfctl(&format!("load --path {object} --name d")).ok();
     host.bpfctl(&format!("load --path {object} --name e xdp -i other --when-present")).ok();
     host.stop();
-    host.start_with(&[("FAILPOINTS", &format!("change-made={times}*return({FIFO})"))]);
+    let holds: Vec<String> = files.iter().map(|file| format!("1*return({file})")).collect();
+    host.start_with(&[("FAILPOINTS", &format!("change-made={}", holds.join("->")))]);
     host
 }
 
 /// Holds what comes to the point next, as long as this is open: there is a reader once something does.
-fn hold(host: &Host) -> File {
-    let fifo = host.path(FIFO);
+fn hold(host: &Host, file: &str) -> File {
+    let fifo = host.path(file);
     let flags = i32::try_from(OFlags::NONBLOCK.bits()).unwrap();
     let open = || OpenOptions::new().write(true).custom_flags(flags).open(&fifo);
     eventually(open, Result::is_ok).unwrap()
@@ -61,9 +66,9 @@ fn order(host: &Host, interface: &str) -> Vec<String> {
 
 #[test]
 fn only_requests_about_its_chain_wait_for_a_verification() {
-    let host = holding(1);
+    let host = holding(&[FIFO]);
     let mut attach = ask(&host, "attach d xdp -i uplink --priority 70");
-    let held = hold(&host);
+    let held = hold(&host, FIFO);
     let mut detach = ask(&host, "detach b/count@uplink:xdp");
 
     assert_snapshot!(host.bpfctl("list").ok(), @"
@@ -99,16 +104,16 @@ fn only_requests_about_its_chain_wait_for_a_verification() {
 
 #[test]
 fn what_was_planned_on_an_interface_that_is_gone_is_made_again() {
-    let host = holding(2);
+    let host = holding(&[FIFO, AGAIN]);
     let mut attach = ask(&host, "attach d xdp -i other --priority 70");
-    let held = hold(&host);
+    let held = hold(&host, FIFO);
     host.shell("ip link del other; ip link add other type veth peer name beyond netns far; ip link set other up");
     host.await_output("list", "e/count  xdp   other:xdp   50    1    ATTACHED");
     waits(&mut attach);
     drop(held);
     if !host.shares() {
         // A fused program is for one interface: it comes to the point again.
-        drop(hold(&host));
+        drop(hold(&host, AGAIN));
     }
     succeeds(attach);
     assert_eq!(order(&host, "other"), ["e/count", "d/count"]);
@@ -116,9 +121,9 @@ fn what_was_planned_on_an_interface_that_is_gone_is_made_again() {
 
 #[test]
 fn a_daemon_that_dies_while_it_holds_what_was_made_leaves_nothing_of_it() {
-    let mut host = holding(1);
+    let mut host = holding(&[FIFO]);
     let attach = ask(&host, "attach d xdp -i uplink --priority 70");
-    let held = hold(&host);
+    let held = hold(&host, FIFO);
     let before = host.pinned();
     host.kill();
     assert!(!attach.wait_with_output().unwrap().status.success());
