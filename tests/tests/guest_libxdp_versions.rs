@@ -232,7 +232,7 @@ fn a_dispatcher_is_built_again_with_another_version_and_no_packet_passes_by() {
     host.bpfctl("chain rebuild uplink --dispatcher-version 3").ok();
     host.check();
     host.refuses(2, "chain rebuild uplink --dispatcher-version 1");
-    host.refuses(4, "chain rebuild lo --dispatcher-version 2");
+    host.refuses(3, "chain rebuild lo --dispatcher-version 2");
     host.bpfctl("unload a").ok();
 
     // Somebody else's program in it would be shut out.

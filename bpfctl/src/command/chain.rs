@@ -14,7 +14,7 @@ use crate::client::Session;
 use crate::error::{Exit, Failure, warn};
 use crate::output::{Block, View, messages};
 
-/// Show the programs of an interface, in the order in which they run, or rebuild its dispatcher
+/// Show the programs of an interface, in the order in which they run
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -44,7 +44,7 @@ Examples:
         #[arg(long, value_enum, requires = "interface")]
         hook: Option<ChainHook>,
     },
-    /// Build the libxdp dispatcher of an interface again, with another version of its configuration
+    /// Build the libxdp dispatcher of an interface again, with another version
     #[command(
         long_about = "Build the libxdp dispatcher of an interface again, with another version of its configuration\n\n\
 Which users of libxdp can change a chain depends on that version: `bpfctl chain show` says whom it shuts out. No packet \

@@ -220,7 +220,7 @@ fn objects(root: &Path, binaries: &[&Binary]) -> Vec<Vec<Step>> {
         .iter()
         .map(|kernel| {
             let guest = Guest { kernel, icount: false, ready: &guests };
-            binaries.iter().map(|binary| guest.step(binary, None)).collect()
+            binaries.iter().map(|binary| guest.step(binary, &[])).collect()
         })
         .collect();
     if let Some(first) = lanes.first_mut() {
