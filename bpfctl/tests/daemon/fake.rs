@@ -399,8 +399,6 @@ impl ChainService for Fake {
             kernel_program_id: Some(9),
             slots_used: Some(2),
             slots: Some(10),
-            dispatcher_version: Some(2),
-            shut_out: "libxdp 1.6 and later can show it and not change it".into(),
             members: vec![
                 pb::ChainMember {
                     position: 1,

@@ -315,7 +315,7 @@ impl Service {
         let Made { uid, staged, loaded, proof: _, reserved, warnings } =
             made.map_err(|error: LoadError| failed(&error))?;
         for warning in &warnings {
-            if let Warning::PinByName(maps) = warning {
+            if let Warning::PinByName { maps, .. } = warning {
                 tracing::warn!(app = %name, ?maps, "these maps ask to be pinned by name, and are not");
             }
         }
