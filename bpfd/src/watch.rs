@@ -11,6 +11,8 @@
 //! ```
 //! A socket inside hears of a namespace that has no number in ours (`NETLINK_LISTEN_ALL_NSID` does not), but keeps it alive: it is
 //! closed as soon as the name is gone or leads elsewhere.
+//!
+//! Long because what is heard, and from which namespaces, is read together.
 
 mod looks;
 

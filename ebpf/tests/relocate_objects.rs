@@ -283,7 +283,7 @@ fn refusal(error: &RelocateError) -> String {
 fn what_must_not_be_loaded_is_refused_with_the_place() {
     let rows: Vec<String> = [
         parse(LITERAL_FD, "steal", &[], None),
-        parse(EXTERNS, "hash", &[], None),
+        parse(EXTERNS, "configured", &[], None),
         parse(MAPS, "absent", &[], None),
         parse(b"\x7fELF", "pass", &[], None),
         parse(&MAPS[..MAPS.len() / 2], "count", &[], None),

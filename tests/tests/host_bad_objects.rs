@@ -200,11 +200,11 @@ fn a_global_of_the_wrong_type_is_refused() {
     cause: `MODE_WARP` is not a value of `enum mode mode`
     hint: a number, or one of `MODE_SLOW`, `MODE_FAST`
     ");
-    assert_snapshot!(refuse("key=1", 2), @"
+    assert_snapshot!(refuse("key=1", 2), @r#"
     reading the object
     error: cannot set `key`
-    cause: `struct key key` cannot be set by text: only integers, bool, char, enums, and arrays of integers or char
-    ");
+    cause: `struct key key` is set by JSON: `{"member": value}`; or by its bytes, `hex:…`
+    "#);
     assert_snapshot!(refuse("nosuch", 2), @"
     error: invalid value 'nosuch' for '--set <NAME=VALUE>': write NAME=VALUE
 

@@ -275,6 +275,7 @@ fn a_chain_as_json_has_its_members_in_order() {
           ],
           "mode": "CHAIN_MODE_FUSED",
           "modeCause": CAUSE,
+          "shutOut": "",
           "xdpMode": "XDP_MODE_NATIVE"
         }
       ],

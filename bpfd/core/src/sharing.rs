@@ -205,9 +205,12 @@ mod tests {
         check(&[(1, Some("x"))], &ours, Err("the object has no map `x`; it has `blocked`, `seen`"));
         check(&[(2, Some("seen"))], &ours, Err("app `app-2` has no map `seen`; it has `blocked`, `other`"));
         check(&[(1, None)], &[declared("else")], Err("the object and app `app-1` have no map of the same name"));
+        let filled = Declared { filled: true, ..seen };
+        // All that can be shared is asked for.
+        check(&[(1, None)], &[blocked, filled.clone()], Ok(&[("blocked", 1, 1)]));
         check(
-            &[(1, None)],
-            &[Declared { filled: true, ..seen }],
+            &[(1, Some("seen"))],
+            &[filled],
             Err("map `seen` holds programs or maps that its own object puts into it: it cannot be shared"),
         );
         let differs = "map `seen` of app `app-1` is hash of 16 entries, key of 4 bytes, value of 8 bytes; the object declares hash of 17 entries, key of 4 bytes, value of 8 bytes";

@@ -46,7 +46,7 @@ pub(crate) struct World {
     pub(crate) objects: Objects,
     pub(crate) layout: Layout,
     runtime: tokio::runtime::Runtime,
-    _root: tempfile::TempDir,
+    root: tempfile::TempDir,
 }
 
 pub(crate) fn workers() -> Workers {
@@ -85,7 +85,7 @@ impl World {
             objects,
             layout,
             runtime: tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap(),
-            _root: root,
+            root,
         }
     }
 
@@ -178,6 +178,7 @@ impl World {
         let line = |what, text: Option<String>| text.map(|text| format!("\n  {what}: {text}")).unwrap_or_default();
         let text = format!("{}\n  error: {message}{}{}", reason.word(), line("cause", cause), line("hint", hint));
         let text = names.iter().fold(text, |text, (name, value)| text.replace(value, name));
+        let text = text.replace(&*self.root.path().to_string_lossy(), "");
         without_digests(&text.replace(&self.host, "REGISTRY"))
     }
 

@@ -135,12 +135,12 @@ fn a_private_address_is_left_alone_unless_registries_toml_names_it() {
     9
     error: cannot pull `HOST/team/app:1`
     cause: cannot resolve `HOST/team/app:1`: `HOST` has a private address, and registries.toml does not name it
-    hint: if that is right, name host and port in the registry's entry in /etc/bpfd/registries.toml, as `redirects` or as `endpoint`
+    hint: if that is right, name host and port in the registry's entry in /run/case/etc/bpfd/registries.toml, as `redirects` or as `endpoint`
 
     9
     error: cannot resolve `HOST/team/app:1`
     cause: `HOST` has a private address, and registries.toml does not name it
-    hint: if that is right, name host and port in the registry's entry in /etc/bpfd/registries.toml, as `redirects` or as `endpoint`
+    hint: if that is right, name host and port in the registry's entry in /run/case/etc/bpfd/registries.toml, as `redirects` or as `endpoint`
     ");
     // Root's own word is as good as the file's.
     let (host, open) = Doors::hosts(&doors.ports())[2];
@@ -172,7 +172,7 @@ fn a_registry_of_a_members_own_tells_no_open_port_from_a_closed_one() {
     --- stderr
     error: cannot pull `registry/open/app:1`
     cause: cannot fetch the configuration of `registry/open/app:1`: `REGISTRY` refers to `ELSEWHERE`, and fetching from there failed
-    hint: if that is right, name host and port in the registry's entry in /etc/bpfd/registries.toml, as `redirects` or as `endpoint`
+    hint: if that is right, name host and port in the registry's entry in /run/case/etc/bpfd/registries.toml, as `redirects` or as `endpoint`
     --- exit 9
     ");
     // It listens, and says nothing: the connection is closed after a look at it.

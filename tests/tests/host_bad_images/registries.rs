@@ -19,12 +19,12 @@ fn an_unknown_registry_is_refused() {
     assert_snapshot!(images.refuses(9, "nosuch.example/team/app:1"), @"
     error: cannot resolve `nosuch.example/team/app:1`
     cause: cannot reach `nosuch.example:443`: error sending request: client error (Connect): dns error: error resolving DNS: failed to lookup address information: Temporary failure in name resolution
-    hint: is the host's name right? a registry without TLS, or at another address, needs an entry in /etc/bpfd/registries.toml
+    hint: is the host's name right? a registry without TLS, or at another address, needs an entry in /run/case/etc/bpfd/registries.toml
     ");
     assert_snapshot!(images.refuses(9, "127.0.0.1:1/team/app:1"), @"
     error: cannot resolve `127.0.0.1:1/team/app:1`
     cause: cannot reach `127.0.0.1:1`: error sending request: client error (Connect): tcp connect error: Connection refused (os error 111)
-    hint: is the host's name right? a registry without TLS, or at another address, needs an entry in /etc/bpfd/registries.toml
+    hint: is the host's name right? a registry without TLS, or at another address, needs an entry in /run/case/etc/bpfd/registries.toml
     ");
 }
 
@@ -235,23 +235,23 @@ fn a_redirect_to_a_place_that_nobody_named_is_not_followed() {
     assert_snapshot!(told(refuses(Mode::RedirectManifests(format!("http://{}/v2/team/app/manifests/1", other.host())))), @"
     error: cannot resolve `registry/team/app:1`
     cause: `REGISTRY` refers to `http://OTHER`, which is not https and which registries.toml does not list with `http = true`
-    hint: if that is right, name host and port in the registry's entry in /etc/bpfd/registries.toml, as `redirects` or as `endpoint`
+    hint: if that is right, name host and port in the registry's entry in /run/case/etc/bpfd/registries.toml, as `redirects` or as `endpoint`
     ");
     assert_snapshot!(told(refuses(Mode::RedirectBlobs(format!("http://{}/v2/team/app/blobs/x", other.host())))), @"
     error: cannot read the signatures of `registry/team/app:1`
     cause: `REGISTRY` refers to `http://OTHER`, which is not https and which registries.toml does not list with `http = true`
-    hint: if that is right, name host and port in the registry's entry in /etc/bpfd/registries.toml, as `redirects` or as `endpoint`
+    hint: if that is right, name host and port in the registry's entry in /run/case/etc/bpfd/registries.toml, as `redirects` or as `endpoint`
     ");
     assert_snapshot!(told(refuses(Mode::RedirectBlobs(format!("http://{}/v2/team/app/blobs/x", private.host())))), @"
     error: cannot read the signatures of `registry/team/app:1`
     cause: `REGISTRY` refers to `http://PRIVATE`, which is not https and which registries.toml does not list with `http = true`
-    hint: if that is right, name host and port in the registry's entry in /etc/bpfd/registries.toml, as `redirects` or as `endpoint`
+    hint: if that is right, name host and port in the registry's entry in /run/case/etc/bpfd/registries.toml, as `redirects` or as `endpoint`
     ");
     // By https nothing would be asked of a plain server either: that it is not tried is in the words.
     assert_snapshot!(told(refuses(Mode::RedirectBlobs(format!("https://{}/v2/team/app/blobs/x", other.host())))), @"
     error: cannot read the signatures of `registry/team/app:1`
     cause: `REGISTRY` refers to `OTHER`, a private address that neither the reference nor registries.toml names
-    hint: if that is right, name host and port in the registry's entry in /etc/bpfd/registries.toml, as `redirects` or as `endpoint`
+    hint: if that is right, name host and port in the registry's entry in /run/case/etc/bpfd/registries.toml, as `redirects` or as `endpoint`
     ");
     assert_eq!((other.seen(), private.seen()), (vec![], vec![]));
 }
@@ -268,13 +268,13 @@ fn a_public_registry_does_not_lead_to_a_private_address() {
     assert_snapshot!(images.refuses(9, "registry/team/app:1").replace(&private.host(), "PRIVATE"), @"
     error: cannot read the signatures of `registry/team/app:1`
     cause: `REGISTRY` refers to `http://PRIVATE`, which is not https and which registries.toml does not list with `http = true`
-    hint: if that is right, name host and port in the registry's entry in /etc/bpfd/registries.toml, as `redirects` or as `endpoint`
+    hint: if that is right, name host and port in the registry's entry in /run/case/etc/bpfd/registries.toml, as `redirects` or as `endpoint`
     ");
     images.registry.behave("team/app", Mode::RedirectBlobs(format!("https://{}/v2/team/app/blobs/x", private.host())));
     assert_snapshot!(images.refuses(9, "registry/team/app:1").replace(&private.host(), "PRIVATE"), @"
     error: cannot read the signatures of `registry/team/app:1`
     cause: `REGISTRY` refers to `PRIVATE`, a private address that neither the reference nor registries.toml names
-    hint: if that is right, name host and port in the registry's entry in /etc/bpfd/registries.toml, as `redirects` or as `endpoint`
+    hint: if that is right, name host and port in the registry's entry in /run/case/etc/bpfd/registries.toml, as `redirects` or as `endpoint`
     ");
     assert_eq!(private.seen(), []);
 }

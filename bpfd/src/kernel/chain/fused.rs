@@ -51,9 +51,9 @@ fn part<'a>(member: &Member, apps: &'a Codes) -> Result<fuse::Member<'a>, StepEr
     Ok(fuse::Member { entry: entry(member), program })
 }
 
-/// What the verifier says of all members together: where it stopped is nobody's fault (`do_check` and `check_max_stack_depth` of
-/// kernel/bpf/verifier.c).
-const TOGETHER: [&str; 4] = ["BPF program is too large", "combined stack size", "the call stack of", "The sequence of"];
+/// What the verifier says of all members together: where it stopped is nobody's fault (`do_check` and `push_stack` of
+/// kernel/bpf/verifier.c). Frames and stack are those of one member's calls.
+const TOGETHER: [&str; 2] = ["BPF program is too large", "The sequence of"];
 
 /// Names the member that the verifier rejects, by the instruction that it objects to; none if it objects to all of them together.
 fn about(error: StepError, parts: &[fuse::Member<'_>], members: &[Member]) -> StepError {
