@@ -210,16 +210,16 @@ fn a_dispatcher_is_built_again_with_another_version_and_no_packet_passes_by() {
     let mut host = Host::new();
     counter(&host);
     assert_eq!(version(&host), 2);
-    let shown = host.bpfctl("chain show uplink").ok();
+    let shown = host.bpfctl("chain show uplink").stdout;
     assert!(
-        shown.contains("version 2: libxdp 1.6 and later can show it, and unload all of it, but cannot add to it"),
+        shown.contains("2 (libxdp 1.6 and later can show it, and unload all of it, but cannot add to it)"),
         "{shown}"
     );
     host.bpfctl("chain rebuild uplink --dispatcher-version 3 --dry-run").ok();
     assert_eq!(version(&host), 2, "a dry run");
     host.ping(5);
-    let shown = host.bpfctl("chain rebuild uplink --dispatcher-version 3").ok();
-    assert!(shown.contains("version 3: libxdp before 1.6 can neither show nor change it"), "{shown}");
+    let shown = host.bpfctl("chain rebuild uplink --dispatcher-version 3").stdout;
+    assert!(shown.contains("3 (libxdp before 1.6 can neither show nor change it)"), "{shown}");
     assert_eq!(version(&host), 3);
     host.ping(5);
     assert_eq!(host.counted("a"), 10);

@@ -28,7 +28,7 @@ fn ids<const N: usize>(host: &Host, map: &str, apps: [&str; N]) -> [u64; N] {
 /// As after a boot: nothing is pinned, and nothing runs.
 fn boot(host: &mut Host) {
     host.kill();
-    host.shell("ip link set uplink xdp off; rm -r /run/case/sys/fs/bpf/bpfd");
+    host.shell("ip link set uplink xdp off; rm -rf /run/case/sys/fs/bpf/bpfd /run/case/sys/fs/bpf/xdp");
     host.start();
     host.check();
 }

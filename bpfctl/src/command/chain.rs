@@ -190,7 +190,7 @@ fn facts(chain: &pb::Chain) -> Vec<(&'static str, String)> {
         facts.push(("kernel id", or_none(chain.kernel_program_id)));
     }
     if let Some(version) = chain.dispatcher_version {
-        facts.push(("dispatcher", format!("version {version}: {}", chain.shut_out)));
+        facts.push(("version", format!("{version} ({})", chain.shut_out)));
     }
     if let (Some(used), Some(slots)) = (chain.slots_used, chain.slots) {
         facts.push(("slots", format!("{used} of {slots}")));
