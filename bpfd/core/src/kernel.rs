@@ -119,7 +119,7 @@ impl ChainContent {
     pub fn members(&self) -> Vec<&Member> {
         match self {
             Self::Fused { members, .. } => members.iter().collect(),
-            Self::Dispatcher { slots, .. } => slots.iter().filter_map(Slot::ours).flat_map(OurSlot::members).collect(),
+            Self::Dispatcher { slots, .. } => Slot::members(slots).collect(),
         }
     }
 }
@@ -223,6 +223,11 @@ impl OurSlot {
 }
 
 impl Slot {
+    /// Our members in these slots, in order.
+    pub fn members(slots: &[Self]) -> impl Iterator<Item = &Member> {
+        slots.iter().filter_map(Self::ours).flat_map(OurSlot::members)
+    }
+
     /// What it runs, if it is ours.
     pub fn ours(&self) -> Option<&OurSlot> {
         match self {
@@ -856,9 +861,7 @@ impl Observed {
     /// The members of ours that a chain runs, in order.
     pub fn members(&self, chain: &ChainId) -> Vec<Member> {
         match self.chains.get(chain).map(|chain| &chain.live) {
-            Some(Live::Dispatcher(live)) => {
-                live.slots.iter().filter_map(Slot::ours).flat_map(OurSlot::members).cloned().collect()
-            }
+            Some(Live::Dispatcher(live)) => Slot::members(&live.slots).cloned().collect(),
             Some(live) => live.generations().iter().flat_map(|live| self.members_of(live.generation)).collect(),
             None => Vec::new(),
         }

@@ -545,7 +545,7 @@ impl FakeKernel {
                 let filled =
                     slots.iter().map(|slot| self.fill(slot).ok_or_else(|| StepError::Raced(chain.name.clone())));
                 let filled: Vec<Filled> = filled.collect::<Result<_, _>>()?;
-                let members = members_of(slots);
+                let members = Slot::members(slots).cloned().collect::<Vec<_>>();
                 let ours = filled.iter().zip(slots).filter(|(_, slot)| slot.ours().is_some());
                 let links: BTreeSet<KernelId> = ours.map(|(filled, _)| filled.loaded.program).collect();
                 if filled.is_empty() || filled.len() > SLOTS || links.len() != members.len() {
@@ -669,7 +669,7 @@ impl FakeKernel {
         self.interface(chain)?;
         let found = self.dispatchers.all.get(&live.program).ok_or_else(|| StepError::Raced(chain.name.clone()))?;
         let slots: Vec<Slot> = found.slots.iter().filter(|slot| slot.linked).map(|slot| self.slot(slot)).collect();
-        let members = members_of(&slots);
+        let members = Slot::members(&slots).cloned().collect();
         let links = found.slots.iter().filter(|slot| slot.linked).map(|slot| slot.loaded.program);
         let links = links.filter(|program| self.ext_of(*program).is_some()).collect();
         let names = slots.iter().map(|slot| match slot {
@@ -1049,8 +1049,4 @@ impl FakeKernel {
             }
         }
     }
-}
-
-fn members_of(slots: &[Slot]) -> Vec<Member> {
-    slots.iter().filter_map(Slot::ours).flat_map(OurSlot::members).cloned().collect()
 }

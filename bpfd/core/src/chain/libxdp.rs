@@ -27,7 +27,7 @@ pub(super) struct Slots {
 
 impl Program for Slots {
     fn members(&self) -> Vec<&Member> {
-        self.slots.iter().filter_map(Slot::ours).flat_map(OurSlot::members).collect()
+        Slot::members(&self.slots).collect()
     }
 
     fn is_empty(&self) -> bool {
@@ -114,13 +114,12 @@ fn foreign<'a>(observed: &'a Observed, chain: &ChainId) -> impl Iterator<Item = 
 
 /// The slots that are in a dispatcher already.
 pub(super) fn there(slots: Vec<Slot>, live: &LiveDispatcher) -> Slots {
-    let running = live.slots.iter().filter_map(Slot::ours).flat_map(OurSlot::members);
-    let running: BTreeSet<LinkUid> = running.map(|member| member.link).collect();
+    let running: BTreeSet<LinkUid> = Slot::members(&live.slots).map(|member| member.link).collect();
     let there = |slot: &Slot| slot.ours().is_none_or(|slot| slot.members().all(|it| running.contains(&it.link)));
     Slots { slots: slots.into_iter().filter(there).collect(), version: None }
 }
 
-fn missing_copies<'a>(target: &'a State, observed: &'a Observed, slots: &[Slot]) -> Vec<Step> {
+fn missing_copies(target: &State, observed: &Observed, slots: &[Slot]) -> Vec<Step> {
     let missing = slots.iter().filter_map(Slot::ours).filter(|slot| !observed.copies.contains_key(&slot.uid));
     let mut missing: Vec<&OurSlot> = missing.collect();
     // The order of loading decides between equals, now and after the next boot.
@@ -138,8 +137,7 @@ pub(crate) fn keeps_copy(target: &State, observed: &Observed, link: &LinkUid) ->
     match link.chain().and_then(|chain| observed.chains.get(&chain)) {
         None | Some(ObservedChain { mode: ChainMode::Libxdp, .. }) => true,
         Some(ObservedChain { mode: ChainMode::Fused { .. }, live: Live::Dispatcher(live), .. }) => {
-            let mut running = live.slots.iter().filter_map(Slot::ours).flat_map(OurSlot::members);
-            live.is_shared() && running.any(|member| member.link == link.uid)
+            live.is_shared() && Slot::members(&live.slots).any(|member| member.link == link.uid)
         }
         Some(_) => false,
     }

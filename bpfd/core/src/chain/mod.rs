@@ -22,8 +22,8 @@ use uuid::Uuid;
 use crate::hook::{ChainId, ChainName, NamedChain, Point};
 use crate::ident::{GenerationUid, LinkUid, Uids};
 use crate::kernel::{
-    ChainContent, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Member, Observed, ObservedChain, OurSlot, Slot,
-    Spot, Step,
+    ChainContent, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Member, Observed, ObservedChain, Slot, Spot,
+    Step,
 };
 use crate::order;
 use crate::plan::{LinkStatus, Plan, PlanError};
@@ -218,7 +218,7 @@ fn wanted(state: &State, observed: &Observed, chain: &ChainId) -> Vec<Member> {
     match observed.chains.get(chain).map(|seen| &seen.live) {
         Some(Live::Dispatcher(_)) => {
             let slots = libxdp::slots(state, observed, chain, &mut || Uuid::nil());
-            slots.iter().filter_map(Slot::ours).flat_map(OurSlot::members).cloned().collect()
+            Slot::members(&slots).cloned().collect()
         }
         Some(Live::Empty | Live::Ours(_) | Live::Foreign(_) | Live::Sequence(_)) | None => order::members(state, chain),
     }
