@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bpfd_core::adopt::adopt;
+use bpfd_core::adopt::{Spared, adopt};
 use bpfd_core::hook::ChainId;
 use bpfd_core::ident::{AppUid, BootId, DatabaseUid, GenerationUid, LinkUid, SlotUid, Uids};
 use bpfd_core::journal::{Operation, Verdict, recover};
@@ -113,7 +113,7 @@ pub fn repair<K: Kernel>(
     let open = executor.store.open_operation()?.map(|operation| operation.read_in(boot).without(&ended));
     let targets = open.iter().map(Operation::targets).fold(Targets::of(state.links.values()), Targets::and);
     let everything = Scope::Everything(targets);
-    let mut observed = Observed { spared: spared.clone(), ..executor.kernel.observe(&everything)? };
+    let mut observed = look(executor, &everything, &spared)?;
     let known = seated(&state, &observed);
     if known != state {
         // Found out again by the next start: no reason to leave interfaces without their programs.
@@ -123,11 +123,10 @@ pub fn repair<K: Kernel>(
         state = known;
     }
     if open.is_none()
-        && let Some(rows) = critical_first(executor, &state, &observed, uids, judge, &mut repaired)?
+        && let Some(rows) = critical_first(executor, boot, (&state, &observed), uids, judge, &mut repaired)?
     {
-        executor.store.replace(boot, &state, &rows)?;
         state = rows;
-        observed = Observed { spared: spared.clone(), ..executor.kernel.observe(&everything)? };
+        observed = look(executor, &everything, &spared)?;
     }
     let mut verdict = open.as_ref().map(|operation| {
         recover(&state, &observed, operation).unwrap_or_else(|error| {
@@ -161,13 +160,13 @@ pub fn repair<K: Kernel>(
                 repaired.failures.extend(attempt.failed);
                 break;
             }
-            observed = Observed { spared: spared.clone(), ..executor.kernel.observe(&everything)? };
+            observed = look(executor, &everything, &spared)?;
         }
         if !matches!(verdict, Some(Verdict::Forward(_))) {
             break reloaded;
         }
         let barred = repaired.barred.clone();
-        observed = Observed { spared: spared.clone(), barred, ..executor.kernel.observe(&everything)? };
+        observed = Observed { barred, ..look(executor, &everything, &spared)? };
         if reached(&seated(&wanted, &observed), &observed) {
             break reloaded;
         }
@@ -209,6 +208,11 @@ fn forget_ended<K: Kernel>(
         repaired.steps.extend(ended.told(&state));
     }
     Ok(ended)
+}
+
+/// What the kernel has, and what stays of it although no row explains it.
+fn look<K: Kernel>(executor: &mut Executor<'_, K>, scope: &Scope, spared: &Spared) -> Result<Observed, ObserveError> {
+    Ok(Observed { spared: spared.clone(), ..executor.kernel.observe(scope)? })
 }
 
 /// Adopts what runs if the database is not the one of the pins, and changes nothing but records. `None` if it is, or if nothing
@@ -285,8 +289,8 @@ pub fn settle<K: Kernel>(
 /// swapped once. Gives the rows after that; `None` if there are none.
 fn critical_first<K: Kernel>(
     executor: &mut Executor<'_, K>,
-    state: &State,
-    observed: &Observed,
+    boot: BootId,
+    (state, observed): (&State, &Observed),
     uids: &mut dyn Uids,
     judge: &Judge,
     repaired: &mut Repaired,
@@ -308,6 +312,8 @@ fn critical_first<K: Kernel>(
     let mut gone = BTreeSet::new();
     let reloaded = reload(executor, &first, observed, judge, &mut gone, repaired)?;
     let rows = with_apps_of(state, &reloaded);
+    // Before the kernel has it, as for all others: killed in between, the next start knows what is pinned.
+    executor.store.replace(boot, state, &rows)?;
     let loaded = reloaded.apps.values().filter(|app| !gone.contains(&app.uid));
     let own = reloaded.links.values().filter(|link| link.placement.own().is_some() && critical.contains(&link.app));
     let own = own.filter(|link| !gone.contains(&link.app));
