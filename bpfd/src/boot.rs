@@ -50,8 +50,12 @@ fn judged(policy: &Policy, state: &State, app: &App) -> Result<(), String> {
     Ok(())
 }
 
-/// Rows of apps that files made and do not declare any more go before they would be loaded again.
+/// Rows of apps that files made and do not declare any more go before they would be loaded again; not while an operation is to be ended
+/// that may be about them, nor from a database that is not the one of the pins: then they go when the files are applied.
 pub fn forget_undeclared(store: &mut Store, boot: BootId, files: &Programs) -> Result<(), StoreError> {
+    if store.open_operation()?.is_some() {
+        return Ok(());
+    }
     let state = store.state(boot)?;
     let made_by = state.apps.values().filter_map(|app| app.origin.file()).map(|origin| origin.file.as_str());
     let gone = gone(&state, &files.names(), &files.unread(made_by));

@@ -35,7 +35,7 @@ use crate::owned::{self, Links, OwnedDir};
 use crate::programs::Programs;
 use crate::reads::Reads;
 use crate::registries::{RegistryFiles, RegistryFilesError};
-use crate::repair::{Recovered, Repaired};
+use crate::repair::{Recovered, Repaired, relation};
 use crate::rpc::{self, ServeError};
 use crate::service::{Loads, ProgramFiles, Refused, Service, Start};
 use crate::store::{Answers, Store, StoreError};
@@ -128,13 +128,15 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let audit = AuditFile::open(&layout.audit()).map_err(at("open the audit log", &layout.audit()))?;
     let this_boot = boot_id()?;
     let files = Programs::read(layout);
-    boot::forget_undeclared(&mut store, this_boot, &files)?;
 
     let read = objects.clone();
     let paths = Paths { bpffs: layout.bpffs.clone(), ..Paths::default() };
     let named = paths.netns.clone();
-    let kernel =
+    let mut kernel =
         HostKernel::open_in(&settings.chain, paths, workers.clone(), Arc::new(move |digest| read.read(digest)))?;
+    if !relation(&mut kernel, &store).is_doubtful() {
+        boot::forget_undeclared(&mut store, this_boot, &files)?;
+    }
     let (loader, readers) = (kernel.loader(), kernel.readers());
     let (mode, mode_cause) = match kernel.mode() {
         mode @ (ChainMode::Fused { cause } | ChainMode::Clsact { cause }) => (mode.to_string(), cause.clone()),
@@ -215,7 +217,7 @@ async fn serve(
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut reload = listen(SignalKind::hangup())?;
-    let reloading = service.clone();
+    let (reloading, look_again) = (service.clone(), service.programs.again());
     tokio::spawn(async move {
         while reload.recv().await.is_some() {
             match NotifyState::monotonic_usec_now() {
@@ -233,6 +235,8 @@ async fn serve(
                 Err(error) => tracing::error!(error = error_chain(&error), "cannot reload the policy"),
             }
             reloading.apply_programs().await;
+            // Images that are not stored yet are pulled; one reason that was not received yet will do.
+            _ = look_again.try_send(());
             tell_systemd(&[NotifyState::Ready]);
         }
     });

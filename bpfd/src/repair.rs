@@ -26,7 +26,7 @@ use bpfd_core::state::{App, Change, Link, State};
 
 use crate::execute::{Executor, RACES};
 use crate::fail_points::point;
-use crate::store::{Outcome, StoreError};
+use crate::store::{Outcome, Store, StoreError};
 
 /// Whether the policy lets an app be loaded again for its owner, with its links; the state has both. If not, why, in a sentence.
 pub type Judge = dyn Fn(&State, &App) -> Result<(), String> + Send;
@@ -93,8 +93,9 @@ pub fn repair<K: Kernel>(
     uids: &mut dyn Uids,
     judge: &Judge,
 ) -> Result<(State, Observed, Repaired), RepairError> {
-    let mut repaired = Repaired::default();
-    // Before anything else: what a boot ended is nobody's intent, whatever became of the rest.
+    // Before anything is written: each commit counts.
+    let mut repaired = Repaired { relation: relation(executor.kernel, executor.store), ..Repaired::default() };
+    // What a boot ended is nobody's intent, whatever became of the rest.
     let ended = forget_ended(executor, boot, &mut repaired)?;
     if let Some(adopted) = adopt_lost(executor, boot, uids, &mut repaired)? {
         return Ok(adopted);
@@ -215,6 +216,17 @@ fn look<K: Kernel>(executor: &mut Executor<'_, K>, scope: &Scope, spared: &Spare
     Ok(Observed { spared: spared.clone(), ..executor.kernel.observe(scope)? })
 }
 
+/// How the database stands to the pins.
+pub fn relation<K: Kernel>(kernel: &mut K, store: &Store) -> Relation {
+    match kernel.stamp() {
+        Ok(stamp) => Relation::of(store.stamp(), stamp),
+        Err(error) => {
+            tracing::warn!(%error, "cannot read which database the pins belong to");
+            Relation::Unreadable
+        }
+    }
+}
+
 /// Adopts what runs if the database is not the one of the pins, and changes nothing but records. `None` if it is, or if nothing
 /// differs: then the repair is as ever.
 fn adopt_lost<K: Kernel>(
@@ -223,14 +235,7 @@ fn adopt_lost<K: Kernel>(
     uids: &mut dyn Uids,
     repaired: &mut Repaired,
 ) -> Result<Option<(State, Observed, Repaired)>, RepairError> {
-    let relation = match executor.kernel.stamp() {
-        Ok(stamp) => Relation::of(executor.store.stamp(), stamp),
-        Err(error) => {
-            tracing::warn!(%error, "cannot read which database the pins belong to");
-            Relation::Unreadable
-        }
-    };
-    repaired.relation = relation;
+    let relation = repaired.relation;
     if !relation.is_doubtful() {
         return Ok(None);
     }

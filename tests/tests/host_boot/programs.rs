@@ -230,6 +230,37 @@ fn one_that_cannot_be_had_is_named_and_the_others_are_there() {
 }
 
 #[test]
+fn a_database_of_before_is_not_taken_for_the_right_one_because_a_file_is_gone() {
+    const LIB: &str = "/run/case/var/lib/bpfd";
+    let mut host = with(&[("10-fw.toml", FW), ("20-second.toml", SECOND)]);
+    host.start();
+    host.stop();
+    host.shell(&format!("mkdir /run/case/kept; cp {LIB}/state.db* /run/case/kept"));
+    host.start();
+    // One commit more: an app and its link.
+    host.bpfctl(&format!("load --path {} --name mine xdp -i uplink --priority 500", example("xdp-counter"))).ok();
+    host.stop();
+    host.shell(&format!("rm {LIB}/state.db*; cp /run/case/kept/state.db* {LIB}"));
+    fs::remove_file(host.path(&format!("{ETC}/programs.d/20-second.toml"))).unwrap();
+    host.start();
+    assert!(host.log().contains("the database is older than the pins were"), "{}", host.log());
+    host.ping(10);
+    assert_eq!(host.counted("mine"), 10, "{}", host.log());
+    host.bpfctl("state adopt").ok();
+    host.check();
+}
+
+#[test]
+fn an_image_of_a_file_that_a_reload_found_is_pulled() {
+    let images = Images::new();
+    images.publish("open/app", &image());
+    let text = SECOND.replace("second", "app").replace("file = \"/run/case/fw.o\"", "image = \"registry/open/app:1\"");
+    put(&images.host, "10-app.toml", &text);
+    reload(&images.host, "programs list", |said| said.contains("LOADED"));
+    images.host.check();
+}
+
+#[test]
 fn an_image_that_is_not_stored_is_pulled_later_and_then_needs_no_registry() {
     let mut images = Images::new();
     let text = SECOND.replace("second", "app").replace("file = \"/run/case/fw.o\"", "image = \"registry/open/app:1\"");
