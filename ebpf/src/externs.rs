@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::btf::{Btf, Type};
 use crate::elf::{Elf, STB_WEAK, Symbol};
 use crate::inspect::InspectError;
+use crate::names::shown;
 
 /// The map of the kernel's configuration: libbpf's name for it, and that of its section in BTF.
 pub const CONFIG_MAP: &str = ".kconfig";
@@ -46,7 +47,7 @@ pub(crate) fn read(elf: &Elf<'_>, btf: Option<&Btf<'_>>) -> Result<Vec<Extern>, 
     let mut externs: Vec<Extern> = Vec::new();
     for symbol in elf.symbols.iter().filter(|symbol| is_extern(symbol)) {
         let kind = if config.option(symbol.name).is_some() { ExternKind::Config } else { ExternKind::Kernel };
-        let name = symbol.name.chars().take(64).flat_map(char::escape_debug).collect();
+        let name = shown(symbol.name);
         externs.push(Extern { name, kind, weak: is_weak(symbol) });
     }
     externs.sort_by(|a, b| a.name.cmp(&b.name));

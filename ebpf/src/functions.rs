@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::elf::{Elf, STB_LOCAL, STT_FUNC, Section};
-use crate::names::{FunctionName, NameError};
+use crate::names::{FunctionName, NameError, shown};
 
 /// Programs of one object (design, limits).
 pub const MAX_PROGRAMS: usize = 128;
@@ -143,8 +143,4 @@ pub(crate) fn programs<'f, 'a>(
         Some(name) => Err(FunctionError::Twice(name)),
         None => Ok(programs),
     }
-}
-
-fn shown(name: &str) -> String {
-    name.chars().take(64).flat_map(char::escape_debug).collect()
 }

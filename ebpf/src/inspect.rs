@@ -15,7 +15,7 @@ use crate::functions::{self, FunctionError};
 use crate::globals::{Global, GlobalError};
 use crate::kind::{self, DeclaredKind, ProgramKind};
 use crate::maps::{self, Map, MapError};
-use crate::names::{FunctionName, NameError, SectionName};
+use crate::names::{FunctionName, NameError, SectionName, shown};
 use crate::run_config::{self, RunConfig, RunConfigError};
 use crate::variables;
 
@@ -257,8 +257,4 @@ fn decl_tags(btf: &Btf<'_>) -> Vec<String> {
         .filter(|name| name.starts_with("arg:"))
         .collect();
     tags.into_iter().take(MAX_LISTED).map(shown).collect()
-}
-
-fn shown(name: &str) -> String {
-    name.chars().take(64).flat_map(char::escape_debug).collect()
 }

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::externs::{ConfigOption, ConfigType};
+use crate::names::shown;
 
 /// What the running kernel is, as far as `__kconfig` externs ask.
 #[derive(Debug, Clone, Copy, Default)]
@@ -51,7 +52,7 @@ pub enum ConfigError {
 impl KernelConfig<'_> {
     /// The bytes of an option's value; all zero for a weak one that the kernel does not have.
     pub(crate) fn value(&self, option: &ConfigOption<'_>, weak: bool) -> Result<Vec<u8>, ConfigError> {
-        let name = || option.name.chars().take(64).flat_map(char::escape_debug).collect::<String>();
+        let name = || shown(option.name);
         let number = match option.name {
             "LINUX_KERNEL_VERSION" => Some(u64::from(self.version)),
             "LINUX_HAS_BPF_COOKIE" => Some(self.bpf_cookie.into()),
@@ -88,8 +89,7 @@ fn mismatch(option: &ConfigOption<'_>, value: &str) -> ConfigError {
         ConfigType::Text => format!("a text of {} bytes", option.size),
         ConfigType::Unknown => "a type that no option has".to_owned(),
     };
-    let short = |text: &str| text.chars().take(64).flat_map(char::escape_debug).collect();
-    ConfigError::Type { name: short(option.name), declared, value: short(value) }
+    ConfigError::Type { name: shown(option.name), declared, value: shown(value) }
 }
 
 /// The value of a line of the configuration: `y`, `m`, `n`, a text in quotation marks, or a number.

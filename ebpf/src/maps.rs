@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::btf::{Btf, Type};
 use crate::bytes::{index, u32_at};
 use crate::elf::{Elf, SHT_PROGBITS, STT_SECTION, Section};
-use crate::names::{MapName, NameError};
+use crate::names::{MapName, NameError, shown};
 
 /// Maps of one object (design, limits).
 pub const MAX_MAPS: usize = 256;
@@ -271,7 +271,7 @@ fn btf_map(btf: &Btf<'_>, name: MapName, of: u32) -> Result<Map, MapError> {
                 number()?;
             }
             _ => {
-                let member = word.chars().take(64).flat_map(char::escape_debug).collect();
+                let member = shown(word);
                 return Err(MapError::UnknownMember { map: map.name.into(), member });
             }
         }

@@ -41,7 +41,8 @@ pub enum NameError {
     },
 }
 
-fn shown(name: &str) -> String {
+/// The start of a foreign name, for terminals.
+pub(crate) fn shown(name: &str) -> String {
     name.chars().take(SHOWN).flat_map(char::escape_debug).collect()
 }
 

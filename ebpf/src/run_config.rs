@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::btf::{Btf, SectionVars, Type};
+use crate::names::shown;
 
 const SECTION: &str = ".xdp_run_config";
 
@@ -120,7 +121,7 @@ pub(crate) fn read(btf: &Btf<'_>, of: SectionVars<'_>, function: &str) -> Result
     };
     for member in members.iter() {
         let name = btf.string(member.name);
-        let named = || (function.to_owned(), name.chars().take(64).flat_map(char::escape_debug).collect());
+        let named = || (function.to_owned(), shown(name));
         let action = name
             .strip_prefix("XDP_")
             .and_then(|word| XdpAction::ALL.into_iter().find(|action| action.as_str().to_ascii_uppercase() == word));

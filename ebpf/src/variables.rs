@@ -7,7 +7,7 @@ use crate::btf::{Btf, EnumValues, Members, Type};
 use crate::elf::{Elf, SHT_NOBITS, SHT_PROGBITS, STT_OBJECT, Section, Symbol};
 use crate::globals::{Enumerator, Global, GlobalType, Initial, MAX_INITIAL, Member};
 use crate::inspect::{DataSection, InspectError};
-use crate::names::SectionName;
+use crate::names::{SectionName, shown};
 
 /// Variables of one object. More is legal but nobody sets them by hand.
 const MAX_GLOBALS: usize = 1024;
@@ -237,8 +237,4 @@ fn initial(bytes: &[u8]) -> Initial {
     } else {
         Initial::Long
     }
-}
-
-fn shown(name: &str) -> String {
-    name.chars().take(64).flat_map(char::escape_debug).collect()
 }

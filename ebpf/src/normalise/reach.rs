@@ -8,6 +8,7 @@ use crate::elf::{Elf, Relocation, STT_FUNC, STT_OBJECT, STT_SECTION, Symbol};
 use crate::externs::{self, Config};
 use crate::functions::{Function, INSN, covering};
 use crate::insn::{Insn, PSEUDO_CALL, decode};
+use crate::names::shown;
 use crate::{maps, variables};
 
 /// `BPF_MAX_SUBPROGS` of `include/linux/bpf_verifier.h`, the program itself included.
@@ -284,8 +285,4 @@ impl Scanner<'_, '_> {
     fn function_at(&self, section: usize, offset: u64) -> Option<usize> {
         self.functions.binary_search_by_key(&(section, offset), |function| (function.section, function.offset)).ok()
     }
-}
-
-fn shown(name: &str) -> String {
-    name.chars().take(64).flat_map(char::escape_debug).collect()
 }

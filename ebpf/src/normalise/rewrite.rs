@@ -12,6 +12,7 @@ use crate::elf::{
     Section, Symbol,
 };
 use crate::externs::{Config, is_extern};
+use crate::names::shown;
 use crate::{maps, variables};
 
 /// `Elf64_Ehdr`, `Elf64_Shdr`, `Elf64_Sym`, `Elf64_Rel`.
@@ -152,9 +153,7 @@ fn section_of<'a>(
             Ok(Out { data: without_pinning(elf, old).into(), ..copy(old.name) })
         }
         _ if variables::is_data(old) => Ok(copy(old.name)),
-        name if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => {
-            Err(NormaliseError::Section(name.chars().take(64).flat_map(char::escape_debug).collect()))
-        }
+        name if PREFIXES.iter().any(|prefix| name.starts_with(prefix)) => Err(NormaliseError::Section(shown(name))),
         // Without meaning for the loader, but BTF names it (`.xdp_run_config`) and its size is looked up.
         name => Ok(copy(name)),
     }
@@ -169,7 +168,7 @@ fn without_initialisers(elf: &Elf<'_>, reach: &Reach<'_>, section: &Section<'_>)
     if !is_used || elf.relocations(section.index)?.is_empty() {
         Ok(())
     } else {
-        Err(NormaliseError::MapInitialiser(section.name.chars().take(64).flat_map(char::escape_debug).collect()))
+        Err(NormaliseError::MapInitialiser(shown(section.name)))
     }
 }
 
