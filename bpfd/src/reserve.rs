@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::fs::{FallocateFlags, OFlags, fallocate, statvfs};
 use rustix::io::Errno;
 
 /// Bytes. A removal needs some 20 KiB in the log of the database, until that is reused, and some hundred bytes in the audit log.
@@ -39,7 +39,7 @@ impl Reserve {
         if before >= SIZE {
             return Ok(());
         }
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.0)?;
+        let file = opened(OpenOptions::new().create(true).truncate(false).mode(0o600), &self.0)?;
         if let Err(error) = allocate(&file) {
             // What it got more is for others.
             file.set_len(before)?;
@@ -55,11 +55,21 @@ impl Reserve {
             return false;
         }
         let shorter = before.saturating_sub(PIECE);
-        let given = OpenOptions::new().write(true).open(&self.0).and_then(|file| file.set_len(shorter));
+        let given = opened(&mut OpenOptions::new(), &self.0).and_then(|file| file.set_len(shorter));
         if let Err(error) = &given {
             tracing::error!(path = %self.0.display(), %error, "cannot use the room that was kept");
         }
         given.is_ok()
+    }
+}
+
+/// The file itself, to be written: a link, or what is no file, was put there by somebody else.
+fn opened(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = options.write(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no file")),
     }
 }
 
@@ -68,7 +78,7 @@ fn path(directory: &Path) -> PathBuf {
 }
 
 fn length(path: &Path) -> u64 {
-    path.metadata().map_or(0, |facts| facts.len())
+    path.symlink_metadata().map_or(0, |facts| facts.len())
 }
 
 /// Whether the file system of a directory has no room: some of its reserve is given away, and cannot be taken again.
@@ -99,6 +109,18 @@ fn allocate(mut file: &File) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_in_its_place_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = dir.path().join("other");
+        std::fs::write(&other, "kept").unwrap();
+        std::os::unix::fs::symlink(&other, path(dir.path())).unwrap();
+        let reserve = Reserve::open(dir.path());
+        assert!(reserve.take().is_err());
+        reserve.give();
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "kept");
+    }
 
     #[test]
     fn it_is_taken_given_by_pieces_and_taken_again() {
