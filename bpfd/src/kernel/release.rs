@@ -2,7 +2,8 @@
 //!
 //! It must never take what the host does not tell for a "no".
 
-use std::io::{self, Read as _};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -70,7 +71,8 @@ fn numbers(text: &str) -> Option<[u32; 3]> {
 /// The options that the running kernel was built with.
 #[derive(Debug, Default)]
 pub(super) struct KernelOptions {
-    text: Mutex<Option<Arc<str>>>,
+    /// Once looked for: what there is.
+    text: Mutex<Option<Option<Arc<str>>>>,
     sealed: Mutex<Option<Arc<Sealed>>>,
 }
 
@@ -78,10 +80,12 @@ impl KernelOptions {
     /// Lines of `CONFIG_NAME=value`; `None` if the host has none.
     pub(super) fn text(&self, release: &Release) -> io::Result<Option<Arc<str>>> {
         let mut text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
-        if text.is_none() {
-            *text = read(release)?.map(Into::into);
+        if let Some(found) = text.as_ref() {
+            return Ok(found.clone());
         }
-        Ok(text.clone())
+        let found: Option<Arc<str>> = read(release)?.map(Into::into);
+        *text = Some(found.clone());
+        Ok(found)
     }
 
     /// The same as bytes for a worker.
@@ -99,7 +103,7 @@ impl KernelOptions {
 fn read(release: &Release) -> io::Result<Option<String>> {
     let boot = PathBuf::from(format!("/boot/config-{}", release.name));
     for path in [PathBuf::from("/proc/config.gz"), boot] {
-        let packed = match std::fs::read(&path) {
+        let packed = match File::open(&path).and_then(limited) {
             Ok(packed) => packed,
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
@@ -111,14 +115,21 @@ fn read(release: &Release) -> io::Result<Option<String>> {
 
 /// A configuration's text, packed or not.
 fn unpacked(bytes: &[u8]) -> io::Result<String> {
-    let mut text = Vec::new();
-    let limit = u64::try_from(OPTIONS_LIMIT).unwrap_or(u64::MAX);
-    if bytes.starts_with(&[0x1f, 0x8b]) {
-        GzDecoder::new(bytes).take(limit).read_to_end(&mut text)?;
-    } else {
-        bytes.take(limit).read_to_end(&mut text)?;
-    }
+    let text = match bytes.starts_with(&[0x1f, 0x8b]) {
+        true => limited(GzDecoder::new(bytes))?,
+        false => bytes.to_vec(),
+    };
     Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// All that is to be read. More than the limit is no configuration: what is cut off would count as not set.
+fn limited(from: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    from.take(u64::try_from(OPTIONS_LIMIT).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
+    match bytes.len() > OPTIONS_LIMIT {
+        true => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {OPTIONS_LIMIT} bytes"))),
+        false => Ok(bytes),
+    }
 }
 
 #[cfg(test)]
@@ -151,6 +162,7 @@ mod tests {
         for bytes in [packed, b"CONFIG_A=y"] {
             assert_eq!(unpacked(bytes).unwrap(), "CONFIG_A=y");
         }
+        assert!(limited(io::repeat(b'#')).is_err());
         let cut = packed.get(..packed.len() - 4).unwrap();
         assert!(unpacked(cut).is_err());
     }

@@ -107,7 +107,11 @@ impl Reader {
     /// Whether it can be made ready for a recipe on this kernel. [`Loader::prepare`] is for objects that passed this.
     pub fn rehearse(&mut self, loader: &Loader, recipe: &Recipe) -> Result<(), ParseError> {
         let types = loader.sealed_types().map_err(trouble)?;
-        let options = loader.sealed_options().map_err(trouble)?;
+        // An object that asks for them is refused when the daemon reads them; the others need none.
+        let options = loader.sealed_options().unwrap_or_else(|error| {
+            tracing::warn!(error = error_chain(&error), "cannot read the kernel's configuration");
+            None
+        });
         let recipe = recipe.clone();
         let request = Request::Rehearse { recipe, types: types.is_some(), options: options.is_some() };
         let beside: Vec<Arc<Sealed>> = types.into_iter().chain(options).collect();
