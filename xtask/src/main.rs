@@ -42,7 +42,7 @@ enum Verb {
     Examples,
     /// Measure something, and judge it by ratios and counts
     Bench(bench::Args),
-    /// Look for what must never be, with random input
+    /// Send random input to a daemon, and check that it survives
     Prove(prove::Args),
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct Programs {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Read files as the daemon would, without it
+    /// Check the text of files, without the daemon
     #[command(after_help = "\
 Without a file, all of /etc/bpfd/programs.d are read. Nothing is loaded, and no image or object is looked for.
 
@@ -54,7 +54,7 @@ Examples:
   bpfctl programs list
   bpfctl programs list -o json | jq -r '.items[].state'")]
     List,
-    /// Write what runs as such a file
+    /// Write the apps that there are as such a file
     #[command(after_help = "\
 Images are written by their digests. A file that a request sent is named in the daemon's own store.
 

@@ -45,7 +45,7 @@ pub struct ProgramStatus {
     pub file: String,
     /// Its name.
     pub name: AppName,
-    /// Whether the network is not to come up without it.
+    /// Whether `bpfd-critical.service` fails without it.
     pub critical: bool,
     /// Where its bytes come from, as declared.
     pub source: String,

@@ -36,7 +36,7 @@ const (
 	AppState_APP_STATE_LOADING AppState = 2
 	// Another load took its place.
 	AppState_APP_STATE_SUPERSEDED AppState = 3
-	// Runs, but the policy of today would refuse it.
+	// Since a reboot the policy refuses it: it is not loaded.
 	AppState_APP_STATE_UNAUTHORISED AppState = 4
 	// It could not be loaded again, as after a boot: its programs and maps are not
 	// in the kernel, and its links are DRIFTED.
@@ -1376,7 +1376,7 @@ type PersistRequest struct {
 	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// Name or uid of the app.
 	App string `protobuf:"bytes,3,opt,name=app,proto3" json:"app,omitempty"`
-	// Whether.
+	// True: it is loaded again after a reboot. False: the next reboot ends it.
 	Persist       bool `protobuf:"varint,4,opt,name=persist,proto3" json:"persist,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -125,7 +125,8 @@ const (
 	// not known: SystemService.AdoptState or DiscardState first.
 	ErrorReason_ERROR_REASON_STATE_RECOVERED ErrorReason = 89
 	// FAILED_PRECONDITION: a program still runs, where the daemon cannot detach
-	// it.
+	// it. If its interface cannot be reached, nothing was changed; else the
+	// removal holds, and the daemon tries again.
 	ErrorReason_ERROR_REASON_STILL_RUNS ErrorReason = 90
 	// UNAVAILABLE: the registry cannot be reached.
 	ErrorReason_ERROR_REASON_REGISTRY_UNREACHABLE ErrorReason = 100

@@ -39,7 +39,7 @@ const (
 	LinkState_LINK_STATE_DRIFTED LinkState = 3
 	// The policy refuses it since a reboot: it does not run.
 	LinkState_LINK_STATE_UNAUTHORISED LinkState = 4
-	// It could not be attached again; `cause` says why.
+	// Reserved; not sent.
 	LinkState_LINK_STATE_FAILED LinkState = 5
 )
 

@@ -1074,7 +1074,7 @@ type FileProgram struct {
 	State FileProgramState `protobuf:"varint,3,opt,name=state,proto3,enum=bpfd.v1.FileProgramState" json:"state,omitempty"`
 	// Why, if the state is not LOADED.
 	Cause string `protobuf:"bytes,4,opt,name=cause,proto3" json:"cause,omitempty"`
-	// Whether the network is not to come up without it.
+	// Whether `bpfd-critical.service` fails without it.
 	Critical bool `protobuf:"varint,5,opt,name=critical,proto3" json:"critical,omitempty"`
 	// `image REFERENCE` or `file PATH`.
 	Source        string `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`

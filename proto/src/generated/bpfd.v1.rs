@@ -1806,7 +1806,7 @@ pub enum LinkState {
     Drifted = 3,
     /// The policy refuses it since a reboot: it does not run.
     Unauthorised = 4,
-    /// It could not be attached again; `cause` says why.
+    /// Reserved; not sent.
     Failed = 5,
 }
 impl LinkState {
@@ -2717,7 +2717,7 @@ pub struct PersistRequest {
     /// Name or uid of the app.
     #[prost(string, tag = "3")]
     pub app: ::prost::alloc::string::String,
-    /// Whether.
+    /// True: it is loaded again after a reboot. False: the next reboot ends it.
     #[prost(bool, tag = "4")]
     pub persist: bool,
 }
@@ -3058,7 +3058,7 @@ pub enum AppState {
     Loading = 2,
     /// Another load took its place.
     Superseded = 3,
-    /// Runs, but the policy of today would refuse it.
+    /// Since a reboot the policy refuses it: it is not loaded.
     Unauthorised = 4,
     /// It could not be loaded again, as after a boot: its programs and maps are not
     /// in the kernel, and its links are DRIFTED.
@@ -4526,7 +4526,8 @@ pub enum ErrorReason {
     /// not known: SystemService.AdoptState or DiscardState first.
     StateRecovered = 89,
     /// FAILED_PRECONDITION: a program still runs, where the daemon cannot detach
-    /// it.
+    /// it. If its interface cannot be reached, nothing was changed; else the
+    /// removal holds, and the daemon tries again.
     StillRuns = 90,
     /// UNAVAILABLE: the registry cannot be reached.
     RegistryUnreachable = 100,
@@ -5377,7 +5378,7 @@ pub struct FileProgram {
     /// Why, if the state is not LOADED.
     #[prost(string, tag = "4")]
     pub cause: ::prost::alloc::string::String,
-    /// Whether the network is not to come up without it.
+    /// Whether `bpfd-critical.service` fails without it.
     #[prost(bool, tag = "5")]
     pub critical: bool,
     /// `image REFERENCE` or `file PATH`.

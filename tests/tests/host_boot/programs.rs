@@ -1,4 +1,6 @@
 //! programs.d: what files declare is there after each start, follows them when they are read again, and needs no registry.
+//!
+//! Long because the cases share one host and its files.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};

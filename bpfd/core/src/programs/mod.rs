@@ -46,7 +46,7 @@ pub struct Declared {
     pub globals: Vec<(String, String)>,
     /// As `--label` has them.
     pub labels: Labels,
-    /// Whether the network is not to come up without it.
+    /// Whether `bpfd-critical.service` fails without it.
     pub critical: bool,
     /// Where it is attached.
     pub attach: Vec<DeclaredHook>,
