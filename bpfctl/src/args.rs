@@ -170,7 +170,7 @@ pub(crate) fn netns_field(netns: Netns) -> Option<String> {
     }
 }
 
-fn priority(text: &str) -> Result<Priority, String> {
+pub(crate) fn priority(text: &str) -> Result<Priority, String> {
     let number: i64 = text
         .parse()
         .map_err(|_not_a_number| format!("a priority is a number from 0 to {}; lower ones run first", Priority::MAX))?;
@@ -180,7 +180,7 @@ fn priority(text: &str) -> Result<Priority, String> {
     Priority::try_from(small).map_err(|error| error.to_string())
 }
 
-fn proceed_on(text: &str) -> Result<ProceedOn, String> {
+pub(crate) fn proceed_on(text: &str) -> Result<ProceedOn, String> {
     let names = text.split(',').filter(|name| *name != "none" || text != "none");
     ProceedOn::from_names(names).map_err(|error| error.to_string())
 }

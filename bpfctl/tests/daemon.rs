@@ -1,6 +1,8 @@
 //! What bpfctl asks of a daemon and how it shows the answers, against a server in this process that speaks the real API over a
 //! real socket. Whole outputs by snapshot; requests compared as messages. The test plays the daemon, so the daemon is not
 //! tested here.
+//!
+//! Long because each verb has its case.
 
 #![expect(clippy::unwrap_used, reason = "a test's own set-up may fail the test")]
 
@@ -44,6 +46,68 @@ fn check(name: &str, commands: &[&[&str]]) {
     fs::write(daemon.directory().join("pass.o"), b"not read by a fake").unwrap();
     let all: Vec<String> = commands.iter().map(|args| transcript(args, &bpfctl(&daemon, args))).collect();
     insta::assert_snapshot!(name, all.join("\n"));
+}
+
+#[test]
+fn the_policy_is_shown_and_asked() {
+    check(
+        "policy",
+        &[
+            &["whoami"],
+            &["policy", "can-i", "load", "xdp", "--image", "registry/team/a"],
+            &["policy", "can-i", "attach", "xdp", "-i", "eth0", "--priority", "50"],
+            &["policy", "can-i", "attach", "xdp", "-i", "eth0", "-q"],
+            &["policy", "can-i", "attach", "xdp", "--proceed-on", "maybe"],
+            &["policy", "show"],
+            &["policy", "enforce"],
+            &["policy", "enforce", "--dry-run"],
+            &["policy", "reload"],
+        ],
+    );
+}
+
+#[test]
+fn policy_files_are_checked_and_tested_without_a_daemon() {
+    let rule = "version = 1\n[[rule]]\nid = \"cni\"\neffect = \"allow\"\nwho = [{ user = \"cni\", unit = \"cni.service\" }]\n\
+                verbs = [\"attach\"]\nprograms = {}\ninterfaces = { names = [\"veth*\"] }\nsource = { images = \"any\" }\n";
+    let ask = |interface: &str| format!("ask = {{ verb = \"attach\", type = \"xdp\", interface = \"{interface}\" }}\n");
+    let expect = |who: &str, interface: &str, result: &str| {
+        format!(
+            "[[expect]]\nname = \"{who} on {interface}\"\nwho = {{ user = \"{who}\", unit = \"cni.service\" }}\n{}result = \"{result}\"\n",
+            ask(interface)
+        )
+    };
+    let daemon = Daemon::start();
+    let write = |file: &str, text: &str| {
+        let path = daemon.directory().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    write("good/policy.toml", rule);
+    write("good/policy.d/ci.toml", "version = 1\n[[signer]]\nname = \"ci\"\nkey = \"/etc/bpfd/keys/ci.pub\"\n");
+    let key = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=\n-----END PUBLIC KEY-----\n";
+    write("good/keys/ci.pub", key);
+    write("bad/policy.toml", &rule.replace("verbs", "verb"));
+    write("empty/policy.txt", "");
+    write("right.toml", &[expect("cni", "veth1", "allow"), expect("cni", "eth0", "deny")].concat());
+    write("wrong.toml", &[expect("cni", "veth1", "deny"), expect("other", "veth1", "allow")].concat());
+    write("slip.toml", &expect("cni", "veth1", "refuse"));
+    let commands: [&[&str]; 8] = [
+        &["policy", "check", "--dir", "good"],
+        &["policy", "check", "--dir", "bad"],
+        &["policy", "check", "--dir", "empty"],
+        &["policy", "test", "right.toml", "--dir", "good"],
+        &["policy", "test", "wrong.toml", "--dir", "good"],
+        &["policy", "test", "slip.toml", "--dir", "good"],
+        &["policy", "test", "right.toml", "--dir", "bad"],
+        &["policy", "test", "absent.toml", "--dir", "good"],
+    ];
+    let all: Vec<String> = commands.iter().map(|args| transcript(args, &bpfctl(&daemon, args))).collect();
+    // Only an old kernel warns of units.
+    let without =
+        |text: &String| !text.starts_with("warning: rules with `unit`") && !text.contains("they need Linux 6.5");
+    let lines: Vec<String> = all.join("\n").lines().map(str::to_owned).filter(without).collect();
+    insta::assert_snapshot!("policy_files", lines.join("\n"));
 }
 
 #[test]

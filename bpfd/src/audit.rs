@@ -127,6 +127,6 @@ pub trait AuditSink {
 }
 
 fn record<'a>(denied: &'a Denied, image: Option<&'a DeniedImage>) -> Record<'a> {
-    let Denied { principal, verb, why, hint: _ } = denied;
+    let Denied { principal, verb, why, hint: _, rules: _ } = denied;
     Record::Denied { principal, verb: verb.to_string(), why, image }
 }

@@ -1,16 +1,18 @@
 //! Apps that are loaded again, after a reboot or because their pins are gone: whether the policy of now lets their owners have them, and
 //! whether the file that made them still declares them.
 //!
-//! Owners are asked for by name, since ids may have changed hands; images by the signatures that are stored with them.
+//! Owners are asked for by name, since ids may have changed hands, with the groups that they are in now; images by the signatures that
+//! are stored with them.
 //!
 //! It must never ask anybody outside of the host.
 
 use std::sync::Arc;
 
 use bpfd_core::ident::BootId;
-use bpfd_core::policy::confirm;
+use bpfd_core::policy::{Credentials, Principal};
 use bpfd_core::programs::gone;
-use bpfd_core::state::{App, Change, Source, State};
+use bpfd_core::state::{Change, Owner, Source};
+use bpfd_core::unauthorised::{Unauthorised, refused_again};
 use bpfd_policy::Policy;
 use tokio::sync::watch;
 
@@ -22,32 +24,30 @@ use crate::store::{Store, StoreError};
 
 /// The judge of a start.
 pub fn judge(policy: watch::Receiver<Arc<Policy>>, images: Arc<Images>) -> Box<Judge> {
-    Box::new(move |state, app| {
+    Box::new(move |state, observed| {
         let policy = policy.borrow().clone();
-        judged(&policy, state, app)?;
-        match &app.source {
-            Source::Upload => Ok(()),
-            Source::Image { reference, digest, signers: _ } => match images.refused(reference, digest) {
-                Some(why) => Err(why),
-                None => Ok(()),
-            },
+        let mut refused: Unauthorised = refused_again(&policy, state, observed, &maker);
+        let missing = state.apps.values().filter(|app| !observed.apps.contains_key(&app.uid));
+        for app in missing {
+            if let (Source::Image { reference, digest, signers: _ }, None) = (&app.source, refused.apps.get(&app.uid))
+                && let Some(why) = images.refused(reference, digest)
+            {
+                refused.refuse(state, app.uid, &why);
+            }
         }
+        refused
     })
 }
 
-/// The owner of an app, and of each of its links, is asked for what made it.
-fn judged(policy: &Policy, state: &State, app: &App) -> Result<(), String> {
-    let load = std::iter::once((&app.owner, Change::Load(app.clone())));
-    let links = state.links_of(app.uid).map(|link| (&link.owner, Change::Attach(link.clone())));
-    for (owner, change) in load.chain(links) {
-        if owner.uid == 0 {
-            continue;
-        }
-        let principal = principal_of(owner).map_err(|error| format!("cannot read the user database: {error}"))?;
-        let principal = principal.ok_or_else(|| format!("there is no user `{owner}`"))?;
-        confirm(policy, &principal, state, &[change]).map_err(|denied| denied.to_string())?;
+/// The owner as it is now. Root needs no user database, and a unit is what it was.
+fn maker(owner: &Owner, credentials: Option<&Credentials>) -> Result<Principal, String> {
+    if owner.uid == 0 {
+        return Ok(Principal::maker(owner, credentials));
     }
-    Ok(())
+    let principal = principal_of(owner).map_err(|error| format!("cannot read the user database: {error}"))?;
+    let mut principal = principal.ok_or_else(|| format!("there is no user `{owner}`"))?;
+    principal.credentials.unit = credentials.map(|known| known.unit.clone()).unwrap_or_default();
+    Ok(principal)
 }
 
 /// Rows of apps that files made and do not declare any more go before they would be loaded again; not while an operation is to be ended

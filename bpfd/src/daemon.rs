@@ -14,6 +14,7 @@ use bpfd_core::config::{Config, ConfigError};
 use bpfd_core::ident::BootId;
 use bpfd_core::kernel::ChainMode;
 use bpfd_core::policy::{GROUP, VIEW_GROUP};
+use bpfd_policy::accounts::Names;
 use bpfd_sys::bpffs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
@@ -23,7 +24,6 @@ use uuid::Uuid;
 
 use crate::audit::AuditFile;
 use crate::boot::{self, judge};
-use crate::causes::error_chain;
 use crate::engine::{Engine, EngineHandle, StartError};
 use crate::etc::{self, EtcError};
 use crate::images::{ImageError, Images};
@@ -32,18 +32,19 @@ use crate::layout::Layout;
 use crate::load_log::LoadLogs;
 use crate::objects::Objects;
 use crate::owned::{self, Links, OwnedDir};
+use crate::policy_files;
 use crate::programs::Programs;
 use crate::reads::Reads;
 use crate::registries::{RegistryFiles, RegistryFilesError};
 use crate::repair::{Recovered, Repaired, relation};
 use crate::rpc::{self, ServeError};
-use crate::service::{Loads, ProgramFiles, Refused, Service, Start};
+use crate::service::{Loads, ProgramFiles, Service, Start};
 use crate::store::{Answers, Store, StoreError};
 use crate::systemd::{feed_watchdog, tell_systemd};
 use crate::trust::{Trust, TrustError};
 use crate::watch;
-use crate::worker::Workers;
 use crate::worker::identity::Identities;
+use crate::worker::{Workers, names};
 
 /// Why the daemon does not run. Nothing was changed on any hook.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +124,9 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let identities = Identities::of_host(settings.workers.uid_base);
     let identities = identities.map_err(at("find whom workers run as in", Path::new("/etc/passwd")))?;
     let workers = Workers::with(identities).map_err(DaemonError::Workers)?;
-    let trust = Arc::new(Trust::open(layout)?);
+    let services = workers.clone();
+    let look_up = move |names: &Names| names::look_up(&services, names);
+    let trust = Arc::new(Trust::open(layout, look_up)?);
     let mut store = Store::open(&layout.database())?;
     let audit = AuditFile::open(&layout.audit()).map_err(at("open the audit log", &layout.audit()))?;
     let this_boot = boot_id()?;
@@ -179,8 +182,9 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     watch::interfaces(programs.again()).map_err(DaemonError::Runtime)?;
     let service = Service {
         answers: Answers::open(&layout.database())?,
-        loads: Loads::start(workers, loader, logs.clone(), engine.clone(), layout.pins())
+        loads: Loads::start(workers.clone(), loader, logs.clone(), engine.clone(), layout.pins())
             .map_err(DaemonError::Runtime)?,
+        workers,
         engine,
         reads,
         images,
@@ -216,30 +220,9 @@ async fn serve(
     let listen = |kind| signal(kind).map_err(DaemonError::Runtime);
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut reload = listen(SignalKind::hangup())?;
-    let (reloading, look_again) = (service.clone(), service.programs.again());
-    tokio::spawn(async move {
-        while reload.recv().await.is_some() {
-            match NotifyState::monotonic_usec_now() {
-                Ok(now) => tell_systemd(&[NotifyState::Reloading, now]),
-                Err(error) => tracing::warn!(%error, "cannot tell systemd of a reload"),
-            }
-            match reloading.reload_policy_by_signal().await {
-                Ok(_) => tracing::info!("reloaded the policy"),
-                Err(Refused::Failed(error)) => {
-                    tracing::error!(
-                        error = error_chain(&error),
-                        "cannot reload the policy; the previous policy stays in force"
-                    );
-                }
-                Err(error) => tracing::error!(error = error_chain(&error), "cannot reload the policy"),
-            }
-            reloading.apply_programs().await;
-            // Images that are not stored yet are pulled; one reason that was not received yet will do.
-            _ = look_again.try_send(());
-            tell_systemd(&[NotifyState::Ready]);
-        }
-    });
+    let reload = listen(SignalKind::hangup())?;
+    let changes = policy_files::watch(&service.trust.directories()).map_err(DaemonError::Runtime)?;
+    tokio::spawn(policy_files::read_again(service.clone(), reload, changes));
     // On a worker thread: it reads files.
     let applying = service.clone();
     if tokio::spawn(async move { applying.apply_programs().await }).await.is_err() {
@@ -249,6 +232,7 @@ async fn serve(
     if let Some(within) = sd_notify::watchdog_enabled() {
         tokio::spawn(feed_watchdog(service.clone(), within));
     }
+    tokio::spawn(policy_files::look_up_names(service.clone()));
     tell_systemd(&[NotifyState::Ready]);
     tracing::info!("ready");
     let stop = async move {
@@ -287,7 +271,7 @@ fn directories(layout: &Layout) -> Result<(), DaemonError> {
     OwnedDir::make(&layout.run, 0o755)?;
     let state = OwnedDir::make(&layout.lib, 0o700)?;
     // With the files that SQLite keeps beside a database.
-    state.check(["state.db", "state.db-wal", "state.db-shm"].map(OsStr::new), Links::Refused)?;
+    state.check(["state.db", "state.db-wal", "state.db-shm", "policy.good"].map(OsStr::new), Links::Refused)?;
     OwnedDir::make(&layout.objects(), 0o700)?.check_all()?;
     images(&layout.images())?;
     // Written and never believed: on many hosts a group may write beside it, but what is in it must lead nowhere else.

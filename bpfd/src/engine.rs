@@ -8,6 +8,7 @@
 mod acts;
 mod before;
 mod chains;
+mod confirm;
 mod error;
 mod handle;
 mod news;
@@ -24,12 +25,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bpfd_core::adopt::Recovery;
 use bpfd_core::changes::{Fresh, RequestError};
 use bpfd_core::hook::ChainId;
-use bpfd_core::ident::{AppUid, BootId, LinkUid, OpId, RequestKey, Uids};
+use bpfd_core::ident::{BootId, LinkUid, OpId, RequestKey, Uids};
 use bpfd_core::journal::Operation;
 use bpfd_core::kernel::{Kernel, Need, Scope, StepError, Targets};
 use bpfd_core::plan::{PlanError, Planned, plan, targets};
-use bpfd_core::policy::{Denied, Principal, confirm};
+use bpfd_core::policy::Principal;
 use bpfd_core::state::{Change, State};
+use bpfd_core::unauthorised::Unauthorised;
 use bpfd_policy::Policy;
 use tokio::sync::watch;
 
@@ -90,7 +92,7 @@ pub struct Engine<K: Kernel> {
     /// See [`bpfd_core::kernel::Observed::barred`]. Each is tried again when its interface comes anew, and at the next start.
     barred: BTreeMap<LinkUid, String>,
     /// See [`Repaired::unauthorised`].
-    unauthorised: BTreeMap<AppUid, String>,
+    unauthorised: Unauthorised,
     /// A change was broken off, and what it left could not be mended.
     unrepaired: bool,
     /// What is to be decided since the state was lost.
@@ -211,13 +213,6 @@ impl<K: Kernel> Engine<K> {
         Progress::Make(needs.into_iter().map(maker).collect())
     }
 
-    /// Puts a refusal on record.
-    pub fn denied(&mut self, denied: &Denied) {
-        self.audit
-            .denied(denied)
-            .unwrap_or_else(|error| tracing::error!(%error, "cannot record a refusal in the audit log"));
-    }
-
     /// The audit log, for changes that are no chain's.
     pub fn audit(&mut self) -> &mut dyn AuditSink {
         self.audit.as_mut()
@@ -274,11 +269,10 @@ impl<K: Kernel> Engine<K> {
         let links = pending.links.iter().map(|link| (*link, self.store.next_handle())).collect();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let fresh = Fresh { app, links, programs: self.store.next_handle(), now };
-        let changes = build(&self.state, &fresh)?;
-        if let Err(denied) = confirm(&self.policy(), &context.principal, &self.state, &changes) {
-            self.denied(&denied);
-            return Err(denied.into());
-        }
+        let credentials = &context.principal.credentials;
+        let changes: Vec<Change> =
+            build(&self.state, &fresh)?.into_iter().map(|change| change.by(credentials)).collect();
+        self.confirm(context, &changes, None)?;
         self.within_quota(&context.principal, &changes)?;
         let targets = targets(&self.state, &changes);
         if !context.validate_only
@@ -349,6 +343,8 @@ impl<K: Kernel> Engine<K> {
         self.state.after(changes).map_err(PlanError::Change)?;
         let observed = self.observe(scope)?.over(&self.published.borrow().observed);
         let Planned { changes, after, touched, plan } = plan(&self.state, &observed, changes, self.uids.as_mut())?;
+        // Links have their chains now: rules are about the interfaces themselves, whatever name was asked for.
+        self.confirm(context, &changes, Some(&observed))?;
         let outcome = Outcome::of(&self.state, &after, &changes);
         if context.validate_only {
             return Ok(Go::Done(Answer { outcome, plan: Some(plan.to_string()) }));

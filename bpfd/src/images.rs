@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bpfd_core::ask::PullAsk;
-use bpfd_core::policy::{Authorized, Principal};
+use bpfd_core::policy::{Authorized, Principal, Stage};
 use bpfd_core::report::Warning;
 use bpfd_core::request::{Apply, PullPolicy};
 use bpfd_core::state::State;
@@ -176,9 +176,10 @@ impl Images {
     ) -> Result<(Stored, Vec<Warning>), ImageError> {
         let PullAsk(reference) = ask.request();
         let reference: Reference = reference.parse()?;
-        let author = self.shared.covered(ask.principal(), &reference)?;
-        let work = |shared: &Shared, reference: &Reference, ready| {
-            let Ready { judged: _, opened: _, warning } = ready;
+        let (caller, author) = (ask.principal().clone(), self.shared.covered(ask.principal(), &reference)?);
+        let work = move |shared: &Shared, reference: &Reference, ready| {
+            let Ready { judged, opened: _, warning } = ready;
+            shared.may_pull(&caller, reference, Some(judged.verified.signers().clone()), Stage::Last)?;
             let named = shared.named(&reference.to_string())?;
             let stored = named.first().map(|named| shared.stored(named));
             let stored = stored.ok_or_else(|| ImageError::NotStored(reference.to_string()))?;
@@ -242,13 +243,13 @@ impl Images {
     /// [`ImageError`].
     pub async fn remove(
         &self,
-        uid: u32,
+        caller: &Principal,
         images: &[String],
         state: &State,
         apply: Apply,
     ) -> Result<Removed, ImageError> {
-        let (images, state) = (images.to_vec(), state.clone());
-        self.blocking(uid, move |shared| shared.remove(&images, &state, apply)).await
+        let (images, state, caller) = (images.to_vec(), state.clone(), caller.clone());
+        self.blocking(caller.uid, move |shared| shared.remove(&caller, &images, &state, apply)).await
     }
 
     /// The proof that an image of the store may be loaded, by its name or, if it has a digest, by that of another name of its repository.

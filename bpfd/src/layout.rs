@@ -48,6 +48,11 @@ impl Layout {
         self.lib.join("state.db")
     }
 
+    /// The last good policy, for a start with bad files.
+    pub fn good_policy(&self) -> PathBuf {
+        self.lib.join("policy.good")
+    }
+
     /// Objects by sha256.
     pub fn objects(&self) -> PathBuf {
         self.lib.join("objects")

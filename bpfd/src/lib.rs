@@ -17,6 +17,7 @@ pub mod layout;
 pub mod load_log;
 pub mod objects;
 pub mod owned;
+pub mod policy_files;
 pub mod programs;
 pub mod progress;
 pub mod queue;

@@ -97,7 +97,7 @@ impl Reads {
                 let Observed { barred, spared, .. } = snapshot.observed.clone();
                 let mut observed = Observed { barred, spared, ..observed.clone() };
                 // What is not to run has a record all the same: the state says that it is wanted.
-                observed.recorded.links.retain(|_, link| !snapshot.unauthorised.contains_key(&link.app));
+                observed.recorded.links.retain(|_, link| !snapshot.is_refused(link.app));
                 let broken = invariants::check(&seated(&snapshot.wanted(), &observed), &observed);
                 if steady {
                     return Ok(broken);

@@ -23,13 +23,14 @@ use bpfd_core::record::with_records;
 use bpfd_core::seat::seated;
 use bpfd_core::stamp::Relation;
 use bpfd_core::state::{App, Change, Link, State};
+use bpfd_core::unauthorised::Unauthorised;
 
 use crate::execute::{Executor, RACES};
 use crate::fail_points::point;
 use crate::store::{Outcome, Store, StoreError};
 
-/// Whether the policy lets an app be loaded again for its owner, with its links; the state has both. If not, why, in a sentence.
-pub type Judge = dyn Fn(&State, &App) -> Result<(), String> + Send;
+/// What the policy refuses of what does not run: to load again for its owner, or to attach again.
+pub type Judge = dyn Fn(&State, &Observed) -> Unauthorised + Send;
 
 /// What repair did.
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -42,8 +43,8 @@ pub struct Repaired {
     pub steps: Vec<String>,
     /// What could not be had, in a sentence each.
     pub failures: Vec<String>,
-    /// Apps that the policy refused to load again, and why.
-    pub unauthorised: BTreeMap<AppUid, String>,
+    /// What the policy refused to load or attach again, and why.
+    pub unauthorised: Unauthorised,
     /// Links whose program did not go into what runs their chain, and why: the others run without them.
     pub barred: BTreeMap<LinkUid, String>,
     /// Those of them that may go in next time: what was in the way is not said to be theirs.
@@ -51,6 +52,14 @@ pub struct Repaired {
 }
 
 impl Repaired {
+    /// Starts without these.
+    fn refuse(&mut self, refused: Unauthorised, state: &State) {
+        let told = refused.apps.iter().filter_map(|(uid, why)| Some((state.apps.get(uid)?, why)));
+        self.failures.extend(told.map(|(app, why)| format!("app `{}` is not loaded again: {why}", app.name)));
+        self.barred.clone_from(&refused.links);
+        self.unauthorised = refused;
+    }
+
     /// The barred links that are barred until they are tried again.
     pub fn lasting(&self) -> BTreeMap<LinkUid, String> {
         let lasting = self.barred.iter().filter(|(link, _)| !self.passing.contains(link));
@@ -123,8 +132,11 @@ pub fn repair<K: Kernel>(
         }
         state = known;
     }
+    // What runs stays; what does not is not started again if the policy refuses it.
+    repaired.refuse(judge(&state, &observed), &state);
+    observed.barred.clone_from(&repaired.barred);
     if open.is_none()
-        && let Some(rows) = critical_first(executor, boot, (&state, &observed), uids, judge, &mut repaired)?
+        && let Some(rows) = critical_first(executor, boot, (&state, &observed), uids, &mut repaired)?
     {
         state = rows;
         observed = look(executor, &everything, &spared)?;
@@ -144,7 +156,7 @@ pub fn repair<K: Kernel>(
             Some(Verdict::Back) | None => state.clone(),
         };
         let mut gone = BTreeSet::new();
-        let reloaded = reload(executor, &target, &observed, judge, &mut gone, &mut repaired)?;
+        let reloaded = reload(executor, &target, &observed, &mut gone, &mut repaired)?;
         let rows = with_apps_of(&state, &reloaded);
         if rows != state {
             executor.store.replace(boot, &state, &rows)?;
@@ -297,7 +309,6 @@ fn critical_first<K: Kernel>(
     boot: BootId,
     (state, observed): (&State, &Observed),
     uids: &mut dyn Uids,
-    judge: &Judge,
     repaired: &mut Repaired,
 ) -> Result<Option<State>, RepairError> {
     let is_critical = |app: &App| app.origin.file().is_some_and(|origin| origin.critical);
@@ -315,7 +326,7 @@ fn critical_first<K: Kernel>(
     first.apps.retain(|uid, app| missing(app) && (critical.contains(uid) || beside.contains(uid)));
     first.links.retain(|_, link| first.apps.contains_key(&link.app));
     let mut gone = BTreeSet::new();
-    let reloaded = reload(executor, &first, observed, judge, &mut gone, repaired)?;
+    let reloaded = reload(executor, &first, observed, &mut gone, repaired)?;
     let rows = with_apps_of(state, &reloaded);
     // Before the kernel has it, as for all others: killed in between, the next start knows what is pinned.
     executor.store.replace(boot, state, &rows)?;
@@ -336,23 +347,16 @@ fn reload<K: Kernel>(
     executor: &mut Executor<'_, K>,
     state: &State,
     observed: &Observed,
-    judge: &Judge,
     gone: &mut BTreeSet<AppUid>,
     repaired: &mut Repaired,
 ) -> Result<State, RepairError> {
     let mut reloaded = state.clone();
-    let missing: Vec<&App> = state.apps.values().filter(|app| !observed.apps.contains_key(&app.uid)).collect();
-    for app in &missing {
-        if let Err(why) = judge(state, app) {
-            // A repair comes here more than once.
-            if repaired.unauthorised.insert(app.uid, why.clone()).is_none() {
-                repaired.failures.push(format!("app `{}` is not loaded again: {why}", app.name));
-            }
-            gone.insert(app.uid);
-        }
-    }
-    let loadable = missing.iter().filter(|app| !repaired.unauthorised.contains_key(&app.uid));
-    let mut waiting: BTreeMap<AppUid, Recipe> = loadable.map(|app| (app.uid, order::recipe(state, app))).collect();
+    let missing = state.apps.values().filter(|app| !observed.apps.contains_key(&app.uid));
+    let (refused, loadable): (Vec<&App>, Vec<&App>) =
+        missing.partition(|app| repaired.unauthorised.apps.contains_key(&app.uid));
+    gone.extend(refused.iter().map(|app| app.uid));
+    let mut waiting: BTreeMap<AppUid, Recipe> =
+        loadable.iter().map(|app| (app.uid, order::recipe(state, app))).collect();
     // Those that share maps after those that have them.
     while !waiting.is_empty() {
         let borrows = |recipe: &Recipe| recipe.shared.values().any(|lender| waiting.contains_key(lender));

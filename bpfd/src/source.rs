@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::io;
 
 use bpfd_core::names::AppName;
-use bpfd_core::policy::Authorized;
+use bpfd_core::policy::{Authorized, SourceFacts};
 use bpfd_core::request::{Bytes, LoadRequest};
-use bpfd_core::state::{Advice, ObjectDigest, Reach, Source};
+use bpfd_core::state::{Advice, ObjectDigest, Source};
 use bpfd_policy::Policy;
 use bytecode_image::verify::{Refusal, Verified};
 
@@ -19,7 +19,6 @@ pub struct Bytecode {
     bytes: Vec<u8>,
     object: ObjectDigest,
     proof: Proof,
-    reach: Reach,
     name: Option<AppName>,
     labels: BTreeMap<String, String>,
     advice: BTreeMap<String, Advice>,
@@ -43,6 +42,17 @@ impl Proof {
         match self {
             Self::Upload => Ok(Self::Upload),
             Self::Image(image) => Ok(Self::Image(Box::new(image.again(policy)?))),
+        }
+    }
+
+    /// To policy.
+    pub fn facts(&self, object: ObjectDigest) -> SourceFacts {
+        match self {
+            Self::Upload => SourceFacts::Upload { object: Some(object.0) },
+            Self::Image(image) => {
+                let signers = Some(image.signers().iter().cloned().collect());
+                SourceFacts::Image { reference: Some(image.reference().clone()), signers }
+            }
         }
     }
 
@@ -98,7 +108,6 @@ impl Bytecode {
         ask: &Authorized<LoadRequest>,
         object: ObjectDigest,
         objects: &Objects,
-        policy: &Policy,
     ) -> Result<Self, UploadError> {
         let bytes = objects.read(&object).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => UploadError::Absent(object),
@@ -108,30 +117,13 @@ impl Bytecode {
             Bytes::Uploaded { stem, .. } => stem.as_deref().and_then(named_after),
             Bytes::Image { .. } => None,
         };
-        Ok(Self {
-            bytes,
-            object,
-            proof: Proof::Upload,
-            reach: policy.reach(ask.principal(), &[]),
-            name: stem,
-            labels: BTreeMap::new(),
-            advice: BTreeMap::new(),
-        })
+        Ok(Self { bytes, object, proof: Proof::Upload, name: stem, labels: BTreeMap::new(), advice: BTreeMap::new() })
     }
 
     /// The object of a verified image, already stored among the objects.
-    pub fn verified(
-        ask: &Authorized<LoadRequest>,
-        image: Verified,
-        object: ObjectDigest,
-        bytes: Vec<u8>,
-        words: ImageWords,
-        policy: &Policy,
-    ) -> Self {
+    pub fn verified(image: Verified, object: ObjectDigest, bytes: Vec<u8>, words: ImageWords) -> Self {
         let ImageWords { name, labels, advice } = words;
-        let proof = Proof::Image(Box::new(image));
-        let reach = policy.reach(ask.principal(), proof.source().signers());
-        Self { bytes, object, proof, reach, name, labels, advice }
+        Self { bytes, object, proof: Proof::Image(Box::new(image)), name, labels, advice }
     }
 
     /// The object.
@@ -147,11 +139,6 @@ impl Bytecode {
     /// Why it may be loaded.
     pub fn proof(&self) -> &Proof {
         &self.proof
-    }
-
-    /// How far it may reach.
-    pub fn reach(&self) -> Reach {
-        self.reach
     }
 
     /// What its label or file calls it.

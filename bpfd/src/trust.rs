@@ -1,7 +1,12 @@
 //! The policy in force, and its files: `policy.toml`, `policy.d/*.toml` and the keys that they name.
 //!
-//! The one place that holds the `Policy`. It is swapped whole: a bad reload leaves the last good one in force. Without any file the
-//! built-in policy holds. Must never decide, nor look into a file's text: `bpfd-policy` does.
+//! The one place that holds the `Policy`. It is swapped whole: a bad reload leaves the last good one in force. That is kept on the disk as
+//! well (`good`), so that a bad file at a start takes nothing away. Without any file the built-in policy holds. Must never decide, nor
+//! look into a file's text: `bpfd-policy` does.
+//!
+//! Long because its cases stand beside it.
+
+mod good;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bpfd_core::request::Apply;
 use bpfd_policy::Policy;
+use bpfd_policy::accounts::{Accounts, Names};
 use bpfd_policy::digest::Digest;
 use bpfd_policy::name::{Name, NotAName};
 use bpfd_policy::read::{PolicyError, PolicyFault, PolicyText, trusting};
@@ -17,6 +23,7 @@ use bytecode_image::key::{KeyError, VerifyingKey};
 use bytecode_image::keyless::PolicyFiles;
 use tokio::sync::watch;
 
+use crate::causes::error_chain;
 use crate::etc::{self, EtcError};
 use crate::layout::Layout;
 
@@ -24,9 +31,42 @@ use crate::layout::Layout;
 #[derive(Debug)]
 pub struct Trust {
     etc: PathBuf,
+    good: PathBuf,
+    accounts: LookUp,
     now: watch::Sender<Arc<Policy>>,
+    files: Mutex<Files>,
     /// One change of the files at a time.
     changing: Mutex<()>,
+}
+
+/// What says which users and groups names are.
+pub struct LookUp(Box<dyn Fn(&Names) -> Accounts + Send + Sync>);
+
+impl<F: Fn(&Names) -> Accounts + Send + Sync + 'static> From<F> for LookUp {
+    fn from(look_up: F) -> Self {
+        Self(Box::new(look_up))
+    }
+}
+
+impl std::fmt::Debug for LookUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LookUp")
+    }
+}
+
+/// How the files of the policy are.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Files {
+    /// They are the policy in force.
+    #[default]
+    Good,
+    /// The policy in force is an older one, since they are bad, and why.
+    Bad {
+        /// With file, line and column.
+        why: String,
+        /// They were bad when the daemon started: it goes by what was kept on the disk, and adds nothing.
+        at_start: bool,
+    },
 }
 
 /// A signer that is trusted now, or would be.
@@ -83,12 +123,73 @@ impl Trust {
     ///
     /// # Errors
     /// [`TrustError`]: the daemon must not start with half a policy.
-    pub fn open(layout: &Layout) -> Result<Self, TrustError> {
+    pub fn open(layout: &Layout, accounts: impl Into<LookUp>) -> Result<Self, TrustError> {
         let at = |error| EtcError { path: layout.etc.clone(), fault: io::Error::into(error) };
         // Keys are named by absolute paths in policy files.
         let etc = std::path::absolute(&layout.etc).map_err(at)?;
-        let now = read(&etc, &texts(&etc)?, file_text)?;
-        Ok(Self { etc, now: watch::Sender::new(Arc::new(now)), changing: Mutex::new(()) })
+        let (good, accounts) = (layout.good_policy(), accounts.into());
+        let kept = good::read(&good).unwrap_or_else(|error| {
+            tracing::warn!(error = error_chain(&error), "cannot use the kept policy");
+            None
+        });
+        let (now, files) = match read_files(&etc) {
+            Ok(policy) => {
+                let older = kept.as_ref().map(Policy::accounts).unwrap_or_default();
+                let policy = resolved(policy, &accounts, &older);
+                good::keep(&good, kept.as_ref(), &policy);
+                (policy, Files::Good)
+            }
+            Err(error) => {
+                let Some(kept) = kept else { return Err(error) };
+                let why = error_chain(&error);
+                tracing::error!(why, "the policy files are bad: the last good policy stays, and nothing is added");
+                let older = kept.accounts();
+                (resolved(kept, &accounts, &older), Files::Bad { why, at_start: true })
+            }
+        };
+        let now = watch::Sender::new(Arc::new(now));
+        Ok(Self { etc, good, accounts, now, files: Mutex::new(files), changing: Mutex::new(()) })
+    }
+
+    /// How the files were when they were read last.
+    pub fn files(&self) -> Files {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the files say something else than when they were read last.
+    pub fn differs(&self) -> bool {
+        let now = self.policy();
+        match (read_files(&self.etc), self.files()) {
+            (Ok(policy), Files::Good) => policy.with_accounts(&now.accounts()) != *now,
+            (Ok(_), Files::Bad { .. }) | (Err(_), Files::Good) => true,
+            (Err(error), Files::Bad { why, .. }) => error_chain(&error) != why,
+        }
+    }
+
+    /// The directories whose files the policy is read from.
+    pub fn directories(&self) -> [PathBuf; 4] {
+        [self.etc.clone(), self.etc.join("policy.d"), self.etc.join("keys"), self.etc.join("trust")]
+    }
+
+    /// Looks up again who the names are that have no number, and says whether anything was found out. Blocks on name services.
+    pub fn look_up_again(&self) -> bool {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.policy();
+        let older = before.accounts();
+        let now = Policy::clone(&before).with_accounts(&(self.accounts.0)(&before.nameless()).or(&older));
+        let changed = now != *before;
+        if changed {
+            self.put(now);
+        }
+        changed
+    }
+
+    /// Only while `changing` is held.
+    fn put(&self, policy: Policy) -> Arc<Policy> {
+        let policy = Arc::new(policy);
+        good::keep(&self.good, Some(&self.policy()), &policy);
+        self.now.send_replace(policy.clone());
+        policy
     }
 
     /// What holds now.
@@ -112,9 +213,16 @@ impl Trust {
 
     /// Only while `changing` is held.
     fn read_again(&self) -> Result<Arc<Policy>, TrustError> {
-        let new = Arc::new(read(&self.etc, &texts(&self.etc)?, file_text)?);
-        self.now.send_replace(new.clone());
-        Ok(new)
+        let read = read_files(&self.etc);
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let at_start = matches!(*files, Files::Bad { at_start: true, .. });
+        *files = match &read {
+            Ok(_) => Files::Good,
+            Err(error) => Files::Bad { why: error_chain(error), at_start },
+        };
+        drop(files);
+        let older = self.policy().accounts();
+        Ok(self.put(resolved(read?, &self.accounts, &older)))
     }
 
     /// Trusts a key for a scope: writes it to `keys/` and a signer to `policy.d/`, after the whole policy was judged with it.
@@ -158,6 +266,16 @@ impl Trust {
     }
 }
 
+fn read_files(etc: &Path) -> Result<Policy, TrustError> {
+    Ok(read(etc, &texts(etc)?, file_text)?)
+}
+
+/// The policy with the numbers of its names. A number that was known stays if no name service answers.
+fn resolved(policy: Policy, accounts: &LookUp, older: &Accounts) -> Policy {
+    let known = (accounts.0)(&policy.names()).or(older);
+    policy.with_accounts(&known)
+}
+
 /// Every policy file, `policy.toml` first.
 fn texts(etc: &Path) -> Result<Vec<Text>, TrustError> {
     let files = std::iter::once(etc.join("policy.toml")).chain(etc::toml_files(&etc.join("policy.d"))?);
@@ -198,7 +316,11 @@ mod tests {
     }
 
     fn told(error: &TrustError, layout: &Layout) -> String {
-        crate::causes::error_chain(error).replace(&layout.etc.display().to_string(), "ETC")
+        error_chain(error).replace(&layout.etc.display().to_string(), "ETC")
+    }
+
+    fn nobody(_: &Names) -> Accounts {
+        Accounts::default()
     }
 
     const OPEN: &str = "version = 1\n[[image]]\nscope = \"r.example\"\nunsigned = \"allow\"\n";
@@ -206,7 +328,7 @@ mod tests {
     #[test]
     fn without_files_nothing_passes() {
         let (_dir, layout) = host();
-        let now = Trust::open(&layout).unwrap().policy();
+        let now = Trust::open(&layout, nobody).unwrap().policy();
         assert_eq!(*now, Policy::default());
     }
 
@@ -215,7 +337,7 @@ mod tests {
         let check = |text: &str, expected: &str| {
             let (_dir, layout) = host();
             etc::replace(&layout.etc.join("policy.d/a.toml"), text).unwrap();
-            assert_eq!(told(&Trust::open(&layout).unwrap_err(), &layout), expected);
+            assert_eq!(told(&Trust::open(&layout, nobody).unwrap_err(), &layout), expected);
         };
         check(
             "version = 1\n[[image]]\nscope = \"r.example\"\nunsignd = \"allow\"\n",
@@ -223,8 +345,9 @@ mod tests {
              `unsigned`, `require`, `require_digest`",
         );
         check(
-            "version = 1\n\n[[rule]]\nid = \"x\"\n",
-            "policy is refused at ETC/policy.d/a.toml:3:3: this version does not support `[[rule]]`",
+            "version = 1\n\n[[rule]]\nid = \"x\"\neffect = \"allow\"\nverbs = [\"lst\"]\n",
+            "policy is refused at ETC/policy.d/a.toml:6:10: no verb `lst`; known are `pull`, `load`, `attach`, `update`, \
+             `detach`, `unload`, `list`, `map-read`, `map-write`, `other-owner`",
         );
         check(
             "version = 1\n[[signer]]\nname = \"ci\"\nkey = \"/nowhere/ci.pub\"\n",
@@ -238,7 +361,7 @@ mod tests {
         let signer = "keyless = { issuer = \"https://token.example\", identity = \"ci@acme.example\" }";
         etc::replace(&layout.etc.join("policy.toml"), &format!("version = 1\n[[signer]]\nname = \"ci\"\n{signer}\n"))
             .unwrap();
-        let trust = Trust::open(&layout).unwrap();
+        let trust = Trust::open(&layout, nobody).unwrap();
         let built_in = trust.policy();
         let file = layout.etc.join("trust/public-good.json");
         etc::replace(&file, "{}").unwrap();
@@ -255,7 +378,7 @@ mod tests {
         let (_dir, layout) = host();
         let file = layout.etc.join("policy.toml");
         etc::replace(&file, OPEN).unwrap();
-        let trust = Trust::open(&layout).unwrap();
+        let trust = Trust::open(&layout, nobody).unwrap();
         etc::replace(&file, "version = 2\n").unwrap();
         assert!(trust.reload().is_err());
         assert_eq!(trust.policy().images.len(), 1);
@@ -265,29 +388,96 @@ mod tests {
     }
 
     #[test]
+    fn a_bad_file_at_a_start_leaves_what_was_kept_and_says_so() {
+        let (_dir, layout) = host();
+        let file = layout.etc.join("policy.toml");
+        etc::replace(&file, OPEN).unwrap();
+        drop(Trust::open(&layout, nobody).unwrap());
+        etc::replace(&file, "version = 2\n").unwrap();
+        let trust = Trust::open(&layout, nobody).unwrap();
+        assert_eq!(trust.policy().images.len(), 1);
+        let Files::Bad { why, at_start: true } = trust.files() else { panic!("{:?}", trust.files()) };
+        assert!(why.contains("policy.toml:1:11: version 2"), "{why}");
+        trust.reload().unwrap_err();
+        assert!(matches!(trust.files(), Files::Bad { at_start: true, .. }));
+        etc::replace(&file, "version = 1\n").unwrap();
+        trust.reload().unwrap();
+        assert_eq!((trust.files(), trust.policy().images.len()), (Files::Good, 0));
+    }
+
+    #[test]
+    fn a_kept_policy_that_others_could_have_written_is_not_used() {
+        use std::os::unix::fs::PermissionsExt;
+        let (_dir, layout) = host();
+        let file = layout.etc.join("policy.toml");
+        etc::replace(&file, OPEN).unwrap();
+        drop(Trust::open(&layout, nobody).unwrap());
+        etc::replace(&file, "version = 2\n").unwrap();
+        std::fs::set_permissions(layout.good_policy(), std::fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(matches!(Trust::open(&layout, nobody), Err(TrustError::Policy(_))));
+    }
+
+    #[test]
+    fn a_number_stays_while_no_name_service_answers_and_is_found_later() {
+        use bpfd_policy::rule::AccountId::{Absent, Is, Unknown};
+        use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+        let (_dir, layout) = host();
+        let rule = "version = 1\n[[rule]]\nid = \"ops\"\neffect = \"allow\"\nverbs = [\"list\"]\n\
+                    who = [{ group = \"ops\" }]\n";
+        etc::replace(&layout.etc.join("policy.toml"), rule).unwrap();
+        // 0: nobody answers; 1: no such group; more: its number.
+        let says = Arc::new(AtomicU32::new(0));
+        let service = says.clone();
+        let look_up = move |names: &Names| {
+            let id = match service.load(Relaxed) {
+                0 => Unknown,
+                1 => Absent,
+                id => Is(id),
+            };
+            Accounts { groups: names.groups.iter().map(|name| (name.clone(), id)).collect(), ..Accounts::default() }
+        };
+        let trust = Trust::open(&layout, look_up.clone()).unwrap();
+        let known = |trust: &Trust| trust.policy().accounts().groups["ops"];
+        assert_eq!((known(&trust), trust.look_up_again()), (Unknown, false));
+        says.store(815, Relaxed);
+        assert!(trust.look_up_again());
+        assert_eq!((known(&trust), trust.look_up_again()), (Is(815), false));
+        says.store(0, Relaxed);
+        trust.reload().unwrap();
+        assert_eq!(known(&trust), Is(815));
+        // After a restart too.
+        let again = Trust::open(&layout, look_up).unwrap();
+        assert_eq!(known(&again), Is(815));
+        says.store(1, Relaxed);
+        again.reload().unwrap();
+        assert_eq!(known(&again), Absent);
+    }
+
+    #[test]
     fn an_added_key_holds_at_once_and_after_a_restart() {
         let (_dir, layout) = host();
-        let trust = Trust::open(&layout).unwrap();
+        let trust = Trust::open(&layout, nobody).unwrap();
         let added = trust.add("ci", &pem(), "r.example/bpf/**", Apply::Write).unwrap();
         assert_eq!(added.path, layout.etc.join("policy.d/ci.toml"));
         assert_eq!((trust.policy().signers.len(), trust.policy().images.len()), (1, 1));
-        let again = Trust::open(&layout).unwrap().policy();
+        let again = Trust::open(&layout, nobody).unwrap().policy();
         assert_eq!((&again, &again.files), (&trust.policy(), &vec![added.path.display().to_string()]));
     }
 
     #[test]
     fn validating_changes_nothing() {
         let (dir, layout) = host();
-        let trust = Trust::open(&layout).unwrap();
+        let trust = Trust::open(&layout, nobody).unwrap();
         trust.add("ci", &pem(), "r.example", Apply::ValidateOnly).unwrap();
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        let etc = dir.path().join("etc");
+        assert!(!etc.exists(), "{etc:?}");
         assert!(trust.policy().signers.is_empty());
     }
 
     #[test]
     fn a_name_is_taken_by_another_key_or_scope_only() {
         let (_dir, layout) = host();
-        let trust = Trust::open(&layout).unwrap();
+        let trust = Trust::open(&layout, nobody).unwrap();
         let key = pem();
         let add = |key: &str, scope| trust.add("ci", key, scope, Apply::Write);
         let first = add(&key, "r.example").unwrap();
@@ -304,7 +494,7 @@ mod tests {
         etc::replace(&key, &pem()).unwrap();
         let text = format!("version = 1\n[[signer]]\nname = \"ci\"\nkey = \"{}\"\n", key.display());
         etc::replace(&layout.etc.join("policy.toml"), &text).unwrap();
-        let trust = Trust::open(&layout).unwrap();
+        let trust = Trust::open(&layout, nobody).unwrap();
         let error = trust.add("ci", &pem(), "r.example", Apply::Write).unwrap_err();
         let expected = "there is a signer `ci` already, with another key or scope, in `ETC/policy.toml`";
         assert_eq!(told(&error, &layout), expected);
@@ -314,7 +504,7 @@ mod tests {
     fn what_would_not_parse_is_not_written() {
         let (_dir, layout) = host();
         etc::replace(&layout.etc.join("policy.toml"), OPEN).unwrap();
-        let trust = Trust::open(&layout).unwrap();
+        let trust = Trust::open(&layout, nobody).unwrap();
         let error = trust.add("ci", &pem(), "r.example", Apply::Write).unwrap_err();
         let expected = "policy is refused at ETC/policy.toml:3:9: there is an `[[image]]` for the scope `r.example` \
                         already: write all requirements into one";
@@ -328,7 +518,7 @@ mod tests {
     #[test]
     fn a_private_key_is_never_taken_for_a_public_one() {
         let (_dir, layout) = host();
-        let trust = Trust::open(&layout).unwrap();
+        let trust = Trust::open(&layout, nobody).unwrap();
         let private = SigningKey::generate(Scheme::P256).unwrap().to_pem().unwrap();
         let error = trust.add("ci", private.reveal(), "r.example", Apply::Write).unwrap_err();
         assert!(matches!(error, TrustError::Key(KeyError::PrivateKey)), "{error:?}");

@@ -19,7 +19,8 @@ pub struct Output {
 }
 
 impl Output {
-    pub(crate) fn of(line: &str, done: process::Output) -> Self {
+    /// What a command line said and did.
+    pub fn of(line: &str, done: process::Output) -> Self {
         use std::os::unix::process::ExitStatusExt;
         let code = done.status.code().unwrap_or_else(|| -done.status.signal().unwrap());
         let text = |bytes| String::from_utf8(bytes).unwrap();

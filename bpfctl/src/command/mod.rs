@@ -14,6 +14,7 @@ mod load;
 mod login;
 mod man;
 mod persist;
+mod policy;
 mod programs;
 mod state;
 mod trust;
@@ -21,6 +22,7 @@ mod unload;
 mod update;
 mod version;
 mod views;
+mod whoami;
 
 use clap::Subcommand;
 
@@ -45,6 +47,9 @@ pub(crate) enum Command {
     Logout(login::Logout),
     Keygen(keygen::Keygen),
     Trust(trust::Trust),
+    Policy(policy::Policy),
+    #[command(name = "whoami")]
+    WhoAmI(whoami::WhoAmI),
     Doctor(doctor::Doctor),
     State(state::State),
     Completion(completion::Completion),
@@ -70,6 +75,8 @@ impl Command {
             Self::Logout(verb) => verb.run(session),
             Self::Keygen(verb) => verb.run(session),
             Self::Trust(verb) => verb.run(session).await,
+            Self::Policy(verb) => verb.run(session).await,
+            Self::WhoAmI(verb) => verb.run(session).await,
             Self::Doctor(verb) => verb.run(session).await,
             Self::State(verb) => verb.run(session).await,
             Self::Completion(verb) => verb.run(session),

@@ -516,6 +516,55 @@ impl PolicyService for Fake {
     async fn reload_policy(&self, _: Request<pb::ReloadPolicyRequest>) -> Answer<pb::ReloadPolicyResponse> {
         answer(pb::ReloadPolicyResponse::default())
     }
+
+    async fn who_am_i(&self, _: Request<pb::WhoAmIRequest>) -> Answer<pb::WhoAmIResponse> {
+        answer(pb::WhoAmIResponse {
+            uid: 1001,
+            user: Some("cni".into()),
+            groups: vec![815, 1001],
+            unit: Some("cni.service".into()),
+            rules: vec!["cni".into()],
+        })
+    }
+
+    async fn can_i(&self, request: Request<pb::CanIRequest>) -> Answer<pb::CanIResponse> {
+        answer(match request.into_inner().interface.as_deref() {
+            Some("eth0") => pb::CanIResponse {
+                why: "rule `cni` allows it, except interface eth0: it is for veth*".into(),
+                hint: "ask for what the rule allows, or ask an administrator".into(),
+                ..Default::default()
+            },
+            _ => {
+                let (rule, reach) = ("cni".into(), "kernel".into());
+                pb::CanIResponse { allowed: true, rule, reach, ..Default::default() }
+            }
+        })
+    }
+
+    async fn get_policy(&self, _: Request<pb::GetPolicyRequest>) -> Answer<pb::GetPolicyResponse> {
+        let rule = |id: &str, built_in| pb::PolicyRule {
+            id: id.into(),
+            built_in,
+            text: format!("[[rule]]\nid = \"{id}\"\neffect = \"allow\"\n"),
+        };
+        answer(pb::GetPolicyResponse {
+            files: vec!["/etc/bpfd/policy.toml".into()],
+            fault: "policy is refused at /etc/bpfd/policy.d/a.toml:2:1: unknown field `rul`".into(),
+            rules: vec![rule("builtin-root", true), rule("cni", false)],
+            unknown_names: vec!["ldap-ops".into()],
+            signers: vec!["ci".into()],
+            images: vec!["registry/team/**".into()],
+        })
+    }
+
+    async fn enforce_policy(&self, _: Request<pb::EnforcePolicyRequest>) -> Answer<pb::EnforcePolicyResponse> {
+        answer(pb::EnforcePolicyResponse {
+            refused: vec![pb::RefusedThing { thing: "app `a`".into(), why: "no rule is about u7".into() }],
+            apps: vec!["a".into()],
+            links: vec!["a/pass@eth0:xdp".into()],
+            plan: vec![],
+        })
+    }
 }
 
 #[tonic::async_trait]

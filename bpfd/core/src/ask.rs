@@ -3,9 +3,10 @@
 //! This file must never decide.
 
 use crate::adopt::Decision;
-use crate::policy::{Ask, Asked, SourceKind, Verb, load_of, on_app, on_chain, on_link};
+use crate::facts::{hook_asked, map_owner, on_app, on_chain, on_link, source_asked, whole};
+use crate::policy::{Ask, Asked, SourceFacts, Verb};
 use crate::request::{
-    AttachAsk, AttachRequest, Bytes, DetachRequest, DetachWhich, LoadRequest, OwnerScope, PersistRequest,
+    AttachAsk, AttachRequest, DetachRequest, DetachWhich, LinkRef, LoadRequest, OwnerScope, PersistRequest,
     RebuildRequest, UnloadRequest, UnloadWhich, UpdateRequest,
 };
 use crate::state::{App, State};
@@ -20,14 +21,28 @@ impl<T> Ask for Look<T> {
     }
 }
 
-/// Requests that bring an image here, or take it away.
+/// Requests that bring an image here.
 #[derive(Clone, Debug)]
 pub struct PullAsk(pub String);
 
 impl Ask for PullAsk {
     fn asked(&self, _: &State) -> Vec<Asked> {
-        vec![Asked::verb(Verb::Pull)]
+        vec![pull_of(&self.0)]
     }
+}
+
+/// Requests that take images away, by reference or digest.
+#[derive(Clone, Debug)]
+pub struct RemoveImagesAsk(pub Vec<String>);
+
+impl Ask for RemoveImagesAsk {
+    fn asked(&self, _: &State) -> Vec<Asked> {
+        self.0.iter().map(|image| pull_of(image)).collect()
+    }
+}
+
+fn pull_of(image: &str) -> Asked {
+    Asked { source: Some(SourceFacts::named(image)), ..Asked::verb(Verb::Pull) }
 }
 
 /// Requests that change who is trusted.
@@ -56,24 +71,25 @@ pub struct UploadAsk;
 
 impl Ask for UploadAsk {
     fn asked(&self, _: &State) -> Vec<Asked> {
-        vec![load_of(SourceKind::Upload)]
+        vec![Asked::load(SourceFacts::Upload { object: None })]
     }
 }
 
 fn attach_asked(attach: &AttachAsk, app: Option<&App>) -> Asked {
-    Asked { priority: attach.hook.priority().map(u32::from), ..on_app(Verb::Attach, app) }
+    let (kind, hook) = (Some(attach.hook.kind().to_string()), Some(hook_asked(&attach.hook)));
+    Asked { kind, hook, ..on_app(Verb::Attach, app) }
 }
 
 impl Ask for LoadRequest {
     fn asked(&self, state: &State) -> Vec<Asked> {
-        let source = match &self.bytes {
-            Bytes::Image { .. } => SourceKind::Image,
-            Bytes::Uploaded { .. } => SourceKind::Upload,
-        };
-        std::iter::once(load_of(source))
-            .chain(self.attach.iter().map(|(attach, _)| attach_asked(attach, None)))
-            .chain(self.map_from.iter().map(|from| on_app(Verb::Share, from.app.resolve(state).ok())))
-            .collect()
+        let source = source_asked(&self.bytes);
+        let attach = self.attach.iter().map(|(attach, _)| {
+            let source = Some(source.clone());
+            Asked { source, ..attach_asked(attach, None) }
+        });
+        let lenders = self.map_from.iter().filter_map(|from| from.app.resolve(state).ok());
+        let shares = lenders.map(|app| Asked { maps_of: vec![map_owner(app)], ..Asked::load(source.clone()) });
+        std::iter::once(Asked::load(source.clone())).chain(attach).chain(shares).collect()
     }
 }
 
@@ -85,15 +101,15 @@ impl Ask for AttachRequest {
 
 impl Ask for UpdateRequest {
     fn asked(&self, state: &State) -> Vec<Asked> {
-        let link = on_link(Verb::Update, state, self.link.resolve(state).ok());
-        vec![Asked { priority: self.priority.map(u32::from), ..link }]
+        let moved = self.link.resolve(state).ok().map(|link| link.moved(self.priority, self.proceed_on));
+        on_link(Verb::Update, state, moved.as_ref(), None)
     }
 }
 
 impl Ask for RebuildRequest {
     fn asked(&self, state: &State) -> Vec<Asked> {
         match state.chain_called(&self.chain) {
-            Some(chain) => on_chain(state, &chain),
+            Some(chain) => on_chain(state, &chain, None),
             None => vec![Asked::verb(Verb::Update)],
         }
     }
@@ -101,7 +117,7 @@ impl Ask for RebuildRequest {
 
 impl Ask for PersistRequest {
     fn asked(&self, state: &State) -> Vec<Asked> {
-        vec![on_app(Verb::Update, self.app.resolve(state).ok())]
+        whole(Verb::Update, self.app.resolve(state).ok())
     }
 
     fn narrow(&mut self, owners: OwnerScope) {
@@ -113,7 +129,8 @@ impl Ask for DetachRequest {
     fn asked(&self, state: &State) -> Vec<Asked> {
         match &self.which {
             DetachWhich::Links(links) => {
-                links.iter().map(|link| on_link(Verb::Detach, state, link.resolve(state).ok())).collect()
+                let of_link = |link: &LinkRef| on_link(Verb::Detach, state, link.resolve(state).ok(), None);
+                links.iter().flat_map(of_link).collect()
             }
             DetachWhich::All(_) => vec![Asked::verb(Verb::Detach)],
         }

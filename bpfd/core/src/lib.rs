@@ -9,6 +9,7 @@ pub mod changes;
 pub mod config;
 pub mod cow;
 pub mod describe;
+pub mod facts;
 pub mod hook;
 pub mod ident;
 pub mod invariants;
@@ -35,4 +36,5 @@ pub mod stamp;
 pub mod state;
 #[cfg(test)]
 mod testing;
+pub mod unauthorised;
 pub mod watched;

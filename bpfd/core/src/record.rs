@@ -175,6 +175,7 @@ mod tests {
             handle: Handle(3),
             name: "counter".parse().unwrap(),
             owner: owner(),
+            credentials: None,
             source: Source::Image {
                 reference: "reg.test/bpf/counter:1".into(),
                 digest: format!("sha256:{}", "0".repeat(64)),
@@ -214,6 +215,7 @@ mod tests {
             placement: serde_json::from_str::<Placement>(placement).unwrap(),
             on: None,
             owner: owner(),
+            credentials: None,
             origin: LinkOrigin::Request,
             lifetime: LinkLifetime::UntilDetached,
             when_absent: WhenAbsent::Wait,

@@ -97,6 +97,7 @@ mod tests {
             placement: Placement::Shared(Place { asked, priority, effective, proceed_on, mode }),
             on: on.map(|(chain, called)| Seat { chain, called: name(called) }),
             owner: Owner { uid: 0, user: None },
+            credentials: None,
             origin: LinkOrigin::Request,
             lifetime: LinkLifetime::UntilDetached,
             when_absent: WhenAbsent::Wait,

@@ -11,6 +11,7 @@ use crate::names::NetnsName;
 use crate::plan::{LinkStatus, own_status, status};
 use crate::seat::seated;
 use crate::state::{Link, ObjectDigest, State};
+use crate::unauthorised::Unauthorised;
 use crate::watched::watched;
 
 /// The last whole state, and how the kernel stood then.
@@ -22,20 +23,25 @@ pub struct Snapshot {
     pub observed: Observed,
     /// How each link stands.
     pub statuses: BTreeMap<LinkUid, LinkStatus>,
-    /// Apps that the policy refused to load again after a reboot, and why.
-    pub unauthorised: BTreeMap<AppUid, String>,
     /// Network namespaces with links in them that are not watched.
     pub unwatched: BTreeSet<NetnsName>,
+    /// What the policy would refuse now: what runs of it stays, and what does not run is not started again.
+    pub unauthorised: Arc<Unauthorised>,
     /// What differed when the state was lost, until that is decided.
     pub recovery: Option<Arc<Recovery>>,
 }
 
 impl Snapshot {
-    /// What is to run: the state without the apps that the policy refused after a reboot, and without their links.
+    /// What is to run: the state without the apps that the policy refused to load again, and without their links.
     pub fn wanted(&self) -> State {
-        let mut wanted = self.state.without_links(|link| self.unauthorised.contains_key(&link.app));
-        wanted.apps.retain(|app, _| !self.unauthorised.contains_key(app));
+        let mut wanted = self.state.without_links(|link| self.is_refused(link.app));
+        wanted.apps.retain(|app, _| !self.is_refused(*app));
         wanted
+    }
+
+    /// Whether the policy keeps an app from being loaded again.
+    pub fn is_refused(&self, app: AppUid) -> bool {
+        self.unauthorised.apps.contains_key(&app) && !self.observed.apps.contains_key(&app)
     }
 
     /// The objects that are needed: of apps, and of rows that wait for a decision.
@@ -54,7 +60,7 @@ impl Snapshot {
         let (recovery, unauthorised) = (self.recovery.clone(), self.unauthorised.clone());
         match scope {
             Scope::Everything(_) => {
-                Self { statuses: status(&state, &seen), state, observed: seen, unauthorised, unwatched, recovery }
+                Self { statuses: status(&state, &seen), state, observed: seen, unwatched, unauthorised, recovery }
             }
             Scope::Chains(_) => {
                 let of = |chain| seen.chains.contains_key(&chain) || seen.missing.contains(&chain);
@@ -65,7 +71,7 @@ impl Snapshot {
                 statuses.retain(|link, _| state.links.contains_key(link));
                 statuses.extend(own_status(&state, &observed));
                 statuses.extend(status_of(&state, &observed, looked_at));
-                Self { state, observed, statuses, unauthorised, unwatched, recovery }
+                Self { state, observed, statuses, unwatched, unauthorised, recovery }
             }
         }
     }

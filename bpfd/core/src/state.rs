@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use bpfd_policy::caller::{Owner, Reach};
+pub use bpfd_policy::caller::{Credentials, Owner, Reach};
 use serde::{Deserialize, Serialize};
 
 pub use ebpf::kind::ProgramKind;
@@ -266,6 +266,9 @@ pub struct App {
     pub name: AppName,
     /// Who loaded it.
     pub owner: Owner,
+    /// What else the policy saw of who loaded it; `None` in rows of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
     /// Where the bytes came from.
     pub source: Source,
     /// The bytes, in the object store.
@@ -342,6 +345,9 @@ pub struct Link {
     pub on: Option<Seat>,
     /// Who attached it.
     pub owner: Owner,
+    /// What else the policy saw of who attached it; `None` in rows of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<Credentials>,
     /// What made it.
     pub origin: LinkOrigin,
     /// How long it is wanted.
@@ -366,8 +372,9 @@ impl Link {
     /// Whether `record` is what was asked for.
     pub fn is_asked_as(&self, record: &Self) -> bool {
         let Self { uid, handle, app, function, placement, on: _, owner, origin, lifetime, when_absent, .. } = self;
-        let Self { created, generation, request, .. } = self;
+        let Self { created, generation, request, credentials, .. } = self;
         record.on.is_none()
+            && *credentials == record.credentials
             && (uid, handle, app, function, placement, owner, origin)
                 == (
                     &record.uid,
@@ -380,6 +387,17 @@ impl Link {
                 )
             && (lifetime, when_absent, created, generation, request)
                 == (&record.lifetime, &record.when_absent, &record.created, &record.generation, &record.request)
+    }
+
+    /// The link at another place in its chain.
+    #[must_use]
+    pub fn moved(&self, priority: Option<Priority>, proceed_on: Option<ProceedOn>) -> Self {
+        let mut moved = self.clone();
+        if let Placement::Shared(place) = &mut moved.placement {
+            place.priority = priority.unwrap_or(place.priority);
+            place.proceed_on = proceed_on.unwrap_or(place.proceed_on);
+        }
+        moved
     }
 
     /// The chain that it is in.
@@ -428,6 +446,17 @@ pub enum Change {
 }
 
 impl Change {
+    /// The same by somebody of whom the policy saw this.
+    #[must_use]
+    pub fn by(mut self, credentials: &Credentials) -> Self {
+        match &mut self {
+            Self::Load(app) => app.credentials = Some(credentials.clone()),
+            Self::Attach(link) => link.credentials = Some(credentials.clone()),
+            Self::Update { .. } | Self::Persist { .. } | Self::Rebuild { .. } | Self::Detach(_) | Self::Unload(_) => {}
+        }
+        self
+    }
+
     /// The highest handle that it gives away.
     pub fn highest_handle(&self) -> Option<Handle> {
         match self {

@@ -74,6 +74,7 @@ mod tests {
                 placement: Placement::Shared(Place { asked, priority, effective: priority, proceed_on, mode }),
                 on: None,
                 owner: Owner { uid, user: None },
+                credentials: None,
                 origin: LinkOrigin::Request,
                 lifetime: LinkLifetime::UntilDetached,
                 when_absent: WhenAbsent::Wait,

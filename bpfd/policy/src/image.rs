@@ -180,6 +180,29 @@ impl Policy {
             .map_err(|reason| Box::new(Refusal { reference: reference.clone(), digest: *digest, reason: *reason }))
     }
 
+    /// Why an image that was let through before would not be now, as far as what is kept of it tells: its name, and the names of those
+    /// whose signatures counted. That a name is another key's now is not seen, nor what `digest` requires.
+    #[must_use]
+    pub fn refuses_stored(&self, reference: &str, signers: &[String]) -> Option<String> {
+        let reference = reference.parse::<Reference>().ok()?;
+        let Some(rule) = self.image_rule(&reference) else {
+            return Some(format!("no `[[image]]` of the policy covers `{reference}`"));
+        };
+        let lacks = |requirement: &Requirement| match requirement {
+            // It may mean the index, or the manifest in it.
+            Requirement::Digest(_) => false,
+            Requirement::Signed { signers: known, threshold, identity: _ } => {
+                signers.iter().filter(|name| known.contains_key(*name)).count() < *threshold
+            }
+        };
+        match &rule.trust {
+            Trust::All(requirements) if requirements.iter().any(lacks) => {
+                Some(format!("the `[[image]]` of scope `{}` does not let `{reference}` through", rule.scope))
+            }
+            Trust::All(_) | Trust::Anything => None,
+        }
+    }
+
     fn approve(&self, evidence: &Evidence) -> Result<Approval, Box<Reason>> {
         let named = evidence.reference.digest();
         if named.is_some_and(|named| named != evidence.digest) {

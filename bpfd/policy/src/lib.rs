@@ -3,8 +3,14 @@
 //! Pure: texts, keys and facts go in; a [`Policy`] or a decision comes out. It must never open a file, look at a socket or a clock,
 //! check a signature, or know how the daemon keeps its state. Own `clippy.toml`, checked by `cargo xtask tidy`.
 
+pub mod accounts;
+pub mod builtin;
 pub mod caller;
+mod conditions;
+pub mod decide;
 pub mod digest;
+pub mod expect;
+pub mod glob;
 pub mod image;
 pub mod key;
 pub mod limits;
@@ -13,8 +19,11 @@ pub mod quota;
 pub mod read;
 pub mod reference;
 pub mod refusal;
+pub mod rule;
 pub mod scope;
+mod show;
 pub mod signer;
+pub mod words;
 
 use std::collections::BTreeMap;
 
@@ -22,13 +31,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::ImageRule;
 use crate::name::Name;
+use crate::rule::Rule;
 use crate::signer::Signer;
 
 /// What holds on a host. The default is the built-in policy, which lets no image through.
 ///
-/// Whoever holds one shares it whole, as an `Arc<Policy>`: a decision is made by one policy, never by halves of two. The rules about
-/// callers are built in ([`caller`]), so they have no field yet.
-#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+/// Whoever holds one shares it whole, as an `Arc<Policy>`: a decision is made by one policy, never by halves of two.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Policy {
     /// The files it was read from, in their order.
     pub files: Vec<String>,
@@ -36,6 +45,14 @@ pub struct Policy {
     pub signers: BTreeMap<Name, Signer>,
     /// Each `[[image]]`; no two have the same scope.
     pub images: Vec<ImageRule>,
+    /// Each `[[rule]]`, in the order of the files, after the built-in ones that hold.
+    pub rules: Vec<Rule>,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { files: vec![], signers: BTreeMap::new(), images: vec![], rules: builtin::all() }
+    }
 }
 
 /// Line and column of a byte offset, both from 1; the column counts characters.

@@ -18,6 +18,11 @@ pub struct Name(String);
 pub struct NotAName(String);
 
 impl Name {
+    /// The name of something that is built in; a test holds each against the grammar.
+    pub(crate) fn built_in(prefix: &str, name: &str) -> Self {
+        Self(format!("{prefix}{name}"))
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

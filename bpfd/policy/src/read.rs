@@ -1,8 +1,11 @@
-//! The text of the policy files: `[[signer]]` and `[[image]]`, read in one pass into a [`Policy`].
+//! The text of the policy files: `[[signer]]`, `[[image]]` and `[[rule]]`, read in one pass into a [`Policy`].
 //!
-//! Deny by default: an unknown key is an error with file, line and column, never a thing to skip, and so is a `[[rule]]`, which nobody
-//! reads yet. Must never read a file itself: texts and keys come from the caller, who checks owner and mode.
+//! Deny by default: an unknown key is an error with file, line and column, never a thing to skip. Must never read a file itself: texts and
+//! keys come from the caller, who checks owner and mode.
+//!
+//! Long because each fault stands beside its words.
 
+mod rule;
 mod signer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,12 +15,15 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
-use toml::de::{DeTable, Deserializer};
+use toml::de::Deserializer;
 
+use crate::builtin;
 use crate::digest::Digest;
+use crate::glob::BadGlob;
 use crate::image::{Identity, ImageRule, Requirement, Trust};
 use crate::name::{Name, NotAName};
-use crate::scope::Scope;
+use crate::rule::Rule;
+use crate::scope::{Scope, ScopeError};
 use crate::signer::{IdentitiesError, Signer};
 use crate::{Policy, limits, position};
 
@@ -53,9 +59,88 @@ pub enum PolicyFault {
     /// Not a name.
     #[error(transparent)]
     SignerName(NotAName),
-    /// A rule that nobody reads would not hold.
-    #[error("this version does not support `[[rule]]`")]
-    Rule,
+    /// Not a name.
+    #[error(transparent)]
+    RuleId(NotAName),
+    /// A name of the daemon's own.
+    #[error("`{0}` is the name of a built-in rule: names with `builtin-` are taken")]
+    BuiltInId(Name),
+    /// Two rules of one name.
+    #[error("there is a rule `{id}` already, in {other}")]
+    RuleTwice {
+        /// The name.
+        id: Name,
+        /// The file of the first.
+        other: String,
+    },
+    /// A rule that lets in more than it says.
+    #[error("rule `{id}` allows something and does not state `{key}`: write `{key}` as in `{example}`")]
+    NotStated {
+        /// The rule.
+        id: Name,
+        /// What is missing.
+        key: &'static str,
+        /// How it is written.
+        example: &'static str,
+    },
+    /// A condition beside verbs that it has nothing to do with.
+    #[error("`{key}` says nothing about the verbs of this rule: it is about `{about}`")]
+    SaysNothing {
+        /// The condition.
+        key: &'static str,
+        /// The verbs.
+        about: String,
+    },
+    /// A condition of rules that allow, in one that denies.
+    #[error("`{0}` is for rules with `effect = \"allow\"`")]
+    OnlyAllows(&'static str),
+    /// A word that is none of the known ones.
+    #[error("no {what} `{word}`; known are `{known}`")]
+    UnknownWord {
+        /// What it should be.
+        what: &'static str,
+        /// As written.
+        word: String,
+        /// Those there are.
+        known: String,
+    },
+    /// A verb that is none alone.
+    #[error("`other-owner` stands beside another verb, as in `verbs = [\"detach\", \"other-owner\"]`")]
+    OtherAlone,
+    /// `{}`
+    #[error("an element of `who` states `user`, `group`, or one of them with `unit`")]
+    WhoEmpty,
+    /// Whoever may start a process in a unit would be meant.
+    #[error("`unit` needs `user` or `group` beside it: anybody's process may be in a unit of that name")]
+    UnitAlone,
+    /// What no user and no group is called.
+    #[error("`{0}` is not the name of a user or group: write the name, not the number")]
+    Account(String),
+    /// A pattern.
+    #[error(transparent)]
+    Glob(BadGlob),
+    /// From more to less, or beyond all.
+    #[error("priorities from {min} to {max}: they go from 0 to 1000, and `min` is at most `max`")]
+    Band {
+        /// As written.
+        min: u32,
+        /// As written.
+        max: u32,
+    },
+    /// A scope of a rule.
+    #[error("not a scope of images")]
+    RuleScope(#[source] ScopeError),
+    /// Not a hash.
+    #[error(
+        "`{0}` is not the hash of a file: write `sha256:` and 64 hexadecimal digits, or `files = \"any\"`; a path proves nothing"
+    )]
+    FileHash(String),
+    /// Not an app.
+    #[error("`map_from` has `own`, names of apps, and labels as `KEY=VALUE`")]
+    MapOwner(#[source] NotAName),
+    /// A quota that allows nothing.
+    #[error("a quota of 0 calls keeps everybody out: leave the verbs out of the rule instead")]
+    NoCalls,
     /// Two signers of one name.
     #[error("there is a signer `{0}` already")]
     SignerTwice(Name),
@@ -142,6 +227,14 @@ pub enum PolicyFault {
     },
 }
 
+impl PolicyFault {
+    fn unknown_signer(name: &str, signers: &BTreeMap<Name, Signer>) -> Self {
+        let known: Vec<&str> = signers.keys().map(Name::as_str).collect();
+        let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        Self::UnknownSigner { name: name.to_owned(), known }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileText {
@@ -150,6 +243,8 @@ struct FileText {
     signer: Vec<signer::SignerText>,
     #[serde(default)]
     image: Vec<Spanned<ImageText>>,
+    #[serde(default)]
+    rule: Vec<rule::RuleText>,
 }
 
 #[derive(Deserialize)]
@@ -201,11 +296,7 @@ impl PolicyText<'_> {
             let offset = error.span().map_or(0, |span| span.start);
             self.fault(offset, PolicyFault::Toml(error.message().to_owned()))
         };
-        let table = DeTable::parse(self.text).map_err(toml)?;
-        if let Some((key, _)) = table.get_ref().iter().find(|(key, _)| key.get_ref() == "rule") {
-            return Err(self.fault(key.span().start, PolicyFault::Rule));
-        }
-        let file = FileText::deserialize(Deserializer::from(table)).map_err(toml)?;
+        let file = Deserializer::parse(self.text).and_then(FileText::deserialize).map_err(toml)?;
         match *file.version.get_ref() {
             1 => Ok(file),
             other => Err(self.fault(file.version.span().start, PolicyFault::Version(other))),
@@ -240,7 +331,23 @@ impl Policy {
                 images.push(rule);
             }
         }
-        Ok(Self { files: files.iter().map(|file| file.file.to_owned()).collect(), signers, images })
+        let mut rules: Vec<Rule> = vec![];
+        let mut places: BTreeMap<Name, &str> = BTreeMap::new();
+        for (file, text) in &parsed {
+            for text in &text.rule {
+                let rule = text.read(file, &rule::Known { signers: &signers })?;
+                if let Some(other) = places.insert(rule.id.clone(), file.file) {
+                    let fault = PolicyFault::RuleTwice { id: rule.id, other: other.to_owned() };
+                    return Err(file.fault(text.id().span().start, fault));
+                }
+                rules.push(rule);
+            }
+        }
+        let rules = match rules.is_empty() {
+            true => builtin::all(),
+            false => std::iter::once(builtin::root()).chain(rules).collect(),
+        };
+        Ok(Self { files: files.iter().map(|file| file.file.to_owned()).collect(), signers, images, rules })
     }
 }
 
@@ -290,10 +397,7 @@ fn read_requirement(
             let mut chosen = BTreeMap::new();
             for name in names {
                 let Some(key) = signers.get(name.get_ref().as_str()) else {
-                    let known: Vec<&str> = signers.keys().map(Name::as_str).collect();
-                    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-                    let fault = PolicyFault::UnknownSigner { name: name.get_ref().clone(), known };
-                    return Err(file.fault(name.span().start, fault));
+                    return Err(file.fault(name.span().start, PolicyFault::unknown_signer(name.get_ref(), signers)));
                 };
                 chosen.insert(name.get_ref().clone(), key.clone());
             }

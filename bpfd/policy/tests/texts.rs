@@ -96,8 +96,6 @@ fn each_bad_policy_is_refused_with_file_line_and_column() {
         "version = 1\nversion = 1\n".to_owned(),
         "version = 1\ndefault = \"allow\"\n".to_owned(),
         "version = 1\n[[signer]\n".to_owned(),
-        format!("{SIGNERS}\n[[rule]]\nid = \"cni\"\nwho = [{{ user = \"cni\" }}]\n"),
-        "version = 1\nrule = []\n".to_owned(),
         keyless("issuer = \"x\", identity = \"y\", root = \"github\""),
         keyless("issuer = \"x\", identity = \"y\", root = \"acme.json\""),
         keyless("issuer = \"x\", identity = \"y\""),

@@ -222,7 +222,13 @@ mod tests {
     use super::*;
 
     fn denied(principal: &str) -> Denied {
-        Denied { principal: principal.into(), verb: Verb::Trust, why: "only root".into(), hint: String::new() }
+        Denied {
+            principal: principal.into(),
+            verb: Verb::Trust,
+            why: "only root".into(),
+            hint: String::new(),
+            rules: vec![],
+        }
     }
 
     fn end(number: u128) -> Record<'static> {

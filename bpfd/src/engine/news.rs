@@ -200,6 +200,7 @@ mod tests {
             placement: Placement::Shared(Place { asked, priority, effective: priority, proceed_on, mode }),
             on,
             owner: Owner { uid: 0, user: None },
+            credentials: None,
             origin: LinkOrigin::Request,
             lifetime: LinkLifetime::UntilDetached,
             when_absent: WhenAbsent::Wait,

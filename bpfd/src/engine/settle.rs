@@ -10,6 +10,7 @@ use bpfd_core::ident::LinkUid;
 use bpfd_core::kernel::{Kernel, Observed, Scope};
 use bpfd_core::seat::seated;
 use bpfd_core::state::{Link, State};
+use bpfd_core::unauthorised::held_back;
 
 use super::news::chains;
 use super::{Engine, News, Progress, Settling};
@@ -90,6 +91,9 @@ impl<K: Kernel> Engine<K> {
         let here = |link: &LinkUid| seated.links.get(link).and_then(Link::chain);
         self.barred.retain(|link, _| here(link).is_some_and(|chain| !observed.chains.contains_key(&chain)));
         self.barred.extend(repaired.barred.clone());
+        let came = |link: &LinkUid| here(link).is_some_and(|chain| observed.chains.contains_key(&chain));
+        let held_back = held_back(&self.policy(), &seated, &seen, &self.unauthorised);
+        self.barred.extend(held_back.into_iter().filter(|(link, _)| came(link)));
         observed = self.remembered(observed);
         self.acts.begin();
         let (kernel, store, audit) = (&mut self.kernel, &mut self.store, self.audit.as_mut());

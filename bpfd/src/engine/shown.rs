@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use bpfd_core::kernel::{Kernel, ObserveError, Observed, Scope};
+use bpfd_core::unauthorised::{Unauthorised, unauthorised};
 
 use super::{Engine, Snapshot};
 
@@ -27,7 +28,26 @@ impl<K: Kernel> Engine<K> {
     pub(super) fn show(&mut self, scope: &Scope, seen: Observed) {
         let seen = self.remembered(seen);
         let next = self.published.borrow().after(&self.state, seen, scope);
-        let next = Snapshot { recovery: self.recovery.clone(), unauthorised: self.unauthorised.clone(), ..next };
+        let unauthorised = Arc::new(self.unauthorised(&next));
+        let next = Snapshot { recovery: self.recovery.clone(), unauthorised, ..next };
+        self.published.send_replace(Arc::new(next));
+    }
+
+    /// What the policy of now refuses, and what it refused to start and does not run since.
+    fn unauthorised(&self, shown: &Snapshot) -> Unauthorised {
+        let Snapshot { state, observed, .. } = shown;
+        unauthorised(&self.policy(), state).and_still(&self.unauthorised, state, observed)
+    }
+
+    /// Shows readers what a new policy would refuse of what there is.
+    pub fn judge(&mut self) {
+        let shown = self.published.borrow().clone();
+        self.unauthorised = (self.judge)(&shown.state, &shown.observed);
+        let unauthorised = self.unauthorised(&shown);
+        for (link, why) in unauthorised.links.iter().filter(|(link, _)| !shown.unauthorised.links.contains_key(link)) {
+            tracing::warn!(%link, why, "UNAUTHORISED: the policy would not allow this link now; it stays");
+        }
+        let next = Snapshot { unauthorised: Arc::new(unauthorised), ..Snapshot::clone(&shown) };
         self.published.send_replace(Arc::new(next));
     }
 

@@ -3,10 +3,7 @@
 //! The bytes lie among the objects. They are read again, and hashed again, when there is room for them; the proof is here all the
 //! time. Must never be made of anything but a judged image, or give out bytes that do not hash to what was in it.
 
-use bpfd_core::policy::Authorized;
-use bpfd_core::request::LoadRequest;
 use bpfd_core::state::ObjectDigest;
-use bpfd_policy::Policy;
 use bytecode_image::verify::Verified;
 
 use super::judge::Judged;
@@ -36,14 +33,9 @@ impl Acquired {
     ///
     /// # Errors
     /// [`UploadError::Read`]: nobody uploaded it, so it is not absent but lost.
-    pub fn bytecode(
-        self,
-        ask: &Authorized<LoadRequest>,
-        objects: &Objects,
-        policy: &Policy,
-    ) -> Result<Bytecode, UploadError> {
+    pub fn bytecode(self, objects: &Objects) -> Result<Bytecode, UploadError> {
         let Self { verified, object, words } = self;
         let bytes = objects.read(&object).map_err(|source| UploadError::Read { object, source })?;
-        Ok(Bytecode::verified(ask, verified, object, bytes, words, policy))
+        Ok(Bytecode::verified(verified, object, bytes, words))
     }
 }

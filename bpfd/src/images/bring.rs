@@ -296,6 +296,7 @@ fn at_fault(error: &ImageError) -> bool {
             }
         },
         ImageError::Reference(_)
+        | ImageError::Denied(_)
         | ImageError::NotCovered(_)
         | ImageError::Registries(_)
         | ImageError::Fetch(_)

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use bpfd_core::policy::Denied;
 use bytecode_image::config::ConfigError;
 use bytecode_image::digest::Digest;
 use bytecode_image::label::{LabelError, LabelMismatch};
@@ -25,6 +26,9 @@ pub enum ImageError {
     /// Not a reference.
     #[error(transparent)]
     Reference(#[from] ReferenceError),
+    /// A rule about callers, once it was known what was asked for.
+    #[error(transparent)]
+    Denied(#[from] Box<Denied>),
     /// Somebody who is not root asks for what the policy says nothing of.
     #[error("bpfd does not pull `{0}`")]
     NotCovered(Reference),

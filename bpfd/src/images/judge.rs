@@ -1,9 +1,10 @@
 //! An image of the store, judged and opened without asking anybody: every byte hashed again, the policy of now, the object read by
 //! the parse worker, the label compared with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 
+use bpfd_core::policy::{Asked, Principal, SourceFacts, Stage, Verb};
 use bytecode_image::config::ImageConfig;
 use bytecode_image::digest::Digest;
 use bytecode_image::label::{self, Labelled};
@@ -40,6 +41,20 @@ impl Opened {
 }
 
 impl Shared {
+    /// The rules' decision about an image that is known.
+    pub(super) fn may_pull(
+        &self,
+        caller: &Principal,
+        reference: &Reference,
+        signers: Option<BTreeSet<String>>,
+        stage: Stage,
+    ) -> Result<(), ImageError> {
+        let source = Some(SourceFacts::Image { reference: Some(reference.clone()), signers });
+        let asked = Asked { source, ..Asked::verb(Verb::Pull) };
+        let decided = self.trust.policy().decide(caller, &asked, stage);
+        decided.map(drop).map_err(|denied| Box::new(denied).into())
+    }
+
     /// Offline, by the policy of now.
     pub(super) fn judge(&self, reference: &Reference) -> Result<Judged, ImageError> {
         let selected = self.store.selected(reference, &self.platform)?;

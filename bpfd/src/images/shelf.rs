@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 use std::time::SystemTime;
 
 use bpfd_core::names::printable;
+use bpfd_core::policy::{Principal, Stage};
 use bpfd_core::request::Apply;
 use bpfd_core::state::{Advice, Source, State};
 use bytecode_image::digest::Digest;
@@ -139,12 +140,20 @@ impl Shared {
         found.ok_or_else(|| ImageError::NotStored(printable(image)))
     }
 
-    pub(super) fn remove(&self, images: &[String], state: &State, apply: Apply) -> Result<Removed, ImageError> {
+    pub(super) fn remove(
+        &self,
+        caller: &Principal,
+        images: &[String],
+        state: &State,
+        apply: Apply,
+    ) -> Result<Removed, ImageError> {
         let mut going: BTreeSet<Named> = BTreeSet::new();
         for image in images {
             going.extend(self.named(image)?);
         }
         for Named { reference, image } in &going {
+            // A digest may have been asked for, and names are what rules are about.
+            self.may_pull(caller, reference, None, Stage::First)?;
             let users = users(state, reference, image.digest);
             if !users.is_empty() {
                 return Err(ImageError::InUse { reference: reference.clone(), users });

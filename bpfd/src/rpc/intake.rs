@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
-use bpfd_core::policy::{Asked, Principal, SourceKind, Verb};
+use bpfd_core::policy::{Asked, Principal, SourceFacts, Verb};
 use bpfd_proto::MESSAGE_LIMIT;
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1::ErrorReason;
@@ -47,6 +47,10 @@ impl From<Full> for Status {
             Full::CallsOfOthers => {
                 format!("{CALLS} calls of users other than root are under way, {CALLS_BESIDE_OTHERS} of them yours")
             }
+            Full::CallsOfRule(limit) => {
+                format!("{limit} calls of your user id are under way, the most that a rule of the policy allows")
+            }
+            Full::Rate(limit) => format!("a rule of the policy allows you {limit} calls a minute"),
         };
         busy().cause(cause).hint("try again when some of them have ended").into()
     }
@@ -59,17 +63,19 @@ fn busy() -> Refusal {
 /// The least that a method asks for, whatever is in its message: what is denied this is denied all of it.
 fn least(path: &str) -> Asked {
     let method = path.strip_prefix("/bpfd.v1.").unwrap_or_default();
-    let source = |source| Asked { source: Some(source), ..Asked::verb(Verb::Load) };
     match method {
-        "AppService/UploadObject" => source(SourceKind::Upload),
-        "AppService/Load" => source(SourceKind::Image),
+        "AppService/UploadObject" => Asked::load(SourceFacts::Upload { object: None }),
+        "AppService/Load" => Asked::verb(Verb::Load),
         "AppService/Unload" => Asked::verb(Verb::Unload),
         "LinkService/Attach" => Asked::verb(Verb::Attach),
         "LinkService/UpdateLink" => Asked::verb(Verb::Update),
         "LinkService/Detach" => Asked::verb(Verb::Detach),
         "ImageService/Pull" | "ImageService/RemoveImages" => Asked::verb(Verb::Pull),
         "SystemService/AdoptState" | "SystemService/DiscardState" => Asked::verb(Verb::Recover),
-        "PolicyService/AddTrust" | "PolicyService/ReloadPolicy" => Asked::verb(Verb::Trust),
+        "PolicyService/AddTrust"
+        | "PolicyService/ReloadPolicy"
+        | "PolicyService/GetPolicy"
+        | "PolicyService/EnforcePolicy" => Asked::verb(Verb::Trust),
         // Whatever else there is only looks.
         _ => Asked::verb(Verb::List),
     }
@@ -259,7 +265,8 @@ where
             return refuse(busy().cause(refused.why()).hint(hint).into());
         }
         let call = live.call();
-        let share = match self.intake.held.call(principal.uid) {
+        let rate = self.intake.service.trust.policy().rate(&principal);
+        let share = match self.intake.held.call(principal.uid, rate, std::time::Instant::now()) {
             Ok(share) => Arc::new(share),
             Err(full) => return refuse(full.into()),
         };

@@ -4,6 +4,7 @@ mod connections;
 mod intake;
 mod peer;
 mod server;
+mod unit;
 mod v1;
 
 pub use peer::{PeerStream, group_id, principal, principal_of};

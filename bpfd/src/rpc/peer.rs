@@ -1,5 +1,5 @@
-//! Who is at the other end of a connection: what the kernel said of the socket when it was accepted, with names from the user
-//! database. What a client says of itself is never asked.
+//! Who is at the other end of a connection: what the kernel said of the socket when it was accepted. Users are named as /etc/passwd does,
+//! for people to read: decisions compare numbers. What a client says of itself is never asked.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -9,13 +9,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bpfd_core::policy::Principal;
+use bpfd_core::policy::{Credentials, Principal, Unit};
 use bpfd_core::state::Owner;
 use bpfd_sys::peer::Peer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tonic::transport::server::Connected;
 use tonic::{Request, Status};
+
+use super::unit;
 
 /// Bytes read of /etc/passwd or /etc/group: larger user databases are served by NSS, which root's daemon does not ask.
 const DATABASE_MAX: u64 = 4 << 20;
@@ -31,11 +33,11 @@ impl PeerStream {
     /// Asks the kernel who connected (unix(7), SO_PEERCRED and SO_PEERGROUPS).
     pub fn new(stream: UnixStream) -> io::Result<Self> {
         use std::os::fd::AsFd;
-        let Peer { uid, gid, pid, groups, pidfd: _ } = Peer::of(stream.as_fd())?;
-        let ids: BTreeSet<u32> = groups.into_iter().chain([gid]).collect();
+        let Peer { uid, gid, pid, groups, pidfd } = Peer::of(stream.as_fd())?;
+        let groups: BTreeSet<u32> = groups.into_iter().chain([gid]).collect();
         let user = names(Path::new("/etc/passwd"), &[uid].into())?.pop();
-        let groups = names(Path::new("/etc/group"), &ids)?;
-        Ok(Self { stream, principal: Arc::new(Principal { uid, user, groups, pid }) })
+        let credentials = Credentials { groups: Some(groups), unit: unit::of_process(pidfd.as_ref()) };
+        Ok(Self { stream, principal: Arc::new(Principal { uid, user, credentials, pid }) })
     }
 
     /// The user id of the caller.
@@ -60,11 +62,12 @@ fn owner_in(owner: &Owner, users: &str, groups: &str) -> Option<Principal> {
     })?;
     let groups = groups.lines().filter_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
-        let [name, _, id, members] = fields.as_slice() else { return None };
-        let member = members.split(',').any(|member| member == user) || id.parse() == Ok(gid);
-        member.then(|| (*name).to_owned())
+        let [_, _, id, members] = fields.as_slice() else { return None };
+        let member = members.split(',').any(|member| member == user);
+        id.parse().ok().filter(|_| member)
     });
-    Some(Principal { uid, groups: groups.collect(), user: Some(user), pid: 0 })
+    let credentials = Credentials { groups: Some(groups.chain([gid]).collect()), unit: Unit::Unknown };
+    Some(Principal { uid, user: Some(user), credentials, pid: 0 })
 }
 
 /// The id of a group; `None` if there is no such group.
@@ -148,10 +151,10 @@ mod tests {
         let groups = "bpfd:x:815:a,cni\ncni:x:991:\nother:x:7:\n";
         let found = |uid, user: Option<&str>| {
             let owner = Owner { uid, user: user.map(str::to_owned) };
-            owner_in(&owner, users, groups).map(|it| (it.uid, it.groups.join(" ")))
+            owner_in(&owner, users, groups).map(|it| (it.uid, it.credentials.groups.unwrap_or_default()))
         };
-        assert_eq!(found(7, Some("cni")), Some((990, "bpfd cni".to_owned())));
-        assert_eq!(found(7, None), Some((7, "other".to_owned())));
+        assert_eq!(found(7, Some("cni")), Some((990, [815, 991].into())));
+        assert_eq!(found(7, None), Some((7, [7].into())));
         assert_eq!(found(990, Some("gone")), None);
     }
 

@@ -1,6 +1,6 @@
 //! Images of the store: list, inspect, verify, remove.
 
-use bpfd_core::ask::{Look, PullAsk};
+use bpfd_core::ask::{Look, RemoveImagesAsk};
 use bpfd_core::names::printable;
 use bpfd_core::policy::Principal;
 use bpfd_core::request::Apply;
@@ -57,17 +57,16 @@ impl Service {
         images: Vec<String>,
         apply: Apply,
     ) -> Result<Removed, Refused<ImageError>> {
-        let names: Vec<String> = images.iter().map(|image| printable(image)).collect();
-        let ask = self.permit(principal, PullAsk(names.join("`, `"))).await?;
-        let (PullAsk(names), principal) = ask.into_parts();
-        let (store, before) = (self.images.clone(), self.snapshot());
-        let uid = principal.uid;
-        let remove = async move { store.remove(uid, &images, &before.state, apply).await };
+        let ask = self.permit(principal, RemoveImagesAsk(images)).await?;
+        let (RemoveImagesAsk(images), principal) = ask.into_parts();
+        let names = images.iter().map(|image| printable(image)).collect::<Vec<_>>().join("`, `");
+        let (store, before, owner) = (self.images.clone(), self.snapshot(), principal.owner());
+        let remove = async move { store.remove(&principal, &images, &before.state, apply).await };
         match apply {
             Apply::ValidateOnly => remove.await.map_err(Refused::Failed),
             Apply::Write => {
                 let change = format!("remove `{names}` from the image store");
-                self.recorded(principal.owner(), vec![change], remove).await
+                self.recorded(owner, vec![change], remove).await
             }
         }
     }

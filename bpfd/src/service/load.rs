@@ -89,10 +89,14 @@ impl Service {
         let ask = self.permit(principal, request).await.map_err(EngineError::Denied)?;
         let (admitted, mut warnings) = self.admit(&ask, &report, waiter).await?;
         report(Progress::begin(Phase::Inspect));
-        let Made { uid, staged, loaded, proof, reserved, warnings: more } = tokio::select! {
-            made = self.loads.make(&ask, admitted, &self.objects, self.trust.policy(), &report) => made?,
+        let made = tokio::select! {
+            made = self.loads.make(&ask, admitted, &self.objects, self.trust.policy(), &report) => made,
             why = waiter.given_up() => return Err(why.into()),
         };
+        if let Err(LoadError::Engine(EngineError::Denied(denied))) = &made {
+            self.put_on_record(ask.principal(), denied).await;
+        }
+        let Made { uid, staged, loaded, proof, reserved, warnings: more } = made?;
         warnings.extend(more);
         let (request, principal) = ask.into_parts();
         let owner = principal.owner();
@@ -149,7 +153,8 @@ impl Service {
     async fn record(&self, principal: &Principal, reference: &str, error: &ImageError) {
         let Some((digest, why)) = error.refused() else { return };
         let image = DeniedImage { reference: printable(reference), digest: digest.map(|digest| digest.to_string()) };
-        let denied = Denied { principal: principal.to_string(), verb: Verb::Load, why, hint: String::new() };
+        let principal_name = principal.to_string();
+        let denied = Denied { principal: principal_name, verb: Verb::Load, why, hint: String::new(), rules: vec![] };
         let job = move |engine: &mut Engine<HostKernel>| engine.audit().denied_image(&denied, &image);
         match self.engine.enqueue(Line::User(principal.uid), job).await {
             Ok(Ok(())) => {}

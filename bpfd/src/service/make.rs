@@ -1,8 +1,8 @@
 //! From an object that may be loaded to programs and maps that wait as file descriptors: everything slow, and everything that reads
 //! untrusted bytes.
 //!
-//! Order: this load's turn, the object's bytes, inspection in the parse worker, selection, globals, a rehearsal of relocation
-//! in the parse worker, then maps and programs. It must never pin or attach.
+//! Order: this load's turn, the object's bytes, inspection in the parse worker, selection, globals, the policy's decision about what was
+//! selected, a rehearsal of relocation in the parse worker, then maps and programs. It must never pin or attach.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bpfd_core::changes::Loaded;
+use bpfd_core::facts::{LoadFacts, lenders};
 use bpfd_core::ident::AppUid;
 use bpfd_core::kernel::{LoadAs, Recipe, StepError};
 use bpfd_core::names::{AppName, printable};
-use bpfd_core::policy::Authorized;
+use bpfd_core::policy::{Authorized, Reach, reach};
 use bpfd_core::report::{Phase, Progress, Warning};
 use bpfd_core::request::LoadRequest;
 use bpfd_core::selection::{self, Selection};
@@ -93,7 +94,7 @@ impl Loads {
                 tracing::info!("a load was cancelled before its turn came");
                 return;
             }
-            let bytecode = admitted.bytecode(&ask, &objects, &policy).map_err(LoadError::from);
+            let bytecode = admitted.bytecode(&ask, &objects).map_err(LoadError::from);
             let wanted = || !made.is_closed();
             let done = bytecode.and_then(|bytecode| loads.made(&ask, &bytecode, &policy, &report, &wanted));
             fail_points::hold("load-made");
@@ -128,9 +129,15 @@ impl Loads {
         let globals = settings(&object, &request.globals)?;
         let snapshot = self.engine.snapshot();
         let shared = sharing::taken(&snapshot.state, &request.map_from, &shareable(&object))?;
+        let facts = LoadFacts {
+            kinds: selected.values().copied().collect(),
+            source: bytecode.proof().facts(bytecode.object()),
+            maps_of: lenders(&snapshot.state, shared.values()),
+        };
+        let reach = reach(policy, ask.principal(), &facts).map_err(EngineError::Denied)?;
         let recipe = Recipe {
             shared: shared.iter().map(|(map, from)| (map.clone(), from.app)).collect(),
-            ..recipe(bytecode, functions, &globals)
+            ..recipe(bytecode, functions, &globals, reach)
         };
         reader.rehearse(&self.loader, &recipe)?;
         drop(reader);
@@ -162,7 +169,7 @@ impl Loads {
             default_name: default_name(bytecode, &selected),
             source: bytecode.proof().source(),
             object: bytecode.object(),
-            reach: bytecode.reach(),
+            reach,
             globals,
             programs,
             maps: maps(&object, &staged.maps(), &shared),
@@ -208,15 +215,10 @@ pub(super) enum Admitted {
 
 impl Admitted {
     /// With its bytes, hashed again. Only for a load whose turn it is.
-    fn bytecode(
-        self,
-        ask: &Authorized<LoadRequest>,
-        objects: &Objects,
-        policy: &Policy,
-    ) -> Result<Bytecode, UploadError> {
+    fn bytecode(self, ask: &Authorized<LoadRequest>, objects: &Objects) -> Result<Bytecode, UploadError> {
         match self {
-            Self::Upload(object) => Bytecode::permitted(ask, object, objects, policy),
-            Self::Image(acquired) => acquired.bytecode(ask, objects, policy),
+            Self::Upload(object) => Bytecode::permitted(ask, object, objects),
+            Self::Image(acquired) => acquired.bytecode(objects),
         }
     }
 }
@@ -243,12 +245,17 @@ fn settings(object: &Object, wanted: &[(String, String)]) -> Result<BTreeMap<Str
     wanted.iter().map(encode).collect()
 }
 
-fn recipe(bytecode: &Bytecode, functions: BTreeMap<String, LoadAs>, globals: &BTreeMap<String, Setting>) -> Recipe {
+fn recipe(
+    bytecode: &Bytecode,
+    functions: BTreeMap<String, LoadAs>,
+    globals: &BTreeMap<String, Setting>,
+    reach: Reach,
+) -> Recipe {
     Recipe {
         object: bytecode.object(),
         globals: globals.iter().map(|(name, setting)| (name.clone(), setting.bytes.clone())).collect(),
         functions,
-        reach: bytecode.reach(),
+        reach,
         shared: BTreeMap::new(),
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use bpfd_core::policy::{Ask, Asked, Authorized, Denied, Principal, authorize};
+use bpfd_core::policy::{Ask, Asked, Authorized, Denied, Principal, at_the_door, authorize};
 use bpfd_core::snapshot::Snapshot;
 
 use crate::engine::EngineHandle;
@@ -16,9 +16,10 @@ use crate::load_log::LoadLogs;
 use crate::objects::Objects;
 use crate::reads::Reads;
 use crate::store::Answers;
-use crate::trust::Trust;
+use crate::trust::{Files, Trust};
 use crate::turns::Line;
 use crate::watch::WatchHealth;
+use crate::worker::Workers;
 
 mod attach;
 mod change;
@@ -28,6 +29,7 @@ mod list;
 mod load;
 mod make;
 mod persist;
+mod policy;
 mod programs;
 mod pull;
 mod rebuild;
@@ -45,6 +47,7 @@ pub use self::image::StoredImage;
 pub use self::list::{AppFilter, GetAppError, GetLinkError, LinkFilter, Listed, LookError, Page};
 pub use self::load::LoadError;
 pub use self::make::Loads;
+pub use self::policy::{CanAsk, Enforced, SeenPolicy, WhoIs, WhoseError};
 pub use self::programs::{ProgramFiles, ProgramState, ProgramStatus, ProgramsStatus};
 pub use self::record::Refused;
 pub use self::state::{Decided, LostState};
@@ -65,26 +68,49 @@ pub struct Service {
     pub(crate) logs: Arc<LoadLogs>,
     pub(crate) watching: WatchHealth,
     pub(crate) layout: Layout,
+    pub(crate) workers: Workers,
     pub(crate) start: Start,
 }
 
 impl Service {
     /// The policy's decision. A refusal goes on record.
     async fn permit<R: Ask>(&self, principal: Principal, request: R) -> Result<Authorized<R>, Denied> {
-        let (snapshot, line) = (self.snapshot(), Line::User(principal.uid));
-        let decided = authorize(&self.trust.policy(), principal, &snapshot.state, request);
+        let (snapshot, asks) = (self.snapshot(), principal.clone());
+        let decided = match self.adds_nothing(&principal, &request.asked(&snapshot.state)) {
+            Some(denied) => Err(denied),
+            None => authorize(&self.trust.policy(), principal, &snapshot.state, request),
+        };
         if let Err(denied) = &decided {
-            let record = denied.clone();
-            if let Err(error) = self.engine.enqueue(line, move |engine| engine.denied(&record)).await {
-                tracing::error!(%error, "cannot record a refusal");
-            }
+            self.put_on_record(&asks, denied).await;
         }
         decided
     }
 
+    /// The refusal of what adds something, while the policy is one that was kept from an earlier run.
+    fn adds_nothing(&self, principal: &Principal, asked: &[Asked]) -> Option<Denied> {
+        let verb = asked.iter().map(|asked| asked.verb).find(|verb| verb.adds())?;
+        let Files::Bad { why, at_start: true } = self.trust.files() else { return None };
+        Some(Denied {
+            principal: principal.to_string(),
+            verb,
+            why: format!("the policy files were bad when bpfd started: {why}"),
+            hint: "correct the file: bpfd reads it again by itself, or with `bpfctl policy reload`".to_owned(),
+            rules: vec![],
+        })
+    }
+
+    /// A refusal that the engine does not know of.
+    async fn put_on_record(&self, principal: &Principal, denied: &Denied) {
+        let record = denied.clone();
+        let written = self.engine.enqueue(Line::User(principal.uid), move |engine| engine.denied(&record)).await;
+        if let Err(error) = written {
+            tracing::error!(%error, "cannot record a refusal");
+        }
+    }
+
     /// Whether a caller may ask for such a thing at all: for what is decided before a request is read. A refusal goes on record.
     pub(crate) fn may_ask(&self, principal: &Principal, asked: &Asked) -> Result<(), Denied> {
-        self.trust.policy().decide(principal, asked).inspect_err(|denied| {
+        at_the_door(&self.trust.policy(), principal, asked).inspect_err(|denied| {
             let (engine, denied, line) = (self.engine.clone(), denied.clone(), Line::User(principal.uid));
             // Nobody waits for it: unlike the others, it needs a place.
             tokio::spawn(async move {

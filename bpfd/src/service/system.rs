@@ -4,10 +4,12 @@ use bpfd_core::ask::Look;
 use bpfd_core::policy::{Denied, Principal};
 use bpfd_core::stamp::Relation;
 use bpfd_core::watched::WATCHED_MAX;
+use bpfd_policy::rule::AccountId;
 
 use super::Service;
 use crate::reads::ReadError;
 use crate::reserve::is_used_up;
+use crate::trust::Files;
 use crate::turns::Line;
 
 /// Broken invariants that one report lists: the report must stay of a bounded size.
@@ -40,6 +42,8 @@ pub struct Start {
 pub struct Info {
     /// How it started.
     pub start: Start,
+    /// What is wrong with the files of the policy.
+    pub bad_policy: Option<String>,
     /// How the database stood to the pins, while something is to be decided.
     pub recovered: Option<Relation>,
     /// The running kernel's release.
@@ -94,6 +98,7 @@ impl Service {
         start.causes.extend(self.programs.status().causes());
         Ok(Info {
             start,
+            bad_policy: self.bad_policy(),
             recovered: self.snapshot().recovery.as_ref().map(|recovery| recovery.relation),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
             root: self.layout.root.as_ref().map(|root| root.display().to_string()),
@@ -137,6 +142,31 @@ impl Service {
                 "restart bpfd: nothing is detached by that",
             ));
         }
+        let bad = self.bad_policy();
+        checks.extend(
+            bad.map(|why| check("policy", Condition::Doubtful, why, "correct the file: bpfd reads it again by itself")),
+        );
+        let nameless = self.trust.policy().accounts();
+        let unknown = |(name, id): (&String, &AccountId)| (*id == AccountId::Unknown).then(|| name.clone());
+        let unknown: Vec<String> = nameless.users.iter().chain(&nameless.groups).filter_map(unknown).collect();
+        if !unknown.is_empty() {
+            checks.push(check(
+                "policy-names",
+                Condition::Doubtful,
+                format!("no name service says who these are that rules name: {}", unknown.join(", ")),
+                "`getent passwd NAME` and `getent group NAME` ask them; bpfd asks again by itself",
+            ));
+        }
+        let refused = self.snapshot().unauthorised.clone();
+        if !refused.is_empty() {
+            let (apps, links) = (refused.apps.len(), refused.links.len());
+            checks.push(check(
+                "unauthorised",
+                Condition::Doubtful,
+                format!("the policy refuses {apps} apps and {links} links now; what runs of them stays as it is"),
+                "`bpfctl policy enforce --dry-run` lists them, and without `--dry-run` takes them away",
+            ));
+        }
         let unwatched = self.snapshot().unwatched.len();
         if unwatched > 0 {
             checks.push(check(
@@ -177,6 +207,19 @@ impl Service {
             value => check("unprivileged-bpf", Condition::Good, format!("unprivileged_bpf_disabled is `{value}`"), ""),
         });
         Ok(checks)
+    }
+}
+
+impl Service {
+    /// In a sentence.
+    fn bad_policy(&self) -> Option<String> {
+        match self.trust.files() {
+            Files::Good => None,
+            Files::Bad { why, at_start: false } => Some(format!("{why}; the policy before it holds")),
+            Files::Bad { why, at_start: true } => {
+                Some(format!("{why}; the last good policy holds, and nothing is added"))
+            }
+        }
     }
 }
 

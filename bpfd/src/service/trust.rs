@@ -10,7 +10,9 @@ use bpfd_policy::Policy;
 use bytecode_image::key::VerifyingKey;
 
 use super::{Refused, Service};
+use crate::engine::Engine;
 use crate::trust::{Added, TrustError};
+use crate::turns::Line;
 
 /// Whose signatures are to count, for which images.
 #[derive(Clone, Debug)]
@@ -39,7 +41,11 @@ impl Service {
         let add = move || tokio::task::block_in_place(|| trust.add(&name, &pem, &scope, apply));
         match apply {
             Apply::ValidateOnly => add().map_err(Refused::Failed),
-            Apply::Write => self.recorded(principal.owner(), vec![change], async move { add() }).await,
+            Apply::Write => {
+                let added = self.recorded(principal.owner(), vec![change], async move { add() }).await;
+                self.judge_again().await;
+                added
+            }
         }
     }
 
@@ -53,11 +59,38 @@ impl Service {
         self.reload(Principal::daemon(), "read the policy again, by a signal").await
     }
 
+    /// The same, because a file changed. `None` if nothing that holds is another one.
+    pub async fn reload_policy_by_change(&self) -> Option<Result<Arc<Policy>, Refused<TrustError>>> {
+        let trust = self.trust.clone();
+        if !tokio::task::block_in_place(|| trust.differs()) {
+            return None;
+        }
+        Some(self.reload(Principal::daemon(), "read the policy again, as its files changed").await)
+    }
+
+    /// Looks up the names that have no number yet.
+    pub async fn look_up_names(&self) {
+        let trust = self.trust.clone();
+        if tokio::task::block_in_place(|| trust.look_up_again()) {
+            tracing::info!("found out who users or groups are that the policy names");
+            self.judge_again().await;
+        }
+    }
+
+    /// What the policy of now says of what there is.
+    async fn judge_again(&self) {
+        if let Err(error) = self.engine.enqueue(Line::User(0), Engine::judge).await {
+            tracing::error!(%error, "cannot judge what there is by the new policy");
+        }
+    }
+
     async fn reload(&self, principal: Principal, change: &str) -> Result<Arc<Policy>, Refused<TrustError>> {
         let (TrustAsk(()), principal) = self.permit(principal, TrustAsk(())).await?.into_parts();
         let trust = self.trust.clone();
         let reload = async move { tokio::task::block_in_place(|| trust.reload()) };
-        self.recorded(principal.owner(), vec![change.to_owned()], reload).await
+        let reloaded = self.recorded(principal.owner(), vec![change.to_owned()], reload).await;
+        self.judge_again().await;
+        reloaded
     }
 }
 

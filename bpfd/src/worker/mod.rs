@@ -1,5 +1,5 @@
 //! Workers: the daemon's binary run again with few rights, for what the daemon should not do itself: read foreign bytes (`parse`),
-//! ask registries (`fetch`), enter namespaces (`netns`), look kernel objects up by number (`idlookup`).
+//! ask registries (`fetch`), ask name services (`names`), enter namespaces (`netns`), look kernel objects up by number (`idlookup`).
 //!
 //! Each file has both ends of one kind, so that the two cannot drift apart: what the worker does, and what the daemon calls. A
 //! request and its answer are JSON, one message each; descriptors travel beside them. A worker that dies is an error of the call
@@ -8,6 +8,7 @@
 pub mod fetch;
 pub mod identity;
 pub mod idlookup;
+pub mod names;
 pub mod netns;
 pub mod parse;
 mod ready;
@@ -77,6 +78,7 @@ pub fn run(kind: &str, ids: Option<&str>) -> i32 {
     let served = begin(ids).map_err(|error| error.to_string()).and_then(|channel| match kind {
         fetch::KIND => fetch::serve(&channel),
         idlookup::KIND => idlookup::serve(&channel),
+        names::KIND => names::serve(&channel),
         netns::KIND => netns::serve(&channel),
         parse::KIND => parse::serve(&channel),
         other => Err(format!("no worker is called `{other}`")),

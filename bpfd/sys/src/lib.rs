@@ -13,6 +13,7 @@ pub mod channel;
 pub mod confine;
 pub mod netlink;
 pub mod netns;
+pub mod nss;
 pub mod peer;
 pub mod perf;
 pub mod seal;

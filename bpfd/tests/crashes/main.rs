@@ -43,9 +43,9 @@ use bpfd_core::request::{
 use bpfd_core::seat::seated;
 use bpfd_core::stamp::{Relation, Stamp};
 use bpfd_core::state::{
-    App, AppOrigin, Change, Map, ObjectDigest, Owner, Persist, ProgramFacts, ProgramKind, Reach, Source, State,
-    WhenAbsent,
+    AppOrigin, Change, Map, ObjectDigest, Owner, Persist, ProgramFacts, ProgramKind, Reach, Source, State, WhenAbsent,
 };
+use bpfd_core::unauthorised::Unauthorised;
 use bpfd_policy::Policy;
 use fake::{FakeKernel, Fate, Made, PeerMove};
 use proptest::prelude::*;
@@ -263,9 +263,9 @@ impl Host {
         };
         self.kernel.restart();
         prepare(&mut self.kernel);
-        let audit = Box::new(Counted::default());
-        let started =
-            Engine::start(self.kernel.clone(), store, audit, built_in(), BOOT, Box::new(uids), Box::new(|_, _| Ok(())));
+        let (audit, judge) =
+            (Box::new(Counted::default()), Box::new(|_: &State, _: &Observed| Unauthorised::default()));
+        let started = Engine::start(self.kernel.clone(), store, audit, built_in(), BOOT, Box::new(uids), judge);
         let (mut engine, repaired) = started.unwrap();
         // At a start nobody waits for the engine's thread.
         engine.kernel().made_here = 0;
@@ -286,7 +286,8 @@ impl Host {
         self.kernel.at_step(step, fate);
         let kernel = Mortal(Rc::new(RefCell::new(self.kernel.clone())));
         let left = kernel.0.clone();
-        let (audit, judge) = (Box::new(Counted::default()), Box::new(|_: &State, _: &App| Ok(())));
+        let (audit, judge) =
+            (Box::new(Counted::default()), Box::new(|_: &State, _: &Observed| Unauthorised::default()));
         let died = Engine::start(kernel, store, audit, built_in(), BOOT, uids, judge).is_err();
         self.kernel = left.borrow().clone();
         died

@@ -11,13 +11,13 @@ use bpfd_core::names::Priority;
 use bpfd_core::policy::Principal;
 use bpfd_core::report::Warning;
 use bpfd_core::request::PullPolicy;
-use bpfd_core::state::{ObjectDigest, Reach, Source};
+use bpfd_core::state::{ObjectDigest, Source};
 use bpfd_proto::v1::ErrorReason;
 use bytecode_image::digest::Digest;
 use bytecode_image::key::{Scheme, SigningKey};
 use bytecode_image::testing::registry::{Access, Options};
 
-use crate::world::{OBJECT, World, flip, image, image_with_label, load};
+use crate::world::{OBJECT, World, flip, image, image_with_label};
 
 #[test]
 fn a_signed_image_becomes_bytes_that_may_be_loaded() {
@@ -30,7 +30,7 @@ fn a_signed_image_becomes_bytes_that_may_be_loaded() {
         digest: image().descriptor().digest.to_string(),
         signers: vec!["ci".to_owned()],
     };
-    assert_eq!((bytecode.proof().source(), bytecode.reach()), (source, Reach::Kernel));
+    assert_eq!(bytecode.proof().source(), source);
     assert_eq!(bytecode.name().unwrap().as_str(), "app");
     assert_eq!(bytecode.labels()["org.opencontainers.image.version"], "1.2.3");
     let advice = bytecode.advice("last").unwrap();
@@ -137,7 +137,6 @@ fn a_bad_push_of_a_tag_leaves_the_last_good_image_in_the_store() {
 fn an_image_that_waits_for_its_load_holds_no_bytes_and_they_are_hashed_again() {
     let world = World::new();
     let reference = world.reference("v1").to_string();
-    let ask = load(&reference, PullPolicy::Newer);
     let report: bpfd::progress::Report = std::sync::Arc::new(|_| {});
     let acquire = || {
         world
@@ -153,14 +152,11 @@ fn an_image_that_waits_for_its_load_holds_no_bytes_and_they_are_hashed_again() {
     };
     let waiting = acquire();
     flip(&path);
-    assert_eq!(
-        kind(waiting.bytecode(&ask, &world.objects, &world.trust.policy()).unwrap_err()),
-        ErrorKind::InvalidData
-    );
+    assert_eq!(kind(waiting.bytecode(&world.objects).unwrap_err()), ErrorKind::InvalidData);
     let waiting = acquire();
     std::fs::remove_file(&path).unwrap();
-    assert_eq!(kind(waiting.bytecode(&ask, &world.objects, &world.trust.policy()).unwrap_err()), ErrorKind::NotFound);
-    assert_eq!(acquire().bytecode(&ask, &world.objects, &world.trust.policy()).unwrap().bytes(), OBJECT);
+    assert_eq!(kind(waiting.bytecode(&world.objects).unwrap_err()), ErrorKind::NotFound);
+    assert_eq!(acquire().bytecode(&world.objects).unwrap().bytes(), OBJECT);
 }
 
 #[test]
@@ -268,8 +264,7 @@ fn two_callers_of_one_reference_are_served_one_after_the_other() {
     let one = || world.images.acquire(&root, &reference, PullPolicy::Newer, &report, &waiter);
     let (first, second, third) = world.run(async { tokio::join!(one(), one(), one()) });
     for acquired in [first, second, third] {
-        let ask = load(&reference, PullPolicy::Newer);
-        assert_eq!(acquired.unwrap().0.bytecode(&ask, &world.objects, &world.trust.policy()).unwrap().bytes(), OBJECT);
+        assert_eq!(acquired.unwrap().0.bytecode(&world.objects).unwrap().bytes(), OBJECT);
     }
     // The second and the third found it stored, and asked for nothing but the tag.
     let fetched =

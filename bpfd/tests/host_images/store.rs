@@ -94,7 +94,9 @@ fn an_image_that_an_app_came_from_stays() {
     let stored = pulled(&world, "v1");
     let state = State { apps: [app(&stored.reference.to_string(), stored.digest)].into(), ..State::default() };
     let names = [stored.reference.to_string()];
-    let remove = |state: &State, apply| world.run(world.images.remove(0, &names, state, apply));
+    let remove = |state: &State, apply| {
+        world.run(world.images.remove(&bpfd_core::policy::Principal::daemon(), &names, state, apply))
+    };
     match remove(&state, Apply::Write) {
         Err(ImageError::InUse { reference, users }) => {
             assert_eq!((reference, users), (stored.reference.clone(), vec!["mine".to_owned()]))
@@ -116,7 +118,12 @@ fn a_removal_is_all_or_nothing() {
     let world = World::new();
     let stored = pulled(&world, "v1");
     let names = [stored.reference.to_string(), world.reference("v2").to_string()];
-    let removed = world.run(world.images.remove(0, &names, &State::default(), Apply::Write));
+    let removed = world.run(world.images.remove(
+        &bpfd_core::policy::Principal::daemon(),
+        &names,
+        &State::default(),
+        Apply::Write,
+    ));
     assert!(matches!(removed, Err(ImageError::NotStored(_))));
     assert_eq!(world.run(world.images.list(0, "", 10)).unwrap().len(), 1);
 }
@@ -128,6 +135,7 @@ fn app(reference: &str, digest: Digest) -> (AppUid, App) {
         handle: bpfd_core::ident::Handle(1),
         name: "mine".parse().unwrap(),
         owner: Owner { uid: 0, user: None },
+        credentials: None,
         source: Source::Image { reference: reference.to_owned(), digest: digest.to_string(), signers: vec![] },
         object: "00".repeat(32).parse().unwrap(),
         reach: Reach::Kernel,

@@ -15,12 +15,12 @@ use bpfd::trust::Trust;
 use bpfd::waiter::Waiter;
 use bpfd::worker::Workers;
 use bpfd_core::ask::PullAsk;
-use bpfd_core::labels::Labels;
 use bpfd_core::policy::{Ask, Authorized, Principal, authorize};
 use bpfd_core::report::Warning;
-use bpfd_core::request::{Apply, Bytes, LoadRequest, PullPolicy};
-use bpfd_core::state::{AppOrigin, Persist, State};
+use bpfd_core::request::{Apply, PullPolicy};
+use bpfd_core::state::State;
 use bpfd_policy::Policy;
+use bpfd_policy::accounts::{Accounts, Names};
 use bpfd_proto::status::Refusal;
 use bytecode_image::build::{self, BuiltImage, Recipe};
 use bytecode_image::digest::Digest;
@@ -70,7 +70,7 @@ impl World {
         let layout = Layout::new(Some(root.path()));
         std::fs::create_dir_all(&layout.etc).unwrap();
         std::fs::write(layout.etc.join("registries.toml"), format!("{}{etc}", registry.registries_toml())).unwrap();
-        let trust = Arc::new(Trust::open(&layout).unwrap());
+        let trust = Arc::new(Trust::open(&layout, |_: &Names| Accounts::default()).unwrap());
         let objects = Objects::open(&layout.objects()).unwrap();
         let files = RegistryFiles::open(&layout).unwrap();
         let images = Images::open(&layout, workers(), trust.clone(), files, objects.clone()).unwrap();
@@ -156,7 +156,7 @@ impl World {
         let root = Principal::daemon();
         let (acquired, warnings) =
             self.run(self.images.acquire(&root, reference, pull, &report, &Waiter::default()))?;
-        let bytecode = acquired.bytecode(&load(reference, pull), &self.objects, &self.trust.policy());
+        let bytecode = acquired.bytecode(&self.objects);
         Ok((bytecode.unwrap(), warnings))
     }
 
@@ -209,21 +209,6 @@ fn without_digests(text: &str) -> String {
         rest = after;
     }
     out + rest
-}
-
-pub(crate) fn load(reference: &str, pull: PullPolicy) -> Authorized<LoadRequest> {
-    permitted(LoadRequest {
-        bytes: Bytes::Image { reference: reference.to_owned(), pull },
-        name: None,
-        select: vec![],
-        globals: vec![],
-        map_from: vec![],
-        labels: Labels::default(),
-        attach: vec![],
-        persist: Persist::No,
-        origin: AppOrigin::Request,
-        request: None,
-    })
 }
 
 pub(crate) fn pull(reference: &Reference) -> Authorized<PullAsk> {

@@ -197,6 +197,14 @@ impl Client {
         remove_images = images.remove_images(RemoveImagesRequest) -> RemoveImagesResponse;
         /// Trusts a key for a scope of images.
         add_trust = policy.add_trust(AddTrustRequest) -> AddTrustResponse;
+        /// Who the caller is to the policy.
+        whoami = policy.who_am_i(WhoAmIRequest) -> WhoAmIResponse;
+        /// What the policy says of a question.
+        can_i = policy.can_i(CanIRequest) -> CanIResponse;
+        /// The policy in force.
+        policy = policy.get_policy(GetPolicyRequest) -> GetPolicyResponse;
+        /// Takes away what the policy refuses.
+        enforce_policy = policy.enforce_policy(EnforcePolicyRequest) -> EnforcePolicyResponse;
         /// Reads the policy's files again.
         reload_policy = policy.reload_policy(ReloadPolicyRequest) -> ReloadPolicyResponse;
         /// Version, state and paths of the daemon.

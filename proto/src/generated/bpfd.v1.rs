@@ -4800,13 +4800,275 @@ impl ::prost::Name for ReloadPolicyResponse {
         "/bpfd.v1.ReloadPolicyResponse".into()
     }
 }
+/// Asks who the caller is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WhoAmIRequest {}
+impl ::prost::Name for WhoAmIRequest {
+    const NAME: &'static str = "WhoAmIRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.WhoAmIRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.WhoAmIRequest".into()
+    }
+}
+/// What the kernel says of the caller, and which rules are about it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WhoAmIResponse {
+    /// User id.
+    #[prost(uint32, tag = "1")]
+    pub uid: u32,
+    /// Its name in /etc/passwd, if it is there.
+    #[prost(string, optional, tag = "2")]
+    pub user: ::core::option::Option<::prost::alloc::string::String>,
+    /// All its group ids, the primary one too.
+    #[prost(uint32, repeated, tag = "3")]
+    pub groups: ::prost::alloc::vec::Vec<u32>,
+    /// The systemd unit of its process, if that is known: Linux 6.5 and later.
+    #[prost(string, optional, tag = "4")]
+    pub unit: ::core::option::Option<::prost::alloc::string::String>,
+    /// Ids of the rules about it, in their order.
+    #[prost(string, repeated, tag = "5")]
+    pub rules: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for WhoAmIResponse {
+    const NAME: &'static str = "WhoAmIResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.WhoAmIResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.WhoAmIResponse".into()
+    }
+}
+/// A question to the policy. What is left out is not known, and may turn out to
+/// be anything that a rule allows.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CanIRequest {
+    /// pull, load, attach, update, detach, unload or list.
+    #[prost(string, tag = "1")]
+    pub verb: ::prost::alloc::string::String,
+    /// The kind of program, such as `xdp`.
+    #[prost(string, optional, tag = "2")]
+    pub program_type: ::core::option::Option<::prost::alloc::string::String>,
+    /// The interface of the hook.
+    #[prost(string, optional, tag = "3")]
+    pub interface: ::core::option::Option<::prost::alloc::string::String>,
+    /// Its network namespace; absent or `host`: the daemon's own.
+    #[prost(string, optional, tag = "4")]
+    pub netns: ::core::option::Option<::prost::alloc::string::String>,
+    /// The packets that an interface sends, and not those that it receives.
+    #[prost(bool, tag = "5")]
+    pub egress: bool,
+    /// The place in the chain, 0 to 1000.
+    #[prost(uint32, optional, tag = "6")]
+    pub priority: ::core::option::Option<u32>,
+    /// Verdicts after which the next program runs; looked at only if
+    /// `has_proceed_on` is set.
+    #[prost(string, repeated, tag = "7")]
+    pub proceed_on: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// `proceed_on` is known, even if it is empty.
+    #[prost(bool, tag = "8")]
+    pub has_proceed_on: bool,
+    /// The target of a hook of no interface, as in `do_unlinkat`.
+    #[prost(string, optional, tag = "9")]
+    pub target: ::core::option::Option<::prost::alloc::string::String>,
+    /// The image that the bytes come from. Whose signatures count is known if it
+    /// is stored.
+    #[prost(string, optional, tag = "10")]
+    pub image: ::core::option::Option<::prost::alloc::string::String>,
+    /// `sha256:` and 64 hexadecimal digits of a file, or `any`.
+    #[prost(string, optional, tag = "11")]
+    pub file: ::core::option::Option<::prost::alloc::string::String>,
+    /// About what somebody else owns.
+    #[prost(bool, tag = "12")]
+    pub others: bool,
+    /// Another user than the caller, by name. Root only.
+    #[prost(string, optional, tag = "13")]
+    pub as_user: ::core::option::Option<::prost::alloc::string::String>,
+    /// As if the caller were in this systemd unit. Root only.
+    #[prost(string, optional, tag = "14")]
+    pub as_unit: ::core::option::Option<::prost::alloc::string::String>,
+}
+impl ::prost::Name for CanIRequest {
+    const NAME: &'static str = "CanIRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.CanIRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.CanIRequest".into()
+    }
+}
+/// What the policy says.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CanIResponse {
+    /// Whether it is allowed.
+    #[prost(bool, tag = "1")]
+    pub allowed: bool,
+    /// The rule that allows it.
+    #[prost(string, tag = "2")]
+    pub rule: ::prost::alloc::string::String,
+    /// How far bytes may reach, if it is a load: `packet` or `kernel`.
+    #[prost(string, tag = "3")]
+    pub reach: ::prost::alloc::string::String,
+    /// Why not: the rule that came closest, and the condition that did not hold.
+    #[prost(string, tag = "4")]
+    pub why: ::prost::alloc::string::String,
+    /// What to do.
+    #[prost(string, tag = "5")]
+    pub hint: ::prost::alloc::string::String,
+}
+impl ::prost::Name for CanIResponse {
+    const NAME: &'static str = "CanIResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.CanIResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.CanIResponse".into()
+    }
+}
+/// Asks for the policy.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetPolicyRequest {}
+impl ::prost::Name for GetPolicyRequest {
+    const NAME: &'static str = "GetPolicyRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.GetPolicyRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.GetPolicyRequest".into()
+    }
+}
+/// The policy in force.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetPolicyResponse {
+    /// Files that were read, in their order; empty with the built-in policy.
+    #[prost(string, repeated, tag = "1")]
+    pub files: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What is wrong with the files, if the policy in force is an older one.
+    #[prost(string, tag = "2")]
+    pub fault: ::prost::alloc::string::String,
+    /// Every rule in force, in its order.
+    #[prost(message, repeated, tag = "3")]
+    pub rules: ::prost::alloc::vec::Vec<PolicyRule>,
+    /// Names of users and groups that have no number: rules about them match
+    /// nobody.
+    #[prost(string, repeated, tag = "4")]
+    pub unknown_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Names of signers.
+    #[prost(string, repeated, tag = "5")]
+    pub signers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Scopes of images.
+    #[prost(string, repeated, tag = "6")]
+    pub images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for GetPolicyResponse {
+    const NAME: &'static str = "GetPolicyResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.GetPolicyResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.GetPolicyResponse".into()
+    }
+}
+/// One rule.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyRule {
+    /// What messages and the audit log call it.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Whether it is built in.
+    #[prost(bool, tag = "2")]
+    pub built_in: bool,
+    /// As a file would have it, TOML.
+    #[prost(string, tag = "3")]
+    pub text: ::prost::alloc::string::String,
+}
+impl ::prost::Name for PolicyRule {
+    const NAME: &'static str = "PolicyRule";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.PolicyRule".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.PolicyRule".into()
+    }
+}
+/// Take away what the policy refuses.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EnforcePolicyRequest {
+    /// Say what would happen; change nothing.
+    #[prost(bool, tag = "1")]
+    pub validate_only: bool,
+}
+impl ::prost::Name for EnforcePolicyRequest {
+    const NAME: &'static str = "EnforcePolicyRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.EnforcePolicyRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.EnforcePolicyRequest".into()
+    }
+}
+/// What went.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EnforcePolicyResponse {
+    /// Apps and links that the policy refuses, and why.
+    #[prost(message, repeated, tag = "1")]
+    pub refused: ::prost::alloc::vec::Vec<RefusedThing>,
+    /// Apps that were unloaded.
+    #[prost(string, repeated, tag = "2")]
+    pub apps: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Links that were detached, those of unloaded apps too.
+    #[prost(string, repeated, tag = "3")]
+    pub links: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The steps, if nothing was to change.
+    #[prost(string, repeated, tag = "4")]
+    pub plan: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for EnforcePolicyResponse {
+    const NAME: &'static str = "EnforcePolicyResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.EnforcePolicyResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.EnforcePolicyResponse".into()
+    }
+}
+/// One app or link that the policy would not allow now.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RefusedThing {
+    /// Such as ``app `a` ``.
+    #[prost(string, tag = "1")]
+    pub thing: ::prost::alloc::string::String,
+    /// Why.
+    #[prost(string, tag = "2")]
+    pub why: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RefusedThing {
+    const NAME: &'static str = "RefusedThing";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.RefusedThing".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.RefusedThing".into()
+    }
+}
 /// Generated client implementations.
 #[cfg(feature = "grpc")]
 pub mod policy_service_client {
     #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
     use tonic::codegen::http::Uri;
     use tonic::codegen::*;
-    /// Changes the policy. Root only.
+    /// The policy in force.
     #[derive(Debug, Clone)]
     pub struct PolicyServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -4870,7 +5132,68 @@ pub mod policy_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Writes a signer with a key and an [[image]] scope that it signs for into
+        /// Who the caller is to the policy. Everybody may ask.
+        pub async fn who_am_i(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WhoAmIRequest>,
+        ) -> std::result::Result<tonic::Response<super::WhoAmIResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.PolicyService/WhoAmI");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.PolicyService", "WhoAmI"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What the policy says of a question. Everybody may ask for itself; root for
+        /// anybody.
+        pub async fn can_i(
+            &mut self,
+            request: impl tonic::IntoRequest<super::CanIRequest>,
+        ) -> std::result::Result<tonic::Response<super::CanIResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.PolicyService/CanI");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.PolicyService", "CanI"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The policy in force, its rules as files would have them. Root only.
+        pub async fn get_policy(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetPolicyRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetPolicyResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.PolicyService/GetPolicy");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.PolicyService", "GetPolicy"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Unloads and detaches what the policy refuses (UNAUTHORISED). Root only.
+        pub async fn enforce_policy(
+            &mut self,
+            request: impl tonic::IntoRequest<super::EnforcePolicyRequest>,
+        ) -> std::result::Result<tonic::Response<super::EnforcePolicyResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.PolicyService/EnforcePolicy");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.PolicyService", "EnforcePolicy"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Root only. Writes a signer with a key and an [[image]] scope that it signs for into
         /// policy.d, and reloads. Refused if the whole policy would not parse.
         pub async fn add_trust(
             &mut self,
@@ -4886,7 +5209,7 @@ pub mod policy_service_client {
             req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.PolicyService", "AddTrust"));
             self.inner.unary(req, path, codec).await
         }
-        /// Reads the policy's files again: all of them, or the old ones stay.
+        /// Root only. Reads the policy's files again: all of them, or the old ones stay.
         pub async fn reload_policy(
             &mut self,
             request: impl tonic::IntoRequest<super::ReloadPolicyRequest>,
@@ -4911,19 +5234,40 @@ pub mod policy_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with PolicyServiceServer.
     #[async_trait]
     pub trait PolicyService: std::marker::Send + std::marker::Sync + 'static {
-        /// Writes a signer with a key and an [[image]] scope that it signs for into
+        /// Who the caller is to the policy. Everybody may ask.
+        async fn who_am_i(
+            &self,
+            request: tonic::Request<super::WhoAmIRequest>,
+        ) -> std::result::Result<tonic::Response<super::WhoAmIResponse>, tonic::Status>;
+        /// What the policy says of a question. Everybody may ask for itself; root for
+        /// anybody.
+        async fn can_i(
+            &self,
+            request: tonic::Request<super::CanIRequest>,
+        ) -> std::result::Result<tonic::Response<super::CanIResponse>, tonic::Status>;
+        /// The policy in force, its rules as files would have them. Root only.
+        async fn get_policy(
+            &self,
+            request: tonic::Request<super::GetPolicyRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetPolicyResponse>, tonic::Status>;
+        /// Unloads and detaches what the policy refuses (UNAUTHORISED). Root only.
+        async fn enforce_policy(
+            &self,
+            request: tonic::Request<super::EnforcePolicyRequest>,
+        ) -> std::result::Result<tonic::Response<super::EnforcePolicyResponse>, tonic::Status>;
+        /// Root only. Writes a signer with a key and an [[image]] scope that it signs for into
         /// policy.d, and reloads. Refused if the whole policy would not parse.
         async fn add_trust(
             &self,
             request: tonic::Request<super::AddTrustRequest>,
         ) -> std::result::Result<tonic::Response<super::AddTrustResponse>, tonic::Status>;
-        /// Reads the policy's files again: all of them, or the old ones stay.
+        /// Root only. Reads the policy's files again: all of them, or the old ones stay.
         async fn reload_policy(
             &self,
             request: tonic::Request<super::ReloadPolicyRequest>,
         ) -> std::result::Result<tonic::Response<super::ReloadPolicyResponse>, tonic::Status>;
     }
-    /// Changes the policy. Root only.
+    /// The policy in force.
     #[derive(Debug)]
     pub struct PolicyServiceServer<T> {
         inner: Arc<T>,
@@ -4994,6 +5338,118 @@ pub mod policy_service_server {
         }
         fn call(&mut self, req: http::Request<B>) -> Self::Future {
             match req.uri().path() {
+                "/bpfd.v1.PolicyService/WhoAmI" => {
+                    #[allow(non_camel_case_types)]
+                    struct WhoAmISvc<T: PolicyService>(pub Arc<T>);
+                    impl<T: PolicyService> tonic::server::UnaryService<super::WhoAmIRequest> for WhoAmISvc<T> {
+                        type Response = super::WhoAmIResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::WhoAmIRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as PolicyService>::who_am_i(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WhoAmISvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.PolicyService/CanI" => {
+                    #[allow(non_camel_case_types)]
+                    struct CanISvc<T: PolicyService>(pub Arc<T>);
+                    impl<T: PolicyService> tonic::server::UnaryService<super::CanIRequest> for CanISvc<T> {
+                        type Response = super::CanIResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::CanIRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as PolicyService>::can_i(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = CanISvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.PolicyService/GetPolicy" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetPolicySvc<T: PolicyService>(pub Arc<T>);
+                    impl<T: PolicyService> tonic::server::UnaryService<super::GetPolicyRequest> for GetPolicySvc<T> {
+                        type Response = super::GetPolicyResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::GetPolicyRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as PolicyService>::get_policy(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetPolicySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.PolicyService/EnforcePolicy" => {
+                    #[allow(non_camel_case_types)]
+                    struct EnforcePolicySvc<T: PolicyService>(pub Arc<T>);
+                    impl<T: PolicyService> tonic::server::UnaryService<super::EnforcePolicyRequest> for EnforcePolicySvc<T> {
+                        type Response = super::EnforcePolicyResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::EnforcePolicyRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as PolicyService>::enforce_policy(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = EnforcePolicySvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
                 "/bpfd.v1.PolicyService/AddTrust" => {
                     #[allow(non_camel_case_types)]
                     struct AddTrustSvc<T: PolicyService>(pub Arc<T>);

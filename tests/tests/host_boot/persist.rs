@@ -144,9 +144,11 @@ fn the_owner_is_asked_for_again_after_a_reboot() {
     STATUS  CHECK             FOUND
     ok      xdp-chain-mode    MODE
     warn    start             app `fw` is not loaded again: member may not load: not root and not in group `bpfd`
+    warn    unauthorised      the policy refuses 1 apps and 1 links now; what runs of them stays as it is
     ok      invariants        database, pins and attached programs are consistent
 
     start: correct this and restart bpfd; its log has details
+    unauthorised: `bpfctl policy enforce --dry-run` lists them, and without `--dry-run` takes them away
     ");
     // What was found at the start is told until the next one.
     host.bpfctl("unload --all").ok();

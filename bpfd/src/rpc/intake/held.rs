@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bpfd_policy::quota::Rate;
 
 /// Bytes of one caller: sixteen messages of the largest size at a time.
 pub(super) const OF_ONE: u64 = 16 << 20;
@@ -16,7 +19,11 @@ pub(super) const CALLS_BESIDE_OTHERS: usize = 16;
 const CALLS_OF_ROOT: usize = 256;
 /// What is held of all callers.
 #[derive(Default)]
-pub(super) struct Held(Mutex<BTreeMap<u32, OfOne>>);
+pub(super) struct Held {
+    callers: Mutex<BTreeMap<u32, OfOne>>,
+    /// When callers with a rate may begin the next call: of each, the time at which a call that came at its rate would begin.
+    rates: Mutex<BTreeMap<u32, Instant>>,
+}
 
 #[derive(Clone, Copy, Default)]
 struct OfOne {
@@ -31,6 +38,10 @@ pub(super) enum Full {
     OfOthers,
     Calls,
     CallsOfOthers,
+    /// Of the quota of a rule, at a time.
+    CallsOfRule(u32),
+    /// Of the quota of a rule, in a minute.
+    Rate(u32),
 }
 
 /// What one call holds. Dropped, it holds nothing.
@@ -42,11 +53,12 @@ pub(super) struct Share {
 
 impl Held {
     fn table(&self) -> MutexGuard<'_, BTreeMap<u32, OfOne>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.callers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A call of this user begins.
-    pub(super) fn call(self: &Arc<Self>, uid: u32) -> Result<Share, Full> {
+    /// A call of this user begins, as often as the rules about it say.
+    pub(super) fn call(self: &Arc<Self>, uid: u32, rate: Rate, now: Instant) -> Result<Share, Full> {
+        let Rate { requests_per_minute, concurrent } = rate;
         let mut table = self.table();
         let others: usize = table.iter().filter(|(uid, _)| **uid != 0).map(|(_, of_one)| of_one.calls).sum();
         let calls = table.get(&uid).map_or(0, |of_one| of_one.calls);
@@ -56,9 +68,33 @@ impl Held {
         if uid != 0 && others >= CALLS && calls >= CALLS_BESIDE_OTHERS {
             return Err(Full::CallsOfOthers);
         }
+        if let Some(limit) = concurrent
+            && calls >= usize::try_from(limit).unwrap_or(usize::MAX)
+        {
+            return Err(Full::CallsOfRule(limit));
+        }
+        if let Some(limit) = requests_per_minute {
+            self.at_rate(uid, limit, now)?;
+        }
         let of_one = table.entry(uid).or_default();
         of_one.calls += 1;
         Ok(Share { held: self.clone(), uid, bytes: Mutex::default() })
+    }
+}
+
+impl Held {
+    /// Whether a call may begin now: a minute's calls may come at once, and then one each time that one is due.
+    fn at_rate(&self, uid: u32, limit: u32, now: Instant) -> Result<(), Full> {
+        const MINUTE: Duration = Duration::from_secs(60);
+        let mut rates = self.rates.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who is not ahead of its rate is as one who never called.
+        rates.retain(|_, due| *due > now);
+        let due = rates.get(&uid).copied().unwrap_or(now) + MINUTE / limit.max(1);
+        if due > now + MINUTE {
+            return Err(Full::Rate(limit));
+        }
+        rates.insert(uid, due);
+        Ok(())
     }
 }
 
@@ -109,7 +145,7 @@ mod tests {
     fn what_is_held_has_a_limit_for_one_and_one_for_all_but_root() {
         let held: Arc<Held> = Arc::default();
         let hold = |uid: u32, mib: u64| {
-            let share = held.call(uid).unwrap();
+            let share = held.call(uid, Rate::default(), Instant::now()).unwrap();
             share.hold(mib << 20).map(|()| share)
         };
         let one = hold(1, 15).unwrap();
@@ -124,18 +160,38 @@ mod tests {
     }
 
     #[test]
+    fn calls_of_a_rule_have_a_limit_at_a_time_and_in_a_minute() {
+        let held: Arc<Held> = Arc::default();
+        let start = Instant::now();
+        let two = Rate { concurrent: Some(2), requests_per_minute: None };
+        let _first = held.call(1, two, start).unwrap();
+        let second = held.call(1, two, start).unwrap();
+        assert_eq!(held.call(1, two, start).err(), Some(Full::CallsOfRule(2)));
+        drop(second);
+        assert!(held.call(1, two, start).is_ok() && held.call(2, two, start).is_ok());
+        let slow = Rate { concurrent: None, requests_per_minute: Some(60) };
+        let at = |seconds| held.call(3, slow, start + Duration::from_secs(seconds)).map(drop);
+        assert_eq!((0..60).map(|_| at(0)).filter(Result::is_ok).count(), 60);
+        assert_eq!(at(0), Err(Full::Rate(60)));
+        assert_eq!((at(1), at(1)), (Ok(()), Err(Full::Rate(60))));
+        assert_eq!((0..100).map(|_| at(600)).filter(Result::is_ok).count(), 60);
+        assert!(held.call(4, slow, start).is_ok());
+    }
+
+    #[test]
     fn calls_have_a_limit_and_end() {
         let held: Arc<Held> = Arc::default();
-        let calls: Vec<Share> = std::iter::from_fn(|| held.call(1).ok()).take(1000).collect();
+        let call = |uid| held.call(uid, Rate::default(), Instant::now());
+        let calls: Vec<Share> = std::iter::from_fn(|| call(1).ok()).take(1000).collect();
         assert_eq!(calls.len(), CALLS);
-        assert!(held.call(2).is_ok() && held.call(0).is_ok());
+        assert!(call(2).is_ok() && call(0).is_ok());
         // Others have fewer each by now, so that all together do not have as many as there are users.
-        let of_another: Vec<Share> = std::iter::from_fn(|| held.call(2).ok()).take(1000).collect();
-        assert_eq!((of_another.len(), held.call(2).err()), (CALLS_BESIDE_OTHERS, Some(Full::CallsOfOthers)));
-        assert!(held.call(3).is_ok());
+        let of_another: Vec<Share> = std::iter::from_fn(|| call(2).ok()).take(1000).collect();
+        assert_eq!((of_another.len(), call(2).err()), (CALLS_BESIDE_OTHERS, Some(Full::CallsOfOthers)));
+        assert!(call(3).is_ok());
         drop(of_another);
         drop(calls);
-        assert!(held.call(1).is_ok());
+        assert!(call(1).is_ok());
         assert!(held.table().is_empty());
     }
 }

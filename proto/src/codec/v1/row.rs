@@ -13,10 +13,12 @@ use crate::v1 as pb;
 
 /// An app with what the kernel has of it.
 pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
-    let Snapshot { state, observed, unauthorised, .. } = snapshot;
+    let Snapshot { state, observed, .. } = snapshot;
     let pinned = observed.apps.get(&app.uid);
-    let (app_state, cause) = match (unauthorised.get(&app.uid), pinned) {
-        (Some(why), _) => (pb::AppState::Unauthorised, why.clone()),
+    let refused = snapshot.unauthorised.apps.get(&app.uid);
+    let (app_state, cause) = match (refused, pinned) {
+        (Some(why), Some(_)) => (pb::AppState::Unauthorised, unauthorised(why)),
+        (Some(why), None) => (pb::AppState::Unauthorised, why.clone()),
         (None, Some(_)) => (pb::AppState::Loaded, String::new()),
         (None, None) => (pb::AppState::Failed, "its pins are missing: `bpfctl doctor` shows details".to_owned()),
     };
@@ -75,6 +77,11 @@ pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
     }
 }
 
+/// It was made under another policy, and stays until somebody enforces this one.
+fn unauthorised(why: &str) -> String {
+    format!("the policy would refuse it now: {why}")
+}
+
 fn owner(owner: &Owner) -> pb::Owner {
     pb::Owner { uid: owner.uid, user: owner.user.clone() }
 }
@@ -100,13 +107,10 @@ fn not_watched(netns: &Netns) -> String {
 
 /// A link with how it stands.
 pub fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
-    let Snapshot { state, observed, statuses, unwatched, unauthorised, .. } = snapshot;
+    let Snapshot { state, observed, statuses, unwatched, .. } = snapshot;
     let netns = link.placement.asked().map(|name| &name.netns);
     let unwatched = netns.filter(|netns| matches!(netns, Netns::Named(name) if unwatched.contains(name)));
     let (link_state, cause) = match (statuses.get(&link.uid), unwatched) {
-        _ if unauthorised.contains_key(&link.app) => {
-            (pb::LinkState::Unauthorised, unauthorised.get(&link.app).cloned().unwrap_or_default())
-        }
         (Some(LinkStatus::Attached), None) => (pb::LinkState::Attached, String::new()),
         (Some(LinkStatus::Waiting), None) => (pb::LinkState::Waiting, "the interface is absent".to_owned()),
         (Some(LinkStatus::Attached), Some(netns)) => (pb::LinkState::Attached, not_watched(netns)),
@@ -115,6 +119,14 @@ pub fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
         }
         (Some(LinkStatus::Drifted { cause }), _) => (pb::LinkState::Drifted, cause.clone()),
         (None, _) => (pb::LinkState::Unspecified, String::new()),
+    };
+    let (link_state, cause) = match snapshot.unauthorised.links.get(&link.uid) {
+        Some(why) if snapshot.is_refused(link.app) => (pb::LinkState::Unauthorised, why.clone()),
+        Some(why) => {
+            let also = if cause.is_empty() { cause } else { format!("; {cause}") };
+            (pb::LinkState::Unauthorised, format!("{}{also}", unauthorised(why)))
+        }
+        None => (link_state, cause),
     };
     // Places are counted from 1.
     let places = link.chain().map(|chain| (1..).zip(observed.members(&chain)));

@@ -37,6 +37,7 @@ impl From<ImageError> for Refusal {
         };
         match &error {
             ImageError::Reference(_) => refusal(ErrorReason::InvalidReference),
+            ImageError::Denied(denied) => super::denied(denied),
             ImageError::NotCovered(reference) => {
                 Self::new(ErrorReason::ImageNotTrusted, text).cause(verify::Reason::NoScope.to_string()).hint(format!(
                     "ask root to trust its signer: `bpfctl trust add NAME --key FILE --scope {}`",

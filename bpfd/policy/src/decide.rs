@@ -1,0 +1,305 @@
+//! The decision: a linear scan over the rules. A rule that denies wins; else any rule that allows; else it is denied.
+//!
+//! ```text
+//! condition   holds for                         and says nothing about
+//! who, verbs  everything
+//! programs    load, attach, update, detach      pull, unload, list
+//! interfaces  attach, update, detach: hooks of interfaces
+//! priority    attach, update: hooks of interfaces
+//! proceed-on  attach, update: hooks of interfaces
+//! hooks       attach, update, detach; targets: hooks of no interface
+//! source      pull, load, attach, update
+//! map_from    load, if it takes maps of another app
+//! ```
+//! Where a condition says nothing it keeps nobody from what a rule allows; and a rule that denies is not about that at all. A fact may not
+//! be known yet: a request that is looked at for the first time is let on if it may turn out to be allowed, and is decided on again when
+//! everything is known ([`Stage`]). Must never look at anything but its arguments.
+
+use std::collections::BTreeSet;
+
+use crate::Policy;
+use crate::builtin;
+use crate::caller::{
+    Asked, Denied, GROUP, GROUP_PRIORITY_MIN, HookFacts, Owner, PRIORITY_MAX, Principal, Reach, SourceFacts, Verb,
+};
+use crate::conditions::{Holds, conditions, who};
+use crate::rule::{Effect, Files, Programs, Rule, RuleVerb};
+
+/// How much is known when a decision is made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Stage {
+    /// Not everything: what may turn out to be allowed passes. For requests before names were resolved, and for what runs already, which
+    /// nothing is taken from on a suspicion.
+    First,
+    /// Everything: what is not certain does not pass.
+    Last,
+}
+
+/// What may be done.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Allowed {
+    /// The first rule that allows it.
+    pub rule: String,
+    /// How far bytes may reach: as far as the widest rule that allows it says.
+    pub reach: Reach,
+}
+
+/// How a rule fares.
+struct Outcome<'a> {
+    rule: &'a Rule,
+    who: Holds,
+    verb: bool,
+    /// Of the conditions that it states, in the order of the table.
+    conditions: Vec<Holds>,
+}
+
+impl Policy {
+    /// Whether `principal` may.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn decide(&self, principal: &Principal, asked: &Asked, stage: Stage) -> Result<Allowed, Denied> {
+        let Some(verb) = RuleVerb::of(asked.verb) else { return root_alone(principal, asked) };
+        let outcomes: Vec<Outcome<'_>> = self.rules.iter().map(|rule| outcome(rule, verb, principal, asked)).collect();
+        if let Some(denying) = outcomes.iter().find(|outcome| outcome.denies(principal, stage)) {
+            return Err(denied(principal, asked, &outcomes, Some(denying)));
+        }
+        let allowing: Vec<&Outcome<'_>> = outcomes.iter().filter(|outcome| outcome.allows(stage)).collect();
+        let Some(first) = allowing.first() else { return Err(denied(principal, asked, &outcomes, None)) };
+        let reach = allowing.iter().map(|outcome| reach(outcome.rule, principal, asked)).max();
+        Ok(Allowed { rule: first.rule.id.to_string(), reach: reach.unwrap_or(Reach::Packet) })
+    }
+
+    /// How far the bytes of a load may reach, if it is allowed.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn reach(&self, principal: &Principal, load: &Asked, stage: Stage) -> Result<Reach, Denied> {
+        Ok(self.decide(principal, load, stage)?.reach)
+    }
+
+    /// Whether bytes that the verifier judged with `reach` may be loaded now.
+    ///
+    /// # Errors
+    /// [`Denied`], if this policy would have had them judged with less.
+    pub fn confirm_reach(&self, principal: &Principal, reach: Reach, load: &Asked) -> Result<(), Denied> {
+        if reach <= self.reach(principal, load, Stage::Last)? {
+            return Ok(());
+        }
+        let unsigned = match &load.source {
+            Some(SourceFacts::Image { reference: _, signers }) => signers.as_ref().is_some_and(BTreeSet::is_empty),
+            Some(SourceFacts::Upload { .. }) | None => false,
+        };
+        let (why, hint) = match unsigned {
+            true => ("no signature counts any more", "an unsigned image"),
+            false => ("the bytes may reach less now", "bytes that nobody vetted"),
+        };
+        Err(Denied {
+            principal: principal.to_string(),
+            verb: Verb::Load,
+            why: format!("the policy changed during the load, and {why}"),
+            hint: format!("load it again: it is then verified as {hint}"),
+            rules: vec![],
+        })
+    }
+
+    /// The rules that are about this caller, whatever it asks.
+    pub fn rules_about(&self, principal: &Principal) -> impl Iterator<Item = &Rule> {
+        self.rules.iter().filter(|rule| matches!(who(rule, principal), Holds::Yes))
+    }
+}
+
+/// What no rule can give to anybody: whoever changes the policy can do everything.
+fn root_alone(principal: &Principal, asked: &Asked) -> Result<Allowed, Denied> {
+    if principal.uid == 0 {
+        return Ok(Allowed { rule: builtin::root().id.to_string(), reach: Reach::Kernel });
+    }
+    let why = match asked.verb {
+        Verb::Recover => "only root decides about a state that was lost",
+        _ => "only root changes who is trusted",
+    };
+    Err(Denied {
+        principal: principal.to_string(),
+        verb: asked.verb,
+        why: why.to_owned(),
+        hint: "ask as root".to_owned(),
+        rules: vec![],
+    })
+}
+
+impl Outcome<'_> {
+    /// Whether it is a rule that allows this. It need not be certain as long as not everything is known.
+    fn allows(&self, stage: Stage) -> bool {
+        let enough = |holds: &Holds| match (holds, stage) {
+            (Holds::Yes | Holds::Silent, _) | (Holds::Maybe, Stage::First) => true,
+            (Holds::Maybe, Stage::Last) | (Holds::No(_), _) => false,
+        };
+        self.rule.effect == Effect::Allow && self.verb && enough(&self.who) && self.conditions.iter().all(enough)
+    }
+
+    /// Whether it is a rule that denies this. Who somebody is cannot become known later: if no name service says who is meant, anybody may
+    /// be, but for root.
+    fn denies(&self, principal: &Principal, stage: Stage) -> bool {
+        let who = match self.who {
+            Holds::Yes => true,
+            Holds::Maybe => stage == Stage::Last && principal.uid != 0,
+            Holds::No(_) | Holds::Silent => false,
+        };
+        let enough = |holds: &Holds| match (holds, stage) {
+            (Holds::Yes, _) | (Holds::Maybe, Stage::Last) => true,
+            (Holds::Maybe, Stage::First) | (Holds::No(_) | Holds::Silent, _) => false,
+        };
+        self.rule.effect == Effect::Deny && self.verb && who && self.conditions.iter().all(enough)
+    }
+
+    /// The conditions that do not hold, in words.
+    fn failed(&self) -> Vec<&str> {
+        let mut failed = Vec::new();
+        for holds in &self.conditions {
+            match holds {
+                Holds::No(why) => failed.push(why.as_str()),
+                Holds::Yes | Holds::Maybe | Holds::Silent => {}
+            }
+        }
+        failed
+    }
+
+    /// For the log.
+    fn told(&self) -> String {
+        let Rule { id, effect, .. } = self.rule;
+        let effect = match effect {
+            Effect::Allow => "allow",
+            Effect::Deny => "deny",
+        };
+        let what = match (&self.who, self.verb, self.failed().as_slice()) {
+            (Holds::No(_), _, _) => "is about others".to_owned(),
+            (_, false, _) => "is about other verbs".to_owned(),
+            (Holds::Maybe, true, []) => "matches if the caller is who it names".to_owned(),
+            (_, true, []) => "matches".to_owned(),
+            (_, true, failed) => format!("does not match: {}", failed.join("; ")),
+        };
+        format!("{effect} `{id}` {what}")
+    }
+}
+
+fn denied(principal: &Principal, asked: &Asked, outcomes: &[Outcome<'_>], denying: Option<&Outcome<'_>>) -> Denied {
+    let closest = outcomes
+        .iter()
+        .filter(|outcome| outcome.rule.effect == Effect::Allow && !matches!(outcome.who, Holds::No(_)) && outcome.verb)
+        .min_by_key(|outcome| outcome.failed().len());
+    let (why, hint) = match (denying, closest, others_thing(principal, asked, outcomes)) {
+        (Some(outcome), _, _) => (format!("rule `{}` denies it", outcome.rule.id), "ask an administrator".to_owned()),
+        (None, Some(outcome), _) if builtin::is_built_in(outcome.rule) => built_in_words(asked, outcome),
+        (None, Some(outcome), _) => (
+            format!("rule `{}` allows it, except {}", outcome.rule.id, outcome.failed().join("; and except ")),
+            "ask for what the rule allows, or ask an administrator".to_owned(),
+        ),
+        (None, None, Some(why)) => (why, others_hint(asked.verb).to_owned()),
+        (None, None, None) => nobody(principal, asked, outcomes),
+    };
+    Denied {
+        principal: principal.to_string(),
+        verb: asked.verb,
+        why,
+        hint,
+        rules: outcomes.iter().map(Outcome::told).collect(),
+    }
+}
+
+/// What the caller may do with what is its own only.
+fn others_thing(principal: &Principal, asked: &Asked, outcomes: &[Outcome<'_>]) -> Option<String> {
+    let thing = || asked.thing.as_deref().unwrap_or("it").to_owned();
+    let own_thing = asked.owner.as_ref().map(|owner| (owner, thing()));
+    let lenders = asked.maps_of.iter().map(|app| (&app.owner, format!("app `{}`", app.app)));
+    let (owner, thing) = own_thing.into_iter().chain(lenders).find(|(owner, _)| owner.uid != principal.uid)?;
+    let verb = RuleVerb::of(asked.verb)?;
+    let own = |rule: &Rule| rule.effect == Effect::Allow && rule.verbs.contains(&verb);
+    outcomes.iter().find(|outcome| own(outcome.rule) && !matches!(outcome.who, Holds::No(_)))?;
+    Some(format!("{thing} belongs to {owner}"))
+}
+
+fn others_hint(verb: Verb) -> &'static str {
+    match verb {
+        Verb::Attach => "load the image under a name of your own",
+        Verb::Load => "load an app of your own that makes the map",
+        _ => "ask its owner, or root",
+    }
+}
+
+/// The built-in rules are the same on each host: they are told with the way out.
+fn built_in_words(asked: &Asked, outcome: &Outcome<'_>) -> (String, String) {
+    if asked.verb == Verb::Load && matches!(asked.source, Some(SourceFacts::Upload { .. })) {
+        return (
+            format!("members of group `{GROUP}` load images, not files"),
+            "build and sign an image with `bpfctl image build` and `bpfctl image sign`, or load the file as root"
+                .to_owned(),
+        );
+    }
+    match &asked.hook {
+        Some(HookFacts::Shared { priority: Some(priority), .. }) if *priority < GROUP_PRIORITY_MIN => {
+            let min = GROUP_PRIORITY_MIN;
+            (
+                format!("priority {priority} is below {min}: lower priorities are reserved for root"),
+                format!("ask for a priority from {min} to {}", PRIORITY_MAX),
+            )
+        }
+        _ => (outcome.failed().join(", and "), "ask as root".to_owned()),
+    }
+}
+
+/// No rule about this caller has the verb.
+fn nobody(principal: &Principal, asked: &Asked, outcomes: &[Outcome<'_>]) -> (String, String) {
+    let by_files = outcomes.iter().any(|outcome| !builtin::is_built_in(outcome.rule));
+    let known = outcomes.iter().any(|outcome| !matches!(outcome.who, Holds::No(_)));
+    match (by_files, known) {
+        (false, _) => (
+            format!("not root and not in group `{GROUP}`"),
+            "ask as root, or have root add you to the group: `usermod -aG bpfd USER`".to_owned(),
+        ),
+        (true, true) => (
+            format!("no rule about you allows `{}`", asked.verb),
+            "`bpfctl whoami` shows which rules are about you; ask an administrator".to_owned(),
+        ),
+        (true, false) => (
+            format!("no rule is about {principal}"),
+            "`bpfctl whoami` shows whom bpfd takes you for; ask an administrator".to_owned(),
+        ),
+    }
+}
+
+fn outcome<'a>(rule: &'a Rule, verb: RuleVerb, principal: &Principal, asked: &Asked) -> Outcome<'a> {
+    let is_other = |owner: &Owner| owner.uid != principal.uid;
+    // Without `map_from` a rule is about maps as it is about other things: with `other-owner` those of others, too.
+    let lent = rule.map_from.is_none() && asked.maps_of.iter().any(|app| is_other(&app.owner));
+    let others = lent || asked.owner.as_ref().is_some_and(is_other);
+    let has = |verb| rule.verbs.contains(&verb);
+    // Acting on what others own takes two verbs: a rule must allow both, and denies with either.
+    let verb = match rule.effect {
+        Effect::Allow => has(verb) && (!others || has(RuleVerb::OtherOwner)),
+        Effect::Deny => has(verb) || others && has(RuleVerb::OtherOwner),
+    };
+    let who = who(rule, principal);
+    // Of a thousand rules nearly all are about others.
+    let conditions = match (&who, verb) {
+        (Holds::No(_), _) | (_, false) => vec![],
+        (_, true) => conditions(rule, principal, asked),
+    };
+    Outcome { rule, who, verb, conditions }
+}
+
+/// Content that root vouches for, by asking, by naming it in a rule or by signers whose signatures count, is verified with the daemon's
+/// capabilities; anything else without the kernel's own line, CAP_PERFMON. A rule may say otherwise.
+fn reach(rule: &Rule, principal: &Principal, asked: &Asked) -> Reach {
+    if let Some(Programs { reach: Some(reach), types: _ }) = rule.programs {
+        return reach;
+    }
+    let vetted = match &asked.source {
+        None => false,
+        Some(SourceFacts::Image { reference: _, signers }) => signers.as_ref().is_some_and(|names| !names.is_empty()),
+        Some(SourceFacts::Upload { object }) => match rule.source.as_ref().and_then(|source| source.files.as_ref()) {
+            Some(Files::Of(files)) => object.is_some_and(|object| files.contains(&object)),
+            Some(Files::Any) | None => false,
+        },
+    };
+    if principal.uid == 0 || vetted { Reach::Kernel } else { Reach::Packet }
+}
