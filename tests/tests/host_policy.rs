@@ -466,7 +466,6 @@ fn no_verb_is_open_to_somebody_whom_nothing_allows_it() {
         "get link r",
         "chain show uplink",
         "image ls",
-        "image inspect registry/team/app:1",
         "state show",
         "doctor",
     ];
@@ -500,7 +499,7 @@ fn no_verb_is_open_to_somebody_whom_nothing_allows_it() {
         assert_eq!(output.code, 4, "{line}: {output}");
     }
     // The control: the same lines, by whom the rule allows them.
-    for line in reads.iter().filter(|line| !line.starts_with("image inspect")) {
+    for line in reads {
         host.bpfctl_as_member(line).ok();
     }
 }

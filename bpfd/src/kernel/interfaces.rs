@@ -128,8 +128,9 @@ impl<'a> Observer<'a> {
         self.seen.iter().map(|(netns, namespace)| (netns.clone(), cookie(namespace))).collect()
     }
 
-    /// The interface of a name.
+    /// The interface of a name. The daemon's own namespace is looked at too: another name of it must not hide that the interface is there.
     pub(super) fn named(&mut self, name: &ChainName) -> io::Result<Option<Interface>> {
+        self.namespace(&Netns::Host)?;
         match self.namespace(&name.netns)? {
             Some(namespace) => xdp::named(namespace, name),
             None => Ok(None),

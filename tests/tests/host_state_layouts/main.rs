@@ -70,6 +70,8 @@ impl Layout {
     /// The host as the old daemon left it. Nothing is held but what is pinned and what interfaces run.
     fn make(&self) -> Left {
         let host = Host::without_daemon();
+        // Some apps are a member's, by what the built-in rules allow the group.
+        host.make_group();
         host.shell(&format!("mkdir -p {BPFFS}; mount -t bpf bpf {BPFFS}"));
         kernel::mount_tracefs(&host);
         copy(&self.dir.join("root"), &host.path("/run/case"));
