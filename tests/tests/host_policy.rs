@@ -459,16 +459,8 @@ fn no_verb_is_open_to_somebody_whom_nothing_allows_it() {
         (1, &[815]),
         (u32::MAX - 1, &[815]),
     ];
-    let reads = [
-        "list",
-        "list apps",
-        "get app r",
-        "get link r",
-        "chain show uplink",
-        "image ls",
-        "state show",
-        "doctor",
-    ];
+    let reads =
+        ["list", "list apps", "get app r", "get link r", "chain show uplink", "image ls", "state show", "doctor"];
     let object = example("xdp-pass");
     let changes = [
         format!("load --path {object}"),

@@ -6,6 +6,7 @@
 mod attacks;
 mod figure;
 mod kinds;
+mod policy;
 pub(crate) mod program;
 mod scale;
 
@@ -26,9 +27,10 @@ struct Bench {
 }
 
 /// A new bench is a line here and a file.
-const BENCHES: [Bench; 3] = [
+const BENCHES: [Bench; 4] = [
     Bench { name: "scale", run: scale::measure },
     Bench { name: "attacks", run: attacks::measure },
+    Bench { name: "policy", run: policy::measure },
     Bench { name: "kinds", run: kinds::measure },
 ];
 
@@ -39,6 +41,7 @@ const NOT_MEASURED: u8 = 2;
 #[command(after_help = "\
   scale    what more interfaces and links cost; as root
   attacks  what root waits for while others ask for as much as they may; as root
+  policy   what a decision costs with ten rules and with a thousand; as root
   kinds    how much code each hook kind is, from git
 
 Exit status:

@@ -2,7 +2,7 @@
 //! rules.
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use crate::caller::{Asked, HookFacts, MapOwner, Principal, SourceFacts, Unit, Verb};
 use crate::glob::Glob;
@@ -21,8 +21,14 @@ pub(crate) enum Holds {
     Silent,
 }
 
+/// How words are made: [`fmt::format`], or nothing at all, which is most of what a decision would cost.
+pub(crate) type Say = fn(fmt::Arguments<'_>) -> String;
+
+/// Says nothing.
+pub(crate) const MUTE: Say = |_| String::new();
+
 /// Those that a rule states, in the order of the table.
-pub(crate) fn conditions(rule: &Rule, principal: &Principal, asked: &Asked) -> Vec<Holds> {
+pub(crate) fn conditions(rule: &Rule, principal: &Principal, asked: &Asked, say: Say) -> [Option<Holds>; 7] {
     let Rule {
         id: _,
         effect: _,
@@ -40,19 +46,21 @@ pub(crate) fn conditions(rule: &Rule, principal: &Principal, asked: &Asked) -> V
     let placed = matches!(asked.verb, Verb::Attach | Verb::Update);
     let on_hook = placed || asked.verb == Verb::Detach;
     let hook = || asked.hook.as_ref();
-    let stated = [
+    [
         programs.as_ref().map(|programs| match on_hook || asked.verb == Verb::Load {
-            true => of_kind(programs.types.as_ref(), asked, "program type"),
+            true => of_kind(programs.types.as_ref(), asked, "program type", say),
             false => Holds::Silent,
         }),
-        interfaces.as_ref().map(|interfaces| if on_hook { interface(interfaces, hook()) } else { Holds::Silent }),
+        interfaces.as_ref().map(|interfaces| if on_hook { interface(interfaces, hook(), say) } else { Holds::Silent }),
         priority.map(|band| match (placed, hook()) {
             (false, _) | (true, Some(HookFacts::Own { .. } | HookFacts::Nowhere)) => Holds::Silent,
             (true, None | Some(HookFacts::Shared { priority: None, .. })) => Holds::Maybe,
             (true, Some(HookFacts::Shared { priority: Some(priority), .. })) => {
                 match (band.min..=band.max).contains(priority) {
                     true => Holds::Yes,
-                    false => Holds::No(format!("priority {priority}: it is for {} to {}", band.min, band.max)),
+                    false => {
+                        Holds::No(say(format_args!("priority {priority}: it is for {} to {}", band.min, band.max)))
+                    }
                 }
             }
         }),
@@ -65,30 +73,29 @@ pub(crate) fn conditions(rule: &Rule, principal: &Principal, asked: &Asked) -> V
                 let of_hook = required.iter().filter(|verdict| verdicts.contains(&verdict.as_str()));
                 match of_hook.filter(|verdict| !set.contains(*verdict)).min() {
                     None => Holds::Yes,
-                    Some(missing) => Holds::No(format!("proceed-on: the chain must go on after `{missing}`")),
+                    Some(missing) => Holds::No(say(format_args!("proceed-on: the chain must go on after `{missing}`"))),
                 }
             }
         }),
-        hooks.as_ref().map(|hooks| if on_hook { on(hooks, asked) } else { Holds::Silent }),
+        hooks.as_ref().map(|hooks| if on_hook { on(hooks, asked, say) } else { Holds::Silent }),
         source.as_ref().map(|source| match placed || matches!(asked.verb, Verb::Pull | Verb::Load) {
-            true => from(source, asked.source.as_ref()),
+            true => from(source, asked.source.as_ref(), say),
             false => Holds::Silent,
         }),
         map_from.as_ref().map(|allowed| match asked.maps_of.as_slice() {
             [] => Holds::Silent,
             apps => match apps.iter().find(|app| !may_share(allowed, app, principal)) {
                 None => Holds::Yes,
-                Some(app) => Holds::No(format!("the maps of app `{}`", app.app)),
+                Some(app) => Holds::No(say(format_args!("the maps of app `{}`", app.app))),
             },
         }),
-    ];
-    stated.into_iter().flatten().collect()
+    ]
 }
 
 /// Whether a rule is about a caller.
 pub(crate) fn who(rule: &Rule, principal: &Principal) -> Holds {
     let Some(list) = &rule.who else { return Holds::Yes };
-    let mut best = Holds::No("the caller".to_owned());
+    let mut best = Holds::No(String::new());
     for one in list {
         match one_of(one, principal) {
             Holds::Yes => return Holds::Yes,
@@ -121,57 +128,54 @@ fn one_of(who: &Who, principal: &Principal) -> Holds {
     for one in stated.into_iter().flatten() {
         match one {
             Some(true) => {}
-            Some(false) => return Holds::No("the caller".to_owned()),
+            Some(false) => return Holds::No(String::new()),
             None => holds = Holds::Maybe,
         }
     }
     holds
 }
 
-fn of_kind(kinds: Option<&BTreeSet<String>>, asked: &Asked, what: &str) -> Holds {
+fn of_kind(kinds: Option<&BTreeSet<String>>, asked: &Asked, what: &str, say: Say) -> Holds {
     match (kinds, &asked.kind) {
         (None, _) => Holds::Yes,
         (Some(_), None) => Holds::Maybe,
         (Some(kinds), Some(kind)) if kinds.contains(kind) => Holds::Yes,
-        (Some(kinds), Some(kind)) => Holds::No(format!("{what} {kind}: it is for {}", listed(kinds))),
+        (Some(kinds), Some(kind)) => Holds::No(say(format_args!("{what} {kind}: it is for {}", listed(kinds)))),
     }
 }
 
-fn interface(interfaces: &Interfaces, hook: Option<&HookFacts>) -> Holds {
+fn interface(interfaces: &Interfaces, hook: Option<&HookFacts>, say: Say) -> Holds {
     let Interfaces { names, netns, directions } = interfaces;
     let (name, namespace, direction) = match hook {
         None => return Holds::Maybe,
         Some(HookFacts::Own { .. } | HookFacts::Nowhere) => return Holds::Silent,
         Some(HookFacts::Shared { interface, netns, direction, .. }) => (interface, netns, direction),
     };
-    let outside = |globs: &Option<Vec<Glob>>, name: &str| {
-        globs.as_ref().filter(|globs| !globs.iter().any(|glob| glob.matches(name))).map(|globs| {
-            match globs.as_slice() {
-                [] => "none".to_owned(),
-                globs => listed(globs),
-            }
-        })
-    };
-    if let Some(listed) = outside(names, name) {
-        return Holds::No(format!("interface {name}: it is for {listed}"));
+    if let Some(listed) = outside(names.as_deref(), name) {
+        return Holds::No(say(format_args!("interface {name}: it is for {listed}")));
     }
-    if let Some(listed) = outside(netns, namespace) {
-        return Holds::No(format!("network namespace {namespace}: it is for {listed}"));
+    if let Some(listed) = outside(netns.as_deref(), namespace) {
+        return Holds::No(say(format_args!("network namespace {namespace}: it is for {listed}")));
     }
     match directions {
         Some(directions) if !directions.contains(direction) => {
-            Holds::No(format!("direction {direction}: it is for {}", listed(directions)))
+            Holds::No(say(format_args!("direction {direction}: it is for {}", listed(directions))))
         }
         Some(_) | None => Holds::Yes,
     }
 }
 
-fn on(hooks: &Hooks, asked: &Asked) -> Holds {
+/// The globs, if a name is none of theirs.
+fn outside<'a>(globs: Option<&'a [Glob]>, name: &str) -> Option<impl Display + 'a> {
+    globs.filter(|globs| !globs.iter().any(|glob| glob.matches(name))).map(listed)
+}
+
+fn on(hooks: &Hooks, asked: &Asked, say: Say) -> Holds {
     let Hooks { kinds, targets } = hooks;
     if matches!(asked.hook, Some(HookFacts::Nowhere)) {
         return Holds::Silent;
     }
-    let kind = of_kind(kinds.as_ref(), asked, "hook");
+    let kind = of_kind(kinds.as_ref(), asked, "hook", say);
     let target = match (targets, &asked.hook) {
         (None, _) => Holds::Yes,
         (Some(_), None | Some(HookFacts::Own { target: None } | HookFacts::Nowhere)) => Holds::Maybe,
@@ -181,7 +185,7 @@ fn on(hooks: &Hooks, asked: &Asked) -> Holds {
         (Some(globs), Some(HookFacts::Own { target: Some(target) })) => {
             match globs.iter().any(|glob| glob.matches(target)) {
                 true => Holds::Yes,
-                false => Holds::No(format!("target {target}: it is for {}", listed(globs))),
+                false => Holds::No(say(format_args!("target {target}: it is for {}", listed(globs)))),
             }
         }
     };
@@ -192,20 +196,20 @@ fn on(hooks: &Hooks, asked: &Asked) -> Holds {
     }
 }
 
-fn from(source: &Sources, facts: Option<&SourceFacts>) -> Holds {
+fn from(source: &Sources, facts: Option<&SourceFacts>, say: Say) -> Holds {
     let Sources { images, signed_by, files } = source;
     match facts {
         None => Holds::Maybe,
         Some(SourceFacts::Upload { object }) => match (files, object) {
-            (None, _) => Holds::No("files: it is for images".to_owned()),
+            (None, _) => Holds::No(say(format_args!("files: it is for images"))),
             (Some(Files::Any), _) => Holds::Yes,
-            (Some(Files::Of(files)), None) if files.is_empty() => Holds::No("files: it is for none".to_owned()),
+            (Some(Files::Of(files)), None) if files.is_empty() => Holds::No(say(format_args!("files: it is for none"))),
             (Some(Files::Of(_)), None) => Holds::Maybe,
             (Some(Files::Of(files)), Some(object)) if files.contains(object) => Holds::Yes,
-            (Some(Files::Of(_)), Some(object)) => Holds::No(format!("the file with the hash {object}")),
+            (Some(Files::Of(_)), Some(object)) => Holds::No(say(format_args!("the file with the hash {object}"))),
         },
         Some(SourceFacts::Image { .. }) if images.is_none() && signed_by.is_none() => {
-            Holds::No("images: it is for files".to_owned())
+            Holds::No(say(format_args!("images: it is for files")))
         }
         Some(SourceFacts::Image { reference, signers }) => {
             let named = match (images, reference) {
@@ -214,7 +218,9 @@ fn from(source: &Sources, facts: Option<&SourceFacts>) -> Holds {
                 (Some(Images::Of(scopes)), Some(reference)) => {
                     match scopes.iter().any(|scope| scope.matches(reference)) {
                         true => Holds::Yes,
-                        false => return Holds::No(format!("image {reference}: it is for {}", listed(scopes))),
+                        false => {
+                            return Holds::No(say(format_args!("image {reference}: it is for {}", listed(scopes))));
+                        }
                     }
                 }
             };
@@ -223,7 +229,9 @@ fn from(source: &Sources, facts: Option<&SourceFacts>) -> Holds {
                 (Some(_), None) => Holds::Maybe,
                 (Some(names), Some(signers)) => match names.iter().any(|name| signers.contains(name.as_str())) {
                     true => named,
-                    false => Holds::No(format!("the signature: the image must be signed by {}", listed(names))),
+                    false => {
+                        Holds::No(say(format_args!("the signature: the image must be signed by {}", listed(names))))
+                    }
                 },
             }
         }
@@ -238,7 +246,15 @@ fn may_share(allowed: &[MapsOf], app: &MapOwner, principal: &Principal) -> bool 
     })
 }
 
-fn listed<T: Display>(items: impl IntoIterator<Item = T>) -> String {
-    let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
-    items.join(", ")
+/// With commas between them; `none` if there are none.
+fn listed<'a, T: Display + 'a>(items: impl IntoIterator<Item = &'a T, IntoIter: Clone>) -> impl Display {
+    let items = items.into_iter();
+    fmt::from_fn(move |f| {
+        let mut between = "";
+        for item in items.clone() {
+            write!(f, "{between}{item}")?;
+            between = ", ";
+        }
+        if between.is_empty() { f.write_str("none") } else { Ok(()) }
+    })
 }

@@ -16,13 +16,14 @@
 //! everything is known ([`Stage`]). Must never look at anything but its arguments.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use crate::Policy;
 use crate::builtin;
 use crate::caller::{
     Asked, Denied, GROUP, GROUP_PRIORITY_MIN, HookFacts, Owner, PRIORITY_MAX, Principal, Reach, SourceFacts, Verb,
 };
-use crate::conditions::{Holds, conditions, who};
+use crate::conditions::{Holds, MUTE, Say, conditions, who};
 use crate::rule::{Effect, Files, Programs, Rule, RuleVerb};
 
 /// How much is known when a decision is made.
@@ -50,7 +51,7 @@ struct Outcome<'a> {
     who: Holds,
     verb: bool,
     /// Of the conditions that it states, in the order of the table.
-    conditions: Vec<Holds>,
+    conditions: [Option<Holds>; 7],
 }
 
 impl Policy {
@@ -60,14 +61,34 @@ impl Policy {
     /// [`Denied`].
     pub fn decide(&self, principal: &Principal, asked: &Asked, stage: Stage) -> Result<Allowed, Denied> {
         let Some(verb) = RuleVerb::of(asked.verb) else { return root_alone(principal, asked) };
-        let outcomes: Vec<Outcome<'_>> = self.rules.iter().map(|rule| outcome(rule, verb, principal, asked)).collect();
-        if let Some(denying) = outcomes.iter().find(|outcome| outcome.denies(principal, stage)) {
-            return Err(denied(principal, asked, &outcomes, Some(denying)));
+        let mut allowed: Option<(&Rule, Reach)> = None;
+        let mut is_denied = false;
+        for rule in &self.rules {
+            let who = who(rule, principal);
+            // Of a thousand rules nearly all are about others.
+            if matches!(who, Holds::No(_)) {
+                continue;
+            }
+            let outcome = outcome(rule, who, verb, principal, asked, MUTE);
+            is_denied |= outcome.denies(principal, stage);
+            if outcome.allows(stage) {
+                let reach = reach(rule, principal, asked);
+                allowed = Some(allowed.map_or((rule, reach), |(first, widest)| (first, widest.max(reach))));
+            }
         }
-        let allowing: Vec<&Outcome<'_>> = outcomes.iter().filter(|outcome| outcome.allows(stage)).collect();
-        let Some(first) = allowing.first() else { return Err(denied(principal, asked, &outcomes, None)) };
-        let reach = allowing.iter().map(|outcome| reach(outcome.rule, principal, asked)).max();
-        Ok(Allowed { rule: first.rule.id.to_string(), reach: reach.unwrap_or(Reach::Packet) })
+        match allowed {
+            Some((first, reach)) if !is_denied => Ok(Allowed { rule: first.id.to_string(), reach }),
+            Some(_) | None => Err(self.denied(principal, asked, verb, stage)),
+        }
+    }
+
+    /// Why not: every rule again, in words.
+    fn denied(&self, principal: &Principal, asked: &Asked, verb: RuleVerb, stage: Stage) -> Denied {
+        let outcomes =
+            self.rules.iter().map(|rule| outcome(rule, who(rule, principal), verb, principal, asked, fmt::format));
+        let outcomes: Vec<Outcome<'_>> = outcomes.collect();
+        let denying = outcomes.iter().find(|outcome| outcome.denies(principal, stage));
+        denied(principal, asked, &outcomes, denying)
     }
 
     /// How far the bytes of a load may reach, if it is allowed.
@@ -128,13 +149,17 @@ fn root_alone(principal: &Principal, asked: &Asked) -> Result<Allowed, Denied> {
 }
 
 impl Outcome<'_> {
+    fn stated(&self) -> impl Iterator<Item = &Holds> {
+        self.conditions.iter().flatten()
+    }
+
     /// Whether it is a rule that allows this. It need not be certain as long as not everything is known.
     fn allows(&self, stage: Stage) -> bool {
         let enough = |holds: &Holds| match (holds, stage) {
             (Holds::Yes | Holds::Silent, _) | (Holds::Maybe, Stage::First) => true,
             (Holds::Maybe, Stage::Last) | (Holds::No(_), _) => false,
         };
-        self.rule.effect == Effect::Allow && self.verb && enough(&self.who) && self.conditions.iter().all(enough)
+        self.rule.effect == Effect::Allow && self.verb && enough(&self.who) && self.stated().all(enough)
     }
 
     /// Whether it is a rule that denies this. Who somebody is cannot become known later: if no name service says who is meant, anybody may
@@ -149,13 +174,13 @@ impl Outcome<'_> {
             (Holds::Yes, _) | (Holds::Maybe, Stage::Last) => true,
             (Holds::Maybe, Stage::First) | (Holds::No(_) | Holds::Silent, _) => false,
         };
-        self.rule.effect == Effect::Deny && self.verb && who && self.conditions.iter().all(enough)
+        self.rule.effect == Effect::Deny && self.verb && who && self.stated().all(enough)
     }
 
     /// The conditions that do not hold, in words.
     fn failed(&self) -> Vec<&str> {
         let mut failed = Vec::new();
-        for holds in &self.conditions {
+        for holds in self.stated() {
             match holds {
                 Holds::No(why) => failed.push(why.as_str()),
                 Holds::Yes | Holds::Maybe | Holds::Silent => {}
@@ -267,7 +292,14 @@ fn nobody(principal: &Principal, asked: &Asked, outcomes: &[Outcome<'_>]) -> (St
     }
 }
 
-fn outcome<'a>(rule: &'a Rule, verb: RuleVerb, principal: &Principal, asked: &Asked) -> Outcome<'a> {
+fn outcome<'a>(
+    rule: &'a Rule,
+    who: Holds,
+    verb: RuleVerb,
+    principal: &Principal,
+    asked: &Asked,
+    say: Say,
+) -> Outcome<'a> {
     let is_other = |owner: &Owner| owner.uid != principal.uid;
     // Without `map_from` a rule is about maps as it is about other things: with `other-owner` those of others, too.
     let lent = rule.map_from.is_none() && asked.maps_of.iter().any(|app| is_other(&app.owner));
@@ -278,11 +310,9 @@ fn outcome<'a>(rule: &'a Rule, verb: RuleVerb, principal: &Principal, asked: &As
         Effect::Allow => has(verb) && (!others || has(RuleVerb::OtherOwner)),
         Effect::Deny => has(verb) || others && has(RuleVerb::OtherOwner),
     };
-    let who = who(rule, principal);
-    // Of a thousand rules nearly all are about others.
     let conditions = match (&who, verb) {
-        (Holds::No(_), _) | (_, false) => vec![],
-        (_, true) => conditions(rule, principal, asked),
+        (Holds::No(_), _) | (_, false) => Default::default(),
+        (_, true) => conditions(rule, principal, asked, say),
     };
     Outcome { rule, who, verb, conditions }
 }
