@@ -18,7 +18,9 @@ mod raw;
 #[expect(dead_code, reason = "only hosts with images are made")]
 mod world;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -28,30 +30,34 @@ use bytecode_image::testing::registry::Mode;
 use raw::{Door, MEMBER, VIEWER, Who};
 use serde_json::json;
 use tokio::runtime::Builder;
+use tokio::task::LocalSet;
 use tokio::time::timeout;
 use world::{Images, image};
 
-/// Connections of a flood, each with one call at a time.
+/// Connections of a flood, and calls at a time on each: three times what a user may have.
 const CALLERS: usize = 24;
+const STREAMS: usize = 8;
+/// Links that wait: what looks at everything looks at them.
+const WAITING: usize = 128;
 /// Changes before the flood begins, or ends, again.
 const IN_TURN: usize = 10;
 /// How long a caller waits for a registry that says nothing.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Asks once; the number is the caller's.
-type Flood = (&'static str, Who, fn(&tokio::runtime::Runtime, &mut Client, usize) -> Result<(), ClientError>);
+type Call = Pin<Box<dyn Future<Output = ()>>>;
+/// Asks once; the number is the caller's. That one is refused for having asked too much is what is to be seen.
+type Flood = (&'static str, Who, fn(Client, usize) -> Call);
 
 const FLOODS: [Flood; 3] = [
-    ("doctor", VIEWER, |runtime, client, _| runtime.block_on(client.doctor(pb::DoctorRequest {})).map(drop)),
-    ("inspect", MEMBER, |runtime, client, _| {
+    ("doctor", VIEWER, |mut client, _| Box::pin(async move { drop(client.doctor(pb::DoctorRequest {}).await) })),
+    ("inspect", MEMBER, |mut client, _| {
         let request = pb::InspectImageRequest { image: "registry/team/app:1".to_owned() };
-        runtime.block_on(client.inspect(request)).map(drop)
+        Box::pin(async move { drop(client.inspect(request).await) })
     }),
-    ("slow_pulls", MEMBER, |runtime, client, number| {
+    ("slow_pulls", MEMBER, |mut client, number| {
         let request = pb::PullRequest { reference: format!("registry/open/slow{number}:1"), ..Default::default() };
         // The registry says nothing: the caller gives up, and asks again.
-        drop(runtime.block_on(async { timeout(PATIENCE, client.pull(request, |_| {})).await }));
-        Ok(())
+        Box::pin(async move { drop(timeout(PATIENCE, client.pull(request, |_| {})).await) })
     }),
 ];
 
@@ -64,8 +70,12 @@ fn main() {
         images.registry.behave(&format!("open/slow{number}"), Mode::Stall);
     }
     images.host.bpfctl("load -q --image registry/team/app:1 --name fw").ok();
+    for number in 0..WAITING {
+        let line = format!("attach -q fw xdp -i later{number} --when-present");
+        images.host.bpfctl(&line).ok();
+    }
     for flood in FLOODS {
-        eprintln!("{} calls of {} at a time", CALLERS, flood.0);
+        eprintln!("{} calls of {} at a time", CALLERS * STREAMS, flood.0);
         let (mut idle, mut beside) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
         for _ in 0..turns {
             changes(&images, &mut idle);
@@ -106,25 +116,28 @@ fn changes(images: &Images, [attached, detached]: &mut [Vec<Duration>; 2]) {
 
 /// Does something while others ask without end.
 fn under(images: &Images, (name, who, ask): Flood, work: impl FnOnce()) {
-    let (door, ended) = (Door::of(&images.host), AtomicBool::new(false));
+    let (door, ended, asked) = (Door::of(&images.host), Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
     let call = |number: usize| {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let mut client = runtime.block_on(Client::connect(&door.opened_as(who), Duration::ZERO)).unwrap();
-        let mut asked = 0;
-        while !ended.load(Ordering::Relaxed) {
-            // That one is refused for having asked too much is what is to be seen.
-            drop(ask(&runtime, &mut client, number));
-            asked += 1;
+        let client = runtime.block_on(Client::connect(&door.opened_as(who), Duration::ZERO)).unwrap();
+        let streams = LocalSet::new();
+        for _ in 0..STREAMS {
+            let (client, ended, asked) = (client.clone(), ended.clone(), asked.clone());
+            streams.spawn_local(async move {
+                while !ended.load(Ordering::Relaxed) {
+                    ask(client.clone(), number).await;
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            });
         }
-        asked
+        runtime.block_on(streams);
     };
     thread::scope(|scope| {
-        let callers: Vec<_> = (0..CALLERS).map(|number| scope.spawn(move || call(number))).collect();
+        (0..CALLERS).for_each(|number| drop(scope.spawn(move || call(number))));
         work();
         ended.store(true, Ordering::Relaxed);
-        let asked: usize = callers.into_iter().map(|caller| caller.join().unwrap()).sum();
-        eprintln!("{asked} calls of {name} meanwhile");
     });
+    eprintln!("{} calls of {name} meanwhile", asked.load(Ordering::Relaxed));
 }
 
 /// In milliseconds.

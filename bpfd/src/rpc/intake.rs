@@ -31,6 +31,9 @@ use crate::service::Service as Verbs;
 const UNASKED: u64 = 64 << 10;
 /// From the end of one message to the end of the next: a client of this host has it at hand.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Before an answer that there is no room: who asks again at once asks once in this time on each of its streams. Refusing some thousand
+/// calls a second takes more of a processor than carrying out what is taken of them.
+const PAUSE: Duration = Duration::from_secs(1);
 /// The head of a message: whether it is compressed, and its length (gRPC over HTTP2, "Length-Prefixed-Message").
 const HEAD: usize = 5;
 
@@ -257,20 +260,22 @@ where
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let Some(caller) = request.extensions().get::<Caller>().cloned() else {
-            return refuse(Status::unauthenticated("the connection has no peer credentials"));
+            let status = Status::unauthenticated("the connection has no peer credentials");
+            return Box::pin(std::future::ready(Ok(refused(status))));
         };
         let Caller { principal, live, refused } = caller;
         if let Some(refused) = refused {
             let hint = "end some of them; `ss -xp` shows whose they are";
-            return refuse(busy().cause(refused.why()).hint(hint).into());
+            return no_room(live.call(), busy().cause(refused.why()).hint(hint).into());
         }
         let call = live.call();
         let rate = self.intake.service.trust.policy().rate(&principal);
         let share = match self.intake.held.call(principal.uid, rate, std::time::Instant::now()) {
             Ok(share) => Arc::new(share),
-            Err(full) => return refuse(full.into()),
+            Err(full) => return no_room(call, full.into()),
         };
         request.extensions_mut().insert(principal.clone());
+        let is_root = principal.uid == 0;
         let method = request.uri().path().into();
         let (service, kept) = (self.intake.service.clone(), share.clone());
         let request = request.map(|body| {
@@ -282,14 +287,31 @@ where
             let answer = answering.await?;
             // The handler has the messages, and is bounded by itself.
             share.let_go();
+            // Its share of calls is kept meanwhile.
+            if !is_root && answer.headers().get(STATUS).is_some_and(|status| status == NO_ROOM) {
+                tokio::time::sleep(PAUSE).await;
+            }
             Ok(answer.map(|body| Answer { body, _call: Some((call, share)) }))
         })
     }
 }
 
-fn refuse<B: Default + Send + 'static, E: Send + 'static>(status: Status) -> Answering<B, E> {
-    let answer = status.into_http::<B>().map(|body| Answer { body, _call: None });
-    Box::pin(std::future::ready(Ok(answer)))
+/// The header of an answer that is nothing but a status (gRPC over HTTP2, "Trailers-Only").
+const STATUS: &str = "grpc-status";
+/// RESOURCE_EXHAUSTED.
+const NO_ROOM: &str = "8";
+
+fn refused<B: Default>(status: Status) -> http::Response<Answer<B>> {
+    status.into_http::<B>().map(|body| Answer { body, _call: None })
+}
+
+/// Refuses, later.
+fn no_room<B: Default + Send + 'static, E: Send + 'static>(call: Call, status: Status) -> Answering<B, E> {
+    Box::pin(async move {
+        tokio::time::sleep(PAUSE).await;
+        drop(call);
+        Ok(refused(status))
+    })
 }
 
 #[cfg(test)]
