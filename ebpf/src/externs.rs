@@ -1,8 +1,11 @@
 //! Symbols that an object expects from outside: options of the kernel's configuration (`__kconfig`), and functions and variables of the
 //! kernel (`__ksym`). Finds them and says where the values of the former go; it must never decide what they are.
 //!
-//! bpfd supplies the former, as libbpf does, in a map called [`CONFIG_MAP`]. Of the latter it supplies none: a weak one reads as 0, as
-//! libbpf has it on a kernel that lacks the symbol, and a program that reaches another is refused.
+//! bpfd supplies the former, as libbpf does, in a map called [`CONFIG_MAP`]. Of the latter it supplies functions that the kernel's own
+//! types list: a call of one names it by its type. A weak symbol that is not supplied reads as 0, as libbpf has it on a kernel that lacks
+//! the symbol, and a program that reaches another is refused.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +22,13 @@ pub(crate) const KERNEL_SYMBOLS: &str = ".ksyms";
 pub(crate) const MAX_EXTERNS: usize = 256;
 /// The longest value of a configuration, bytes: the kernel's own limit for one of its texts is half of that.
 const MAX_VALUE: u32 = 8192;
+
+/// Functions of the kernel that an object may call, and their types in the kernel's BTF.
+pub type KernelFunctions = BTreeMap<String, u32>;
+
+/// What a call of such a function is until the program is finished: of a helper that no kernel has, this far above the function's type. In
+/// the bytes of an object nothing may name something of the kernel by a number; after the last check it becomes the call that is meant.
+pub(crate) const KERNEL_CALL: i32 = 2_003_000_000;
 
 /// One symbol that the object does not define.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,10 +4,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::externs::{ConfigOption, ConfigType};
+use crate::externs::{ConfigOption, ConfigType, KernelFunctions};
 use crate::names::shown;
 
-/// What the running kernel is, as far as `__kconfig` externs ask.
+/// What the running kernel is, as far as externs ask.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct KernelConfig<'a> {
     /// `LINUX_KERNEL_VERSION`: `KERNEL_VERSION(major, minor, patch)`.
@@ -18,6 +18,8 @@ pub struct KernelConfig<'a> {
     pub syscall_wrapper: bool,
     /// Its configuration: lines of `CONFIG_NAME=value`. `None` if the host does not have it.
     pub options: Option<&'a str>,
+    /// Of the functions that the object declares `__ksym`, those that it may call. `None`: none.
+    pub functions: Option<&'a KernelFunctions>,
 }
 
 /// An option that has no value, or none of the type that the object declares.
@@ -153,7 +155,7 @@ mod tests {
 
     fn value(name: &str, size: u32, ty: ConfigType, weak: bool) -> Result<Vec<u8>, String> {
         let kernel =
-            KernelConfig { version: 0x06_01_05, bpf_cookie: true, syscall_wrapper: false, options: Some(OPTIONS) };
+            KernelConfig { version: 0x06_01_05, bpf_cookie: true, options: Some(OPTIONS), ..KernelConfig::default() };
         let option = ConfigOption { name, offset: 0, size, ty };
         kernel.value(&option, weak).map_err(|error| error.to_string())
     }

@@ -47,8 +47,8 @@ pub enum NormaliseError {
     Inspect(#[from] InspectError),
     /// A program needs a symbol that nobody supplies.
     #[error(
-        "`{function}` needs `{name}`, which the object does not define: bpfd links neither functions and variables of \
-         the kernel nor other objects. Let the object declare it `__weak` to run without it"
+        "`{function}` needs `{name}`, which the object does not define, nor this kernel as a function: bpfd links no \
+         variables of the kernel and no other objects. Let the object declare it `__weak` to run without it"
     )]
     Extern {
         /// The function that refers to it.
@@ -164,7 +164,7 @@ pub fn normalise(elf: &[u8], wanted: &[Wanted], kernel: &KernelConfig<'_>) -> Re
         .collect();
     let btf = inspect::open_btf(&elf)?;
     let config = Config::read(btf.as_ref());
-    let reach = reach::from(&elf, &config, &functions, &roots)?;
+    let reach = reach::from(&elf, &config, kernel.functions, &functions, &roots)?;
     let used = callees::used_maps(&elf, &object, &reach);
     if let Some(unusable) = object.unusable_contents.iter().find(|contents| used.contains(contents.map.as_str())) {
         return Err(InspectError::from(unusable.clone()).into());

@@ -23,9 +23,9 @@ use aya_obj::{EbpfSectionKind, Function, Map, Object, ParseError};
 use crate::btf::Btf;
 use crate::bytes::{count, index, u32_at};
 use crate::elf::{Elf, ElfError};
-use crate::externs::CONFIG_MAP;
+use crate::externs::{CONFIG_MAP, KERNEL_CALL, KernelFunctions};
 use crate::guard::{self, GuardError};
-use crate::insn::{self, Insn};
+use crate::insn::{self, Insn, PSEUDO_KFUNC_CALL};
 use crate::inspect::{self, InspectError};
 use crate::kernel_btf::Asked;
 pub use crate::kernel_btf::KernelBtf;
@@ -313,6 +313,8 @@ pub struct Unlinked {
     license: String,
     maps: Vec<MapDefinition>,
     btf: Option<Vec<u8>>,
+    /// Types of functions of the kernel that may be called.
+    calls: BTreeSet<i32>,
 }
 
 impl Unlinked {
@@ -343,7 +345,14 @@ impl Unlinked {
             fit_types(&mut object, bytes, kernel.ok_or(RelocateError::NeedsKernelBtf)?)?;
         }
         let maps = take_maps(&mut object, facts)?;
-        Ok(Self { object, chosen: chosen.to_vec(), license, maps, btf })
+        Ok(Self { object, chosen: chosen.to_vec(), license, maps, btf, calls: BTreeSet::new() })
+    }
+
+    /// With calls of these functions of the kernel, which `normalise` was told of.
+    #[must_use]
+    pub fn calling(self, functions: &KernelFunctions) -> Self {
+        let calls = functions.values().filter_map(|id| i32::try_from(*id).ok()).collect();
+        Self { calls, ..self }
     }
 
     /// The object's BTF as this kernel takes it: for BPF_BTF_LOAD, then for maps and programs by its fd.
@@ -414,6 +423,7 @@ impl Unlinked {
         let function = chosen.function.clone();
         let insns: Vec<Insn> = linked.instructions.iter().map(typed).collect();
         guard::check_finished(&function, &insns, own_maps)?;
+        let insns: Vec<Insn> = insns.into_iter().map(|insn| self.kernel_call(insn)).collect();
         let starts = guard::function_starts(&insns);
         let mut func_info = linked.func_info.func_info_bytes();
         let mut line_info = linked.line_info.line_info_bytes();
@@ -442,6 +452,15 @@ impl Unlinked {
             line_info,
             functions,
         })
+    }
+
+    /// The call of a function of the kernel that an instruction stands for; others as they are.
+    fn kernel_call(&self, insn: Insn) -> Insn {
+        let id = insn.imm.checked_sub(KERNEL_CALL).filter(|id| self.calls.contains(id));
+        match id {
+            Some(id) if insn.is_call() && insn.src == 0 => Insn { src: PSEUDO_KFUNC_CALL, imm: id, ..insn },
+            Some(_) | None => insn,
+        }
     }
 
     /// Refuses a program whose functions need records and that lacks some, naming one that has none.

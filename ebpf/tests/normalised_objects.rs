@@ -185,8 +185,11 @@ fn what_cannot_be_loaded_is_refused_with_its_reason() {
 #[test]
 fn only_what_the_wanted_programs_reach_is_judged() {
     let why = |function: &str| refused(EXTERNS, &xdp(&[function])).split(": ").next().unwrap().to_owned();
-    assert_eq!(why("hash"), "`hash` needs `bpf_xdp_metadata_rx_hash`, which the object does not define");
-    assert_eq!(why("asks"), "`asks` needs `elapsed`, which the object does not define");
+    assert_eq!(
+        why("hash"),
+        "`hash` needs `bpf_xdp_metadata_of_tomorrow`, which the object does not define, nor this kernel as a function"
+    );
+    assert_eq!(why("asks"), "`asks` needs `elapsed`, which the object does not define, nor this kernel as a function");
     assert_eq!(why("jumps"), "the initial values of map `wrong` cannot be used");
     assert!(why("demanding").starts_with("the object needs `CONFIG_THAT_IS_NEEDED` of the kernel's configuration"));
     for function in ["plain", "careful", "configured"] {
@@ -235,7 +238,7 @@ fn what_maps_hold_from_the_start_is_read_and_kept_from_the_loader() {
 fn programs_that_tail_calls_lead_to_come_along() {
     let object = inspect(TAIL_CALLS).unwrap();
     let of = |name: &str| {
-        let found = callees(TAIL_CALLS, &object, &[name.parse().unwrap()]).unwrap();
+        let found = callees(TAIL_CALLS, &object, &[name.parse().unwrap()], None).unwrap();
         found.iter().map(ToString::to_string).collect::<Vec<_>>()
     };
     assert_eq!(of("entry"), ["first", "second"]);

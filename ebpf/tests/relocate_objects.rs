@@ -1,5 +1,7 @@
 //! From compiled objects to finished programs, without a kernel: what is linked, fitted and refused. The objects are in
 //! `tests/objects`, made by `make.sh` there; the kernel's types are made here.
+//!
+//! Long because each kind of reference is a case of its own.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -12,8 +14,9 @@ use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use ebpf::btf_build::BtfBuilder;
+use ebpf::externs::KernelFunctions;
 use ebpf::guard::GuardError;
-use ebpf::insn::{Insn, PSEUDO_FUNC, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
+use ebpf::insn::{Insn, PSEUDO_FUNC, PSEUDO_KFUNC_CALL, PSEUDO_MAP_FD, PSEUDO_MAP_VALUE};
 use ebpf::kconfig::KernelConfig;
 use ebpf::kind::ProgramKind;
 use ebpf::license::is_gpl_compatible;
@@ -292,6 +295,25 @@ fn what_must_not_be_loaded_is_refused_with_the_place() {
     .map(|parsed| refusal(&parsed.unwrap_err()))
     .collect();
     insta::assert_snapshot!(rows.join("\n"));
+}
+
+#[test]
+fn functions_of_the_kernel_are_called_by_their_types_and_others_are_absent() {
+    let kernel: KernelFunctions = [("bpf_rcu_read_lock".to_owned(), 70), ("bpf_rcu_read_unlock".to_owned(), 71)].into();
+    let told = KernelConfig { functions: Some(&kernel), ..KernelConfig::default() };
+    let calls = |function: &str, calling: &KernelFunctions| -> Vec<(u8, i32)> {
+        let wanted = Wanted { function: function.parse().unwrap(), kind: ProgramKind::Xdp };
+        let object = normalise(EXTERNS, &[wanted], &told).unwrap();
+        let unlinked = parse(&object, function, &[], None).unwrap().calling(calling);
+        let maps = unlinked.maps().iter().zip(10..).map(|(map, fd)| (map.name().to_owned(), fd)).collect();
+        let finished = unlinked.finish(&maps).unwrap();
+        finished[0].insns.iter().filter(|insn| insn.is_call()).map(|insn| (insn.src, insn.imm)).collect()
+    };
+    assert_eq!(calls("locks", &kernel), [(PSEUDO_KFUNC_CALL, 70), (0, 1), (PSEUDO_KFUNC_CALL, 71)]);
+    // Its weak function is not among them: neither called nor asked for.
+    assert_eq!(calls("adapts", &kernel), [(0, 2_002_000_000), (0, 1)]);
+    // Numbers that nobody was told of stay calls of helpers that no kernel has.
+    assert_eq!(calls("locks", &KernelFunctions::new()), [(0, 2_003_000_070), (0, 1), (0, 2_003_000_071)]);
 }
 
 /// A generator of the numbers that choose the damage; the same on every run.

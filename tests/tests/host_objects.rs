@@ -143,8 +143,8 @@ fn only_what_the_chosen_program_reaches_is_judged() {
         let said = host.refuses(1, &load(program));
         said.lines().find_map(|line| line.strip_prefix("cause: ")).unwrap().to_owned()
     };
-    assert_snapshot!(cause("hash"), @"`hash` needs `bpf_xdp_metadata_rx_hash`, which the object does not define: bpfd links neither functions and variables of the kernel nor other objects. Let the object declare it `__weak` to run without it");
-    assert_snapshot!(cause("asks"), @"`asks` needs `elapsed`, which the object does not define: bpfd links neither functions and variables of the kernel nor other objects. Let the object declare it `__weak` to run without it");
+    assert_snapshot!(cause("hash"), @"`hash` needs `bpf_xdp_metadata_of_tomorrow`, which the object does not define, nor this kernel as a function: bpfd links no variables of the kernel and no other objects. Let the object declare it `__weak` to run without it");
+    assert_snapshot!(cause("asks"), @"`asks` needs `elapsed`, which the object does not define, nor this kernel as a function: bpfd links no variables of the kernel and no other objects. Let the object declare it `__weak` to run without it");
     assert_snapshot!(cause("jumps"), @"the initial values of map `wrong` cannot be used: one is no program");
     // Hosts differ in whether they have the kernel's configuration.
     assert!(cause("demanding").starts_with("the object needs `CONFIG_THAT_IS_NEEDED`"));
@@ -182,6 +182,28 @@ fn values_of_the_kernels_configuration_are_what_the_kernel_states() {
 }
 
 #[test]
+fn functions_of_the_kernel_are_called() {
+    let host = Host::new();
+    let has = |name: &str| host.shell(&format!("grep -c ' {name}$' /proc/kallsyms || true")).trim() != "0";
+    let run = |program: &str| {
+        host.bpfctl(&format!("load --path {} --name calls --program {program} xdp -i uplink", broken("externs"))).ok();
+        host.ping(1);
+        let seen = host.sum("calls", "seen");
+        host.bpfctl("unload calls").ok();
+        seen
+    };
+    // A weak function is called where the kernel has it, and missed nowhere.
+    assert_eq!(run("adapts"), if has("bpf_dynptr_from_xdp") { 4 } else { 3 });
+    match has("bpf_rcu_read_lock") {
+        true => assert_eq!(run("locks"), 7),
+        false => {
+            let load = format!("load --path {} --program locks xdp -i uplink", broken("externs"));
+            assert!(host.refuses(1, &load).contains("`locks` needs `bpf_rcu_read_lock`"));
+        }
+    }
+}
+
+#[test]
 fn a_call_of_a_function_that_the_kernel_lacks_is_the_verifiers_to_judge() {
     let host = Host::new();
     let refused = host.refuses(5, &format!("load --path {} --program careless xdp -i uplink", broken("externs")));
@@ -190,12 +212,12 @@ fn a_call_of_a_function_that_the_kernel_lacks_is_the_verifiers_to_judge() {
     reading the object
     loading programs
     error: the kernel's verifier rejected `careless`
-      --> ./externs.c:71:9, instruction 0
+      --> ./externs.c:74:9, instruction 0
        |
-    71 | return bpf_function_of_tomorrow(ctx);
+    74 | return bpf_function_of_tomorrow(ctx);
        = invalid func unknown#2002000000
        = that is: the program calls a function that it declares `__weak` and that neither the object nor bpfd supplies
-    cause: ./externs.c:71:9: invalid func unknown#2002000000
+    cause: ./externs.c:74:9: invalid func unknown#2002000000
     ");
 }
 

@@ -4,6 +4,7 @@
 //! It must never do a system call or keep anything. A panic in it is an error of the object.
 
 use std::any::Any;
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::os::fd::RawFd;
@@ -12,11 +13,12 @@ use std::sync::Arc;
 
 use bpfd_core::kernel::Recipe;
 use bpfd_core::state::{ProgramKind, Reach};
-use ebpf::externs::ExternKind;
+use ebpf::externs::{ExternKind, KernelFunctions};
 use ebpf::inspect::{Object, Program};
+use ebpf::kconfig::KernelConfig;
 use ebpf::kind::Sees;
 use ebpf::names::FunctionName;
-use ebpf::normalise::Wanted;
+use ebpf::normalise::{NormaliseError, Wanted};
 use ebpf::relocate::{Chosen, Finished, KernelBtf, Unlinked};
 
 use super::release::Release;
@@ -60,19 +62,44 @@ pub(crate) fn fit(
             .iter()
             .map(|(function, load)| wanted(function, load.kind()))
             .collect::<Result<Vec<_>, _>>()?;
-        let callees = callees(elf, &object, &wanted)?;
+        let kernel = LazyCell::new(kernel);
+        let functions = functions(&object, recipe.reach, || LazyCell::force(&kernel).clone())?;
+        let callees = callees(elf, &object, &wanted, &functions)?;
         wanted.extend(callees.iter().cloned());
         within_reach(&object, &wanted, recipe.reach)?;
         let chosen: Vec<Chosen> = wanted.iter().map(|wanted| chosen(&object, wanted)).collect();
         let asks = object.externs.iter().any(|symbol| symbol.kind == ExternKind::Config);
         let options = if asks { options()? } else { None };
-        let config = release.config(options.as_deref());
-        let normal = ebpf::normalise::normalise(elf, &wanted, &config).map_err(|error| ObjectError::of(&error))?;
-        let kernel = if object.core_relocations > 0 { kernel()? } else { None };
+        let config = KernelConfig { functions: Some(&functions), ..release.config(options.as_deref()) };
+        let normal = ebpf::normalise::normalise(elf, &wanted, &config);
+        let normal = normal.map_err(|error| match (&error, recipe.reach) {
+            (NormaliseError::Extern { .. }, Reach::Packet) => {
+                ObjectError(format!("{error}. Only signed images and root's uploads may call functions of the kernel"))
+            }
+            _ => ObjectError::of(&error),
+        })?;
+        let kernel = if object.core_relocations > 0 { LazyCell::force(&kernel).clone()? } else { None };
         let unlinked = Unlinked::parse(&normal, &chosen, &recipe.globals, kernel.as_deref(), &release.facts)
-            .map_err(|error| ObjectError::of(&error))?;
+            .map_err(|error| ObjectError::of(&error))?
+            .calling(&functions);
         Ok(Fitted { object, unlinked, callees: callees.into_iter().map(|callee| callee.kind).collect() })
     })
+}
+
+/// The functions of the kernel that an object declares and may call. Bytes that nobody vetted may call none: some of them give access to
+/// kernel memory, such as `bpf_cast_to_kern_ctx`.
+fn functions(
+    object: &Object,
+    reach: Reach,
+    kernel: impl FnOnce() -> Result<Option<Arc<KernelBtf>>, ObjectError>,
+) -> Result<KernelFunctions, ObjectError> {
+    let mut declared = object.externs.iter().filter(|symbol| symbol.kind == ExternKind::Kernel).peekable();
+    let may = match reach {
+        Reach::Kernel => declared.peek().is_some(),
+        Reach::Packet => false,
+    };
+    let Some(kernel) = (if may { kernel()? } else { None }) else { return Ok(KernelFunctions::new()) };
+    Ok(declared.filter_map(|symbol| Some((symbol.name.clone(), kernel.function_id(&symbol.name)?))).collect())
 }
 
 /// Links the programs against maps, by name.
@@ -102,9 +129,15 @@ fn wanted(function: &str, kind: ProgramKind) -> Result<Wanted, ObjectError> {
 }
 
 /// What the wanted programs may reach by tail calls, each of its own kind, or of the first one's where its section does not say.
-fn callees(elf: &[u8], object: &Object, wanted: &[Wanted]) -> Result<Vec<Wanted>, ObjectError> {
+fn callees(
+    elf: &[u8],
+    object: &Object,
+    wanted: &[Wanted],
+    kernel: &KernelFunctions,
+) -> Result<Vec<Wanted>, ObjectError> {
     let functions: Vec<FunctionName> = wanted.iter().map(|wanted| wanted.function.clone()).collect();
-    let callees = ebpf::normalise::callees(elf, object, &functions).map_err(|error| ObjectError::of(&error))?;
+    let callees =
+        ebpf::normalise::callees(elf, object, &functions, Some(kernel)).map_err(|error| ObjectError::of(&error))?;
     let of_callers = wanted.first().map(|wanted| wanted.kind);
     let kind = |function: &FunctionName| {
         let declared = object.programs.iter().find(|program| program.function == *function).and_then(Program::kind);

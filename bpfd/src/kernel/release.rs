@@ -48,7 +48,7 @@ impl Release {
     pub(super) fn config<'a>(&self, options: Option<&'a str>) -> KernelConfig<'a> {
         let KernelFacts { attach_cookie, .. } = self.facts;
         let (bpf_cookie, syscall_wrapper) = (attach_cookie, SYSCALL_WRAPPER);
-        KernelConfig { version: self.version, bpf_cookie, syscall_wrapper, options }
+        KernelConfig { version: self.version, bpf_cookie, syscall_wrapper, options, functions: None }
     }
 }
 

@@ -6,7 +6,7 @@ use super::NormaliseError;
 use super::reach::{self, Reach};
 use crate::contents::Held;
 use crate::elf::Elf;
-use crate::externs::Config;
+use crate::externs::{Config, KernelFunctions};
 use crate::functions;
 use crate::inspect::{self, Object};
 use crate::maps;
@@ -29,7 +29,12 @@ pub(super) fn used_maps<'a>(elf: &'a Elf<'_>, object: &'a Object, reach: &Reach<
 }
 
 /// The programs that must be loaded beside `chosen` ones, theirs included; by name.
-pub fn callees(elf: &[u8], object: &Object, chosen: &[FunctionName]) -> Result<Vec<FunctionName>, NormaliseError> {
+pub fn callees(
+    elf: &[u8],
+    object: &Object,
+    chosen: &[FunctionName],
+    kernel: Option<&KernelFunctions>,
+) -> Result<Vec<FunctionName>, NormaliseError> {
     let mut callees = BTreeSet::new();
     if object.contents.is_empty() {
         return Ok(Vec::new());
@@ -41,7 +46,7 @@ pub fn callees(elf: &[u8], object: &Object, chosen: &[FunctionName]) -> Result<V
     loop {
         let wanted = |name: &FunctionName| chosen.contains(name) || callees.contains(name);
         let roots: Vec<_> = programs.iter().filter(|(name, _)| wanted(name)).map(|(_, function)| *function).collect();
-        let reach = reach::from(&elf, &config, &functions, &roots)?;
+        let reach = reach::from(&elf, &config, kernel, &functions, &roots)?;
         let used = used_maps(&elf, object, &reach);
         let held = object.contents.iter().filter(|content| used.contains(content.map.as_str()));
         let held = held.filter_map(|content| match &content.holds {

@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::NormaliseError;
 use crate::elf::{Elf, Relocation, STT_FUNC, STT_OBJECT, STT_SECTION, Symbol};
-use crate::externs::{self, Config};
+use crate::externs::{self, Config, KERNEL_CALL, KernelFunctions};
 use crate::functions::{Function, INSN, covering};
-use crate::insn::{Insn, PSEUDO_CALL, decode};
+use crate::insn::{CALL, Insn, PSEUDO_CALL, decode};
 use crate::names::shown;
 use crate::{maps, variables};
 
@@ -17,6 +17,15 @@ const MAX_CALLEES: usize = 256;
 const R_BPF_64_64: u32 = 1;
 /// A call (`R_BPF_64_32`).
 const R_BPF_64_32: u32 = 10;
+
+/// What a call of a function that nobody has becomes: of a helper that no kernel has, as in libbpf (`poison_kfunc_call`). The verifier
+/// refuses it where it can be reached.
+const ABSENT_CALL: Insn = Insn { code: CALL, dst: 0, src: 0, off: 0, imm: 2_002_000_000 };
+
+/// What a call of a function of the kernel becomes for now.
+fn kernel_call(id: u32) -> Option<Insn> {
+    Some(Insn { imm: KERNEL_CALL.checked_add_unsigned(id)?, ..ABSENT_CALL })
+}
 
 /// What is needed.
 #[derive(Debug)]
@@ -28,8 +37,8 @@ pub(super) struct Reach<'a> {
     symbols: BTreeSet<usize>,
     /// Their relocations, by section, in order of offset.
     pub(super) relocations: BTreeMap<usize, Vec<Relocation>>,
-    /// Their calls of functions that nobody has, by section: a weak one is not called if the program asks first.
-    pub(super) absent_calls: BTreeMap<usize, Vec<u64>>,
+    /// What instructions become that refer to symbols of the kernel, by section and offset.
+    pub(super) rewritten: BTreeMap<usize, Vec<(u64, Insn)>>,
 }
 
 impl Reach<'_> {
@@ -58,17 +67,19 @@ impl Reach<'_> {
 pub(super) fn from<'a>(
     elf: &Elf<'a>,
     config: &Config<'_>,
+    kernel: Option<&KernelFunctions>,
     functions: &[Function<'a>],
     roots: &[&Function<'a>],
 ) -> Result<Reach<'a>, NormaliseError> {
     let mut scanner = Scanner {
         elf,
         config,
+        kernel,
         functions,
         by_section: BTreeMap::new(),
         scanned: BTreeMap::new(),
         kept: BTreeMap::new(),
-        absent_calls: BTreeMap::new(),
+        rewritten: BTreeMap::new(),
     };
     let mut needed = BTreeSet::new();
     for root in roots {
@@ -86,19 +97,20 @@ pub(super) fn from<'a>(
     }
     let sections = functions.iter().map(|function| function.section).collect();
     let symbols = functions.iter().map(|function| function.symbol).collect();
-    Ok(Reach { functions, sections, symbols, relocations, absent_calls: scanner.absent_calls })
+    Ok(Reach { functions, sections, symbols, relocations, rewritten: scanner.rewritten })
 }
 
 /// What one function refers to.
 struct Scanned {
     callees: Vec<usize>,
     kept: Vec<Relocation>,
-    absent_calls: Vec<u64>,
+    rewritten: Vec<(u64, Insn)>,
 }
 
 struct Scanner<'e, 'a> {
     elf: &'e Elf<'a>,
     config: &'e Config<'e>,
+    kernel: Option<&'e KernelFunctions>,
     functions: &'e [Function<'a>],
     /// All relocations of the sections looked at so far.
     by_section: BTreeMap<usize, Vec<Relocation>>,
@@ -106,8 +118,8 @@ struct Scanner<'e, 'a> {
     scanned: BTreeMap<usize, Vec<usize>>,
     /// Checked relocations of the functions looked at.
     kept: BTreeMap<usize, Vec<Relocation>>,
-    /// Their calls of functions that nobody has.
-    absent_calls: BTreeMap<usize, Vec<u64>>,
+    /// What their instructions become that refer to symbols of the kernel.
+    rewritten: BTreeMap<usize, Vec<(u64, Insn)>>,
 }
 
 impl Scanner<'_, '_> {
@@ -145,9 +157,9 @@ impl Scanner<'_, '_> {
         let from = all.partition_point(|relocation| relocation.offset < function.offset);
         let to = all.partition_point(|relocation| relocation.offset < function.end());
         let relocations = all.get(from..to).unwrap_or_default();
-        let Scanned { callees, kept, absent_calls } = self.scan(function, relocations)?;
+        let Scanned { callees, kept, rewritten } = self.scan(function, relocations)?;
         self.kept.entry(function.section).or_default().extend(kept);
-        self.absent_calls.entry(function.section).or_default().extend(absent_calls);
+        self.rewritten.entry(function.section).or_default().extend(rewritten);
         self.scanned.insert(at, callees.clone());
         Ok(callees)
     }
@@ -164,7 +176,7 @@ impl Scanner<'_, '_> {
         };
         let insns = code().and_then(|code| decode(code).ok()).ok_or_else(|| bad(0, "not whole instructions"))?;
         let mut left = relocations.iter().peekable();
-        let (mut callees, mut kept, mut absent_calls) = (BTreeSet::new(), Vec::new(), Vec::new());
+        let (mut callees, mut kept, mut rewritten) = (BTreeSet::new(), Vec::new(), Vec::new());
         let mut second_half = false;
         for (slot, insn) in (0_u64..).zip(&insns) {
             let here = function.offset + slot * INSN;
@@ -173,7 +185,8 @@ impl Scanner<'_, '_> {
                 return Err(bad(slot, "a relocation that starts inside it, or two of them"));
             }
             if let Some(symbol) = relocation.and_then(|relocation| self.absent(relocation)) {
-                if !externs::is_weak(symbol) {
+                let known = self.kernel.and_then(|kernel| kernel.get(symbol.name)).copied();
+                if known.is_none() && !externs::is_weak(symbol) {
                     let (function, name) = (shown(function.name), shown(symbol.name));
                     return Err(NormaliseError::Extern { function, name });
                 }
@@ -181,7 +194,15 @@ impl Scanner<'_, '_> {
                 if second_half || !(is_call || insn.is_ld_imm64() && insn.src == 0 && insn.imm == 0) {
                     return Err(bad(slot, "a relocation of an instruction that can have none"));
                 }
-                absent_calls.extend(is_call.then_some(here));
+                let stands_for = match (is_call, known) {
+                    (true, Some(id)) => {
+                        kernel_call(id).ok_or_else(|| bad(slot, "a function whose type has no number"))?
+                    }
+                    (true, None) => ABSENT_CALL,
+                    // Programs compare the address with 0.
+                    (false, known) => Insn { imm: known.is_some().into(), ..*insn },
+                };
+                rewritten.push((here, stands_for));
                 second_half = !is_call;
                 continue;
             }
@@ -205,7 +226,7 @@ impl Scanner<'_, '_> {
         if second_half {
             return Err(bad(u64::try_from(insns.len()).unwrap_or(u64::MAX), "half a 64-bit load at the end"));
         }
-        Ok(Scanned { callees: callees.into_iter().collect(), kept, absent_calls })
+        Ok(Scanned { callees: callees.into_iter().collect(), kept, rewritten })
     }
 
     /// The symbol of a relocation that neither the object nor the kernel's configuration has.

@@ -40,12 +40,6 @@ struct Out<'a> {
 
 /// The section of the kernel's configuration: constants to the loader.
 pub(crate) const CONFIG_SECTION: &str = ".rodata.kconfig";
-/// What a call of a function that nobody has becomes: of a helper that no kernel has, as in libbpf (`poison_kfunc_call`). The verifier
-/// refuses it where it can be reached.
-const ABSENT_CALL: [u8; 8] = {
-    let [a, b, c, d] = 2_002_000_000_u32.to_le_bytes();
-    [0x85, 0, 0, 0, a, b, c, d]
-};
 
 /// What the object gets from outside.
 #[derive(Clone, Copy)]
@@ -210,12 +204,12 @@ fn relocations(elf: &Elf<'_>, reach: &Reach<'_>, old: &Section<'_>) -> Option<Ou
     })
 }
 
-/// A section of code, its calls of absent functions made to fail.
+/// A section of code, with what stands for symbols of the kernel.
 fn code<'a>(reach: &Reach<'_>, section: &Section<'a>) -> Cow<'a, [u8]> {
     let mut code = Cow::Borrowed(section.data);
-    for offset in reach.absent_calls.get(&section.index).into_iter().flatten() {
+    for (offset, insn) in reach.rewritten.get(&section.index).into_iter().flatten() {
         if let Ok(offset) = usize::try_from(*offset) {
-            put(code.to_mut(), offset, &ABSENT_CALL);
+            put(code.to_mut(), offset, &insn.to_bytes());
         }
     }
     code

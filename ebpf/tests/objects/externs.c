@@ -27,7 +27,10 @@ extern bool CONFIG_BPF __kconfig;
 extern char CONFIG_CC_VERSION_TEXT[64] __kconfig __weak;
 extern int CONFIG_THAT_IS_NEEDED __kconfig;
 
-extern int bpf_xdp_metadata_rx_hash(const struct xdp_md *ctx, __u32 *hash) __ksym;
+extern int bpf_xdp_metadata_of_tomorrow(const struct xdp_md *ctx, __u32 *hash) __ksym;
+extern void bpf_rcu_read_lock(void) __ksym;
+extern void bpf_rcu_read_unlock(void) __ksym;
+extern int bpf_dynptr_from_xdp(struct xdp_md *ctx, __u64 flags, struct bpf_dynptr *ptr) __ksym __weak;
 extern int bpf_function_of_tomorrow(struct xdp_md *ctx) __ksym __weak;
 extern const void variable_of_tomorrow __ksym __weak;
 extern long elapsed(int which, void *where);
@@ -71,11 +74,32 @@ SEC("xdp") int careless(struct xdp_md *ctx)
 	return bpf_function_of_tomorrow(ctx);
 }
 
+/* Since Linux 6.2. */
+SEC("xdp") int locks(struct xdp_md *ctx)
+{
+	bpf_rcu_read_lock();
+	put(7);
+	bpf_rcu_read_unlock();
+	return XDP_PASS;
+}
+
+/* Since Linux 6.4; does without. */
+SEC("xdp") int adapts(struct xdp_md *ctx)
+{
+	struct bpf_dynptr packet;
+	int wrong = 3;
+
+	if (bpf_dynptr_from_xdp)
+		wrong = bpf_dynptr_from_xdp(ctx, 0, &packet);
+	put(wrong ? 3 : 4);
+	return XDP_PASS;
+}
+
 SEC("xdp") int hash(struct xdp_md *ctx)
 {
 	__u32 hash = 0;
 
-	bpf_xdp_metadata_rx_hash(ctx, &hash);
+	bpf_xdp_metadata_of_tomorrow(ctx, &hash);
 	return hash & 1 ? XDP_PASS : XDP_DROP;
 }
 
