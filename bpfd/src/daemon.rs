@@ -36,7 +36,7 @@ use crate::policy_files;
 use crate::programs::Programs;
 use crate::reads::Reads;
 use crate::registries::{RegistryFiles, RegistryFilesError};
-use crate::repair::{Recovered, Repaired, relation};
+use crate::repair::{Recovered, Repaired, relate};
 use crate::rpc::{self, ServeError};
 use crate::service::{Loads, ProgramFiles, Service, Start};
 use crate::store::{Answers, Store, StoreError};
@@ -137,7 +137,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let named = paths.netns.clone();
     let mut kernel =
         HostKernel::open_in(&settings.chain, paths, workers.clone(), Arc::new(move |digest| read.read(digest)))?;
-    if !relation(&mut kernel, &store).is_doubtful() {
+    if !relate(&mut kernel, &store, this_boot).map_err(StartError::Repair)?.is_doubtful() {
         boot::forget_undeclared(&mut store, this_boot, &files)?;
     }
     let (loader, readers) = (kernel.loader(), kernel.readers());

@@ -67,11 +67,16 @@ impl<K: Kernel> Executor<'_, K> {
         }
     }
 
-    /// Writes beside the pins how far the database is. Where that fails the pins are behind, as after a crash, until the next commit.
+    /// Writes beside the pins how far the database is.
     pub fn stamp(&mut self) {
-        if let Err(error) = self.kernel.set_stamp(self.store.stamp()) {
-            tracing::warn!(%error, "cannot write the number of the last commit beside the pins");
-        }
+        stamp(self.kernel, self.store);
+    }
+}
+
+/// Writes beside the pins how far the database is. Where that fails the pins are behind, as after a crash, until the next commit.
+pub fn stamp<K: Kernel>(kernel: &mut K, store: &Store) {
+    if let Err(error) = kernel.set_stamp(store.stamp()) {
+        tracing::warn!(%error, "cannot write the number of the last commit beside the pins");
     }
 }
 

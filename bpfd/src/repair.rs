@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bpfd_core::adopt::{Spared, adopt};
+use bpfd_core::adopt::{Spared, adopt, lacks};
 use bpfd_core::hook::ChainId;
 use bpfd_core::ident::{AppUid, BootId, DatabaseUid, GenerationUid, LinkUid, SlotUid, Uids};
 use bpfd_core::journal::{Operation, Verdict, recover};
@@ -25,7 +25,7 @@ use bpfd_core::stamp::Relation;
 use bpfd_core::state::{App, Change, Link, State};
 use bpfd_core::unauthorised::Unauthorised;
 
-use crate::execute::{Executor, RACES};
+use crate::execute::{Executor, RACES, stamp};
 use crate::fail_points::point;
 use crate::store::{Outcome, Store, StoreError};
 
@@ -103,7 +103,8 @@ pub fn repair<K: Kernel>(
     judge: &Judge,
 ) -> Result<(State, Observed, Repaired), RepairError> {
     // Before anything is written: each commit counts.
-    let mut repaired = Repaired { relation: relation(executor.kernel, executor.store), ..Repaired::default() };
+    let relation = relate(executor.kernel, executor.store, boot)?;
+    let mut repaired = Repaired { relation, ..Repaired::default() };
     // What a boot ended is nobody's intent, whatever became of the rest.
     let ended = forget_ended(executor, boot, &mut repaired)?;
     if let Some(adopted) = adopt_lost(executor, boot, uids, &mut repaired)? {
@@ -228,15 +229,30 @@ fn look<K: Kernel>(executor: &mut Executor<'_, K>, scope: &Scope, spared: &Spare
     Ok(Observed { spared: spared.clone(), ..executor.kernel.observe(scope)? })
 }
 
-/// How the database stands to the pins.
-pub fn relation<K: Kernel>(kernel: &mut K, store: &Store) -> Relation {
-    match kernel.stamp() {
+/// How the database stands to the pins. Those that nothing says whose they are become this database's, if it lacks nothing of them:
+/// written down before anything else is, a later start need not find that out from what a crash left.
+pub fn relate<K: Kernel>(kernel: &mut K, store: &Store, boot: BootId) -> Result<Relation, RepairError> {
+    let relation = match kernel.stamp() {
         Ok(stamp) => Relation::of(store.stamp(), stamp),
         Err(error) => {
             tracing::warn!(%error, "cannot read which database the pins belong to");
             Relation::Unreadable
         }
+    };
+    if relation != Relation::Fresh {
+        return Ok(relation);
     }
+    let state = store.state(boot)?;
+    let operation = store.open_operation()?;
+    let after = operation.and_then(|operation| state.after(&operation.read_in(boot).changes).ok());
+    let rows: Vec<&State> = [&state].into_iter().chain(&after).collect();
+    let earlier = store.recovery()?.unwrap_or_default().spared;
+    let observed = kernel.observe(&Scope::Everything(Targets::of(state.links.values())))?;
+    if lacks(&rows, &earlier, &observed) {
+        return Ok(Relation::Incomplete);
+    }
+    stamp(kernel, store);
+    Ok(relation)
 }
 
 /// Adopts what runs if the database is not the one of the pins, and changes nothing but records. `None` if it is, or if nothing

@@ -137,6 +137,8 @@ fn before(host: &Host) -> (Census, [Vec<Value>; 3]) {
 
 const ANOTHER: &str = "the pins belonged to another database";
 
+const INCOMPLETE: &str = "nothing says which database the pins belong to, and this one lacks some of what is pinned";
+
 const ALL: [&str; 10] = [
     "only_runs app a",
     "only_runs app b",
@@ -159,6 +161,53 @@ fn without_its_database_everything_runs_on() {
     host.start();
     assert_eq!(differences(&host), texts(&ALL));
     host.stop();
+    goes_on(&mut host, &before, ANOTHER);
+}
+
+#[test]
+fn without_its_database_and_the_state_map_everything_runs_on() {
+    let mut host = busy();
+    let before = before(&host);
+    host.kill();
+    host.shell(&format!("{LOSE} {PINS}/state"));
+    host.start();
+    assert_eq!(differences(&host), texts(&ALL));
+    host.kill();
+    host.shell(&format!("rm {PINS}/state"));
+    goes_on(&mut host, &before, INCOMPLETE);
+}
+
+#[test]
+fn with_a_database_of_before_and_no_state_map_everything_runs_on() {
+    let mut host = busy();
+    host.stop();
+    let kept = kept(&host);
+    host.start();
+    // Of a link that both know, only its record tells that the database is of before.
+    host.bpfctl("update a/count@uplink:xdp --priority 5").ok();
+    let before = before(&host);
+    host.stop();
+    restore(&host, &kept);
+    host.shell(&format!("rm {PINS}/state"));
+    host.start();
+    assert_eq!(differences(&host), texts(&["differs link a/count@uplink:xdp"]));
+    host.stop();
+    goes_on(&mut host, &before, INCOMPLETE);
+}
+
+#[test]
+fn without_the_state_map_a_whole_database_is_taken_as_it_is() {
+    let mut host = busy();
+    let before = before(&host);
+    host.kill();
+    host.shell(&format!("rm {PINS}/state"));
+    host.start();
+    ready(&host);
+    assert_eq!((runs(&host), shown(&host)), before, "{}", host.log());
+    counts(&host);
+    // From now on that is known, whatever is lost.
+    host.stop();
+    host.shell(LOSE);
     goes_on(&mut host, &before, ANOTHER);
 }
 

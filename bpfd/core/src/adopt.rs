@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use self::difference::{Difference, Side, Thing};
 use crate::hook::Placement;
 use crate::ident::{AppUid, GenerationUid, Handle, LinkUid};
-use crate::kernel::{Member, Observed};
+use crate::kernel::{Member, Observed, Runs};
 use crate::seat::seated;
 use crate::stamp::Relation;
 use crate::state::{App, Link, ObjectDigest, State};
@@ -118,6 +118,29 @@ pub fn adopt(relation: Relation, rows: &State, earlier: Option<&Recovery>, obser
         }
     }
     (state, recovery)
+}
+
+/// Whether something is pinned or recorded, or runs, that no row explains, nor an earlier loss; or a record is of a later change than
+/// its row. Where nothing says which database the pins belong to, this does. `rows` are the database's, and those that an interrupted
+/// operation leads to. What a crash leaves while something is made or removed does not count: it is half-made, or does not run.
+pub fn lacks(rows: &[&State], earlier: &Spared, observed: &Observed) -> bool {
+    let known_app = |app: &AppUid| earlier.apps.contains(app) || rows.iter().any(|rows| rows.apps.contains_key(app));
+    let known_link =
+        |link: &LinkUid| earlier.links.contains(link) || rows.iter().any(|rows| rows.links.contains_key(link));
+    let (recorded, running) = (&observed.recorded, observed.running());
+    let may_run = observed.generations.values().filter(|generation| generation.runs != Runs::No);
+    let members = may_run.flat_map(|generation| generation.members.iter().flatten()).map(|member| &member.link);
+    let mut apps = observed.apps.keys().chain(recorded.apps.keys());
+    let links = observed.links.iter().chain(recorded.links.keys()).chain(&observed.unread_records);
+    // A record follows its row, so it is never ahead of it.
+    let app_generation =
+        |app: &App| rows.iter().filter_map(|rows| rows.apps.get(&app.uid)).map(|row| row.generation).max();
+    let link_generation =
+        |link: &Link| rows.iter().filter_map(|rows| rows.links.get(&link.uid)).map(|row| row.generation).max();
+    let apps_ahead = recorded.apps.values().any(|app| app_generation(app).is_some_and(|row| app.generation > row));
+    let links_ahead =
+        recorded.links.values().any(|link| link_generation(link).is_some_and(|row| link.generation > row));
+    !apps.all(known_app) || !links.chain(&running).chain(members).all(known_link) || apps_ahead || links_ahead
 }
 
 /// A link as its chain runs it.
@@ -396,6 +419,49 @@ mod tests {
         let change = [Change::Detach(link(11, 50).uid)];
         let refused = plan(&state, &spared, &change, &mut || Uuid::nil()).unwrap_err();
         assert!(matches!(refused, PlanError::Unexplained { link, .. } if link == lost_link), "{refused}");
+    }
+
+    /// The links were changed once more.
+    fn later(observed: &Observed) -> Observed {
+        let mut observed = observed.clone();
+        observed.recorded.links.values_mut().for_each(|link| link.generation += 1);
+        observed
+    }
+
+    #[test]
+    fn where_nothing_says_whose_the_pins_are_a_database_that_lacks_some_is_not_theirs() {
+        let runs = rows(&[app(1, "a")], &[link(11, 50)]);
+        let observed = pinned(&runs);
+        let nothing = Spared::default();
+        assert!(!lacks(&[&runs], &nothing, &observed));
+        assert!(!lacks(&[&State::default()], &nothing, &pinned(&State::default())), "a new host");
+        assert!(lacks(&[&State::default()], &nothing, &observed));
+        assert!(!lacks(&[&State::default(), &runs], &nothing, &observed), "an interrupted operation explains it");
+        let mut before = runs.clone();
+        assert!(lacks(&[&before], &nothing, &later(&observed)), "a record of a later change");
+        before.links.values_mut().for_each(|link| link.generation += 2);
+        assert!(!lacks(&[&before], &nothing, &later(&observed)), "a record that is behind");
+
+        // An earlier version left no records, and each of these alone tells.
+        let unrecorded = || Observed { recorded: State::default(), ..pinned(&runs) };
+        let without_app = || Observed { apps: Default::default(), ..unrecorded() };
+        assert!(lacks(&[&State::default()], &nothing, &Observed { chains: Default::default(), ..without_app() }));
+        let without_pins = Observed { generations: Default::default(), ..without_app() };
+        assert!(!lacks(&[&State::default()], &nothing, &without_pins), "somebody else's, for all that is known");
+        let mut held = without_pins.clone();
+        held.links.insert(link(11, 50).uid);
+        assert!(lacks(&[&State::default()], &nothing, &held));
+        let only_app = Observed { apps: unrecorded().apps, ..without_pins };
+        assert!(lacks(&[&State::default()], &nothing, &only_app));
+        let (_, recovery) = adopt(Relation::Incomplete, &State::default(), None, &unrecorded());
+        assert!(!lacks(&[&State::default()], &recovery.spared, &unrecorded()), "as it was found before");
+
+        // Left by a crash: it does not run.
+        let mut left = Observed { chains: Default::default(), ..without_app() };
+        let mut dead = left.generations.get(&TOP).cloned().unwrap();
+        dead.runs = Runs::No;
+        left.generations.insert(TOP, dead);
+        assert!(!lacks(&[&State::default()], &nothing, &left));
     }
 
     #[test]

@@ -82,6 +82,8 @@ pub enum Relation {
     },
     /// The pins are another database's.
     Another,
+    /// Nothing says whose the pins are, and the database lacks some of what is pinned.
+    Incomplete,
     /// The map is there, and cannot be read.
     Unreadable,
 }
@@ -103,7 +105,7 @@ impl Relation {
     pub fn is_doubtful(self) -> bool {
         match self {
             Self::Matches | Self::Fresh => false,
-            Self::Older { .. } | Self::Another | Self::Unreadable => true,
+            Self::Older { .. } | Self::Another | Self::Incomplete | Self::Unreadable => true,
         }
     }
 }
@@ -115,6 +117,9 @@ impl fmt::Display for Relation {
             Self::Fresh => f.write_str("nothing says which database the pins belong to"),
             Self::Older { by } => write!(f, "the database is older than the pins were: it lacks the last {by} changes"),
             Self::Another => f.write_str("the pins belonged to another database"),
+            Self::Incomplete => {
+                f.write_str("nothing says which database the pins belong to, and this one lacks some of what is pinned")
+            }
             Self::Unreadable => f.write_str("what says which database the pins belong to cannot be read"),
         }
     }

@@ -400,6 +400,11 @@ impl FakeKernel {
         (self.recorded, self.stamp) = (State::default(), None);
     }
 
+    /// Somebody removed the state map.
+    pub(crate) fn forget_stamp(&mut self) {
+        self.stamp = None;
+    }
+
     /// A new boot: only interfaces are left.
     pub(crate) fn reboot(&mut self) {
         self.restart();

@@ -823,6 +823,22 @@ fn a_database_of_before_and_another_one_are_told_from_the_one_that_made_the_pins
     host.stop();
     host.kernel.reboot();
     assert_eq!(host.start().relation, Relation::Fresh);
+
+    // Nothing says whose the pins are: of a version that left no records, too.
+    for records in [true, false] {
+        let mut host = busy(Chains::Fused);
+        host.stop();
+        let running = runs(&host.kernel);
+        match records {
+            true => host.kernel.forget_stamp(),
+            false => host.kernel.forget_records(),
+        }
+        std::fs::remove_file(host.dir.path().join("state.db")).unwrap();
+        assert_eq!(host.start().relation, Relation::Incomplete);
+        assert_eq!(runs(host.engine().kernel()), running);
+        assert_eq!(host.restart().relation, Relation::Matches);
+        assert_eq!(runs(host.engine().kernel()), running);
+    }
 }
 
 /// What each interface runs, what else is attached, and what is pinned for it: by the kernel's numbers.

@@ -199,6 +199,39 @@ fn every_recorded_host_is_brought_up_with_its_programs_untouched() {
     }
 }
 
+/// No record of that version says what was asked for: what it left is kept, until an administrator decides.
+#[test]
+fn a_recorded_host_without_its_database_keeps_what_runs() {
+    for name in Layout::all() {
+        let layout = Layout::read(&name);
+        let Some(Left { mut host, kept, .. }) = made(&layout) else {
+            println!("skipped: {name}: this kernel lets no program replace a function of another");
+            continue;
+        };
+        host.shell("rm /run/case/var/lib/bpfd/state.db");
+        let ran = running(&host, &layout);
+        for _ in 0..2 {
+            host.start();
+            assert_eq!(running(&host, &layout), ran, "{name}{}", host.log());
+            assert_eq!(&kept - &pinned(&host), Objects::new(), "{name}{}", host.log());
+            let state = host.ask(async |daemon| daemon.state(pb::GetStateRequest {}).await);
+            assert_eq!(state.state(), pb::DaemonState::Recovered, "{name}{}", host.log());
+            let unrecorded = |it: &pb::StateDifference| it.side() == pb::StateSide::Unrecorded;
+            assert!(!state.differences.is_empty() && state.differences.iter().all(unrecorded), "{name}: {state:?}");
+            let doctor = host.bpfctl("doctor");
+            assert!(doctor.code == 12 && doctor.stdout.contains("RECOVERED: nothing says which"), "{name}: {doctor}");
+            let chain = host.items("chain show uplink");
+            assert_eq!(chain[0]["members"].as_array().map(Vec::is_empty), Some(false), "{name}: {chain:?}");
+            host.stop();
+        }
+        host.start();
+        host.bpfctl("state adopt --yes").ok();
+        host.check();
+        host.stop();
+        host.shell(&format!("{NOTHING_RUNS}; rm -r {BPFFS}/bpfd; rm -rf {BPFFS}/xdp"));
+    }
+}
+
 /// The records say which members a chain has: a daemon that cannot read them does not find it.
 #[test]
 fn a_layout_that_is_not_read_is_noticed() {
