@@ -116,7 +116,7 @@ fn tell_of_interfaces(mut watch: LinkWatch, tell: &mpsc::Sender<()>) -> io::Resu
                     known.remove(&index);
                     true
                 }
-                LinkEvent::Filters { .. } | LinkEvent::NamespaceEnded => false,
+                LinkEvent::Filters { .. } | LinkEvent::NamespaceEnded(_) | LinkEvent::NamespaceNumbered => false,
                 LinkEvent::Lost => true,
             };
         }
@@ -148,11 +148,11 @@ fn listen(
         if fail_points::fails("watch-fails") {
             return Err(io::Error::other("a test asked for it"));
         }
-        // A new name may be that of a namespace without one, and one that ends takes its interfaces along.
-        let has_nameless = snapshots.borrow().observed.has_nameless();
-        let ended = heard(&mut own, &Netns::Host, &mut news)?;
+        // A new name may be that of a namespace without one.
+        let has_nameless = snapshots.borrow().observed.is_anything_nameless();
+        heard(&mut own, &Netns::Host, &mut news)?;
         named.heard(&mut news);
-        news.everything |= has_nameless && (ended || names_changed);
+        news.everything |= has_nameless && names_changed;
         if std::mem::take(&mut names_may_differ) || names_changed {
             let wanted = watched(&snapshots.borrow_and_update().state);
             named.say_beyond(wanted.beyond.len());
@@ -201,9 +201,8 @@ fn drain(fd: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// Reads what was heard in a namespace; gives whether one ended that has a number there.
-fn heard(watch: &mut LinkWatch, netns: &Netns, news: &mut News) -> io::Result<bool> {
-    let mut ended = false;
+/// Reads what was heard in a namespace.
+fn heard(watch: &mut LinkWatch, netns: &Netns, news: &mut News) -> io::Result<()> {
     while let Some(event) = watch.next_event()? {
         match event {
             LinkEvent::Changed(row) => {
@@ -215,11 +214,12 @@ fn heard(watch: &mut LinkWatch, netns: &Netns, news: &mut News) -> io::Result<bo
                 news.heard(netns, Changed { index, name, runs: None, to });
             }
             LinkEvent::Filters { index } => news.heard_filters(netns, index),
-            LinkEvent::NamespaceEnded => ended = true,
-            LinkEvent::Lost => (news.everything, ended) = (true, true),
+            LinkEvent::NamespaceEnded(number) => news.heard_of_end(number),
+            LinkEvent::NamespaceNumbered => news.numbered = true,
+            LinkEvent::Lost => (news.everything, news.ends_lost) = (true, *netns == Netns::Host || news.ends_lost),
         }
     }
-    Ok(ended)
+    Ok(())
 }
 
 /// The named namespaces that bpfd has links in.

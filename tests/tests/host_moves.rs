@@ -1,7 +1,7 @@
 //! Interfaces that are moved to another network namespace, with a name or without: their links follow, what runs is never said to be gone,
 //! and what cannot be detached is not said to be detached. In guests too. The daemon hears of all of it by itself.
 
-use bpfd_tests::{Host, example};
+use bpfd_tests::{Host, eventually, example};
 use insta::assert_snapshot;
 
 /// What the interface that a command shows runs.
@@ -25,6 +25,27 @@ const IN_HOLD: &str = "nsenter --net=/run/hold ip";
 fn links(host: &Host) -> Vec<String> {
     let lines = host.bpfctl("list links").ok();
     lines.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+/// Waits until a link is shown in a namespace without a name, by its number: what a chain of it is called then.
+#[track_caller]
+fn await_number(host: &Host, path: &str) -> String {
+    let shown = || {
+        let links = host.items("list links");
+        let now = links.first().and_then(|link| link["nameNow"].as_str()).unwrap_or_default();
+        now.split_once('@').map(|(_, chain)| chain.to_owned()).unwrap_or_default()
+    };
+    let is_numbered = |chain: &String| {
+        chain.strip_prefix("netnsid/").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    let chain = eventually(shown, is_numbered);
+    assert!(is_numbered(&chain), "never a number: {chain}{}", host.log());
+    let number = chain.trim_start_matches("netnsid/").split(':').next().unwrap_or_default();
+    assert!(host.shell(&format!("ip netns list-id nsid {number}")).contains(number), "{chain}");
+    // Another observation says the same.
+    let seen = host.items(&format!("chain show {path}"));
+    assert_eq!(seen[0]["netns"], format!("netnsid/{number}"), "{seen:?}");
+    chain
 }
 
 /// Without the number of a namespace, which the kernel chose.
@@ -97,10 +118,10 @@ fn an_xdp_program_in_a_namespace_without_a_name_is_seen_and_not_said_to_be_detac
     load(&host, "a", "-i one");
     let before = runs(&host, "ip", "one");
     host.shell("ip link set one netns /run/hold");
-    host.await_output("list links", "now netnsid/").ok();
+    await_number(&host, "one");
     assert_snapshot!(unnumbered(&host.refuses(8, "detach a/count@one:xdp")), @"
     error: cannot detach `a/count@one:xdp`
-    cause: `one` is in network namespace `netnsid/N`, which has no name: bpfd can look there, but change nothing, and `count` still runs
+    cause: `one` is in network namespace `netnsid/N`, which has no name: bpfd can look there, but change nothing, and `a/count` still runs
     hint: give it a name: `lsns -t net -o NETNSID,PID` shows a process of network namespace N, `ip netns attach NAME PID` names its namespace; then ask again
     ");
     for restarted in [false, true] {
@@ -134,11 +155,38 @@ fn an_xdp_program_in_a_namespace_without_a_name_is_seen_and_not_said_to_be_detac
     // A namespace that ends takes its interfaces along: nothing keeps it alive.
     host.bpfctl("attach a xdp -i one --netns blue").ok();
     host.shell("umount /run/netns/blue; rm /run/netns/blue");
-    host.await_output("list links", "now netnsid/").ok();
+    await_number(&host, "one --netns blue");
     host.refuses(8, "unload a");
     host.shell("umount /run/hold");
     host.await_output("list links", "WAITING").ok();
     host.check();
+}
+
+#[test]
+fn a_namespace_that_gets_a_number_later_is_shown_by_it() {
+    let host = Host::new();
+    host.shell(&format!("ip netns add blue; ip netns add green; {HOLD}"));
+    // A number in the namespace that it left is none in ours.
+    host.shell("ip -n blue link add one type veth peer name two netns green");
+    load(&host, "a", "-i one --netns blue");
+    let before = runs(&host, "ip -n blue", "one");
+    host.shell("ip -n blue link set one netns /run/hold");
+    await_number(&host, "one --netns blue");
+    assert_eq!(runs(&host, IN_HOLD, "one"), before);
+    host.check();
+
+    // Where nobody has made a number, there is none: both ends of the pair are there. When somebody makes one, it is shown.
+    host.shell("ip netns add red; ip -n red link add three type veth peer name four");
+    host.shell("touch /run/other; unshare --net=/run/other true; ip -n red link set four netns /run/other");
+    load(&host, "b", "-i three --netns red");
+    host.shell("ip -n red link set three netns /run/other");
+    host.await_output("list links -i three --netns red", "now netnsid/?").ok();
+    host.shell("ip link add five type veth peer name six; ip link set six netns /run/other");
+    let shown = || host.bpfctl("list links -i three --netns red").stdout;
+    let shown = eventually(shown, |shown| shown.contains("now netnsid/") && !shown.contains("netnsid/?"));
+    assert!(!shown.contains("netnsid/?"), "{shown}{}", host.log());
+    host.shell("umount /run/hold /run/other");
+    host.await_output("list links", "WAITING").ok();
 }
 
 #[test]
@@ -163,7 +211,7 @@ fn a_tcx_program_follows_its_interface_and_is_detached_wherever_it_is() {
     host.check_settled();
     assert!(counts(&host, "ip netns exec blue"));
     host.shell("ip -n blue link set one netns /run/hold");
-    host.await_output("list links", "now netnsid/").ok();
+    await_number(&host, "one --hook tc-egress");
     for restarted in [false, true] {
         if restarted {
             host.kill();

@@ -403,3 +403,119 @@ fn what_cannot_be_is_refused_with_its_reason() {
     ");
     host.check();
 }
+
+/// The filters of `v0` in the namespace that `/run/hold` keeps.
+fn held_filters(host: &Host) -> String {
+    host.shell("nsenter --net=/run/hold tc filter show dev v0 ingress | grep -o 'bpf.*id [0-9]*' || true")
+}
+
+/// Without the number of a namespace.
+fn unnumbered(text: &str) -> String {
+    let mut rest = text;
+    let mut short = String::new();
+    while let Some((before, after)) = ["netnsid/", "network namespace "]
+        .iter()
+        .filter_map(|mark| Some((rest.find(mark)?, mark.len())))
+        .min()
+        .map(|(at, length)| rest.split_at(at + length))
+    {
+        rest = after.trim_start_matches(|letter: char| letter.is_ascii_digit());
+        short += before;
+        short += if rest.len() < after.len() { "N" } else { "" };
+    }
+    short + rest
+}
+
+#[test]
+fn programs_in_a_namespace_that_lost_its_name_run_on_and_nobody_claims_to_know_their_order() {
+    for (form, mut host) in hosts() {
+        host.shell("ip netns add blue; ip -n blue link add v0 type veth peer name v1; ip -n blue link set v0 up");
+        host.shell("touch /run/hold; mount --bind /run/netns/blue /run/hold");
+        // Those of one priority would be in the order of their names.
+        for (name, priority) in [("c", 50), ("a", 5), ("b", 20)] {
+            load(&host, name, 1, &format!("-i v0 --netns blue -d ingress -p {priority}")).ok();
+        }
+        let before = held_filters(&host);
+        assert_eq!(before.lines().count(), if form == Form::Clsact { 3 } else { 0 }, "{before}");
+        host.shell("ip netns del blue");
+        host.await_output("list links", "now netnsid/").ok();
+        for restarted in [false, true] {
+            if restarted {
+                host.kill();
+                host.start();
+            }
+            let listed = unnumbered(&host.bpfctl("list links").ok());
+            let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+            let now = "blue:v0:tc-ingress (now netnsid/N:v0:tc-ingress)";
+            let wanted = [("a", 5), ("b", 20), ("c", 50)]
+                .map(|(app, priority)| format!("{app}/count tc {now} {priority} - ATTACHED"));
+            assert_eq!(listed.lines().skip(1).map(words).collect::<Vec<_>>(), wanted, "{form:?}");
+            let shown = host.items("list links");
+            assert!(shown.iter().all(|link| link.get("position").is_none()), "{shown:?}");
+            let chain = host.bpfctl("chain show v0 --netns blue --hook tc-ingress").ok();
+            let members: Vec<&str> = chain.lines().filter(|line| line.contains("ATTACHED")).collect();
+            assert!(members.len() == 3 && members.iter().all(|line| line.starts_with("-  ")), "{chain}");
+            host.check();
+            if form == Form::Clsact {
+                allow_duplicates! {
+                assert_snapshot!(unnumbered(&host.refuses(8, "detach b/count@blue:v0:tc-ingress")), @"
+                error: cannot detach `b/count@blue:v0:tc-ingress`
+                cause: `v0` is in network namespace `netnsid/N`, which has no name: bpfd can look there, but change nothing, and `b/count` still runs
+                hint: give it a name: `lsns -t net -o NETNSID,PID` shows a process of network namespace N, `ip netns attach NAME PID` names its namespace; then ask again
+                ");
+                }
+                host.refuses(8, "unload c");
+                host.refuses(8, "update a/count@blue:v0:tc-ingress --priority 60");
+            }
+            assert_eq!(held_filters(&host), before, "{form:?}");
+        }
+        // What a link holds goes by it, from here.
+        if form == Form::Tcx {
+            host.bpfctl("unload c").ok();
+            host.check();
+        }
+        host.shell("touch /run/netns/blue; mount --bind /run/hold /run/netns/blue");
+        host.await_output("list links", "b/count  tc    blue:v0:tc-ingress  20    2    ATTACHED").ok();
+        host.check_settled();
+        assert_eq!(held_filters(&host), before, "{form:?}");
+        host.bpfctl("unload --all").ok();
+        assert_eq!(held_filters(&host), "", "{form:?}");
+        host.check();
+        host.shell("umount /run/hold");
+    }
+}
+
+#[test]
+fn filters_of_a_namespace_that_nobody_can_tell_are_not_said_to_be_gone_nor_to_run() {
+    let (_, mut host) = hosts().into_iter().find(|(form, _)| *form == Form::Clsact).unwrap();
+    // The kernel gives it a number, as that of a peer, before bpfd does: once that is free, another namespace gets it.
+    host.shell("ip netns add blue; ip link add near type veth peer name v0 netns blue; ip link show");
+    host.shell("touch /run/hold; mount --bind /run/netns/blue /run/hold");
+    load(&host, "a", 1, "-i v0 --netns blue -d ingress").ok();
+    load(&host, "b", 1, "-i v0 --netns blue -d ingress").ok();
+    let before = held_filters(&host);
+    host.shell("umount /run/netns/blue; rm /run/netns/blue");
+    host.await_output("list links", "now netnsid/").ok();
+    assert!(host.items("list links").iter().all(|link| link["state"] == "LINK_STATE_ATTACHED"));
+    host.check();
+    host.kill();
+    host.start();
+    let shown = host.items("list links");
+    assert!(shown.iter().all(|link| link["state"] == "LINK_STATE_DRIFTED"), "{shown:?}");
+    assert_snapshot!(shown[0]["cause"].as_str().unwrap(), @"its network namespace has no name now, and its tc filters, which nobody can look at there, run on as long as it lives; give it a name: `ip netns attach NAME PID`");
+    assert_snapshot!(unnumbered(&host.refuses(8, "unload b")), @"
+    error: cannot unload `b`
+    cause: the network namespace of `netnsid/N:v0:tc-ingress` has no name now, and `a/count`, `b/count` may still run there
+    hint: give it a name: `lsns -t net -o NETNSID,PID` shows a process of network namespace N, `ip netns attach NAME PID` names its namespace; then ask again
+    ");
+    assert_eq!(held_filters(&host), before);
+    // As the hint says.
+    host.shell("touch /run/netns/green; mount --bind /run/hold /run/netns/green");
+    host.await_output("list links", "(now green:v0:tc-ingress)  50    2    ATTACHED").ok();
+    host.check_settled();
+    host.shell("umount /run/netns/green; rm /run/netns/green");
+    host.await_output("list links", "now netnsid/").ok();
+    host.shell("umount /run/hold");
+    host.await_output("list links", "WAITING").ok();
+    host.check();
+}

@@ -213,7 +213,7 @@ fn members(chain: &pb::Chain) -> Block {
             None => (NONE.to_owned(), NONE.to_owned()),
         };
         vec![
-            member.position.to_string(),
+            or_none(Some(member.position).filter(|position| *position > 0)),
             or_none(member.slot.or(member.preference)),
             member.priority.to_string(),
             member_name(member),

@@ -288,7 +288,7 @@ mod tests {
         let members = crate::order::members(&here, &ETH0);
         if !members.is_empty() {
             let (program, runs) = (crate::ident::KernelId(7), Runs::Yes);
-            let pinned = PinnedGeneration { program, members: Some(members), runs, is_moved: false };
+            let pinned = PinnedGeneration { program, members: Some(members), runs, is_moved: false, is_linked: false };
             observed.generations.insert(TOP, pinned);
         }
         observed

@@ -16,7 +16,7 @@ use crate::chain::room::{Kept, Room};
 use crate::cow::CowMap;
 use crate::hook::{ChainId, ChainName, InterfaceId, NamedChain, OwnHook, Point, ProceedOn, XdpMode};
 use crate::ident::{AppUid, GenerationUid, KernelId, LinkUid, SlotUid};
-use crate::names::{Netns, NetnsName, Priority};
+use crate::names::{Nameless, Netns, NetnsName, Priority};
 use crate::record::Row;
 use crate::stamp::Stamp;
 use crate::state::{Link, ObjectDigest, ProgramFacts, ProgramKind, Reach, State};
@@ -574,6 +574,19 @@ pub struct PinnedGeneration {
     /// That interface was moved to another namespace since: what its frozen map says of it is no longer so.
     #[serde(default)]
     pub is_moved: bool,
+    /// A kernel link of ours holds it where it runs: it can be taken off wherever that is.
+    #[serde(default)]
+    pub is_linked: bool,
+}
+
+/// Why nobody can tell what a chain runs.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Unseen {
+    /// No name leads to its network namespace, and filters cannot be looked at without one.
+    Nameless,
+    /// This name may lead to its network namespace, and cannot be looked at.
+    Unreadable(NetnsName),
 }
 
 /// Whether a generation runs.
@@ -712,6 +725,11 @@ impl ObservedChain {
     pub fn is_nameless(&self) -> bool {
         matches!(self.name.netns, Netns::Nameless(_))
     }
+
+    /// Whether the kernel said in which order its programs run: what runs at a tc hook without a name is known by what holds it alone.
+    pub fn is_order_known(&self) -> bool {
+        !(self.is_nameless() && matches!(self.live, Live::Sequence(_)))
+    }
 }
 
 /// The kernel's half, at one moment.
@@ -743,6 +761,8 @@ pub struct Observed {
     pub chains: CowMap<ChainId, ObservedChain>,
     /// The chains that were looked for and whose interfaces are gone. One that is in neither could not be looked at.
     pub missing: BTreeSet<ChainId>,
+    /// The chains that were looked for and could not be looked at: why.
+    pub unseen: BTreeMap<ChainId, Unseen>,
     /// Interfaces that were moved to another namespace with a name: what they were, and what they are.
     pub moved: BTreeMap<InterfaceId, InterfaceId>,
     /// The version of dispatchers on interfaces that have none yet.
@@ -780,6 +800,11 @@ impl Observed {
         self.generations.get(&generation).is_some_and(|pinned| pinned.is_moved)
     }
 
+    /// Whether a generation can be taken off although nobody can go where it runs.
+    pub fn is_linked(&self, generation: GenerationUid) -> bool {
+        self.generations.get(&generation).is_some_and(|pinned| pinned.is_linked)
+    }
+
     /// The version of the dispatcher that a chain runs.
     pub fn dispatcher_version(&self, chain: &ChainId) -> Option<u8> {
         match self.chains.get(chain).map(|seen| &seen.live) {
@@ -788,9 +813,15 @@ impl Observed {
         }
     }
 
-    /// Whether some chain is in a namespace that no name leads to.
-    pub fn has_nameless(&self) -> bool {
-        self.chains.values().any(ObservedChain::is_nameless)
+    /// Whether some chain is in a namespace that no name leads to, or may be.
+    pub fn is_anything_nameless(&self) -> bool {
+        self.chains.values().any(ObservedChain::is_nameless) || !self.unseen.is_empty()
+    }
+
+    /// The same, and the number of the namespace is not known.
+    pub fn is_any_number_unknown(&self) -> bool {
+        let unknown = |chain: &ObservedChain| chain.name.netns == Netns::Nameless(Nameless(None));
+        self.chains.values().any(unknown) || !self.unseen.is_empty()
     }
 
     /// The chain that a name leads to.
@@ -828,6 +859,10 @@ impl Observed {
         };
         let unseen: Vec<_> = earlier.chains.iter().filter(|(chain, _)| !looked_at(&self, chain)).collect();
         let missing: Vec<_> = earlier.missing.iter().filter(|chain| !looked_at(&self, chain)).collect();
+        let unlooked: Vec<_> = earlier.unseen.iter().filter(|(chain, _)| !looked_at(&self, chain)).collect();
+        for (chain, why) in unlooked {
+            self.unseen.entry(*chain).or_insert_with(|| why.clone());
+        }
         self.chains.extend(unseen.into_iter().map(|(chain, seen)| (*chain, seen.clone())));
         self.missing.extend(missing);
         for (generation, members) in &earlier.unpinned {
@@ -1061,6 +1096,9 @@ pub trait Kernel {
     /// An interface was moved to the network namespace that has this number in the one that it left, where it has this index: what it
     /// runs does not always tell. Heard before the look because of it.
     fn heard_of_move(&mut self, _interface: InterfaceId, _namespace: u32, _index: u32) {}
+
+    /// The network namespace ended that had this number in the daemon's own; `None` if some may have of which nothing was heard.
+    fn heard_of_end(&mut self, _number: Option<u32>) {}
 
     /// What bpfd has pinned, and the chains of the scope.
     fn observe(&mut self, scope: &Scope) -> Result<Observed, ObserveError>;

@@ -63,7 +63,11 @@ impl Snapshot {
                 Self { statuses: status(&state, &seen), state, observed: seen, unwatched, unauthorised, recovery }
             }
             Scope::Chains(_) => {
-                let of = |chain| seen.chains.contains_key(&chain) || seen.missing.contains(&chain);
+                let of = |chain| {
+                    seen.chains.contains_key(&chain)
+                        || seen.missing.contains(&chain)
+                        || seen.unseen.contains_key(&chain)
+                };
                 let named = |link: &Link| link.placement.asked().is_some_and(|name| seen.interfaces.contains_key(name));
                 let looked_at = |link: &Link| named(link) || link.chain().is_some_and(of);
                 let observed = of_interest(&state, seen.clone().over(&self.observed));
@@ -84,6 +88,7 @@ fn of_interest(state: &State, mut observed: Observed) -> Observed {
     let runs = |seen: &ObservedChain| seen.live.generations().iter().any(|live| pinned.contains(&live.generation));
     observed.chains.retain(|chain, seen| chains.contains(chain) || runs(seen));
     observed.missing.retain(|chain| chains.contains(chain));
+    observed.unseen.retain(|chain, _| chains.contains(chain));
     observed.interfaces.retain(|name, _| names.contains(name));
     observed
 }

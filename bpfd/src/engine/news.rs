@@ -42,6 +42,12 @@ pub struct News {
     pub interfaces: BTreeMap<Netns, Vec<Changed>>,
     /// Interfaces whose filters changed, by namespace.
     pub filters: BTreeMap<Netns, BTreeSet<u32>>,
+    /// Numbers that network namespaces had that ended.
+    pub ended: BTreeSet<u32>,
+    /// Some may have ended of which nothing was heard.
+    pub ends_lost: bool,
+    /// A network namespace has a number that had none.
+    pub numbered: bool,
 }
 
 /// Events of one namespace that are kept apart. If more wait, everything is looked at.
@@ -55,7 +61,16 @@ impl News {
 
     /// Whether nothing was heard.
     pub fn is_empty(&self) -> bool {
-        !self.everything && self.interfaces.is_empty() && self.filters.is_empty()
+        let Self { everything, interfaces, filters, ended, ends_lost, numbered } = self;
+        !(*everything || *ends_lost || *numbered) && interfaces.is_empty() && filters.is_empty() && ended.is_empty()
+    }
+
+    /// The network namespace of this number ended.
+    pub fn heard_of_end(&mut self, number: u32) {
+        self.ends_lost |= self.ended.len() >= KEPT;
+        if !self.ends_lost {
+            self.ended.insert(number);
+        }
     }
 
     /// A filter of an interface came, changed or went.
@@ -79,6 +94,9 @@ impl News {
     /// Both.
     pub fn and(&mut self, other: Self) {
         self.everything |= other.everything;
+        self.ends_lost |= other.ends_lost;
+        self.numbered |= other.numbered;
+        other.ended.into_iter().for_each(|number| self.heard_of_end(number));
         for (netns, heard) in other.interfaces {
             heard.into_iter().for_each(|changed| self.heard(&netns, changed));
         }
@@ -104,7 +122,9 @@ impl News {
     /// whose chain was settled.
     pub fn scope(&self, state: &State, seen: &Observed, settled: &Settled) -> Option<Scope> {
         let wanted = Targets::of(state.links.values());
-        if self.everything {
+        // A namespace that ends takes its interfaces along.
+        let ended = self.ends_lost || !self.ended.is_empty();
+        if self.everything || ended && seen.is_anything_nameless() || self.numbered && seen.is_any_number_unknown() {
             return Some(Scope::Everything(wanted));
         }
         let mut targets = Targets::default();
@@ -167,8 +187,8 @@ fn known(seen: Option<&ObservedChain>, changed: &Changed) -> bool {
 mod tests {
     use bpfd_core::hook::{Place, Placement, ProceedOn, XdpMode};
     use bpfd_core::ident::{AppUid, GenerationUid, Handle, LinkUid};
-    use bpfd_core::kernel::{ChainMode, LiveGeneration};
-    use bpfd_core::names::Priority;
+    use bpfd_core::kernel::{ChainMode, LiveGeneration, Unseen};
+    use bpfd_core::names::{Nameless, Priority};
     use bpfd_core::seat::Seat;
     use bpfd_core::state::{LinkLifetime, LinkOrigin, Owner, WhenAbsent};
 
@@ -262,6 +282,23 @@ mod tests {
     fn a_name_that_a_link_waits_for_is_looked_at() {
         let later = Some(Scope::Chains(Targets::name(eth("later"))));
         assert_eq!(scope(9, "later", Some(None)), later);
+    }
+
+    #[test]
+    fn ends_and_numbers_of_namespaces_matter_to_chains_in_namespaces_without_a_name() {
+        let everything = Some(Scope::Everything(Targets::of(state().links.values())));
+        let ended = News { ended: [4].into(), ..News::default() };
+        let numbered = News { numbered: true, ..News::default() };
+        let of = |news: &News, seen: &Observed| news.scope(&state(), seen, &[CHAIN].into());
+        assert_eq!([of(&ended, &seen()), of(&numbered, &seen())], [None, None], "every name is there");
+        for (number, sees_number) in [(None, everything.clone()), (Some(4), None)] {
+            let mut nameless = seen();
+            nameless.chains.get_mut(&CHAIN).unwrap().name.netns = Netns::Nameless(Nameless(number));
+            assert_eq!([of(&ended, &nameless), of(&numbered, &nameless)], [everything.clone(), sees_number]);
+        }
+        let mut unseen = seen();
+        unseen.unseen.insert(CHAIN, Unseen::Nameless);
+        assert_eq!([of(&ended, &unseen), of(&numbered, &unseen)], [everything.clone(), everything]);
     }
 
     #[test]

@@ -22,6 +22,8 @@ impl<K: Kernel> Engine<K> {
     /// went is swept; a peer's dispatcher with programs of ours is held. What somebody else took off an interface that stayed is
     /// DRIFTED, and left alone. If it is not done, `settling` has what the next call goes on with.
     pub fn settle(&mut self, news: &News, settling: &mut Settling<K>) -> Result<Progress<Repaired, K>, RepairError> {
+        let ends = news.ended.iter().copied().map(Some).chain(news.ends_lost.then_some(None));
+        ends.for_each(|number| self.kernel.heard_of_end(number));
         let scope = match settling.scope.take() {
             Some(scope) => Some(scope),
             None if self.missed => Some(Scope::Everything(self.targets())),

@@ -6,8 +6,8 @@ use std::io;
 
 use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
 use bpfd_core::ident::KernelId;
-use bpfd_core::kernel::Runs;
-use bpfd_core::names::{Nameless, Netns};
+use bpfd_core::kernel::{Runs, Unseen};
+use bpfd_core::names::{Nameless, Netns, NetnsName};
 use bpfd_sys::bpf::{ProgId, TcxEntry};
 use bpfd_sys::netlink::{LinkRow, XdpAttachment};
 
@@ -16,17 +16,29 @@ use super::chain::generation::SeenGeneration;
 use super::chain::sequence::{self, Entry};
 use super::chain::xdp::{self, Interface};
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
+use crate::worker::numbers::Became;
 
 /// What became of an interface that was looked for.
 #[derive(Debug)]
 pub(super) enum Sought {
     Here(Interface),
     /// It runs programs of ours in a namespace that no name leads to. It has the identity that it had before.
-    Nameless(Interface, Nameless),
+    Nameless(Interface, Nameless, Filters),
     /// It is not where it was, and runs nothing of ours anywhere.
     Gone,
-    /// Some name could not be looked at that may lead to its namespace.
-    Unseen,
+    /// Nobody can tell.
+    Unseen(Unseen),
+}
+
+/// What became of the filters of an interface in a namespace that no name leads to: nobody can look at them there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Filters {
+    /// They are where they were: its namespace lost its name, and it stayed.
+    Stayed,
+    /// They went with its qdisc when it was moved.
+    Gone,
+    /// It may have stayed, or been moved.
+    Unknown,
 }
 
 /// What tells an interface that is not where it was: the programs that it ran.
@@ -35,7 +47,7 @@ pub(super) struct Trail {
     xdp: BTreeSet<ProgId>,
     /// Of tcx chains, with the index of the interface that each is held on.
     tcx: Vec<(Point, ProgId, u32)>,
-    /// Filters of a clsact qdisc go with a move, and cannot be looked at where there is no name.
+    /// It had filters.
     has_filters: bool,
 }
 
@@ -48,7 +60,7 @@ impl Trail {
             match (generation.record.as_ref().map(|record| record.chain.point), generation.linked) {
                 (Some(Point::Xdp), _) => drop(trail.xdp.insert(program)),
                 (Some(point), Some(index)) => trail.tcx.push((point, program, index)),
-                (Some(_), None) => trail.has_filters = true,
+                (Some(_), None) => trail.has_filters |= generation.is_filter(),
                 (None, _) => {}
             }
         }
@@ -58,6 +70,11 @@ impl Trail {
     /// Whether it had filters, which it has no longer.
     pub(super) fn has_filters(&self) -> bool {
         self.has_filters
+    }
+
+    /// The index of the interface that links of its tcx chains are held on.
+    fn held_on(&self) -> Option<u32> {
+        self.tcx.first().map(|(_, _, index)| *index)
     }
 
     fn leads_to(&self, row: &LinkRow) -> bool {
@@ -78,7 +95,8 @@ impl Sought {
     pub(super) fn runs(&self, generation: &SeenGeneration, sequence: Option<&[Entry]>) -> Runs {
         let is_it = |program: ProgId| KernelId(program.0) == generation.id;
         match self {
-            Self::Here(Interface { id: _, row: link }) | Self::Nameless(Interface { id: _, row: link }, _) => {
+            Self::Nameless(_, _, Filters::Unknown) if generation.is_filter() => Runs::Unseen,
+            Self::Here(Interface { id: _, row: link }) | Self::Nameless(Interface { id: _, row: link }, ..) => {
                 let runs = match sequence {
                     Some(sequence) => sequence.iter().filter_map(|entry| entry.program).any(is_it),
                     None => link.xdp.program().is_some_and(|(_, program)| is_it(program)),
@@ -86,7 +104,7 @@ impl Sought {
                 if runs { Runs::Yes } else { Runs::No }
             }
             Self::Gone => Runs::No,
-            Self::Unseen => Runs::Unseen,
+            Self::Unseen(_) => Runs::Unseen,
         }
     }
 }
@@ -99,11 +117,11 @@ pub(super) struct Observer<'a> {
     all: Option<Whole>,
 }
 
-#[derive(Clone, Copy, Eq, PartialEq)]
+#[derive(Clone)]
 enum Whole {
     Yes,
-    /// Some name was there and could not be looked at.
-    No,
+    /// This name was there and could not be looked at.
+    No(NetnsName),
 }
 
 impl<'a> Observer<'a> {
@@ -163,13 +181,60 @@ impl<'a> Observer<'a> {
                 if let Some(moved) = self.moved(trail)? {
                     return Ok(Found::Moved(moved));
                 }
+                let filters = self.filters(interface, &row, number)?;
                 let interface = Interface { id: interface, row };
-                return Ok(Found::Sought(Sought::Nameless(interface, number)));
+                return Ok(Found::Sought(Sought::Nameless(interface, number, filters)));
             }
         }
-        let is_unreachable = self.by_cookie(interface.netns_cookie).is_none();
-        let unseen = is_unreachable && (whole == Whole::No || trail.has_filters && self.may_be_at(interface.index)?);
-        Ok(Found::Sought(if unseen { Sought::Unseen } else { Sought::Gone }))
+        if self.by_cookie(interface.netns_cookie).is_some() {
+            return Ok(Found::Sought(Sought::Gone));
+        }
+        let became = self.became(interface)?;
+        let sought = match (became, whole) {
+            (Became::Ended, _) => Sought::Gone,
+            (Became::Numbered(number), _) => match self.indexed_in(number, interface.index)? {
+                Some(row) if trail.has_filters => {
+                    let interface = Interface { id: interface, row };
+                    Sought::Nameless(interface, Nameless(Some(number)), Filters::Stayed)
+                }
+                Some(_) | None => Sought::Gone,
+            },
+            (Became::Unknown, Whole::No(name)) => Sought::Unseen(Unseen::Unreadable(name)),
+            (Became::Unknown, Whole::Yes) if trail.has_filters && self.may_be_at(interface.index)? => {
+                Sought::Unseen(Unseen::Nameless)
+            }
+            (Became::Unknown, Whole::Yes) => Sought::Gone,
+        };
+        Ok(Found::Sought(sought))
+    }
+
+    /// What became of the namespace of an interface, which has no name.
+    fn became(&self, interface: InterfaceId) -> io::Result<Became> {
+        let Some(own) = self.own() else { return Ok(Became::Unknown) };
+        Ok(self.namespaces.became(interface.netns_cookie, &own.route.namespaces()?))
+    }
+
+    /// What became of the filters of an interface that was found in a namespace without a name.
+    fn filters(&self, interface: InterfaceId, row: &LinkRow, number: Nameless) -> io::Result<Filters> {
+        if self.by_cookie(interface.netns_cookie).is_some() {
+            return Ok(Filters::Gone);
+        }
+        let stayed = row.index == interface.index;
+        Ok(match self.became(interface)? {
+            Became::Numbered(known) if stayed && number == Nameless(Some(known)) => Filters::Stayed,
+            Became::Unknown if stayed => Filters::Unknown,
+            Became::Numbered(_) | Became::Ended | Became::Unknown => Filters::Gone,
+        })
+    }
+
+    /// The interface of this index in the namespace that has this number in the daemon's own.
+    fn indexed_in(&self, number: u32, index: u32) -> io::Result<Option<LinkRow>> {
+        let Some(own) = self.own() else { return Ok(None) };
+        Ok(own.route.links_of(number)?.into_iter().find(|row| row.index == index))
+    }
+
+    fn own(&self) -> Option<&Namespace> {
+        self.seen.get(&Netns::Host).and_then(Option::as_ref)
     }
 
     /// Where an interface is of which it was heard that it was moved, if that is a namespace with a name: `to` is the number of that
@@ -187,15 +252,30 @@ impl<'a> Observer<'a> {
         Ok(None)
     }
 
-    /// Whether some namespace that can be looked into by its number has an interface of this index.
-    fn may_be_at(&self, index: u32) -> io::Result<bool> {
-        let Some(own) = self.seen.get(&Netns::Host).and_then(Option::as_ref) else { return Ok(false) };
-        for number in own.route.namespaces()? {
+    /// Whether some namespace without a name that can be looked into by its number has an interface of this index.
+    fn may_be_at(&mut self, index: u32) -> io::Result<bool> {
+        let named = self.numbers_of_named(&Netns::Host)?;
+        let Some(own) = self.own() else { return Ok(false) };
+        for number in own.route.namespaces()?.into_iter().filter(|number| !named.contains(number)) {
             if own.route.links_of(number)?.iter().any(|row| row.index == index) {
                 return Ok(true);
             }
         }
         Ok(false)
+    }
+
+    /// The numbers that namespaces with names have in this one.
+    fn numbers_of_named(&mut self, seen_from: &Netns) -> io::Result<BTreeSet<u32>> {
+        let seen = self.seen.iter().filter_map(|(netns, seen)| Some((netns.clone(), seen.as_ref()?.cookie)));
+        let seen: Vec<(Netns, u64)> = seen.collect();
+        let mut numbers = BTreeSet::new();
+        for (netns, cookie) in seen {
+            numbers.extend(match seen_from {
+                Netns::Host => self.namespaces.own_number(&netns, cookie)?,
+                Netns::Named(_) | Netns::Nameless(_) => self.namespaces.number_in(seen_from, &netns)?,
+            });
+        }
+        Ok(numbers)
     }
 
     /// The interface in some namespace with a name that runs what the trail says.
@@ -226,26 +306,63 @@ impl<'a> Observer<'a> {
 
     /// The same in a namespace that no name leads to: those that have a number in ours, or in the one that the interface was in, can be
     /// looked at. A move gives them one in the latter (`__dev_change_net_namespace` of net/core/dev.c).
-    fn nameless(&self, interface: InterfaceId, trail: &Trail) -> io::Result<Option<(LinkRow, Nameless)>> {
-        let own = self.seen.get(&Netns::Host).and_then(Option::as_ref);
-        let before = self.by_cookie(interface.netns_cookie).map(|(_, namespace)| namespace);
-        let from = own.into_iter().map(|own| (own, true)).chain(before.into_iter().map(|before| (before, false)));
-        let held: Option<u32> = trail.tcx.first().map(|(_, _, index)| *index);
-        for (namespace, is_own) in from {
-            for number in namespace.route.namespaces()? {
-                let rows = namespace.route.links_of(number)?;
-                let known = Nameless(Some(number).filter(|_| is_own));
-                if let Some(row) = rows.iter().find(|row| trail.leads_to(row)) {
-                    return Ok(Some((row.clone(), known)));
-                }
-                // A link tells that it holds, and not where: the number of the interface is all that there is.
-                if let Some(row) = rows.into_iter().find(|row| trail.xdp.is_empty() && held == Some(row.index)) {
-                    return Ok(Some((row, known)));
-                }
+    fn nameless(&mut self, interface: InterfaceId, trail: &Trail) -> io::Result<Option<(LinkRow, Nameless)>> {
+        if let Some((row, number)) = self.nameless_in(&Netns::Host, interface, trail)? {
+            return Ok(Some((row, Nameless(number))));
+        }
+        let before = self.by_cookie(interface.netns_cookie).map(|(netns, _)| netns.clone());
+        let found = match before.filter(|before| *before != Netns::Host) {
+            Some(before) => self.nameless_in(&before, interface, trail)?.map(|(row, _)| row),
+            None => None,
+        };
+        // Whoever lists interfaces from here gives the namespaces of their peers numbers here (`rtnl_fill_link_netnsid` of
+        // net/core/rtnetlink.c).
+        if found.is_some() {
+            let Some(own) = self.own() else { return Ok(None) };
+            for number in own.route.namespaces()? {
+                own.route.links_of(number)?;
+            }
+            if let Some((row, number)) = self.nameless_in(&Netns::Host, interface, trail)? {
+                return Ok(Some((row, Nameless(number))));
             }
         }
         let unseen = |index| LinkRow { index, name: format!("if{index}"), up: true, mtu: 0, xdp: XdpAttachment::None };
-        Ok(held.map(|index| (unseen(index), Nameless(None))))
+        Ok(found.or_else(|| trail.held_on().map(unseen)).map(|row| (row, Nameless(None))))
+    }
+
+    /// The same by the numbers of one namespace. The number is `None` if several may be it.
+    fn nameless_in(
+        &mut self,
+        seen_from: &Netns,
+        interface: InterfaceId,
+        trail: &Trail,
+    ) -> io::Result<Option<(LinkRow, Option<u32>)>> {
+        let named = self.numbers_of_named(seen_from)?;
+        let Some(Some(namespace)) = self.seen.get(seen_from) else { return Ok(None) };
+        let numbers = namespace.route.namespaces()?;
+        let it = match self.namespaces.became(interface.netns_cookie, &numbers) {
+            Became::Numbered(number) if *seen_from == Netns::Host => Some(number),
+            Became::Numbered(_) | Became::Ended | Became::Unknown => None,
+        };
+        // A link tells that it holds, and not where: the index of the interface is all that there is.
+        let (mut held, mut only): (Option<LinkRow>, Option<u32>) = (None, None);
+        for number in numbers.into_iter().filter(|number| !named.contains(number)) {
+            let rows = namespace.route.links_of(number)?;
+            if let Some(row) = rows.iter().find(|row| trail.leads_to(row)) {
+                return Ok(Some((row.clone(), Some(number))));
+            }
+            let holds = |row: &LinkRow| trail.xdp.is_empty() && trail.held_on() == Some(row.index);
+            let Some(row) = rows.into_iter().find(holds) else { continue };
+            if it == Some(number) {
+                return Ok(Some((row, it)));
+            }
+            only = if held.is_none() { Some(number) } else { None };
+            held = Some(held.map_or(row.clone(), |other| match other.name == row.name {
+                true => other,
+                false => LinkRow { name: format!("if{}", row.index), ..row },
+            }));
+        }
+        Ok(held.map(|row| (row, only)))
     }
 
     /// The name of a chain of an interface now, in a namespace that was looked at.
@@ -293,21 +410,21 @@ impl<'a> Observer<'a> {
     }
 
     fn look_at_all(&mut self) -> io::Result<Whole> {
-        if let Some(whole) = self.all {
-            return Ok(whole);
+        if let Some(whole) = &self.all {
+            return Ok(whole.clone());
         }
         let mut whole = Whole::Yes;
         for name in self.namespaces.names()? {
-            let netns = Netns::Named(name);
+            let netns = Netns::Named(name.clone());
             match self.namespaces.look_up(&netns) {
                 Ok(Lookup::Found(namespace)) => {
                     self.seen.insert(netns, Some(namespace));
                 }
                 Ok(Lookup::Absent) => {}
-                Ok(Lookup::NotANamespace) | Err(_) => whole = Whole::No,
+                Ok(Lookup::NotANamespace) | Err(_) => whole = Whole::No(name),
             }
         }
-        self.all = Some(whole);
+        self.all = Some(whole.clone());
         Ok(whole)
     }
 }

@@ -66,6 +66,7 @@ use crate::causes::error_chain;
 use crate::worker::Workers;
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::{Lookup, Namespace, Namespaces};
+use crate::worker::numbers::Numbers;
 use chain::generation::{self, Built};
 use chain::libxdp::dispatcher::{self, HeldDispatcher, Wanted};
 use chain::libxdp::{copy, directory as libxdp, installed};
@@ -76,6 +77,7 @@ use interfaces::Observer;
 use maker::{Maker, What};
 use observe::Known;
 use pins::{Pins, PinsError};
+use seek::Heard;
 
 /// Where the kernel shows itself on this host.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -104,9 +106,6 @@ impl Default for Paths {
     }
 }
 
-/// Moves of interfaces that are remembered.
-const HEARD: usize = 1024;
-
 /// Gives an object's bytes, hashed again.
 pub type Objects = Arc<dyn Fn(&ObjectDigest) -> io::Result<Vec<u8>> + Send + Sync>;
 
@@ -117,6 +116,7 @@ pub struct HostKernel {
     netns: PathBuf,
     hooks: hook::Host,
     namespaces: Namespaces,
+    numbers: Numbers,
     ids: IdLookup,
     workers: Workers,
     loader: Loader,
@@ -132,8 +132,7 @@ pub struct HostKernel {
     dispatchers: BTreeMap<GenerationUid, HeldDispatcher>,
     /// What the operation under way took off, and from where: its interface may be another one than it was made for.
     left: BTreeMap<GenerationUid, ChainId>,
-    /// Where interfaces went that were moved, as far as it was heard: the number of the namespace in the one that each left, and its index.
-    heard: BTreeMap<InterfaceId, (u32, u32)>,
+    heard: Heard,
     /// The state map, once a stamp was written.
     state: Option<Map>,
 }
@@ -185,11 +184,13 @@ impl HostKernel {
         let missing = probe::missing_capabilities().map_err(OpenError::Probe)?;
         let installed = installed::version(&installed::directories(libxdp));
         let modes = Modes::of(settings, &mode::decide(attempt, &missing), probe::has_tcx(), installed)?;
+        let numbers = Numbers::default();
         Ok(Self {
             pins: Arc::new(pins),
             netns: netns.clone(),
             hooks: hook::Host { tracefs: hook::tracefs::Tracefs::new(tracefs) },
-            namespaces: Namespaces::new(workers.clone(), netns),
+            namespaces: Namespaces::knowing(workers.clone(), netns, numbers.clone()),
+            numbers,
             ids: IdLookup::new(workers.clone()),
             workers,
             loader: Loader::new(types),
@@ -202,7 +203,7 @@ impl HostKernel {
             known: None,
             dispatchers: BTreeMap::new(),
             left: BTreeMap::new(),
-            heard: BTreeMap::new(),
+            heard: Heard::default(),
             state: None,
         })
     }
@@ -221,9 +222,10 @@ impl HostKernel {
     pub fn readers(&self) -> impl Fn() -> Reader + Clone + Send + use<> {
         let (pins, workers, netns, modes) =
             (self.pins.clone(), self.workers.clone(), self.netns.clone(), self.modes.clone());
+        let numbers = self.numbers.clone();
         move || Reader {
             pins: pins.clone(),
-            namespaces: Namespaces::new(workers.clone(), netns.clone()),
+            namespaces: Namespaces::knowing(workers.clone(), netns.clone(), numbers.clone()),
             ids: IdLookup::new(workers.clone()),
             modes: modes.clone(),
         }
@@ -380,7 +382,7 @@ impl HostKernel {
         let namespace = self.namespace(chain)?;
         if let (Netns::Named(name), Some(_)) = (&chain.name.netns, to) {
             let doing = || format!("give the network namespace of `{chain}` a number");
-            self.namespaces.number(name).map_err(failed(doing))?;
+            self.namespaces.number(name, chain.id.interface.netns_cookie).map_err(failed(doing))?;
         }
         let leaving = from.map(|live| self.leaving(chain, live)).transpose()?;
         let coming = to.map(|generation| self.coming(chain, generation)).transpose()?;
@@ -472,15 +474,15 @@ impl HostKernel {
 
     /// Gives namespaces that run something of ours numbers, as earlier versions did not: when their names are gone, they can be looked into.
     fn number_namespaces(&mut self, observed: &Observed) {
-        let runs = observed.chains.values().filter(|chain| !chain.live.generations().is_empty());
-        let names: BTreeSet<&NetnsName> = runs
-            .filter_map(|chain| match &chain.name.netns {
-                Netns::Named(name) => Some(name),
+        let runs = observed.chains.iter().filter(|(_, chain)| !chain.live.generations().is_empty());
+        let names: BTreeSet<(&NetnsName, u64)> = runs
+            .filter_map(|(id, chain)| match &chain.name.netns {
+                Netns::Named(name) => Some((name, id.interface.netns_cookie)),
                 Netns::Host | Netns::Nameless(_) => None,
             })
             .collect();
-        for name in names {
-            if let Err(error) = self.namespaces.number(name) {
+        for (name, cookie) in names {
+            if let Err(error) = self.namespaces.number(name, cookie) {
                 tracing::warn!(netns = %name, %error, "cannot give this network namespace a number: nobody could look into it without its name");
             }
         }
@@ -504,10 +506,13 @@ impl Kernel for HostKernel {
     type Maker = Box<dyn FnOnce() -> Result<Made, StepError> + Send>;
 
     fn heard_of_move(&mut self, interface: InterfaceId, namespace: u32, index: u32) {
-        // Few are ever of use, and each is until the next one of its interface.
         self.heard.insert(interface, (namespace, index));
-        while self.heard.len() > HEARD {
-            self.heard.pop_first();
+    }
+
+    fn heard_of_end(&mut self, number: Option<u32>) {
+        match number {
+            Some(number) => self.numbers.ended(number),
+            None => self.numbers.doubt(),
         }
     }
 

@@ -14,7 +14,7 @@ use bpfd_core::hook::{ChainId, ChainName, InterfaceId, Point};
 use bpfd_core::ident::{AppUid, GenerationUid, KernelId, LinkUid, SlotUid};
 use bpfd_core::kernel::{
     EntryProgram, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Member, ObserveError, Observed, ObservedChain,
-    PinnedApp, PinnedCopy, PinnedGeneration, Runs, Scope, SequenceEntry, Step, Targets,
+    PinnedApp, PinnedCopy, PinnedGeneration, Runs, Scope, SequenceEntry, Step, Targets, Unseen,
 };
 use bpfd_core::mode::Modes;
 use bpfd_sys::bpf::{ProgId, prog_info};
@@ -186,8 +186,10 @@ pub(crate) fn observe(
             let what = || format!("what interface {} runs at {}", chain.interface.index, chain.point);
             sequences.insert(*chain, observer.sequence(chain, modes.has_tcx).map_err(|error| unseen(what())(error))?);
         }
-        if chain.point != Point::Xdp && matches!(found.get(&chain.interface), Some(Sought::Nameless(..))) {
-            sequences.insert(*chain, held(chain, &known.generations));
+        if chain.point != Point::Xdp
+            && let Some(Sought::Nameless(_, _, filters)) = found.get(&chain.interface)
+        {
+            sequences.insert(*chain, held(chain, *filters, &known.generations, &known.runs));
         }
     }
     for (uid, generation) in &known.generations {
@@ -204,14 +206,23 @@ pub(crate) fn observe(
         };
         known.runs.iter().any(|(uid, runs)| *runs == Runs::Yes && is_of_it(uid))
     };
+    // Filters that may have stayed with an interface in a namespace without a name, or not.
+    let in_doubt = |chain: &ChainId| {
+        let of_it = known.generations.iter().filter(|(_, generation)| generation.chain() == Some(*chain));
+        of_it.into_iter().any(|(uid, generation)| generation.is_filter() && known.runs.get(uid) == Some(&Runs::Unseen))
+    };
     let (mut chains, mut missing, mut unpinned) = (CowMap::default(), BTreeSet::new(), BTreeMap::new());
+    let mut unseen_chains: BTreeMap<ChainId, Unseen> = BTreeMap::new();
     for id in chains_found {
         match found.get(&id.interface) {
-            Some(Sought::Here(interface) | Sought::Nameless(interface, _))
+            Some(Sought::Nameless(..)) if in_doubt(&id) => {
+                unseen_chains.insert(id, Unseen::Nameless);
+            }
+            Some(Sought::Here(interface) | Sought::Nameless(interface, ..))
                 if looked_at.contains(&id) || running(&id) =>
             {
                 let name = match found.get(&id.interface) {
-                    Some(Sought::Nameless(interface, number)) => nameless(interface, *number, id.point),
+                    Some(Sought::Nameless(interface, number, _)) => nameless(interface, *number, id.point),
                     _ => observer.name(interface, id.point),
                 };
                 let Some(name) = name else { continue };
@@ -231,18 +242,24 @@ pub(crate) fn observe(
             Some(Sought::Gone) => {
                 missing.insert(id);
             }
-            Some(Sought::Here(_) | Sought::Nameless(..) | Sought::Unseen) | None => {}
+            Some(Sought::Unseen(why)) => {
+                unseen_chains.insert(id, why.clone());
+            }
+            Some(Sought::Here(_) | Sought::Nameless(..)) | None => {}
         }
     }
     // What a record says never changes: most are as they were.
     known.pinned.retain(|uid, _| known.generations.contains_key(uid));
     for (uid, generation) in &known.generations {
         let runs = known.runs.get(uid).copied().unwrap_or(Runs::Unseen);
-        let now = (generation.id, runs, generation.is_moved);
-        if known.pinned.get(uid).is_none_or(|before| (before.program, before.runs, before.is_moved) != now) {
+        let is_linked = generation.linked.is_some();
+        let now = (generation.id, runs, generation.is_moved, is_linked);
+        let as_before =
+            |before: &PinnedGeneration| (before.program, before.runs, before.is_moved, before.is_linked) == now;
+        if !known.pinned.get(uid).is_some_and(as_before) {
             let members = generation.record.as_ref().map(|record| record.members.clone());
             let (program, is_moved) = (generation.id, generation.is_moved);
-            known.pinned.insert(*uid, PinnedGeneration { program, members, runs, is_moved });
+            known.pinned.insert(*uid, PinnedGeneration { program, members, runs, is_moved, is_linked });
         }
     }
     Ok(Observed {
@@ -259,6 +276,7 @@ pub(crate) fn observe(
         unread_records: known.records.unread.clone(),
         chains,
         missing,
+        unseen: unseen_chains,
         moved,
         new_dispatcher: modes.new_dispatcher,
         versions: BTreeMap::new(),

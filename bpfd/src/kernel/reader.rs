@@ -1,7 +1,6 @@
 //! Looks at the kernel for readers, beside the thread that changes it: what is pinned is read anew each time, since that thread alone
 //! knows what it did. It must never change anything, nor be what a change is planned from.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use bpfd_sys::bpf::{LinkId, ProgId};
 use super::holders::holders;
 use super::observe::{self, Known};
 use super::pins::Pins;
+use super::seek::Heard;
 use crate::worker::idlookup::IdLookup;
 use crate::worker::netns::Namespaces;
 
@@ -27,7 +27,7 @@ impl Reader {
     /// Every pin, and these chains.
     pub fn everything(&mut self, scope: &Scope) -> Result<Observed, ObserveError> {
         let Self { pins, namespaces, ids, modes } = self;
-        observe::observe(pins, &mut None, namespaces, ids, modes, &mut BTreeMap::new(), scope)
+        observe::observe(pins, &mut None, namespaces, ids, modes, &mut Heard::default(), scope)
     }
 
     /// These chains alone as they are now, with those who hold what is not bpfd's there.
@@ -35,7 +35,7 @@ impl Reader {
         let Self { pins, namespaces, ids, modes } = self;
         let mut known = Some(Known::of_chains(pins, before)?);
         let mut observed =
-            observe::observe(pins, &mut known, namespaces, ids, modes, &mut BTreeMap::new(), &Scope::Chains(targets))?;
+            observe::observe(pins, &mut known, namespaces, ids, modes, &mut Heard::default(), &Scope::Chains(targets))?;
         for chain in observed.chains.values_mut() {
             if let Live::Foreign(foreign) = &mut chain.live {
                 foreign.holders = held_by(foreign);

@@ -10,6 +10,7 @@ pub mod identity;
 pub mod idlookup;
 pub mod names;
 pub mod netns;
+pub(crate) mod numbers;
 pub mod parse;
 mod ready;
 

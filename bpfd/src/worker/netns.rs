@@ -22,6 +22,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::numbers::{self, Became, Numbers};
 use super::{Failure, Lasting, Workers, answer_calls};
 
 pub(super) const KIND: &str = "netns";
@@ -54,6 +55,7 @@ pub(crate) enum Lookup {
 pub(crate) struct Namespaces {
     directory: PathBuf,
     worker: Lasting,
+    numbers: Numbers,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -68,10 +70,11 @@ enum Request {
         directory: PathBuf,
         name: NetnsName,
     },
-    /// Give it a number in the daemon's own.
+    /// Give it a number in the daemon's own, if it has this cookie. Which has it then?
     Number {
         directory: PathBuf,
         name: NetnsName,
+        cookie: u64,
     },
     /// Which number has it in this one?
     NumberIn {
@@ -131,10 +134,15 @@ enum Answer {
 impl Namespaces {
     /// Named ones are looked up in `directory`.
     pub(crate) fn new(workers: Workers, directory: PathBuf) -> Self {
+        Self::knowing(workers, directory, Numbers::default())
+    }
+
+    /// The same, with what is known of their numbers.
+    pub(crate) fn knowing(workers: Workers, directory: PathBuf, numbers: Numbers) -> Self {
         // A debug build's binary maps some hundred MB; nothing here depends on foreign bytes.
         let limits = Limits { address_space: 1 << 30, cpu_seconds: u64::MAX, open_files: 32, file_size: 0, wall: None };
         let spec = Spec { kind: KIND.to_owned(), limits, identity: Identity::Same, stderr: Stderr::Keep };
-        Self { directory, worker: Lasting::new(workers, spec, LIMIT) }
+        Self { directory, worker: Lasting::new(workers, spec, LIMIT), numbers }
     }
 
     /// Looks one up.
@@ -155,17 +163,41 @@ impl Namespaces {
         }
     }
 
-    /// Gives one a number in the daemon's own namespace, so that it can be looked into when its name is gone.
-    pub(crate) fn number(&mut self, name: &NetnsName) -> io::Result<()> {
-        let request = Request::Number { directory: self.directory.clone(), name: name.clone() };
+    /// Gives one a number in the daemon's own namespace, so that it can be looked into when its name is gone. Asked for once.
+    pub(crate) fn number(&mut self, name: &NetnsName, cookie: u64) -> io::Result<()> {
+        if self.numbers.of(cookie).is_some() {
+            return Ok(());
+        }
+        let request = Request::Number { directory: self.directory.clone(), name: name.clone(), cookie };
         match self.worker.call(&request).map_err(io::Error::other)?.0 {
-            Answer::Numbered { .. } | Answer::Absent | Answer::NotANamespace => Ok(()),
+            Answer::Numbered { number: Some(number) } => {
+                self.numbers.learn(cookie, number);
+                Ok(())
+            }
+            Answer::Numbered { number: None } | Answer::Absent | Answer::NotANamespace => Ok(()),
             Answer::Failed(failure) => Err(failure.into()),
             Answer::Found { .. } | Answer::Chain { .. } | Answer::Joined => Err(other_question()),
         }
     }
 
-    /// The number that one has in another one, if it has one there.
+    /// The number that one has in the daemon's own, if it has one: asked for until it has.
+    pub(crate) fn own_number(&mut self, of: &Netns, cookie: u64) -> io::Result<Option<u32>> {
+        if let Some(number) = self.numbers.of(cookie) {
+            return Ok(Some(number));
+        }
+        let number = self.number_in(&Netns::Host, of)?;
+        if let Some(number) = number {
+            self.numbers.learn(cookie, number);
+        }
+        Ok(number)
+    }
+
+    /// What became of one that no name leads to, by the numbers that there are in the daemon's own.
+    pub(crate) fn became(&self, cookie: u64, there: &[u32]) -> Became {
+        self.numbers.became(cookie, there)
+    }
+
+    /// The number that one has in another one, if it has one there, and both have their names.
     pub(crate) fn number_in(&mut self, seen_from: &Netns, of: &Netns) -> io::Result<Option<u32>> {
         let directory = self.directory.clone();
         let request = Request::NumberIn { directory, seen_from: seen_from.clone(), of: of.clone() };
@@ -276,7 +308,7 @@ fn found(request: &Request, program: Option<BorrowedFd<'_>>) -> io::Result<(Answ
         Request::NumberIn { of: Netns::Nameless(_), .. } => return Ok((Answer::Absent, None)),
         Request::Tcx { netns: Netns::Nameless(_), .. } => return Ok((Answer::Absent, None)),
         Request::Named { directory, name }
-        | Request::Number { directory, name }
+        | Request::Number { directory, name, .. }
         | Request::NumberIn { directory, of: Netns::Named(name), .. }
         | Request::News { directory, name }
         | Request::Tcx { directory, netns: Netns::Named(name), .. } => match open(directory, name) {
@@ -292,13 +324,20 @@ fn found(request: &Request, program: Option<BorrowedFd<'_>>) -> io::Result<(Answ
     match request {
         Request::Own | Request::Named { .. } => Ok((found(), Some(netns.within(Route::open)??.into_fd()))),
         Request::News { .. } => Ok((found(), Some(netns.within(LinkWatch::open_short)??.into_fd()))),
+        // Its name leads elsewhere by now.
+        Request::Number { cookie: asked, .. } if *asked != cookie => Ok((Answer::Absent, None)),
         Request::Number { .. } => {
-            Route::open()?.give_number(netns.as_fd())?;
-            Ok((Answer::Numbered { number: None }, None))
+            let route = Route::open()?;
+            route.give_number(netns.as_fd(), numbers::given(cookie))?;
+            Ok((Answer::Numbered { number: route.number_of(netns.as_fd())? }, None))
         }
         Request::NumberIn { directory, seen_from, .. } => {
             let from = match seen_from {
-                Netns::Named(name) => open(directory, name).map_err(io::Error::from)?,
+                // It may have lost its name meanwhile.
+                Netns::Named(name) => match open(directory, name) {
+                    Ok(netns) => netns,
+                    Err(_) => return Ok((Answer::Absent, None)),
+                },
                 Netns::Host | Netns::Nameless(_) => netns::Netns::current()?,
             };
             let number = from.within(Route::open)??.number_of(netns.as_fd())?;

@@ -924,6 +924,7 @@ impl Kernel for FakeKernel {
             members: Some(generation.members.clone()),
             runs: if self.runs(generation) { Runs::Yes } else { Runs::No },
             is_moved: false,
+            is_linked: false,
         };
         let generations = self.generations.iter().map(|(uid, generation)| (*uid, seen(generation))).collect();
         let Targets { names, chains } = scope.targets();

@@ -615,7 +615,7 @@ func (x *Chain) GetShutOut() string {
 // One program of a chain.
 type ChainMember struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// From 1.
+	// From 1; 0 if nobody can look at the order: at a tc hook in a network namespace without a name.
 	Position uint32 `protobuf:"varint,1,opt,name=position,proto3" json:"position,omitempty"`
 	// libxdp's slot from 0; unset where the mode has none.
 	Slot *uint32 `protobuf:"varint,2,opt,name=slot,proto3,oneof" json:"slot,omitempty"`

@@ -935,7 +935,8 @@ type Link struct {
 	Priority *uint32 `protobuf:"varint,10,opt,name=priority,proto3,oneof" json:"priority,omitempty"`
 	// Unset on hooks without a chain.
 	ProceedOn *ProceedOn `protobuf:"bytes,11,opt,name=proceed_on,json=proceedOn,proto3" json:"proceed_on,omitempty"`
-	// Place in the chain from 1, foreign programs counted; unset if not attached.
+	// Place in the chain from 1, foreign programs counted; unset if not attached, and at a tc hook in a network namespace without a
+	// name: nobody can look at the order there.
 	Position *uint32 `protobuf:"varint,12,opt,name=position,proto3,oneof" json:"position,omitempty"`
 	// What the interface runs: NATIVE or GENERIC; unspecified on other hooks.
 	XdpMode XdpMode `protobuf:"varint,13,opt,name=xdp_mode,json=xdpMode,proto3,enum=bpfd.v1.XdpMode" json:"xdp_mode,omitempty"`

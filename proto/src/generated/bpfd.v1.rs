@@ -1748,7 +1748,8 @@ pub struct Link {
     /// Unset on hooks without a chain.
     #[prost(message, optional, tag = "11")]
     pub proceed_on: ::core::option::Option<ProceedOn>,
-    /// Place in the chain from 1, foreign programs counted; unset if not attached.
+    /// Place in the chain from 1, foreign programs counted; unset if not attached, and at a tc hook in a network namespace without a
+    /// name: nobody can look at the order there.
     #[prost(uint32, optional, tag = "12")]
     pub position: ::core::option::Option<u32>,
     /// What the interface runs: NATIVE or GENERIC; unspecified on other hooks.
@@ -3894,7 +3895,7 @@ impl ::prost::Name for Chain {
 /// One program of a chain.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ChainMember {
-    /// From 1.
+    /// From 1; 0 if nobody can look at the order: at a tc hook in a network namespace without a name.
     #[prost(uint32, tag = "1")]
     pub position: u32,
     /// libxdp's slot from 0; unset where the mode has none.

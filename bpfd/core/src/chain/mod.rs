@@ -23,7 +23,7 @@ use crate::hook::{ChainId, ChainName, NamedChain, Point};
 use crate::ident::{GenerationUid, LinkUid, Uids};
 use crate::kernel::{
     ChainContent, ForeignProgram, Live, LiveDispatcher, LiveGeneration, Member, Observed, ObservedChain, Slot, Spot,
-    Step,
+    Step, Unseen,
 };
 use crate::order;
 use crate::plan::{LinkStatus, Plan, PlanError};
@@ -66,16 +66,18 @@ fn turns(view: View<'_>, uids: &mut dyn Uids) -> Vec<Turn> {
 
 /// What becomes of a chain in a namespace without a name: nothing comes, and nobody knows the order. A program of a tcx chain that is not
 /// wanted goes by the link that holds it.
-fn nameless_turns(View { target, observed, id, chain }: View<'_>) -> Vec<Turn> {
-    let links: BTreeSet<LinkUid> = order::ordered(target, id).into_iter().map(|link| link.uid).collect();
-    let turn = |live: LiveGeneration| {
-        let is_wanted = observed.members_of(live.generation).iter().any(|member| links.contains(&member.link));
-        match is_wanted || id.point == Point::Xdp {
-            true => Turn::Keep { live, ours: true },
-            false => Turn::Remove { live, at: Spot::Last },
-        }
+fn nameless_turns(view: View<'_>) -> Vec<Turn> {
+    let turn = |live: LiveGeneration| match is_wanted(view, live) || !view.observed.is_linked(live.generation) {
+        true => Turn::Keep { live, ours: true },
+        false => Turn::Remove { live, at: Spot::Last },
     };
-    chain.live.generations().into_iter().map(turn).collect()
+    view.chain.live.generations().into_iter().map(turn).collect()
+}
+
+/// Whether a link is wanted that a generation of the chain runs.
+fn is_wanted(View { target, observed, id, .. }: View<'_>, live: LiveGeneration) -> bool {
+    let wanted = order::ordered(target, id);
+    observed.members_of(live.generation).iter().any(|member| wanted.iter().any(|link| link.uid == member.link))
 }
 
 /// What becomes of a chain.
@@ -157,7 +159,7 @@ pub fn status_of(state: &State, observed: &Observed, asked: impl Fn(&Link) -> bo
     let without_chain = links().filter_map(|link| match link.chain() {
         Some(chain) if observed.chains.contains_key(&chain) => None,
         Some(chain) if !observed.missing.contains(&chain) => {
-            Some((link.uid, LinkStatus::Drifted { cause: NOT_SEEN.to_owned() }))
+            Some((link.uid, LinkStatus::Drifted { cause: not_seen(observed.unseen.get(&chain)) }))
         }
         Some(_) | None => Some((link.uid, LinkStatus::Waiting)),
     });
@@ -181,6 +183,7 @@ pub fn status_of(state: &State, observed: &Observed, asked: impl Fn(&Link) -> bo
             Some(LinkStatus::Drifted { cause: elsewhere(asked, other, &seen.name, chain) })
         };
         let stands = |member: &Member| match &seen.live {
+            Live::Sequence(_) if seen.is_nameless() && !contains(&runs, member) => drifted(member, WENT_WITH_MOVE),
             Live::Ours(_) | Live::Dispatcher(_) | Live::Sequence(_) if !in_order => {
                 drifted(member, "the chain's members or their order differ")
             }
@@ -200,9 +203,26 @@ pub fn status_of(state: &State, observed: &Observed, asked: impl Fn(&Link) -> bo
     statuses
 }
 
-/// Some name of a network namespace may lead to the interface, and what it leads to cannot be looked at.
-const NOT_SEEN: &str =
-    "its interface cannot be looked at: a file below /run/netns leads to no network namespace; remove it";
+/// Why nobody can look at the interface of a link.
+fn not_seen(why: Option<&Unseen>) -> String {
+    let why = match why {
+        Some(Unseen::Nameless) => {
+            "its network namespace has no name now, and its tc filters, which nobody can look at there, run on as long as it \
+             lives; give it a name: `ip netns attach NAME PID`"
+        }
+        Some(Unseen::Unreadable(name)) => {
+            return format!(
+                "its interface cannot be looked at: the file /run/netns/{name} leads to no network namespace; remove it"
+            );
+        }
+        None => "nobody looked at its interface yet",
+    };
+    why.to_owned()
+}
+
+/// Of a link of a tc hook in a namespace without a name.
+const WENT_WITH_MOVE: &str = "its interface was moved to a network namespace without a name, and its tc filter went with the \
+     qdisc; give the namespace a name, and it is attached there: `ip netns attach NAME PID`";
 
 /// The name that a link was asked for is that of another interface by now.
 fn elsewhere(asked: &ChainName, other: ChainId, now: &ChainName, chain: &ChainId) -> String {
@@ -247,14 +267,20 @@ pub(crate) fn refuse(
         return Err(PlanError::Unexplained { chain: chain.name.clone(), function, link });
     }
     let removes = changes.iter().all(Change::removes);
-    if chain.is_nameless() && !(removes && id.point != Point::Xdp) {
-        let runs = observed.members(id).into_iter().map(|member| member.function).collect();
-        return Err(PlanError::Nameless { chain: chain.name.clone(), runs });
+    let view = View { target, observed, id, chain };
+    if chain.is_nameless() {
+        // What a link of ours holds can be taken off from here.
+        let stuck = |live: &LiveGeneration| !removes || !is_wanted(view, *live) && !observed.is_linked(live.generation);
+        let stuck: Vec<LiveGeneration> = chain.live.generations().into_iter().filter(stuck).collect();
+        if !removes || !stuck.is_empty() {
+            let members = stuck.iter().flat_map(|live| observed.members_of(live.generation));
+            let runs = members.map(|member| name_of(state, member.link).unwrap_or(member.function)).collect();
+            return Err(PlanError::Nameless { chain: chain.name.clone(), runs });
+        }
     }
     if removes {
         return Ok(());
     }
-    let view = View { target, observed, id, chain };
     match id.point {
         Point::Xdp => xdp::refuse(view, changes),
         Point::TcIngress | Point::TcEgress => sequence::refuse(view),
@@ -266,11 +292,18 @@ fn refuse_unseen(state: &State, observed: &Observed, id: &ChainId) -> Result<(),
     let links = order::ordered(state, id);
     match links.first().and_then(|link| link.on.as_ref()) {
         Some(seat) if !observed.missing.contains(id) => {
-            let runs = links.iter().map(|link| link.function.clone()).collect();
-            Err(PlanError::Unseen { called: seat.called.clone(), runs })
+            let runs = links.iter().filter_map(|link| name_of(state, link.uid)).collect();
+            Err(PlanError::Unseen { called: seat.called.clone(), runs, why: observed.unseen.get(id).cloned() })
         }
         Some(_) | None => Ok(()),
     }
+}
+
+/// How people name the program of a link.
+fn name_of(state: &State, link: LinkUid) -> Option<String> {
+    let link = state.links.get(&link)?;
+    let app = state.apps.get(&link.app).map_or_else(|| link.app.to_string(), |app| app.name.to_string());
+    Some(format!("{app}/{}", link.function))
 }
 
 #[cfg(test)]
@@ -329,7 +362,10 @@ mod tests {
         };
         let pinned = |uid| {
             let (members, runs) = (Some(vec![member(uid)]), Runs::Yes);
-            (generation(uid), PinnedGeneration { program: KernelId(7), members, runs, is_moved: false })
+            (
+                generation(uid),
+                PinnedGeneration { program: KernelId(7), members, runs, is_moved: false, is_linked: true },
+            )
         };
         let observed = Observed {
             generations: [11, 12, 13].map(pinned).into(),
@@ -350,5 +386,22 @@ mod tests {
             "{:?}",
             gone.swaps
         );
+
+        // A filter, which no link holds, stays, and who asks is told.
+        let mut filters = observed.clone();
+        filters.generations.get_mut(&generation(11)).unwrap().is_linked = false;
+        assert_eq!(converge(&state(&[12, 13]), &filters, &id, &chain, &mut || Uuid::nil()).swaps, []);
+        let refused = |observed: &Observed, target: &[u128]| {
+            let gone = [Change::Detach(LinkUid(Uuid::from_u128(11)))];
+            refuse((&state(&[11, 12, 13]), &state(target)), observed, &id, &gone)
+        };
+        let runs = vec![format!("{}/f", Uuid::from_u128(90))];
+        assert_eq!(
+            refused(&filters, &[12, 13]),
+            Err(PlanError::Nameless { chain: chain.name.clone(), runs }),
+            "it alone is named"
+        );
+        assert_eq!(refused(&observed, &[12, 13]), Ok(()));
+        assert_eq!(refused(&filters, &[11, 13]), Ok(()), "another one is held by a link");
     }
 }

@@ -3,7 +3,7 @@
 use crate::chain::room::Kept;
 use crate::hook::{ChainName, Point, XdpMode};
 use crate::ident::LinkUid;
-use crate::kernel::ForeignProgram;
+use crate::kernel::{ForeignProgram, Unseen};
 use crate::names::NetnsName;
 use crate::state::ChangeError;
 
@@ -51,12 +51,14 @@ pub enum PlanError {
         runs: Vec<String>,
     },
     /// Nobody can look at the chain.
-    #[error("`{called}` cannot be looked at now, and `{}` may still run there", runs.join("`, `"))]
+    #[error("{}, and `{}` may still run there", unseen(called, why.as_ref()), runs.join("`, `"))]
     Unseen {
         /// What the hook was called.
         called: ChainName,
         /// The programs of ours that are meant to run there.
         runs: Vec<String>,
+        /// Why not.
+        why: Option<Unseen>,
     },
     /// A rebuild of a chain that has no dispatcher.
     #[error("`{0}` runs no dispatcher of libxdp's protocol")]
@@ -106,5 +108,15 @@ fn room_of(point: Point, room: usize) -> String {
     match point {
         Point::Xdp => format!("XDP programs, and a dispatcher has {room} slots"),
         Point::TcIngress | Point::TcEgress => format!("programs at {point}, and the kernel has room for {room}"),
+    }
+}
+
+fn unseen(called: &ChainName, why: Option<&Unseen>) -> String {
+    match why {
+        Some(Unseen::Nameless) => format!("the network namespace of `{called}` has no name now"),
+        Some(Unseen::Unreadable(name)) => {
+            format!("`{called}` cannot be looked at: the file /run/netns/{name} leads to no network namespace")
+        }
+        None => format!("`{called}` cannot be looked at now"),
     }
 }

@@ -35,8 +35,22 @@ pub(crate) struct SeenGeneration {
     pub(crate) is_dispatcher: bool,
     /// The index of the interface that a pinned link holds it on, if that lives.
     pub(crate) linked: Option<u32>,
+    /// A link is pinned beside it, which may hold nothing any more.
+    pub(crate) has_link: bool,
     /// Its interface was moved since the record was made: here, the record says what the interface is now.
     pub(crate) is_moved: bool,
+}
+
+impl SeenGeneration {
+    /// The chain that it was made for.
+    pub(crate) fn chain(&self) -> Option<ChainId> {
+        self.record.as_ref().map(|record| record.chain)
+    }
+
+    /// Whether it runs as a filter, if it runs.
+    pub(crate) fn is_filter(&self) -> bool {
+        !self.has_link && self.chain().is_some_and(|chain| chain.point != Point::Xdp)
+    }
 }
 
 /// A generation that was built, held by descriptors only. A dispatcher is held with more.
@@ -146,12 +160,13 @@ pub(crate) fn read(pins: &Pins, generation: GenerationUid) -> io::Result<Option<
     let own = |map: &MapInfo| is_dispatcher || info.map_ids.contains(&map.id);
     let record = record(&dir, own)?.and_then(|record| seen(generation, &record));
     let link = present(dir.pinned(CHAIN_LINK))?;
+    let has_link = link.is_some();
     let kind = link.map(|link| link_info(link.as_fd())).transpose()?.map(|link| link.kind);
     let linked = match kind {
         Some(LinkKind::Tcx { ifindex, .. }) if ifindex != 0 => Some(ifindex),
         _ => None,
     };
-    Ok(Some(SeenGeneration { id: KernelId(info.id.0), record, is_dispatcher, linked, is_moved: false }))
+    Ok(Some(SeenGeneration { id: KernelId(info.id.0), record, is_dispatcher, linked, has_link, is_moved: false }))
 }
 
 /// The record in a pin directory, if it is there and reads.

@@ -222,9 +222,9 @@ impl Route {
         Ok(number)
     }
 
-    /// Gives a namespace a number here, unless it has one. It has it until it ends.
-    pub fn give_number(&self, namespace: BorrowedFd<'_>) -> io::Result<()> {
-        match self.change(Request::new_number(self.next_sequence(), namespace.as_raw_fd())) {
+    /// Gives a namespace this number here, unless it has one, or another one has this. It has it until it ends.
+    pub fn give_number(&self, namespace: BorrowedFd<'_>, number: u32) -> io::Result<()> {
+        match self.change(Request::new_number(self.next_sequence(), namespace.as_raw_fd(), number)) {
             Err(error) if error.errno() == libc::EEXIST => Ok(()),
             other => other.map_err(|refused| refused.error),
         }

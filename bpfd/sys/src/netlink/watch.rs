@@ -1,6 +1,6 @@
 //! The news of a network namespace's devices. It keeps no list: it says what the kernel said, or that news was lost.
 use super::tc_wire::{self, RTM_DELQDISC, RTM_DELTFILTER, RTM_NEWQDISC, RTM_NEWTFILTER};
-use super::wire::{self, RTM_DELLINK, RTM_DELNSID, RTM_NEWLINK};
+use super::wire::{self, RTM_DELLINK, RTM_DELNSID, RTM_NEWLINK, RTM_NEWNSID};
 use super::{BUFFER, LinkRow, receive, socket};
 use crate::sockopt;
 use rustix::net::{RecvFlags, SocketFlags};
@@ -41,8 +41,10 @@ pub enum LinkEvent {
         /// The device's number.
         index: u32,
     },
-    /// A namespace that had a number here ended ([`LinkWatch::follow_namespaces`]).
-    NamespaceEnded,
+    /// The namespace that had this number here ended ([`LinkWatch::follow_namespaces`]).
+    NamespaceEnded(u32),
+    /// A namespace has a number here that it did not have ([`LinkWatch::follow_namespaces`]).
+    NamespaceNumbered,
     /// News was lost: read everything anew.
     Lost,
 }
@@ -96,7 +98,7 @@ impl LinkWatch {
         sockopt::set(self.as_fd(), sockopt::NETLINK_ADD_MEMBERSHIP, GROUP_TC)
     }
 
-    /// Asks for [`LinkEvent::NamespaceEnded`] too.
+    /// Asks for [`LinkEvent::NamespaceEnded`] and [`LinkEvent::NamespaceNumbered`] too.
     pub fn follow_namespaces(&self) -> io::Result<()> {
         sockopt::set(self.as_fd(), sockopt::NETLINK_ADD_MEMBERSHIP, GROUP_NSID)
     }
@@ -137,7 +139,8 @@ fn events(datagram: &[u8]) -> Vec<LinkEvent> {
             RTM_NEWQDISC | RTM_DELQDISC | RTM_NEWTFILTER | RTM_DELTFILTER => {
                 Ok(tc_wire::hooked_device(message.payload)?.map(|index| LinkEvent::Filters { index }))
             }
-            RTM_DELNSID => Ok(Some(LinkEvent::NamespaceEnded)),
+            RTM_DELNSID => Ok(wire::number(message.payload)?.map(LinkEvent::NamespaceEnded)),
+            RTM_NEWNSID => Ok(Some(LinkEvent::NamespaceNumbered)),
             _ => Ok(None),
         }
     };

@@ -22,7 +22,7 @@ pub(super) const RTM_NEWLINK: u16 = 16;
 pub(super) const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
-const RTM_NEWNSID: u16 = 88;
+pub(super) const RTM_NEWNSID: u16 = 88;
 pub(super) const RTM_DELNSID: u16 = 89;
 const RTM_GETNSID: u16 = 90;
 
@@ -54,8 +54,6 @@ const IFLA_XDP_EXPECTED_FD: u16 = 8;
 /// `NETNSA_*` of include/uapi/linux/net_namespace.h.
 const NETNSA_NSID: u16 = 1;
 const NETNSA_FD: u16 = 3;
-/// `NETNSA_NSID_NOT_ASSIGNED`: the kernel chooses.
-const ANY_NUMBER: i32 = -1;
 
 /// `struct nlmsghdr` and `struct ifinfomsg`.
 const HEADER: usize = 16;
@@ -115,10 +113,10 @@ impl Request {
         request.finish()
     }
 
-    /// A number for the namespace of this descriptor.
-    pub(super) fn new_number(sequence: u32, namespace: i32) -> Self {
+    /// This number for the namespace of this descriptor.
+    pub(super) fn new_number(sequence: u32, namespace: i32, number: u32) -> Self {
         let mut request = Self::begin(RTM_NEWNSID, NLM_F_REQUEST | NLM_F_ACK, sequence, &[[0; 4]]);
-        request.attribute(NETNSA_NSID, &ANY_NUMBER.to_ne_bytes());
+        request.attribute(NETNSA_NSID, &number.to_ne_bytes());
         request.attribute(NETNSA_FD, &namespace.to_ne_bytes());
         request.finish()
     }

@@ -71,7 +71,9 @@ pub fn chain(snapshot: &Snapshot, id: &ChainId, paths: &impl Paths) -> Option<pb
                 };
                 pb::ChainMember { preference: preference.map(u32::from), ..found }
             };
-            (None, (1..).zip(sequence).map(member).collect())
+            let known = seen.is_order_known();
+            let places = (1..).map(|place| if known { place } else { 0 });
+            (None, places.zip(sequence).map(member).collect())
         }
     };
     for row in order::ordered(state, id) {

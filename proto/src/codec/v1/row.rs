@@ -1,5 +1,6 @@
 //! Apps and links, with how they stand, to messages.
 
+use bpfd_core::kernel::ObservedChain;
 use bpfd_core::names::Netns;
 use bpfd_core::plan::LinkStatus;
 use bpfd_core::request::GLOBAL_VALUE_MAX;
@@ -129,7 +130,8 @@ pub fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
         None => (link_state, cause),
     };
     // Places are counted from 1.
-    let places = link.chain().map(|chain| (1..).zip(observed.members(&chain)));
+    let chain = link.chain().filter(|chain| observed.chains.get(chain).is_some_and(ObservedChain::is_order_known));
+    let places = chain.map(|chain| (1..).zip(observed.members(&chain)));
     let place = places.and_then(|mut places| places.find(|(_, member)| member.link == link.uid));
     let Placed { hook, priority, effective_priority, proceed_on, mode } = placed(&link.placement);
     let pinned = observed.apps.get(&link.app);

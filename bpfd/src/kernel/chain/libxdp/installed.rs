@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ebpf::dispatcher::version_in_object;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::causes::error_chain;
 
@@ -46,12 +47,39 @@ pub(crate) fn version(directories: &[PathBuf]) -> Option<u32> {
 
 /// Only what root alone can write: it is parsed by a process that may do everything.
 fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
+    // Not blocking: it may be a fifo.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(CWD, path, flags, Mode::empty())?);
     let facts = file.metadata()?;
-    if facts.uid() != 0 || facts.mode() & BY_OTHERS != 0 || !facts.is_file() {
+    if !facts.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    if facts.uid() != 0 || facts.mode() & BY_OTHERS != 0 {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, "others than root can write it"));
     }
     let mut object = Vec::new();
     file.take(LIMIT).read_to_end(&mut object)?;
     Ok(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use rustix::fs::{FileType, mknodat};
+
+    use super::*;
+
+    #[test]
+    fn a_fifo_is_no_dispatcher_and_nobody_waits_for_who_writes_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(OBJECT);
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let (told, tells) = mpsc::channel();
+        let asked = path.clone();
+        std::thread::spawn(move || told.send(read(&asked).map_err(|error| error.to_string())).unwrap());
+        assert_eq!(tells.recv_timeout(Duration::from_secs(60)).unwrap(), Err("it is no regular file".to_owned()));
+        assert_eq!(version(&[directory.path().to_path_buf()]), None);
+    }
 }

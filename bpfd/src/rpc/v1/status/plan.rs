@@ -1,7 +1,7 @@
 //! What cannot be planned, and what to do about it. It must never decide that.
 
 use bpfd_core::hook::ChainName;
-use bpfd_core::kernel::ForeignProgram;
+use bpfd_core::kernel::{ForeignProgram, Unseen};
 use bpfd_core::names::Netns;
 use bpfd_core::plan::PlanError;
 use bpfd_proto::status::Refusal;
@@ -58,9 +58,11 @@ pub(super) fn plan(message: &str, error: &PlanError) -> Refusal {
         PlanError::Unexplained { .. } => refusal(ErrorReason::StateRecovered)
             .hint("`bpfctl state show` shows what differs; `bpfctl state adopt` or `bpfctl state discard` decides"),
         PlanError::Nameless { chain, .. } => refusal(ErrorReason::StillRuns).hint(give_name(chain)),
-        PlanError::Unseen { .. } => {
-            refusal(ErrorReason::StillRuns).hint("`bpfctl doctor` says what cannot be looked at; nothing was changed")
-        }
+        PlanError::Unseen { called, why, .. } => refusal(ErrorReason::StillRuns).hint(match why {
+            Some(Unseen::Nameless) => give_name(called),
+            Some(Unseen::Unreadable(name)) => format!("remove the file /run/netns/{name}, then ask again"),
+            None => "`bpfctl doctor` says what cannot be looked at; nothing was changed".to_owned(),
+        }),
         PlanError::NoDispatcher(chain) => {
             refusal(ErrorReason::InvalidRequest).hint(format!("`{}` shows how the chain is kept", show_chain(chain)))
         }
