@@ -10,6 +10,7 @@ use std::time::Duration;
 use bpfd_core::hook::ChainName;
 use bpfd_core::invariants::{self, Broken};
 use bpfd_core::kernel::{ForeignProgram, ObserveError, Observed, Scope, Targets};
+use bpfd_core::names::Netns;
 use bpfd_core::plan::status;
 use bpfd_core::seat::seated;
 use bpfd_core::snapshot::Snapshot;
@@ -120,6 +121,12 @@ impl Reads {
     /// Who holds a program of somebody else's.
     pub async fn holders(&self, line: Line, foreign: ForeignProgram) -> Result<Vec<String>, ReadError> {
         Ok(self.on_thread(line, move |_| held_by(&foreign)).await?)
+    }
+
+    /// The names of the interfaces of a network namespace; of the named network namespaces, if none is asked for.
+    pub async fn names(&self, line: Line, netns: Option<Netns>) -> Result<Vec<String>, ReadError> {
+        let names = self.on_thread(line, move |reader| reader.names(netns.as_ref())).await?;
+        Ok(names?)
     }
 
     async fn look(

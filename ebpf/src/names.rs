@@ -1,6 +1,8 @@
 //! Names that come out of an object, parsed at the door: functions, maps, sections. They end in pin names, on terminals and
 //! in audit lines, so nothing here may hold a path separator, a blank, a control character or an escape sequence.
 
+use std::cmp::Reverse;
+
 use serde::{Deserialize, Serialize};
 
 /// Longest function name, bytes. BTF's own limit is 511; pins and messages want less.
@@ -125,18 +127,32 @@ name_type!(
     |name| parse("section", name, MAX_SECTION, |b| b.is_ascii_graphic())
 );
 
-/// The name that was probably meant: one that differs in a letter or two.
+/// The name that was probably meant: one that differs in a letter or two, or in two letters that changed places. Of a short name, one letter
+/// must be right; of those that are as near, the one that begins alike is meant.
 pub fn nearest<'a>(asked: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let alike = |name: &str| asked.chars().zip(name.chars()).take_while(|(one, other)| one == other).count();
     let near = names
         .into_iter()
-        .map(|name| (strsim::levenshtein(asked, name), name))
-        .filter(|(far, name)| *far <= if name.len() < 5 { 1 } else { 2 });
-    near.min().map(|(_, name)| name)
+        .map(|name| (strsim::osa_distance(asked, name), Reverse(alike(name)), name))
+        .filter(|(far, _, name)| *far < name.chars().count() && *far <= if name.len() < 5 { 1 } else { 2 });
+    near.min().map(|(_, _, name)| name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_letter_or_two_or_an_exchange_of_two_is_a_slip_and_more_is_another_name() {
+        let near = |asked, names: &[&'static str]| nearest(asked, names.iter().copied());
+        assert_eq!(near("uplnk", &["lo", "uplink"]), Some("uplink"));
+        assert_eq!(near("vo", &["lo", "v0", "v1"]), Some("v0"), "it begins alike");
+        assert_eq!(near("xpd", &["tc", "xdp"]), Some("xdp"));
+        assert_eq!(near("xdp/haed", &["xdp", "xdp/head"]), Some("xdp/head"));
+        assert_eq!(near("bgu1", &["bug1"]), Some("bug1"));
+        assert_eq!(near("x", &["a", "v0"]), None);
+        assert_eq!(near("eth9", &["wan0"]), None);
+    }
 
     #[test]
     fn a_map_named_like_a_pin_is_refused_as_a_path() {

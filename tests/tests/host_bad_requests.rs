@@ -81,6 +81,50 @@ fn an_unknown_interface_is_refused() {
     ");
 }
 
+/// What a refusal suggests.
+#[track_caller]
+fn meant(output: &str) -> Option<&str> {
+    let hint = output.lines().find_map(|line| line.strip_prefix("hint: did you mean `"));
+    hint.and_then(|hint| hint.split('`').next())
+}
+
+#[test]
+fn the_name_that_was_probably_meant_is_told_to_who_may_list_it() {
+    let host = with_group();
+    host.shell("ip netns add blue; ip -n blue link add uplink0 type veth peer name v0");
+    let pass = example("xdp-pass");
+    let words: [(&str, String); 9] = [
+        ("uplink0", format!("load --path {pass} xdp -i uplnk0 --netns blue")),
+        ("uplink0", "attach a xdp -i uplink --netns blue".to_owned()),
+        ("uplink0", "list links -i uplnk0 --netns blue".to_owned()),
+        ("uplink0", "detach --all -i uplnk0 --netns blue".to_owned()),
+        ("v0", "chain show vo --netns blue".to_owned()),
+        ("blue", "attach a xdp -i uplink0 --netns bleu".to_owned()),
+        ("blue", "chain show uplink0 --netns blu".to_owned()),
+        ("uplink", "chain show uplnk".to_owned()),
+        ("xdp", format!("load --path {pass} --section-name xpd xdp -i uplink")),
+    ];
+    for (wanted, line) in &words {
+        let refused = host.bpfctl(line);
+        assert_eq!((refused.code, meant(&refused.stderr)), (3, Some(*wanted)), "{line}: {refused}");
+    }
+    assert_eq!(meant(&host.refuses(3, "chain show wan7 --netns blue")), None);
+
+    // A viewer hears of what it may list, and of nothing else.
+    let asks = ["list links -i uplnk0 --netns blue", "chain show uplnk0 --netns blue", "chain show uplink0 --netns bleu"];
+    let told = || {
+        asks.map(|line| {
+            let refused = host.bpfctl_as_viewer(line);
+            assert_eq!(refused.code, 3, "{line}: {refused}");
+            meant(&refused.stderr).map(str::to_owned)
+        })
+    };
+    assert_eq!(told(), [const { None }; 3]);
+    host.bpfctl("attach a xdp -i uplink0 --netns blue").ok();
+    assert_eq!(told().each_ref().map(Option::as_deref), [Some("uplink0"), Some("uplink0"), Some("blue")]);
+    host.check();
+}
+
 #[test]
 fn an_unknown_app_or_link_is_refused() {
     let host = host();

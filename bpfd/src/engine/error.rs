@@ -27,6 +27,14 @@ pub enum EngineError {
     /// It cannot be planned.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The same, because a name leads nowhere.
+    #[error("{error}")]
+    Misspelt {
+        /// Why not.
+        error: PlanError,
+        /// The name that was probably meant.
+        near: String,
+    },
     /// It was tried, failed, and was undone.
     #[error(transparent)]
     Execute(#[from] ExecuteError),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bpfd_core::kernel::{ForeignProgram, Live, ObserveError, Observed, Scope, Targets};
 use bpfd_core::mode::Modes;
+use bpfd_core::names::Netns;
 use bpfd_sys::bpf::{LinkId, ProgId};
 
 use super::holders::holders;
@@ -13,7 +14,7 @@ use super::observe::{self, Known};
 use super::pins::Pins;
 use super::seek::Heard;
 use crate::worker::idlookup::IdLookup;
-use crate::worker::netns::Namespaces;
+use crate::worker::netns::{Lookup, Namespaces};
 
 /// See the module. Its workers are started by the thread that uses it first: let only one use it.
 pub struct Reader {
@@ -43,6 +44,18 @@ impl Reader {
         }
         observed.barred.clone_from(&before.barred);
         Ok(observed)
+    }
+
+    /// The names of the interfaces of a network namespace; of the named network namespaces, if none is asked for.
+    pub fn names(&mut self, netns: Option<&Netns>) -> Result<Vec<String>, ObserveError> {
+        let names = match netns {
+            Some(netns) => self.namespaces.look_up(netns).and_then(|found| match found {
+                Lookup::Found(namespace) => Ok(namespace.route.links()?.into_iter().map(|row| row.name).collect()),
+                Lookup::Absent | Lookup::NotANamespace => Ok(Vec::new()),
+            }),
+            None => self.namespaces.names().map(|names| names.iter().map(ToString::to_string).collect()),
+        };
+        names.map_err(observe::unseen("the names that were probably meant"))
     }
 }
 

@@ -12,6 +12,7 @@ use bpfd_core::snapshot::Snapshot;
 use bpfd_core::state::{Change, Owner, State};
 
 use super::Service;
+use super::near::Misspelt;
 use crate::engine::{Answer, Context, Engine, EngineError, Pending};
 use crate::execute::ExecuteError;
 use crate::store::Earlier;
@@ -72,8 +73,8 @@ impl Service {
         }
         let (request, principal) = self.permit(principal, request).await?.into_parts();
         let warnings = request.leaves(&before.state);
-        let (owner, uid) = (principal.owner(), principal.uid);
-        let line = Line::User(uid);
+        let (owner, asks) = (principal.owner(), principal.clone());
+        let line = Line::User(principal.uid);
         let context = Context {
             principal,
             request: request.key(),
@@ -85,15 +86,27 @@ impl Service {
         };
         let answer = match self.engine.change(line, vec![], attempt).await {
             Ok(answer) => answer,
-            Err(error) => return Err(self.explained(uid, line, error).await),
+            Err(error) => return Err(self.explained(&asks, error).await),
         };
         Ok(Changed { answer, before, now: self.snapshot(), warnings })
     }
 
     /// An error with what its caller can ask next: of somebody else's program, the processes that hold it, looked up for those alone who
-    /// are told of them; of a verifier's refusal, the log.
-    pub(super) async fn explained(&self, uid: u32, line: Line, error: EngineError) -> EngineError {
+    /// are told of them; of a verifier's refusal, the log; of a name that leads nowhere, the one that was probably meant.
+    pub(super) async fn explained(&self, principal: &Principal, error: EngineError) -> EngineError {
+        let (uid, line) = (principal.uid, Line::User(principal.uid));
         match error {
+            EngineError::Plan(error @ (PlanError::NoInterface(_) | PlanError::NoNetns(_))) => {
+                let misspelt = Misspelt::of(&error);
+                let near = match misspelt {
+                    Some(misspelt) => self.near(principal, misspelt).await,
+                    None => None,
+                };
+                match near {
+                    Some(near) => EngineError::Misspelt { error, near },
+                    None => error.into(),
+                }
+            }
             EngineError::Execute(ExecuteError::Step(error)) => match self.logs.rejected(uid, error) {
                 Ok(rejected) => EngineError::Rejected(Box::new(rejected)),
                 Err(error) => ExecuteError::Step(error).into(),

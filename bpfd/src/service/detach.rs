@@ -11,7 +11,6 @@ use bpfd_core::state::{Change, Link, Owner, State};
 use super::change::ChangeRequest;
 use super::{Changed, LookError, Service};
 use crate::engine::EngineError;
-use crate::turns::Line;
 
 /// Why nothing was detached.
 #[derive(Debug, thiserror::Error)]
@@ -36,11 +35,11 @@ impl Service {
             DetachWhich::All(interface) => Some(interface.clone()),
             DetachWhich::Links(_) => None,
         };
-        let line = Line::User(principal.uid);
+        let asks = principal.clone();
         let changed = self.change(principal, request, apply).await?;
         let unknown = |name: &InterfaceName| changed.before.state.links_on(name).is_empty();
         if let Some(name) = all_of.filter(|name| changed.answer.outcome.links.is_empty() && unknown(name)) {
-            self.look(line, &name.chain(Point::Xdp)).await?;
+            self.look(&asks, &name.chain(Point::Xdp)).await?;
         }
         Ok(changed)
     }

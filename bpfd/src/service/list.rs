@@ -7,13 +7,15 @@ use std::sync::Arc;
 use bpfd_core::ask::Look;
 use bpfd_core::hook::{ChainId, ChainName, InterfaceName, Point};
 use bpfd_core::labels::LabelSelector;
-use bpfd_core::names::{Netns, NetnsName};
+use bpfd_core::names::{AppName, Netns, NetnsName, printable};
 use bpfd_core::policy::{Denied, Principal};
 use bpfd_core::request::{AppRef, LinkRef, NoOneLink};
 use bpfd_core::snapshot::Snapshot;
-use bpfd_core::state::{App, ChangeError, Link};
+use bpfd_core::state::{App, ChangeError, Link, State};
+use ebpf::names::nearest;
 
 use super::Service;
+use super::near::Misspelt;
 use crate::reads::ReadError;
 use crate::turns::Line;
 
@@ -75,8 +77,21 @@ pub enum GetAppError {
     #[error(transparent)]
     Denied(#[from] Denied),
     /// There is none.
-    #[error(transparent)]
-    None(#[from] ChangeError),
+    #[error("{error}")]
+    None {
+        /// Says so.
+        error: ChangeError,
+        /// The name that was probably meant. Who is told may list all of them.
+        near: Option<AppName>,
+    },
+}
+
+impl GetAppError {
+    pub(super) fn none(asked: &str, state: &State) -> Self {
+        let near = nearest(asked, state.apps.values().map(|app| app.name.as_str()));
+        let near = near.and_then(|near| near.parse().ok());
+        Self::None { error: ChangeError::NoApp(printable(asked)), near }
+    }
 }
 
 /// Why a link is not shown.
@@ -100,11 +115,21 @@ pub enum LookError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// No such network namespace.
-    #[error("no network namespace `{0}`")]
-    NoNetns(NetnsName),
+    #[error("no network namespace `{netns}`")]
+    NoNetns {
+        /// The name that was asked for.
+        netns: NetnsName,
+        /// The one that was probably meant.
+        near: Option<String>,
+    },
     /// No such interface.
-    #[error("no interface `{}` in network namespace `{}`", .0.interface, .0.netns)]
-    NoInterface(ChainName),
+    #[error("no interface `{}` in network namespace `{}`", .chain.interface, .chain.netns)]
+    NoInterface {
+        /// The name that was asked for.
+        chain: ChainName,
+        /// The one of its interface that was probably meant.
+        near: Option<String>,
+    },
 }
 
 impl Service {
@@ -112,7 +137,10 @@ impl Service {
     pub async fn app(&self, principal: Principal, app: AppRef) -> Result<(Arc<Snapshot>, App), GetAppError> {
         let (Look(app), _) = self.permit(principal, Look(app)).await?.into_parts();
         let snapshot = self.snapshot();
-        let found = app.resolve(&snapshot.state)?.clone();
+        let Ok(found) = app.resolve(&snapshot.state) else {
+            return Err(GetAppError::none(&app.to_string(), &snapshot.state));
+        };
+        let found = found.clone();
         Ok((snapshot, found))
     }
 
@@ -148,13 +176,13 @@ impl Service {
         filter: LinkFilter,
         page: &Page,
     ) -> Result<Listed<Link>, LookError> {
-        let line = Line::User(principal.uid);
-        let (Look(LinkFilter { interface, app, labels }), _) = self.permit(principal, Look(filter)).await?.into_parts();
+        let (Look(LinkFilter { interface, app, labels }), principal) =
+            self.permit(principal, Look(filter)).await?.into_parts();
         let snapshot = self.snapshot();
         // A link may wait for its interface; a name that no link has either is a slip.
         let on_it = interface.as_ref().map(|name| snapshot.state.links_on(name));
         if let (Some(name), Some([])) = (&interface, on_it.as_deref()) {
-            self.look(line, &name.chain(Point::Xdp)).await?;
+            self.look(&principal, &name.chain(Point::Xdp)).await?;
         }
         let on_it = on_it.map(|links| links.iter().map(|link| link.uid).collect::<BTreeSet<_>>());
         let app = app.map(|app| app.resolve(&snapshot.state).ok().map(|app| app.uid));
@@ -180,7 +208,7 @@ impl Service {
     /// A snapshot of now, with the chain of that name.
     pub async fn chain(&self, principal: Principal, name: ChainName) -> Result<(Snapshot, ChainId), LookError> {
         let (Look(name), principal) = self.permit(principal, Look(name)).await?.into_parts();
-        self.look(Line::User(principal.uid), &name).await
+        self.look(&principal, &name).await
     }
 
     /// Chains that have links, of interfaces that are there; the daemon's own network namespace first.
@@ -205,14 +233,20 @@ impl Service {
     }
 
     /// The chain of an interface that is there: the one of this name, else one that a link was attached to by this name.
-    pub(super) async fn look(&self, line: Line, name: &ChainName) -> Result<(Snapshot, ChainId), LookError> {
-        let snapshot = self.reads.chain(line, name).await?;
+    pub(super) async fn look(&self, principal: &Principal, name: &ChainName) -> Result<(Snapshot, ChainId), LookError> {
+        let snapshot = self.reads.chain(Line::User(principal.uid), name).await?;
         let Snapshot { state, observed, .. } = &snapshot;
         let chain = observed.chain_of(name).or_else(|| state.chain_called(name));
         match (chain.filter(|chain| observed.chains.contains_key(chain)), observed.absent_netns(name)) {
             (Some(chain), _) => Ok((snapshot, chain)),
-            (None, Some(netns)) => Err(LookError::NoNetns(netns.clone())),
-            (None, None) => Err(LookError::NoInterface(name.clone())),
+            (None, Some(netns)) => {
+                let near = self.near(principal, Misspelt::Netns(netns)).await;
+                Err(LookError::NoNetns { netns: netns.clone(), near })
+            }
+            (None, None) => {
+                let near = self.near(principal, Misspelt::Interface(name)).await;
+                Err(LookError::NoInterface { chain: name.clone(), near })
+            }
         }
     }
 }

@@ -124,7 +124,7 @@ impl Service {
         }
         let answer = match committed {
             Ok(answer) => answer,
-            Err(LoadError::Engine(error)) => return Err(self.explained(asks.uid, line, error).await.into()),
+            Err(LoadError::Engine(error)) => return Err(self.explained(&asks, error).await.into()),
             Err(error) => return Err(error),
         };
         Ok(Changed { answer, before, now: self.snapshot(), warnings })

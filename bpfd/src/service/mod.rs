@@ -28,6 +28,7 @@ mod image;
 mod list;
 mod load;
 mod make;
+mod near;
 mod persist;
 mod policy;
 mod programs;

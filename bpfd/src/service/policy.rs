@@ -143,12 +143,12 @@ impl Service {
             let links = alone.copied().map(Change::Detach);
             Ok(links.chain(found.apps.keys().copied().map(Change::Unload)).collect())
         };
-        let (uid, line) = (principal.uid, Line::User(principal.uid));
+        let (asks, line) = (principal.clone(), Line::User(principal.uid));
         let context = Context { principal, request: None, validate_only: apply == Apply::ValidateOnly, new_links: 0 };
         let attempt = move |engine: &mut Engine<_>, pending: &mut Pending<_>| engine.change(&context, pending, &build);
         let answer = match self.engine.change(line, vec![], attempt).await {
             Ok(answer) => answer,
-            Err(error) => return Err(self.explained(uid, line, error).await),
+            Err(error) => return Err(self.explained(&asks, error).await),
         };
         Ok(Enforced { changed: Changed { answer, before, now: self.snapshot(), warnings: vec![] }, refused })
     }

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Streamed, apply, bad_field, fitting, page, principal, status, streamed};
 use crate::engine::Answer;
-use crate::service::{AppFilter, Changed, GetAppError, Service};
+use crate::service::{AppFilter, Changed, Service};
 use crate::waiter::Stopping;
 
 /// Characters of a log in one message.
@@ -74,10 +74,7 @@ impl pb::app_service_server::AppService for Apps {
             Refusal::new(ErrorReason::NotFoundApp, message).hint("`bpfctl list` shows apps")
         };
         let app: AppRef = asked.parse().map_err(|_no_name| none())?;
-        let (snapshot, app) = self.0.app(principal, app).await.map_err(|error| match error {
-            GetAppError::Denied(denied) => status::denied(&denied),
-            GetAppError::None(_) => none(),
-        })?;
+        let (snapshot, app) = self.0.app(principal, app).await.map_err(status::app)?;
         Ok(Response::new(codec::app(&snapshot, &app, &self.0.layout)))
     }
 

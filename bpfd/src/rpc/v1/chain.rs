@@ -23,7 +23,7 @@ impl pb::chain_service_server::ChainService for Chains {
         let name = name.chain(codec::point(*hook).map_err(bad_field)?);
         let (snapshot, chain) = self.0.chain(principal, name.clone()).await.map_err(|error| status::look(&error))?;
         let chain = codec::chain(&snapshot, &chain, &self.0.layout);
-        Ok(Response::new(chain.ok_or_else(|| status::look(&LookError::NoInterface(name)))?))
+        Ok(Response::new(chain.ok_or_else(|| status::look(&LookError::NoInterface { chain: name, near: None }))?))
     }
 
     async fn rebuild_chain(

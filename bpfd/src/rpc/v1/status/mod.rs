@@ -10,6 +10,7 @@ mod words;
 use bpfd_core::changes::RequestError;
 use bpfd_core::hook::{BadTarget, own};
 use bpfd_core::kernel::{IN_CHAIN, ObserveError, StepError};
+use bpfd_core::names::AppName;
 use bpfd_core::policy::Denied;
 use bpfd_core::quota::OverQuota;
 use bpfd_core::request::NoOneLink;
@@ -24,7 +25,7 @@ use self::commands::show_interfaces;
 use self::image::given_up;
 pub(super) use self::image::image;
 use self::object::{global, parse, selection, share};
-use self::plan::{nearest_interface, plan};
+use self::plan::plan;
 pub(super) use self::words::{attaching, detaching, loading, persisting, unloading};
 use crate::causes::error_chain;
 use crate::engine::EngineError;
@@ -33,7 +34,7 @@ use crate::kernel::nearest_target;
 use crate::load_log::Rejected;
 use crate::objects::IncomingError;
 use crate::reads::ReadError;
-use crate::service::{LoadError, LookError, Refused, UploadRefused};
+use crate::service::{GetAppError, LoadError, LookError, Refused, UploadRefused};
 use crate::trust::TrustError;
 use crate::turns::Full;
 
@@ -90,15 +91,28 @@ pub(in crate::rpc::v1) fn upload(error: UploadRefused) -> Refusal {
     Refusal::new(reason, "cannot take the object").cause(error_chain(&error))
 }
 
+/// An app that is not shown.
+pub(in crate::rpc::v1) fn app(error: GetAppError) -> Refusal {
+    match error {
+        GetAppError::Denied(error) => denied(&error),
+        GetAppError::None { error, near } => Refusal::new(ErrorReason::NotFoundApp, error.to_string())
+            .hint(format!("{}`bpfctl list` shows apps", meant(near.as_ref().map(AppName::as_str)))),
+    }
+}
+
+/// The name that was probably meant, as the beginning of a hint.
+fn meant(near: Option<&str>) -> String {
+    near.map(|near| format!("did you mean `{near}`? ")).unwrap_or_default()
+}
+
 /// A chain that is not shown.
 pub(in crate::rpc::v1) fn look(error: &LookError) -> Refusal {
     let refusal = |reason| Refusal::new(reason, error.to_string());
     match error {
-        LookError::NoNetns(_) => {
-            refusal(ErrorReason::NoSuchNetns).hint("`ip netns` shows network namespaces that have a name")
-        }
-        LookError::NoInterface(chain) => {
-            let (near, show) = (nearest_interface(chain), show_interfaces(chain));
+        LookError::NoNetns { near, .. } => refusal(ErrorReason::NoSuchNetns)
+            .hint(format!("{}`ip netns` shows network namespaces that have a name", meant(near.as_deref()))),
+        LookError::NoInterface { chain, near } => {
+            let (near, show) = (meant(near.as_deref()), show_interfaces(chain));
             refusal(ErrorReason::NoSuchInterface).hint(format!("{near}`{show}` shows interfaces"))
         }
         LookError::Denied(error) => denied(error),
@@ -158,7 +172,8 @@ pub(in crate::rpc::v1) fn engine(message: &str, error: &EngineError) -> Refusal 
             let refusal = refusal.hint("unload or detach what you no longer need, or ask root to do this");
             refusal.fact("limit", limit.to_string()).fact("used", used.to_string()).fact("asked", asked.to_string())
         }
-        EngineError::Plan(error) => plan(message, error),
+        EngineError::Plan(error) => plan(message, error, None),
+        EngineError::Misspelt { error, near } => plan(message, error, Some(near)),
         EngineError::Execute(error) => execute(message, error),
         EngineError::Rejected(rejected) => verifier(rejected),
         EngineError::Observe(ObserveError { .. }) => {
@@ -212,8 +227,8 @@ fn step(message: String, error: &StepError) -> Refusal {
         StepError::Kept(_) => refusal(ErrorReason::ChainFull).hint(KEPT),
         StepError::NoInterface(_) => refusal(ErrorReason::NoSuchInterface),
         StepError::NoTarget(hook) => {
-            let near = nearest_target(hook).map(|near| format!("did you mean `{near}`? "));
-            refusal(no_target(hook)).hint(format!("{}{}", near.unwrap_or_default(), hook.absent_hint()))
+            let near = nearest_target(hook);
+            refusal(no_target(hook)).hint(format!("{}{}", meant(near.as_deref()), hook.absent_hint()))
         }
         StepError::TargetRefused(hook) => refusal(no_target(hook)).hint(hook.absent_hint()),
         StepError::KernelLacks { .. } => refusal(ErrorReason::KernelLacks),

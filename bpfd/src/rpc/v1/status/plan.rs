@@ -1,40 +1,27 @@
 //! What cannot be planned, and what to do about it. It must never decide that.
 
-use bpfd_core::hook::ChainName;
 use bpfd_core::kernel::{ForeignProgram, Unseen};
-use bpfd_core::names::Netns;
 use bpfd_core::plan::PlanError;
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1::ErrorReason;
-use bpfd_sys::netlink::Route;
-use ebpf::names::nearest;
 
 use super::commands::{give_name, show_chain, show_interfaces, way_out};
-use super::{KEPT, change};
+use super::{KEPT, change, meant};
 
-/// The interface that was probably meant, as the beginning of a hint. Only the daemon's own network namespace is looked at.
-pub(super) fn nearest_interface(chain: &ChainName) -> String {
-    let links = match chain.netns {
-        Netns::Host => Route::open().and_then(|socket| socket.links()).unwrap_or_default(),
-        Netns::Named(_) | Netns::Nameless(_) => Vec::new(),
-    };
-    let near = nearest(chain.interface.as_str(), links.iter().map(|link| link.name.as_str()));
-    near.map(|near| format!("did you mean `{near}`? ")).unwrap_or_default()
-}
-
-pub(super) fn plan(message: &str, error: &PlanError) -> Refusal {
+pub(super) fn plan(message: &str, error: &PlanError, near: Option<&str>) -> Refusal {
     let refusal = |reason| Refusal::new(reason, message).cause(error.to_string());
     match error {
         PlanError::Change(error) => change(message, error),
         PlanError::NoInterface(chain) => refusal(ErrorReason::NoSuchInterface).hint(format!(
             "{}`{}` shows interfaces; use `--when-present` to attach when the interface appears",
-            nearest_interface(chain),
+            meant(near),
             show_interfaces(chain)
         )),
-        PlanError::NoNetns(_) => refusal(ErrorReason::NoSuchNetns).hint(
-            "`ip netns` shows network namespaces that have a name; \
-                 use `--when-present` to attach when the interface appears",
-        ),
+        PlanError::NoNetns(_) => refusal(ErrorReason::NoSuchNetns).hint(format!(
+            "{}`ip netns` shows network namespaces that have a name; \
+             use `--when-present` to attach when the interface appears",
+            meant(near)
+        )),
         PlanError::Foreign { chain, holder, driven } => {
             let ForeignProgram { program, name, link, holders } = holder;
             let held = match (link, holders.as_slice()) {
