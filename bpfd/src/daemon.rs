@@ -38,7 +38,7 @@ use crate::reads::Reads;
 use crate::registries::{RegistryFiles, RegistryFilesError};
 use crate::repair::{Recovered, Repaired, relate};
 use crate::rpc::{self, ServeError};
-use crate::service::{Loads, ProgramFiles, Service, Start};
+use crate::service::{Loads, ProgramFiles, Reread, Service, Start};
 use crate::store::{Answers, Store, StoreError};
 use crate::systemd::{feed_watchdog, tell_systemd};
 use crate::trust::{Trust, TrustError};
@@ -179,7 +179,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
 
     let logs = Arc::new(LoadLogs::default());
     let (programs, reasons) = ProgramFiles::new();
-    watch::interfaces(programs.again()).map_err(DaemonError::Runtime)?;
+    watch::interfaces(programs.again(), watching.clone()).map_err(DaemonError::Runtime)?;
     let service = Service {
         answers: Answers::open(&layout.database())?,
         loads: Loads::start(workers.clone(), loader, logs.clone(), engine.clone(), layout.pins())
@@ -225,10 +225,11 @@ async fn serve(
     tokio::spawn(policy_files::read_again(service.clone(), reload, changes));
     // On a worker thread: it reads files.
     let applying = service.clone();
-    if tokio::spawn(async move { applying.apply_programs().await }).await.is_err() {
+    if tokio::spawn(async move { applying.apply_programs(Reread::All).await }).await.is_err() {
         tracing::error!("loading the programs of files ended unexpectedly");
     }
-    tokio::spawn(service.clone().keep_programs(reasons));
+    tokio::spawn(service.clone().keep_patterns(reasons));
+    tokio::spawn(service.clone().keep_pulling());
     if let Some(within) = sd_notify::watchdog_enabled() {
         tokio::spawn(feed_watchdog(service.clone(), within));
     }

@@ -2,7 +2,7 @@
 //! feature `failpoints` kills it there with SIGKILL. Without the feature a point is nothing.
 //!
 //! The names are `journal-*` around each write of the journal, `step-<verb>-*` around each step, `undo-*` and `repair-*`; the
-//! crash test lists them and fails if one was not reached. `watch-fails` ends the watch. At others a test may hold what is done: `FAILPOINTS="load-made=return(FIFO)"`.
+//! crash test lists them and fails if one was not reached. `watch-fails` and `interfaces-watch-fails` end a watch. At others a test may hold what is done: `FAILPOINTS="load-made=return(FIFO)"`.
 
 /// Arms the points that the environment names, for the life of the process.
 pub fn arm() {

@@ -17,7 +17,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 
 use crate::causes::error_chain;
-use crate::service::{Refused, Service};
+use crate::service::{Refused, Reread, Service};
 use crate::systemd::tell_systemd;
 
 /// After a change others may follow at once, as when a package is installed: they are waited for.
@@ -98,7 +98,6 @@ fn follow(files: &impl AsFd, directories: &[PathBuf]) {
 
 /// Has the policy read again for each signal and each change, and after it what files of `programs.d` declare.
 pub async fn read_again(service: Arc<Service>, mut reload: Signal, mut changes: mpsc::Receiver<()>) {
-    let look_again = service.programs.again();
     loop {
         let reloaded = tokio::select! {
             Some(()) = reload.recv() => {
@@ -124,9 +123,8 @@ pub async fn read_again(service: Arc<Service>, mut reload: Signal, mut changes: 
             }
             Err(error) => tracing::error!(error = error_chain(&error), "cannot reload the policy"),
         }
-        service.apply_programs().await;
-        // Images that are not stored yet are pulled; one reason that was not received yet will do.
-        _ = look_again.try_send(());
+        // Images that are not stored yet are pulled.
+        service.apply_programs(Reread::All).await;
         tell_systemd(&[NotifyState::Ready]);
     }
 }

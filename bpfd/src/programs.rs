@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use bpfd_core::names::AppName;
 use bpfd_core::programs::{self, Declared, DeclaredSource};
@@ -20,8 +21,91 @@ use crate::layout::Layout;
 use crate::objects::OBJECT_MAX;
 use crate::owned::OwnedDir;
 
-/// What all files say.
+/// What a file is, without its bytes: who writes it changes this.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Stamp {
+    file: (u64, u64),
+    size: u64,
+    written: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// The kernel stamps files by a clock that ticks at least this often: until then, a file may be written again and keep its stamp.
+const TICK: Duration = Duration::from_millis(100);
+
+impl Stamp {
+    /// `None` if the file is not there, or was changed so lately that its stamp tells nothing.
+    fn of(path: &Path) -> Option<Self> {
+        let facts = std::fs::symlink_metadata(path).ok()?;
+        let changed = Duration::new(facts.ctime().try_into().ok()?, facts.ctime_nsec().try_into().ok()?);
+        let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed).ok()?;
+        (age > TICK).then(|| Self {
+            file: (facts.dev(), facts.ino()),
+            size: facts.size(),
+            written: (facts.mtime(), facts.mtime_nsec()),
+            changed: (facts.ctime(), facts.ctime_nsec()),
+        })
+    }
+}
+
+/// What was read, so that it is not read again for each interface that comes.
 #[derive(Debug, Default)]
+pub struct Kept {
+    programs: Option<(Vec<(PathBuf, Stamp)>, Programs)>,
+    objects: BTreeMap<PathBuf, (Stamp, ObjectDigest)>,
+}
+
+impl Kept {
+    /// Nothing is known.
+    pub fn forget(&mut self) {
+        *self = Self::default();
+    }
+
+    /// What the files say: read only if one was changed since.
+    pub fn programs(&mut self, layout: &Layout) -> Programs {
+        let stamps = || -> Option<Vec<(PathBuf, Stamp)>> {
+            let files = etc::toml_files(&layout.programs()).ok()?;
+            files.into_iter().map(|path| Stamp::of(&path).map(|stamp| (path, stamp))).collect()
+        };
+        // Before they are read: what is changed meanwhile differs next time.
+        let now = stamps();
+        if let (Some((then, programs)), Some(now)) = (&self.programs, &now)
+            && then == now
+        {
+            return programs.clone();
+        }
+        let programs = Programs::read(layout);
+        self.programs = now.map(|now| (now, programs.clone()));
+        programs
+    }
+
+    /// The digest of an object that was read, if the file is as it was then.
+    pub fn object(&self, path: &Path) -> Option<ObjectDigest> {
+        let (then, digest) = self.objects.get(path)?;
+        (Stamp::of(path).as_ref() == Some(then)).then_some(*digest)
+    }
+
+    /// Reads an object with `read`, and keeps its digest.
+    ///
+    /// # Errors
+    /// That of `read`.
+    pub fn read_object<E>(
+        &mut self,
+        path: &Path,
+        read: impl FnOnce() -> Result<ObjectDigest, E>,
+    ) -> Result<ObjectDigest, E> {
+        let before = Stamp::of(path);
+        self.objects.remove(path);
+        let digest = read()?;
+        if let Some(stamp) = before {
+            self.objects.insert(path.to_path_buf(), (stamp, digest));
+        }
+        Ok(digest)
+    }
+}
+
+/// What all files say.
+#[derive(Clone, Debug, Default)]
 pub struct Programs {
     /// Each program with the name of its file, in the order of the files' names.
     pub declared: Vec<(String, Declared)>,
@@ -112,4 +196,42 @@ fn bytes(file: File) -> Result<Vec<u8>, EtcFault> {
         );
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Waits until the stamp of a file tells something.
+    fn settled(path: &Path) {
+        let limit = std::time::Instant::now() + Duration::from_secs(60);
+        while Stamp::of(path).is_none() {
+            assert!(std::time::Instant::now() < limit);
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn an_object_is_read_again_only_if_its_file_was_changed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x.bpf.o");
+        let digest = |text: &str| ObjectDigest(bpfd_policy::digest::Digest::of(text.as_bytes()));
+        std::fs::write(&path, "one").unwrap();
+        let mut kept = Kept::default();
+        settled(&path);
+        kept.read_object(&path, || Ok::<_, ()>(digest("one"))).unwrap();
+        assert_eq!(kept.object(&path), Some(digest("one")));
+        // As long, and as old by what anybody may set.
+        let written = std::fs::metadata(&path).unwrap().modified().unwrap();
+        std::fs::write(&path, "two").unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
+        settled(&path);
+        assert_eq!(kept.object(&path), None);
+        kept.read_object(&path, || Err(())).unwrap_err();
+        assert_eq!(kept.object(&path), None);
+        kept.read_object(&path, || Ok::<_, ()>(digest("two"))).unwrap();
+        assert_eq!(kept.object(&path), Some(digest("two")));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(kept.object(&path), None);
+    }
 }

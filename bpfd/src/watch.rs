@@ -56,8 +56,8 @@ impl WatchHealth {
         self.0.get().map(String::as_str)
     }
 
-    fn failed(&self, why: &str) {
-        let what = format!("interfaces are not watched any more: {why}");
+    fn failed(&self, what: &str, why: &str) {
+        let what = format!("interfaces are not watched any more{what}: {why}");
         tracing::error!("{what}; restart bpfd");
         // The first reason counts.
         let _earlier = self.0.set(what);
@@ -65,12 +65,16 @@ impl WatchHealth {
 }
 
 /// Says so if the thread that has it panics.
-struct UnlessPanic(WatchHealth);
+struct UnlessPanic {
+    health: WatchHealth,
+    /// What is not watched then.
+    what: &'static str,
+}
 
 impl Drop for UnlessPanic {
     fn drop(&mut self) {
         if thread::panicking() {
-            self.0.failed("the thread that watched them panicked");
+            self.health.failed(self.what, "the thread that watched them panicked");
         }
     }
 }
@@ -85,21 +89,22 @@ pub fn start(engine: EngineHandle<HostKernel>, workers: Workers, directory: Path
     let files = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
     let named = Named { directory, files, workers, listeners: BTreeMap::new(), beyond: 0 };
     let health = WatchHealth::default();
-    let told = UnlessPanic(health.clone());
+    let told = UnlessPanic { health: health.clone(), what: "" };
     thread::Builder::new().name("watch".to_owned()).spawn(move || {
         if let Err(error) = listen(own, named, &mounts, &alarm, &engine) {
-            told.0.failed(&error.to_string());
+            told.health.failed(told.what, &error.to_string());
         }
     })?;
     Ok(health)
 }
 
 /// Says each time that the daemon's own network namespace has other interfaces, or other names of them.
-pub fn interfaces(tell: mpsc::Sender<()>) -> io::Result<()> {
+pub fn interfaces(tell: mpsc::Sender<()>, health: WatchHealth) -> io::Result<()> {
     let watch = LinkWatch::open()?;
+    let told = UnlessPanic { health, what: " for patterns of programs.d" };
     thread::Builder::new().name("interfaces".to_owned()).spawn(move || {
         if let Err(error) = tell_of_interfaces(watch, &tell) {
-            tracing::error!(%error, "interfaces are no longer watched for patterns of programs.d: restart bpfd");
+            told.health.failed(told.what, &error.to_string());
         }
     })?;
     Ok(())
@@ -108,6 +113,9 @@ pub fn interfaces(tell: mpsc::Sender<()>) -> io::Result<()> {
 fn tell_of_interfaces(mut watch: LinkWatch, tell: &mpsc::Sender<()>) -> io::Result<()> {
     let mut known: BTreeMap<u32, String> = BTreeMap::new();
     loop {
+        if fail_points::fails("interfaces-watch-fails") {
+            return Err(io::Error::other("a test asked for it"));
+        }
         let mut differs = false;
         while let Some(event) = watch.next_event()? {
             differs |= match event {

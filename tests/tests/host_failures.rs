@@ -125,12 +125,17 @@ fn a_damaged_database_stops_the_start_and_takes_nothing_off() {
 #[test]
 fn a_daemon_that_does_not_hear_of_interfaces_says_so() {
     let mut host = Host::without_daemon();
+    for (point, what) in [("watch", ""), ("interfaces-watch", " for patterns of programs.d")] {
+        host.start_with(&[("FAILPOINTS", &format!("{point}-fails=return"))]);
+        let shown = host.await_output("version", "degraded");
+        let cause = format!("interfaces are not watched any more{what}: a test asked for it");
+        assert!(shown.stdout.contains(&cause), "{shown}");
+        let doctor = host.bpfctl("doctor");
+        assert_eq!(doctor.code, 12, "{doctor}");
+        assert!(doctor.stdout.contains("restart bpfd: nothing is detached by that"), "{doctor}");
+        host.stop();
+    }
     host.start_with(&[("FAILPOINTS", "watch-fails=return")]);
-    let shown = host.await_output("version", "degraded");
-    assert!(shown.stdout.contains("interfaces are not watched any more: a test asked for it"), "{shown}");
-    let doctor = host.bpfctl("doctor");
-    assert_eq!(doctor.code, 12, "{doctor}");
-    assert!(doctor.stdout.contains("restart bpfd: nothing is detached by that"), "{doctor}");
     load(&host, "a", "xdp -i uplink");
     host.bpfctl("unload a").ok();
     host.kill();

@@ -49,7 +49,7 @@ pub use self::list::{AppFilter, GetAppError, GetLinkError, LinkFilter, Listed, L
 pub use self::load::LoadError;
 pub use self::make::Loads;
 pub use self::policy::{CanAsk, Enforced, SeenPolicy, WhoIs, WhoseError};
-pub use self::programs::{ProgramFiles, ProgramState, ProgramStatus, ProgramsStatus};
+pub use self::programs::{ProgramFiles, ProgramState, ProgramStatus, ProgramsStatus, Reread};
 pub use self::record::Refused;
 pub use self::state::{Decided, LostState};
 pub use self::system::{Check, Condition, DoctorError, Info, Start};

@@ -20,16 +20,16 @@ use bpfd_core::request::{Bytes, LoadRequest, PullPolicy};
 use bpfd_core::snapshot::Snapshot;
 use bpfd_core::state::{App, AppOrigin, Persist};
 use bpfd_sys::netlink::Route;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
 
 use super::make::{Admitted, Made};
-use super::{LoadError, Service};
+use super::{GetAppError, LoadError, Service};
 use crate::causes::error_chain;
 use crate::engine::{Context, Engine, EngineError, Pending};
 use crate::images::ImageError;
 use crate::kernel::{HostKernel, StagedApp};
-use crate::programs::{Programs, object};
+use crate::programs::{Kept, object};
 use crate::progress::Report;
 use crate::reserved::Reserved;
 use crate::turns::Line;
@@ -96,15 +96,27 @@ impl ProgramsStatus {
 #[derive(Debug)]
 pub struct ProgramFiles {
     status: Mutex<Arc<ProgramsStatus>>,
-    applying: tokio::sync::Mutex<()>,
+    /// One at a time applies them.
+    kept: tokio::sync::Mutex<Kept>,
     again: mpsc::Sender<()>,
+    /// Pulls what is missing at once.
+    pull: Notify,
+}
+
+/// Which files are read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reread {
+    /// All of them: somebody asked for it.
+    All,
+    /// Those that were changed since they were read.
+    Changed,
 }
 
 impl ProgramFiles {
-    /// Nothing known yet. What is received is a reason to look again.
+    /// Nothing known yet. What is received is a reason to look at interfaces again.
     pub fn new() -> (Self, mpsc::Receiver<()>) {
         let (again, reasons) = mpsc::channel(1);
-        (Self { status: Mutex::default(), applying: tokio::sync::Mutex::default(), again }, reasons)
+        (Self { status: Mutex::default(), kept: tokio::sync::Mutex::default(), again, pull: Notify::new() }, reasons)
     }
 
     /// How they stand.
@@ -112,7 +124,7 @@ impl ProgramFiles {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// A reason to look again.
+    /// A reason to look at interfaces again.
     pub fn again(&self) -> mpsc::Sender<()> {
         self.again.clone()
     }
@@ -134,9 +146,13 @@ impl Service {
     }
 
     /// What runs, as the text of a file.
-    pub async fn exported(&self, principal: Principal, apps: &BTreeSet<String>) -> Result<String, Denied> {
+    pub async fn exported(&self, principal: Principal, apps: &BTreeSet<String>) -> Result<String, GetAppError> {
         self.permit(principal, Look(())).await?;
         let snapshot = self.snapshot();
+        let names: BTreeSet<&str> = snapshot.state.apps.values().map(|app| app.name.as_str()).collect();
+        if let Some(asked) = apps.iter().find(|asked| !names.contains(asked.as_str())) {
+            return Err(GetAppError::none(asked, &snapshot.state));
+        }
         let objects = self.layout.objects();
         let mut rows: Vec<&App> = snapshot.state.apps.values().collect();
         rows.retain(|app| apps.is_empty() || apps.contains(app.name.as_str()));
@@ -147,9 +163,12 @@ impl Service {
     }
 
     /// Makes what files declare so, as far as it can be without a registry.
-    pub async fn apply_programs(&self) {
-        let _one_at_a_time = self.programs.applying.lock().await;
-        let files = tokio::task::block_in_place(|| Programs::read(&self.layout));
+    pub async fn apply_programs(&self, reread: Reread) {
+        let mut kept = self.programs.kept.lock().await;
+        if reread == Reread::All {
+            kept.forget();
+        }
+        let files = tokio::task::block_in_place(|| kept.programs(&self.layout));
         for why in files.bad.values() {
             tracing::error!("programs.d: {why}");
         }
@@ -165,7 +184,7 @@ impl Service {
         states.resize(files.declared.len(), ProgramState::Loaded);
         for at in order {
             let Some((file, program)) = files.declared.get(at) else { continue };
-            match self.ready(at, file, program, &interfaces, &snapshot).await {
+            match self.ready(at, (file, program), &interfaces, &snapshot, &mut kept).await {
                 Ok(done) => ready.push(done),
                 Err(why) => {
                     if let Some(state) = states.get_mut(at) {
@@ -192,34 +211,37 @@ impl Service {
         let patterns = files.declared.iter().any(|(_, program)| program.has_patterns());
         let status = ProgramsStatus { programs: programs.collect(), bad: files.bad, patterns };
         status.causes().iter().for_each(|cause| tracing::warn!("{cause}"));
+        let before = self.pull_order();
         *self.programs.status.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(status);
+        let is_new = |reference: &String| !before.contains(reference);
+        if reread == Reread::All || self.pull_order().iter().any(is_new) {
+            self.programs.pull.notify_one();
+        }
     }
 
-    /// Goes on as long as the daemon does: looks again for each reason, and pulls what is missing.
-    pub async fn keep_programs(self: Arc<Self>, mut reasons: mpsc::Receiver<()>) {
+    /// Goes on as long as the daemon does: looks again when interfaces come that a pattern may fit, whatever is being pulled.
+    pub async fn keep_patterns(self: Arc<Self>, mut reasons: mpsc::Receiver<()>) {
+        while reasons.recv().await.is_some() {
+            if self.programs.status().patterns {
+                self.apply_programs(Reread::Changed).await;
+            }
+        }
+    }
+
+    /// Goes on as long as the daemon does: pulls what is missing, less and less often until something else is, or somebody asks.
+    pub async fn keep_pulling(self: Arc<Self>) {
         let mut pause = AGAIN.0;
         loop {
-            let missing = self.pull_missing().await;
-            let reason = match missing {
-                None => reasons.recv().await,
-                Some(true) => Some(()),
-                Some(false) => {
-                    let waited = tokio::time::timeout(pause, reasons.recv()).await;
-                    pause = (pause * 2).min(AGAIN.1);
-                    match waited {
-                        Ok(reason) => reason,
-                        Err(_time_to_pull_again) => continue,
-                    }
+            match self.pull_missing().await {
+                None => {
+                    self.programs.pull.notified().await;
+                    pause = AGAIN.0;
                 }
-            };
-            if reason.is_none() {
-                return;
-            }
-            if missing == Some(true) || self.programs.status().patterns {
-                self.apply_programs().await;
-            }
-            if self.pull_order().is_empty() {
-                pause = AGAIN.0;
+                Some(true) => self.apply_programs(Reread::Changed).await,
+                Some(false) => match tokio::time::timeout(pause, self.programs.pull.notified()).await {
+                    Ok(()) => pause = AGAIN.0,
+                    Err(_time_to_pull_again) => pause = (pause * 2).min(AGAIN.1),
+                },
             }
         }
     }
@@ -266,18 +288,34 @@ impl Service {
     async fn ready(
         &self,
         at: usize,
-        file: &str,
-        program: &Declared,
+        (file, program): (&str, &Declared),
         interfaces: &BTreeSet<IfName>,
         snapshot: &Snapshot,
+        kept: &mut Kept,
     ) -> Result<Ready, ProgramState> {
+        let attach = program.attachments(interfaces);
+        let name = program.name.clone();
+        let as_loaded = |identity: &str| {
+            let origin = program.origin(file, identity);
+            let wanted = || Wanted { name: name.clone(), origin: origin.clone(), loaded: None, attach: attach.clone() };
+            let is_loaded = Wanted::is_loaded(snapshot, &name, &origin);
+            is_loaded.then(|| Ready { at, wanted: wanted(), staged: None, _reserved: None })
+        };
+        // One that runs needs no bytes.
+        if let DeclaredSource::File(path) = &program.source
+            && let Some(digest) = tokio::task::block_in_place(|| kept.object(Path::new(path)))
+            && let Some(ready) = as_loaded(&digest.to_string())
+        {
+            return Ok(ready);
+        }
         let failed = |error: &(dyn std::error::Error + 'static)| ProgramState::Failed(error_chain(error));
         let (admitted, bytes, identity) = match &program.source {
             DeclaredSource::File(path) => {
-                let stored = tokio::task::block_in_place(|| {
+                let read = || {
                     let bytes = object(Path::new(path)).map_err(|error| failed(&error))?;
                     self.objects.put(&bytes).map_err(|error| failed(&error))
-                })?;
+                };
+                let stored = tokio::task::block_in_place(|| kept.read_object(Path::new(path), read))?;
                 (Admitted::Upload(stored), Bytes::Uploaded { object: stored, stem: None }, stored.to_string())
             }
             DeclaredSource::Image(reference) => {
@@ -290,13 +328,10 @@ impl Service {
                 (Admitted::Image(Box::new(acquired)), bytes, identity)
             }
         };
-        let origin = program.origin(file, &identity);
-        let attach = program.attachments(interfaces);
-        let name = program.name.clone();
-        if Wanted::is_loaded(snapshot, &name, &origin) {
-            let wanted = Wanted { name, origin, loaded: None, attach };
-            return Ok(Ready { at, wanted, staged: None, _reserved: None });
+        if let Some(ready) = as_loaded(&identity) {
+            return Ok(ready);
         }
+        let origin = program.origin(file, &identity);
         let request = LoadRequest {
             bytes,
             name: Some(name.clone()),

@@ -1212,7 +1212,7 @@ func (x *BadProgramFile) GetCause() string {
 // What to write.
 type ExportProgramsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Names of apps; empty: all. At most 64.
+	// Names of apps; empty: all. At most 64. NOT_FOUND if no app has one of them.
 	Apps          []string `protobuf:"bytes,1,rep,name=apps,proto3" json:"apps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

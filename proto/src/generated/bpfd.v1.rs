@@ -5875,7 +5875,7 @@ impl ::prost::Name for BadProgramFile {
 /// What to write.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExportProgramsRequest {
-    /// Names of apps; empty: all. At most 64.
+    /// Names of apps; empty: all. At most 64. NOT_FOUND if no app has one of them.
     #[prost(string, repeated, tag = "1")]
     pub apps: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }

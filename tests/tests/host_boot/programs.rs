@@ -6,7 +6,9 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
 use bpfd_tests::{Host, eventually, example};
+use bytecode_image::testing::registry::Mode;
 use insta::assert_snapshot;
+use rustix::fs::inotify;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::world::{ETC, Images, image};
@@ -325,6 +327,85 @@ fn a_pattern_is_about_interfaces_that_come_later_too() {
     host.check_settled();
 }
 
+/// Makes an interface that the pattern of [`FW`] fits, and waits until it has its program.
+#[track_caller]
+fn add_eth(host: &Host, number: u32) {
+    host.shell(&format!("ip link add eth{number} type veth peer name veth{number}"));
+    let attached = |said: &String| said.lines().any(|line| line.contains(&format!(" eth{number}:xdp ")) && line.contains("ATTACHED"));
+    let said = eventually(|| host.bpfctl("list").stdout, attached);
+    assert!(attached(&said), "{said}{}", host.log());
+}
+
+#[test]
+fn interfaces_that_come_wait_for_no_pull_and_have_nothing_pulled_sooner() {
+    let mut images = Images::new();
+    let text = SECOND.replace("second", "app").replace("file = \"/run/case/fw.o\"", "image = \"registry/open/app:1\"");
+    let host = &images.host;
+    fs::copy(example("xdp-counter"), host.path(OBJECT)).unwrap();
+    put(host, "10-app.toml", &text);
+    put(host, "20-fw.toml", &FW.replace("\"uplink\"", "\"eth*\""));
+    images.host.stop();
+    images.host.start();
+    let Images { host, registry, .. } = &images;
+    let asked = || registry.seen().iter().filter(|seen| seen.path.contains("open/app")).count();
+    // It has no such image: asked after 1, 2, 4, 8 s and so on, whatever comes.
+    assert!(eventually(asked, |asked| *asked > 0) > 0);
+    let (before, came) = (asked(), 16);
+    (0..came).for_each(|number| add_eth(host, number));
+    let during = asked() - before;
+    assert!(during < usize::try_from(came).unwrap() / 2, "asked {during} times while {came} interfaces came");
+    // Who asks has it pulled at once.
+    let before = asked();
+    kill_process(Pid::from_raw(host.pid().try_into().unwrap()).unwrap(), Signal::HUP).unwrap();
+    assert!(eventually(asked, |asked| *asked > before) > before);
+
+    // A registry that never answers holds up its own image alone.
+    images.publish("open/app", &image());
+    images.registry.behave("open/app", Mode::Stall);
+    images.host.stop();
+    images.host.start();
+    let Images { host, registry, .. } = &images;
+    let blobs = || registry.seen().iter().filter(|seen| seen.path.contains("open/app/blobs")).count();
+    let before = blobs();
+    assert!(eventually(blobs, |blobs| *blobs > before) > before, "a pull is under way");
+    add_eth(host, came);
+    assert!(host.bpfctl("programs list").stdout.contains("LOADING"));
+    host.check_settled();
+}
+
+#[test]
+fn files_are_read_again_for_an_interface_only_if_they_were_changed() {
+    let mut host = with(&[("10-fw.toml", &FW.replace("\"uplink\"", "\"eth*\""))]);
+    host.start();
+    let opened = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+    for path in [host.path(OBJECT), host.path(&format!("{ETC}/programs.d/10-fw.toml"))] {
+        inotify::add_watch(&opened, path, inotify::WatchFlags::OPEN).unwrap();
+    }
+    let was_opened = || rustix::io::read(&opened, &mut [0; 4096]).is_ok();
+    // A file that was written a moment ago is read again.
+    let unread = (0..20).find(|number| {
+        was_opened();
+        add_eth(&host, *number);
+        host.check_settled();
+        !was_opened()
+    });
+    assert!(unread.is_some(), "they were read each time");
+    let mut next = unread.unwrap() + 1;
+    for _ in 0..3 {
+        add_eth(&host, next);
+        next += 1;
+    }
+    assert!(!was_opened());
+    // Others have their programs from what is kept, and a change is seen.
+    put(&host, "10-fw.toml", &FW.replace("\"uplink\"", "\"eth*\"").replace("priority = 20", "priority = 30"));
+    was_opened();
+    add_eth(&host, next);
+    assert!(was_opened());
+    let listed = host.bpfctl("list").ok();
+    assert!(listed.lines().filter(|line| line.contains("ATTACHED")).all(|line| line.contains("  30  ")), "{listed}");
+    host.check_settled();
+}
+
 #[test]
 fn what_is_exported_is_loaded_from_files_again() {
     let mut host = with(&[]);
@@ -386,6 +467,13 @@ fn what_is_exported_is_loaded_from_files_again() {
     host.ping(10);
     assert_eq!(host.counted("a"), 70);
     assert_eq!(host.bpfctl("programs export").ok(), text);
+    assert_eq!(host.bpfctl("programs export t").ok().matches("[[program]]").count(), 1);
+    host.bpfctl("load --name firewall --path /run/case/fw.o").ok();
+    assert_snapshot!(host.refuses(3, "programs export t firewal"), @"
+    error: no app `firewal`
+    hint: did you mean `firewall`? `bpfctl list` shows apps
+    ");
+    host.bpfctl("unload firewall").ok();
     host.check();
 }
 

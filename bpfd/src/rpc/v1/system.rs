@@ -113,7 +113,7 @@ impl pb::system_service_server::SystemService for System {
             return Err(bad_field(BadField { field: "apps", why }));
         }
         let text = self.0.exported(principal, &apps.into_iter().collect()).await;
-        let text = text.map_err(|denied| status::denied(&denied))?;
+        let text = text.map_err(status::app)?;
         let pieces: Vec<_> = pieces(&text).into_iter().map(|text| Ok(pb::ExportProgramsResponse { text })).collect();
         Ok(Response::new(tokio_stream::iter(pieces)))
     }
