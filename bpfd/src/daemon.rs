@@ -189,6 +189,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
         reads,
         images,
         trust,
+        ordering: tokio::sync::Mutex::default(),
         programs,
         objects,
         logs,

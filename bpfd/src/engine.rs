@@ -114,7 +114,8 @@ impl<K: Kernel> Engine<K> {
         judge: Box<Judge>,
     ) -> Result<(Self, Repaired), RepairError> {
         let mut executor = Executor { kernel: &mut kernel, store: &mut store, audit: audit.as_mut(), stock: None };
-        let (state, seen, repaired) = repair(&mut executor, boot, uids.as_mut(), judge.as_ref())?;
+        let now = policy.borrow().clone();
+        let (state, seen, repaired) = repair(&mut executor, boot, uids.as_mut(), judge.as_ref(), &now.orders)?;
         let recovery = store.recovery()?.map(Arc::new);
         let (published, _) = watch::channel(Arc::new(Snapshot::default()));
         let (settled, barred, missed, unrepaired) = (chains(&seen), repaired.lasting(), false, false);
@@ -321,9 +322,11 @@ impl<K: Kernel> Engine<K> {
     fn repair(&mut self, stock: &mut Stock<K>) -> Result<Repaired, RepairError> {
         self.unrepaired = true;
         self.acts.begin();
+        let policy = self.policy();
         let (kernel, store, audit) = (&mut self.kernel, &mut self.store, self.audit.as_mut());
         let mut executor = Executor { kernel, store, audit, stock: Some(stock) };
-        let (state, seen, repaired) = repair(&mut executor, self.boot, self.uids.as_mut(), self.judge.as_ref())?;
+        let (uids, judge) = (self.uids.as_mut(), self.judge.as_ref());
+        let (state, seen, repaired) = repair(&mut executor, self.boot, uids, judge, &policy.orders)?;
         self.state = state;
         self.recovery = self.store.recovery()?.map(Arc::new);
         self.settled = chains(&seen);
@@ -342,7 +345,9 @@ impl<K: Kernel> Engine<K> {
     ) -> Result<Go<Answer>, EngineError> {
         self.state.after(changes).map_err(PlanError::Change)?;
         let observed = self.observe(scope)?.over(&self.published.borrow().observed);
-        let Planned { changes, after, touched, plan } = plan(&self.state, &observed, changes, self.uids.as_mut())?;
+        let policy = self.policy();
+        let planned = plan(&self.state, &observed, changes, &policy.orders, self.uids.as_mut())?;
+        let Planned { changes, after, touched, plan } = planned;
         // Links have their chains now: rules are about the interfaces themselves, whatever name was asked for.
         self.confirm(context, &changes, Some(&observed))?;
         let outcome = Outcome::of(&self.state, &after, &changes);

@@ -17,6 +17,7 @@ use bpfd_core::kernel::{
     ChainContent, Kernel, Need, ObserveError, Observed, Recipe, Scope, Slot, Step, StepError, Targets,
 };
 use bpfd_core::order;
+use bpfd_core::ordering::ordered;
 use bpfd_core::plan::{Plan, converge, converge_chains, reached};
 use bpfd_core::reboot::Ended;
 use bpfd_core::record::with_records;
@@ -24,6 +25,7 @@ use bpfd_core::seat::seated;
 use bpfd_core::stamp::Relation;
 use bpfd_core::state::{App, Change, Link, State};
 use bpfd_core::unauthorised::Unauthorised;
+use bpfd_policy::order::Order;
 
 use crate::execute::{Executor, RACES, stamp};
 use crate::fail_points::point;
@@ -101,6 +103,7 @@ pub fn repair<K: Kernel>(
     boot: BootId,
     uids: &mut dyn Uids,
     judge: &Judge,
+    orders: &[Order],
 ) -> Result<(State, Observed, Repaired), RepairError> {
     // Before anything is written: each commit counts.
     let relation = relate(executor.kernel, executor.store, boot)?;
@@ -125,11 +128,13 @@ pub fn repair<K: Kernel>(
     let targets = open.iter().map(Operation::targets).fold(Targets::of(state.links.values()), Targets::and);
     let everything = Scope::Everything(targets);
     let mut observed = look(executor, &everything, &spared)?;
-    let known = seated(&state, &observed);
+    let known = ordered(orders, &seated(&state, &observed), |_| true);
     if known != state {
         // Found out again by the next start: no reason to leave interfaces without their programs.
         if let Err(error) = executor.store.replace(boot, &state, &known) {
-            repaired.failures.push(format!("cannot write down which interfaces links are on: {error}"));
+            repaired
+                .failures
+                .push(format!("cannot write down which interfaces links are on, and at which priorities: {error}"));
         }
         state = known;
     }
@@ -143,7 +148,7 @@ pub fn repair<K: Kernel>(
         observed = look(executor, &everything, &spared)?;
     }
     let mut verdict = open.as_ref().map(|operation| {
-        recover(&state, &observed, operation).unwrap_or_else(|error| {
+        recover(&state, &observed, operation, orders).unwrap_or_else(|error| {
             // Undone before, and nobody could write that down; the state went on without it.
             repaired
                 .failures
@@ -310,7 +315,9 @@ pub fn settle<K: Kernel>(
     repaired: &mut Repaired,
 ) -> Result<Attempt, RepairError> {
     let Attempt { mut failed, mut raced, mut barred, mut idle } = carry_out(executor, first, observed, repaired)?;
-    let rest = carry_out(executor, converge_chains(state, observed, &[], uids), observed, repaired)?;
+    // Orders of the policy may have other places for links of chains that came.
+    let rest = with_records(converge_chains(state, observed, &[], uids), state, observed);
+    let rest = carry_out(executor, rest, observed, repaired)?;
     failed.extend(rest.failed);
     raced |= rest.raced;
     barred |= rest.barred;

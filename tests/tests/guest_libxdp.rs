@@ -73,7 +73,10 @@ fn chain(host: &Host) -> Vec<Row> {
     let rows = chain["members"].as_array().cloned().unwrap_or_default();
     rows.iter()
         .map(|row| {
-            (row["priority"].as_u64().unwrap_or(0), row["kernelProgramId"].as_u64().unwrap_or_else(|| panic!("{row}")))
+            (
+                row["effectivePriority"].as_u64().unwrap_or(0),
+                row["kernelProgramId"].as_u64().unwrap_or_else(|| panic!("{row}")),
+            )
         })
         .collect()
 }
@@ -138,6 +141,50 @@ fn both_sides_list_order_and_keep_each_others_programs() {
     assert_eq!(counted(&first), 30);
     peer(&host, "unload -a uplink");
     host.check_settled();
+}
+
+#[test]
+fn a_peer_that_sorts_a_chain_again_keeps_the_order_of_the_policy() {
+    let host = Host::new();
+    ours(&host, "a", 20);
+    let between = theirs(&host, 25);
+    let load = format!("load --path {} --name stop --set port=9", example("xdp-drop-port"));
+    host.bpfctl(&format!("{load} xdp -i uplink --priority 90")).ok();
+    assert_eq!(agreed(&host), [20, 25, 90]);
+    let order = "version = 1\n[[order]]\nid = \"first\"\nchain = { interfaces = [\"uplink\"] }\nfirst = [\"stop\"]\n";
+    let etc = host.path("/run/case/etc/bpfd");
+    std::fs::create_dir_all(&etc).unwrap();
+    std::fs::write(etc.join("policy.toml"), order).unwrap();
+    host.bpfctl("policy reload").ok();
+    assert_eq!(agreed(&host), [19, 20, 25]);
+    // Datagrams for that port end at the first program, whoever built the dispatcher last.
+    let ends_first = |dropped: u64| {
+        let before = (host.counted("a"), counted(&between));
+        host.send_datagrams(9, 20);
+        let come = eventually(|| host.sum("stop", "dropped"), |sum| *sum == dropped);
+        assert_eq!((come, host.counted("a"), counted(&between)), (dropped, before.0, before.1));
+    };
+    ends_first(20);
+    theirs(&host, 15);
+    assert_eq!(agreed(&host), [15, 19, 20, 25]);
+    let later = theirs(&host, 40);
+    assert_eq!(agreed(&host), [15, 19, 20, 25, 40]);
+    let before = counted(&later);
+    ends_first(40);
+    assert_eq!(counted(&later), before);
+    // Both of the peer's that came go again: it sorts what is left.
+    for at in [4, 0] {
+        let (_, id) = status(&host)[at];
+        peer(&host, &format!("unload -i {id} uplink"));
+    }
+    assert_eq!(agreed(&host), [19, 20, 25]);
+    ends_first(60);
+    host.check_settled();
+    // Without the order each has what it asked for, and the peer's program is where it was.
+    std::fs::write(etc.join("policy.toml"), "version = 1\n").unwrap();
+    host.bpfctl("policy reload").ok();
+    assert_eq!(agreed(&host), [20, 25, 90]);
+    empty(&host);
 }
 
 #[test]

@@ -111,7 +111,8 @@ fn the_name_that_was_probably_meant_is_told_to_who_may_list_it() {
     assert_eq!(meant(&host.refuses(3, "chain show wan7 --netns blue")), None);
 
     // A viewer hears of what it may list, and of nothing else.
-    let asks = ["list links -i uplnk0 --netns blue", "chain show uplnk0 --netns blue", "chain show uplink0 --netns bleu"];
+    let asks =
+        ["list links -i uplnk0 --netns blue", "chain show uplnk0 --netns blue", "chain show uplink0 --netns bleu"];
     let told = || {
         asks.map(|line| {
             let refused = host.bpfctl_as_viewer(line);

@@ -50,6 +50,7 @@ impl Attach {
         };
         let answer = session.client().await?.attach(request).await?;
         warnings(&answer.warnings);
+        views::tell_orders(session, answer.link.as_slice());
         views::show(session, &dry, Links(answer.link.into_iter().collect()), answer.plan)?;
         Ok(Exit::Ok)
     }

@@ -203,7 +203,17 @@ const fn columns(place: &'static str) -> [&'static str; 8] {
     ["POS", place, "PRIO", "PROGRAM", "PROCEED-ON", "KERNEL-ID", "OWNER", "STATE"]
 }
 
+/// The same where an order of the policy moved a member.
+const fn ordered_columns(place: &'static str) -> [&'static str; 10] {
+    ["POS", place, "PRIO", "ASKED", "ORDER", "PROGRAM", "PROCEED-ON", "KERNEL-ID", "OWNER", "STATE"]
+}
+
 fn members(chain: &pb::Chain) -> Block {
+    let order = |member: &pb::ChainMember| match &member.program {
+        Some(chain_member::Program::Link(link)) => link.order.clone(),
+        Some(chain_member::Program::Foreign(_)) | None => String::new(),
+    };
+    let is_ordered = chain.members.iter().any(|member| !order(member).is_empty());
     let rows = chain.members.iter().map(|member| {
         let (owner, state) = match &member.program {
             Some(chain_member::Program::Link(link)) => {
@@ -212,19 +222,30 @@ fn members(chain: &pb::Chain) -> Block {
             Some(chain_member::Program::Foreign(foreign)) => (or_dash(&foreign.holder), "FOREIGN".to_owned()),
             None => (NONE.to_owned(), NONE.to_owned()),
         };
-        vec![
-            or_none(Some(member.position).filter(|position| *position > 0)),
-            or_none(member.slot.or(member.preference)),
-            member.priority.to_string(),
+        let priorities = match is_ordered {
+            true => {
+                let (effective, asked) = (member.effective_priority, member.priority);
+                vec![effective.to_string(), asked.to_string(), or_dash(&order(member))]
+            }
+            false => vec![member.priority.to_string()],
+        };
+        let position = or_none(Some(member.position).filter(|position| *position > 0));
+        let place = vec![position, or_none(member.slot.or(member.preference))];
+        let program = vec![
             member_name(member),
             views::proceed_on(member.proceed_on.as_ref()),
             or_none(member.kernel_program_id),
             owner,
             state,
-        ]
+        ];
+        [place, priorities, program].concat()
     });
-    let columns =
-        if chain.mode() == pb::ChainMode::Clsact { &const { columns("PREF") } } else { &const { columns("SLOT") } };
+    let columns: &[&str] = match (chain.mode() == pb::ChainMode::Clsact, is_ordered) {
+        (true, false) => &const { columns("PREF") },
+        (false, false) => &const { columns("SLOT") },
+        (true, true) => &const { ordered_columns("PREF") },
+        (false, true) => &const { ordered_columns("SLOT") },
+    };
     Block::Table(columns, rows.collect())
 }
 

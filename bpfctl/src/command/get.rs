@@ -248,7 +248,7 @@ impl View for Link {
             ("state", with_cause(views::link_state(link.state()), &link.cause)),
             ("program", format!("{}/{}", link.app, link.function)),
             ("hook", views::place_of(link)),
-            ("priority", or_none(link.priority)),
+            ("priority", priority(link)),
             ("proceed on", views::proceed_on(link.proceed_on.as_ref())),
             ("position", or_none(link.position)),
             ("xdp mode", views::lower(link.xdp_mode().as_str_name(), "XDP_MODE_")),
@@ -262,6 +262,20 @@ impl View for Link {
 
     fn nothing(&self) -> &'static str {
         "no link"
+    }
+}
+
+/// As asked for, and where an order of the policy has it.
+fn priority(link: &pb::Link) -> String {
+    match link.order.as_str() {
+        "" => or_none(link.priority),
+        order => {
+            format!(
+                "{}, by order `{order}`; {} was asked for",
+                or_none(link.effective_priority),
+                or_none(link.priority)
+            )
+        }
     }
 }
 

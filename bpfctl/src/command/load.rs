@@ -187,6 +187,7 @@ impl Load {
         drop(progress);
         let result = result?;
         warnings(&result.warnings);
+        views::tell_orders(session, &result.links);
         let loaded = Apps { apps: result.app.into_iter().collect(), links: result.links };
         views::show(session, &dry, loaded, result.plan)?;
         Ok(Exit::Ok)

@@ -180,8 +180,8 @@ fn check(session: &Session, dir: Option<PathBuf>) -> Result<Exit, Failure> {
     if !session.printer.is_quiet() {
         let rules = policy.rules.iter().filter(|rule| !builtin::is_built_in(rule)).count();
         let (signers, images) = (policy.signers.len(), policy.images.len());
-        let files = policy.files.len();
-        note(&format!("{files} files are good: {signers} signers, {images} images, {rules} rules"));
+        let (files, orders) = (policy.files.len(), policy.orders.len());
+        note(&format!("{files} files are good: {signers} signers, {images} images, {rules} rules, {orders} orders"));
     }
     Ok(Exit::Ok)
 }
@@ -256,7 +256,7 @@ impl View for Shown {
     }
 
     fn text(&self) -> Vec<Block> {
-        let pb::GetPolicyResponse { files, fault: _, rules, unknown_names, signers, images } = &self.0;
+        let pb::GetPolicyResponse { files, fault: _, rules, unknown_names, signers, images, orders } = &self.0;
         let listed = |list: &[String]| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
         let mut facts = vec![
             ("files", if files.is_empty() { "none: the built-in policy holds".to_owned() } else { listed(files) }),
@@ -273,6 +273,10 @@ impl View for Shown {
             }
             lines.extend(rule.built_in.then(|| "# built in".to_owned()));
             lines.extend(rule.text.lines().map(str::to_owned));
+        }
+        for order in orders {
+            lines.push(String::new());
+            lines.extend(order.text.lines().map(str::to_owned));
         }
         vec![Block::Facts(facts), Block::Lines(lines)]
     }
@@ -355,9 +359,13 @@ impl View for Reloaded {
     }
 
     fn items(&self) -> Result<Vec<Value>, Failure> {
-        Ok(vec![
-            json!({ "files": self.0.files, "signers": self.0.signers, "images": self.0.images, "rules": self.0.rules }),
-        ])
+        Ok(vec![json!({
+            "files": self.0.files,
+            "signers": self.0.signers,
+            "images": self.0.images,
+            "rules": self.0.rules,
+            "orders": self.0.orders,
+        })])
     }
 
     fn names(&self) -> Vec<String> {
@@ -365,9 +373,10 @@ impl View for Reloaded {
     }
 
     fn text(&self) -> Vec<Block> {
-        let pb::ReloadPolicyResponse { files, signers, images, rules } = &self.0;
+        let pb::ReloadPolicyResponse { files, signers, images, rules, orders } = &self.0;
         let from = if files.is_empty() { format!("no files in {ETC}") } else { files.join(", ") };
-        vec![Block::Lines(vec![format!("{signers} signers, {images} images, {rules} rules from {from}")])]
+        let counts = format!("{signers} signers, {images} images, {rules} rules, {orders} orders");
+        vec![Block::Lines(vec![format!("{counts} from {from}")])]
     }
 
     fn nothing(&self) -> &'static str {

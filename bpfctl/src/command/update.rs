@@ -46,6 +46,7 @@ impl Update {
         };
         let answer = session.client().await?.update(request).await?;
         warnings(&answer.warnings);
+        views::tell_orders(session, answer.link.as_slice());
         views::show(session, &dry, Links(answer.link.into_iter().collect()), answer.plan)?;
         Ok(Exit::Ok)
     }

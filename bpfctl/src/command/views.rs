@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::args::DryRun;
 use crate::client::Session;
-use crate::error::Failure;
+use crate::error::{Failure, note};
 use crate::output::{Block, View, messages};
 
 /// What stands where there is nothing.
@@ -67,6 +67,16 @@ impl View for Links {
     fn nothing(&self) -> &'static str {
         "no links"
     }
+}
+
+/// Says of each link that an order of the policy moved where it runs.
+pub(crate) fn tell_orders(session: &Session, links: &[pb::Link]) {
+    let ordered = links.iter().filter(|link| !link.order.is_empty() && !session.printer.is_quiet());
+    ordered.for_each(|link| {
+        let pb::Link { name, order, .. } = link;
+        let (asked, runs) = (or_none(link.priority), or_none(link.effective_priority));
+        note(&format!("`{name}` runs at priority {runs}, not {asked}, by order `{order}` of the policy"));
+    });
 }
 
 /// What would be done: its steps for people; for programs what would be shown if it were done, and the steps beside it.

@@ -145,6 +145,7 @@ fn link(app: &str, interface: &str, priority: u32, position: Option<u32>) -> pb:
         hook: Some(xdp(interface)),
         priority: Some(priority),
         effective_priority: Some(priority),
+        order: String::new(),
         proceed_on: Some(pb::ProceedOn { xdp: vec![pb::XdpAction::Pass.into(), pb::XdpAction::Tx.into()], tc: vec![] }),
         position,
         xdp_mode: pb::XdpMode::Generic.into(),
@@ -554,6 +555,7 @@ impl PolicyService for Fake {
             unknown_names: vec!["ldap-ops".into()],
             signers: vec!["ci".into()],
             images: vec!["registry/team/**".into()],
+            orders: vec![pb::PolicyOrder { id: "edge".into(), text: "[[order]]\nid = \"edge\"\n".into() }],
         })
     }
 

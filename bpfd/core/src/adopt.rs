@@ -417,7 +417,7 @@ mod tests {
         assert!(swept.contains(&Step::UnpinApp(lost_app)), "without it: {swept:?}");
         let spared = Observed { spared: recovery.spared.clone(), ..observed };
         let change = [Change::Detach(link(11, 50).uid)];
-        let refused = plan(&state, &spared, &change, &mut || Uuid::nil()).unwrap_err();
+        let refused = plan(&state, &spared, &change, &[], &mut || Uuid::nil()).unwrap_err();
         assert!(matches!(refused, PlanError::Unexplained { link, .. } if link == lost_link), "{refused}");
     }
 

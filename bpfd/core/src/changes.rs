@@ -408,6 +408,7 @@ fn asked(function: &str, hook: &HookAsk, advice: &Advice) -> Result<Placement, R
                 asked: chain.clone(),
                 priority,
                 effective: priority,
+                order: None,
                 proceed_on: possible(chain.point, set)?,
                 mode: *mode,
             }))

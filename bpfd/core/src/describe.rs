@@ -3,6 +3,8 @@
 //!
 //! This file must never decide anything.
 
+use crate::hook::{ChainId, Place};
+use crate::order;
 use crate::state::{App, Change, Link, Persist, Source, State};
 
 /// A sentence for each change, with the identities that its steps go by. Texts that come from callers are those of typed names, or
@@ -16,10 +18,19 @@ pub fn describe(before: &State, after: &State, changes: &[Change]) -> Vec<String
             None => format!("move link {link}"),
         },
         Change::Rebuild { chain, version } => {
-            let links = after.links.values().filter(|link| link.chain() == Some(*chain));
-            let called = links.filter_map(|link| link.on.as_ref()).map(|on| on.called.to_string()).next();
-            let called = called.unwrap_or_else(|| format!("interface {}", chain.interface.index));
-            format!("build the dispatcher of {called} again, with version {version}")
+            format!("build the dispatcher of {} again, with version {version}", called(after, chain))
+        }
+        Change::Reorder { chain } => {
+            let moved = order::ordered(after, chain).into_iter().filter_map(|link| {
+                let place = link.placement.place()?;
+                let order =
+                    place.order.as_ref().map_or_else(|| "as asked for".to_owned(), |id| format!("by order `{id}`"));
+                let was = before.links.get(&link.uid)?.placement.place()?.effective;
+                let now = place.effective;
+                (was != now)
+                    .then(|| format!("; link `{}` from priority {was} to {now}, {order}", after.link_name(link)))
+            });
+            format!("order {} as the policy has it{}", called(after, chain), moved.collect::<String>())
         }
         Change::Persist { app, links, persist } => {
             let app = after.apps.get(app).map_or_else(|| app.to_string(), named);
@@ -41,6 +52,13 @@ pub fn describe(before: &State, after: &State, changes: &[Change]) -> Vec<String
         },
     };
     changes.iter().map(told).collect()
+}
+
+/// What the interface of a chain is called.
+fn called(state: &State, chain: &ChainId) -> String {
+    let links = state.links.values().filter(|link| link.chain() == Some(*chain));
+    let called = links.filter_map(|link| link.on.as_ref()).map(|on| on.called.to_string()).next();
+    called.unwrap_or_else(|| format!("interface {}", chain.interface.index))
 }
 
 fn named(app: &App) -> String {
@@ -65,7 +83,12 @@ fn load(app: &App) -> String {
 fn placed(state: &State, link: &Link) -> String {
     let name = state.link_name(link);
     let place = link.placement.place();
-    let place = place.map(|place| format!(": priority {}, proceed-on {{{}}}", place.priority, place.proceed_on));
+    let ordered = |place: &Place| match &place.order {
+        Some(order) => format!(", {} by order `{order}`", place.effective),
+        None => String::new(),
+    };
+    let place = place
+        .map(|place| format!(": priority {}{}, proceed-on {{{}}}", place.priority, ordered(place), place.proceed_on));
     let place = place.unwrap_or_default();
     format!("link `{name}` ({}){place}", link.uid)
 }

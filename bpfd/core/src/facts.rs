@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use bpfd_policy::caller::{Asked, HookFacts, MapOwner, SourceFacts, Verb};
+use bpfd_policy::order::ChainFacts;
 use bpfd_policy::rule::Direction;
 
 use crate::hook::{ChainId, ChainName, HookAsk, Placement, Point, ProceedOn};
@@ -158,19 +159,36 @@ fn placed(placement: &Placement, names: &[ChainName]) -> Vec<HookFacts> {
     }
 }
 
+/// A chain, as orders see it, by each of these names.
+pub fn chain_facts<'a>(point: Point, names: impl IntoIterator<Item = &'a ChainName>) -> ChainFacts {
+    let name = |name: &ChainName| (name.interface.to_string(), netns(&name.netns));
+    ChainFacts {
+        kind: point.kind().as_str(),
+        direction: direction(point),
+        names: names.into_iter().map(name).collect(),
+    }
+}
+
+fn netns(netns: &Netns) -> String {
+    match netns {
+        Netns::Host => "host".to_owned(),
+        Netns::Named(name) => name.to_string(),
+        Netns::Nameless(nameless) => nameless.to_string(),
+    }
+}
+
+fn direction(point: Point) -> Direction {
+    match point {
+        Point::Xdp | Point::TcIngress => Direction::Ingress,
+        Point::TcEgress => Direction::Egress,
+    }
+}
+
 fn shared(name: &ChainName, priority: Option<Priority>, proceed_on: Option<ProceedOn>) -> HookFacts {
-    let ChainName { netns, interface, point } = name;
     HookFacts::Shared {
-        interface: interface.to_string(),
-        netns: match netns {
-            Netns::Host => "host".to_owned(),
-            Netns::Named(name) => name.to_string(),
-            Netns::Nameless(nameless) => nameless.to_string(),
-        },
-        direction: match point {
-            Point::Xdp | Point::TcIngress => Direction::Ingress,
-            Point::TcEgress => Direction::Egress,
-        },
+        interface: name.interface.to_string(),
+        netns: netns(&name.netns),
+        direction: direction(name.point),
         priority: priority.map(u32::from),
         proceed_on: proceed_on.map(|set| set.names().into_iter().map(str::to_owned).collect()),
     }

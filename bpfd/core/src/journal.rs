@@ -3,10 +3,12 @@
 //! An operation is in the journal from before its first effect until its changes are part of the state, in one transaction. This
 //! file decides what recovery makes of a broken-off one; it must never write.
 
+use bpfd_policy::order::Order;
 use serde::{Deserialize, Serialize};
 
 use crate::ident::{BootId, OpId, RequestKey};
 use crate::kernel::{Observed, Targets};
+use crate::ordering::ordered;
 use crate::plan::{Plan, reached};
 use crate::reboot::Ended;
 use crate::seat::seated;
@@ -43,6 +45,7 @@ impl Operation {
             Change::Load(_)
             | Change::Update { .. }
             | Change::Rebuild { .. }
+            | Change::Reorder { .. }
             | Change::Persist { .. }
             | Change::Detach(_)
             | Change::Unload(_) => None,
@@ -67,7 +70,7 @@ impl Operation {
     #[must_use]
     pub fn without(mut self, ended: &Ended) -> Self {
         self.changes.retain(|change| match change {
-            Change::Load(_) | Change::Rebuild { .. } => true,
+            Change::Load(_) | Change::Rebuild { .. } | Change::Reorder { .. } => true,
             Change::Attach(link) => !ended.apps.contains(&link.app),
             Change::Update { link, .. } | Change::Detach(link) => !ended.links.contains(link),
             Change::Persist { app, .. } | Change::Unload(app) => !ended.apps.contains(app),
@@ -92,14 +95,20 @@ pub enum Verdict {
 
 /// Forward if it only removes, or if the kernel already has all that it wanted; else back. Nobody was told that it succeeded,
 /// so both are right; this one loses no work and never leaves half.
-pub fn recover(state: &State, observed: &Observed, operation: &Operation) -> Result<Verdict, ChangeError> {
-    let target = seated(&state.after(&operation.changes)?, observed);
+pub fn recover(
+    state: &State,
+    observed: &Observed,
+    operation: &Operation,
+    orders: &[Order],
+) -> Result<Verdict, ChangeError> {
+    let target = ordered(orders, &seated(&state.after(&operation.changes)?, observed), |_| true);
     let removes = operation.removes();
     let built_again = operation.changes.iter().all(|change| match change {
         Change::Rebuild { chain, version } => observed.dispatcher_version(chain) == Some(version.number()),
         Change::Load(_)
         | Change::Attach(_)
         | Change::Update { .. }
+        | Change::Reorder { .. }
         | Change::Persist { .. }
         | Change::Detach(_)
         | Change::Unload(_) => true,

@@ -20,6 +20,7 @@ pub mod mode;
 pub mod names;
 pub mod object_digest;
 pub mod order;
+pub mod ordering;
 pub mod plan;
 pub mod policy;
 pub mod programs;

@@ -10,6 +10,7 @@ mod error;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use bpfd_policy::order::Order;
 use serde::{Deserialize, Serialize};
 
 use crate::chain;
@@ -17,6 +18,7 @@ use crate::chain::room;
 use crate::hook::{ChainId, Placement};
 use crate::ident::{AppUid, GenerationUid, KernelId, LinkUid, Uids};
 use crate::kernel::{ChainContent, LiveGeneration, Need, Observed, Runs, Spot, Step, Targets};
+use crate::ordering::{self, ordered};
 use crate::record::with_records;
 use crate::seat::{seated, seated_changes};
 use crate::state::{Change, Link, State};
@@ -157,12 +159,19 @@ pub struct Planned {
 }
 
 /// The steps that make `changes` so. What `targets` says of the changes must have been looked at.
-pub fn plan(state: &State, observed: &Observed, changes: &[Change], uids: &mut dyn Uids) -> Result<Planned, PlanError> {
+pub fn plan(
+    state: &State,
+    observed: &Observed,
+    changes: &[Change],
+    orders: &[Order],
+    uids: &mut dyn Uids,
+) -> Result<Planned, PlanError> {
     let state = seated(state, observed);
     let changes = seated_changes(changes, observed);
-    let after = state.after(&changes)?;
     let touched = about(&state, &changes).into_iter().filter_map(Link::chain).collect::<BTreeSet<ChainId>>();
+    let after = ordered(orders, &state.after(&changes)?, |chain| touched.contains(chain));
     changes.iter().try_for_each(|change| chain::refuse_absent(observed, change))?;
+    touched.iter().try_for_each(|chain| ordering::refuse(orders, (&state, &after), chain, &changes))?;
     touched.iter().try_for_each(|chain| chain::refuse((&state, &after), observed, chain, &changes))?;
     // What cannot be had elsewhere on the host is no reason against this, and what drifted there is left alone.
     let chains = observed.chains.iter().filter(|(chain, _)| touched.contains(chain));
@@ -171,6 +180,7 @@ pub fn plan(state: &State, observed: &Observed, changes: &[Change], uids: &mut d
         Change::Load(_)
         | Change::Attach(_)
         | Change::Update { .. }
+        | Change::Reorder { .. }
         | Change::Persist { .. }
         | Change::Detach(_)
         | Change::Unload(_) => None,
@@ -292,7 +302,9 @@ fn about<'a>(state: &'a State, changes: &'a [Change]) -> Vec<&'a Link> {
     let of = |change: &'a Change| match change {
         Change::Load(_) | Change::Persist { .. } => vec![],
         Change::Attach(link) => vec![link],
-        Change::Rebuild { chain, .. } => state.links.values().filter(|link| link.chain() == Some(*chain)).collect(),
+        Change::Rebuild { chain, .. } | Change::Reorder { chain } => {
+            state.links.values().filter(|link| link.chain() == Some(*chain)).collect()
+        }
         Change::Update { link, .. } | Change::Detach(link) => state.links.get(link).into_iter().collect(),
         Change::Unload(app) => state.links_of(*app).collect(),
     };

@@ -110,6 +110,8 @@ pub fn confirm(
                 let moved = state.links.get(link).map(|link| link.moved(*priority, *proceed_on));
                 on_link(Verb::Update, state, moved.as_ref(), observed).iter().try_for_each(decide)?;
             }
+            // The policy says so itself.
+            Change::Reorder { .. } => {}
             Change::Rebuild { chain, .. } => on_chain(state, chain, observed).iter().try_for_each(decide)?,
             Change::Persist { app, links, persist: _ } => {
                 let links = links.iter().flat_map(|link| on_link(Verb::Update, state, state.links.get(link), observed));

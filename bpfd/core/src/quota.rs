@@ -89,6 +89,7 @@ impl Usage {
             Change::Update { .. }
             | Change::Persist { .. }
             | Change::Rebuild { .. }
+            | Change::Reorder { .. }
             | Change::Detach(_)
             | Change::Unload(_) => Self::default(),
         });

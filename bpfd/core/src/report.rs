@@ -58,4 +58,13 @@ pub enum Warning {
         /// Whose it is.
         owner: Owner,
     },
+    /// An order of the policy that a chain does not have, since another one says the opposite.
+    Unordered {
+        /// Its id.
+        order: String,
+        /// The link that it wants to run earlier.
+        earlier: String,
+        /// The link that it wants to run later.
+        later: String,
+    },
 }

@@ -94,7 +94,7 @@ mod tests {
             handle: Handle(1),
             app: APP,
             function: "pass".to_owned(),
-            placement: Placement::Shared(Place { asked, priority, effective, proceed_on, mode }),
+            placement: Placement::Shared(Place { asked, priority, effective, order: None, proceed_on, mode }),
             on: on.map(|(chain, called)| Seat { chain, called: name(called) }),
             owner: Owner { uid: 0, user: None },
             credentials: None,

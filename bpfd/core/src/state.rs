@@ -430,6 +430,11 @@ pub enum Change {
         /// Which version.
         version: DispatcherVersion,
     },
+    /// The links of a chain come to where the policy's orders have them; nothing that was asked for differs.
+    Reorder {
+        /// Which chain.
+        chain: ChainId,
+    },
     /// An app and links of it are there after a reboot, or are not.
     Persist {
         /// Which app.
@@ -452,7 +457,12 @@ impl Change {
         match &mut self {
             Self::Load(app) => app.credentials = Some(credentials.clone()),
             Self::Attach(link) => link.credentials = Some(credentials.clone()),
-            Self::Update { .. } | Self::Persist { .. } | Self::Rebuild { .. } | Self::Detach(_) | Self::Unload(_) => {}
+            Self::Update { .. }
+            | Self::Persist { .. }
+            | Self::Rebuild { .. }
+            | Self::Reorder { .. }
+            | Self::Detach(_)
+            | Self::Unload(_) => {}
         }
         self
     }
@@ -462,18 +472,24 @@ impl Change {
         match self {
             Self::Load(app) => app.programs.iter().map(|program| program.handle).chain([app.handle]).max(),
             Self::Attach(link) => Some(link.handle),
-            Self::Update { .. } | Self::Persist { .. } | Self::Rebuild { .. } | Self::Detach(_) | Self::Unload(_) => {
-                None
-            }
+            Self::Update { .. }
+            | Self::Persist { .. }
+            | Self::Rebuild { .. }
+            | Self::Reorder { .. }
+            | Self::Detach(_)
+            | Self::Unload(_) => None,
         }
     }
 
     /// Whether a crash in the midst is finished forward: the caller asked for less, and less is safe to finish.
     pub fn removes(&self) -> bool {
         match self {
-            Self::Load(_) | Self::Attach(_) | Self::Update { .. } | Self::Persist { .. } | Self::Rebuild { .. } => {
-                false
-            }
+            Self::Load(_)
+            | Self::Attach(_)
+            | Self::Update { .. }
+            | Self::Persist { .. }
+            | Self::Rebuild { .. }
+            | Self::Reorder { .. } => false,
             Self::Detach(_) | Self::Unload(_) => true,
         }
     }
@@ -584,7 +600,7 @@ impl State {
                 place.proceed_on = new_set.unwrap_or(place.proceed_on);
                 row.generation += 1;
             }
-            Change::Rebuild { .. } => {}
+            Change::Rebuild { .. } | Change::Reorder { .. } => {}
             Change::Persist { app, links, persist } => {
                 let row = self.apps.get_mut(app).ok_or_else(|| ChangeError::NoApp(app.to_string()))?;
                 row.generation += u64::from(row.lifetime != persist.app());

@@ -2,12 +2,15 @@
 //!
 //! Users and groups are names here, which need not exist: each has a number of its own for the time of a test. Must never ask a host.
 
+mod order;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use toml::Spanned;
 use toml::de::Deserializer;
 
+use self::order::OrderExpectation;
 use crate::accounts::Accounts;
 use crate::caller::{Asked, Credentials, Denied, HookFacts, Owner, Principal, Reach, SourceFacts, Unit, Verb};
 use crate::decide::{Allowed, Stage};
@@ -128,6 +131,7 @@ impl Question {
 pub struct Expectations {
     file: String,
     each: Vec<(usize, Expectation)>,
+    orders: Vec<(usize, OrderExpectation)>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -162,6 +166,8 @@ enum Wanted {
 struct FileText {
     #[serde(default)]
     expect: Vec<Spanned<Expectation>>,
+    #[serde(default)]
+    expect_order: Vec<Spanned<OrderExpectation>>,
 }
 
 /// A table that cannot be read.
@@ -201,12 +207,15 @@ impl Expectations {
             return Err(at(0, format!("the file has more than {} bytes", limits::CONFIG_FILE)));
         }
         let read = Deserializer::parse(text).and_then(FileText::deserialize);
-        let FileText { expect } = read.map_err(|error| {
+        let FileText { expect, expect_order } = read.map_err(|error| {
             let offset = error.span().map_or(0, |span| span.start);
             at(offset, error.message().to_owned())
         })?;
-        if expect.is_empty() {
-            return Err(at(0, "no `[[expect]]`: a test without expectations proves nothing".to_owned()));
+        if expect.is_empty() && expect_order.is_empty() {
+            return Err(at(
+                0,
+                "no `[[expect]]` and no `[[expect_order]]`: a test without expectations proves nothing".to_owned(),
+            ));
         }
         let mut each = Vec::new();
         for one in expect {
@@ -215,7 +224,15 @@ impl Expectations {
             one.ask.asked(&Principal::daemon()).map_err(|bad| at(offset, bad.to_string()))?;
             each.push((position(text, offset).0, one));
         }
-        Ok(Self { file: file.to_owned(), each })
+        let mut orders = Vec::new();
+        for one in expect_order {
+            let offset = one.span().start;
+            if let Some(fault) = one.get_ref().fault() {
+                return Err(at(offset, fault));
+            }
+            orders.push((position(text, offset).0, one.into_inner()));
+        }
+        Ok(Self { file: file.to_owned(), each, orders })
     }
 
     /// Holds a policy against them.
@@ -230,7 +247,16 @@ impl Expectations {
             numbers.group(name);
         }
         let policy = policy.clone().with_accounts(&numbers.accounts());
-        self.each.iter().map(|(line, one)| self.finding(&policy, &mut numbers, *line, one)).collect()
+        let decisions = self.each.iter().map(|(line, one)| self.finding(&policy, &mut numbers, *line, one));
+        let orders = self.orders.iter().map(|(line, one)| {
+            let what = self.what(*line, one.name.as_deref());
+            Finding { what, wrong: one.wrong(&policy) }
+        });
+        decisions.chain(orders).collect()
+    }
+
+    fn what(&self, line: usize, name: Option<&str>) -> String {
+        format!("{}:{line}{}", self.file, name.map(|name| format!(" {name}")).unwrap_or_default())
     }
 
     fn finding(&self, policy: &Policy, numbers: &mut Numbers, line: usize, one: &Expectation) -> Finding {
@@ -244,7 +270,7 @@ impl Expectations {
             },
             pid: 0,
         };
-        let what = format!("{}:{line}{}", self.file, name.as_ref().map(|name| format!(" {name}")).unwrap_or_default());
+        let what = self.what(line, name.as_deref());
         let decided = match ask.asked(&principal) {
             Ok(asked) => policy.decide(&principal, &asked, Stage::First),
             Err(bad) => return Finding { what, wrong: Some(bad.to_string()) },

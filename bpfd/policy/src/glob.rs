@@ -1,6 +1,7 @@
 //! Globs over names of interfaces, network namespaces, hooks and units: `*` is any text, nothing else is special. Must never grow a
 //! second wildcard: a pattern that matches more than its reader thinks allows more than its writer meant.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::str::FromStr;
 
@@ -25,6 +26,41 @@ pub enum BadGlob {
 }
 
 impl Glob {
+    /// `*`.
+    #[must_use]
+    pub(crate) fn any() -> Self {
+        Self("*".to_owned())
+    }
+
+    /// A name that both mean, if there is one. Each `*` is as short as it can be.
+    #[must_use]
+    pub(crate) fn common(&self, other: &Self) -> Option<String> {
+        let (one, other): (Vec<char>, Vec<char>) = (self.0.chars().collect(), other.0.chars().collect());
+        // By places in both: what was gone through to come there.
+        let mut found: BTreeMap<(usize, usize), String> = BTreeMap::from([((0, 0), String::new())]);
+        let mut next = VecDeque::from([(0, 0)]);
+        while let Some((at, beside)) = next.pop_front() {
+            let so_far = found.get(&(at, beside)).cloned().unwrap_or_default();
+            let steps: Vec<(usize, usize, Option<char>)> = match (one.get(at), other.get(beside)) {
+                (None, None) => return Some(so_far),
+                (Some('*'), None) => vec![(at + 1, beside, None)],
+                (None, Some('*')) => vec![(at, beside + 1, None)],
+                (Some('*'), Some('*')) => vec![(at + 1, beside, None), (at, beside + 1, None)],
+                (Some('*'), Some(c)) => vec![(at + 1, beside, None), (at, beside + 1, Some(*c))],
+                (Some(c), Some('*')) => vec![(at, beside + 1, None), (at + 1, beside, Some(*c))],
+                (Some(c), Some(d)) if c == d => vec![(at + 1, beside + 1, Some(*c))],
+                (Some(_), Some(_) | None) | (None, Some(_)) => vec![],
+            };
+            for (at, beside, c) in steps {
+                if !found.contains_key(&(at, beside)) {
+                    found.insert((at, beside), so_far.chars().chain(c).collect());
+                    next.push_back((at, beside));
+                }
+            }
+        }
+        None
+    }
+
     /// Whether a name is one of those meant.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
@@ -94,6 +130,30 @@ mod tests {
             ("ab*ba", "aba", false),
         ] {
             assert_eq!(glob.parse::<Glob>().unwrap().matches(name), matches, "{glob} {name}");
+        }
+    }
+
+    #[test]
+    fn two_globs_have_a_name_in_common_or_none() {
+        let common = |one: &str, other: &str| {
+            let (one, other) = (one.parse::<Glob>().unwrap(), other.parse::<Glob>().unwrap());
+            let found = one.common(&other);
+            assert!(found.iter().all(|name| one.matches(name) && other.matches(name)), "{found:?}");
+            assert_eq!(found.is_some(), other.common(&one).is_some());
+            found
+        };
+        for (one, other, name) in [
+            ("eth0", "eth0", Some("eth0")),
+            ("eth0", "eth1", None),
+            ("eth*", "eth1", Some("eth1")),
+            ("veth*", "*0", Some("veth0")),
+            ("a*b", "ab*", Some("ab")),
+            ("a*c", "*b*", Some("abc")),
+            ("*", "*", Some("")),
+            ("a*", "b*", None),
+            ("*a", "*b", None),
+        ] {
+            assert_eq!(common(one, other).as_deref(), name, "{one} {other}");
         }
     }
 

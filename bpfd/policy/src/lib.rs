@@ -15,6 +15,7 @@ pub mod image;
 pub mod key;
 pub mod limits;
 pub mod name;
+pub mod order;
 pub mod quota;
 pub mod read;
 pub mod reference;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::ImageRule;
 use crate::name::Name;
+use crate::order::Order;
 use crate::rule::Rule;
 use crate::signer::Signer;
 
@@ -47,11 +49,14 @@ pub struct Policy {
     pub images: Vec<ImageRule>,
     /// Each `[[rule]]`, in the order of the files, after the built-in ones that hold.
     pub rules: Vec<Rule>,
+    /// Each `[[order]]`, in the order of the files. Policies that earlier versions kept have none.
+    #[serde(default)]
+    pub orders: Vec<Order>,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { files: vec![], signers: BTreeMap::new(), images: vec![], rules: builtin::all() }
+        Self { files: vec![], signers: BTreeMap::new(), images: vec![], rules: builtin::all(), orders: vec![] }
     }
 }
 

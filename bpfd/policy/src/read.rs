@@ -1,10 +1,11 @@
-//! The text of the policy files: `[[signer]]`, `[[image]]` and `[[rule]]`, read in one pass into a [`Policy`].
+//! The text of the policy files: `[[signer]]`, `[[image]]`, `[[rule]]` and `[[order]]`, read in one pass into a [`Policy`].
 //!
 //! Deny by default: an unknown key is an error with file, line and column, never a thing to skip. Must never read a file itself: texts and
 //! keys come from the caller, who checks owner and mode.
 //!
 //! Long because each fault stands beside its words.
 
+mod order;
 mod rule;
 mod signer;
 
@@ -22,6 +23,7 @@ use crate::digest::Digest;
 use crate::glob::BadGlob;
 use crate::image::{Identity, ImageRule, Requirement, Trust};
 use crate::name::{Name, NotAName};
+use crate::order::{Contradiction, Place, Statement};
 use crate::rule::Rule;
 use crate::scope::{Scope, ScopeError};
 use crate::signer::{IdentitiesError, Signer};
@@ -83,6 +85,39 @@ pub enum PolicyFault {
         /// How it is written.
         example: &'static str,
     },
+    /// Two orders of one name.
+    #[error("there is an order `{id}` already, in {other}")]
+    OrderTwice {
+        /// The name.
+        id: Name,
+        /// The file of the first.
+        other: String,
+    },
+    /// Not a name.
+    #[error(transparent)]
+    OrderId(NotAName),
+    /// Neither an app, nor a label, nor a signer.
+    #[error("an order has names of apps, labels as `KEY=VALUE`, and signers as `signer:NAME`")]
+    OrderMember(#[source] NotAName),
+    /// The same twice.
+    #[error("`{0}` stands in the list already")]
+    MemberTwice(String),
+    /// It orders nothing.
+    #[error("an `[[order]]` needs `first`, `last` or `before`")]
+    OrdersNothing,
+    /// More than anybody writes.
+    #[error("{found} {what}; at most {limit} are read")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        found: usize,
+        /// How many there may be.
+        limit: usize,
+    },
+    /// Orders that no chain can have.
+    #[error("on `{}` this contradicts {}", .0.chain, contradicted(.0))]
+    Orders(Box<Contradiction>),
     /// A condition beside verbs that it has nothing to do with.
     #[error("`{key}` says nothing about the verbs of this rule: it is about `{about}`")]
     SaysNothing {
@@ -227,6 +262,14 @@ pub enum PolicyFault {
     },
 }
 
+/// What is contradicted, with the place of each.
+fn contradicted(found: &Contradiction) -> String {
+    let Contradiction { chain: _, last, others } = found;
+    let said = |it: &Statement| format!("{}, where {} runs before {}", it.place, it.earlier, it.later);
+    let others: Vec<String> = others.iter().map(said).collect();
+    format!("{}: here {} runs before {}", others.join(", and "), last.earlier, last.later)
+}
+
 impl PolicyFault {
     fn unknown_signer(name: &str, signers: &BTreeMap<Name, Signer>) -> Self {
         let known: Vec<&str> = signers.keys().map(Name::as_str).collect();
@@ -245,6 +288,8 @@ struct FileText {
     image: Vec<Spanned<ImageText>>,
     #[serde(default)]
     rule: Vec<rule::RuleText>,
+    #[serde(default)]
+    order: Vec<order::OrderText>,
 }
 
 #[derive(Deserialize)]
@@ -284,8 +329,13 @@ pub struct PolicyText<'a> {
 
 impl PolicyText<'_> {
     fn fault(&self, offset: usize, fault: PolicyFault) -> PolicyError {
+        let Place { file, line, column } = self.place(offset);
+        PolicyError { file, line, column, fault }
+    }
+
+    fn place(&self, offset: usize) -> Place {
         let (line, column) = position(self.text, offset);
-        PolicyError { file: self.file.to_owned(), line, column, fault }
+        Place { file: self.file.to_owned(), line, column }
     }
 
     fn parse(&self) -> Result<FileText, PolicyError> {
@@ -347,7 +397,8 @@ impl Policy {
             true => builtin::all(),
             false => std::iter::once(builtin::root()).chain(rules).collect(),
         };
-        Ok(Self { files: files.iter().map(|file| file.file.to_owned()).collect(), signers, images, rules })
+        let orders = order::read(&parsed, &rule::Known { signers: &signers })?;
+        Ok(Self { files: files.iter().map(|file| file.file.to_owned()).collect(), signers, images, rules, orders })
     }
 }
 

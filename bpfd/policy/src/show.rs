@@ -1,8 +1,9 @@
-//! A rule as a file would have it. What is written here reads as the same rule: a test holds both against each other.
+//! A rule or an order as a file would have it. What is written here reads as the same one: a test holds both against each other.
 
 use std::fmt::{self, Display};
 
 use crate::caller::Reach;
+use crate::order::{Before, Chains, Member, Order};
 use crate::rule::{
     Account, Band, Effect, Files, Hooks, Images, Interfaces, MapsOf, Programs, Rule, RuleQuota, Sources, Who,
 };
@@ -61,6 +62,30 @@ impl Display for Rule {
         ];
         writeln!(f, "[[rule]]\nid = {}\neffect = \"{effect}\"", quoted(id))?;
         conditions.into_iter().flatten().try_for_each(|(key, value)| writeln!(f, "{key} = {value}"))
+    }
+}
+
+impl Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, chain: Chains { kinds, interfaces }, first, last, before, strict } = self;
+        let Interfaces { names, netns, directions } = interfaces;
+        let chain = table([
+            key("kinds", kinds.as_ref().map(list)),
+            key("interfaces", names.as_ref().map(list)),
+            key("netns", netns.as_ref().map(list)),
+            key("directions", directions.as_ref().map(list)),
+        ]);
+        let named = |members: &[Member]| (!members.is_empty()).then(|| list(members));
+        let pair = |Before { app, than }: &Before| format!("{{ app = {}, than = {} }}", quoted(app), quoted(than));
+        let before = (!before.is_empty()).then(|| before.iter().map(pair).collect::<Vec<_>>().join(", "));
+        let parts = [
+            key("first", named(first)),
+            key("last", named(last)),
+            key("before", before.map(|pairs| format!("[{pairs}]"))),
+            key("strict", strict.then(|| "true".to_owned())),
+        ];
+        writeln!(f, "[[order]]\nid = {}\nchain = {chain}", quoted(id))?;
+        parts.into_iter().flatten().try_for_each(|(key, value)| writeln!(f, "{key} = {value}"))
     }
 }
 

@@ -217,7 +217,7 @@ mod tests {
             handle: Handle(number.into()),
             app: AppUid::from_bytes([9; 16]),
             function: "pass".to_owned(),
-            placement: Placement::Shared(Place { asked, priority, effective: priority, proceed_on, mode }),
+            placement: Placement::Shared(Place { asked, priority, effective: priority, order: None, proceed_on, mode }),
             on,
             owner: Owner { uid: 0, user: None },
             credentials: None,

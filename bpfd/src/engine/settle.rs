@@ -8,6 +8,7 @@ use bpfd_core::chain::adoptions;
 use bpfd_core::hook::ChainId;
 use bpfd_core::ident::LinkUid;
 use bpfd_core::kernel::{Kernel, Observed, Scope};
+use bpfd_core::ordering::ordered;
 use bpfd_core::seat::seated;
 use bpfd_core::state::{Link, State};
 use bpfd_core::unauthorised::held_back;
@@ -116,10 +117,11 @@ impl<K: Kernel> Engine<K> {
     /// The state with its links in the chains that they are in by what was seen, written down. A link that joins a chain makes it one
     /// that is to be dealt with, as an interface that comes does.
     fn seat(&mut self, seen: &Observed) -> State {
-        let seated = seated(&self.state, seen);
+        let mut seated = seated(&self.state, seen);
         let before = |uid: &LinkUid| self.state.links.get(uid).map(Link::chain);
         let joined = seated.links.iter().filter(|(uid, link)| before(uid) != Some(link.chain()));
         let joined: BTreeSet<ChainId> = joined.filter_map(|(_, link)| link.chain()).collect();
+        seated = ordered(&self.policy().orders, &seated, |chain| joined.contains(chain));
         if seated != self.state {
             match self.store.replace(self.boot, &self.state, &seated) {
                 Ok(()) => {

@@ -1,15 +1,18 @@
 //! What attach, update, detach and unload have in common: one change of the state, carried out by the engine.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bpfd_core::changes::{Fresh, RequestError};
+use bpfd_core::hook::ChainId;
 use bpfd_core::ident::RequestKey;
+use bpfd_core::ordering::unmet;
 use bpfd_core::plan::PlanError;
 use bpfd_core::policy::{Ask, Principal};
 use bpfd_core::report::Warning;
 use bpfd_core::request::Apply;
 use bpfd_core::snapshot::Snapshot;
-use bpfd_core::state::{Change, Owner, State};
+use bpfd_core::state::{Change, Link, Owner, State};
 
 use super::Service;
 use super::near::Misspelt;
@@ -72,7 +75,7 @@ impl Service {
             return Ok(Changed::again(answer, &before));
         }
         let (request, principal) = self.permit(principal, request).await?.into_parts();
-        let warnings = request.leaves(&before.state);
+        let mut warnings = request.leaves(&before.state);
         let (owner, asks) = (principal.owner(), principal.clone());
         let line = Line::User(principal.uid);
         let context = Context {
@@ -88,7 +91,14 @@ impl Service {
             Ok(answer) => answer,
             Err(error) => return Err(self.explained(&asks, error).await),
         };
+        warnings.extend(self.unordered(&answer));
         Ok(Changed { answer, before, now: self.snapshot(), warnings })
+    }
+
+    /// What the policy's orders say of the chains of these links that cannot hold.
+    pub(super) fn unordered(&self, answer: &Answer) -> Vec<Warning> {
+        let chains: BTreeSet<ChainId> = answer.outcome.links.iter().filter_map(Link::chain).collect();
+        unmet(&self.trust.policy().orders, &self.snapshot().state, chains)
     }
 
     /// An error with what its caller can ask next: of somebody else's program, the processes that hold it, looked up for those alone who

@@ -127,6 +127,7 @@ impl Service {
             Err(LoadError::Engine(error)) => return Err(self.explained(&asks, error).await.into()),
             Err(error) => return Err(error),
         };
+        let warnings = warnings.into_iter().chain(self.unordered(&answer)).collect();
         Ok(Changed { answer, before, now: self.snapshot(), warnings })
     }
 

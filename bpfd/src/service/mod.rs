@@ -64,6 +64,8 @@ pub struct Service {
     pub(crate) loads: Loads,
     pub(crate) images: Arc<Images>,
     pub(crate) trust: Arc<Trust>,
+    /// Held while chains are ordered as a new policy has them.
+    pub(crate) ordering: tokio::sync::Mutex<()>,
     pub(crate) programs: ProgramFiles,
     pub(crate) objects: Objects,
     pub(crate) logs: Arc<LoadLogs>,

@@ -1,7 +1,9 @@
 //! Info and doctor: what this daemon is, and whether all is well.
 
 use bpfd_core::ask::Look;
+use bpfd_core::ordering::{disordered, unmet};
 use bpfd_core::policy::{Denied, Principal};
+use bpfd_core::report::Warning;
 use bpfd_core::stamp::Relation;
 use bpfd_core::watched::WATCHED_MAX;
 use bpfd_policy::rule::AccountId;
@@ -167,6 +169,22 @@ impl Service {
                 "`bpfctl policy enforce --dry-run` lists them, and without `--dry-run` takes them away",
             ));
         }
+        let (policy, snapshot) = (self.trust.policy(), self.snapshot());
+        let disordered = disordered(&policy.orders, &snapshot.state).len();
+        if disordered > 0 {
+            checks.push(check(
+                "orders",
+                Condition::Doubtful,
+                format!("{disordered} chains are not ordered as the policy has it"),
+                "`bpfctl policy reload` orders them; the log of bpfd says why it could not",
+            ));
+        }
+        let chains = snapshot.state.chains();
+        checks.extend(unmet(&policy.orders, &snapshot.state, chains).into_iter().take(SHOWN).filter_map(|warning| {
+            let Warning::Unordered { order, earlier, later } = warning else { return None };
+            let found = format!("order `{order}` cannot hold: it has `{earlier}` run before `{later}`, and an order before it the opposite");
+            Some(check("orders", Condition::Doubtful, found, "correct the orders: `bpfctl policy show` shows them"))
+        }));
         let unwatched = self.snapshot().unwatched.len();
         if unwatched > 0 {
             checks.push(check(

@@ -1,16 +1,22 @@
 //! Trust: keys to trust, and the policy read again. Root only, which is the policy's own decision.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bpfd_core::ask::TrustAsk;
+use bpfd_core::changes::Fresh;
+use bpfd_core::hook::ChainId;
 use bpfd_core::names::printable;
+use bpfd_core::ordering::disordered;
 use bpfd_core::policy::Principal;
 use bpfd_core::request::Apply;
+use bpfd_core::state::{Change, State};
 use bpfd_policy::Policy;
 use bytecode_image::key::VerifyingKey;
 
 use super::{Refused, Service};
-use crate::engine::Engine;
+use crate::causes::error_chain;
+use crate::engine::{Context, Engine, EngineError, Pending};
 use crate::trust::{Added, TrustError};
 use crate::turns::Line;
 
@@ -77,11 +83,39 @@ impl Service {
         }
     }
 
-    /// What the policy of now says of what there is.
+    /// What the policy of now says of what there is, and how it orders that.
     async fn judge_again(&self) {
         if let Err(error) = self.engine.enqueue(Line::User(0), Engine::judge).await {
             tracing::error!(%error, "cannot judge what there is by the new policy");
         }
+        self.reorder().await;
+    }
+
+    /// Has the links of each chain where the policy's orders have them: all chains at once or, where that fails, one by one.
+    async fn reorder(&self) {
+        // What another reading of the files began is not done twice.
+        let _one_at_a_time = self.ordering.lock().await;
+        let chains = disordered(&self.trust.policy().orders, &self.snapshot().state);
+        if chains.is_empty() {
+            return;
+        }
+        let Err(error) = self.reorder_these(chains.clone()).await else { return };
+        tracing::info!(error = error_chain(&error), "ordering each chain alone");
+        for chain in chains {
+            if let Err(error) = self.reorder_these(BTreeSet::from([chain])).await {
+                let (index, error) = (chain.interface.index, error_chain(&error));
+                tracing::error!(index, point = %chain.point, error, "cannot order a chain as the policy has it");
+            }
+        }
+    }
+
+    async fn reorder_these(&self, chains: BTreeSet<ChainId>) -> Result<(), EngineError> {
+        let principal = Principal::daemon();
+        let context = Context { principal, request: None, validate_only: false, new_links: 0 };
+        let build =
+            move |_: &State, _: &Fresh| Ok(chains.iter().map(|chain| Change::Reorder { chain: *chain }).collect());
+        let attempt = move |engine: &mut Engine<_>, pending: &mut Pending<_>| engine.change(&context, pending, &build);
+        self.engine.change(Line::User(0), vec![], attempt).await.map(drop)
     }
 
     async fn reload(&self, principal: Principal, change: &str) -> Result<Arc<Policy>, Refused<TrustError>> {

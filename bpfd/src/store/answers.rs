@@ -44,7 +44,7 @@ impl Outcome {
                 Change::Load(app) => outcome.apps.extend(after.apps.get(&app.uid).cloned()),
                 Change::Attach(link) => outcome.links.extend(after.links.get(&link.uid).cloned()),
                 Change::Update { link, .. } => outcome.links.extend(after.links.get(link).cloned()),
-                Change::Rebuild { .. } => {}
+                Change::Rebuild { .. } | Change::Reorder { .. } => {}
                 Change::Persist { app, links, persist: _ } => {
                     outcome.apps.extend(after.apps.get(app).cloned());
                     outcome.links.extend(links.iter().filter_map(|link| after.links.get(link)).cloned());

@@ -966,6 +966,7 @@ impl Kernel for FakeKernel {
             unread_records: BTreeSet::new(),
             chains: chains.into_iter().collect(),
             missing,
+            unseen: BTreeMap::new(),
             moved: BTreeMap::new(),
             new_dispatcher: DispatcherVersion::default(),
             versions: BTreeMap::new(),

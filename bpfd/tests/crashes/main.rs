@@ -34,6 +34,7 @@ use bpfd_core::kernel::{
 };
 use bpfd_core::labels::Labels;
 use bpfd_core::names::{Netns, Priority};
+use bpfd_core::ordering::disordered;
 use bpfd_core::plan::{LinkStatus, PlanError};
 use bpfd_core::policy::Principal;
 use bpfd_core::record::Row;
@@ -47,6 +48,7 @@ use bpfd_core::state::{
 };
 use bpfd_core::unauthorised::Unauthorised;
 use bpfd_policy::Policy;
+use bpfd_policy::read::PolicyText;
 use fake::{FakeKernel, Fate, Made, PeerMove};
 use proptest::prelude::*;
 use tokio::sync::watch;
@@ -123,9 +125,10 @@ fn owner() -> Owner {
     Owner { uid: 0, user: Some("root".into()) }
 }
 
-/// The built-in policy, which stays.
-fn built_in() -> watch::Receiver<Arc<Policy>> {
-    watch::channel(Arc::default()).1
+/// The built-in policy, and an order.
+fn ordering(says: &str) -> Policy {
+    let text = format!("version = 1\n[[order]]\nid = \"edge\"\nchain = {{ interfaces = [\"eth0\"] }}\n{says}\n");
+    Policy::read(&[PolicyText { file: "policy.toml", text: &text }], |_: &Path| unreachable!("no keys")).unwrap()
 }
 
 fn context(request: Option<u128>) -> Context {
@@ -154,14 +157,36 @@ fn tracing(event: &str) -> AttachAsk {
 /// One request of a script.
 #[derive(Clone, Debug)]
 enum Ask {
-    Load { name: &'static str, attach: Option<(u8, u32)> },
-    Attach { app: &'static str, to: (u8, u32) },
-    Trace { app: &'static str, event: &'static str },
-    Update { link: String, priority: u32 },
-    Detach { link: String },
-    DetachAll { eth: u8 },
-    Unload { app: &'static str },
+    Load {
+        name: &'static str,
+        attach: Option<(u8, u32)>,
+    },
+    Attach {
+        app: &'static str,
+        to: (u8, u32),
+    },
+    Trace {
+        app: &'static str,
+        event: &'static str,
+    },
+    Update {
+        link: String,
+        priority: u32,
+    },
+    Detach {
+        link: String,
+    },
+    DetachAll {
+        eth: u8,
+    },
+    Unload {
+        app: &'static str,
+    },
     UnloadAll,
+    /// The policy has an order from now on.
+    Order {
+        says: &'static str,
+    },
 }
 
 /// What a host's chains are like.
@@ -225,6 +250,7 @@ struct Host {
     dir: tempfile::TempDir,
     uids: u128,
     loads: u32,
+    policy: watch::Sender<Arc<Policy>>,
     /// What peers do while something is made for the next change.
     while_made: Vec<PeerMove>,
 }
@@ -234,7 +260,16 @@ impl Host {
         let mut kernel = FakeKernel::with_interfaces([eth(0), eth(1)]);
         kernel.keep_chains(chains.mode());
         let (point, dir) = (chains.point(), in_memory());
-        let mut host = Self { engine: None, kernel, point, dir, uids: 1 << 64, loads: 0, while_made: vec![] };
+        let mut host = Self {
+            engine: None,
+            kernel,
+            point,
+            dir,
+            uids: 1 << 64,
+            loads: 0,
+            policy: watch::Sender::default(),
+            while_made: vec![],
+        };
         for chain in [eth(0), eth(1)].map(|name| host.hook(name)).iter().filter(|chain| chain.point != Point::Xdp) {
             let preference = (chains == Chains::Clsact).then_some(25_000);
             host.kernel.join_sequence(chain, preference, "theirs");
@@ -265,7 +300,8 @@ impl Host {
         prepare(&mut self.kernel);
         let (audit, judge) =
             (Box::new(Counted::default()), Box::new(|_: &State, _: &Observed| Unauthorised::default()));
-        let started = Engine::start(self.kernel.clone(), store, audit, built_in(), BOOT, Box::new(uids), judge);
+        let policy = self.policy.subscribe();
+        let started = Engine::start(self.kernel.clone(), store, audit, policy, BOOT, Box::new(uids), judge);
         let (mut engine, repaired) = started.unwrap();
         // At a start nobody waits for the engine's thread.
         engine.kernel().made_here = 0;
@@ -288,7 +324,7 @@ impl Host {
         let left = kernel.0.clone();
         let (audit, judge) =
             (Box::new(Counted::default()), Box::new(|_: &State, _: &Observed| Unauthorised::default()));
-        let died = Engine::start(kernel, store, audit, built_in(), BOOT, uids, judge).is_err();
+        let died = Engine::start(kernel, store, audit, self.policy.subscribe(), BOOT, uids, judge).is_err();
         self.kernel = left.borrow().clone();
         died
     }
@@ -370,6 +406,14 @@ impl Host {
             Ask::UnloadAll => {
                 let ask = UnloadRequest { which: UnloadWhich::All, owners: OwnerScope::Anyone, request: None };
                 self.change(&context, None, |state, _| changes::unload(state, &ask)).map(drop)
+            }
+            Ask::Order { says } => {
+                self.policy.send_replace(Arc::new(ordering(says)));
+                let orders = self.policy.borrow().orders.clone();
+                let reorder = |chain| Change::Reorder { chain };
+                let build =
+                    |state: &State, _: &Fresh| Ok(disordered(&orders, state).into_iter().map(reorder).collect());
+                self.change(&context, None, build).map(drop)
             }
         }
     }
@@ -545,6 +589,7 @@ fn verbs() -> Vec<Ask> {
         Ask::Unload { app: "a" },
         Ask::Unload { app: "tp" },
         Ask::UnloadAll,
+        Ask::Order { says: "first = [\"a\"]" },
     ]
 }
 
@@ -629,6 +674,43 @@ fn a_death_at_any_step_ends_as_before_or_as_asked() {
         }
     }
     assert!(deaths >= 500, "only {deaths} deaths: the fates were not met");
+}
+
+#[test]
+fn orders_hold_at_every_change_of_a_chain_and_end_with_their_file() {
+    for chains in ALL {
+        let mut host = busy(chains);
+        let ours = |host: &mut Host| {
+            let mut runs = host.of(&eth(0));
+            runs.retain(|(name, _)| !name.starts_with("theirs") && name != "pass");
+            runs
+        };
+        let named = |runs: &[(&str, u32)]| runs.iter().map(|(name, at)| ((*name).to_owned(), *at)).collect::<Vec<_>>();
+        let foreign = |host: &mut Host| {
+            let mut runs = host.of(&eth(0));
+            runs.retain(|(name, _)| name.starts_with("theirs") || name == "pass");
+            runs
+        };
+        let theirs = foreign(&mut host);
+        assert_eq!(ours(&mut host), named(&[("b", 20), ("a", 50)]), "{chains:?}");
+        host.ask(&Ask::Order { says: "first = [\"a\"]" }, None).unwrap();
+        assert_eq!(ours(&mut host), named(&[("a", 19), ("b", 20)]), "{chains:?}");
+        host.ask(&Ask::Load { name: "new", attach: Some((0, 3)) }, None).unwrap();
+        assert_eq!(ours(&mut host), named(&[("a", 2), ("new", 3), ("b", 20)]), "{chains:?}");
+        host.ask(&Ask::Update { link: "a".into(), priority: 1 }, None).unwrap();
+        assert_eq!(ours(&mut host), named(&[("a", 1), ("new", 3), ("b", 20)]), "{chains:?}");
+        host.ask(&Ask::Update { link: "a".into(), priority: 60 }, None).unwrap();
+        host.ask(&Ask::Unload { app: "new" }, None).unwrap();
+        assert_eq!(ours(&mut host), named(&[("a", 19), ("b", 20)]), "{chains:?}");
+        let repaired = host.restart();
+        assert_eq!((repaired.steps, ours(&mut host)), (vec![], named(&[("a", 19), ("b", 20)])), "{chains:?}");
+        // The files changed while the daemon was not there.
+        host.policy.send_replace(Arc::default());
+        host.restart();
+        assert_eq!(ours(&mut host), named(&[("b", 20), ("a", 60)]), "{chains:?}");
+        assert_eq!(foreign(&mut host), theirs, "{chains:?}: nothing of others moved");
+        assert_eq!(host.wrong(), NOTHING, "{chains:?}");
+    }
 }
 
 #[test]

@@ -957,7 +957,10 @@ type Link struct {
 	// link as `name` does.
 	NameNow string `protobuf:"bytes,20,opt,name=name_now,json=nameNow,proto3" json:"name_now,omitempty"`
 	// Whether it is attached again after a reboot.
-	Persist       bool `protobuf:"varint,21,opt,name=persist,proto3" json:"persist,omitempty"`
+	Persist bool `protobuf:"varint,21,opt,name=persist,proto3" json:"persist,omitempty"`
+	// Id of the policy's [[order]] that made `effective_priority` another one than
+	// `priority`; else empty.
+	Order         string `protobuf:"bytes,22,opt,name=order,proto3" json:"order,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1139,6 +1142,13 @@ func (x *Link) GetPersist() bool {
 	return false
 }
 
+func (x *Link) GetOrder() string {
+	if x != nil {
+		return x.Order
+	}
+	return ""
+}
+
 var File_bpfd_v1_link_proto protoreflect.FileDescriptor
 
 const file_bpfd_v1_link_proto_rawDesc = "" +
@@ -1210,7 +1220,7 @@ const file_bpfd_v1_link_proto_rawDesc = "" +
 	"_page_size\"`\n" +
 	"\x11ListLinksResponse\x12#\n" +
 	"\x05links\x18\x01 \x03(\v2\r.bpfd.v1.LinkR\x05links\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x98\x06\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xae\x06\n" +
 	"\x04Link\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\tR\x03uid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1e\n" +
@@ -1237,7 +1247,8 @@ const file_bpfd_v1_link_proto_rawDesc = "" +
 	"\x06handle\x18\x12 \x01(\rR\x06handle\x122\n" +
 	"\x12effective_priority\x18\x13 \x01(\rH\x03R\x11effectivePriority\x88\x01\x01\x12\x19\n" +
 	"\bname_now\x18\x14 \x01(\tR\anameNow\x12\x18\n" +
-	"\apersist\x18\x15 \x01(\bR\apersistB\v\n" +
+	"\apersist\x18\x15 \x01(\bR\apersist\x12\x14\n" +
+	"\x05order\x18\x16 \x01(\tR\x05orderB\v\n" +
 	"\t_priorityB\v\n" +
 	"\t_positionB\x14\n" +
 	"\x12_kernel_program_idB\x15\n" +

@@ -219,7 +219,9 @@ type ReloadPolicyResponse struct {
 	// How many [[image]].
 	Images uint32 `protobuf:"varint,3,opt,name=images,proto3" json:"images,omitempty"`
 	// How many [[rule]].
-	Rules         uint32 `protobuf:"varint,4,opt,name=rules,proto3" json:"rules,omitempty"`
+	Rules uint32 `protobuf:"varint,4,opt,name=rules,proto3" json:"rules,omitempty"`
+	// How many [[order]].
+	Orders        uint32 `protobuf:"varint,5,opt,name=orders,proto3" json:"orders,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -278,6 +280,13 @@ func (x *ReloadPolicyResponse) GetImages() uint32 {
 func (x *ReloadPolicyResponse) GetRules() uint32 {
 	if x != nil {
 		return x.Rules
+	}
+	return 0
+}
+
+func (x *ReloadPolicyResponse) GetOrders() uint32 {
+	if x != nil {
+		return x.Orders
 	}
 	return 0
 }
@@ -701,7 +710,9 @@ type GetPolicyResponse struct {
 	// Names of signers.
 	Signers []string `protobuf:"bytes,5,rep,name=signers,proto3" json:"signers,omitempty"`
 	// Scopes of images.
-	Images        []string `protobuf:"bytes,6,rep,name=images,proto3" json:"images,omitempty"`
+	Images []string `protobuf:"bytes,6,rep,name=images,proto3" json:"images,omitempty"`
+	// Every order, in the order of the files.
+	Orders        []*PolicyOrder `protobuf:"bytes,7,rep,name=orders,proto3" json:"orders,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -778,6 +789,13 @@ func (x *GetPolicyResponse) GetImages() []string {
 	return nil
 }
 
+func (x *GetPolicyResponse) GetOrders() []*PolicyOrder {
+	if x != nil {
+		return x.Orders
+	}
+	return nil
+}
+
 // One rule.
 type PolicyRule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -842,6 +860,61 @@ func (x *PolicyRule) GetText() string {
 	return ""
 }
 
+// One order.
+type PolicyOrder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What messages call it.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// As a file would have it, TOML.
+	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyOrder) Reset() {
+	*x = PolicyOrder{}
+	mi := &file_bpfd_v1_policy_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyOrder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyOrder) ProtoMessage() {}
+
+func (x *PolicyOrder) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_policy_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyOrder.ProtoReflect.Descriptor instead.
+func (*PolicyOrder) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_policy_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *PolicyOrder) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *PolicyOrder) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 // Take away what the policy refuses.
 type EnforcePolicyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -853,7 +926,7 @@ type EnforcePolicyRequest struct {
 
 func (x *EnforcePolicyRequest) Reset() {
 	*x = EnforcePolicyRequest{}
-	mi := &file_bpfd_v1_policy_proto_msgTypes[11]
+	mi := &file_bpfd_v1_policy_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +938,7 @@ func (x *EnforcePolicyRequest) String() string {
 func (*EnforcePolicyRequest) ProtoMessage() {}
 
 func (x *EnforcePolicyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_policy_proto_msgTypes[11]
+	mi := &file_bpfd_v1_policy_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +951,7 @@ func (x *EnforcePolicyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnforcePolicyRequest.ProtoReflect.Descriptor instead.
 func (*EnforcePolicyRequest) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_policy_proto_rawDescGZIP(), []int{11}
+	return file_bpfd_v1_policy_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *EnforcePolicyRequest) GetValidateOnly() bool {
@@ -905,7 +978,7 @@ type EnforcePolicyResponse struct {
 
 func (x *EnforcePolicyResponse) Reset() {
 	*x = EnforcePolicyResponse{}
-	mi := &file_bpfd_v1_policy_proto_msgTypes[12]
+	mi := &file_bpfd_v1_policy_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +990,7 @@ func (x *EnforcePolicyResponse) String() string {
 func (*EnforcePolicyResponse) ProtoMessage() {}
 
 func (x *EnforcePolicyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_policy_proto_msgTypes[12]
+	mi := &file_bpfd_v1_policy_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1003,7 @@ func (x *EnforcePolicyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnforcePolicyResponse.ProtoReflect.Descriptor instead.
 func (*EnforcePolicyResponse) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_policy_proto_rawDescGZIP(), []int{12}
+	return file_bpfd_v1_policy_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *EnforcePolicyResponse) GetRefused() []*RefusedThing {
@@ -974,7 +1047,7 @@ type RefusedThing struct {
 
 func (x *RefusedThing) Reset() {
 	*x = RefusedThing{}
-	mi := &file_bpfd_v1_policy_proto_msgTypes[13]
+	mi := &file_bpfd_v1_policy_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1059,7 @@ func (x *RefusedThing) String() string {
 func (*RefusedThing) ProtoMessage() {}
 
 func (x *RefusedThing) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_policy_proto_msgTypes[13]
+	mi := &file_bpfd_v1_policy_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1072,7 @@ func (x *RefusedThing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusedThing.ProtoReflect.Descriptor instead.
 func (*RefusedThing) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_policy_proto_rawDescGZIP(), []int{13}
+	return file_bpfd_v1_policy_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RefusedThing) GetThing() string {
@@ -1035,12 +1108,13 @@ const file_bpfd_v1_policy_proto_rawDesc = "" +
 	"key_sha256\x18\x02 \x01(\tR\tkeySha256\"4\n" +
 	"\x13ReloadPolicyRequest\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x01 \x01(\tR\trequestId\"t\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\"\x8c\x01\n" +
 	"\x14ReloadPolicyResponse\x12\x14\n" +
 	"\x05files\x18\x01 \x03(\tR\x05files\x12\x18\n" +
 	"\asigners\x18\x02 \x01(\rR\asigners\x12\x16\n" +
 	"\x06images\x18\x03 \x01(\rR\x06images\x12\x14\n" +
-	"\x05rules\x18\x04 \x01(\rR\x05rules\"\x0f\n" +
+	"\x05rules\x18\x04 \x01(\rR\x05rules\x12\x16\n" +
+	"\x06orders\x18\x05 \x01(\rR\x06orders\"\x0f\n" +
 	"\rWhoAmIRequest\"\x94\x01\n" +
 	"\x0eWhoAmIResponse\x12\x10\n" +
 	"\x03uid\x18\x01 \x01(\rR\x03uid\x12\x17\n" +
@@ -1085,19 +1159,23 @@ const file_bpfd_v1_policy_proto_rawDesc = "" +
 	"\x05reach\x18\x03 \x01(\tR\x05reach\x12\x10\n" +
 	"\x03why\x18\x04 \x01(\tR\x03why\x12\x12\n" +
 	"\x04hint\x18\x05 \x01(\tR\x04hint\"\x12\n" +
-	"\x10GetPolicyRequest\"\xc1\x01\n" +
+	"\x10GetPolicyRequest\"\xef\x01\n" +
 	"\x11GetPolicyResponse\x12\x14\n" +
 	"\x05files\x18\x01 \x03(\tR\x05files\x12\x14\n" +
 	"\x05fault\x18\x02 \x01(\tR\x05fault\x12)\n" +
 	"\x05rules\x18\x03 \x03(\v2\x13.bpfd.v1.PolicyRuleR\x05rules\x12#\n" +
 	"\runknown_names\x18\x04 \x03(\tR\funknownNames\x12\x18\n" +
 	"\asigners\x18\x05 \x03(\tR\asigners\x12\x16\n" +
-	"\x06images\x18\x06 \x03(\tR\x06images\"K\n" +
+	"\x06images\x18\x06 \x03(\tR\x06images\x12,\n" +
+	"\x06orders\x18\a \x03(\v2\x14.bpfd.v1.PolicyOrderR\x06orders\"K\n" +
 	"\n" +
 	"PolicyRule\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
 	"\bbuilt_in\x18\x02 \x01(\bR\abuiltIn\x12\x12\n" +
-	"\x04text\x18\x03 \x01(\tR\x04text\";\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\"1\n" +
+	"\vPolicyOrder\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\";\n" +
 	"\x14EnforcePolicyRequest\x12#\n" +
 	"\rvalidate_only\x18\x01 \x01(\bR\fvalidateOnly\"\x86\x01\n" +
 	"\x15EnforcePolicyResponse\x12/\n" +
@@ -1128,7 +1206,7 @@ func file_bpfd_v1_policy_proto_rawDescGZIP() []byte {
 	return file_bpfd_v1_policy_proto_rawDescData
 }
 
-var file_bpfd_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_bpfd_v1_policy_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_bpfd_v1_policy_proto_goTypes = []any{
 	(*AddTrustRequest)(nil),       // 0: bpfd.v1.AddTrustRequest
 	(*AddTrustResponse)(nil),      // 1: bpfd.v1.AddTrustResponse
@@ -1141,30 +1219,32 @@ var file_bpfd_v1_policy_proto_goTypes = []any{
 	(*GetPolicyRequest)(nil),      // 8: bpfd.v1.GetPolicyRequest
 	(*GetPolicyResponse)(nil),     // 9: bpfd.v1.GetPolicyResponse
 	(*PolicyRule)(nil),            // 10: bpfd.v1.PolicyRule
-	(*EnforcePolicyRequest)(nil),  // 11: bpfd.v1.EnforcePolicyRequest
-	(*EnforcePolicyResponse)(nil), // 12: bpfd.v1.EnforcePolicyResponse
-	(*RefusedThing)(nil),          // 13: bpfd.v1.RefusedThing
+	(*PolicyOrder)(nil),           // 11: bpfd.v1.PolicyOrder
+	(*EnforcePolicyRequest)(nil),  // 12: bpfd.v1.EnforcePolicyRequest
+	(*EnforcePolicyResponse)(nil), // 13: bpfd.v1.EnforcePolicyResponse
+	(*RefusedThing)(nil),          // 14: bpfd.v1.RefusedThing
 }
 var file_bpfd_v1_policy_proto_depIdxs = []int32{
 	10, // 0: bpfd.v1.GetPolicyResponse.rules:type_name -> bpfd.v1.PolicyRule
-	13, // 1: bpfd.v1.EnforcePolicyResponse.refused:type_name -> bpfd.v1.RefusedThing
-	4,  // 2: bpfd.v1.PolicyService.WhoAmI:input_type -> bpfd.v1.WhoAmIRequest
-	6,  // 3: bpfd.v1.PolicyService.CanI:input_type -> bpfd.v1.CanIRequest
-	8,  // 4: bpfd.v1.PolicyService.GetPolicy:input_type -> bpfd.v1.GetPolicyRequest
-	11, // 5: bpfd.v1.PolicyService.EnforcePolicy:input_type -> bpfd.v1.EnforcePolicyRequest
-	0,  // 6: bpfd.v1.PolicyService.AddTrust:input_type -> bpfd.v1.AddTrustRequest
-	2,  // 7: bpfd.v1.PolicyService.ReloadPolicy:input_type -> bpfd.v1.ReloadPolicyRequest
-	5,  // 8: bpfd.v1.PolicyService.WhoAmI:output_type -> bpfd.v1.WhoAmIResponse
-	7,  // 9: bpfd.v1.PolicyService.CanI:output_type -> bpfd.v1.CanIResponse
-	9,  // 10: bpfd.v1.PolicyService.GetPolicy:output_type -> bpfd.v1.GetPolicyResponse
-	12, // 11: bpfd.v1.PolicyService.EnforcePolicy:output_type -> bpfd.v1.EnforcePolicyResponse
-	1,  // 12: bpfd.v1.PolicyService.AddTrust:output_type -> bpfd.v1.AddTrustResponse
-	3,  // 13: bpfd.v1.PolicyService.ReloadPolicy:output_type -> bpfd.v1.ReloadPolicyResponse
-	8,  // [8:14] is the sub-list for method output_type
-	2,  // [2:8] is the sub-list for method input_type
-	2,  // [2:2] is the sub-list for extension type_name
-	2,  // [2:2] is the sub-list for extension extendee
-	0,  // [0:2] is the sub-list for field type_name
+	11, // 1: bpfd.v1.GetPolicyResponse.orders:type_name -> bpfd.v1.PolicyOrder
+	14, // 2: bpfd.v1.EnforcePolicyResponse.refused:type_name -> bpfd.v1.RefusedThing
+	4,  // 3: bpfd.v1.PolicyService.WhoAmI:input_type -> bpfd.v1.WhoAmIRequest
+	6,  // 4: bpfd.v1.PolicyService.CanI:input_type -> bpfd.v1.CanIRequest
+	8,  // 5: bpfd.v1.PolicyService.GetPolicy:input_type -> bpfd.v1.GetPolicyRequest
+	12, // 6: bpfd.v1.PolicyService.EnforcePolicy:input_type -> bpfd.v1.EnforcePolicyRequest
+	0,  // 7: bpfd.v1.PolicyService.AddTrust:input_type -> bpfd.v1.AddTrustRequest
+	2,  // 8: bpfd.v1.PolicyService.ReloadPolicy:input_type -> bpfd.v1.ReloadPolicyRequest
+	5,  // 9: bpfd.v1.PolicyService.WhoAmI:output_type -> bpfd.v1.WhoAmIResponse
+	7,  // 10: bpfd.v1.PolicyService.CanI:output_type -> bpfd.v1.CanIResponse
+	9,  // 11: bpfd.v1.PolicyService.GetPolicy:output_type -> bpfd.v1.GetPolicyResponse
+	13, // 12: bpfd.v1.PolicyService.EnforcePolicy:output_type -> bpfd.v1.EnforcePolicyResponse
+	1,  // 13: bpfd.v1.PolicyService.AddTrust:output_type -> bpfd.v1.AddTrustResponse
+	3,  // 14: bpfd.v1.PolicyService.ReloadPolicy:output_type -> bpfd.v1.ReloadPolicyResponse
+	9,  // [9:15] is the sub-list for method output_type
+	3,  // [3:9] is the sub-list for method input_type
+	3,  // [3:3] is the sub-list for extension type_name
+	3,  // [3:3] is the sub-list for extension extendee
+	0,  // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_bpfd_v1_policy_proto_init() }
@@ -1180,7 +1260,7 @@ func file_bpfd_v1_policy_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bpfd_v1_policy_proto_rawDesc), len(file_bpfd_v1_policy_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1781,6 +1781,10 @@ pub struct Link {
     /// Whether it is attached again after a reboot.
     #[prost(bool, tag = "21")]
     pub persist: bool,
+    /// Id of the policy's \[[order]\] that made `effective_priority` another one than
+    /// `priority`; else empty.
+    #[prost(string, tag = "22")]
+    pub order: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Link {
     const NAME: &'static str = "Link";
@@ -4790,6 +4794,9 @@ pub struct ReloadPolicyResponse {
     /// How many \[[rule]\].
     #[prost(uint32, tag = "4")]
     pub rules: u32,
+    /// How many \[[order]\].
+    #[prost(uint32, tag = "5")]
+    pub orders: u32,
 }
 impl ::prost::Name for ReloadPolicyResponse {
     const NAME: &'static str = "ReloadPolicyResponse";
@@ -4966,6 +4973,9 @@ pub struct GetPolicyResponse {
     /// Scopes of images.
     #[prost(string, repeated, tag = "6")]
     pub images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Every order, in the order of the files.
+    #[prost(message, repeated, tag = "7")]
+    pub orders: ::prost::alloc::vec::Vec<PolicyOrder>,
 }
 impl ::prost::Name for GetPolicyResponse {
     const NAME: &'static str = "GetPolicyResponse";
@@ -4998,6 +5008,26 @@ impl ::prost::Name for PolicyRule {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/bpfd.v1.PolicyRule".into()
+    }
+}
+/// One order.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PolicyOrder {
+    /// What messages call it.
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// As a file would have it, TOML.
+    #[prost(string, tag = "2")]
+    pub text: ::prost::alloc::string::String,
+}
+impl ::prost::Name for PolicyOrder {
+    const NAME: &'static str = "PolicyOrder";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.PolicyOrder".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.PolicyOrder".into()
     }
 }
 /// Take away what the policy refuses.

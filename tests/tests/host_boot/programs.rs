@@ -331,7 +331,9 @@ fn a_pattern_is_about_interfaces_that_come_later_too() {
 #[track_caller]
 fn add_eth(host: &Host, number: u32) {
     host.shell(&format!("ip link add eth{number} type veth peer name veth{number}"));
-    let attached = |said: &String| said.lines().any(|line| line.contains(&format!(" eth{number}:xdp ")) && line.contains("ATTACHED"));
+    let attached = |said: &String| {
+        said.lines().any(|line| line.contains(&format!(" eth{number}:xdp ")) && line.contains("ATTACHED"))
+    };
     let said = eventually(|| host.bpfctl("list").stdout, attached);
     assert!(attached(&said), "{said}{}", host.log());
 }

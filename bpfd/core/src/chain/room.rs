@@ -88,13 +88,15 @@ impl Room {
     fn of(changes: &[Change], chain: &ChainId) -> Self {
         let common = |change: &Change| match change {
             Change::Attach(link) if link.chain() == Some(*chain) => {
-                link.placement.place().is_some_and(|place| u32::from(place.effective) >= GROUP_PRIORITY_MIN)
+                // What was asked for: an order gives nobody the room of others.
+                link.placement.place().is_some_and(|place| u32::from(place.priority) >= GROUP_PRIORITY_MIN)
             }
             Change::Attach(_)
             | Change::Load(_)
             | Change::Update { .. }
             | Change::Persist { .. }
             | Change::Rebuild { .. }
+            | Change::Reorder { .. }
             | Change::Detach(_)
             | Change::Unload(_) => false,
         };
@@ -141,5 +143,22 @@ mod tests {
         assert!(Room::Common.takes(long(750_001)).is_err());
         assert_eq!((Room::Common.takes_steps(750_000), Room::All.takes_steps(1_000_000)), (Ok(()), Ok(())));
         assert!(Room::Common.takes_steps(750_001).is_err());
+    }
+
+    #[test]
+    fn what_is_kept_goes_by_the_priority_that_was_asked_for_wherever_an_order_has_the_link() {
+        use crate::hook::{InterfaceId, Placement, Point};
+        use crate::seat::Seat;
+        let id = ChainId { interface: InterfaceId { netns_cookie: 1, index: 2 }, point: Point::Xdp };
+        let room = |asked: u32, effective: u32| {
+            let mut link = crate::testing::link(11, 1);
+            let called = link.placement.asked().unwrap().clone();
+            link.on = Some(Seat { chain: id, called });
+            if let Placement::Shared(place) = &mut link.placement {
+                (place.priority, place.effective) = (asked.try_into().unwrap(), effective.try_into().unwrap());
+            }
+            Room::of(&[Change::Attach(link)], &id)
+        };
+        assert_eq!((room(500, 49), room(49, 500)), (Room::Common, Room::All));
     }
 }

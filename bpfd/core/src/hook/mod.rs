@@ -14,6 +14,7 @@ pub mod xdp;
 
 use std::fmt;
 
+use bpfd_policy::name::Name;
 use serde::{Deserialize, Serialize};
 
 pub use fentry::{Fentry, Fexit};
@@ -155,6 +156,9 @@ pub struct Place {
     pub priority: Priority,
     /// The priority that orders it, as peers see it: lower runs first.
     pub effective: Priority,
+    /// The order of the policy that made it another one than was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order: Option<Name>,
     /// After which verdicts the next member runs.
     pub proceed_on: ProceedOn,
     /// How the interface is driven.
@@ -168,14 +172,16 @@ struct StoredPlace {
     asked: ChainName,
     priority: Priority,
     effective: Option<Priority>,
+    #[serde(default)]
+    order: Option<Name>,
     proceed_on: ProceedOn,
     mode: XdpMode,
 }
 
 impl From<StoredPlace> for Place {
     fn from(stored: StoredPlace) -> Self {
-        let StoredPlace { asked, priority, effective, proceed_on, mode } = stored;
-        Self { asked, priority, effective: effective.unwrap_or(priority), proceed_on, mode }
+        let StoredPlace { asked, priority, effective, order, proceed_on, mode } = stored;
+        Self { asked, priority, effective: effective.unwrap_or(priority), order, proceed_on, mode }
     }
 }
 

@@ -4,7 +4,7 @@ use crate::chain::room::Kept;
 use crate::hook::{ChainName, Point, XdpMode};
 use crate::ident::LinkUid;
 use crate::kernel::{ForeignProgram, Unseen};
-use crate::names::NetnsName;
+use crate::names::{NetnsName, Priority};
 use crate::state::ChangeError;
 
 /// Why a change cannot be planned. Nothing was done.
@@ -98,6 +98,19 @@ pub enum PlanError {
         chain: ChainName,
         /// How much of what.
         kept: Kept,
+    },
+    /// A priority that contradicts a strict order.
+    #[error(
+        "order `{order}` has `{}` run before `{}`, and at priorities {} and {} it would not",
+        earlier.0, later.0, earlier.1, later.1
+    )]
+    Order {
+        /// The order's id.
+        order: String,
+        /// What runs earlier, and the priority that it has or asks for.
+        earlier: (String, Priority),
+        /// What runs later, and the same.
+        later: (String, Priority),
     },
     /// Links of one chain ask for different modes.
     #[error("links of `{0}` ask for native and generic mode at once")]

@@ -204,7 +204,14 @@ mod tests {
             let netns = if far { "blue".parse().unwrap() } else { Netns::Host };
             let interface = crate::hook::InterfaceName { netns, interface: "eth0".parse().unwrap() };
             let asked = interface.chain(point);
-            Placement::Shared(crate::hook::Place { asked, priority, effective: priority, proceed_on, mode })
+            Placement::Shared(crate::hook::Place {
+                asked,
+                priority,
+                effective: priority,
+                order: None,
+                proceed_on,
+                mode,
+            })
         });
         let own = prop_oneof![
             Just((ProgramKind::Kprobe, "do_unlinkat+0x4")),

@@ -278,7 +278,7 @@ impl RuleText {
 }
 
 /// One of a list of words.
-fn word(
+pub(super) fn word(
     file: &PolicyText<'_>,
     what: &'static str,
     text: &Spanned<String>,
@@ -294,7 +294,7 @@ fn word(
 }
 
 /// Each of a list, as its type reads it.
-fn each<T: FromStr>(
+pub(super) fn each<T: FromStr>(
     file: &PolicyText<'_>,
     list: &[Spanned<String>],
     fault: impl Fn(T::Err) -> PolicyFault,

@@ -6,6 +6,7 @@ use bpfd_core::names::printable;
 use bpfd_core::policy::{Credentials, Principal, Unit};
 use bpfd_policy::decide::Allowed;
 use bpfd_policy::expect::Question;
+use bpfd_policy::order::Order;
 use bpfd_policy::rule::{Direction, Rule};
 use bpfd_policy::{Policy, builtin};
 use bpfd_proto::codec::v1::{self as codec, BadField};
@@ -78,12 +79,13 @@ impl pb::policy_service_server::PolicyService for PolicyApi {
         let seen = self.context.seen_policy(principal(&request)?).await;
         let SeenPolicy { policy, files } = seen.map_err(|denied| status::denied(&denied))?;
         let unknown = policy.nameless();
-        let Policy { files: read, signers, images, rules } = policy.as_ref();
+        let Policy { files: read, signers, images, rules, orders } = policy.as_ref();
         let rule = |rule: &Rule| pb::PolicyRule {
             id: rule.id.to_string(),
             built_in: builtin::is_built_in(rule),
             text: rule.to_string(),
         };
+        let order = |order: &Order| pb::PolicyOrder { id: order.id.to_string(), text: order.to_string() };
         Ok(Response::new(pb::GetPolicyResponse {
             files: read.clone(),
             fault: match files {
@@ -94,6 +96,7 @@ impl pb::policy_service_server::PolicyService for PolicyApi {
             unknown_names: unknown.users.into_iter().chain(unknown.groups).collect(),
             signers: signers.keys().map(ToString::to_string).collect(),
             images: images.iter().map(|image| image.scope.to_string()).collect(),
+            orders: orders.iter().map(order).collect(),
         }))
     }
 
@@ -126,13 +129,14 @@ impl pb::policy_service_server::PolicyService for PolicyApi {
         let reloaded = reloaded.map_err(|error| {
             status::refused(error, |error| status::trust("cannot reload the policy".to_owned(), &error))
         })?;
-        let Policy { files, signers, images, rules } = reloaded.as_ref();
+        let Policy { files, signers, images, rules, orders } = reloaded.as_ref();
         let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         Ok(Response::new(pb::ReloadPolicyResponse {
             files: files.clone(),
             signers: count(signers.len()),
             images: count(images.len()),
             rules: count(rules.iter().filter(|rule| !builtin::is_built_in(rule)).count()),
+            orders: count(orders.len()),
         }))
     }
 }

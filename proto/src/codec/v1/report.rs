@@ -48,6 +48,11 @@ pub fn warnings(warnings: Vec<Warning>) -> Vec<pb::Warning> {
                 format!("{thing} was not removed: it belongs to {owner}"),
                 "ask its owner, or root".to_owned(),
             ),
+            Warning::Unordered { order, earlier, later } => (
+                ErrorReason::PolicyDenied,
+                format!("order `{order}` has `{earlier}` run before `{later}`, and an order before it the opposite"),
+                "`bpfctl policy show` shows both; ask an administrator to correct the one that is wrong".to_owned(),
+            ),
         };
         pb::Warning { reason: reason.word().to_owned(), message, hint }
     };

@@ -133,7 +133,7 @@ pub fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
     let chain = link.chain().filter(|chain| observed.chains.get(chain).is_some_and(ObservedChain::is_order_known));
     let places = chain.map(|chain| (1..).zip(observed.members(&chain)));
     let place = places.and_then(|mut places| places.find(|(_, member)| member.link == link.uid));
-    let Placed { hook, priority, effective_priority, proceed_on, mode } = placed(&link.placement);
+    let Placed { hook, priority, effective_priority, order, proceed_on, mode } = placed(&link.placement);
     let pinned = observed.apps.get(&link.app);
     pb::Link {
         uid: link.uid.to_string(),
@@ -149,6 +149,7 @@ pub fn link(snapshot: &Snapshot, link: &Link) -> pb::Link {
         hook: Some(pb::Hook { hook: Some(hook) }),
         priority,
         effective_priority,
+        order,
         proceed_on,
         position: place.map(|(place, _)| place),
         xdp_mode: mode.into(),

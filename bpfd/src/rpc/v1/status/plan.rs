@@ -50,6 +50,8 @@ pub(super) fn plan(message: &str, error: &PlanError, near: Option<&str>) -> Refu
             Some(Unseen::Unreadable(name)) => format!("remove the file /run/netns/{name}, then ask again"),
             None => "`bpfctl doctor` says what cannot be looked at; nothing was changed".to_owned(),
         }),
+        PlanError::Order { order, .. } => refusal(ErrorReason::PolicyDenied)
+            .hint(format!("ask for another priority, or ask an administrator: order `{order}` is strict")),
         PlanError::NoDispatcher(chain) => {
             refusal(ErrorReason::InvalidRequest).hint(format!("`{}` shows how the chain is kept", show_chain(chain)))
         }

@@ -81,6 +81,7 @@ pub(super) struct Placed {
     pub(super) hook: pb::hook::Hook,
     pub(super) priority: Option<u32>,
     pub(super) effective_priority: Option<u32>,
+    pub(super) order: String,
     pub(super) proceed_on: Option<pb::ProceedOn>,
     pub(super) mode: pb::XdpMode,
 }
@@ -93,7 +94,8 @@ pub(super) fn placed(placement: &Placement) -> Placed {
         },
         Placement::Own(hook) => {
             let (priority, effective_priority, proceed_on) = (None, None, None);
-            Placed { hook: message(hook), priority, effective_priority, proceed_on, mode: pb::XdpMode::Unspecified }
+            let (order, mode) = (String::new(), pb::XdpMode::Unspecified);
+            Placed { hook: message(hook), priority, effective_priority, order, proceed_on, mode }
         }
     }
 }

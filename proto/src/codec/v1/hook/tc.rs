@@ -26,7 +26,7 @@ pub(super) fn asked(hook: &pb::TcHook, message: &pb::Attachment) -> Result<HookA
     })
 }
 
-pub(super) fn placed(Place { asked, priority, effective, proceed_on: set, mode: _ }: &Place) -> Placed {
+pub(super) fn placed(Place { asked, priority, effective, order, proceed_on: set, mode: _ }: &Place) -> Placed {
     let direction = match asked.point {
         Point::TcEgress => pb::TcDirection::Egress,
         Point::TcIngress | Point::Xdp => pb::TcDirection::Ingress,
@@ -36,6 +36,7 @@ pub(super) fn placed(Place { asked, priority, effective, proceed_on: set, mode: 
         hook: pb::hook::Hook::Tc(pb::TcHook { netns, interface, direction: direction.into() }),
         priority: Some(u32::from(*priority)),
         effective_priority: Some(u32::from(*effective)),
+        order: order.as_ref().map(ToString::to_string).unwrap_or_default(),
         proceed_on: Some(proceed_on(*set)),
         mode: pb::XdpMode::Unspecified,
     }

@@ -21,12 +21,13 @@ pub(super) fn asked(hook: &pb::XdpHook, message: &pb::Attachment) -> Result<Hook
     })
 }
 
-pub(super) fn placed(Place { asked, priority, effective, proceed_on: set, mode: driven }: &Place) -> Placed {
+pub(super) fn placed(Place { asked, priority, effective, order, proceed_on: set, mode: driven }: &Place) -> Placed {
     let hook = pb::XdpHook { netns: netns(&asked.netns), interface: asked.interface.to_string() };
     Placed {
         hook: pb::hook::Hook::Xdp(hook),
         priority: Some(u32::from(*priority)),
         effective_priority: Some(u32::from(*effective)),
+        order: order.as_ref().map(ToString::to_string).unwrap_or_default(),
         proceed_on: Some(proceed_on(*set)),
         mode: mode(*driven),
     }
