@@ -89,6 +89,16 @@ impl Printer {
         self.remarks == Remarks::Hidden
     }
 
+    /// Whether the result is for programs.
+    pub(crate) fn is_json(&self) -> bool {
+        self.form == Form::Json
+    }
+
+    /// Whether tables have a first line.
+    pub(crate) fn has_headers(&self) -> bool {
+        self.headers == Headers::Shown
+    }
+
     /// Prints a result.
     pub(crate) fn show(&self, view: &impl View) -> Result<(), Failure> {
         let text = match self.form {

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use bpfd_core::describe::describe;
 use bpfd_core::ident::BootId;
 use bpfd_core::policy::{Credentials, Principal};
 use bpfd_core::programs::gone;
@@ -16,6 +17,7 @@ use bpfd_core::unauthorised::{Unauthorised, refused_again};
 use bpfd_policy::Policy;
 use tokio::sync::watch;
 
+use crate::audit::{AuditSink, Kind};
 use crate::images::Images;
 use crate::programs::Programs;
 use crate::repair::Judge;
@@ -52,7 +54,12 @@ fn maker(owner: &Owner, credentials: Option<&Credentials>) -> Result<Principal, 
 
 /// Rows of apps that files made and do not declare any more go before they would be loaded again; not while an operation is to be ended
 /// that may be about them, nor from a database that is not the one of the pins: then they go when the files are applied.
-pub fn forget_undeclared(store: &mut Store, boot: BootId, files: &Programs) -> Result<(), StoreError> {
+pub fn forget_undeclared(
+    store: &mut Store,
+    audit: &mut dyn AuditSink,
+    boot: BootId,
+    files: &Programs,
+) -> Result<(), StoreError> {
     if store.open_operation()?.is_some() {
         return Ok(());
     }
@@ -64,8 +71,13 @@ pub fn forget_undeclared(store: &mut Store, boot: BootId, files: &Programs) -> R
     }
     let unload: Vec<Change> = gone.into_iter().map(Change::Unload).collect();
     let left = state.after(&unload).unwrap_or_else(|_all_are_there| state.clone());
-    for app in state.apps.values().filter(|app| !left.apps.contains_key(&app.uid)) {
-        tracing::info!(app = %app.name, "no file declares it any more: it is unloaded");
-    }
-    store.replace(boot, &state, &left)
+    let changes: Vec<String> = describe(&state, &left, &unload)
+        .into_iter()
+        .map(|change| format!("{change}: no file declares it any more"))
+        .collect();
+    changes.iter().for_each(|change| tracing::info!("{change}"));
+    let operation = audit.begin_own(Kind::Repair, &changes, None);
+    let done = store.replace(boot, &state, &left);
+    audit.ended(operation, &done.as_ref().map_or_else(ToString::to_string, |()| "done".to_owned()));
+    done
 }

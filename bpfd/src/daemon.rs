@@ -22,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::audit::AuditFile;
+use crate::audit::{AuditFile, Journal};
 use crate::boot::{self, judge};
 use crate::engine::{Engine, EngineHandle, StartError};
 use crate::etc::{self, EtcError};
@@ -128,7 +128,6 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let look_up = move |names: &Names| names::look_up(&services, names);
     let trust = Arc::new(Trust::open(layout, look_up)?);
     let mut store = Store::open(&layout.database())?;
-    let audit = AuditFile::open(&layout.audit()).map_err(at("open the audit log", &layout.audit()))?;
     let this_boot = boot_id()?;
     let files = Programs::read(layout);
 
@@ -137,8 +136,13 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let named = paths.netns.clone();
     let mut kernel =
         HostKernel::open_in(&settings.chain, paths, workers.clone(), Arc::new(move |digest| read.read(digest)))?;
+    // By now no other daemon has this log: its pins are locked.
+    let journal = settings.audit.journal.then(|| Journal::at(&layout.journal())).transpose();
+    let journal = journal.map_err(at("make a socket for", &layout.journal()))?;
+    let audit = AuditFile::open(&layout.audit(), &layout.audit_head(), journal);
+    let mut audit = audit.map_err(at("open the audit log", &layout.audit()))?;
     if !relate(&mut kernel, &store, this_boot).map_err(StartError::Repair)?.is_doubtful() {
-        boot::forget_undeclared(&mut store, this_boot, &files)?;
+        boot::forget_undeclared(&mut store, &mut audit, this_boot, &files)?;
     }
     let (loader, readers) = (kernel.loader(), kernel.readers());
     let (mode, mode_cause) = match kernel.mode() {
@@ -273,7 +277,10 @@ fn directories(layout: &Layout) -> Result<(), DaemonError> {
     OwnedDir::make(&layout.run, 0o755)?;
     let state = OwnedDir::make(&layout.lib, 0o700)?;
     // With the files that SQLite keeps beside a database.
-    state.check(["state.db", "state.db-wal", "state.db-shm", "policy.good"].map(OsStr::new), Links::Refused)?;
+    state.check(
+        ["state.db", "state.db-wal", "state.db-shm", "policy.good", "audit.head"].map(OsStr::new),
+        Links::Refused,
+    )?;
     OwnedDir::make(&layout.objects(), 0o700)?.check_all()?;
     images(&layout.images())?;
     // Written and never believed: on many hosts a group may write beside it, but what is in it must lead nowhere else.

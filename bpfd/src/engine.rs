@@ -35,9 +35,9 @@ use bpfd_core::unauthorised::Unauthorised;
 use bpfd_policy::Policy;
 use tokio::sync::watch;
 
-use crate::audit::AuditSink;
+use crate::audit::{AuditSink, Journalled, Open, end_unended};
 use crate::execute::{ExecuteError, Executor, RACES, execute};
-use crate::repair::{Judge, RepairError, Repaired, repair};
+use crate::repair::{Judge, RepairError, Repaired, relate, repair};
 use crate::reserved::cpus;
 use crate::store::{Outcome, Store};
 
@@ -113,6 +113,8 @@ impl<K: Kernel> Engine<K> {
         mut uids: Box<dyn Uids + Send>,
         judge: Box<Judge>,
     ) -> Result<(Self, Repaired), RepairError> {
+        let journalled = journalled(&mut kernel, &store, boot, audit.unended())?;
+        end_unended(audit.as_mut(), journalled);
         let mut executor = Executor { kernel: &mut kernel, store: &mut store, audit: audit.as_mut(), stock: None };
         let now = policy.borrow().clone();
         let (state, seen, repaired) = repair(&mut executor, boot, uids.as_mut(), judge.as_ref(), &now.orders)?;
@@ -383,4 +385,22 @@ impl<K: Kernel> Engine<K> {
         }
         Ok(Go::Done(Answer { outcome, plan: None }))
     }
+}
+
+/// What the database says of changes whose end is not on record.
+fn journalled<K: Kernel>(
+    kernel: &mut K,
+    store: &Store,
+    boot: BootId,
+    unended: &[Open],
+) -> Result<Journalled, RepairError> {
+    let open = store.open_operation()?.map(|operation| operation.id);
+    let relation = relate(kernel, store, boot)?;
+    let mut committed = None;
+    for Open { operation, .. } in unended {
+        if store.is_committed_last(*operation)? {
+            committed = Some(*operation);
+        }
+    }
+    Ok(Journalled { open, committed, relation })
 }

@@ -6,14 +6,14 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use bpfd_core::describe::describe;
+use bpfd_core::describe::{apps, describe};
 use bpfd_core::ident::{GenerationUid, KernelId};
 use bpfd_core::journal::Operation;
 use bpfd_core::kernel::{Kernel, Need, Step, StepError};
 use bpfd_core::plan::Plan;
 use bpfd_core::state::State;
 
-use crate::audit::{AuditSink, Record, WhenFull};
+use crate::audit::{AuditSink, Kind, Record, WhenFull};
 use crate::engine::Stock;
 use crate::fail_points::point;
 use crate::store::{Outcome, Store, StoreError};
@@ -91,15 +91,20 @@ pub fn execute<K: Kernel>(
 ) -> Result<Vec<String>, ExecuteError> {
     let Operation { id, owner, changes, plan, .. } = operation;
     point("journal-begin-before");
+    let undone = executor.store.undone();
     executor.store.begin(operation)?;
     point("journal-begin-after");
-    let changes = describe(before, after, changes);
-    let begun =
-        Record::Begin { operation: *id, owner, changes: &changes, plan: (!plan.is_empty()).then(|| plan.to_string()) };
+    // An end is written once the journal does not have the operation any more: this one could not be taken out of it before.
+    undone.iter().for_each(|undone| executor.audit.ended(*undone, "undone"));
+    let (apps, changes) = (apps(before, after, changes), describe(before, after, changes));
+    let steps = (!plan.is_empty()).then(|| plan.to_string());
+    let (kind, apps, changes) = (Kind::Change, apps.as_slice(), changes.as_slice());
+    let begun = Record::Begin { operation: *id, kind, owner, changes, apps, plan: steps, late: false };
     if let Err(error) = executor.audit.write(&begun, WhenFull::of(operation.removes())) {
         executor.store.abandon(*id)?;
         return Err(ExecuteError::Audit(error));
     }
+    point("audit-begin-after");
 
     let (undoable, cleaning) = plan.steps.split_at_checked(plan.committed).unwrap_or((&plan.steps, &[]));
     let mut built = BTreeMap::new();
@@ -119,7 +124,9 @@ pub fn execute<K: Kernel>(
     executor.stamp();
     let left = clean(executor, operation, cleaning);
     let result = if left.is_empty() { "done".to_owned() } else { format!("done, but: {}", left.join("; ")) };
+    point("audit-end-before");
     executor.audit.ended(*id, &result);
+    point("audit-end-after");
     Ok(left)
 }
 
@@ -150,6 +157,8 @@ fn undo<K: Kernel>(
 ) -> ExecuteError {
     for step in taken.iter().rev() {
         let Some(back) = Plan::undo(step, built) else { continue };
+        let audited = executor.audit.intent(operation.id, &back, WhenFull::Count);
+        audited.unwrap_or_else(|error| tracing::error!(%error, "cannot record in the audit log what is undone"));
         point(&format!("undo-{}-before", step.verb()));
         let undone = executor.kernel.step(&back);
         point(&format!("undo-{}-after", step.verb()));
@@ -157,12 +166,14 @@ fn undo<K: Kernel>(
             return ExecuteError::Stuck { failed: failed.to_string(), step: step.to_string(), source };
         }
     }
-    executor.audit.ended(operation.id, &failed.to_string());
     point("journal-abandon-before");
     let abandoned = executor.store.abandon(operation.id);
     point("journal-abandon-after");
     match abandoned {
-        Ok(()) => failed,
+        Ok(()) => {
+            executor.audit.ended(operation.id, &failed.to_string());
+            failed
+        }
         Err(error) => {
             tracing::error!(%error, "an undone operation stays in the journal until the next change or start");
             failed

@@ -1,7 +1,8 @@
 //! Places where a test may end the process: `FAILPOINTS="step-swap-after=return"` in the environment of a daemon built with the
 //! feature `failpoints` kills it there with SIGKILL. Without the feature a point is nothing.
 //!
-//! The names are `journal-*` around each write of the journal, `step-<verb>-*` around each step, `undo-*` and `repair-*`; the
+//! The names are `journal-*` around each write of the journal, `audit-*` around the first and the last record of an
+//! operation, `step-<verb>-*` around each step, `undo-*` and `repair-*`; the
 //! crash test lists them and fails if one was not reached. `watch-fails` and `interfaces-watch-fails` end a watch. At others a test may hold what is done: `FAILPOINTS="load-made=return(FIFO)"`.
 
 /// Arms the points that the environment names, for the life of the process.

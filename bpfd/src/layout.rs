@@ -73,6 +73,16 @@ impl Layout {
         self.log.join("audit.jsonl")
     }
 
+    /// Where the audit log ends, kept apart from it.
+    pub fn audit_head(&self) -> PathBuf {
+        self.lib.join("audit.head")
+    }
+
+    /// Where the journal listens.
+    pub fn journal(&self) -> PathBuf {
+        self.root.clone().unwrap_or_else(|| PathBuf::from("/")).join("run/systemd/journal/socket")
+    }
+
     /// Where pins are, as `get` shows them.
     pub fn pins(&self) -> PathBuf {
         self.bpffs.join("bpfd/v1")

@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bpfd_core::adopt::{Spared, adopt, lacks};
+use bpfd_core::describe::{apps, describe};
 use bpfd_core::hook::ChainId;
 use bpfd_core::ident::{AppUid, BootId, DatabaseUid, GenerationUid, LinkUid, SlotUid, Uids};
 use bpfd_core::journal::{Operation, Verdict, recover};
@@ -27,6 +28,7 @@ use bpfd_core::state::{App, Change, Link, State};
 use bpfd_core::unauthorised::Unauthorised;
 use bpfd_policy::order::Order;
 
+use crate::audit::{Kind, Record, WhenFull};
 use crate::execute::{Executor, RACES, stamp};
 use crate::fail_points::point;
 use crate::store::{Outcome, Store, StoreError};
@@ -124,7 +126,9 @@ pub fn repair<K: Kernel>(
             .map(|(old, new)| format!("app `{old}` is now `{new}`: the old name reads as a uid or a number"));
         repaired.steps.extend(told);
     }
-    let open = executor.store.open_operation()?.map(|operation| operation.read_in(boot).without(&ended));
+    let open = executor.store.open_operation()?.map(|operation| operation.read_in(boot));
+    open.iter().for_each(|operation| begin_late(executor, &state, operation));
+    let open = open.map(|operation| operation.without(&ended));
     let targets = open.iter().map(Operation::targets).fold(Targets::of(state.links.values()), Targets::and);
     let everything = Scope::Everything(targets);
     let mut observed = look(executor, &everything, &spared)?;
@@ -174,7 +178,7 @@ pub fn repair<K: Kernel>(
             observed.barred.clone_from(&repaired.barred);
             // An app that cannot be loaded, and its links, keep their rows.
             let plan = with_records(converge(&seated(&wanted, &observed), &observed, uids), &reloaded, &observed);
-            let attempt = carry_out(executor, plan, &observed, &mut repaired)?;
+            let attempt = carry_out(executor, Kind::Repair, plan, &observed, &mut repaired)?;
             if !attempt.again(&mut races) {
                 repaired.failures.extend(attempt.failed);
                 break;
@@ -223,10 +227,38 @@ fn forget_ended<K: Kernel>(
     let state = executor.store.state(boot)?;
     let ended = Ended::of(&state, &executor.store.of_other_boots(boot)?);
     if !ended.is_empty() {
-        executor.store.replace(boot, &state, &ended.gone_from(&state))?;
-        repaired.steps.extend(ended.told(&state));
+        let told: Vec<String> = ended.told(&state).into_iter().collect();
+        on_record(executor, &told, |executor| executor.store.replace(boot, &state, &ended.gone_from(&state)))?;
+        repaired.steps.extend(told);
     }
     Ok(ended)
+}
+
+/// What a repair does to rows alone, with a record before it and one after it.
+fn on_record<K: Kernel>(
+    executor: &mut Executor<'_, K>,
+    changes: &[String],
+    work: impl FnOnce(&mut Executor<'_, K>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let operation = executor.audit.begin_own(Kind::Repair, changes, None);
+    let done = work(executor);
+    executor.audit.ended(operation, &done.as_ref().map_or_else(ToString::to_string, |()| "done".to_owned()));
+    done
+}
+
+/// The record that an interrupted operation did not come to: it is in the journal first.
+fn begin_late<K: Kernel>(executor: &mut Executor<'_, K>, state: &State, operation: &Operation) {
+    if executor.audit.is_open(operation.id) {
+        return;
+    }
+    let Operation { id, owner, changes, .. } = operation;
+    let after = state.after(changes).unwrap_or_else(|_no_longer_fits| state.clone());
+    let (apps, changes) = (apps(state, &after, changes), describe(state, &after, changes));
+    let (kind, changes, apps) = (Kind::Change, changes.as_slice(), apps.as_slice());
+    let begun = Record::Begin { operation: *id, kind, owner, changes, apps, plan: None, late: true };
+    if let Err(error) = executor.audit.write(&begun, WhenFull::Count) {
+        tracing::error!(%error, "cannot record in the audit log what a crash interrupted");
+    }
 }
 
 /// What the kernel has, and what stays of it although no row explains it.
@@ -280,14 +312,16 @@ fn adopt_lost<K: Kernel>(
     let (state, recovery) = adopt(relation, &rows, executor.store.recovery()?.as_ref(), &observed);
     let lost = !recovery.is_empty();
     point("repair-lost-before");
-    executor.store.adopt(boot, &rows, (&state, &recovery), DatabaseUid(uids.fresh()))?;
+    let changes = [format!("take what runs into the database: {relation}")];
+    let adopted = (&state, &recovery);
+    on_record(executor, &changes, |executor| executor.store.adopt(boot, &rows, adopted, DatabaseUid(uids.fresh())))?;
     point("repair-lost-after");
     if !lost {
         return Ok(None);
     }
     let observed = Observed { spared: recovery.spared, ..observed };
     let records = with_records(Plan::default(), &state, &observed);
-    let attempt = carry_out(executor, records, &observed, repaired)?;
+    let attempt = carry_out(executor, Kind::Repair, records, &observed, repaired)?;
     repaired.failures.extend(attempt.failed);
     executor.stamp();
     Ok(Some((state, observed, std::mem::take(repaired))))
@@ -314,10 +348,11 @@ pub fn settle<K: Kernel>(
     uids: &mut dyn Uids,
     repaired: &mut Repaired,
 ) -> Result<Attempt, RepairError> {
-    let Attempt { mut failed, mut raced, mut barred, mut idle } = carry_out(executor, first, observed, repaired)?;
+    let Attempt { mut failed, mut raced, mut barred, mut idle } =
+        carry_out(executor, Kind::Event, first, observed, repaired)?;
     // Orders of the policy may have other places for links of chains that came.
     let rest = with_records(converge_chains(state, observed, &[], uids), state, observed);
-    let rest = carry_out(executor, rest, observed, repaired)?;
+    let rest = carry_out(executor, Kind::Event, rest, observed, repaired)?;
     failed.extend(rest.failed);
     raced |= rest.raced;
     barred |= rest.barred;
@@ -361,7 +396,7 @@ fn critical_first<K: Kernel>(
     near.chains.retain(|chain, _| chains.contains(chain));
     let plan = converge_chains(&reachable(&rows, &gone), &near, &changes, uids);
     // What fails is told by the repair of the rest, which tries it again.
-    carry_out(executor, plan, &near, repaired)?;
+    carry_out(executor, Kind::Repair, plan, &near, repaired)?;
     Ok(Some(rows))
 }
 
@@ -453,6 +488,7 @@ impl Attempt {
 /// Takes the steps of a repair. A step that fails takes those that need it along; the others go on.
 fn carry_out<K: Kernel>(
     executor: &mut Executor<'_, K>,
+    kind: Kind,
     plan: Plan,
     observed: &Observed,
     repaired: &mut Repaired,
@@ -466,6 +502,15 @@ fn carry_out<K: Kernel>(
     let mut lost: BTreeSet<GenerationUid> = BTreeSet::new();
     let mut unswapped = false;
     let mut attempt = Attempt { failed: Vec::new(), raced: false, barred: false, idle: plan.is_empty() };
+    if plan.is_empty() {
+        return Ok(attempt);
+    }
+    let why = match kind {
+        Kind::Event => "follow a change of an interface, a filter or a network namespace",
+        Kind::Repair | Kind::Change | Kind::Host => "make the kernel what the database says",
+    };
+    let operation = executor.audit.begin_own(kind, &[why.to_owned()], Some(plan.to_string()));
+    let mut failures = Vec::new();
     for step in &plan.steps {
         let needs = match step {
             // Left attached by a swap that did not happen, a generation keeps its pins.
@@ -502,6 +547,9 @@ fn carry_out<K: Kernel>(
             lost.extend(stays);
             continue;
         }
+        if let Err(error) = executor.audit.intent(operation, step, WhenFull::Count) {
+            tracing::error!(%error, "cannot record a step of a repair in the audit log");
+        }
         point(&format!("repair-{}-before", step.verb()));
         match executor.kernel.step(step) {
             Ok(_) => repaired.steps.push(step.to_string()),
@@ -509,6 +557,7 @@ fn carry_out<K: Kernel>(
             Err(error) => {
                 unswapped |= matches!(step, Step::Swap { .. });
                 let told = format!("{step}: {error}");
+                failures.push(told.clone());
                 if let Step::LoadCopy { slot, .. } = step {
                     copyless.insert(slot.uid);
                 }
@@ -533,6 +582,8 @@ fn carry_out<K: Kernel>(
         }
         point(&format!("repair-{}-after", step.verb()));
     }
+    let result = if failures.is_empty() { "done".to_owned() } else { format!("done, but: {}", failures.join("; ")) };
+    executor.audit.ended(operation, &result);
     Ok(attempt)
 }
 

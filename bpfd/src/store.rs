@@ -6,6 +6,7 @@
 //! never touch the kernel.
 
 mod answers;
+mod committed;
 mod migrate;
 mod recovery;
 
@@ -260,6 +261,7 @@ impl Store {
             answers::keep(&tx, key, operation.owner.uid, outcome)?;
         }
         forget(&tx, operation.id)?;
+        committed::keep(&tx, operation.id)?;
         tx.commit()?;
         self.stamp = stamp;
         Ok(())

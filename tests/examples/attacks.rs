@@ -25,7 +25,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bpfd_client::proto::v1::{self as pb, detach_request, hook::Hook};
-use bpfd_client::{Client, ClientError, request_id};
+use bpfd_client::{Client, request_id};
 use bytecode_image::testing::registry::Mode;
 use raw::{Door, MEMBER, VIEWER, Who};
 use serde_json::json;

@@ -18,6 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::audit::Audit;
 use crate::census::{Census, Pins, Rows};
 use crate::namespaces::Namespaces;
 use crate::objects::example;
@@ -420,6 +421,8 @@ impl Host {
     pub fn check(&self) {
         let findings = self.findings();
         assert!(findings.is_empty(), "{findings:#?}{}", self.log());
+        let wrong = self.audit().wrong;
+        assert!(wrong.is_empty(), "the audit log: {wrong:#?}{}", self.log());
         let (apps, links, chains) = self.ask(async |daemon| {
             let apps = daemon.apps(pb::ListAppsRequest::default()).await?;
             let links = daemon.links(pb::ListLinksRequest::default()).await?;
@@ -440,6 +443,11 @@ impl Host {
     pub fn check_settled(&self) {
         drop(eventually(|| self.findings(), Vec::is_empty));
         self.check();
+    }
+
+    /// The audit log as it is on disk.
+    pub fn audit(&self) -> Audit {
+        Audit::read(&self.path(ROOT))
     }
 
     fn bpffs(&self) -> PathBuf {

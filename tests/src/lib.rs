@@ -11,6 +11,7 @@
     reason = "a harness of tests: what it cannot do fails the test"
 )]
 
+mod audit;
 mod calls;
 mod census;
 mod host;
@@ -21,6 +22,7 @@ mod output;
 pub mod points;
 mod traffic;
 
+pub use audit::Audit;
 pub use calls::Calls;
 pub use census::Census;
 pub use host::{Daemon, Host, eventually};

@@ -120,7 +120,8 @@ impl Steps {
     /// Every point of the verb, in the order in which it comes to them.
     pub fn points(&self) -> Vec<Point> {
         let Self { verb, steps, cleaning } = self;
-        let mut names = vec!["journal-begin-before".to_owned(), "journal-begin-after".to_owned()];
+        let mut names =
+            ["journal-begin-before", "journal-begin-after", "audit-begin-after"].map(str::to_owned).to_vec();
         for step in *steps {
             names.extend(around("step", step));
         }
@@ -131,6 +132,7 @@ impl Steps {
         };
         names.extend(["journal-commit-before", "journal-commit-after"].map(str::to_owned));
         names.extend(cleaning.iter().flat_map(|step| around("step", step)));
+        names.extend(["audit-end-before", "audit-end-after"].map(str::to_owned));
         let mut passed = BTreeMap::<String, usize>::new();
         let points = names.into_iter().enumerate().map(|(index, name)| {
             let times = passed.entry(name.clone()).or_default();

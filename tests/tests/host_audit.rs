@@ -1,4 +1,5 @@
-//! The audit log: who asked for what, before it happens, and how it ended; refusals, but not without end.
+//! The audit log: who asked for what, before it happens, and how it ended; refusals, but not without end; and that nobody can take a
+//! record out of it.
 #![expect(clippy::unwrap_used, reason = "the lints exempt test functions, not what they share")]
 
 use std::os::unix::process::ExitStatusExt;
@@ -94,9 +95,15 @@ fn each_step_is_on_record_before_it_is_taken() {
     let broken_off = records(&host).len();
     host.start();
     let repaired = records(&host).split_off(broken_off);
-    let ended: Vec<&Value> = repaired.iter().filter(|record| record["record"] == "end").collect();
-    let [end] = ended.as_slice() else { panic!("{repaired:?}") };
-    assert_eq!((&end["operation"], &end["result"]), (&died[0]["operation"], &"undone, by a repair".into()));
+    let (of_it, of_repair): (Vec<&Value>, Vec<&Value>) =
+        repaired.iter().partition(|record| record["operation"] == died[0]["operation"]);
+    let [end] = of_it.as_slice() else { panic!("{repaired:?}") };
+    assert_eq!((&end["record"], &end["result"]), (&"end".into(), &"undone, by a repair".into()));
+    // What the repair does is on record as well.
+    assert_eq!((&of_repair[0]["record"], &of_repair[0]["kind"]), (&"begin".into(), &"repair".into()), "{repaired:?}");
+    let of_repair: Vec<Value> = of_repair.into_iter().cloned().collect();
+    let (planned, recorded) = steps(&of_repair);
+    assert!(!recorded.is_empty() && planned == recorded, "{of_repair:?}");
     // What is cleaned up past the commit point too.
     for line in [load.as_str(), "detach a/pass@uplink:xdp", "unload a"] {
         let before = records(&host).len();
@@ -134,14 +141,189 @@ fn a_record_says_what_it_is_for_when_the_rows_are_gone() {
 
 #[test]
 fn a_member_who_is_refused_without_end_is_counted() {
+    const TIMES: usize = 200;
     let mut host = Host::without_daemon();
     host.make_group();
     host.start();
     let before = records(&host).len();
     // The tree may be in a directory that is its owner's alone.
     std::fs::copy(example("xdp-pass"), host.path("/run/pass.o")).unwrap();
-    for _ in 0..15 {
-        host.bpfctl_as_member("load --path /run/pass.o").refused(4);
+    host.bpfctl_as_member("load --path /run/pass.o").refused(4);
+    assert_eq!(told(&records(&host).split_off(before)), "member may not load\n");
+    let since = std::time::Instant::now();
+    let refused = host.shell(&format!(
+        "seq {TIMES} | setpriv --reuid 4711 --regid 4711 --groups 815 env BPFD_SOCKET=/run/case/run/bpfd/bpfd.sock \
+         xargs -P 8 -n 1 sh -c '/run/bin/bpfctl load --path /run/pass.o 2>/dev/null; echo $?' | sort | uniq -c"
+    ));
+    assert_eq!(refused.split_whitespace().collect::<Vec<_>>(), [&TIMES.to_string(), "4"]);
+    // Ten of each second that it took.
+    let seconds = usize::try_from(since.elapsed().as_secs()).unwrap();
+    let written = told(&records(&host).split_off(before)).lines().count();
+    assert!((10..=10 * (seconds + 2)).contains(&written), "{written} of {TIMES} in {seconds} s");
+}
+
+#[test]
+fn an_event_that_changes_a_chain_is_on_record() {
+    let host = Host::new();
+    let load = format!("load --path {} --name a xdp -i later --when-present", example("xdp-pass"));
+    host.bpfctl(&load).ok();
+    let before = records(&host).len();
+    host.shell("ip link add later type veth peer name later-far; ip link set later up");
+    let ended = |records: &Vec<Value>| records.iter().any(|record| record["record"] == "end");
+    let records = eventually(|| records(&host).split_off(before), ended);
+    let begin = &records[0];
+    assert_eq!((&begin["record"], &begin["kind"]), (&"begin".into(), &"event".into()), "{records:?}");
+    let (planned, recorded) = steps(&records);
+    assert!(recorded.iter().any(|step| step.starts_with("swap")) && planned == recorded, "{records:?}");
+    let end = records.last().unwrap();
+    assert_eq!((&end["operation"], &end["result"]), (&begin["operation"], &"done".into()), "{records:?}");
+    host.shell("ip link del later");
+}
+
+/// `bpfctl audit` on the files of the case.
+fn audit(host: &Host, line: &str) -> bpfd_tests::Output {
+    host.bpfctl(&format!("audit {line} --dir /run/case/var/log/bpfd"))
+}
+
+#[test]
+fn a_log_that_was_changed_is_told_by_line_and_record() {
+    const ANCHOR: &str = "--anchor /run/case/var/lib/bpfd/audit.head";
+    let mut host = Host::new();
+    for name in ["a", "b"] {
+        host.bpfctl(&format!("load --path {} --name {name}", example("xdp-pass"))).ok();
     }
-    assert_eq!(told(&records(&host).split_off(before)), "member may not load\n".repeat(10));
+    let log = host.path("/run/case/var/log/bpfd/audit.jsonl");
+    let verify = format!("verify {ANCHOR}");
+    audit(&host, &verify).ok();
+    let kept = audit(&host, &format!("{verify} -q")).stdout;
+    let kept = kept.trim();
+    // The daemon is needed for nothing of this.
+    host.stop();
+    let whole = std::fs::read_to_string(&log).unwrap();
+    let lines: Vec<&str> = whole.lines().collect();
+    let without = |number: usize| {
+        let left: Vec<&str> = (1..).zip(&lines).filter(|(line, _)| *line != number).map(|(_, line)| *line).collect();
+        left.join("\n") + "\n"
+    };
+    let found = |text: &str| {
+        std::fs::write(&log, text).unwrap();
+        let output = audit(&host, &format!("{verify} --no-headers"));
+        assert_eq!(output.code, 12, "{output}");
+        output.stdout.lines().next().unwrap().to_owned()
+    };
+    let last = lines.len();
+    assert_eq!(
+        found(&whole.replacen("load app `a`", "load app `c`", 1)),
+        "audit.jsonl:1  record 1 was changed after it was written"
+    );
+    assert_eq!(
+        found(&without(2)),
+        "audit.jsonl:2  record 3 is where record 2 should be: record 2 is missing, or out of order"
+    );
+    assert_eq!(found(&without(1)), "-  record 1 is missing at the start, and rotation has not deleted them");
+    assert_eq!(found(&without(last)), format!("-  record {last} is missing at the end"));
+    // A start mends nothing.
+    host.start();
+    host.bpfctl("unload b").ok();
+    assert_eq!(audit(&host, &verify).code, 12);
+    // Without the anchor, only the head that somebody kept tells.
+    host.stop();
+    std::fs::write(&log, without(last)).unwrap();
+    assert_eq!(audit(&host, "verify").code, 0);
+    assert_eq!(audit(&host, &format!("verify --head {kept}")).code, 12);
+    std::fs::write(&log, &whole).unwrap();
+    audit(&host, &format!("verify --head {kept}")).ok();
+    // The anchor has seen later records.
+    let head = host.path("/run/case/var/lib/bpfd/audit.head");
+    std::fs::remove_file(head).unwrap();
+    host.start();
+    audit(&host, &verify).ok();
+    let log = records(&host);
+    assert!(log.iter().any(|record| record["record"] == "unanchored"), "{log:?}");
+}
+
+#[test]
+fn records_are_shown_by_caller_app_time_and_operation() {
+    let mut host = Host::without_daemon();
+    host.make_group();
+    host.start();
+    std::fs::copy(example("xdp-pass"), host.path("/run/pass.o")).unwrap();
+    for name in ["a", "b"] {
+        host.bpfctl(&format!("load --path /run/pass.o --name {name} xdp -i uplink")).ok();
+    }
+    host.bpfctl_as_member("load --path /run/pass.o --name c").refused(4);
+    let kinds = |line: &str| {
+        let shown = audit(&host, &format!("{line} -o json")).ok();
+        let record = |line: &str| serde_json::from_str::<Value>(line).unwrap()["record"].as_str().unwrap().to_owned();
+        shown.lines().map(record).collect::<Vec<_>>()
+    };
+    let all = kinds("show");
+    assert_eq!(all.iter().filter(|record| *record == "begin").count(), 2, "{all:?}");
+    assert_eq!(kinds("show --principal member"), ["denied"]);
+    assert_eq!(kinds("show --principal 0"), kinds("show --principal root"));
+    assert_eq!(kinds("show --principal root").len(), all.len() - 1);
+    assert_eq!(kinds("show --app a").iter().filter(|record| *record == "begin").count(), 1);
+    assert_eq!(kinds("show --since 2h").len(), all.len());
+    assert_eq!(kinds("show --until 2h"), Vec::<String>::new());
+    assert_eq!(kinds("tail -n 1"), ["denied"]);
+    let operation = audit(&host, "show --app b -q").ok();
+    let shown = audit(&host, &format!("show {}", &operation[..8])).ok();
+    let first = shown.lines().nth(1).unwrap();
+    assert!(first.contains("begin") && first.contains("root: load app `b`"), "{shown}");
+    assert!(shown.contains("  swap") && shown.trim_end().ends_with("done"), "{shown}");
+    // Nobody else reads it.
+    host.bpfctl_as_member("audit tail --dir /run/case/var/log/bpfd").refused(4);
+}
+
+#[test]
+fn a_log_that_is_followed_shows_new_records_over_a_rotation() {
+    use std::io::{BufRead as _, BufReader};
+    let mut host = Host::without_daemon();
+    // The file is full when the first record comes, with lines of an earlier version.
+    let directory = host.path("/run/case/var/log/bpfd");
+    std::fs::create_dir_all(&directory).unwrap();
+    let old = format!("{{\"record\":\"end\",\"result\":\"{}\"}}\n", "x".repeat(1 << 20));
+    std::fs::write(directory.join("audit.jsonl"), old.repeat(32)).unwrap();
+    host.start();
+    let mut follow = host.command("/run/bin/bpfctl");
+    follow.args(["audit", "tail", "-f", "-o", "json", "--dir", "/run/case/var/log/bpfd"]);
+    let mut follow = follow.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(follow.stdout.take().unwrap()).lines();
+    let mut next_end = || loop {
+        let record: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        if record["record"] == "end" && record["operation"].is_string() {
+            return record["operation"].clone();
+        }
+    };
+    let load = |name: &str| {
+        host.bpfctl(&format!("load --path {} --name {name}", example("xdp-pass"))).ok();
+        records(&host).last().unwrap()["operation"].clone()
+    };
+    assert_eq!([load("a"), load("b")], [next_end(), next_end()]);
+    assert!(directory.join("audit.jsonl.1").exists());
+    assert_eq!(records(&host)[0]["record"], "continued");
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+}
+
+#[test]
+fn the_journal_has_a_copy_if_that_is_configured() {
+    let mut host = Host::without_daemon();
+    host.shell("mkdir -p /run/case/run/systemd/journal /run/case/etc/bpfd");
+    let socket = host.path("/run/case/run/systemd/journal/socket");
+    let journal = std::os::unix::net::UnixDatagram::bind(socket).unwrap();
+    std::fs::write(host.path("/run/case/etc/bpfd/bpfd.toml"), "[audit]\njournal = true\n").unwrap();
+    host.start();
+    host.bpfctl(&format!("load --path {} --name a", example("xdp-pass"))).ok();
+    journal.set_nonblocking(true).unwrap();
+    let mut hashes = Vec::new();
+    let mut datagram = vec![0; 1 << 20];
+    while let Ok(length) = journal.recv(&mut datagram) {
+        let text = String::from_utf8_lossy(&datagram[..length]).into_owned();
+        let (_, hash) = text.split_once("BPFD_HASH\n@\0\0\0\0\0\0\0").unwrap();
+        hashes.push(hash[..64].to_owned());
+    }
+    let written = records(&host);
+    let written: Vec<&str> = written.iter().map(|record| record["hash"].as_str().unwrap()).collect();
+    assert_eq!(hashes, written);
 }

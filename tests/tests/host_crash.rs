@@ -111,6 +111,8 @@ fn at_each_of(at: At, points: &[Point], verb: &Verb) {
         };
         assert_eq!(now, *wanted, "killed at {point}{}", host.log());
         host.check();
+        // Each operation has one begin and one end, whatever died.
+        assert_eq!(host.audit().unended, Vec::<String>::new(), "killed at {point}{}", host.log());
         let counts = |host: &Host| at.has_x(&now).then(|| host.counted("x"));
         let first = counts(&host);
         host.ping(5);

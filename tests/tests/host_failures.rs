@@ -63,11 +63,13 @@ fn on_a_full_disk_nothing_is_added_and_removals_go_on() {
         host.bpfctl(&format!("unload {name}")).ok();
     }
     assert!(host.log().contains("a removal goes on without its record"), "{}", host.log());
-    assert!(!records(&host).contains(&"lost".to_owned()));
+    // A count is short: it may find room where a record did not.
+    let lost = |host: &Host| records(host).iter().filter(|record| *record == "lost").count();
+    let before = lost(&host);
     let free = format!("rm {lib}/ballast-* {log}/ballast-*");
     host.shell(&free);
     host.bpfctl("attach a xdp -i uplink").ok();
-    assert!(records(&host).contains(&"lost".to_owned()), "{:?}", records(&host));
+    assert!(lost(&host) > before, "{:?}", records(&host));
     assert_eq!(host.bpfctl("doctor").code, 0, "{}", host.bpfctl("doctor").stdout);
 
     // A start finds no room either.

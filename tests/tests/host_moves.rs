@@ -41,10 +41,12 @@ fn await_number(host: &Host, path: &str) -> String {
     let chain = eventually(shown, is_numbered);
     assert!(is_numbered(&chain), "never a number: {chain}{}", host.log());
     let number = chain.trim_start_matches("netnsid/").split(':').next().unwrap_or_default();
-    assert!(host.shell(&format!("ip netns list-id nsid {number}")).contains(number), "{chain}");
+    // It is the number of one, and of none that has a name.
+    let known = host.shell(&format!("ip netns list-id nsid {number}"));
+    assert!(known.contains(number) && !known.contains("name"), "{known}");
     // Another observation says the same.
     let seen = host.items(&format!("chain show {path}"));
-    assert_eq!(seen[0]["netns"], format!("netnsid/{number}"), "{seen:?}");
+    assert_eq!(seen.first().unwrap().get("netns").unwrap(), format!("netnsid/{number}"), "{seen:?}");
     chain
 }
 
@@ -210,6 +212,11 @@ fn a_tcx_program_follows_its_interface_and_is_detached_wherever_it_is() {
     host.await_output("list links", "now blue:one:tc-egress").ok();
     host.check_settled();
     assert!(counts(&host, "ip netns exec blue"));
+    // Another interface of its index, in a namespace with a name that has a number before that of the other has one.
+    host.shell(
+        "ip netns add red; ip netns set red auto
+         ip -n red link add decoy index $(ip -n blue -o link show one | cut -d: -f1) type veth peer name other",
+    );
     host.shell("ip -n blue link set one netns /run/hold");
     await_number(&host, "one --hook tc-egress");
     for restarted in [false, true] {

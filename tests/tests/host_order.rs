@@ -1,6 +1,11 @@
 //! Orders of the policy on the built daemon: where links come to run when they are attached, moved, when files change, after a restart
 //! and when an interface comes; what is refused; and that a change of the files loses no packet. XDP, and tc in both forms.
-#![expect(clippy::unwrap_used, reason = "a case fails by panicking, its helpers too")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "the lints exempt test functions, not what they share"
+)]
 
 use std::fs;
 

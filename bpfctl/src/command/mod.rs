@@ -2,6 +2,7 @@
 //! `views` or in `args`.
 
 mod attach;
+mod audit;
 mod chain;
 mod completion;
 mod detach;
@@ -50,6 +51,7 @@ pub(crate) enum Command {
     Policy(policy::Policy),
     #[command(name = "whoami")]
     WhoAmI(whoami::WhoAmI),
+    Audit(audit::Audit),
     Doctor(doctor::Doctor),
     State(state::State),
     Completion(completion::Completion),
@@ -77,6 +79,7 @@ impl Command {
             Self::Trust(verb) => verb.run(session).await,
             Self::Policy(verb) => verb.run(session).await,
             Self::WhoAmI(verb) => verb.run(session).await,
+            Self::Audit(verb) => verb.run(session).await,
             Self::Doctor(verb) => verb.run(session).await,
             Self::State(verb) => verb.run(session).await,
             Self::Completion(verb) => verb.run(session),

@@ -7,6 +7,8 @@
 //! dispatcher_version = "auto"   # of new dispatchers: that of the installed libxdp, else 2; or 2, or 3
 //! [chain.interfaces]
 //! eth1 = "fused"      # for interfaces of this name, in any network namespace
+//! [audit]
+//! journal = false     # true: each record of the audit log is sent to the journal too
 //! [workers]
 //! uid_base = 61100    # where there is no user `bpfd-worker`: the first of 64 user ids, one a running worker
 //! ```
@@ -36,6 +38,16 @@ pub struct Config {
     pub chain: Chain,
     /// Whom workers run as.
     pub workers: Workers,
+    /// Where else records of the audit log go.
+    pub audit: Audit,
+}
+
+/// `[audit]`.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// Whether the journal has a copy.
+    pub journal: bool,
 }
 
 /// `[workers]`.
@@ -132,6 +144,13 @@ mod tests {
     fn nothing_said_is_the_default() {
         assert_eq!(Config::parse("", "f"), Ok(Config::default()));
         assert_eq!(Config::parse("[chain]", "f").unwrap().chain.mode, Setting::Auto);
+    }
+
+    #[test]
+    fn the_journal_has_a_copy_of_the_audit_log_if_that_is_said() {
+        assert!(Config::parse("[audit]\njournal = true\n", "f").unwrap().audit.journal);
+        assert!(!Config::default().audit.journal);
+        assert!(Config::parse("[audit]\njournald = true\n", "f").is_err());
     }
 
     #[test]

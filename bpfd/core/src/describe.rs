@@ -3,7 +3,10 @@
 //!
 //! This file must never decide anything.
 
+use std::collections::BTreeSet;
+
 use crate::hook::{ChainId, Place};
+use crate::ident::{AppUid, LinkUid};
 use crate::order;
 use crate::state::{App, Change, Link, Persist, Source, State};
 
@@ -59,6 +62,21 @@ fn called(state: &State, chain: &ChainId) -> String {
     let links = state.links.values().filter(|link| link.chain() == Some(*chain));
     let called = links.filter_map(|link| link.on.as_ref()).map(|on| on.called.to_string()).next();
     called.unwrap_or_else(|| format!("interface {}", chain.interface.index))
+}
+
+/// The names of the apps that changes are about, each once.
+pub fn apps(before: &State, after: &State, changes: &[Change]) -> Vec<String> {
+    let app = |uid: &AppUid| after.apps.get(uid).or_else(|| before.apps.get(uid));
+    let of_link = |uid: &LinkUid| after.links.get(uid).or_else(|| before.links.get(uid)).map(|link| link.app);
+    let of = |change: &Change| match change {
+        Change::Load(app) => Some(app.uid),
+        Change::Attach(link) => Some(link.app),
+        Change::Update { link, .. } | Change::Detach(link) => of_link(link),
+        Change::Persist { app, .. } | Change::Unload(app) => Some(*app),
+        Change::Rebuild { .. } | Change::Reorder { .. } => None,
+    };
+    let names = changes.iter().filter_map(of).filter_map(|uid| app(&uid).map(|app| app.name.to_string()));
+    names.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn named(app: &App) -> String {

@@ -855,7 +855,8 @@ impl Observed {
     pub fn over(mut self, earlier: &Self) -> Self {
         let looked_at = |observed: &Self, chain: &ChainId| {
             let moved = observed.moved.contains_key(&chain.interface);
-            moved || observed.chains.contains_key(chain) || observed.missing.contains(chain)
+            let found = observed.chains.contains_key(chain) || observed.missing.contains(chain);
+            moved || found || observed.unseen.contains_key(chain)
         };
         let unseen: Vec<_> = earlier.chains.iter().filter(|(chain, _)| !looked_at(&self, chain)).collect();
         let missing: Vec<_> = earlier.missing.iter().filter(|chain| !looked_at(&self, chain)).collect();

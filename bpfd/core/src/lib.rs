@@ -4,6 +4,7 @@
 
 pub mod adopt;
 pub mod ask;
+pub mod audit;
 pub mod chain;
 pub mod changes;
 pub mod config;

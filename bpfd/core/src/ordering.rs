@@ -39,13 +39,13 @@ pub fn ordered(orders: &[Order], state: &State, of: impl Fn(&ChainId) -> bool) -
     next
 }
 
-/// The chains whose links the orders have at other priorities than they are.
+/// The chains whose links the orders have at other priorities than they are, or for another reason.
 #[must_use]
 pub fn disordered(orders: &[Order], state: &State) -> BTreeSet<ChainId> {
     let next = ordered(orders, state, |_| true);
     let differs = |(uid, link): (&LinkUid, &Link)| {
-        let now = next.links.get(uid)?.placement.place()?.effective;
-        link.chain().filter(|_| link.placement.place().is_some_and(|place| place.effective != now))
+        let (now, next) = (link.placement.place()?, next.links.get(uid)?.placement.place()?);
+        link.chain().filter(|_| (now.effective, &now.order) != (next.effective, &next.order))
     };
     state.links.iter().filter_map(differs).collect()
 }

@@ -1,6 +1,7 @@
 //! Globs over names of interfaces, network namespaces, hooks and units: `*` is any text, nothing else is special. Must never grow a
 //! second wildcard: a pattern that matches more than its reader thinks allows more than its writer meant.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::str::FromStr;
@@ -52,8 +53,8 @@ impl Glob {
                 (Some(_), Some(_) | None) | (None, Some(_)) => vec![],
             };
             for (at, beside, c) in steps {
-                if !found.contains_key(&(at, beside)) {
-                    found.insert((at, beside), so_far.chars().chain(c).collect());
+                if let Entry::Vacant(place) = found.entry((at, beside)) {
+                    place.insert(so_far.chars().chain(c).collect());
                     next.push_back((at, beside));
                 }
             }

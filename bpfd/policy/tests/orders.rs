@@ -1,10 +1,11 @@
 //! `[[order]]`: its text and each slip, orders that contradict each other, and where links come to be.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use bpfd_policy::Policy;
+use bpfd_policy::expect::Expectations;
 use bpfd_policy::key::PublicKey;
 use bpfd_policy::order::{Before, ChainFacts, Chains, LinkFacts, Member, Order, Placement, place};
 use bpfd_policy::read::{KeyFault, PolicyText};
@@ -230,6 +231,32 @@ fn what_only_a_label_makes_a_contradiction_is_named() {
     let [unmet] = placement.unmet.as_slice() else { panic!("{:?}", placement.unmet) };
     assert_eq!((unmet.earlier, unmet.later, unmet.order.as_str()), (1, 0, "o"));
     assert_eq!(placement.links.iter().map(|placed| placed.effective).collect::<Vec<_>>(), [49, 50]);
+}
+
+#[test]
+fn a_table_of_expectations_has_orders_and_says_how_links_run_instead() {
+    let policy = read(&[("p", &format!("{SIGNER}{ORDER}"))]).unwrap();
+    let expect = |text: &str| Expectations::read("t", &format!("[[expect_order]]\n{text}"));
+    let links = "links = [{ app = \"lb\", priority = 10 }, { app = \"x\", priority = 90, signed_by = [\"ci\"] }]";
+    let chain = "chain = { kind = \"xdp\", interface = \"eth0\" }";
+    let found = |runs: &str| {
+        let expected = expect(&format!("name = \"n\"\n{chain}\n{links}\nruns = {runs}\n")).unwrap();
+        let [finding] = expected.of(&policy).try_into().unwrap();
+        (finding.what, finding.wrong)
+    };
+    assert_eq!(found("[\"x\", \"lb\"]"), ("t:1 n".to_owned(), None));
+    assert_eq!(found("[\"lb\", \"x\"]").1.unwrap(), "expected lb, x, and they run as x 9, lb 10");
+    let refused = |text: &str| expect(text).unwrap_err().why;
+    assert_eq!(
+        refused(&format!("{chain}\n{links}\nruns = [\"lb\"]\n")),
+        "`runs` has each app of `links`, and no others"
+    );
+    let kprobe = "chain = { kind = \"kprobe\", interface = \"eth0\" }\nlinks = []\nruns = []\n";
+    assert_eq!(refused(kprobe), "no kind of hook with a chain `kprobe`; known are `xdp`, `tc`");
+    let egress = "chain = { kind = \"xdp\", interface = \"eth0\", direction = \"egress\" }\nlinks = []\nruns = []\n";
+    assert_eq!(refused(egress), "XDP has no egress");
+    let far = format!("{chain}\nlinks = [{{ app = \"a\", priority = 1001 }}]\nruns = [\"a\"]\n");
+    assert_eq!(refused(&far), "priority 1001 is out of range: 0 to 1000");
 }
 
 fn members() -> impl Strategy<Value = Member> {

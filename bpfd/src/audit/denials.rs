@@ -1,57 +1,102 @@
-//! Refusals of one minute: few are written, the others are counted. Must never grow with the number of callers.
+//! Refusals: some are written, the others are counted. Must never grow with the number of callers.
+//!
+//! A person who tries things is on record word by word; a program that is refused in a loop is a number. Whoever may ask at all could
+//! else have the log rotated until nothing else is in it.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// For how long refusals are counted together, and how many of them are written: of one caller, and of all. A whole day of them is less than
-/// one file.
-const WINDOW: Duration = Duration::from_secs(60);
-const WRITTEN_OF_ONE: u64 = 10;
-const WRITTEN_OF_ALL: u64 = 60;
-/// Callers that are told apart in one window; the others are counted as one.
+/// How many refusals of one caller are written in a second.
+const IN_A_SECOND: u64 = 10;
+/// How many are written in an hour: of one caller, and of all. A whole day of them is less than two files.
+const IN_AN_HOUR: u64 = 600;
+const OF_ALL: u64 = 3600;
+/// After how long what was counted is written.
+const COUNTED: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+/// Callers that are told apart in an hour; the others are counted as one.
 const CALLERS: usize = 256;
 
-/// Refusals of this minute.
+/// Refusals of this hour.
 #[derive(Debug)]
 pub(super) struct Denials {
+    hour: Window,
+    /// Since the counts were written last.
+    counted: Instant,
+    of: BTreeMap<String, Caller>,
+}
+
+#[derive(Debug)]
+struct Caller {
+    second: Window,
+    hour: u64,
+    /// Not written, and not yet said.
+    more: u64,
+}
+
+/// How many were written since.
+#[derive(Debug)]
+struct Window {
     since: Instant,
     written: u64,
-    /// By caller: how many were written, and how many were not.
-    of: BTreeMap<String, (u64, u64)>,
+}
+
+impl Window {
+    fn new(now: Instant) -> Self {
+        Self { since: now, written: 0 }
+    }
+
+    /// Begins anew if it is over.
+    fn turn(&mut self, now: Instant, length: Duration) -> bool {
+        let over = now.duration_since(self.since) >= length;
+        if over {
+            *self = Self::new(now);
+        }
+        over
+    }
 }
 
 impl Denials {
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, written: 0, of: BTreeMap::new() }
+        Self { hour: Window::new(now), counted: now, of: BTreeMap::new() }
     }
 
     /// Whether a refusal of now is to be written; else it is counted.
-    pub(super) fn admits(&mut self, principal: &str) -> bool {
+    pub(super) fn admits(&mut self, principal: &str, now: Instant) -> bool {
+        if self.hour.turn(now, HOUR) {
+            self.of.retain(|_, caller| caller.more > 0);
+            self.of.values_mut().for_each(|caller| caller.hour = 0);
+        }
         let known = self.of.contains_key(principal) || self.of.len() < CALLERS;
-        let (written, counted) = self.of.entry(if known { principal } else { "others" }.to_owned()).or_default();
-        let admitted = *written < WRITTEN_OF_ONE && self.written < WRITTEN_OF_ALL;
+        let caller = self.of.entry(if known { principal } else { "others" }.to_owned());
+        let caller = caller.or_insert_with(|| Caller { second: Window::new(now), hour: 0, more: 0 });
+        caller.second.turn(now, SECOND);
+        let admitted = caller.second.written < IN_A_SECOND && caller.hour < IN_AN_HOUR && self.hour.written < OF_ALL;
         if admitted {
-            *written += 1;
-            self.written += 1;
+            caller.second.written += 1;
+            caller.hour += 1;
+            self.hour.written += 1;
         } else {
-            *counted += 1;
+            caller.more += 1;
         }
         admitted
     }
 
-    /// Who was refused more often than was written, if the minute is over; then a new one begins.
+    /// Who was refused more often than was written, once a minute.
     pub(super) fn over(&mut self, now: Instant) -> Vec<(String, u64)> {
-        if now.duration_since(self.since) < WINDOW {
+        if now.duration_since(self.counted) < COUNTED {
             return vec![];
         }
-        let Self { of, .. } = std::mem::replace(self, Self::new(now));
-        of.into_iter().filter(|(_, (_, counted))| *counted > 0).map(|(who, (_, counted))| (who, counted)).collect()
+        self.counted = now;
+        let counted = self.of.iter_mut().filter(|(_, caller)| caller.more > 0);
+        counted.map(|(who, caller)| (who.clone(), std::mem::take(&mut caller.more))).collect()
     }
 
-    /// Lets the minute be over.
+    /// Lets a minute be over.
     #[cfg(test)]
     pub(super) fn age(&mut self) {
-        self.since -= WINDOW;
+        self.counted -= COUNTED;
     }
 }
 
@@ -60,16 +105,38 @@ mod tests {
     use super::*;
 
     #[test]
+    fn ten_refusals_a_second_are_written_and_the_others_counted() {
+        let now = Instant::now();
+        let mut denials = Denials::new(now);
+        let mut written = |now| (0..15).filter(|_| denials.admits("mallory (uid 7)", now)).count();
+        assert_eq!([written(now), written(now + SECOND / 2), written(now + SECOND)], [10, 0, 10]);
+        assert_eq!(denials.over(now + SECOND), []);
+        assert_eq!(denials.over(now + COUNTED), [("mallory (uid 7)".to_owned(), 25)]);
+        // They are said once.
+        assert_eq!(denials.over(now + COUNTED * 2), []);
+    }
+
+    #[test]
+    fn who_is_refused_all_day_fills_no_file() {
+        let now = Instant::now();
+        let mut denials = Denials::new(now);
+        let written = (0..24 * 3600).filter(|second| {
+            let now = now + SECOND * *second;
+            (0..11).filter(|_| denials.admits("mallory (uid 7)", now)).count() > 0
+        });
+        assert_eq!(written.count(), 24 * 60);
+    }
+
+    #[test]
     fn strangers_of_many_names_write_few_lines_together() {
         let now = Instant::now();
         let mut denials = Denials::new(now);
-        let written = (0..100_000).filter(|number| denials.admits(&format!("uid {number}"))).count();
-        assert_eq!(written, 60);
-        assert_eq!(denials.over(now + WINDOW / 2), []);
-        let counted = denials.over(now + WINDOW);
-        assert_eq!(counted.len(), CALLERS - 60 + 1);
-        assert_eq!(counted.iter().map(|(_, count)| count).sum::<u64>(), 100_000 - 60);
-        // In the next minute there is room again.
-        assert!(denials.admits("uid 1"));
+        let written = (0..100_000).filter(|number| denials.admits(&format!("uid {number}"), now)).count();
+        // One of each that is told apart, and ten of the others.
+        assert_eq!(written, CALLERS + 10);
+        let counted = denials.over(now + COUNTED);
+        assert_eq!(counted, [("others".to_owned(), 100_000 - 266)]);
+        // There is room again.
+        assert!(denials.admits("uid 1", now + SECOND));
     }
 }

@@ -1,5 +1,7 @@
 //! Interfaces by name and by what they are, in every namespace that a name leads to; and those that are not where they were, by the
 //! programs of ours that run on them, in namespaces without a name too. It must never change what they run.
+//!
+//! Long because an interface is looked for in each way in which it can have moved.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -3,6 +3,8 @@
 //!
 //! All that is known is changed in one operation, so that each chain is swapped once; if that is refused, each program is an operation of
 //! its own, and what cannot be had is told by name. It must never wait for a registry: what is not stored is LOADING.
+//!
+//! Long because files are read, judged and carried out in one order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -8,7 +8,7 @@ use bpfd_core::state::Owner;
 use uuid::Uuid;
 
 use super::Service;
-use crate::audit::{Record, WhenFull};
+use crate::audit::{Kind, Record, WhenFull};
 use crate::causes::error_chain;
 use crate::engine::{Engine, EngineError};
 use crate::execute::ExecuteError;
@@ -47,7 +47,15 @@ impl Service {
     {
         let (operation, line) = (OpId(Uuid::new_v4()), Line::User(owner.uid));
         let begin = move |engine: &mut Engine<HostKernel>| {
-            let begun = Record::Begin { operation, owner: &owner, changes: &changes, plan: None };
+            let begun = Record::Begin {
+                operation,
+                kind: Kind::Host,
+                owner: &owner,
+                changes: &changes,
+                apps: &[],
+                plan: None,
+                late: false,
+            };
             engine.audit().write(&begun, WhenFull::Refuse)
         };
         let begun = self.engine.call(line, begin).await.map_err(Refused::NotBegun)?;

@@ -16,9 +16,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use bpfd::audit::{AuditSink, Record, WhenFull};
+use bpfd::audit::{AuditSink, Kind, Open, Record, WhenFull};
 use bpfd::engine::{Answer, Context, Engine, EngineError, News, Pending, Progress, Settling};
 use bpfd::execute::ExecuteError;
 use bpfd::repair::{Recovered, Repaired};
@@ -56,14 +56,65 @@ use uuid::Uuid;
 
 const BOOT: BootId = BootId(Uuid::from_u128(1));
 
-/// Counts; nothing of these tests reads it.
-#[derive(Default)]
-struct Counted(usize);
+/// Of each operation, in the order of their beginning, how many records say that it began, that a step is taken, that it ended.
+type Records = Vec<(Open, [usize; 3])>;
 
-impl AuditSink for Counted {
-    fn write(&mut self, _: &Record<'_>, _: WhenFull) -> std::io::Result<()> {
-        self.0 += 1;
+/// An audit log in memory, that one daemon after another writes.
+#[derive(Clone, Default)]
+struct Audit {
+    records: Arc<Mutex<Records>>,
+    open: Vec<Open>,
+}
+
+impl Audit {
+    /// As a start reads it.
+    fn read_again(&self) -> Self {
+        let records = self.records.clone();
+        let open =
+            records.lock().unwrap().iter().filter(|(_, [_, _, ends])| *ends == 0).map(|(open, _)| *open).collect();
+        Self { records, open }
+    }
+
+    /// What is not as it must be: operations without exactly one begin, with more than one end, or, with a daemon at rest, without one.
+    fn wrong(&self) -> Vec<String> {
+        let records = self.records.lock().unwrap();
+        let wrong = records.iter().filter(|(_, [begins, _, ends])| (*begins, *ends) != (1, 1));
+        wrong.map(|(Open { kind, .. }, [begins, _, ends])| format!("{kind:?}: {begins} begins, {ends} ends")).collect()
+    }
+
+    /// How many operations of a kind took steps.
+    fn of(&self, wanted: Kind) -> usize {
+        let records = self.records.lock().unwrap();
+        records.iter().filter(|(open, [_, intents, _])| open.kind == wanted && *intents > 0).count()
+    }
+}
+
+impl AuditSink for Audit {
+    fn write(&mut self, record: &Record<'_>, _: WhenFull) -> std::io::Result<()> {
+        let (operation, at) = match *record {
+            Record::Begin { operation, kind, .. } => {
+                self.open.push(Open { operation, kind });
+                self.records.lock().unwrap().push((Open { operation, kind }, [0; 3]));
+                (operation, 0)
+            }
+            Record::Intent { operation, .. } => (operation, 1),
+            Record::End { operation, .. } => {
+                self.open.retain(|open| open.operation != operation);
+                (operation, 2)
+            }
+            _ => return Ok(()),
+        };
+        let mut records = self.records.lock().unwrap();
+        let of_it = |(open, _): &&mut (Open, [usize; 3])| open.operation == operation;
+        match records.iter_mut().find(of_it) {
+            Some((_, counts)) => counts[at] += 1,
+            None => panic!("a record of an operation that never began"),
+        }
         Ok(())
+    }
+
+    fn unended(&self) -> &[Open] {
+        &self.open
     }
 }
 
@@ -251,6 +302,7 @@ struct Host {
     uids: u128,
     loads: u32,
     policy: watch::Sender<Arc<Policy>>,
+    audit: Audit,
     /// What peers do while something is made for the next change.
     while_made: Vec<PeerMove>,
 }
@@ -268,6 +320,7 @@ impl Host {
             uids: 1 << 64,
             loads: 0,
             policy: watch::Sender::default(),
+            audit: Audit::default(),
             while_made: vec![],
         };
         for chain in [eth(0), eth(1)].map(|name| host.hook(name)).iter().filter(|chain| chain.point != Point::Xdp) {
@@ -299,7 +352,7 @@ impl Host {
         self.kernel.restart();
         prepare(&mut self.kernel);
         let (audit, judge) =
-            (Box::new(Counted::default()), Box::new(|_: &State, _: &Observed| Unauthorised::default()));
+            (Box::new(self.audit.read_again()), Box::new(|_: &State, _: &Observed| Unauthorised::default()));
         let policy = self.policy.subscribe();
         let started = Engine::start(self.kernel.clone(), store, audit, policy, BOOT, Box::new(uids), judge);
         let (mut engine, repaired) = started.unwrap();
@@ -323,7 +376,7 @@ impl Host {
         let kernel = Mortal(Rc::new(RefCell::new(self.kernel.clone())));
         let left = kernel.0.clone();
         let (audit, judge) =
-            (Box::new(Counted::default()), Box::new(|_: &State, _: &Observed| Unauthorised::default()));
+            (Box::new(self.audit.read_again()), Box::new(|_: &State, _: &Observed| Unauthorised::default()));
         let died = Engine::start(kernel, store, audit, self.policy.subscribe(), BOOT, uids, judge).is_err();
         self.kernel = left.borrow().clone();
         died
@@ -512,6 +565,7 @@ impl Host {
     fn wrong(&mut self) -> Vec<String> {
         let mut wrong: Vec<String> = self.broken().iter().map(ToString::to_string).collect();
         wrong.extend(self.engine().kernel().wrong_for_peers());
+        wrong.extend(self.audit.wrong());
         let made_here = self.engine().kernel().made_here;
         wrong.extend((made_here > 0).then(|| format!("{made_here} programs were verified on the engine's thread")));
         wrong
@@ -1204,6 +1258,7 @@ fn a_reboot_brings_every_chain_back() {
         host.kernel.reboot();
         let repaired = host.start();
         assert_eq!(repaired.failures, Vec::<String>::new());
+        assert_eq!(host.audit.of(Kind::Repair), 1, "the repair is on record, once");
         assert_eq!(host.sight().1, before);
         let state = host.state();
         assert_eq!(state.links.len(), 4);
@@ -1306,6 +1361,8 @@ fn an_operation_that_fits_the_state_no_more_is_let_go() {
     let after = host.sight();
     host.stop();
     db.execute_batch("INSERT INTO operations SELECT * FROM kept").unwrap();
+    // That was an earlier version, whose audit log says nothing of what is open.
+    host.audit = Audit::default();
     let repaired = host.start();
     assert_eq!(
         repaired.failures,
@@ -1851,6 +1908,8 @@ fn interface_comes_and_goes(chains: Chains) {
     host.settle(&News::everything());
     assert_eq!(host.sight().1, before);
     assert_eq!(host.broken(), []);
+    assert!(host.audit.of(Kind::Event) > 0, "{chains:?}: what the event led to is not on record");
+    assert_eq!(host.audit.wrong(), NOTHING);
 
     host.engine().kernel().clear(&eth(0));
     host.settle(&News::everything());

@@ -6,6 +6,8 @@
 //! sequence  a program each, which the kernel runs one after the other (tc), by tcx or clsact
 //! ```
 //! This module must never touch an interface, and never remove what it could not observe.
+//!
+//! Long because each way in which a chain refuses a change is here, beside the others.
 
 mod clsact;
 mod fused;

@@ -296,6 +296,7 @@ mod tests {
                 is_dispatcher: false,
                 linked: None,
                 is_moved: false,
+                has_link: false,
             },
         )]);
         assert_eq!(
@@ -305,7 +306,14 @@ mod tests {
         assert_eq!(runs(&at(4), &generations), Attached::Other(ProgId(7)));
         let unread = BTreeMap::from([(
             uid,
-            SeenGeneration { id: KernelId(7), record: None, is_dispatcher: false, linked: None, is_moved: false },
+            SeenGeneration {
+                id: KernelId(7),
+                record: None,
+                is_dispatcher: false,
+                linked: None,
+                is_moved: false,
+                has_link: false,
+            },
         )]);
         assert_eq!(runs(&at(4), &unread), Attached::Ours(LiveGeneration { program: KernelId(7), generation: uid }));
     }
