@@ -101,6 +101,10 @@ fn at_each_of(at: At, points: &[Point], verb: &Verb) {
     for Point { name, passed, became } in points {
         let point = &format!("{name}={passed}*off->return");
         assert!(dies(&mut host, point, &line), "`{line}` never came to {point}");
+        // The end that the next start writes was missing.
+        if ["audit-begin-after", "audit-end-before"].contains(&name.as_str()) {
+            assert_eq!(host.audit().unended.len(), 1, "killed at {point}");
+        }
         // What was attached goes on without a daemon.
         host.ping(5);
         host.start();
