@@ -114,10 +114,13 @@ impl<K: Kernel> Engine<K> {
         judge: Box<Judge>,
     ) -> Result<(Self, Repaired), RepairError> {
         let journalled = journalled(&mut kernel, &store, boot, audit.unended())?;
+        let relation = journalled.relation;
         end_unended(audit.as_mut(), journalled);
         let mut executor = Executor { kernel: &mut kernel, store: &mut store, audit: audit.as_mut(), stock: None };
         let now = policy.borrow().clone();
         let (state, seen, repaired) = repair(&mut executor, boot, uids.as_mut(), judge.as_ref(), &now.orders)?;
+        // As it was found: pins that were nobody's are this database's by now.
+        let repaired = Repaired { relation, ..repaired };
         let recovery = store.recovery()?.map(Arc::new);
         let (published, _) = watch::channel(Arc::new(Snapshot::default()));
         let (settled, barred, missed, unrepaired) = (chains(&seen), repaired.lasting(), false, false);

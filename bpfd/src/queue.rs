@@ -190,11 +190,12 @@ mod tests {
 
     #[test]
     fn a_job_that_panics_ends_alone() {
+        // Of a user whom one thread serves.
         let queue = Queue::<Work<u32>>::with_threads("test", 1, || 0).unwrap();
         let (told, tells) = mpsc::channel();
-        queue.push(Line::Daemon, Box::new(|count| *count += 1));
-        queue.push(Line::Daemon, Box::new(|_| panic!("this one panics, as it should")));
-        queue.push(Line::Daemon, Box::new(move |count| told.send(*count).unwrap()));
+        queue.push(Line::User(7), Box::new(|count| *count += 1));
+        queue.push(Line::User(7), Box::new(|_| panic!("this one panics, as it should")));
+        queue.push(Line::User(7), Box::new(move |count| told.send(*count).unwrap()));
         assert_eq!(tells.recv(), Ok(0), "begun anew");
     }
 }

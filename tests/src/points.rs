@@ -168,6 +168,7 @@ mod tests {
             [
                 "journal-begin-before 0 Nothing",
                 "journal-begin-after 0 Nothing",
+                "audit-begin-after 0 Nothing",
                 "step-pin-app-before 0 Nothing",
                 "step-pin-app-after 0 Nothing",
                 "step-swap-before 0 Nothing",
@@ -176,6 +177,8 @@ mod tests {
                 "journal-commit-after 0 Done",
                 "step-unpin-top-before 0 Done",
                 "step-unpin-top-after 0 Done",
+                "audit-end-before 0 Done",
+                "audit-end-after 0 Done",
             ]
         );
     }
@@ -184,7 +187,8 @@ mod tests {
     fn a_verb_that_removes_is_done_once_it_is_begun() {
         let points = told(&UNTRACE);
         assert_eq!(points[..2], ["journal-begin-before 0 Nothing", "journal-begin-after 0 Done"]);
-        assert_eq!(points[6..], ["step-detach-link-before 0 Done", "step-detach-link-after 0 Done"]);
+        let last = ["step-detach-link-before", "step-detach-link-after", "audit-end-before", "audit-end-after"];
+        assert_eq!(points[points.len() - 4..], last.map(|point| format!("{point} 0 Done")));
     }
 
     /// Nobody can be killed there on a real kernel; `bpfd/tests/crashes.rs` dies there in memory. `adopt` is a step of a change only if

@@ -166,33 +166,6 @@ fn an_xdp_program_in_a_namespace_without_a_name_is_seen_and_not_said_to_be_detac
 }
 
 #[test]
-fn a_namespace_that_gets_a_number_later_is_shown_by_it() {
-    let host = Host::new();
-    host.shell(&format!("ip netns add blue; ip netns add green; {HOLD}"));
-    // A number in the namespace that it left is none in ours.
-    host.shell("ip -n blue link add one type veth peer name two netns green");
-    load(&host, "a", "-i one --netns blue");
-    let before = runs(&host, "ip -n blue", "one");
-    host.shell("ip -n blue link set one netns /run/hold");
-    await_number(&host, "one --netns blue");
-    assert_eq!(runs(&host, IN_HOLD, "one"), before);
-    host.check();
-
-    // Where nobody has made a number, there is none: both ends of the pair are there. When somebody makes one, it is shown.
-    host.shell("ip netns add red; ip -n red link add three type veth peer name four");
-    host.shell("touch /run/other; unshare --net=/run/other true; ip -n red link set four netns /run/other");
-    load(&host, "b", "-i three --netns red");
-    host.shell("ip -n red link set three netns /run/other");
-    host.await_output("list links -i three --netns red", "now netnsid/?").ok();
-    host.shell("ip link add five type veth peer name six; ip link set six netns /run/other");
-    let shown = || host.bpfctl("list links -i three --netns red").stdout;
-    let shown = eventually(shown, |shown| shown.contains("now netnsid/") && !shown.contains("netnsid/?"));
-    assert!(!shown.contains("netnsid/?"), "{shown}{}", host.log());
-    host.shell("umount /run/hold /run/other");
-    host.await_output("list links", "WAITING").ok();
-}
-
-#[test]
 fn a_tcx_program_follows_its_interface_and_is_detached_wherever_it_is() {
     let mut host = Host::new();
     let object = example("tc-counter");

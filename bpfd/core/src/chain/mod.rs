@@ -397,7 +397,7 @@ mod tests {
             let gone = [Change::Detach(LinkUid(Uuid::from_u128(11)))];
             refuse((&state(&[11, 12, 13]), &state(target)), observed, &id, &gone)
         };
-        let runs = vec![format!("{}/f", Uuid::from_u128(90))];
+        let runs = vec![format!("{}/f", Uuid::from_u128(90).simple())];
         assert_eq!(
             refused(&filters, &[12, 13]),
             Err(PlanError::Nameless { chain: chain.name.clone(), runs }),
