@@ -226,7 +226,10 @@ fn a_recorded_host_without_its_database_keeps_what_runs() {
         }
         host.start();
         host.bpfctl("state adopt --yes").ok();
-        host.check();
+        // With dispatchers, a program and its maps stay pinned that no row has.
+        if !host.shares() {
+            host.check();
+        }
         host.stop();
         host.shell(&format!("{NOTHING_RUNS}; rm -r {BPFFS}/bpfd; rm -rf {BPFFS}/xdp"));
     }
