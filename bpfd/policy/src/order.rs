@@ -1,5 +1,5 @@
-//! `[[order]]`, as it was read: which apps run before which in the chains of some interfaces. [`place`] makes priorities of it, and
-//! [`contradictions`] finds orders that no chain can have.
+//! `[[order]]`, as it was read: which apps run before which in the chains of some interfaces. [`place()`] makes priorities of it, and
+//! `contradictions.rs` finds orders that no chain can have.
 //!
 //! Must never say anything about programs that bpfd did not attach: these keep their priorities.
 

@@ -1,5 +1,5 @@
 //! Orders that contradict each other. They are looked for on chains that surely exist: one for each two orders that can be about the same
-//! chain. What only the labels or signers of an app make a contradiction shows when it is there: see [`super::place`].
+//! chain. What only the labels or signers of an app make a contradiction shows when it is there: see [`super::place()`].
 //!
 //! Must never refuse orders that can hold.
 
