@@ -11,6 +11,7 @@ mod journal;
 mod resume;
 mod unended;
 
+use std::error::Error;
 use std::io;
 
 use bpfd_core::ident::OpId;
@@ -19,6 +20,8 @@ use bpfd_core::policy::{Denied, Principal};
 use bpfd_core::state::Owner;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+use crate::causes::error_chain;
 
 pub use self::file::AuditFile;
 pub use self::journal::Journal;
@@ -194,6 +197,11 @@ pub trait AuditSink {
     fn denied_image(&mut self, denied: &Denied, image: &DeniedImage) -> io::Result<()> {
         self.write(&record(denied, Some(image)), WhenFull::Refuse)
     }
+}
+
+/// How something ended, in words for its last record.
+pub fn result<T, E: Error>(done: &Result<T, E>) -> String {
+    done.as_ref().map_or_else(|error| error_chain(error), |_| "done".to_owned())
 }
 
 fn record<'a>(denied: &'a Denied, image: Option<&'a DeniedImage>) -> Record<'a> {

@@ -17,7 +17,7 @@ use bpfd_core::unauthorised::{Unauthorised, refused_again};
 use bpfd_policy::Policy;
 use tokio::sync::watch;
 
-use crate::audit::{AuditSink, Kind};
+use crate::audit::{AuditSink, Kind, result};
 use crate::images::Images;
 use crate::programs::Programs;
 use crate::repair::Judge;
@@ -78,6 +78,6 @@ pub fn forget_undeclared(
     changes.iter().for_each(|change| tracing::info!("{change}"));
     let operation = audit.begin_own(Kind::Repair, &changes, None);
     let done = store.replace(boot, &state, &left);
-    audit.ended(operation, &done.as_ref().map_or_else(ToString::to_string, |()| "done".to_owned()));
+    audit.ended(operation, &result(&done));
     done
 }

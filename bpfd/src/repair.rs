@@ -28,7 +28,7 @@ use bpfd_core::state::{App, Change, Link, State};
 use bpfd_core::unauthorised::Unauthorised;
 use bpfd_policy::order::Order;
 
-use crate::audit::{Kind, Record, WhenFull};
+use crate::audit::{Kind, Record, WhenFull, result};
 use crate::execute::{Executor, RACES, stamp};
 use crate::fail_points::point;
 use crate::store::{Outcome, Store, StoreError};
@@ -242,7 +242,7 @@ fn on_record<K: Kernel>(
 ) -> Result<(), StoreError> {
     let operation = executor.audit.begin_own(Kind::Repair, changes, None);
     let done = work(executor);
-    executor.audit.ended(operation, &done.as_ref().map_or_else(ToString::to_string, |()| "done".to_owned()));
+    executor.audit.ended(operation, &result(&done));
     done
 }
 

@@ -101,8 +101,8 @@ pub struct GlobalSummary {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(tag = "remark", rename_all = "snake_case")]
 pub enum Remark {
-    /// Symbols that nobody supplies.
-    #[error("programs that use {} cannot be loaded: bpfd links neither symbols of the kernel nor other objects", .symbols.join(", "))]
+    /// Symbols that the object does not define.
+    #[error("programs that use {} load only where these are functions of the kernel: bpfd links no variables of the kernel and no other objects", .symbols.join(", "))]
     Unresolved {
         /// Their names.
         symbols: Vec<String>,

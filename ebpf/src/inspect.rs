@@ -139,7 +139,7 @@ pub enum InspectError {
 }
 
 impl Object {
-    /// Symbols that nobody supplies: a program that reaches one cannot be loaded.
+    /// Symbols of the kernel that are not weak: a program that reaches one loads only if this kernel has it as a function.
     pub fn unresolved(&self) -> impl Iterator<Item = &str> {
         let needed = self.externs.iter().filter(|symbol| symbol.kind == ExternKind::Kernel && !symbol.weak);
         needed.map(|symbol| symbol.name.as_str())

@@ -31,9 +31,13 @@ use crate::service::Service as Verbs;
 const UNASKED: u64 = 64 << 10;
 /// From the end of one message to the end of the next: a client of this host has it at hand.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Before an answer that there is no room: who asks again at once asks once in this time on each of its streams. Refusing some thousand
-/// calls a second takes more of a processor than carrying out what is taken of them.
+/// How long a refusal for lack of room is held back: a client that asks again at once then asks once in this time on each stream.
+/// Without it, refusing some thousand calls a second takes more of a processor than carrying out those that are taken.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The header of an answer that is nothing but a status (gRPC over HTTP2, "Trailers-Only").
+const STATUS: &str = "grpc-status";
+/// RESOURCE_EXHAUSTED.
+const NO_ROOM: &str = "8";
 /// The head of a message: whether it is compressed, and its length (gRPC over HTTP2, "Length-Prefixed-Message").
 const HEAD: usize = 5;
 
@@ -295,11 +299,6 @@ where
         })
     }
 }
-
-/// The header of an answer that is nothing but a status (gRPC over HTTP2, "Trailers-Only").
-const STATUS: &str = "grpc-status";
-/// RESOURCE_EXHAUSTED.
-const NO_ROOM: &str = "8";
 
 fn refused<B: Default>(status: Status) -> http::Response<Answer<B>> {
     status.into_http::<B>().map(|body| Answer { body, _call: None })

@@ -8,8 +8,7 @@ use bpfd_core::state::Owner;
 use uuid::Uuid;
 
 use super::Service;
-use crate::audit::{Kind, Record, WhenFull};
-use crate::causes::error_chain;
+use crate::audit::{Kind, Record, WhenFull, result};
 use crate::engine::{Engine, EngineError};
 use crate::execute::ExecuteError;
 use crate::kernel::HostKernel;
@@ -63,7 +62,7 @@ impl Service {
         let engine = self.engine.clone();
         let working = tokio::spawn(async move {
             let done = work.await;
-            let result = done.as_ref().map_or_else(|error| error_chain(error), |_| "done".to_owned());
+            let result = result(&done);
             // Waited for: each change that began before `work` has ended by then, one under an older policy too.
             let end = move |engine: &mut Engine<HostKernel>| engine.audit().ended(operation, &result);
             if let Err(error) = engine.enqueue(line, end).await {
