@@ -283,7 +283,7 @@ fn directories(layout: &Layout) -> Result<(), DaemonError> {
     )?;
     OwnedDir::make(&layout.objects(), 0o700)?.check_all()?;
     images(&layout.images())?;
-    // Written and never believed: on many hosts a group may write beside it, but what is in it must lead nowhere else.
+    // On many hosts a group may write beside it. It is read again for its own chain alone, and must lead nowhere else.
     DirBuilder::new().recursive(true).mode(0o700).create(&layout.log).map_err(at("make", &layout.log))?;
     Ok(owned::last(&layout.log)?)
 }

@@ -21,6 +21,9 @@ pub use self::finding::{Fault, Finding, Report};
 /// How many files are kept beside the one that is written: `audit.jsonl.1`, the newest, to `audit.jsonl.7`.
 pub const KEPT: u32 = 7;
 
+/// Bytes of a line that is read: the longest plan of a host has some hundred KiB.
+pub const LINE: u64 = 64 << 20;
+
 /// What is before the number of a record, and before its own hash.
 const START: &[u8] = b"{\"seq\":";
 const HASH: &[u8] = b",\"hash\":\"";

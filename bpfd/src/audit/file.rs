@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::anchor::AnchorFile;
 use super::denials::Denials;
 use super::journal::Journal;
-use super::resume::{Resume, first, resume};
+use super::resume::{Resume, first, kept_aside, resume};
 use super::{AuditSink, DeniedImage, Open, Record, WhenFull, record};
 use crate::reserve::{Reserve, is_full};
 
@@ -57,8 +57,10 @@ impl AuditFile {
     /// it was never acknowledged.
     pub fn open(path: &Path, anchor: &Path, journal: Option<Journal>) -> io::Result<Self> {
         let file = open(path)?;
-        let files = std::iter::once(path.to_path_buf()).chain((1..=KEPT).map(|number| aside(path, number)));
-        let files: Vec<PathBuf> = files.filter(|file| file.exists()).collect();
+        let mut files = vec![file.try_clone()?];
+        for number in 1..=KEPT {
+            files.extend(kept_aside(&aside(path, number))?);
+        }
         let (mut anchor, known) = AnchorFile::open(anchor)?;
         let Resume { head, is_chained, open, whole } = resume(&files, known.map(|anchor| anchor.head()))?;
         let cut = file.metadata()?.len().saturating_sub(whole);
@@ -223,7 +225,8 @@ impl AuditFile {
             }
             // What is about to go is not missed, and what is in the file is.
             if aside(gap).try_exists()?
-                && let Some(oldest) = first(&aside(gap.saturating_sub(1)))?
+                && let Some(kept) = kept_aside(&aside(gap.saturating_sub(1)))?
+                && let Some(oldest) = first(&kept)?
             {
                 self.anchor.keep_from(oldest);
             }
@@ -443,6 +446,30 @@ mod tests {
             assert_eq!(findings(&path), [missing]);
             fs::write(path.with_extension("head"), head).unwrap();
         }
+    }
+
+    #[test]
+    fn links_and_pipes_in_the_place_of_old_files_are_neither_read_nor_waited_for() {
+        use rustix::fs::{CWD, FileType, mknodat};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("audit.jsonl");
+        log(&path).write(&intent(1), WhenFull::Refuse).unwrap();
+        // All that is on record is elsewhere now, and a start without its anchor looks at every file.
+        fs::rename(&path, dir.path().join("elsewhere")).unwrap();
+        fs::remove_file(path.with_extension("head")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), aside(&path, 1)).unwrap();
+        mknodat(CWD, aside(&path, 2), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        log(&path).write(&intent(2), WhenFull::Refuse).unwrap();
+        let told: Vec<String> = lines(&path).iter().map(|line| format!("{} {}", line["seq"], line["record"])).collect();
+        assert_eq!(told, ["1 \"intent\""]);
+        // Nor in a rotation, which looks at the oldest but one.
+        for number in 3..=KEPT {
+            mknodat(CWD, aside(&path, number), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        }
+        let mut log = log(&path);
+        log.full = 1;
+        log.write(&intent(3), WhenFull::Refuse).unwrap();
+        assert_eq!(lines(&path).last().unwrap()["record"], "intent");
     }
 
     #[test]

@@ -2,11 +2,13 @@
 //! daemon ended in the middle of a rotation. It must never write.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::io::{self, BufRead, BufReader, Read as _, Seek as _};
+use std::path::Path;
 
-use bpfd_core::audit::{Head, Sealed};
+use bpfd_core::audit::{Head, LINE, Sealed};
 use bpfd_core::ident::OpId;
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde::Deserialize;
 
 use super::{Kind, Open};
@@ -33,9 +35,9 @@ struct Brief<'a> {
     open: Option<Vec<Open>>,
 }
 
-/// Looks at the files, the one that is written first, then from the newest that was put aside to the oldest. The chain goes on after the anchor's record and those
-/// that follow it. If that is not there it goes on after it all the same, so that the gap stays one.
-pub(super) fn resume(files: &[PathBuf], anchor: Option<Head>) -> io::Result<Resume> {
+/// Looks at the files, the one that is written first, then from the newest that was put aside to the oldest. The chain goes on after the
+/// anchor's record and those that follow it. If that is not there it goes on after it all the same, so that the gap stays one.
+pub(super) fn resume(files: &[File], anchor: Option<Head>) -> io::Result<Resume> {
     let mut read = Vec::new();
     for file in files {
         read.push(file);
@@ -62,7 +64,7 @@ pub(super) fn resume(files: &[PathBuf], anchor: Option<Head>) -> io::Result<Resu
 }
 
 /// The number of the first record of a file; `None` if it has none with a hash.
-pub(super) fn first(file: &Path) -> io::Result<Option<u64>> {
+pub(super) fn first(file: &File) -> io::Result<Option<u64>> {
     let mut first = None;
     each_line(file, |line| {
         first = Sealed::read(line).ok().map(|sealed| sealed.head.seq);
@@ -72,7 +74,7 @@ pub(super) fn first(file: &Path) -> io::Result<Option<u64>> {
 }
 
 /// Whether nothing before this file is needed: it says what was open, or it is the first with hashes.
-fn is_a_beginning(file: &Path) -> io::Result<bool> {
+fn is_a_beginning(file: &File) -> io::Result<bool> {
     let mut beginning = false;
     each_line(file, |line| {
         beginning = Sealed::read(line).map_or(true, |sealed| sealed.head.seq == 1)
@@ -82,10 +84,23 @@ fn is_a_beginning(file: &Path) -> io::Result<bool> {
     Ok(beginning)
 }
 
-/// Each whole line of a file, without its end, for as long as more is wanted.
-fn each_line(file: &Path, mut take: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
-    let (mut file, mut line) = (BufReader::new(File::open(file)?), Vec::new());
-    while file.read_until(b'\n', &mut line)? > 0 {
+/// A file that was put aside. Somebody else may have put something in its place where others may write above the directory: a link is not
+/// followed, nor is a pipe waited for. `None` if there is no file.
+pub(super) fn kept_aside(path: &Path) -> io::Result<Option<File>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file: File = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(file) => file.into(),
+        Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(file.metadata()?.is_file().then_some(file))
+}
+
+/// Each whole line of a file, without its end, for as long as more is wanted. One of more than [`LINE`] bytes is none.
+fn each_line(mut file: &File, mut take: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
+    file.rewind()?;
+    let (mut file, mut line) = (BufReader::new(file), Vec::new());
+    while (&mut file).take(LINE).read_until(b'\n', &mut line)? > 0 {
         match line.strip_suffix(b"\n") {
             Some(whole) if take(whole) => line.clear(),
             Some(_) | None => break,

@@ -6,15 +6,13 @@ use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use bpfd_core::audit::{Anchor, KEPT};
+use bpfd_core::audit::{Anchor, KEPT, LINE};
 use clap::Args;
 
 use crate::error::{Exit, Failure, Local};
 
 const LOG: &str = "/var/log/bpfd";
 const ANCHOR: &str = "/var/lib/bpfd/audit.head";
-/// Bytes of a line: the longest plan of a host has some hundred KiB.
-const LINE: u64 = 64 << 20;
 /// Bytes of an anchor's file: more than one has.
 const ANCHOR_LIMIT: u64 = 4096;
 
