@@ -79,7 +79,12 @@ impl Pins {
         let mut wrong = Vec::new();
         seen.extend(copies.values().flat_map(|(copy, _)| &copy.programs));
 
-        let chains: Vec<&pb::Chain> = chains.iter().filter(|chain| ours(chain).count() > 0).collect();
+        // A dispatcher of ours stays for members of peers.
+        let is_kept = |chain: &pb::Chain| {
+            let runs = |top: &Census| chain.kernel_program_id.is_some_and(|program| top.programs.contains(&program));
+            !chain.members.is_empty() && tops.values().any(runs)
+        };
+        let chains: Vec<&pb::Chain> = chains.iter().filter(|chain| ours(chain).count() > 0 || is_kept(chain)).collect();
         let dispatchers = || chains.iter().filter(|chain| chain.mode() == pb::ChainMode::Libxdp);
         let is_shared = |hook: &Hook| matches!(hook, Hook::Xdp(_) | Hook::Tc(_));
         let unshared = links.iter().filter(|link| hook(link).is_some_and(|hook| !is_shared(hook))).count();

@@ -226,10 +226,7 @@ fn a_recorded_host_without_its_database_keeps_what_runs() {
         }
         host.start();
         host.bpfctl("state adopt --yes").ok();
-        // With dispatchers, a program and its maps stay pinned that no row has.
-        if !host.shares() {
-            host.check();
-        }
+        host.check();
         host.stop();
         host.shell(&format!("{NOTHING_RUNS}; rm -r {BPFFS}/bpfd; rm -rf {BPFFS}/xdp"));
     }
