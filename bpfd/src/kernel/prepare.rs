@@ -22,6 +22,7 @@ use ebpf::inspect::Object;
 use ebpf::load_type::LoadType;
 use ebpf::relocate::{FUNC_INFO_SIZE, Finished, LINE_INFO_SIZE};
 use ebpf::verifier_log;
+use rustix::io::Errno;
 
 use super::failed;
 use super::hook::trampoline_refused;
@@ -269,16 +270,34 @@ fn unusable(ObjectError(why): ObjectError) -> StepError {
 }
 
 /// A verdict has words in the verifier's log. A log without any is of a program that the verifier accepted, and that the kernel failed to
-/// make ready afterwards; without a log, the verifier was not reached.
+/// make ready afterwards; without a log, the verifier was not reached. Of a log that was cut the words may be missing: the errno tells,
+/// which is that of the try without a log.
 fn refused(program: &Finished, LoadError { error, log, log_cut }: LoadError) -> StepError {
     let Finished { function, functions, .. } = program;
     let rejection = Box::new(verifier_log::read(log.as_bytes(), functions));
-    if rejection.message.is_none() && !log_cut {
-        let after = if log.is_empty() { "" } else { ", after the verifier accepted it" };
+    let is_verdict = if log_cut { !is_shortage(&error) } else { rejection.message.is_some() };
+    if !is_verdict {
+        // Under another errno a verifier that was cut short may have been at work still.
+        let is_accepted = if log_cut { is_of_descriptors(&error) } else { !log.is_empty() };
+        let after = if is_accepted { ", after the verifier accepted it" } else { "" };
         return StepError::Call { doing: format!("load `{function}`"), errno: format!("{error}{after}") };
     }
     let log = if log_cut { format!("{log}\n(cut: the log is longer than the kernel gives)") } else { log };
     StepError::Verifier { program: function.clone(), link: None, log, rejection }
+}
+
+/// Whether it says that a descriptor could not be had, which is the last thing that the kernel does.
+fn is_of_descriptors(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    [Errno::MFILE, Errno::NFILE].map(Some).contains(&errno)
+}
+
+/// Whether it says what the kernel or the caller lacks, and nothing of the program. The verifier judges with other numbers once it walks
+/// a program, and a log that does not fit is of one that it walked.
+fn is_shortage(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    let others = [Errno::NOMEM, Errno::AGAIN, Errno::INTR, Errno::PERM, Errno::NOSPC, Errno::BUSY];
+    is_of_descriptors(error) || others.map(Some).contains(&errno)
 }
 
 #[cfg(test)]
@@ -288,6 +307,10 @@ mod tests {
     use super::*;
 
     fn said(log: &str, log_cut: bool) -> StepError {
+        said_with(Errno::INVAL, log, log_cut)
+    }
+
+    fn said_with(errno: Errno, log: &str, log_cut: bool) -> StepError {
         let program = Finished {
             function: "pass".to_owned(),
             name: "pass".to_owned(),
@@ -299,7 +322,7 @@ mod tests {
             line_info: vec![],
             functions: vec![LinkedFunction { name: "pass".to_owned(), start: 0 }],
         };
-        let error = io::Error::from_raw_os_error(rustix::io::Errno::INVAL.raw_os_error());
+        let error = io::Error::from_raw_os_error(errno.raw_os_error());
         refused(&program, LoadError { error, log: log.to_owned(), log_cut })
     }
 
@@ -316,5 +339,31 @@ mod tests {
         assert_eq!(said("", false).to_string(), "cannot load `pass`: Invalid argument (os error 22)");
         // What is cut off may be the verdict.
         assert!(matches!(said(walked, true), StepError::Verifier { .. }));
+    }
+
+    #[test]
+    fn of_a_log_that_does_not_fit_the_errno_tells_whether_it_is_a_verdict() {
+        // Kernels from 6.4 keep the end of a log, older ones its beginning.
+        for log in [
+            "0: (b7) r0 = 2\n1: (95) ex",
+            "9: (95) exit\nprocessed 900000 insns (limit 1000000) max_states_per_insn 4\n",
+        ] {
+            let words = |errno| said_with(errno, log, true).to_string();
+            assert_eq!(
+                words(Errno::MFILE),
+                "cannot load `pass`: Too many open files (os error 24), after the verifier accepted it"
+            );
+            assert_eq!(
+                words(Errno::NFILE),
+                "cannot load `pass`: Too many open files in system (os error 23), after the verifier accepted it"
+            );
+            // The verifier needs memory too, and stops when its process is killed.
+            assert_eq!(words(Errno::NOMEM), "cannot load `pass`: Cannot allocate memory (os error 12)");
+            assert_eq!(words(Errno::AGAIN), "cannot load `pass`: Resource temporarily unavailable (os error 11)");
+            assert_eq!(words(Errno::PERM), "cannot load `pass`: Operation not permitted (os error 1)");
+            for verdict in [Errno::INVAL, Errno::ACCESS, Errno::TOOBIG, Errno::FAULT] {
+                assert!(matches!(said_with(verdict, log, true), StepError::Verifier { .. }), "{verdict}");
+            }
+        }
     }
 }

@@ -99,7 +99,7 @@ pub enum Target<'a> {
 #[derive(Debug, thiserror::Error)]
 #[error("the kernel refused to load it")]
 pub struct LoadError {
-    /// The kernel's error.
+    /// The kernel's error. If the log was cut, that of the try without a log: a log that does not fit would hide it.
     #[source]
     pub error: io::Error,
     /// What the verifier said; empty if it was not reached.
