@@ -1,6 +1,6 @@
 //! Objects as libbpf takes them: what their bytes lack, or declare in an unusual way, keeps no program from running.
 
-use bpfd_tests::{Host, broken, example};
+use bpfd_tests::{Host, broken, example, proprietary};
 use insta::assert_snapshot;
 
 #[test]
@@ -105,6 +105,43 @@ fn a_program_that_the_verifier_rejects_in_its_chain_alone_is_shown_as_one_of_a_l
     assert!(host.bpfctl(&log).ok().contains("frames"));
     host.ping(10);
     assert_eq!(host.counted("first"), 10);
+}
+
+#[test]
+fn a_program_that_runs_alone_is_named_to_whoever_comes_after_it() {
+    let host = Host::fused();
+    host.bpfctl(&format!("load --path {} --name alone xdp -i uplink", broken("deep"))).ok();
+    let load = format!("load --path {} --name second xdp -i uplink", example("xdp-pass"));
+    assert_snapshot!(host.refuses(5, &load), @"
+    reading the object
+    loading programs
+    attaching
+    error: the kernel's verifier rejected `deepest` in this chain, though it accepts it alone
+     --> ./deep.c:9:42, instruction 68
+      |
+    9 | FUNCTION d6(struct xdp_md *ctx) { return d7(ctx) + (ctx->ingress_ifindex == 9999); }
+      = the call stack of 9 frames is too deep
+      = that is: functions call each other deeper than the 8 levels that the kernel allows; a program that is fused with others is one level down
+    cause: ./deep.c:9:42: the call stack of 9 frames is too deep
+    hint: link `alone/deepest@uplink:xdp` of root cannot run beside other programs: detach it (`bpfctl detach alone/deepest@uplink:xdp`), or choose another interface
+    hint: `bpfctl get log UID` prints the whole log
+    ");
+    // As it says.
+    host.bpfctl("detach alone/deepest@uplink:xdp").ok();
+    host.bpfctl(&load).ok();
+    host.bpfctl("unload --all").ok();
+    // A licence is in the way in the same words.
+    std::fs::write(host.path("/run/closed.o"), proprietary("xdp-pass")).unwrap();
+    host.bpfctl("load --path /run/closed.o --name closed xdp -i uplink").ok();
+    let load = format!("load --path {} --name second xdp -i uplink", example("xdp-counter"));
+    assert_snapshot!(host.refuses(8, &load), @"
+    reading the object
+    loading programs
+    attaching
+    error: cannot load `second`
+    cause: `pass` cannot be fused with other programs: `count` is under a GPL-compatible licence and `pass` is under `Proprietary`: they cannot be one program
+    hint: link `closed/pass@uplink:xdp` of root cannot run beside other programs: detach it (`bpfctl detach closed/pass@uplink:xdp`), or choose another interface
+    ");
 }
 
 #[test]

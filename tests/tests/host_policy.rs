@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use bpfd_client::proto::v1 as pb;
-use bpfd_tests::{Host, Output, eventually, example};
+use bpfd_tests::{Host, Output, broken, eventually, example};
 use insta::assert_snapshot;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -69,6 +69,29 @@ fn pass() -> String {
 }
 
 #[test]
+fn whose_program_is_in_the_way_is_told_as_far_as_the_caller_may_know() {
+    let mut host = Host::without_daemon();
+    host.make_group();
+    host.set_fused();
+    write(&host, "policy.toml", RULES);
+    host.start();
+    let load = |name: &str| format!("load --path {} --name {name} --program deepest xdp -i uplink", broken("deep"));
+    host.bpfctl(&load("alone")).ok();
+    let hint = || {
+        let said = host.unchanged(|| host.bpfctl_as_member(&format!("{} xdp -i uplink --priority 200", pass())));
+        said.refused(5).lines().find_map(|line| line.strip_prefix("hint: ")).unwrap().to_owned()
+    };
+    assert_snapshot!(hint(), @"link `alone/deepest@uplink:xdp` of root cannot run beside other programs: ask root to detach it, or choose another interface");
+    write(&host, "policy.toml", &RULES.replace(", \"list\"", ""));
+    reload(&host);
+    assert_snapshot!(hint(), @"the program of another user is in the way: choose another interface, or ask root");
+    // One's own.
+    host.bpfctl("unload alone").ok();
+    host.bpfctl_as_member(&format!("{} --priority 100", load("own"))).ok();
+    assert_snapshot!(hint(), @"link `own/deepest@uplink:xdp` of member cannot run beside other programs: detach it (`bpfctl detach own/deepest@uplink:xdp`), or choose another interface");
+}
+
+#[test]
 fn a_member_may_what_its_rule_says_and_nothing_else() {
     let host = host(RULES);
     let pass = pass();
@@ -90,6 +113,11 @@ fn a_member_may_what_its_rule_says_and_nothing_else() {
     cause: rule `team` allows it, except priority 50: it is for 100 to 499
     hint: ask for what the rule allows, or ask an administrator
     ");
+    // A dry run is refused as the real call is.
+    let other = format!("load --path {} --name q xdp -i uplink", example("xdp-counter"));
+    for line in ["attach p xdp -i uplink", "update p/pass@uplink:xdp --priority 99", &other] {
+        assert_eq!(refused(&host, &format!("{line} --dry-run")), refused(&host, line), "{line}");
+    }
     assert_snapshot!(refused(&host, "attach p xdp -i far --netns far --priority 100"), @"
     error: member may not attach
     cause: rule `team` allows it, except interface far: it is for up*

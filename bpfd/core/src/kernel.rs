@@ -989,6 +989,23 @@ pub enum StepError {
 }
 
 impl StepError {
+    /// The link whose program cannot be what the step makes of it, if it is one.
+    pub fn blamed(&self) -> Option<LinkUid> {
+        match self {
+            Self::Verifier { link, .. } | Self::CannotFuse { link, .. } => *link,
+            Self::Object { .. }
+            | Self::Kept(_)
+            | Self::NoInterface(_)
+            | Self::NoTarget(_)
+            | Self::TargetRefused(_)
+            | Self::KernelLacks { .. }
+            | Self::Hook { .. }
+            | Self::Raced(_)
+            | Self::Call { .. }
+            | Self::Died => None,
+        }
+    }
+
     /// The same, about the program of this link.
     #[must_use]
     pub fn of_link(self, link: LinkUid) -> Self {

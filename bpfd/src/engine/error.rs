@@ -41,6 +41,14 @@ pub enum EngineError {
     /// It was tried, the verifier rejected a program, and it was undone.
     #[error(transparent)]
     Rejected(Box<crate::load_log::Rejected>),
+    /// The same of a link that the request is not about, or it cannot be fused: it is in the way of others in its chain.
+    #[error("{error}")]
+    InTheWay {
+        /// What was refused.
+        error: Box<Self>,
+        /// Which link it is, as far as the caller may know, and what to do.
+        hint: String,
+    },
     /// The kernel could not be read.
     #[error(transparent)]
     Observe(#[from] ObserveError),

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use bpfd_core::changes::{Fresh, RequestError};
 use bpfd_core::hook::ChainId;
-use bpfd_core::ident::RequestKey;
+use bpfd_core::ident::{LinkUid, RequestKey};
 use bpfd_core::ordering::unmet;
 use bpfd_core::plan::PlanError;
-use bpfd_core::policy::{Ask, Principal};
+use bpfd_core::policy::{Ask, Asked, Principal, Verb, at_the_door};
 use bpfd_core::report::Warning;
 use bpfd_core::request::Apply;
 use bpfd_core::snapshot::Snapshot;
 use bpfd_core::state::{Change, Link, Owner, State};
+use bpfd_policy::Policy;
 
 use super::Service;
 use super::near::Misspelt;
@@ -62,6 +63,25 @@ pub(crate) trait ChangeRequest: Ask + Send + Sync + 'static {
     }
 }
 
+/// What to do about a link that cannot run beside others, as far as a caller may know of it. `None` if there is no such link: it is one
+/// that the request would have made.
+fn in_the_way(policy: &Policy, principal: &Principal, state: &State, link: LinkUid) -> Option<String> {
+    let link = state.links.get(&link)?;
+    let is_own = principal.uid == 0 || link.owner.uid == principal.uid;
+    if !is_own && at_the_door(policy, principal, &Asked::verb(Verb::List)).is_err() {
+        return Some("the program of another user is in the way: choose another interface, or ask root".to_owned());
+    }
+    let (name, owner) = (state.link_name(link), &link.owner);
+    let is_unique = state.links.values().filter(|other| state.link_name(other) == name).count() == 1;
+    let detach = match (is_own, is_unique) {
+        (true, true) => format!("detach it (`bpfctl detach {name}`)"),
+        (true, false) => format!("detach it (`bpfctl detach uid:{}`)", link.uid),
+        (false, _) if owner.uid == 0 => "ask root to detach it".to_owned(),
+        (false, _) => format!("ask {owner} or root to detach it"),
+    };
+    Some(format!("link `{name}` of {owner} cannot run beside other programs: {detach}, or choose another interface"))
+}
+
 impl Service {
     /// Attaches, moves or unloads. For a detach see [`Service::detach`].
     pub(crate) async fn change<R: ChangeRequest>(
@@ -102,7 +122,8 @@ impl Service {
     }
 
     /// An error with what its caller can ask next: of somebody else's program, the processes that hold it, looked up for those alone who
-    /// are told of them; of a verifier's refusal, the log; of a name that leads nowhere, the one that was probably meant.
+    /// are told of them; of a verifier's refusal, the log; of a link that is in the way of others, which it is; of a name that leads
+    /// nowhere, the one that was probably meant.
     pub(super) async fn explained(&self, principal: &Principal, error: EngineError) -> EngineError {
         let (uid, line) = (principal.uid, Line::User(principal.uid));
         match error {
@@ -117,10 +138,17 @@ impl Service {
                     None => error.into(),
                 }
             }
-            EngineError::Execute(ExecuteError::Step(error)) => match self.logs.rejected(uid, error) {
-                Ok(rejected) => EngineError::Rejected(Box::new(rejected)),
-                Err(error) => ExecuteError::Step(error).into(),
-            },
+            EngineError::Execute(ExecuteError::Step(error)) => {
+                let link = error.blamed();
+                let error = match self.logs.rejected(uid, error) {
+                    Ok(rejected) => EngineError::Rejected(Box::new(rejected)),
+                    Err(error) => ExecuteError::Step(error).into(),
+                };
+                match link.and_then(|link| in_the_way(&self.trust.policy(), principal, &self.snapshot().state, link)) {
+                    Some(hint) => EngineError::InTheWay { error: Box::new(error), hint },
+                    None => error,
+                }
+            }
             EngineError::Plan(PlanError::Foreign { chain, mut holder, driven }) => {
                 holder.holders = self.reads.holders(line, holder.clone()).await.unwrap_or_default();
                 PlanError::Foreign { chain, holder, driven }.into()

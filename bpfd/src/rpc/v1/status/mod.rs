@@ -176,6 +176,7 @@ pub(in crate::rpc::v1) fn engine(message: &str, error: &EngineError) -> Refusal 
         EngineError::Misspelt { error, near } => plan(message, error, Some(near)),
         EngineError::Execute(error) => execute(message, error),
         EngineError::Rejected(rejected) => verifier(rejected),
+        EngineError::InTheWay { error, hint } => engine(message, error).hint(hint.clone()),
         EngineError::Observe(ObserveError { .. }) => {
             Refusal::new(ErrorReason::KernelError, message).cause(error_chain(error))
         }
