@@ -172,7 +172,6 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     recovered.iter().for_each(|how| tracing::info!("{how}"));
     steps.iter().for_each(|step| tracing::info!(%step, "repaired"));
     failures.iter().for_each(|failure| tracing::warn!(%failure, "not repaired"));
-    causes.extend(failures);
 
     let used = snapshot.objects().into_iter().chain(files.objects(layout)).collect();
     let swept = objects.sweep(&used).map_err(at("sweep the object store", &layout.objects()))?;
@@ -202,6 +201,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
         start: Start {
             time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
             causes,
+            failures,
             recovered,
             mode,
             mode_cause,

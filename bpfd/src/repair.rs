@@ -8,6 +8,7 @@
 //! from the beginning. It must never decide what to do: plans come from `bpfd_core::plan`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use bpfd_core::adopt::{Spared, adopt, lacks};
 use bpfd_core::describe::{apps, describe};
@@ -45,8 +46,8 @@ pub struct Repaired {
     pub recovered: Option<Recovered>,
     /// Steps taken, as text.
     pub steps: Vec<String>,
-    /// What could not be had, in a sentence each.
-    pub failures: Vec<String>,
+    /// What could not be had.
+    pub failures: Vec<Failure>,
     /// What the policy refused to load or attach again, and why.
     pub unauthorised: Unauthorised,
     /// Links whose program did not go into what runs their chain, and why: the others run without them.
@@ -55,11 +56,47 @@ pub struct Repaired {
     pub passing: BTreeSet<LinkUid>,
 }
 
+/// Something that could not be had.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Failure {
+    /// In a sentence.
+    pub what: String,
+    /// What it is about, if it is about no more than that: once all of it is unloaded or detached, nobody misses anything.
+    pub apps: BTreeSet<AppUid>,
+    /// As above.
+    pub links: BTreeSet<LinkUid>,
+}
+
+impl Failure {
+    fn of_app(app: &App, what: impl fmt::Display) -> Self {
+        Self { what: format!("app `{}`{what}", app.name), apps: [app.uid].into(), links: BTreeSet::new() }
+    }
+
+    /// Whether something that it is about is still wanted.
+    pub fn stands(&self, state: &State) -> bool {
+        let apps = self.apps.iter().any(|app| state.apps.contains_key(app));
+        let links = self.links.iter().any(|link| state.links.contains_key(link));
+        apps || links || self.apps.is_empty() && self.links.is_empty()
+    }
+}
+
+impl From<String> for Failure {
+    fn from(what: String) -> Self {
+        Self { what, ..Self::default() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
+
 impl Repaired {
     /// Starts without these.
     fn refuse(&mut self, refused: Unauthorised, state: &State) {
         let told = refused.apps.iter().filter_map(|(uid, why)| Some((state.apps.get(uid)?, why)));
-        self.failures.extend(told.map(|(app, why)| format!("app `{}` is not loaded again: {why}", app.name)));
+        self.failures.extend(told.map(|(app, why)| Failure::of_app(app, format_args!(" is not loaded again: {why}"))));
         self.barred.clone_from(&refused.links);
         self.unauthorised = refused;
     }
@@ -136,9 +173,8 @@ pub fn repair<K: Kernel>(
     if known != state {
         // Found out again by the next start: no reason to leave interfaces without their programs.
         if let Err(error) = executor.store.replace(boot, &state, &known) {
-            repaired
-                .failures
-                .push(format!("cannot write down which interfaces links are on, and at which priorities: {error}"));
+            let told = format!("cannot write down which interfaces links are on, and at which priorities: {error}");
+            repaired.failures.push(told.into());
         }
         state = known;
     }
@@ -156,7 +192,7 @@ pub fn repair<K: Kernel>(
             // Undone before, and nobody could write that down; the state went on without it.
             repaired
                 .failures
-                .push(format!("an operation in the journal no longer fits the state and was dropped: {error}"));
+                .push(format!("an operation in the journal no longer fits the state and was dropped: {error}").into());
             Verdict::Back
         })
     });
@@ -435,7 +471,7 @@ fn reload<K: Kernel>(
                 Ok(programs) => app.loaded_again(&programs),
                 Err(StepError::Died) => return Err(RepairError::Died),
                 Err(error) => {
-                    let told = format!("app `{}`: {error}", app.name);
+                    let told = Failure::of_app(app, format_args!(": {error}"));
                     if !repaired.failures.contains(&told) {
                         repaired.failures.push(told);
                     }
@@ -457,8 +493,8 @@ fn reachable(state: &State, gone: &BTreeSet<AppUid>) -> State {
 /// How the steps of a repair went.
 #[derive(Debug)]
 pub struct Attempt {
-    /// Steps that failed, in a sentence each; those of links that are barred from now on are in `Repaired::failures`.
-    pub failed: Vec<String>,
+    /// Steps that failed; those of links that are barred from now on are in `Repaired::failures`.
+    pub failed: Vec<Failure>,
     /// Somebody else was faster.
     raced: bool,
     /// Some link is barred from now on.
@@ -556,8 +592,9 @@ fn carry_out<K: Kernel>(
             Err(StepError::Died) => return Err(RepairError::Died),
             Err(error) => {
                 unswapped |= matches!(step, Step::Swap { .. });
-                let told = format!("{step}: {error}");
-                failures.push(told.clone());
+                let apps = if let Step::PinApp(app) = step { [*app].into() } else { BTreeSet::new() };
+                let told = Failure { what: format!("{step}: {error}"), apps, links: links_of(step, plan) };
+                failures.push(told.what.clone());
                 if let Step::LoadCopy { slot, .. } = step {
                     copyless.insert(slot.uid);
                 }
@@ -567,7 +604,8 @@ fn carry_out<K: Kernel>(
                     Some((link, why)) if !repaired.barred.contains_key(&link) => {
                         repaired.barred.insert(link, why);
                         attempt.barred = true;
-                        repaired.failures.push(told);
+                        // The others run without it.
+                        repaired.failures.push(Failure { links: [link].into(), ..told });
                         if !is_the_programs(&error) {
                             repaired.passing.insert(link);
                         }
@@ -585,6 +623,34 @@ fn carry_out<K: Kernel>(
     let result = if failures.is_empty() { "done".to_owned() } else { format!("done, but: {}", failures.join("; ")) };
     executor.audit.ended(operation, &result);
     Ok(attempt)
+}
+
+/// The links that miss something if a step of a plan is not taken.
+fn links_of(step: &Step, plan: &Plan) -> BTreeSet<LinkUid> {
+    let made_of = |wanted: &GenerationUid| {
+        plan.steps.iter().find_map(|step| match step {
+            Step::BuildGeneration { generation, content, .. } if generation == wanted => Some(content.members()),
+            _ => None,
+        })
+    };
+    match step {
+        Step::LoadCopy { slot, .. } => slot.links().collect(),
+        Step::BuildGeneration { content, .. } => content.members().into_iter().map(|member| member.link).collect(),
+        Step::PinGeneration(generation) | Step::Swap { to: Some(generation), .. } => {
+            made_of(generation).into_iter().flatten().map(|member| member.link).collect()
+        }
+        Step::AttachLink { link, .. } => [*link].into(),
+        Step::PinApp(_)
+        | Step::UnpinCopy(_)
+        | Step::Adopt { .. }
+        | Step::DropGeneration(_)
+        | Step::DetachLink(_)
+        | Step::Swap { to: None, .. }
+        | Step::UnpinGeneration(_)
+        | Step::UnpinApp(_)
+        | Step::Record(_)
+        | Step::Unrecord(_) => BTreeSet::new(),
+    }
 }
 
 /// The link without which the rest of its chain can be had, and why it is left out. Of programs that cannot run together, though each can

@@ -31,6 +31,9 @@ const BUSY: Duration = Duration::from_secs(5);
 /// Pages of its log after which SQLite writes it to the database, once the disk was full.
 const PAGES_WHEN_FULL: u32 = 16;
 
+/// What to do about a database that cannot be read. What runs is recorded beside the pins.
+const MOVE_AWAY: &str = "move `state.db` and `state.db-wal` away and start bpfd: it takes what runs into a new one";
+
 /// The database did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -38,7 +41,7 @@ pub enum StoreError {
     #[error("the state database failed")]
     Database(#[from] rusqlite::Error),
     /// A row that this version cannot read.
-    #[error("the state database holds a row that cannot be read: {what}")]
+    #[error("the state database holds a row that cannot be read: {what}; {MOVE_AWAY}")]
     Row {
         /// Which.
         what: String,
@@ -51,10 +54,8 @@ pub enum StoreError {
         /// Its `user_version`.
         found: i64,
     },
-    /// It is not a database any more, or `PRAGMA quick_check` found damage. What runs is recorded beside the pins.
-    #[error(
-        "the state database is damaged: {0}; move `state.db` and `state.db-wal` away and start bpfd: it takes what runs into a new one"
-    )]
+    /// It is not a database any more, or `PRAGMA quick_check` found damage.
+    #[error("the state database is damaged: {0}; {MOVE_AWAY}")]
     Damaged(String),
     /// The disk is full, and this would add something.
     #[error(

@@ -81,7 +81,10 @@ pub enum CannotFuse {
         member: String,
     },
     /// GPL-compatible programs beside others: no licence of the whole is true.
-    #[error("`{gpl}` is under a GPL-compatible licence and `{other}` is under `{license}`: they cannot be one program")]
+    #[error(
+        "`{gpl}` is under a GPL-compatible licence and `{other}` {}: they cannot be one program",
+        licensed(license)
+    )]
     MixedLicences {
         /// The first member under a GPL-compatible licence.
         gpl: String,
@@ -354,6 +357,13 @@ fn assemble(members: &[Member<'_>]) -> Result<Vec<Insn>, CannotFuse> {
 
 /// The licence of the whole: that of all members if they agree; GPL if all are compatible with it; if none is, one
 /// that grants nothing.
+fn licensed(license: &str) -> String {
+    match license {
+        "" => "has an empty licence".to_owned(),
+        license => format!("is under `{license}`"),
+    }
+}
+
 fn common_license(members: &[Member<'_>]) -> Result<String, CannotFuse> {
     let programs = || members.iter().map(|member| member.program);
     let gpl = programs().find(|program| is_gpl_compatible(&program.license));

@@ -58,7 +58,7 @@ pub enum NormaliseError {
     },
     /// A program needs an option of the kernel's configuration that this kernel does not have.
     #[error("the object {0}")]
-    Config(#[from] ConfigError),
+    Config(ConfigError),
     /// Nothing was asked for.
     #[error("no program is asked for")]
     Nothing,
@@ -111,6 +111,12 @@ pub enum NormaliseError {
     /// A section whose name `aya_obj` takes for something that it is not.
     #[error("section `{0}` has a name that loaders read differently")]
     Section(String),
+}
+
+impl From<ConfigError> for NormaliseError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
 }
 
 impl From<ElfError> for NormaliseError {

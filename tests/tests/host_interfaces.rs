@@ -1,7 +1,7 @@
 //! Which chain a link is in: it stays with its interface through renames, other interfaces of its name and a namespace that loses its
 //! name; two names of one interface make one chain. In guests too, where chains are libxdp's. The daemon hears of all of it by itself.
 
-use bpfd_tests::{Host, example};
+use bpfd_tests::{Host, broken, example};
 use insta::assert_snapshot;
 
 /// What the interface that a command shows runs.
@@ -125,6 +125,33 @@ fn an_interface_that_is_made_again_gets_its_links() {
         host.await_output("list links", "WAITING").ok();
         host.check();
     }
+}
+
+#[test]
+fn programs_that_are_too_much_together_are_left_out_from_the_end_of_their_chain() {
+    let mut host = Host::fused();
+    load(&host, "counter", "-i later --when-present --priority 5");
+    // The verifier takes a million steps.
+    for (name, program, priority) in [("first", "steps_700k", 10), ("second", "steps_800k", 20)] {
+        let load = format!("load --path {} --name {name} --program {program}", broken("long_loops"));
+        host.bpfctl(&format!("{load} xdp -i later --when-present --priority {priority}")).ok();
+    }
+    host.kill();
+    host.shell("ip link add later type veth peer name other");
+    host.start();
+    assert_snapshot!(host.bpfctl("list links").ok(), @"
+    PROGRAM            TYPE  HOOK       PRIO  POS  STATE
+    counter/count      xdp   later:xdp  5     1    ATTACHED
+    first/steps_700k   xdp   later:xdp  10    2    ATTACHED
+    second/steps_800k  xdp   later:xdp  20    -    DRIFTED
+    ");
+    let cause = host.items("list links")[2]["cause"].as_str().unwrap().to_owned();
+    assert_snapshot!(cause, @"left out so that the others run: the kernel's verifier rejected `bpfd_fused`: BPF program is too large. Processed 1000001 insn");
+    assert!(!runs(&host, "ip", "later").is_empty());
+    // The start could not have it, and that is said for as long as somebody wants it.
+    assert!(host.findings().iter().any(|found| found.starts_with("start: ")), "{:?}", host.findings());
+    host.bpfctl("unload second").ok();
+    host.check();
 }
 
 #[test]

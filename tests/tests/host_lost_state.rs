@@ -462,6 +462,38 @@ fn a_state_map_that_cannot_be_read_takes_no_program_off() {
 }
 
 #[test]
+fn an_unreadable_row_stops_the_start_and_takes_nothing_off() {
+    let mut host = busy();
+    let before = before(&host);
+    host.kill();
+    let database = host.path(LIB).join("state.db");
+    for (what, damage) in [
+        ("an app", "UPDATE apps SET body = json_set(body, '$.owner', 'nobody') WHERE name = 'b'"),
+        ("a link", "UPDATE links SET body = json_remove(body, '$.placement')"),
+    ] {
+        let kept = kept(&host);
+        // SQLite follows links in a path, and would leave the case by /proc/PID/root.
+        let copies = tempfile::tempdir().unwrap();
+        kept.iter().for_each(|(file, bytes)| fs::write(copies.path().join(file), bytes).unwrap());
+        let db = rusqlite::Connection::open(copies.path().join("state.db")).unwrap();
+        assert!(db.execute(damage, []).unwrap() > 0, "{what}");
+        db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        drop(db);
+        host.shell(LOSE);
+        fs::copy(copies.path().join("state.db"), &database).unwrap();
+        let ended = host.spawn(&[]).err();
+        assert_eq!(ended.and_then(|status| status.code()), Some(1), "{what}{}", host.log());
+        let told = format!("the state database holds a row that cannot be read: {what}; move `state.db` and");
+        assert!(host.log().contains(&told), "{what}{}", host.log());
+        assert_eq!(runs(&host), before.0, "{what}{}", host.log());
+        restore(&host, &kept);
+    }
+    // As it says.
+    host.shell(&format!("cd {LIB}; mkdir away; mv state.db* away"));
+    goes_on(&mut host, &before, ANOTHER);
+}
+
+#[test]
 fn a_database_without_a_difference_is_taken_as_it_is() {
     let mut host = busy();
     host.stop();

@@ -34,6 +34,21 @@ fn an_object_without_a_licence_loads_and_may_not_call_helpers_for_gpl_programs()
 }
 
 #[test]
+fn an_empty_licence_is_called_so() {
+    let host = Host::fused();
+    host.counter("gpl", 10, 1);
+    let load = format!("load --path {} --program pass xdp -i uplink", broken("no_license"));
+    assert_snapshot!(host.refuses(8, &load), @"
+    reading the object
+    loading programs
+    attaching
+    error: cannot load `no_license`
+    cause: `pass` cannot be fused with other programs: `count` is under a GPL-compatible licence and `pass` has an empty licence: they cannot be one program
+    hint: in mode `fused` all programs of an interface are combined into one; attach this program to an interface without other programs
+    ");
+}
+
+#[test]
 fn an_object_without_types_runs_where_its_chain_needs_none() {
     let host = Host::fused();
     host.bpfctl(&format!("load --path {} --name untyped xdp -i uplink", broken("no_btf"))).ok();
@@ -184,7 +199,9 @@ fn only_what_the_chosen_program_reaches_is_judged() {
     assert_snapshot!(cause("asks"), @"`asks` needs `elapsed`, which the object does not define, nor this kernel as a function: bpfd links no variables of the kernel and no other objects. Let the object declare it `__weak` to run without it");
     assert_snapshot!(cause("jumps"), @"the initial values of map `wrong` cannot be used: one is no program");
     // Hosts differ in whether they have the kernel's configuration.
-    assert!(cause("demanding").starts_with("the object needs `CONFIG_THAT_IS_NEEDED`"));
+    let missing = cause("demanding");
+    assert!(missing.starts_with("the object needs `CONFIG_THAT_IS_NEEDED`"), "{missing}");
+    assert_eq!(missing.matches("CONFIG_THAT_IS_NEEDED").count(), 1, "{missing}");
 }
 
 #[test]

@@ -31,7 +31,7 @@ impl<K: Kernel> Engine<K> {
         match repaired {
             Ok(repaired) => {
                 self.show_now(&Scope::Everything(self.targets()));
-                Ok(Progress::Done(repaired.failures))
+                Ok(Progress::Done(repaired.failures.into_iter().map(|failure| failure.what).collect()))
             }
             Err(RepairError::Unmade(needs)) => Ok(self.makers(needs)),
             Err(error) => Err(error.into()),

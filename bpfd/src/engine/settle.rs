@@ -46,7 +46,9 @@ impl<K: Kernel> Engine<K> {
             // The next news are a reason to look at everything.
             Err(RepairError::Unmade(_)) => {
                 let mut repaired = std::mem::take(&mut settling.repaired);
-                repaired.failures.push("the interfaces changed each time that programs were made for them".to_owned());
+                repaired
+                    .failures
+                    .push("the interfaces changed each time that programs were made for them".to_owned().into());
                 return Ok(Progress::Done(repaired));
             }
             Err(error) => return Err(error),

@@ -5,11 +5,13 @@ use bpfd_core::ordering::{disordered, unmet};
 use bpfd_core::policy::{Denied, Principal};
 use bpfd_core::report::Warning;
 use bpfd_core::stamp::Relation;
+use bpfd_core::state::State;
 use bpfd_core::watched::WATCHED_MAX;
 use bpfd_policy::rule::AccountId;
 
 use super::Service;
 use crate::reads::ReadError;
+use crate::repair::Failure;
 use crate::reserve::is_used_up;
 use crate::trust::Files;
 use crate::turns::Line;
@@ -31,6 +33,8 @@ pub struct Start {
     pub time: u64,
     /// What keeps it from being READY, in a sentence each.
     pub causes: Vec<String>,
+    /// What its repair could not have.
+    pub failures: Vec<Failure>,
     /// How a change ended that a crash broke off.
     pub recovered: Option<&'static str>,
     /// The way chains are kept, and why.
@@ -91,11 +95,20 @@ pub enum DoctorError {
     Read(#[from] ReadError),
 }
 
+impl Start {
+    /// What keeps the daemon from being READY still: what was unloaded or detached meanwhile is missed by nobody.
+    fn standing<'a>(&'a self, state: &'a State) -> impl Iterator<Item = &'a str> {
+        let failures = self.failures.iter().filter(|failure| failure.stands(state));
+        self.causes.iter().map(String::as_str).chain(failures.map(|failure| failure.what.as_str()))
+    }
+}
+
 impl Service {
     /// What this daemon is.
     pub async fn info(&self, principal: Principal) -> Result<Info, Denied> {
         self.permit(principal, Look(())).await?;
         let mut start = self.start.clone();
+        start.causes = self.start.standing(&self.snapshot().state).map(str::to_owned).collect();
         start.causes.extend(self.watching.failure().map(str::to_owned));
         start.causes.extend(self.programs.status().causes());
         Ok(Info {
@@ -113,10 +126,10 @@ impl Service {
         let line = Line::User(principal.uid);
         self.permit(principal, Look(())).await?;
         let broken = self.reads.check(line).await?;
-        let Start { causes, mode, mode_cause, .. } = &self.start;
+        let Start { mode, mode_cause, .. } = &self.start;
         let mut checks = vec![check("xdp-chain-mode", Condition::Good, format!("{mode}: {mode_cause}"), "")];
-        checks.extend(causes.iter().map(|cause| {
-            check("start", Condition::Doubtful, cause.clone(), "correct this and restart bpfd; its log has details")
+        checks.extend(self.start.standing(&self.snapshot().state).map(|cause| {
+            check("start", Condition::Doubtful, cause.to_owned(), "correct this and restart bpfd; its log has details")
         }));
         checks.extend(self.programs.status().causes().into_iter().map(|cause| {
             check(

@@ -808,7 +808,7 @@ fn a_repair_that_fails_at_any_step_leaves_the_rest_to_the_next_one() {
                 }
                 failures += 1;
                 // Without its swap a chain runs what it ran, which keeps its pins.
-                if repaired.failures.first().is_some_and(|told| told.starts_with("swap")) {
+                if repaired.failures.first().is_some_and(|failure| failure.what.starts_with("swap")) {
                     assert_eq!(repaired.failures.len(), 1, "{at}: {:?}", repaired.failures);
                 }
                 host.restart();
@@ -863,6 +863,11 @@ fn a_database_without_a_journal_breaks_an_invariant() {
         let state = Store::open(&host.dir.path().join("state.db")).unwrap().state(BOOT).unwrap();
         assert_ne!(invariants::check(&state, &observed), []);
     }
+}
+
+/// What a repair could not have.
+fn told(repaired: &Repaired) -> Vec<String> {
+    repaired.failures.iter().map(ToString::to_string).collect()
 }
 
 /// A repair that found all as it was left.
@@ -1090,7 +1095,7 @@ fn a_peer_that_acts_between_any_two_steps_of_a_repair_loses_nothing_of_either_si
                 for step in 0.. {
                     let repaired = host.start_with(|kernel| kernel.peer_at_step(step, act.clone()));
                     let at = format!("{verb:?} {fate:?} at step {death}, {act:?} at step {step} of the repair");
-                    assert_eq!(repaired.failures, NOTHING, "{at}");
+                    assert_eq!(told(&repaired), NOTHING, "{at}");
                     assert_eq!(host.engine().kernel().wrong_for_peers(), NOTHING, "{at}");
                     if !host.engine().kernel().met() {
                         break;
@@ -1257,7 +1262,7 @@ fn a_reboot_brings_every_chain_back() {
         host.stop();
         host.kernel.reboot();
         let repaired = host.start();
-        assert_eq!(repaired.failures, Vec::<String>::new());
+        assert_eq!(told(&repaired), NOTHING);
         assert_eq!(host.audit.of(Kind::Repair), 1, "the repair is on record, once");
         assert_eq!(host.sight().1, before);
         let state = host.state();
@@ -1365,7 +1370,7 @@ fn an_operation_that_fits_the_state_no_more_is_let_go() {
     host.audit = Audit::default();
     let repaired = host.start();
     assert_eq!(
-        repaired.failures,
+        told(&repaired),
         ["an operation in the journal no longer fits the state and was dropped: an app named `twice` exists"]
     );
     assert_eq!(host.sight(), after);
@@ -1533,7 +1538,7 @@ fn what_cannot_be_had_elsewhere_is_no_reason_against_a_change() {
         host.kernel.reboot();
         host.kernel.lose(lost);
         let repaired = host.start();
-        assert_eq!(repaired.failures, ["app `a`: cannot use the object: it is lost"]);
+        assert_eq!(told(&repaired), ["app `a`: cannot use the object: it is lost"]);
         let runs = |host: &mut Host, number: u8| host.sight().1[&eth(number)].clone();
         let beside = runs(&mut host, 0);
         assert!(!beside.is_empty(), "the rest of its chain runs");

@@ -23,7 +23,7 @@ impl pb::system_service_server::SystemService for System {
     async fn get_info(&self, request: Request<pb::GetInfoRequest>) -> Result<Response<pb::GetInfoResponse>, Status> {
         let info = self.0.info(principal(&request)?).await.map_err(|denied| status::denied(&denied))?;
         let Info { start, bad_policy, recovered: lost, kernel, root, pins } = info;
-        let Start { time, causes, recovered, mode, mode_cause } = start;
+        let Start { time, causes, failures: _, recovered, mode, mode_cause } = start;
         let causes: Vec<String> = causes.into_iter().chain(bad_policy).collect();
         let state = match (lost, causes.as_slice()) {
             (Some(_), _) => pb::DaemonState::Recovered,
