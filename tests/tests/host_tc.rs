@@ -329,6 +329,103 @@ fn links_wait_for_their_interface_and_go_with_it_and_come_back() {
 }
 
 #[test]
+fn without_the_database_a_chain_runs_on() {
+    for (form, mut host) in hosts() {
+        load(&host, "a", 1, "-i uplink -d ingress -p 90").ok();
+        load(&host, "b", 10, "-i uplink -d ingress -p 50").ok();
+        load(&host, "out", 1, "-i uplink -d egress").ok();
+        for lost in ["state.db*", "state.db* /run/case/sys/fs/bpf/bpfd/v1/state"] {
+            let listed = host.bpfctl("list links").stdout;
+            let filters = host.shell("tc filter show dev uplink ingress; tc filter show dev uplink egress");
+            host.kill();
+            host.shell(&format!("cd /run/case/var/lib/bpfd; rm {lost}"));
+            host.start();
+            assert!(host.bpfctl("doctor").stdout.contains("RECOVERED"), "{form:?} {lost}{}", host.log());
+            let now = host.shell("tc filter show dev uplink ingress; tc filter show dev uplink egress");
+            assert_eq!((host.bpfctl("list links").stdout, now), (listed, filters), "{form:?} {lost}");
+            assert_eq!(counted(&host, &["a", "b"]), [10, 100], "{form:?} {lost}");
+            host.bpfctl("state adopt").ok();
+            host.check();
+        }
+        host.bpfctl("update a/count@uplink:tc-ingress --priority 10").ok();
+        assert_eq!(runs(&host, "uplink", "tc-ingress"), ["a", "b"], "{form:?}");
+        host.bpfctl("unload --all").ok();
+        assert_eq!(host.shell("tc filter show dev uplink ingress; tc qdisc show dev uplink clsact"), "", "{form:?}");
+        host.check();
+    }
+}
+
+#[test]
+fn a_renamed_interface_keeps_its_tc_chain_and_both_names_find_it() {
+    for (form, mut host) in hosts() {
+        host.shell("ip link add one type veth peer name two");
+        load(&host, "a", 1, "-i one -d ingress").ok();
+        load(&host, "b", 1, "-i one -d ingress -p 60").ok();
+        for (from, to, is_running) in [("one", "wan0", true), ("wan0", "lan0", false)] {
+            let programs = host.pinned().programs;
+            if !is_running {
+                host.kill();
+            }
+            host.shell(&format!("ip link set {from} name {to}"));
+            if !is_running {
+                host.start();
+            }
+            host.await_output("list links", &format!("(now {to}:tc-ingress)")).ok();
+            assert_eq!(host.pinned().programs, programs, "{form:?} {to}: nothing was replaced");
+            for name in ["one", to] {
+                assert_eq!(runs(&host, name, "tc-ingress"), ["a", "b"], "{form:?} {name}");
+            }
+            host.check_settled();
+        }
+        host.bpfctl("update a/count@one:tc-ingress --priority 70").ok();
+        host.bpfctl("detach b/count@lan0:tc-ingress").ok();
+        assert_eq!(runs(&host, "lan0", "tc-ingress"), ["a"], "{form:?}");
+        host.bpfctl("detach a/count@one:tc-ingress").ok();
+        assert_eq!(host.shell("tc filter show dev lan0 ingress; tc qdisc show dev lan0 clsact"), "", "{form:?}");
+        host.check();
+    }
+}
+
+#[test]
+fn two_names_of_a_namespace_make_one_tc_chain() {
+    for (form, mut host) in hosts() {
+        host.shell("ip netns add blue; ip -n blue link add v0 type veth peer name v1; ip -n blue link set v0 up");
+        load(&host, "a", 1, "-i v0 -d ingress --netns blue -p 60").ok();
+        load(&host, "b", 1, "-i v0 -d ingress --netns cyan --when-present -p 50").ok();
+        host.shell("touch /run/netns/cyan; mount --bind /run/netns/blue /run/netns/cyan");
+        let together = "
+PROGRAM  TYPE  HOOK                PRIO  POS  STATE
+a/count  tc    blue:v0:tc-ingress  60    2    ATTACHED
+b/count  tc    cyan:v0:tc-ingress  50    1    ATTACHED";
+        host.await_output("list links", "cyan:v0:tc-ingress  50    1").ok();
+        for restarted in [false, true] {
+            if restarted {
+                let programs = host.pinned().programs;
+                host.kill();
+                host.start();
+                assert_eq!(host.pinned().programs, programs, "{form:?}");
+            }
+            assert_eq!(host.bpfctl("list links").ok().trim(), together.trim(), "{form:?} {restarted}");
+            for netns in ["blue", "cyan"] {
+                let chain = host.items(&format!("chain show v0 --netns {netns} --hook tc-ingress"));
+                assert_eq!(chain[0]["members"].as_array().map(Vec::len), Some(2), "{form:?} {netns}");
+            }
+            host.check_settled();
+        }
+        // What goes by one name takes nothing of the other.
+        host.bpfctl("detach b/count@cyan:v0:tc-ingress").ok();
+        let left = "a/count  tc    blue:v0:tc-ingress  60    1    ATTACHED";
+        assert_eq!(host.bpfctl("list links").ok().lines().last(), Some(left), "{form:?}");
+        host.bpfctl("attach b tc -i v0 -d ingress --netns cyan -p 70").ok();
+        host.shell("umount /run/netns/cyan; rm /run/netns/cyan");
+        host.await_output("list links", "now blue:v0:tc-ingress").ok();
+        host.check_settled();
+        host.bpfctl("unload --all").ok();
+        host.check();
+    }
+}
+
+#[test]
 fn interfaces_of_other_namespaces_have_tc_hooks_too() {
     for (form, host) in hosts() {
         host.shell("ip netns add blue; ip -n blue link add one type veth peer name two");
