@@ -44,6 +44,8 @@ pub(crate) const CC: Tool = tool("gcc", "cc", "compiles what notes the programs 
 pub(crate) const QEMU: Tool = tool("qemu-system-x86", "qemu-system-x86_64", "runs other kernels");
 pub(crate) const VIRTIOFSD: Tool = tool("qemu-system-common", crate::vm::VIRTIOFSD, "shows this root to other kernels");
 pub(crate) const BUSYBOX: Tool = tool("busybox-static", "busybox", "starts other kernels' user space");
+pub(crate) const MMDEBSTRAP: Tool = tool("mmdebstrap", "mmdebstrap", "makes a Debian for guests to boot");
+pub(crate) const LINTIAN: Tool = tool("lintian", "lintian", "judges packages by Debian's rules");
 pub(crate) const XZ: Tool = tool("xz-utils", "xz", "unpacks other kernels' modules");
 
 impl Tool {
@@ -128,24 +130,45 @@ fn missing(tools: &[Tool]) -> Vec<Tool> {
     tools.iter().copied().filter(|t| !t.is_here()).collect()
 }
 
-/// The version of cargo-deny that `deny.toml` is written for.
-const CARGO_DENY: &str = "cargo-deny@0.20.2";
+/// A program of cargo's that crates.io has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CargoTool {
+    /// Its crate and program.
+    name: &'static str,
+    /// What the tree is written for.
+    version: &'static str,
+    why: &'static str,
+}
+
+/// `deny.toml` is written for it.
+const CARGO_DENY: CargoTool = CargoTool { name: "cargo-deny", version: "0.20.2", why: "checks licences and sources" };
+pub(crate) const CARGO_DEB: CargoTool =
+    CargoTool { name: "cargo-deb", version: "3.8.0", why: "makes packages of Debian's" };
+pub(crate) const CARGO_AUDITABLE: CargoTool =
+    CargoTool { name: "cargo-auditable", version: "0.7.7", why: "notes in programs what they were built of" };
 
 /// `cargo-deny` from PATH or our cache; built into the cache if it is nowhere (some minutes).
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    cargo_tool(&CARGO_DENY)
+}
+
+/// Such a program from PATH or our cache; built into the cache if it is nowhere (some minutes).
+pub(crate) fn cargo_tool(tool: &CargoTool) -> Result<PathBuf> {
+    let CargoTool { name, version, why } = tool;
     let tools = cache("tools")?;
-    let ours = tools.join("bin/cargo-deny");
-    if let Some(found) = on_path("cargo-deny").or_else(|| ours.is_file().then(|| ours.clone())) {
+    let ours = tools.join("bin").join(name);
+    if let Some(found) = on_path(name).or_else(|| ours.is_file().then(|| ours.clone())) {
         return Ok(found);
     }
-    println!("cargo builds {CARGO_DENY} into {} (some minutes): checks licences and sources", tools.display());
+    let wanted = format!("{name}@{version}");
+    println!("cargo builds {wanted} into {} (some minutes): {why}", tools.display());
     let status = Command::new(env!("CARGO"))
-        .args(["install", "--quiet", "--locked", CARGO_DENY, "--root"])
+        .args(["install", "--quiet", "--locked", &wanted, "--root"])
         .arg(&tools)
         .status()
         .context("cannot run cargo install")?;
     if !status.success() {
-        bail!("cargo install {CARGO_DENY} failed");
+        bail!("cargo install {wanted} failed");
     }
     Ok(ours)
 }

@@ -4,6 +4,7 @@
 //! even where the host could do better, so that a run means the same everywhere. Owns the exit status rule; must
 //! never report a command's status when the kernel under it broke.
 
+mod debian;
 mod guest;
 mod initrd;
 mod kernel;
@@ -19,7 +20,7 @@ use clap::ValueEnum;
 use crate::tools;
 
 pub(crate) use guest::VIRTIOFSD;
-use guest::{Clock, End, Guest};
+use guest::{Clock, End, Guest, Root};
 
 /// The status of a guest that ran out of time, as of timeout(1).
 const TIMED_OUT: u8 = 124;
@@ -34,6 +35,9 @@ pub(crate) struct Args {
     /// Count instructions: the guest's clock then says nanoseconds and means instructions
     #[arg(long)]
     icount: bool,
+    /// Boot Debian 12 with systemd in the place of this host's root; systemd starts the command. Of this host it sees the tree alone
+    #[arg(long)]
+    debian: bool,
     /// End the guest after this many seconds, with status 124
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     timeout: u64,
@@ -62,7 +66,7 @@ pub(crate) enum Series {
 }
 
 pub(crate) fn run(root: &Path, args: &Args) -> Result<ExitCode> {
-    let Args { kernel, icount, timeout, words } = args;
+    let Args { kernel, icount, debian, timeout, words } = args;
     if !tools::is_root() {
         bail!("needs root: the guest's root is this host's, mounted read-only");
     }
@@ -75,9 +79,16 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<ExitCode> {
     // Snapshot tests ask cargo for it, which is in somebody's home and not on the guest's PATH.
     let insta = ("INSTA_WORKSPACE_ROOT".to_owned(), root.display().to_string());
     let script = initrd::script(&std::env::current_dir()?, std::env::vars().chain([insta]), words);
+    let guest_root = if *debian { Root::Debian { dir: debian::fetch()?, shown: root.to_owned() } } else { Root::Host };
     let clock = if *icount { Clock::Instructions } else { Clock::Host };
-    let guest = Guest { kernel: &kernel, script: &script, clock, limit: Duration::from_secs(*timeout) };
+    let guest =
+        Guest { kernel: &kernel, root: guest_root, script: &script, clock, limit: Duration::from_secs(*timeout) };
     Ok(conclude(guest.run()?))
+}
+
+/// Fetches the Debian of `--debian`, so that guests started later find it.
+pub(crate) fn fetch_debian() -> Result<()> {
+    debian::fetch().map(|_| ())
 }
 
 /// Fetches a kernel by the name of its series, so that guests started at once later find it.

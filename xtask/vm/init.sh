@@ -3,6 +3,8 @@
 # command in it, reports its exit status and powers off. `cargo xtask vm` writes what it reads:
 #   /modules/order  a line per module: file and parameters, in load order
 #   /cmd.sh         the command
+#   /debian         there if systemd is to be PID 1: the directory, below the host's root, of a Debian that takes the place of the host's
+#                   root; then a directory of the host's that is seen in it at the same path
 # and reads what it writes: UP, EXIT n, FATAL why on the port `status`; the command's output on the port `out`.
 B=/bin/busybox
 $B mkdir -p /proc /sys /dev /lower /upper /newroot
@@ -40,7 +42,43 @@ done
 $B mount -t virtiofs -o ro hostroot /lower || die "cannot mount the host's root"
 $B mount -t tmpfs -o mode=755,size=80% tmpfs /upper
 $B mkdir -p /upper/u /upper/w
-$B mount -t overlay -o lowerdir=/lower,upperdir=/upper/u,workdir=/upper/w overlay /newroot || die "cannot mount the root"
+root=/lower
+if [ -e /debian ]; then
+	{
+		read -r debian
+		read -r shown
+	} </debian
+	root=/lower$debian
+fi
+$B mount -t overlay -o "lowerdir=$root,upperdir=/upper/u,workdir=/upper/w" overlay /newroot || die "cannot mount the root"
+
+if [ -e /debian ]; then
+	$B mkdir -p "/newroot$shown" /newroot/run
+	$B mount -o bind "/lower$shown" "/newroot$shown" || die "cannot show $shown"
+	$B mount -t tmpfs -o mode=755 run /newroot/run
+	$B mkdir /newroot/run/bpfd-vm
+	$B cp /cmd.sh /bin/busybox /newroot/run/bpfd-vm/
+	$B tr -d - </proc/sys/kernel/random/uuid >/newroot/etc/machine-id
+	echo bpfd-vm >/newroot/etc/hostname
+	: >/newroot/etc/fstab
+	units=/newroot/etc/systemd/system
+	# Its getties wait for terminals that are not there.
+	$B ln -sf /dev/null $units/getty.target
+	$B mkdir -p $units/multi-user.target.wants
+	$B ln -s ../bpfd-vm.service $units/multi-user.target.wants/bpfd-vm.service
+	$B cat >$units/bpfd-vm.service <<-'EOF'
+		[Unit]
+		After=basic.target
+		[Service]
+		Type=oneshot
+		TimeoutStartSec=infinity
+		Environment=HOME=/root TERM=dumb LANG=C.UTF-8 BPFD_VM=systemd
+		ExecStart=/bin/sh -c '/bin/sh /run/bpfd-vm/cmd.sh </dev/null >/dev/port-out 2>&1; echo "EXIT $$? $$(cut -d" " -f1 /proc/uptime)" >/dev/port-status; sync; exec /run/bpfd-vm/busybox poweroff -f'
+	EOF
+	echo 1 >/proc/sys/net/core/bpf_jit_enable
+	echo "UP $($B cut -d' ' -f1 /proc/uptime)" >/dev/port-status
+	exec $B switch_root /newroot /lib/systemd/systemd --log-level=warning --show-status=no
+fi
 
 cd /newroot
 for d in proc sys dev run tmp; do $B mkdir -p $d; done

@@ -40,8 +40,17 @@ pub(super) enum Clock {
     Instructions,
 }
 
+/// What the guest sees as its root, below a tmpfs.
+pub(super) enum Root {
+    /// This host's; the command is all that runs.
+    Host,
+    /// A Debian of its own, in a directory of this host's, whose systemd starts the command; another directory is seen in it at its path.
+    Debian { dir: PathBuf, shown: PathBuf },
+}
+
 pub(super) struct Guest<'a> {
     pub(super) kernel: &'a Kernel,
+    pub(super) root: Root,
     pub(super) script: &'a str,
     pub(super) clock: Clock,
     pub(super) limit: Duration,
@@ -63,7 +72,8 @@ impl Guest<'_> {
     pub(super) fn run(&self) -> Result<End> {
         let scratch = Scratch::new()?;
         let file = |name: &str| scratch.dir.join(name);
-        std::fs::write(file("initrd"), initrd::build(self.kernel, self.script)?).context("cannot write the initrd")?;
+        std::fs::write(file("initrd"), initrd::build(self.kernel, self.script, &self.root)?)
+            .context("cannot write the initrd")?;
         let _server = serve_root(&scratch.dir)?;
         let mut qemu = Process(self.qemu(&scratch.dir)?.spawn().context("cannot start qemu-system-x86_64")?);
         let out = qemu.0.stdout.take().context("no stdout")?;

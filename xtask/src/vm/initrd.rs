@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use super::guest::Root;
 use super::kernel::Kernel;
 use crate::tools;
 
@@ -39,7 +40,7 @@ fn quote(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-pub(super) fn build(kernel: &Kernel, script: &str) -> Result<Vec<u8>> {
+pub(super) fn build(kernel: &Kernel, script: &str, root: &Root) -> Result<Vec<u8>> {
     let busybox = tools::on_path("busybox").context("no busybox")?;
     let busybox = std::fs::read(&busybox).with_context(|| format!("cannot read `{}`", busybox.display()))?;
     let mut archive = Archive::default();
@@ -59,6 +60,9 @@ pub(super) fn build(kernel: &Kernel, script: &str) -> Result<Vec<u8>> {
     }
     archive.add("modules/order", FILE, order.as_bytes())?;
     archive.add("cmd.sh", FILE, script.as_bytes())?;
+    if let Root::Debian { dir, shown } = root {
+        archive.add("debian", FILE, format!("{}\n{}\n", dir.display(), shown.display()).as_bytes())?;
+    }
     archive.finish()
 }
 
