@@ -4,7 +4,7 @@
 //! This file must never decide what is loaded.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use bpfd_core::names::AppName;
 use bpfd_core::programs::{self, Declared, DeclaredSource};
 use bpfd_core::state::ObjectDigest;
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 
 use crate::causes::error_chain;
 use crate::etc::{self, EtcError, EtcFault, owned};
@@ -174,12 +174,17 @@ fn read(path: &Path, before: &Programs) -> Result<Vec<Declared>, String> {
 /// [`EtcError`].
 pub fn object(path: &Path) -> Result<Vec<u8>, EtcError> {
     let at = |fault: EtcFault| EtcError { path: path.to_path_buf(), fault };
-    OwnedDir::open(path.parent().unwrap_or(path))?;
-    // Not blocking: it may be a pipe.
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let file = openat2(CWD, path, flags, Mode::empty(), resolve).map_err(|error| at(io::Error::from(error).into()))?;
-    bytes(file.into()).map_err(at)
+    let fails = |error: Errno| at(io::Error::from(error).into());
+    let parent = path.parent().unwrap_or(path);
+    let directory = OwnedDir::open(parent)?;
+    // All of the way is root's, so nobody else makes a link of a part of it now. openat2(2) could refuse links by itself, but
+    // `RestrictSUIDSGID=` of systemd.exec(5) takes it away.
+    if fs::canonicalize(parent).map_err(|error| at(error.into()))? != parent {
+        return Err(fails(Errno::LOOP));
+    }
+    let file = directory.file(path.file_name().unwrap_or_default()).map_err(|error| at(error.into()))?;
+    let file = file.ok_or_else(|| fails(Errno::NOENT))?;
+    bytes(file).map_err(at)
 }
 
 fn bytes(file: File) -> Result<Vec<u8>, EtcFault> {
