@@ -16,7 +16,6 @@ use bpfd_core::kernel::ChainMode;
 use bpfd_core::policy::{GROUP, VIEW_GROUP};
 use bpfd_policy::accounts::Names;
 use bpfd_sys::bpffs;
-use rustix::fs::{major, minor};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -312,26 +311,13 @@ fn mount_bpffs(layout: &Layout) -> Result<Vec<String>, DaemonError> {
         bpffs::mount(dir).map_err(at("mount a bpffs at", dir))?;
         tracing::info!(at = %dir.display(), "mounted a bpffs");
     }
-    // Its root can be looked into by those alone who may trace it: a service may not.
-    let host = fs::read_to_string("/proc/1/mountinfo").unwrap_or_default();
-    let own = bpffs::device(dir).map_err(at("look at", dir))?;
-    let differs = layout.root.is_none() && device_at(&host, "/sys/fs/bpf") != Some((major(own), minor(own)));
+    let differs =
+        layout.root.is_none() && bpffs::device_of_host("/sys/fs/bpf").ok() != bpffs::device(dir).ok().map(Some);
     let cause = format!(
         "{} is not the host's bpffs: pins are lost when this mount namespace ends; run bpfd without `PrivateMounts=`",
         dir.display()
     );
     Ok(differs.then_some(cause).into_iter().collect())
-}
-
-/// The device of what is mounted at a directory, by proc_pid_mountinfo(5). The last one lies on top.
-fn device_at(mountinfo: &str, directory: &str) -> Option<(u32, u32)> {
-    let mounts = mountinfo.lines().filter_map(|line| {
-        let mut fields = line.split(' ').skip(2);
-        let (device, _root, mounted) = (fields.next()?, fields.next()?, fields.next()?);
-        (mounted == directory).then(|| device.split_once(':'))?
-    });
-    let (major, minor) = mounts.last()?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 fn boot_id() -> Result<BootId, DaemonError> {
@@ -395,20 +381,4 @@ fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, DaemonError> {
         fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(at("open to the group", path))?;
     }
     Ok(listener)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_lies_on_top_of_a_directory_is_what_is_mounted_there() {
-        let mounts = "24 30 0:22 / /sys rw,nosuid - sysfs sysfs rw\n31 24 0:27 / /sys/fs/bpf rw shared:9 - bpf bpf rw,mode=700\n";
-        assert_eq!(device_at(mounts, "/sys/fs/bpf"), Some((0, 27)));
-        assert_eq!(
-            device_at(&format!("{mounts}40 31 0:41 / /sys/fs/bpf rw - bpf bpf rw\n"), "/sys/fs/bpf"),
-            Some((0, 41))
-        );
-        assert_eq!(device_at(mounts, "/sys/fs"), None);
-    }
 }

@@ -171,6 +171,22 @@ pub fn device(path: &Path) -> io::Result<u64> {
     Ok(rustix::fs::stat(path)?.st_dev)
 }
 
+/// `st_dev` of what PID 1 sees mounted at a directory. Only those who may trace it can look there by `/proc/1/root`, and services may not.
+pub fn device_of_host(directory: &str) -> io::Result<Option<u64>> {
+    Ok(device_at(&std::fs::read_to_string("/proc/1/mountinfo")?, directory))
+}
+
+/// By proc_pid_mountinfo(5). The last one lies on top.
+fn device_at(mountinfo: &str, directory: &str) -> Option<u64> {
+    let mut mounts = mountinfo.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(2);
+        let (device, _root, mounted) = (fields.next()?, fields.next()?, fields.next()?);
+        (mounted == directory).then(|| device.split_once(':'))?
+    });
+    let (major, minor) = mounts.next_back()?;
+    Some(rustix::fs::makedev(major.parse().ok()?, minor.parse().ok()?))
+}
+
 fn flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
 }
@@ -191,6 +207,16 @@ fn component(name: &str) -> io::Result<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_lies_on_top_of_a_directory_is_what_is_mounted_there() {
+        let mounts =
+            "24 30 0:22 / /sys rw,nosuid - sysfs sysfs rw\n31 24 0:27 / /sys/fs/bpf rw shared:9 - bpf bpf rw\n";
+        let above = format!("{mounts}40 31 0:41 / /sys/fs/bpf rw - bpf bpf rw\n");
+        assert_eq!(device_at(mounts, "/sys/fs/bpf"), Some(rustix::fs::makedev(0, 27)));
+        assert_eq!(device_at(&above, "/sys/fs/bpf"), Some(rustix::fs::makedev(0, 41)));
+        assert_eq!(device_at(mounts, "/sys/fs"), None);
+    }
 
     #[test]
     fn a_name_with_a_path_in_it_is_refused() {
