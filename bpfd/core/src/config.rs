@@ -214,4 +214,21 @@ mod tests {
             "/etc/bpfd/bpfd.toml:3:1: unknown field `modes`, expected one of `mode`, `tc`, `dispatcher_version`, `interfaces`"
         );
     }
+
+    /// `spec/settings.md` becomes bpfd.toml(5).
+    #[test]
+    fn the_page_of_settings_has_every_key_with_its_default() {
+        let page = include_str!("../../../spec/settings.md");
+        let file = page.split_once("```toml\n").unwrap().1.split_once("```").unwrap().0;
+        assert_eq!(Config::parse(file, "f"), Ok(Config::default()));
+        for (table, count) in [("chain", 4), ("workers", 1)] {
+            let error = Config::parse(&format!("[{table}]\nno_such_key = 1\n"), "f").unwrap_err();
+            let keys: Vec<&str> = error.what.split('`').skip(3).step_by(2).collect();
+            assert_eq!(keys.len(), count, "{}", error.what);
+            for key in keys {
+                assert!(page.contains(&format!("| `{key}` |")), "{key}");
+                assert!(file.contains(&format!("{key} = ")) || file.contains(&format!("[{table}.{key}]")), "{key}");
+            }
+        }
+    }
 }
