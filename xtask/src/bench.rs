@@ -17,8 +17,8 @@ use anyhow::{Context, Result};
 use clap::builder::PossibleValuesParser;
 use serde_json::json;
 
-pub(crate) use figure::Figure;
 use figure::table;
+pub(crate) use figure::{Bound, Figure};
 
 /// A bench, in its own file.
 struct Bench {

@@ -6,6 +6,7 @@
 mod bench;
 mod codegen;
 mod demo;
+mod dist;
 mod examples;
 mod prove;
 mod test;
@@ -40,6 +41,8 @@ enum Verb {
     Codegen(codegen::Codegen),
     /// Compile the example programs into target/bpf
     Examples,
+    /// Build what is shipped, in one release build: Debian packages, a tarball, an image of the daemon
+    Dist(dist::Args),
     /// Measure something, and judge it by ratios and counts
     Bench(bench::Args),
     /// Send random input to a daemon, and check that it survives
@@ -63,6 +66,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Test(args) => return test::run(&root, &args),
         Verb::Bench(args) => return Ok(bench::run(&root, &args)),
         Verb::Prove(args) => return Ok(prove::run(&root, &args)),
+        Verb::Dist(args) => dist::run(&root, &args)?,
         Verb::Tidy => tidy::run(&root)?,
         Verb::Vm(args) => return vm::run(&root, &args),
         Verb::Codegen(args) => args.run(&root)?,

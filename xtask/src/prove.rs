@@ -4,6 +4,7 @@
 //! A proof fails on what it finds, never on a time. Its short form is a test.
 
 mod attacks;
+mod packages;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,13 +22,16 @@ struct Proof {
 }
 
 /// A new proof is a line here and a file.
-const PROOFS: [Proof; 1] = [Proof { name: "attacks", run: attacks::prove }];
+const PROOFS: [Proof; 2] =
+    [Proof { name: "attacks", run: attacks::prove }, Proof { name: "packages", run: packages::prove }];
 
 #[derive(clap::Args)]
 #[command(after_help = "\
   attacks  random input at each door of a built daemon: frames and messages on both sockets, objects,
            images, policy files, registries.toml and auth.json, state.db and bpfd.toml; as root. The
            daemon must live, answer, stay below 128 MiB, and not panic
+  packages two release builds: the packages of both must be the same, small enough, and without an error
+           of lintian's; takes as long as it takes
 
 Exit status:
   0  nothing was found

@@ -16,13 +16,13 @@ pub(crate) struct Figure {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Bound {
+pub(crate) enum Bound {
     AtMost(f64),
     AtLeast(f64),
 }
 
 impl Figure {
-    pub(super) fn new(name: &str, value: f64, unit: &str, bound: Option<Bound>) -> Self {
+    pub(crate) fn new(name: &str, value: f64, unit: &str, bound: Option<Bound>) -> Self {
         Self { name: name.to_owned(), value, unit: unit.to_owned(), bound }
     }
 

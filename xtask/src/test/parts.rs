@@ -42,7 +42,7 @@ const GUESTS: [&str; 3] = ["bpfd-sys", "bpfd", "bpfd-tests"];
 
 /// Needs the tree's own build, or hosts' tools that write where a guest cannot (Go's compiler, buildah); or is about what no
 /// kernel changes, and starts so many processes that an emulated processor takes minutes for it.
-const NOT_IN_GUESTS: [&str; 14] = [
+const NOT_IN_GUESTS: [&str; 15] = [
     "demo",
     "host_audit",
     "host_bad_images",
@@ -53,6 +53,7 @@ const NOT_IN_GUESTS: [&str; 14] = [
     "host_dry_run",
     "host_failures",
     "host_images",
+    "host_packages",
     "host_peers",
     "host_scale",
     "host_shows",
@@ -61,6 +62,12 @@ const NOT_IN_GUESTS: [&str; 14] = [
 
 /// Programs of which only the cases of these files run in guests: those that are about the kernel.
 const PARTLY_IN_GUESTS: [(&str, &[&str]); 1] = [("host_attacks", &["priorities::", "program_arrays::", "room::"])];
+
+/// Tests of what is in the packages.
+const OF_PACKAGES: &str = "host_packages";
+
+/// Tests of what the packages do, on a Debian that systemd has booted, and the kernel of that guest: a second one would show nothing more.
+const BOOTED: (&str, &str) = ("guest_package", "6.12");
 
 /// Seconds a test program may take in a guest, whose processor is emulated: ten times what the slowest takes.
 const GUEST_TIMEOUT: &str = "900";
@@ -99,7 +106,10 @@ impl Part {
             }
             Self::Corpora => vec![on_host(root, &of(Lane::Corpora), || Ok(()))],
             Self::Host => {
-                let mut steps = on_host(root, &of(Lane::Host), || tools_ready(&HOST_TOOLS));
+                let (of_packages, others): (Vec<_>, Vec<_>) =
+                    of(Lane::Host).into_iter().partition(|b| b.name == OF_PACKAGES);
+                let mut steps = on_host(root, &others, || tools_ready(&HOST_TOOLS));
+                steps.extend(on_host(root, &of_packages, || tools_ready(&HOST_TOOLS).and_then(|()| packages(root))));
                 steps.extend(demo(root, binaries));
                 vec![steps]
             }
@@ -282,6 +292,21 @@ fn guests_ready(root: &Path, kernels: &[&str]) -> Result<(), String> {
     kernels.iter().try_for_each(|k| crate::vm::fetch_kernel(k)).map_err(|e| format!("{e:#}"))
 }
 
+/// The root of the tree that a test program is of: its crate is `tests/`.
+fn root_of(binary: &Binary) -> &Path {
+    binary.dir.parent().unwrap_or(&binary.dir)
+}
+
+/// A Debian to boot, and the packages to install there.
+fn debian_ready(root: &Path) -> Result<(), String> {
+    crate::vm::fetch_debian().map_err(|e| format!("{e:#}")).and_then(|()| packages(root))
+}
+
+/// The packages of the test build.
+fn packages(root: &Path) -> Result<(), String> {
+    crate::dist::for_tests(root).map_err(|e| format!("{e:#}"))
+}
+
 /// What test programs run in.
 struct Guest<'a> {
     kernel: &'a str,
@@ -296,6 +321,7 @@ impl Guest<'_> {
         match case {
             None => all
                 .filter(|b| !NOT_IN_GUESTS.contains(&b.name.as_str()))
+                .filter(|b| b.name != BOOTED.0 || self.kernel == BOOTED.1)
                 .map(|b| self.step(b, in_guests_of(b)))
                 .collect(),
             Some(case) => all
@@ -310,12 +336,15 @@ impl Guest<'_> {
     /// All cases, or those whose names have one of these in them.
     fn step(&self, binary: &Binary, filters: &[&str]) -> Step {
         let suffix = format!(" on {}", self.kernel);
-        if let Err(reason) = self.ready {
+        let booted = binary.name == BOOTED.0;
+        let ready = self.ready.clone().and_then(|()| if booted { debian_ready(root_of(binary)) } else { Ok(()) });
+        if let Err(reason) = &ready {
             return skip(binary, &suffix, reason);
         }
         let file = binary.file.display().to_string();
         let mut args = vec!["vm", "--kernel", self.kernel, "--timeout", GUEST_TIMEOUT];
         args.extend(self.icount.then_some("--icount"));
+        args.extend(booted.then_some("--debian"));
         args.extend(["--", &file]);
         args.extend(LIBTEST);
         args.extend(filters);
