@@ -31,7 +31,7 @@ use bpfd_core::kernel::{Kernel, Need, Scope, StepError, Targets};
 use bpfd_core::plan::{PlanError, Planned, plan, targets};
 use bpfd_core::policy::Principal;
 use bpfd_core::state::{Change, State};
-use bpfd_core::unauthorised::Unauthorised;
+use bpfd_core::unauthorised::{Judged, Unauthorised};
 use bpfd_policy::Policy;
 use tokio::sync::watch;
 
@@ -93,6 +93,7 @@ pub struct Engine<K: Kernel> {
     barred: BTreeMap<LinkUid, String>,
     /// See [`Repaired::unauthorised`].
     unauthorised: Unauthorised,
+    judged: Judged,
     /// A change was broken off, and what it left could not be mended.
     unrepaired: bool,
     /// What is to be decided since the state was lost.
@@ -140,6 +141,7 @@ impl<K: Kernel> Engine<K> {
             missed,
             barred,
             unauthorised,
+            judged: Judged::default(),
             unrepaired,
             recovery,
             published,

@@ -36,7 +36,7 @@ const TICK: Duration = Duration::from_millis(100);
 impl Stamp {
     /// `None` if the file is not there, or was changed so lately that its stamp tells nothing.
     fn of(path: &Path) -> Option<Self> {
-        let facts = std::fs::symlink_metadata(path).ok()?;
+        let facts = fs::symlink_metadata(path).ok()?;
         let changed = Duration::new(facts.ctime().try_into().ok()?, facts.ctime_nsec().try_into().ok()?);
         let age = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH + changed).ok()?;
         (age > TICK).then(|| Self {
@@ -221,14 +221,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x.bpf.o");
         let digest = |text: &str| ObjectDigest(bpfd_policy::digest::Digest::of(text.as_bytes()));
-        std::fs::write(&path, "one").unwrap();
+        fs::write(&path, "one").unwrap();
         let mut kept = Kept::default();
         settled(&path);
         kept.read_object(&path, || Ok::<_, ()>(digest("one"))).unwrap();
         assert_eq!(kept.object(&path), Some(digest("one")));
         // As long, and as old by what anybody may set.
-        let written = std::fs::metadata(&path).unwrap().modified().unwrap();
-        std::fs::write(&path, "two").unwrap();
+        let written = fs::metadata(&path).unwrap().modified().unwrap();
+        fs::write(&path, "two").unwrap();
         File::options().write(true).open(&path).unwrap().set_modified(written).unwrap();
         settled(&path);
         assert_eq!(kept.object(&path), None);
@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(kept.object(&path), None);
         kept.read_object(&path, || Ok::<_, ()>(digest("two"))).unwrap();
         assert_eq!(kept.object(&path), Some(digest("two")));
-        std::fs::remove_file(&path).unwrap();
+        fs::remove_file(&path).unwrap();
         assert_eq!(kept.object(&path), None);
     }
 }

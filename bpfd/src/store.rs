@@ -21,6 +21,7 @@ use bpfd_core::state::{App, Change, Link, Owner, State};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, ffi, params};
 use serde::Serialize;
 
+use self::answers::Kept;
 pub use self::answers::{Answers, Earlier, Outcome};
 use self::migrate::{SCHEMA_VERSION, migrate};
 use crate::reserve::Reserve;
@@ -100,6 +101,7 @@ pub struct Store {
     stamp: Stamp,
     /// For what removes.
     reserve: Reserve,
+    answers: Kept,
 }
 
 impl Store {
@@ -113,7 +115,7 @@ impl Store {
             }
         };
         let (db, handle, stamp) = opened.map_err(StoreError::or_damaged)?;
-        Ok(Self { db, undone: None, handle, stamp, reserve })
+        Ok(Self { db, undone: None, handle, stamp, reserve, answers: Kept::default() })
     }
 
     fn connect(path: &Path) -> Result<(Connection, Handle, Stamp), StoreError> {
@@ -259,7 +261,7 @@ impl Store {
         write_difference(&tx, operation.boot, before, after)?;
         let stamp = write_stamp(&tx, self.stamp)?;
         if let Some(key) = operation.request {
-            answers::keep(&tx, key, operation.owner.uid, outcome)?;
+            answers::keep(&tx, &mut self.answers, key, operation.owner.uid, outcome)?;
         }
         forget(&tx, operation.id)?;
         committed::keep(&tx, operation.id)?;

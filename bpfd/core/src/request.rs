@@ -317,14 +317,15 @@ impl LinkRef {
             let of = |handle| state.links.values().find(|link| link.handle == Handle(handle));
             return handle.ok().and_then(of).ok_or_else(none);
         }
+        // Of most links the app's name says that it is another one.
         let fits = |link: &&Link| {
-            let name = state.link_name(link);
-            let app = state.apps.get(&link.app).map(|app| app.name.as_str().to_owned());
-            let program = name.split_once('@').map(|(program, _)| program.to_owned());
-            name == text
-                || state.link_name_now(link).as_deref() == Some(text)
-                || program.as_deref() == Some(text)
-                || app.as_deref() == Some(text)
+            let app = state.apps.get(&link.app).map(|app| app.name.as_str());
+            let Some(rest) = app.and_then(|app| text.strip_prefix(app)) else { return false };
+            match rest.strip_prefix('/').and_then(|rest| rest.strip_prefix(link.function.as_str())) {
+                None => rest.is_empty(),
+                Some("") => true,
+                Some(_) => state.link_name(link) == text || state.link_name_now(link).as_deref() == Some(text),
+            }
         };
         let found: Vec<&Link> = state.links.values().filter(fits).collect();
         match found.as_slice() {

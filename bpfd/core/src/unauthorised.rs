@@ -3,6 +3,7 @@
 //! This file must never decide by itself, nor take anything away.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bpfd_policy::Policy;
 use bpfd_policy::caller::{Asked, Credentials, Principal, Verb};
@@ -70,7 +71,34 @@ pub fn held_back(
 
 /// Judges everything as its maker was when it was made: user, groups, unit. What is not known speaks for it.
 pub fn unauthorised(policy: &Policy, state: &State) -> Unauthorised {
-    judged(policy, state, None, &as_then)
+    judged(policy, state, state.links.values(), None, &as_then)
+}
+
+/// What was judged last, so that a change has nothing judged again but what it touches.
+#[derive(Debug, Default)]
+pub struct Judged {
+    policy: Arc<Policy>,
+    state: State,
+    found: Unauthorised,
+}
+
+impl Judged {
+    /// [`unauthorised`], by what was found before as far as it counts still.
+    pub fn again(&mut self, policy: &Arc<Policy>, state: &State) -> Unauthorised {
+        let before = std::mem::replace(self, Self { policy: policy.clone(), state: state.clone(), ..Self::default() });
+        let same_apps = state.apps.len() == before.state.apps.len()
+            && state.apps.changed_since(&before.state.apps).next().is_none();
+        self.found = if same_apps && Arc::ptr_eq(policy, &before.policy) {
+            let changed: BTreeMap<_, _> = state.links.changed_since(&before.state.links).collect();
+            let Unauthorised { apps, mut links } = before.found;
+            links.retain(|link, _| state.links.contains_key(link) && !changed.contains_key(link));
+            links.extend(judged(policy, state, changed.into_values(), None, &as_then).links);
+            Unauthorised { apps, links }
+        } else {
+            unauthorised(policy, state)
+        };
+        self.found.clone()
+    }
 }
 
 fn as_then(owner: &Owner, credentials: Option<&Credentials>) -> Result<Principal, String> {
@@ -80,13 +108,20 @@ fn as_then(owner: &Owner, credentials: Option<&Credentials>) -> Result<Principal
 /// Judges what does not run, and would be started without a request. Of what was loaded at another boot, each maker is who `who` says it is
 /// now; of the rest, as it was then.
 pub fn refused_again(policy: &Policy, state: &State, observed: &Observed, who: &Makers<'_>) -> Unauthorised {
-    judged(policy, state, Some(observed), who)
+    judged(policy, state, state.links.values(), Some(observed), who)
 }
 
 /// Who made something, by what was written down of it; or why nobody can say.
 pub type Makers<'a> = dyn Fn(&Owner, Option<&Credentials>) -> Result<Principal, String> + 'a;
 
-fn judged(policy: &Policy, state: &State, running: Option<&Observed>, who: &Makers<'_>) -> Unauthorised {
+/// All apps, and these links.
+fn judged<'a>(
+    policy: &Policy,
+    state: &State,
+    links: impl Iterator<Item = &'a Link>,
+    running: Option<&Observed>,
+    who: &Makers<'_>,
+) -> Unauthorised {
     let may = |principal: &Principal, asked: &[Asked]| {
         let refused = asked.iter().find_map(|asked| policy.decide(principal, asked, Stage::First).err());
         refused.map(|denied| denied.to_string())
@@ -128,7 +163,7 @@ fn judged(policy: &Policy, state: &State, running: Option<&Observed>, who: &Make
             Err(why) => Some(why),
         })
     };
-    let judged = state.links.values().filter(|link| running.is_none_or(|seen| !runs(seen, &link.uid)));
+    let judged = links.filter(|link| running.is_none_or(|seen| !runs(seen, &link.uid)));
     let links = judged.filter_map(|row| Some((row.uid, link(row)?))).collect();
     Unauthorised { apps, links }
 }
@@ -191,5 +226,45 @@ mod tests {
         assert_eq!(refused(&[WHEEL], 1000, &runs), (0, 0));
         // The link waits, of an app that runs: its maker was in the group then.
         assert_eq!(refused(&[WHEEL], 1000, &Observed { links: [].into(), ..runs }), (0, 0));
+    }
+
+    #[test]
+    fn what_was_judged_before_is_judged_again_where_it_changed() {
+        let policy = |text: &str| {
+            let text = PolicyText { file: "policy.toml", text: &format!("version = 1\n{text}") };
+            let users = [1, 1000].map(|uid| (format!("u{uid}"), AccountId::Is(uid))).into();
+            let read = Policy::read(&[text], |_: &Path| unreachable!("no keys")).unwrap();
+            Arc::new(read.with_accounts(&Accounts { users, ..Accounts::default() }))
+        };
+        let rule = |uid: u32| {
+            let what = "verbs = [\"load\", \"attach\"]\nsource = { images = \"any\", files = \"any\" }";
+            let to = "programs = {}\ninterfaces = {}";
+            let who = format!("who = [{{ user = \"u{uid}\" }}]");
+            policy(&format!("[[rule]]\nid = \"one\"\neffect = \"allow\"\n{who}\n{what}\n{to}\n"))
+        };
+        let (open, closed) = (rule(1000), rule(1));
+        let mut state = State::default();
+        let app = app_of(2, 1000);
+        let links: Vec<Link> = (1..=3)
+            .map(|number| Link { app: app.uid, owner: app.owner.clone(), ..crate::testing::link(number, 0) })
+            .collect();
+        state.apps.insert(app.uid, app.clone());
+        state.links.extend(links.iter().map(|link| (link.uid, link.clone())));
+        let mut judged = Judged::default();
+        let mut again = |policy: &Arc<Policy>, state: &State| {
+            let found = judged.again(policy, state);
+            assert_eq!(found, unauthorised(policy, state));
+            found.links.len()
+        };
+        assert_eq!((again(&open, &state), again(&closed, &state), again(&closed, &state)), (0, 3, 3));
+        // A row of another maker, one that is gone, and one more.
+        state.links.get_mut(&links[0].uid).unwrap().owner.uid = 7;
+        state.links.remove(&links[1].uid);
+        assert_eq!((again(&closed, &state), again(&open, &state)), (2, 1));
+        let more = crate::testing::link(4, 0);
+        state.links.insert(more.uid, Link { app: app.uid, owner: app.owner.clone(), ..more });
+        assert_eq!(again(&open, &state), 1);
+        state.apps.get_mut(&app.uid).unwrap().owner.uid = 7;
+        assert_eq!(again(&open, &state), 3);
     }
 }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bpfd_core::kernel::{Kernel, ObserveError, Observed, Scope};
-use bpfd_core::unauthorised::{Unauthorised, unauthorised};
+use bpfd_core::unauthorised::Unauthorised;
 
 use super::{Engine, Snapshot};
 
@@ -34,9 +34,10 @@ impl<K: Kernel> Engine<K> {
     }
 
     /// What the policy of now refuses, and what it refused to start and does not run since.
-    fn unauthorised(&self, shown: &Snapshot) -> Unauthorised {
+    fn unauthorised(&mut self, shown: &Snapshot) -> Unauthorised {
         let Snapshot { state, observed, .. } = shown;
-        unauthorised(&self.policy(), state).and_still(&self.unauthorised, state, observed)
+        let policy = self.policy();
+        self.judged.again(&policy, state).and_still(&self.unauthorised, state, observed)
     }
 
     /// Shows readers what a new policy would refuse of what there is.

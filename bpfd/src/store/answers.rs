@@ -16,6 +16,8 @@ use super::{BUSY, StoreError, parse, text};
 const KEPT_SECONDS: i64 = 24 * 60 * 60;
 /// How many bytes of them are kept of one user; then the oldest go. They are some four thousand answers.
 const KEPT_BYTES: i64 = 4 << 20;
+/// How often those that are too old are removed. Until then nobody is given them.
+const SWEPT_SECONDS: i64 = 60 * 60;
 
 /// What a request's key was used for before.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -123,21 +125,49 @@ pub(super) fn find(
     earlier.transpose()
 }
 
-/// One more answer; old ones go, and the oldest of this user beyond what is kept.
-pub(super) fn keep(tx: &Transaction<'_>, key: RequestKey, owner: u32, outcome: &Outcome) -> Result<(), StoreError> {
+/// What is known of the answers that are kept: one more is kept without reading all of them.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// At least how many bytes each user's have: more, where an answer was not committed or took another's place.
+    bytes: BTreeMap<u32, i64>,
+    /// Seconds since 1970 when old ones were last looked for.
+    swept: Option<i64>,
+}
+
+/// One more answer; the oldest of this user go beyond what is kept, and now and then those that are too old.
+pub(super) fn keep(
+    tx: &Transaction<'_>,
+    kept: &mut Kept,
+    key: RequestKey,
+    owner: u32,
+    outcome: &Outcome,
+) -> Result<(), StoreError> {
     let RequestKey { id, asked } = key;
-    tx.execute("DELETE FROM answers WHERE at < unixepoch() - ?1", [KEPT_SECONDS])?;
+    let now: i64 = tx.query_row("SELECT unixepoch()", [], |row| row.get(0))?;
+    if !kept.swept.is_some_and(|at| (at..at + SWEPT_SECONDS).contains(&now)) {
+        tx.execute("DELETE FROM answers WHERE at < ?1 - ?2", [now, KEPT_SECONDS])?;
+        *kept = Kept { bytes: BTreeMap::new(), swept: Some(now) };
+    }
+    let body = text(&outcome.kept())?;
+    let added = i64::try_from(body.len()).unwrap_or(KEPT_BYTES);
     tx.execute(
-        "INSERT OR REPLACE INTO answers (request_id, owner, asked, at, body)
-         VALUES (?1, ?2, ?3, unixepoch(), ?4)",
-        params![id.to_string(), owner, asked.to_string(), text(&outcome.kept())?],
+        "INSERT OR REPLACE INTO answers (request_id, owner, asked, at, body) VALUES (?1, ?2, ?3, ?4, ?5)",
+        params![id.to_string(), owner, asked.to_string(), now, body],
     )?;
+    let bytes = match kept.bytes.remove(&owner) {
+        Some(before) => before.saturating_add(added),
+        None => tx.query_row("SELECT sum(length(body)) FROM answers WHERE owner = ?1", [owner], |row| row.get(0))?,
+    };
+    if bytes <= KEPT_BYTES {
+        kept.bytes.insert(owner, bytes);
+        return Ok(());
+    }
     tx.execute(
         "DELETE FROM answers WHERE rowid IN (
            SELECT rowid FROM (
              SELECT rowid, sum(length(body)) OVER (ORDER BY rowid DESC) AS with_newer FROM answers WHERE owner = ?1)
            WHERE with_newer > ?2)",
-        params![owner, KEPT_BYTES],
+        params![owner, KEPT_BYTES - KEPT_BYTES / 16],
     )?;
     Ok(())
 }
@@ -160,13 +190,14 @@ mod tests {
         };
         let [seven, eight] = [7, 8].map(|uid| Owner { uid, user: None });
         let tx = store.db.transaction().unwrap();
+        let mut known = Kept::default();
         for number in 1..=10 {
-            keep(&tx, key(number), 7, &Outcome::default()).unwrap();
+            keep(&tx, &mut known, key(number), 7, &Outcome::default()).unwrap();
         }
-        keep(&tx, key(1), 8, &Outcome::default()).unwrap();
+        keep(&tx, &mut known, key(1), 8, &Outcome::default()).unwrap();
         // As an earlier version wrote them, whole.
         tx.execute("UPDATE answers SET body = printf('%*s', ?1, body) WHERE owner = 7", [KEPT_BYTES / 8]).unwrap();
-        keep(&tx, key(11), 7, &Outcome::default()).unwrap();
+        keep(&tx, &mut Kept::default(), key(11), 7, &Outcome::default()).unwrap();
         let kept = |number, owner: &Owner| find(&tx, key(number), owner, &State::default()).unwrap().is_some();
         let left: Vec<u128> = (1..=11).filter(|number| kept(*number, &seven)).collect();
         assert_eq!(left, [4, 5, 6, 7, 8, 9, 10, 11]);
