@@ -14,6 +14,7 @@ mod index_bomb;
 mod keys_and_layers;
 mod list_pages;
 mod long_programs;
+mod many_relocations;
 mod metadata;
 mod moving_tags;
 mod names_of_identities;

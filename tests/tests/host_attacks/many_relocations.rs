@@ -1,0 +1,69 @@
+//! A small object with many CO-RE relocations: whoever loads it again after a restart reads it once, and the kernel's types once.
+
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use bpfd_tests::{Host, broken};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+use rustix::io::Errno;
+
+use crate::world::{Images, image_of};
+
+/// How often files below a directory, or one file, were opened.
+struct Opened(OwnedFd);
+
+impl Opened {
+    fn of(path: &Path) -> Self {
+        let files = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap();
+        inotify::add_watch(&files, path, WatchFlags::OPEN).unwrap();
+        Self(files)
+    }
+
+    /// Since the last time.
+    fn count(&self) -> usize {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&self.0, &mut buffer);
+        let mut count = 0;
+        loop {
+            match events.next() {
+                // Not the directory itself.
+                Ok(event) => count += usize::from(!event.events().contains(ReadFlags::ISDIR)),
+                Err(Errno::AGAIN) => return count,
+                Err(error) => panic!("inotify: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn an_object_with_many_relocations_is_read_once() {
+    let mut images = Images::new();
+    images.publish("open/many", &image_of(&broken("many_relocations")));
+    let host = &mut images.host;
+    // A file of the case's own: others read the kernel's types meanwhile.
+    host.stop();
+    host.shell("cp /sys/kernel/btf/vmlinux /run/types; mount --bind /run/types /sys/kernel/btf/vmlinux");
+    host.start();
+    let types = Opened::of(&host.path("/run/types"));
+    let load = |host: &Host, app: &str| {
+        let line = format!("load -q --image registry/open/many:1 --name {app} xdp -i uplink --priority 500");
+        host.bpfctl_as_member(&line).ok();
+    };
+    load(host, "one");
+    assert_eq!(types.count(), 1, "it has relocations");
+    let objects = Opened::of(&host.path("/run/case/var/lib/bpfd/objects"));
+    host.stop();
+    host.start();
+    assert_eq!((objects.count(), types.count()), (0, 0), "what runs is not read again at a start");
+    load(host, "two");
+    for app in ["one", "two"] {
+        host.bpfctl(&format!("persist {app}")).ok();
+    }
+    let _ = (objects.count(), types.count());
+    host.reboot();
+    host.start();
+    let links = host.items("list links");
+    assert!(links.iter().all(|link| link["state"] == "LINK_STATE_ATTACHED") && links.len() == 2, "{links:?}");
+    assert_eq!((objects.count(), types.count()), (1, 1), "once for both apps");
+}
