@@ -25,14 +25,15 @@ impl Opened {
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut events = inotify::Reader::new(&self.0, &mut buffer);
         let mut count = 0;
-        loop {
+        let error = loop {
             match events.next() {
                 // Not the directory itself.
                 Ok(event) => count += usize::from(!event.events().contains(ReadFlags::ISDIR)),
-                Err(Errno::AGAIN) => return count,
-                Err(error) => panic!("inotify: {error}"),
+                Err(error) => break error,
             }
-        }
+        };
+        assert_eq!(error, Errno::AGAIN);
+        count
     }
 }
 
