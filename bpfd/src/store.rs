@@ -21,14 +21,12 @@ use bpfd_core::state::{App, Change, Link, Owner, State};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, ffi, params};
 use serde::Serialize;
 
-use self::answers::Kept;
 pub use self::answers::{Answers, Earlier, Outcome};
 use self::migrate::{SCHEMA_VERSION, migrate};
 use crate::reserve::Reserve;
 
 /// How long one connection waits for another, such as `sqlite3` in somebody's hands.
 const BUSY: Duration = Duration::from_secs(5);
-
 /// Pages of its log after which SQLite writes it to the database, once the disk was full.
 const PAGES_WHEN_FULL: u32 = 16;
 
@@ -101,7 +99,7 @@ pub struct Store {
     stamp: Stamp,
     /// For what removes.
     reserve: Reserve,
-    answers: Kept,
+    answers: answers::Kept,
 }
 
 impl Store {
@@ -115,7 +113,7 @@ impl Store {
             }
         };
         let (db, handle, stamp) = opened.map_err(StoreError::or_damaged)?;
-        Ok(Self { db, undone: None, handle, stamp, reserve, answers: Kept::default() })
+        Ok(Self { db, undone: None, handle, stamp, reserve, answers: answers::Kept::default() })
     }
 
     fn connect(path: &Path) -> Result<(Connection, Handle, Stamp), StoreError> {
