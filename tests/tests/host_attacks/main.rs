@@ -7,6 +7,7 @@
     reason = "the lints exempt test functions, not what they share"
 )]
 
+mod every_method;
 mod floods;
 mod fuzz;
 mod half_sent_messages;
