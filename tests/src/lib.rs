@@ -19,6 +19,7 @@ pub mod mutants;
 mod namespaces;
 mod objects;
 mod output;
+pub mod page;
 pub mod points;
 mod traffic;
 
@@ -26,6 +27,6 @@ pub use audit::Audit;
 pub use calls::Calls;
 pub use census::Census;
 pub use host::{Daemon, Host, eventually};
-pub use objects::{broken, example, proprietary};
+pub use objects::{broken, example, example_program, proprietary, rust_example};
 pub use output::Output;
 pub use traffic::Flood;

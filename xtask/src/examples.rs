@@ -1,4 +1,5 @@
-//! Compiles `examples/NAME/NAME.bpf.c` to BPF objects, for tests, the demo and people.
+//! Compiles `examples/NAME/NAME.bpf.c` to BPF objects, for tests, the demo and people; builds the examples in Go, and what runs those in
+//! Python, for the tests.
 //!
 //! Needs clang and libbpf's headers; must never be needed to build bpfd or bpfctl.
 
@@ -6,6 +7,23 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+
+use crate::tools;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Build the examples in Go into target/examples as well, and the Python that runs the one in Python
+    #[arg(long)]
+    programs: bool,
+}
+
+/// `cargo xtask examples`
+pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
+    for object in build(root, &root.join("target/bpf"))? {
+        println!("{}", object.display());
+    }
+    if args.programs { programs(root) } else { Ok(()) }
+}
 
 /// Compiles all examples into `out_dir` as `NAME.bpf.o`; those newer than their source are left alone.
 pub(crate) fn build(root: &Path, out_dir: &Path) -> Result<Vec<PathBuf>> {
@@ -59,26 +77,90 @@ pub(crate) fn compile(source: &Path, object: &Path) -> Result<()> {
     std::fs::rename(&part, object).with_context(|| format!("cannot write `{}`", object.display()))
 }
 
+/// Where the programs are that `programs` makes.
+const PROGRAMS: &str = "target/examples";
+
+/// Modules in Go, and which of their programs the tests run.
+const GO: [(&str, &[&str]); 2] = [
+    ("examples", &["./..."]),
+    (
+        "tests/go",
+        &[
+            "github.com/containernetworking/cni/cnitool",
+            "github.com/containernetworking/plugins/plugins/ipam/host-local",
+            "github.com/containernetworking/plugins/plugins/main/ptp",
+        ],
+    ),
+];
+
+/// Makes what the tests run beside the BPF objects, as far as this host has what it takes; the cases say what they miss.
+pub(crate) fn programs(root: &Path) -> Result<()> {
+    let directory = root.join(PROGRAMS);
+    std::fs::create_dir_all(&directory).with_context(|| format!("cannot make `{}`", directory.display()))?;
+    if tools::on_path("go").is_some() {
+        for (module, packages) in GO {
+            // Static: guests and images have no libraries. Go itself knows what is new.
+            let mut go = Command::new("go");
+            go.args(["build", "-trimpath", "-ldflags=-s -w", "-o"]).arg(&directory).args(packages);
+            succeed(go.current_dir(root.join(module)).env("CGO_ENABLED", "0"))?;
+        }
+    }
+    if let Err(error) = python(root, &directory.join("python")) {
+        println!("no Python for examples/python-client: {error:#}");
+    }
+    Ok(())
+}
+
+/// A Python with the packages that the example asks for, made again when it asks for others.
+fn python(root: &Path, environment: &Path) -> Result<()> {
+    let wanted = root.join("examples/python-client/requirements.txt");
+    let (packages, made_with) = (std::fs::read_to_string(&wanted)?, environment.join("requirements.txt"));
+    if std::fs::read_to_string(&made_with).is_ok_and(|text| text == packages) {
+        return Ok(());
+    }
+    succeed(Command::new("python3").args(["-m", "venv", "--clear"]).arg(environment))?;
+    let install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"];
+    succeed(Command::new(environment.join("bin/python")).args(install).arg(&wanted))?;
+    std::fs::write(&made_with, packages).with_context(|| format!("cannot write `{}`", made_with.display()))
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let out = command.output().with_context(|| format!("cannot run {command:?}"))?;
+    if !out.status.success() {
+        bail!("{command:?} failed:\n{}", String::from_utf8_lossy(&out.stderr));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_example_has_a_source_a_page_and_a_licence() {
+    fn every_example_has_a_page_and_those_in_c_a_licence() {
         let root = crate::root().unwrap();
-        let sources = sources(&root).unwrap();
-        let directories =
-            std::fs::read_dir(root.join("examples")).unwrap().filter(|e| e.as_ref().unwrap().path().is_dir());
-        assert_eq!(sources.len(), directories.count());
-        for source in sources {
+        let entries = std::fs::read_dir(root.join("examples")).unwrap().map(|entry| entry.unwrap().path());
+        for directory in entries.filter(|path| path.is_dir()) {
+            let page = std::fs::read_to_string(directory.join("README.md")).unwrap();
+            assert!(page.lines().count() <= 60, "{}", directory.display());
+        }
+        for source in sources(&root).unwrap() {
             let text = std::fs::read_to_string(&source).unwrap();
-            assert!(
-                text.starts_with("// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause\n"),
-                "{}",
-                source.display()
-            );
-            let page = std::fs::read_to_string(source.with_file_name("README.md")).unwrap();
-            assert!(page.lines().count() <= 40, "{}", source.display());
+            let licence = "// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause\n";
+            assert!(text.starts_with(licence), "{}", source.display());
+        }
+    }
+
+    #[test]
+    fn every_counter_in_go_is_one_short_file() {
+        let root = crate::root().unwrap();
+        let entries = std::fs::read_dir(root.join("examples")).unwrap().map(|entry| entry.unwrap().path());
+        let counters: Vec<PathBuf> =
+            entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("go-")).collect();
+        assert_eq!(counters.len(), 4, "{counters:?}");
+        for counter in counters {
+            let text = std::fs::read_to_string(counter.join("main.go")).unwrap();
+            assert!(text.lines().count() <= 80, "{}", counter.display());
         }
     }
 }

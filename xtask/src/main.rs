@@ -40,7 +40,7 @@ enum Verb {
     /// Make the generated code, or check that it is what would be made
     Codegen(codegen::Codegen),
     /// Compile the example programs into target/bpf
-    Examples,
+    Examples(examples::Args),
     /// Build what is shipped, in one release build: Debian packages, a tarball, an image of the daemon
     Dist(dist::Args),
     /// Measure something, and judge it by ratios and counts
@@ -70,11 +70,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Tidy => tidy::run(&root)?,
         Verb::Vm(args) => return vm::run(&root, &args),
         Verb::Codegen(args) => args.run(&root)?,
-        Verb::Examples => {
-            for object in examples::build(&root, &root.join("target/bpf"))? {
-                println!("{}", object.display());
-            }
-        }
+        Verb::Examples(args) => examples::run(&root, &args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -42,8 +42,9 @@ const GUESTS: [&str; 3] = ["bpfd-sys", "bpfd", "bpfd-tests"];
 
 /// Needs the tree's own build, or hosts' tools that write where a guest cannot (Go's compiler, buildah); or is about what no
 /// kernel changes, and starts so many processes that an emulated processor takes minutes for it.
-const NOT_IN_GUESTS: [&str; 15] = [
+const NOT_IN_GUESTS: [&str; 17] = [
     "demo",
+    "host_agents",
     "host_audit",
     "host_bad_images",
     "host_bad_objects",
@@ -51,6 +52,7 @@ const NOT_IN_GUESTS: [&str; 15] = [
     "host_clients",
     "host_crash",
     "host_dry_run",
+    "host_examples",
     "host_failures",
     "host_images",
     "host_packages",
@@ -108,7 +110,9 @@ impl Part {
             Self::Host => {
                 let (of_packages, others): (Vec<_>, Vec<_>) =
                     of(Lane::Host).into_iter().partition(|b| b.name == OF_PACKAGES);
-                let mut steps = on_host(root, &others, || tools_ready(&HOST_TOOLS));
+                // Cases run them.
+                let mut steps = vec![Step::check("examples", xtask(&["examples", "--programs"]))];
+                steps.extend(on_host(root, &others, || tools_ready(&HOST_TOOLS)));
                 steps.extend(on_host(root, &of_packages, || tools_ready(&HOST_TOOLS).and_then(|()| packages(root))));
                 steps.extend(demo(root, binaries));
                 vec![steps]
@@ -289,6 +293,9 @@ pub(super) fn in_guest(root: &Path, binaries: &Binaries, kernel: &str, icount: b
 
 fn guests_ready(root: &Path, kernels: &[&str]) -> Result<(), String> {
     fixtures(root).and_then(|()| tools_ready(&GUEST_TOOLS))?;
+    if let Err(error) = examples::programs(root) {
+        println!("{error:#}");
+    }
     kernels.iter().try_for_each(|k| crate::vm::fetch_kernel(k)).map_err(|e| format!("{e:#}"))
 }
 
@@ -381,20 +388,32 @@ fn demo(root: &Path, binaries: &Binaries) -> Option<Step> {
     })
 }
 
+/// Modules in Go and what is checked of them. The tests of `proto/go` call a daemon, and the examples are run: `host` does both.
+const GO: [(&str, &[&[&str]]); 3] = [
+    ("proto/go", &[&["build", "./..."], &["vet", "./..."]]),
+    ("examples", &[&["vet", "./..."]]),
+    ("tests/go", &[&["vet", "./..."], &["test", "./..."]]),
+];
+
+fn in_go(label: &str, command: Spec) -> Step {
+    match tools::on_path("go") {
+        Some(_) => Step::check(label, command),
+        None => Step::skip(label, "needs Go, which is not on PATH"),
+    }
+}
+
 fn clients(root: &Path) -> Vec<Step> {
     let mut steps = Vec::new();
-    let module = root.join("proto/go");
-    if module.join("go.mod").exists() {
-        // The module's test calls a daemon: `host` runs it, on one.
-        for verb in ["build", "vet"] {
-            let label = format!("go {verb}");
-            steps.push(if tools::on_path("go").is_some() {
-                Step::check(&label, Spec { dir: Some(module.clone()), ..Spec::new("go", &[verb, "./..."]) })
-            } else {
-                Step::skip(&label, "needs Go, which is not on PATH")
-            });
+    for (module, verbs) in GO {
+        for verb in verbs {
+            let label = format!("go {} in {module}", verb.join(" "));
+            steps.push(in_go(&label, Spec { dir: Some(root.join(module)), ..Spec::new("go", verb) }));
         }
     }
+    // Fails if it prints the name of a file.
+    let mut formatted = vec!["-c", "! gofmt -l \"$@\" | grep .", "sh"];
+    formatted.extend(GO.map(|(module, _)| module));
+    steps.push(in_go("gofmt", Spec::new("sh", &formatted)));
     let mut doc =
         cargo(&["doc", "--workspace", "--document-private-items", "--no-deps", "--keep-going", "--locked", "--quiet"]);
     doc.env.push(("RUSTDOCFLAGS".to_owned(), "-D warnings".to_owned()));
