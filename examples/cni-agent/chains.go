@@ -124,16 +124,19 @@ func (c *chains) check(ctx context.Context, ask wire.Ask) error {
 	}
 	if len(links) != 1 {
 		return &wire.Refusal{
-			Message: fmt.Sprintf("%d programs of the agent are on %s", len(links), ask.Interface),
-			Cause:   "there must be one: it was never attached, or somebody detached it",
-			Hint:    "`bpfctl list -i " + ask.Interface + "` shows what is there; make the pod again",
+			Message: fmt.Sprintf("%s has %d programs of the agent, and must have 1", ask.Interface, len(links)),
+			Cause:   "it was never attached, or somebody else changed the interface",
+			Hint:    "`bpfctl list -i " + ask.Interface + "` shows what is there; create the pod again",
 		}
 	}
 	link := links[0]
-	if link.GetState() != bpfdv1.LinkState_LINK_STATE_ATTACHED || link.GetPriority() != ask.Priority {
+	switch state := link.GetState(); {
+	case state != bpfdv1.LinkState_LINK_STATE_ATTACHED:
+		return &wire.Refusal{Message: link.GetName() + " is not attached", Cause: link.GetCause()}
+	case link.GetPriority() != ask.Priority:
 		return &wire.Refusal{
-			Message: fmt.Sprintf("%s is not as it was attached", link.GetName()),
-			Cause:   fmt.Sprintf("%s at priority %d: %s", link.GetState(), link.GetPriority(), link.GetCause()),
+			Message: fmt.Sprintf("%s has priority %d", link.GetName(), link.GetPriority()),
+			Cause:   fmt.Sprintf("the network's configuration says %d", ask.Priority),
 		}
 	}
 	return nil

@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
+	"strings"
 
 	"bpfd/examples/cni-agent/internal/wire"
 	"github.com/containernetworking/cni/pkg/skel"
@@ -122,7 +124,8 @@ func (config *config) ask(verb string, result *current.Result) error {
 	var absent *net.OpError
 	switch {
 	case errors.As(err, &refusal):
-		return types.NewError(refused, refusal.Message, refusal.Cause+"; "+refusal.Hint)
+		why := slices.DeleteFunc([]string{refusal.Cause, refusal.Hint}, func(text string) bool { return text == "" })
+		return types.NewError(refused, refusal.Message, strings.Join(why, "; "))
 	case errors.As(err, &absent):
 		return types.NewError(tryAgainLater, "cannot reach cni-agent at "+config.Socket, absent.Err.Error())
 	}

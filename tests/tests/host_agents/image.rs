@@ -15,7 +15,8 @@ buildah build --quiet --isolation chroot --tag localhost/cni-agent . >nothing
 buildah from --name agent localhost/cni-agent >nothing
 container=$(buildah mount agent)
 find "$container" -type f | sed "s,$container,," | sort
-mkdir -p "$container/host/cni" "$container/host/run" "$container/run/bpfd" "$container/run/cni-agent" /run/cni
+mkdir -p "$container/host/cni" "$container/host/run" "$container/run/bpfd" "$container/run/cni-agent" "$container/proc" /run/cni
+mount --rbind /proc "$container/proc"
 mount --bind /run/cni "$container/host/cni"
 mount --bind /run/cni-agent "$container/host/run"
 mount --bind /run/cni-agent "$container/run/cni-agent"

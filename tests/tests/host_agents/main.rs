@@ -9,7 +9,8 @@ mod node;
 mod world;
 
 use bpfd_client::proto::v1 as pb;
-use bpfd_tests::eventually;
+use bpfd_tests::page::{Line, console, holds};
+use bpfd_tests::{Output, eventually, example_program};
 use insta::assert_snapshot;
 
 use node::Node;
@@ -58,14 +59,14 @@ fn outside_of_its_band_the_agent_is_refused_in_bpfds_words() {
     node.start_agent();
     node.configure(50);
     let refused = node.host().unchanged(|| node.cni("add", "pod"));
-    assert_snapshot!(refused.refused(1), @"");
+    assert_snapshot!(refused.refused(1), @r#"plugin type="bpfd-xdp" failed (add): cni may not attach; rule `cni` allows it, except priority 50: it is for 100 to 499; ask for what the rule allows, or ask an administrator"#);
     // What the runtime does then; and the same pod comes up in the band.
     node.cni("del", "pod").ok();
     node.configure(499);
     node.add("pod");
     node.cni("del", "pod").ok();
     // Not a pod's interface.
-    assert_snapshot!(node.asks("add", "uplink", 200), @"");
+    assert_snapshot!(node.asks("add", "uplink", 200), @r#"{"message":"cni may not attach","cause":"rule `cni` allows it, except interface uplink: it is for veth*","hint":"ask for what the rule allows, or ask an administrator"}"#);
 }
 
 #[test]
@@ -73,13 +74,19 @@ fn check_fails_when_somebody_detached_the_program_or_moved_it() {
     let Some(mut node) = Node::new() else { return };
     node.start_agent();
     let veth = node.add("pod");
-    let link = node.link(&veth).unwrap().name;
+    let pb::Link { name: link, app, .. } = node.link(&veth).unwrap();
+    let says = |said: String| said.replace(&veth, "VETH").replace(&app, "APP");
     node.host().bpfctl(&format!("update {link} --priority 300")).ok();
-    assert_snapshot!(node.cni("check", "pod").refused(1).replace(&veth, "VETH"), @"");
+    assert_snapshot!(says(node.cni("check", "pod").refused(1)), @"APP/count@VETH:xdp has priority 300; the network's configuration says 200");
     node.host().bpfctl(&format!("update {link} --priority 200")).ok();
     node.cni("check", "pod").ok();
+    // What runs and would be refused by now is told apart from what is allowed.
+    node.allow("priority = { min = 250 }");
+    assert_snapshot!(says(node.cni("check", "pod").refused(1)), @"");
+    node.allow("");
+    node.cni("check", "pod").ok();
     node.host().bpfctl(&format!("detach {link}")).ok();
-    assert_snapshot!(node.cni("check", "pod").refused(1).replace(&veth, "VETH"), @"");
+    assert_snapshot!(says(node.cni("check", "pod").refused(1)), @"VETH has 0 programs of the agent, and must have 1; it was never attached, or somebody else changed the interface; `bpfctl list -i VETH` shows what is there; create the pod again");
     node.cni("del", "pod").ok();
 }
 
@@ -92,7 +99,7 @@ fn pods_outlive_the_agent_and_the_daemon() {
     node.stop_agent();
     assert_eq!(node.link(&veth).unwrap(), link);
     // Nobody answers a new pod; an old one can go, and its link with the agent's next start.
-    assert_snapshot!(node.cni("add", "other").refused(1), @"");
+    assert_snapshot!(node.cni("add", "other").refused(1), @r#"plugin type="bpfd-xdp" failed (add): cannot reach cni-agent at /run/cni-agent/agent.sock; connect: no such file or directory"#);
     node.cni("del", "other").ok();
     node.cni("del", "pod").ok();
     node.start_agent();
@@ -100,8 +107,9 @@ fn pods_outlive_the_agent_and_the_daemon() {
     // A daemon that is killed and comes back: the agent's calls wait for it.
     let veth = node.add("pod");
     node.host_mut().kill();
+    let check = node.begin("check", "pod");
     node.host_mut().start();
-    node.cni("check", "pod").ok();
+    Output::of("cnitool check", check.wait_with_output().unwrap()).ok();
     assert_eq!(node.link(&veth).unwrap().app_uid, link.app_uid);
     node.cni("del", "pod").ok();
 }
@@ -124,7 +132,35 @@ fn pods_keep_the_image_that_they_began_with() {
 }
 
 #[test]
+fn an_image_that_the_team_did_not_sign_reaches_no_pod() {
+    let Some(mut node) = Node::new() else { return };
+    node.publish_unsigned();
+    node.start_agent();
+    let refused = node.host().unchanged(|| node.cni("add", "pod")).refused(1);
+    assert_snapshot!(refused, @r#"plugin type="bpfd-xdp" failed (add): image `registry/cni/xdp@sha256:SHA256` (sha256:SHA256) is refused by policy; it is not signed, and scope `registry/cni/**` requires 1 of the signers `cni-team`; have it signed by `cni-team`: `bpfctl image sign registry/cni/xdp@sha256:SHA256 --key FILE`"#);
+    node.cni("del", "pod").ok();
+}
+
+#[test]
+fn every_console_line_of_the_page_does_what_it_says() {
+    if example_program("cni-agent").is_none() {
+        return;
+    }
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/agents.md")).unwrap();
+    let (_, rule) = page.split_once("```toml\n").unwrap();
+    assert!(
+        node::file("policy.toml").contains(rule.split("```").next().unwrap()),
+        "the page has the rule of policy.toml"
+    );
+    let lines = console(&page);
+    // What cargo builds is built.
+    let lines: Vec<&Line> = lines.iter().filter(|line| !line.command.starts_with("cargo ")).collect();
+    assert!(lines.iter().any(|line| line.command.starts_with("cnitool add")), "docs/agents.md adds a pod");
+    holds("docs/agents.md", &lines);
+}
+
+#[test]
 fn the_agent_starts_with_no_image_that_is_named_by_a_tag() {
     let Some(node) = Node::new() else { return };
-    assert_snapshot!(node.agent_with("registry/cni/xdp:1").refused(1), @"");
+    assert_snapshot!(node.agent_with("registry/cni/xdp:1").refused(1), @r#"cni-agent: -image "registry/cni/xdp:1" names no digest: a tag may be another image tomorrow"#);
 }

@@ -59,13 +59,22 @@ impl Node {
              mount -t tmpfs var /var/lib
              ip netns add pod; ip netns add other"
         ));
-        let policy = file("policy.toml").replace("/etc/bpfd/keys/cni.pub", &format!("{ETC}/ci.pub"));
-        fs::write(host.path(&format!("{ETC}/policy.toml")), policy).unwrap();
-        host.bpfctl("policy reload").ok();
         let mut node = Self { agent: None, images, image: String::new(), plugins: BIN };
+        node.allow("");
         node.publish(&image());
         node.configure(200);
         Some(node)
+    }
+
+    /// The policy is that of the page, with this line in the place of the one that begins as it does.
+    #[track_caller]
+    pub(crate) fn allow(&self, line: &str) {
+        let page = file("policy.toml").replace("/etc/bpfd/keys/cni.pub", &format!("{ETC}/ci.pub"));
+        let key = line.split('=').next().unwrap();
+        let other = |of_page: &str| if !key.is_empty() && of_page.starts_with(key) { line } else { of_page }.to_owned();
+        let policy: Vec<String> = page.lines().map(other).collect();
+        fs::write(self.host().path(&format!("{ETC}/policy.toml")), policy.join("\n")).unwrap();
+        self.host().bpfctl("policy reload").ok();
     }
 
     pub(crate) fn host(&self) -> &Host {
@@ -85,6 +94,12 @@ impl Node {
     /// The next agent attaches another image.
     pub(crate) fn publish_another(&mut self) {
         self.publish(&image_of(&example("xdp-pass")));
+    }
+
+    /// The next agent attaches an image without a signature.
+    pub(crate) fn publish_unsigned(&mut self) {
+        let digest = self.images.publish(REPOSITORY, &image_of(&example("xdp-drop-port")));
+        self.image = format!("registry/{REPOSITORY}@{digest}");
     }
 
     /// The network's configuration is that of the page, with this priority.
@@ -142,13 +157,21 @@ impl Node {
         assert!(status.success(), "the agent ends with {status}");
     }
 
+    fn cnitool(&self, verb: &str, pod: &str) -> Command {
+        let mut tool = self.host().command(&format!("{BIN}/cnitool"));
+        tool.args([verb, "pods", &format!("/run/netns/{pod}")]);
+        tool.env("CNI_PATH", self.plugins).env("NETCONFPATH", "/run/net.d");
+        tool
+    }
+
     /// `cnitool VERB pods`, as root, for a network namespace.
     pub(crate) fn cni(&self, verb: &str, pod: &str) -> Output {
-        let mut tool = self.host().command(&format!("{BIN}/cnitool"));
-        tool.args([verb, "pods", &format!("/run/netns/{pod}")])
-            .env("CNI_PATH", self.plugins)
-            .env("NETCONFPATH", "/run/net.d");
-        Output::of(&format!("cnitool {verb} pods {pod}"), tool.output().unwrap())
+        Output::of(&format!("cnitool {verb} pods {pod}"), self.cnitool(verb, pod).output().unwrap())
+    }
+
+    /// The same, not waited for.
+    pub(crate) fn begin(&self, verb: &str, pod: &str) -> Child {
+        self.cnitool(verb, pod).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     /// Adds a pod: the name of the host's end of its veth pair.
