@@ -132,7 +132,8 @@ func (c *chains) check(ctx context.Context, ask wire.Ask) error {
 	link := links[0]
 	switch state := link.GetState(); {
 	case state != bpfdv1.LinkState_LINK_STATE_ATTACHED:
-		return &wire.Refusal{Message: link.GetName() + " is not attached", Cause: link.GetCause()}
+		word := strings.TrimPrefix(state.String(), "LINK_STATE_")
+		return &wire.Refusal{Message: link.GetName() + " is " + word, Cause: link.GetCause()}
 	case link.GetPriority() != ask.Priority:
 		return &wire.Refusal{
 			Message: fmt.Sprintf("%s has priority %d", link.GetName(), link.GetPriority()),

@@ -70,20 +70,19 @@ fn outside_of_its_band_the_agent_is_refused_in_bpfds_words() {
 }
 
 #[test]
-fn check_fails_when_somebody_detached_the_program_or_moved_it() {
+fn check_fails_when_the_program_was_moved_detached_or_is_no_longer_allowed() {
     let Some(mut node) = Node::new() else { return };
     node.start_agent();
     let veth = node.add("pod");
     let pb::Link { name: link, app, .. } = node.link(&veth).unwrap();
     let says = |said: String| said.replace(&veth, "VETH").replace(&app, "APP");
+    // The policy would refuse it now; it runs on.
+    node.allow("priority = { min = 250 }");
+    assert_snapshot!(says(node.cni("check", "pod").refused(1)), @"APP/count@VETH:xdp is UNAUTHORISED; the policy would refuse it now: cni may not attach: rule `cni` allows it, except priority 200: it is for 250 to 1000");
+    node.allow("");
     node.host().bpfctl(&format!("update {link} --priority 300")).ok();
     assert_snapshot!(says(node.cni("check", "pod").refused(1)), @"APP/count@VETH:xdp has priority 300; the network's configuration says 200");
     node.host().bpfctl(&format!("update {link} --priority 200")).ok();
-    node.cni("check", "pod").ok();
-    // What runs and would be refused by now is told apart from what is allowed.
-    node.allow("priority = { min = 250 }");
-    assert_snapshot!(says(node.cni("check", "pod").refused(1)), @"");
-    node.allow("");
     node.cni("check", "pod").ok();
     node.host().bpfctl(&format!("detach {link}")).ok();
     assert_snapshot!(says(node.cni("check", "pod").refused(1)), @"VETH has 0 programs of the agent, and must have 1; it was never attached, or somebody else changed the interface; `bpfctl list -i VETH` shows what is there; create the pod again");
