@@ -1,9 +1,11 @@
 //! Examples whose user space is not bpfctl: each is started as its page says, prints a rate while there is something to count, and
 //! leaves nothing loaded when it is interrupted.
-#![expect(clippy::unwrap_used, reason = "the lint exempts test functions, not what they share")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "the lint exempts test functions, not what they share")]
 
 #[path = "host_examples/counter.rs"]
 mod counter;
+
+use std::path::Path;
 
 use bpfd_client::proto::v1 as pb;
 use bpfd_tests::{Host, Output, example, example_program, rust_example};
@@ -73,6 +75,18 @@ fn an_example_in_rust_says_why_bpfd_refuses() {
     cause: no interface `nowhere` in network namespace `host`
     hint: `ip link` shows interfaces; use `--when-present` to attach when the interface appears
     ");
+}
+
+#[test]
+fn the_kprobe_counter_in_go_says_that_this_kernel_has_no_kprobes() {
+    let Some(program) = example_program("go-kprobe-counter") else { return };
+    if Path::new("/sys/bus/event_source/devices/kprobe").exists() {
+        println!("skipped: this kernel has kprobes");
+        return;
+    }
+    let host = Host::new();
+    let said = refused(&host, &[&program, "-socket", SOCKET, "-object", &example("kprobe-count")]);
+    assert_snapshot!(said.replace("  ", " "), @r#"rpc error: code = FailedPrecondition desc = cannot load the object reason:"KERNEL_LACKS" domain:"bpfd" metadata:{key:"cause" value:"a probe of a kernel function needs a kernel built with CONFIG_KPROBES and CONFIG_KPROBE_EVENTS"}"#);
 }
 
 #[test]

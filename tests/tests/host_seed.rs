@@ -1,5 +1,4 @@
 //! README.md, as it stands: every line of its console blocks.
-#![expect(clippy::unwrap_used, reason = "the lints exempt test functions, not what they share")]
 
 use bpfd_tests::example;
 use bpfd_tests::page::{Line, awaited, console, holds, run};

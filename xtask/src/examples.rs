@@ -12,17 +12,20 @@ use crate::tools;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Build the examples in Go into target/examples as well, and the Python that runs the one in Python
+    /// Instead build the examples in Go into target/examples, and the Python that runs the one in Python
     #[arg(long)]
     programs: bool,
 }
 
 /// `cargo xtask examples`
 pub(crate) fn run(root: &Path, args: &Args) -> Result<()> {
+    if args.programs {
+        return programs(root);
+    }
     for object in build(root, &root.join("target/bpf"))? {
         println!("{}", object.display());
     }
-    if args.programs { programs(root) } else { Ok(()) }
+    Ok(())
 }
 
 /// Compiles all examples into `out_dir` as `NAME.bpf.o`; those newer than their source are left alone.

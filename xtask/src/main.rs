@@ -88,7 +88,8 @@ mod tests {
     /// Other lines of README.md are run by the end-to-end tests; these would run the tests, or build what runs now.
     #[test]
     fn the_lines_of_the_pages_that_call_cargo_are_lines_that_can_be_called() {
-        let pages = ["README.md", "CONTRIBUTING.md"].map(|page| std::fs::read_to_string(root().unwrap().join(page)));
+        let pages = ["README.md", "CONTRIBUTING.md", "docs/agents.md"]
+            .map(|page| std::fs::read_to_string(root().unwrap().join(page)));
         let lines = pages.iter().flat_map(|page| page.as_ref().unwrap().lines());
         let calls = lines.filter_map(|line| {
             let line = line.strip_prefix("$ ").unwrap_or(line);

@@ -1,6 +1,10 @@
 //! `examples/cni-agent`: the reference `cnitool` runs its plugin for network namespaces, after the reference plugin that makes a pod's
 //! veth pair; the agent has the rights of a member of `bpfd`, and what its page's policy gives to it.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "the lints exempt test functions, not what they share")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "the lints exempt test functions, not what they share"
+)]
 
 mod image;
 mod node;
