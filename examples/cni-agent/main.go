@@ -76,11 +76,16 @@ func serve(ctx context.Context, socket string, chains *chains) error {
 		routes.Handle(path, verb)
 	}
 	server := &http.Server{Handler: routes, ReadHeaderTimeout: deadline}
-	context.AfterFunc(ctx, func() { _ = server.Shutdown(context.Background()) })
+	stopped := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		_ = server.Shutdown(context.Background())
+	})
 	log.Printf("attaches %s; listens at %s", chains.image, socket)
 	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
+	<-stopped
 	return nil
 }
 
