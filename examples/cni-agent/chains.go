@@ -104,8 +104,11 @@ func (c *chains) add(ctx context.Context, ask wire.Ask) error {
 		return err
 	}
 	links, err := c.on(ctx, ask.Interface)
-	if err != nil || len(links) > 0 {
+	if err != nil {
 		return err
+	}
+	if len(links) > 0 {
+		return c.check(ctx, ask)
 	}
 	hook := &bpfdv1.Hook{Hook: &bpfdv1.Hook_Xdp{Xdp: &bpfdv1.XdpHook{Interface: ask.Interface}}}
 	_, err = c.links.Attach(ctx, &bpfdv1.AttachRequest{

@@ -34,6 +34,8 @@ fn a_pod_has_the_agents_program_from_add_to_del() {
     // Once more, as after a call whose answer was lost: nothing changes.
     node.ask("add", &veth, 200);
     assert_eq!(node.link(&veth).unwrap(), link);
+    // At another place it is refused.
+    assert_snapshot!(node.asks("add", &veth, 300).replace(&veth, "VETH").replace(&link.app, "APP"), @r#"{"message":"APP/count@VETH:xdp has priority 200","cause":"the network's configuration says 300"}"#);
 
     node.cni("del", "pod").ok();
     assert_eq!(node.links(), []);
