@@ -67,8 +67,10 @@ pub enum Record<'a> {
     },
     /// Somebody was refused.
     Denied {
-        /// Who.
+        /// Who, by name.
         principal: &'a str,
+        /// Who, by number.
+        uid: u32,
         /// What.
         verb: String,
         /// Why.
@@ -86,6 +88,9 @@ pub enum Record<'a> {
     DeniedMore {
         /// Who; `others` if too many were refused to tell them apart.
         principal: &'a str,
+        /// By number, but of `others`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        uid: Option<u32>,
         /// How many refusals have no record of their own.
         count: u64,
     },
@@ -205,6 +210,6 @@ pub fn result<T, E: Error>(done: &Result<T, E>) -> String {
 }
 
 fn record<'a>(denied: &'a Denied, image: Option<&'a DeniedImage>) -> Record<'a> {
-    let Denied { principal, verb, why, hint: _, rules: _ } = denied;
-    Record::Denied { principal, verb: verb.to_string(), why, image }
+    let Denied { principal, uid, verb, why, hint: _, rules: _ } = denied;
+    Record::Denied { principal, uid: *uid, verb: verb.to_string(), why, image }
 }

@@ -260,6 +260,7 @@ fn records_are_shown_by_caller_app_time_and_operation() {
     let all = kinds("show");
     assert_eq!(all.iter().filter(|record| *record == "begin").count(), 2, "{all:?}");
     assert_eq!(kinds("show --principal member"), ["denied"]);
+    assert_eq!(kinds("show --principal 4711"), ["denied"]);
     assert_eq!(kinds("show --principal 0"), kinds("show --principal root"));
     assert_eq!(kinds("show --principal root").len(), all.len() - 1);
     assert_eq!(kinds("show --app a").iter().filter(|record| *record == "begin").count(), 1);

@@ -161,6 +161,7 @@ fn links_go_along(
     let named = named.collect::<Vec<_>>().join(", ");
     Err(Denied {
         principal: principal.to_string(),
+        uid: principal.uid,
         verb: Verb::Unload,
         why: format!("others have links in app `{name}`: {named}{more}"),
         hint: "ask their owners to detach them, or root to unload the app".to_owned(),

@@ -270,8 +270,10 @@ impl Asked {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("{principal} may not {verb}: {why}")]
 pub struct Denied {
-    /// Who.
+    /// Who, by name.
     pub principal: String,
+    /// Who, by number: a name may be another user's tomorrow.
+    pub uid: u32,
     /// What.
     pub verb: Verb,
     /// The rule that came closest and the condition that did not hold, or what else is missing.

@@ -117,6 +117,7 @@ impl Policy {
         };
         Err(Denied {
             principal: principal.to_string(),
+            uid: principal.uid,
             verb: Verb::Load,
             why: format!("the policy changed during the load, and {why}"),
             hint: format!("load it again: it is then verified as {hint}"),
@@ -141,6 +142,7 @@ fn root_alone(principal: &Principal, asked: &Asked) -> Result<Allowed, Denied> {
     };
     Err(Denied {
         principal: principal.to_string(),
+        uid: principal.uid,
         verb: asked.verb,
         why: why.to_owned(),
         hint: "ask as root".to_owned(),
@@ -224,6 +226,7 @@ fn denied(principal: &Principal, asked: &Asked, outcomes: &[Outcome<'_>], denyin
     };
     Denied {
         principal: principal.to_string(),
+        uid: principal.uid,
         verb: asked.verb,
         why,
         hint,

@@ -24,15 +24,26 @@ pub(super) struct Denials {
     hour: Window,
     /// Since the counts were written last.
     counted: Instant,
-    of: BTreeMap<String, Caller>,
+    /// By user id; `None` for all who are not told apart.
+    of: BTreeMap<Option<u32>, Caller>,
 }
 
 #[derive(Debug)]
 struct Caller {
+    name: String,
     second: Window,
     hour: u64,
     /// Not written, and not yet said.
     more: u64,
+}
+
+/// Refusals of one caller that have no record of their own.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct More {
+    /// Who, or `others`.
+    pub(super) principal: String,
+    pub(super) uid: Option<u32>,
+    pub(super) count: u64,
 }
 
 /// How many were written since.
@@ -63,14 +74,15 @@ impl Denials {
     }
 
     /// Whether a refusal of now is to be written; else it is counted.
-    pub(super) fn admits(&mut self, principal: &str, now: Instant) -> bool {
+    pub(super) fn admits(&mut self, uid: u32, principal: &str, now: Instant) -> bool {
         if self.hour.turn(now, HOUR) {
             self.of.retain(|_, caller| caller.more > 0);
             self.of.values_mut().for_each(|caller| caller.hour = 0);
         }
-        let known = self.of.contains_key(principal) || self.of.len() < CALLERS;
-        let caller = self.of.entry(if known { principal } else { "others" }.to_owned());
-        let caller = caller.or_insert_with(|| Caller { second: Window::new(now), hour: 0, more: 0 });
+        let known = self.of.contains_key(&Some(uid)) || self.of.len() < CALLERS;
+        let (key, name) = if known { (Some(uid), principal) } else { (None, "others") };
+        let new = || Caller { name: name.to_owned(), second: Window::new(now), hour: 0, more: 0 };
+        let caller = self.of.entry(key).or_insert_with(new);
         caller.second.turn(now, SECOND);
         let admitted = caller.second.written < IN_A_SECOND && caller.hour < IN_AN_HOUR && self.hour.written < OF_ALL;
         if admitted {
@@ -84,13 +96,18 @@ impl Denials {
     }
 
     /// Who was refused more often than was written, once a minute.
-    pub(super) fn over(&mut self, now: Instant) -> Vec<(String, u64)> {
+    pub(super) fn over(&mut self, now: Instant) -> Vec<More> {
         if now.duration_since(self.counted) < COUNTED {
             return vec![];
         }
         self.counted = now;
         let counted = self.of.iter_mut().filter(|(_, caller)| caller.more > 0);
-        counted.map(|(who, caller)| (who.clone(), std::mem::take(&mut caller.more))).collect()
+        let more = |(uid, caller): (&Option<u32>, &mut Caller)| More {
+            principal: caller.name.clone(),
+            uid: *uid,
+            count: std::mem::take(&mut caller.more),
+        };
+        counted.map(more).collect()
     }
 
     /// Lets a minute be over.
@@ -104,14 +121,18 @@ impl Denials {
 mod tests {
     use super::*;
 
+    fn more(principal: &str, uid: Option<u32>, count: u64) -> More {
+        More { principal: principal.to_owned(), uid, count }
+    }
+
     #[test]
     fn ten_refusals_a_second_are_written_and_the_others_counted() {
         let now = Instant::now();
         let mut denials = Denials::new(now);
-        let mut written = |now| (0..15).filter(|_| denials.admits("mallory (uid 7)", now)).count();
+        let mut written = |now| (0..15).filter(|_| denials.admits(7, "mallory", now)).count();
         assert_eq!([written(now), written(now + SECOND / 2), written(now + SECOND)], [10, 0, 10]);
         assert_eq!(denials.over(now + SECOND), []);
-        assert_eq!(denials.over(now + COUNTED), [("mallory (uid 7)".to_owned(), 25)]);
+        assert_eq!(denials.over(now + COUNTED), [more("mallory", Some(7), 25)]);
         // They are said once.
         assert_eq!(denials.over(now + COUNTED * 2), []);
     }
@@ -122,7 +143,7 @@ mod tests {
         let mut denials = Denials::new(now);
         let written = (0..24 * 3600).filter(|second| {
             let now = now + SECOND * *second;
-            (0..11).filter(|_| denials.admits("mallory (uid 7)", now)).count() > 0
+            (0..11).filter(|_| denials.admits(7, "mallory", now)).count() > 0
         });
         assert_eq!(written.count(), 24 * 60);
     }
@@ -131,12 +152,12 @@ mod tests {
     fn strangers_of_many_names_write_few_lines_together() {
         let now = Instant::now();
         let mut denials = Denials::new(now);
-        let written = (0..100_000).filter(|number| denials.admits(&format!("uid {number}"), now)).count();
+        let written = (0..100_000).filter(|number| denials.admits(*number, "somebody", now)).count();
         // One of each that is told apart, and ten of the others.
         assert_eq!(written, CALLERS + 10);
         let counted = denials.over(now + COUNTED);
-        assert_eq!(counted, [("others".to_owned(), 100_000 - 266)]);
+        assert_eq!(counted, [more("others", None, 100_000 - 266)]);
         // There is room again.
-        assert!(denials.admits("uid 1", now + SECOND));
+        assert!(denials.admits(1, "somebody", now + SECOND));
     }
 }

@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::Serialize;
 
 use super::anchor::AnchorFile;
-use super::denials::Denials;
+use super::denials::{Denials, More};
 use super::journal::Journal;
 use super::resume::{Resume, first, kept_aside, resume};
 use super::{AuditSink, DeniedImage, Open, Record, WhenFull, record};
@@ -195,8 +195,8 @@ impl AuditFile {
 
     /// The counts of a window that is over. A count that cannot be written is no reason to refuse what the caller of now asks.
     fn append_counts(&mut self, now: Instant) {
-        for (principal, count) in self.denials.over(now) {
-            let more = Record::DeniedMore { principal: &principal, count };
+        for More { principal, uid, count } in self.denials.over(now) {
+            let more = Record::DeniedMore { principal: &principal, uid, count };
             self.append(&more)
                 .unwrap_or_else(|error| tracing::error!(%error, "cannot write the count of refusals to the audit log"));
         }
@@ -205,7 +205,7 @@ impl AuditFile {
     fn append_denial(&mut self, denied: &Denied, image: Option<&DeniedImage>) -> io::Result<()> {
         let now = Instant::now();
         self.append_counts(now);
-        match self.denials.admits(&denied.principal, now) {
+        match self.denials.admits(denied.uid, &denied.principal, now) {
             true => self.append(&record(denied, image)),
             false => Ok(()),
         }
@@ -307,9 +307,10 @@ mod tests {
     use super::super::Kind;
     use super::*;
 
-    fn denied(principal: &str) -> Denied {
+    fn denied(principal: &str, uid: u32) -> Denied {
         Denied {
             principal: principal.into(),
+            uid,
             verb: Verb::Trust,
             why: "only root".into(),
             hint: String::new(),
@@ -350,7 +351,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("audit.jsonl");
         let mut log = log(&path);
-        log.denied(&denied("mallory (uid 7)")).unwrap();
+        log.denied(&denied("mallory", 7)).unwrap();
         let mut lines = lines(&path);
         let time = lines[0].as_object_mut().unwrap().remove("time").unwrap();
         let time: prost_types::Timestamp = time.as_str().unwrap().parse().unwrap();
@@ -358,7 +359,7 @@ mod tests {
         let record = lines[0].as_object_mut().unwrap();
         assert_eq!(record.remove("seq"), Some(1.into()));
         assert!(["prev", "hash"].iter().all(|key| record.remove(*key).is_some()));
-        let expected = r#"{"principal":"mallory (uid 7)","record":"denied","verb":"change trust","why":"only root"}"#;
+        let expected = r#"{"principal":"mallory","record":"denied","uid":7,"verb":"change trust","why":"only root"}"#;
         assert_eq!(lines.iter().map(Value::to_string).collect::<Vec<_>>(), [expected]);
         assert_eq!(findings(&path), NOTHING);
     }
@@ -369,16 +370,16 @@ mod tests {
         let path = dir.path().join("audit.jsonl");
         let mut log = log(&path);
         for _ in 0..1000 {
-            log.denied(&denied("mallory (uid 7)")).unwrap();
+            log.denied(&denied("mallory", 7)).unwrap();
         }
-        log.denied(&denied("eve (uid 8)")).unwrap();
+        log.denied(&denied("eve", 8)).unwrap();
         assert_eq!(lines(&path).len(), 11);
         // The minute is over: what was not written is counted, before the next record.
         log.denials.age();
         log.write(&intent(1), WhenFull::Refuse).unwrap();
         let lines = lines(&path);
         assert_eq!((lines.len(), &lines[11]["record"]), (13, &"denied-more".into()));
-        assert_eq!((&lines[11]["principal"], &lines[11]["count"]), (&"mallory (uid 7)".into(), &990.into()));
+        assert_eq!((&lines[11]["principal"], &lines[11]["count"]), (&"mallory".into(), &990.into()));
         assert_eq!(lines[12]["record"], "intent");
     }
 

@@ -154,8 +154,8 @@ impl Service {
     async fn record(&self, principal: &Principal, reference: &str, error: &ImageError) {
         let Some((digest, why)) = error.refused() else { return };
         let image = DeniedImage { reference: printable(reference), digest: digest.map(|digest| digest.to_string()) };
-        let principal_name = principal.to_string();
-        let denied = Denied { principal: principal_name, verb: Verb::Load, why, hint: String::new(), rules: vec![] };
+        let (name, uid, hint) = (principal.to_string(), principal.uid, String::new());
+        let denied = Denied { principal: name, uid, verb: Verb::Load, why, hint, rules: vec![] };
         let job = move |engine: &mut Engine<HostKernel>| engine.audit().denied_image(&denied, &image);
         match self.engine.enqueue(Line::User(principal.uid), job).await {
             Ok(Ok(())) => {}

@@ -95,6 +95,7 @@ impl Service {
         let Files::Bad { why, at_start: true } = self.trust.files() else { return None };
         Some(Denied {
             principal: principal.to_string(),
+            uid: principal.uid,
             verb,
             why: format!("the policy files were bad when bpfd started: {why}"),
             hint: "correct the file: bpfd reads it again by itself, or with `bpfctl policy reload`".to_owned(),

@@ -105,7 +105,7 @@ impl Filter {
             "intent" => self.admitted.contains(operation),
             "end" => self.admitted.remove(operation),
             "denied" | "denied-more" => {
-                let is_by = |who: &String| is_principal(text("principal"), who);
+                let is_by = |who: &String| is_principal(record, who);
                 app.is_none() && self.operation.is_none() && principal.as_ref().is_none_or(is_by)
             }
             _ => false,
@@ -126,8 +126,12 @@ fn is_owner(owner: &Value, who: &str) -> bool {
     user == Some(who) || uid.is_some_and(|uid| who.parse() == Ok(uid))
 }
 
-/// Whether `mallory (uid 7)` or `uid 7` is this user.
-fn is_principal(principal: &str, who: &str) -> bool {
+/// Whether `mallory` with the uid 7 is this user; in records of earlier versions, `mallory (uid 7)` or `uid 7`.
+fn is_principal(record: &Value, who: &str) -> bool {
+    let principal = record.get("principal").and_then(Value::as_str).unwrap_or_default();
+    if record.get("uid").and_then(Value::as_u64).is_some_and(|uid| who.parse() == Ok(uid)) {
+        return true;
+    }
     let (user, uid) = match principal.rsplit_once("uid ") {
         Some((user, uid)) => (user.trim_end_matches(" ("), uid.trim_end_matches(')')),
         None => (principal, ""),

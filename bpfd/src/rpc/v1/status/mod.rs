@@ -43,7 +43,7 @@ const KEPT: &str = "detach another program of this interface, or ask root to att
 
 /// A refusal by policy.
 pub(in crate::rpc) fn denied(denied: &Denied) -> Refusal {
-    let Denied { principal, verb, why, hint, rules: _ } = denied;
+    let Denied { principal, uid: _, verb, why, hint, rules: _ } = denied;
     Refusal::new(ErrorReason::PolicyDenied, format!("{principal} may not {verb}")).cause(why).hint(hint)
 }
 
