@@ -112,6 +112,16 @@ impl Printer {
         self.raw(&text)
     }
 
+    /// Prints a table, or the first part of one that comes in parts.
+    pub(crate) fn rows(&self, columns: &[&str], rows: Vec<Vec<String>>) -> Result<(), Failure> {
+        self.raw(&if rows.is_empty() { String::new() } else { self.table(columns, rows) })
+    }
+
+    /// Prints a further part of a table.
+    pub(crate) fn more_rows(&self, columns: &[&str], rows: Vec<Vec<String>>) -> Result<(), Failure> {
+        Self { headers: Headers::Hidden, ..*self }.rows(columns, rows)
+    }
+
     /// Prints text that is its own form: a log, a man page.
     #[expect(clippy::unused_self, reason = "whoever prints holds the printer")]
     pub(crate) fn raw(&self, text: &str) -> Result<(), Failure> {

@@ -114,7 +114,7 @@ pub enum Record<'a> {
 pub enum Kind {
     /// A change of apps and links. It is in the journal while it is under way.
     Change,
-    /// A change of trust, the policy or the image store.
+    /// A change of trust, the policy, the image store or of what maps hold.
     Host,
     /// What a start, or the end of an interrupted change, mends.
     Repair,

@@ -30,6 +30,7 @@ use crate::images::{ImageError, Images};
 use crate::kernel::{HostKernel, OpenError, Paths};
 use crate::layout::Layout;
 use crate::load_log::LoadLogs;
+use crate::maps::Maps;
 use crate::objects::Objects;
 use crate::owned::{self, Links, OwnedDir};
 use crate::policy_files;
@@ -144,7 +145,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     if !relate(&mut kernel, &store, this_boot).map_err(StartError::Repair)?.is_doubtful() {
         boot::forget_undeclared(&mut store, &mut audit, this_boot, &files)?;
     }
-    let (loader, readers) = (kernel.loader(), kernel.readers());
+    let (loader, readers, maps) = (kernel.loader(), kernel.readers(), kernel.maps());
     let (mode, mode_cause) = match kernel.mode() {
         mode @ (ChainMode::Fused { cause } | ChainMode::Clsact { cause }) => (mode.to_string(), cause.clone()),
         mode @ (ChainMode::Libxdp | ChainMode::Tcx) => (mode.to_string(), String::new()),
@@ -184,6 +185,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     let (programs, reasons) = ProgramFiles::new();
     watch::interfaces(programs.again(), watching.clone()).map_err(DaemonError::Runtime)?;
     let service = Service {
+        maps: Maps::start(maps, workers.clone(), objects.clone()).map_err(DaemonError::Runtime)?,
         answers: Answers::open(&layout.database())?,
         loads: Loads::start(workers.clone(), loader, logs.clone(), engine.clone(), layout.pins())
             .map_err(DaemonError::Runtime)?,

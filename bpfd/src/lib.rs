@@ -15,6 +15,7 @@ pub mod images;
 pub mod kernel;
 pub mod layout;
 pub mod load_log;
+pub mod maps;
 pub mod objects;
 pub mod owned;
 pub mod policy_files;

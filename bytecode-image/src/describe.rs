@@ -244,6 +244,7 @@ fn initial_value(global: &Global) -> Option<Scalar> {
         | GlobalType::IntArray { .. }
         | GlobalType::Array { .. }
         | GlobalType::Struct { .. }
+        | GlobalType::Bits { .. }
         | GlobalType::Other { .. } => return None,
     };
     let little: Vec<u8> = match &global.initial {
@@ -264,6 +265,7 @@ fn initial_value(global: &Global) -> Option<Scalar> {
         | GlobalType::IntArray { .. }
         | GlobalType::Array { .. }
         | GlobalType::Struct { .. }
+        | GlobalType::Bits { .. }
         | GlobalType::Other { .. } => Scalar::from(value),
     })
 }

@@ -15,6 +15,9 @@ use crate::names::SectionName;
 /// Characters of a value that an error quotes: more than any integer has.
 const SHOWN: usize = 60;
 
+/// What is before the digits of a value that is given by its bytes.
+pub(crate) const HEX: &str = "hex:";
+
 /// A starting value longer than this is not carried across processes, bytes.
 pub(crate) const MAX_INITIAL: usize = 256;
 /// A global variable.
@@ -103,6 +106,15 @@ pub enum GlobalType {
         /// Its members, those of structs without a name in it included.
         members: Vec<Member>,
     },
+    /// Bits of an integer, in a struct.
+    Bits {
+        /// From the lowest bit of the member's first byte: 0 to 7.
+        first: u8,
+        /// How many: 1 to 64.
+        width: u8,
+        /// Whether the highest is a sign.
+        signed: bool,
+    },
     /// Something that only bytes can set.
     Other {
         /// What it is: "a union".
@@ -118,6 +130,7 @@ impl GlobalType {
             | Self::IntArray { .. }
             | Self::Array { .. }
             | Self::Struct { .. }
+            | Self::Bits { .. }
             | Self::Other { .. } => false,
         }
     }
@@ -261,7 +274,7 @@ pub enum GlobalError {
         size: u32,
     },
     /// No form but bytes.
-    #[error("`{declaration}` is {what}: give the bytes of the whole variable, `hex:…`")]
+    #[error("`{declaration}` is {what}: give its bytes, `hex:…`")]
     Unsettable {
         /// In C.
         declaration: String,
@@ -285,11 +298,30 @@ impl Global {
 pub fn encode(global: &Global, text: &str) -> Result<Vec<u8>, GlobalError> {
     let declaration = global.declaration();
     let place = Place { declaration: &declaration, size: global.size };
-    let mut bytes = match text.strip_prefix("hex:") {
+    let mut bytes = match text.strip_prefix(HEX) {
         Some(digits) => place.hex(digits)?,
         None => place.text(&global.ty, text)?,
     };
     bytes.resize(index(global.size), 0);
+    Ok(bytes)
+}
+
+/// The bytes of `text` as a key or value of a map that `declaration` names: exactly `size`, with the same forms. What is JSON is read as
+/// JSON; a word that is none, such as an enumerator's name, as people write it in a shell. Without a type only `hex:…` is.
+pub fn encode_as(declaration: &str, ty: Option<&GlobalType>, size: u32, text: &str) -> Result<Vec<u8>, GlobalError> {
+    let place = Place { declaration, size };
+    let mut bytes = match (text.strip_prefix(HEX), ty) {
+        (Some(digits), _) => place.hex(digits)?,
+        (None, ty) => match (serde_json::from_str::<Value>(text), ty) {
+            (Ok(value), Some(ty)) => place.json(ty, &value)?,
+            (Err(_no_json), Some(ty)) => place.text(ty, text)?,
+            (Ok(Value::String(text)), None) if text.starts_with(HEX) => {
+                place.hex(text.get(HEX.len()..).unwrap_or_default())?
+            }
+            (_, None) => return Err(place.unsettable("of a type that the object does not describe")),
+        },
+    };
+    bytes.resize(index(size), 0);
     Ok(bytes)
 }
 
@@ -341,6 +373,11 @@ impl Place<'_> {
             }
             GlobalType::Array { element, size, len } if element.is_scalar() => self.list(element, *size, *len, text),
             GlobalType::Array { .. } => Err(self.needs_json("[…]")),
+            // Where they are among the bits of their bytes, `members` knows.
+            GlobalType::Bits { width, signed, first: _ } => {
+                let (min, max) = range((*width).into(), *signed);
+                self.integer_in(text, min, max, 8)
+            }
             GlobalType::Struct { .. } => Err(self.needs_json("{\"member\": value}")),
             GlobalType::Other { what } => Err(self.unsettable(what)),
         }
@@ -379,6 +416,8 @@ impl Place<'_> {
             wanted: wanted.into(),
         };
         match (ty, value) {
+            // Of every type, as bytes are shown that no other form has.
+            (_, Value::String(text)) if text.starts_with(HEX) => self.hex(text.get(HEX.len()..).unwrap_or_default()),
             (GlobalType::Other { what }, _) => Err(self.unsettable(what)),
             (GlobalType::CharArray { .. }, Value::String(text)) => self.text(ty, text),
             (GlobalType::CharArray { .. }, _) => Err(wanted("a string")),
@@ -424,6 +463,10 @@ impl Place<'_> {
             };
             let declaration = format!("{}.{name}", self.declaration);
             let mut value = Place { declaration: &declaration, size: *size }.json(ty, value)?;
+            if let GlobalType::Bits { first, width, signed: _ } = ty {
+                let taken = bytes.get(index(*offset)..).unwrap_or_default();
+                value = Bits { first: *first, width: *width }.set(taken, &value);
+            }
             value.resize(index(*size), 0);
             put(&mut bytes, index(*offset), &value).ok_or_else(|| self.unsettable("misplaced in its struct"))?;
         }
@@ -459,9 +502,7 @@ impl Place<'_> {
     }
 
     fn integer(self, text: &str, size: u8, signed: bool) -> Result<Vec<u8>, GlobalError> {
-        let bits = u32::from(size.clamp(1, 8)) * 8;
-        let (min, max) =
-            if signed { (-(1_i128 << (bits - 1)), (1_i128 << (bits - 1)) - 1) } else { (0, (1_i128 << bits) - 1) };
+        let (min, max) = range(u32::from(size.clamp(1, 8)) * 8, signed);
         self.integer_in(text, min, max, size)
     }
 
@@ -484,6 +525,44 @@ impl Place<'_> {
     fn unsettable(self, what: &str) -> GlobalError {
         GlobalError::Unsettable { declaration: self.declaration.to_owned(), what: what.to_owned() }
     }
+}
+
+/// The smallest and the largest integer of so many bits, 1 to 64.
+fn range(bits: u32, signed: bool) -> (i128, i128) {
+    let bits = bits.clamp(1, 64);
+    if signed { (-(1_i128 << (bits - 1)), (1_i128 << (bits - 1)) - 1) } else { (0, (1_i128 << bits) - 1) }
+}
+
+/// Where the bits of a member are in its bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Bits {
+    pub(crate) first: u8,
+    pub(crate) width: u8,
+}
+
+impl Bits {
+    fn mask(self) -> u128 {
+        (1_u128 << self.width.min(64)) - 1
+    }
+
+    /// The integer there, without a sign.
+    pub(crate) fn get(self, bytes: &[u8]) -> u128 {
+        whole(bytes) >> self.first.min(7) & self.mask()
+    }
+
+    /// The bytes, with another integer there.
+    fn set(self, bytes: &[u8], value: &[u8]) -> Vec<u8> {
+        let (first, mask) = (self.first.min(7), self.mask());
+        let others = whole(bytes) & !(mask << first);
+        (others | (whole(value) & mask) << first).to_le_bytes().to_vec()
+    }
+}
+
+/// The first bytes, as one number.
+fn whole(bytes: &[u8]) -> u128 {
+    let mut wide = [0; 16];
+    wide.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+    u128::from_le_bytes(wide)
 }
 
 /// The first of the names that there are: how many, is the object's word.
@@ -602,7 +681,7 @@ mod tests {
         check(&ports, "1,2,3,4", Err("4 values do not fit `u16 x[3]`"));
         check(&ports, "1,,2", Err("`` is not a number for `u16 x[3]`"));
         let other = global("struct key", 8, GlobalType::Other { what: "a union".to_owned() });
-        check(&other, "1", Err("`struct key x` is a union: give the bytes of the whole variable, `hex:…`"));
+        check(&other, "1", Err("`struct key x` is a union: give its bytes, `hex:…`"));
         check(&other, "hex:0102030405060708", Ok(&[1, 2, 3, 4, 5, 6, 7, 8]));
     }
 
@@ -664,7 +743,7 @@ mod tests {
             "4 bytes do not fit `struct limits x.deep[0].name`: at most 3 and a NUL",
         );
         check(r#"{"deep": [{"name": 7}]}"#, "`7` is not a string, which `struct limits x.deep[0].name` takes");
-        let union = "`struct limits x.deep[0].u` is a union: give the bytes of the whole variable, `hex:…`";
+        let union = "`struct limits x.deep[0].u` is a union: give its bytes, `hex:…`";
         check(r#"{"deep": [{"u": 7}]}"#, union);
     }
 }

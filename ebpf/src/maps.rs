@@ -216,6 +216,33 @@ fn read_btf_maps(btf: &Btf<'_>, maps: &mut Vec<Map>) -> Result<(), MapError> {
     Ok(())
 }
 
+/// The types that the definition of a map in `.maps` names.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Declared {
+    pub(crate) key: Option<u32>,
+    pub(crate) value: Option<u32>,
+}
+
+/// What the definition of the map of this name says of its types; nothing of one that is not in `.maps`.
+pub(crate) fn declared(btf: &Btf<'_>, name: &str) -> Declared {
+    let mut declared = Declared::default();
+    let vars = btf.section(".maps");
+    let entry = vars.as_ref().and_then(|vars| vars.iter().find(|entry| btf.name(entry.var) == name));
+    let Some(Type::Variable { of }) = entry.and_then(|entry| btf.get(entry.var)) else { return declared };
+    let Some((_, Type::Struct { members, .. })) = btf.resolve(of) else { return declared };
+    for member in members.iter() {
+        let place = match btf.string(member.name) {
+            "key" => &mut declared.key,
+            "value" => &mut declared.value,
+            _ => continue,
+        };
+        if let Some((_, Type::Pointer(to))) = btf.resolve(member.of) {
+            *place = Some(to);
+        }
+    }
+    declared
+}
+
 fn btf_map(btf: &Btf<'_>, name: MapName, of: u32) -> Result<Map, MapError> {
     let Some((_, Type::Struct { members, .. })) = btf.resolve(of) else {
         return Err(MapError::Definition(name.into()));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::btf::{Btf, EnumValues, Members, Type};
+use crate::btf::{Btf, EnumValues, Members, Place, Type};
 use crate::elf::{Elf, SHT_NOBITS, SHT_PROGBITS, STT_OBJECT, Section, Symbol};
 use crate::globals::{Enumerator, Global, GlobalType, Initial, MAX_INITIAL, Member};
 use crate::inspect::{DataSection, InspectError};
@@ -70,7 +70,7 @@ pub(crate) fn globals(elf: &Elf<'_>, btf: Option<&Btf<'_>>) -> Result<Vec<Global
     // Clang leaves a DATASEC's offsets at zero for the linker or loader to fill in: the symbol table has them.
     let types = btf.map(|btf| types_of(btf, &found)).unwrap_or_default();
     let mut globals = Vec::with_capacity(found.len());
-    let mut classifier = btf.map(|btf| Classifier { btf, left: MAX_PARTS });
+    let mut classifier = btf.map(Classifier::new);
     for (section, symbol) in found {
         globals.push(global(classifier.as_mut(), &types, section, symbol)?);
     }
@@ -119,7 +119,7 @@ fn global(
     let of = types.get(&(section.name, symbol.name)).copied().filter(|of| *of != 0);
     let (ty, type_name) = match (classifier, of) {
         (Some(classifier), Some(of)) if classifier.btf.size(of) == Some(size) => {
-            (classifier.classify(of, MAX_DEPTH), classifier.btf.c_name(of))
+            (classifier.whole(of), classifier.btf.c_name(of))
         }
         _ => (other("of a type that the object does not describe"), format!("{size} bytes")),
     };
@@ -136,7 +136,7 @@ fn global(
 }
 
 /// Says what types are for [`crate::globals::encode`].
-struct Classifier<'c, 'a> {
+pub(crate) struct Classifier<'c, 'a> {
     btf: &'c Btf<'a>,
     /// Parts that may still be carried.
     left: usize,
@@ -146,7 +146,16 @@ fn other(what: &str) -> GlobalType {
     GlobalType::Other { what: what.to_owned() }
 }
 
-impl Classifier<'_, '_> {
+impl<'c, 'a> Classifier<'c, 'a> {
+    pub(crate) fn new(btf: &'c Btf<'a>) -> Self {
+        Self { btf, left: MAX_PARTS }
+    }
+
+    /// A type as it stands alone.
+    pub(crate) fn whole(&mut self, of: u32) -> GlobalType {
+        self.classify(of, MAX_DEPTH)
+    }
+
     fn classify(&mut self, of: u32, depth: usize) -> GlobalType {
         let Some(left) = self.left.checked_sub(1).filter(|_| depth > 0) else {
             return other("in a type with more parts than bpfd reads");
@@ -182,7 +191,7 @@ impl Classifier<'_, '_> {
         }
     }
 
-    /// The members of a struct, with those of structs without a name in it. Those of unions without a name have no place of their own.
+    /// The members of a struct, with those of structs without a name in it. Unions without a name are called by their place: `@8`.
     fn members(&mut self, size: u32, members: Members<'_>, depth: usize) -> Vec<Member> {
         let mut found = Vec::new();
         for (member, place) in members.placed() {
@@ -191,23 +200,51 @@ impl Classifier<'_, '_> {
             let offset = place.offset / 8;
             let inside = offset.checked_add(bytes).is_some_and(|end| end <= size);
             if name.is_empty() {
-                if let GlobalType::Struct { members } = self.classify(member.of, depth)
-                    && inside
-                {
-                    found.extend(members.into_iter().map(|inner| Member { offset: inner.offset + offset, ..inner }));
+                match self.classify(member.of, depth) {
+                    GlobalType::Struct { members } if inside => {
+                        let here = members.into_iter().map(|inner| Member { offset: inner.offset + offset, ..inner });
+                        found.extend(here);
+                    }
+                    // No name of C has an `@`.
+                    ty @ GlobalType::Other { .. } if inside && bytes > 0 => {
+                        found.push(Member { name: format!("@{offset}"), offset, size: bytes, ty });
+                    }
+                    _ => {}
                 }
                 continue;
             }
             if name.len() > MAX_NAME || self.left == 0 {
                 continue;
             }
-            let ty = match place.bits {
-                0 if inside && place.offset % 8 == 0 => self.classify(member.of, depth),
-                _ => other("a bit-field"),
-            };
-            found.push(Member { name: name.to_owned(), offset, size: bytes, ty });
+            found.push(match place.bits {
+                0 if inside && place.offset % 8 == 0 => {
+                    Member { name: name.to_owned(), offset, size: bytes, ty: self.classify(member.of, depth) }
+                }
+                _ => self.bits(name, size, member.of, place),
+            });
         }
         found
+    }
+
+    /// A member that does not fill its bytes: those that it has bits in.
+    fn bits(&self, name: &str, size: u32, of: u32, place: Place) -> Member {
+        let (offset, first) = (place.offset / 8, place.offset % 8);
+        let signed = match self.btf.resolve(of) {
+            Some((_, Type::Int { signed, .. } | Type::Enum { signed, .. })) => Some(signed),
+            _ => None,
+        };
+        // Compilers before `kind_flag` say the width in the type.
+        let width = match (place.bits, self.btf.resolve(of)) {
+            (0, Some((_, Type::Int { bits, .. }))) => bits,
+            (bits, _) => bits,
+        };
+        let bytes = (first + width).div_ceil(8);
+        let inside = offset.checked_add(bytes).is_some_and(|end| end <= size);
+        let ty = match (u8::try_from(first), u8::try_from(width), signed) {
+            (Ok(first), Ok(width @ 1..=64), Some(signed)) if inside => GlobalType::Bits { first, width, signed },
+            _ => other("a bit-field"),
+        };
+        Member { name: name.to_owned(), offset, size: bytes, ty }
     }
 }
 

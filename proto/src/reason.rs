@@ -145,6 +145,8 @@ impl ErrorReason {
             R::NoSuchGlobal => (Code::InvalidArgument, Exit::NotFound),
             R::NoSuchMap => (Code::InvalidArgument, Exit::NotFound),
             R::MapMismatch => (Code::FailedPrecondition, Exit::Conflict),
+            R::WrongMapType => (Code::InvalidArgument, Exit::Usage),
+            R::InvalidElement => (Code::InvalidArgument, Exit::Usage),
             R::NotPinnedByName => (Code::FailedPrecondition, Exit::Other),
             R::InvalidGlobal => (Code::InvalidArgument, Exit::Usage),
             R::LimitExceeded => (Code::InvalidArgument, Exit::Usage),
@@ -158,6 +160,7 @@ impl ErrorReason {
             R::NoSuchNetns => (Code::NotFound, Exit::NotFound),
             R::NoSuchTracepoint => (Code::NotFound, Exit::NotFound),
             R::NoSuchKernelFunction => (Code::NotFound, Exit::NotFound),
+            R::NotFoundElement => (Code::NotFound, Exit::NotFound),
             R::NotFoundChain => (Code::NotFound, Exit::NotFound),
 
             R::PolicyDenied => (Code::PermissionDenied, Exit::Denied),
@@ -182,6 +185,9 @@ impl ErrorReason {
             R::RequestIdReused => (Code::AlreadyExists, Exit::Conflict),
             R::ModeConflict => (Code::FailedPrecondition, Exit::Conflict),
             R::StateRecovered => (Code::FailedPrecondition, Exit::Conflict),
+            R::ElementExists => (Code::AlreadyExists, Exit::Conflict),
+            R::MapProtected => (Code::FailedPrecondition, Exit::Denied),
+            R::MapFull => (Code::ResourceExhausted, Exit::Conflict),
             R::StillRuns => (Code::FailedPrecondition, Exit::Conflict),
 
             R::RegistryUnreachable => (Code::Unavailable, Exit::Registry),

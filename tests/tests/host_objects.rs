@@ -301,17 +301,11 @@ fn variables_with_parts_are_set_by_json_or_by_their_bytes() {
             "`struct limits limits` has no member `lo`; it has `low`, `high`, `strict`, `either`, `flag`, `mode`",
         ),
         (r#"limits={"low":-1}"#, "`-1` is out of range for `struct limits limits.low`: 0 to 4294967295"),
-        (
-            r#"limits={"flag":1}"#,
-            "`struct limits limits.flag` is a bit-field: give the bytes of the whole variable, `hex:…`",
-        ),
-        (
-            r#"limits={"either":1}"#,
-            "`struct limits limits.either` is a union: give the bytes of the whole variable, `hex:…`",
-        ),
+        (r#"limits={"flag":2}"#, "`2` is out of range for `struct limits limits.flag`: 0 to 1"),
+        (r#"limits={"either":1}"#, "`struct limits limits.either` is a union: give its bytes, `hex:…`"),
         ("limits=1", "`struct limits limits` is set by JSON: `{\"member\": value}`; or by its bytes, `hex:…`"),
         ("grid=[[1,2,3,4]]", "4 values do not fit `__u8 grid[2][3][0]`"),
-        ("whole=1", "`union whole` is a union: give the bytes of the whole variable, `hex:…`"),
+        ("whole=1", "`union whole` is a union: give its bytes, `hex:…`"),
         ("whole=hex:01", "`union whole` has 4 bytes: write two hexadecimal digits for each of them after `hex:`"),
     ] {
         assert_eq!(cause(setting), expected);

@@ -14,6 +14,7 @@ mod list;
 mod load;
 mod login;
 mod man;
+mod map;
 mod persist;
 mod policy;
 mod programs;
@@ -43,6 +44,7 @@ pub(crate) enum Command {
     List(list::List),
     Get(get::Get),
     Chain(chain::Chain),
+    Map(map::Map),
     Image(image::Image),
     Login(login::Login),
     Logout(login::Logout),
@@ -72,6 +74,7 @@ impl Command {
             Self::List(verb) => verb.run(session).await,
             Self::Get(verb) => verb.run(session).await,
             Self::Chain(verb) => verb.run(session).await,
+            Self::Map(verb) => verb.run(session).await,
             Self::Image(verb) => verb.run(session).await,
             Self::Login(verb) => verb.run(session).await,
             Self::Logout(verb) => verb.run(session),

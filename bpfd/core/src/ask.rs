@@ -6,7 +6,7 @@ use crate::adopt::Decision;
 use crate::facts::{hook_asked, map_owner, on_app, on_chain, on_link, source_asked, whole};
 use crate::policy::{Ask, Asked, SourceFacts, Verb};
 use crate::request::{
-    AttachAsk, AttachRequest, DetachRequest, DetachWhich, LinkRef, LoadRequest, OwnerScope, PersistRequest,
+    AppRef, AttachAsk, AttachRequest, DetachRequest, DetachWhich, LinkRef, LoadRequest, OwnerScope, PersistRequest,
     RebuildRequest, UnloadRequest, UnloadWhich, UpdateRequest,
 };
 use crate::state::{App, State};
@@ -18,6 +18,38 @@ pub struct Look<T>(pub T);
 impl<T> Ask for Look<T> {
     fn asked(&self, _: &State) -> Vec<Asked> {
         vec![Asked::verb(Verb::List)]
+    }
+}
+
+/// Requests about what the maps of an app hold.
+#[derive(Clone, Debug)]
+pub struct MapAsk {
+    /// Whose maps; `None`: anybody's, each to be asked about alone.
+    pub app: Option<AppRef>,
+    /// What is done with them.
+    pub access: MapAccess,
+}
+
+/// What is done with a map.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum MapAccess {
+    /// Its elements are read.
+    Read,
+    /// Its elements are changed.
+    Write,
+    /// Its records are read, which takes them out of it.
+    Consume,
+}
+
+impl Ask for MapAsk {
+    fn asked(&self, state: &State) -> Vec<Asked> {
+        let verbs: &[Verb] = match self.access {
+            MapAccess::Read => &[Verb::MapRead],
+            MapAccess::Write => &[Verb::MapWrite],
+            MapAccess::Consume => &[Verb::MapRead, Verb::MapWrite],
+        };
+        let app = self.app.as_ref().and_then(|app| app.resolve(state).ok());
+        verbs.iter().map(|verb| on_app(*verb, app)).collect()
     }
 }
 

@@ -17,6 +17,7 @@ pub mod invariants;
 pub mod journal;
 pub mod kernel;
 pub mod labels;
+pub mod maps;
 pub mod mode;
 pub mod names;
 pub mod object_digest;

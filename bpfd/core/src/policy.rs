@@ -63,7 +63,7 @@ pub fn authorize<R: Ask>(
 /// The first decision. What only looks, or is no rule's to give, is decided on once; everything else again.
 pub fn at_the_door(policy: &Policy, principal: &Principal, asked: &Asked) -> Result<(), Denied> {
     let stage = match asked.verb {
-        Verb::List | Verb::Trust | Verb::Recover => Stage::Last,
+        Verb::List | Verb::MapRead | Verb::MapWrite | Verb::Trust | Verb::Recover => Stage::Last,
         Verb::Pull | Verb::Load | Verb::Attach | Verb::Update | Verb::Detach | Verb::Unload => Stage::First,
     };
     policy.decide(principal, asked, stage).map(drop)

@@ -119,6 +119,10 @@ pub enum Verb {
     Unload,
     /// See what there is.
     List,
+    /// See what maps hold.
+    MapRead,
+    /// Change what maps hold.
+    MapWrite,
     /// Change who is trusted, or what the policy is.
     Trust,
     /// Decide about a state that was lost.
@@ -135,16 +139,18 @@ impl Verb {
         Self::Detach,
         Self::Unload,
         Self::List,
+        Self::MapRead,
+        Self::MapWrite,
         Self::Trust,
         Self::Recover,
     ];
 
-    /// Whether something is more afterwards than before.
+    /// Whether something may be more afterwards than before.
     #[must_use]
     pub fn adds(self) -> bool {
         match self {
-            Self::Pull | Self::Load | Self::Attach | Self::Update => true,
-            Self::Detach | Self::Unload | Self::List | Self::Trust | Self::Recover => false,
+            Self::Pull | Self::Load | Self::Attach | Self::Update | Self::MapWrite => true,
+            Self::Detach | Self::Unload | Self::List | Self::MapRead | Self::Trust | Self::Recover => false,
         }
     }
 }
@@ -159,6 +165,8 @@ impl fmt::Display for Verb {
             Self::Detach => "detach",
             Self::Unload => "unload",
             Self::List => "list",
+            Self::MapRead => "map-read",
+            Self::MapWrite => "map-write",
             Self::Trust => "change trust",
             Self::Recover => "adopt or discard the state",
         })

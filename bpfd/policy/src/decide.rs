@@ -3,7 +3,7 @@
 //! ```text
 //! condition   holds for                         and says nothing about
 //! who, verbs  everything
-//! programs    load, attach, update, detach      pull, unload, list
+//! programs    load, attach, update, detach      pull, unload, list, map-read, map-write
 //! interfaces  attach, update, detach: hooks of interfaces
 //! priority    attach, update: hooks of interfaces
 //! proceed-on  attach, update: hooks of interfaces
@@ -280,6 +280,10 @@ fn nobody(principal: &Principal, asked: &Asked, outcomes: &[Outcome<'_>]) -> (St
     let by_files = outcomes.iter().any(|outcome| !builtin::is_built_in(outcome.rule));
     let known = outcomes.iter().any(|outcome| !matches!(outcome.who, Holds::No(_)));
     match (by_files, known) {
+        (false, true) if matches!(asked.verb, Verb::MapRead | Verb::MapWrite) => (
+            format!("no rule about you allows `{}`", asked.verb),
+            format!("ask as root, or have root write a [[rule]] with the verb `{}`", asked.verb),
+        ),
         (false, _) => (
             format!("not root and not in group `{GROUP}`"),
             "ask as root, or have root add you to the group: `usermod -aG bpfd USER`".to_owned(),

@@ -56,7 +56,7 @@ pub struct Question {
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 #[expect(missing_docs, reason = "each says what is wrong in its words")]
 pub enum BadQuestion {
-    #[error("no verb `{0}`; known are pull, load, attach, update, detach, unload, list")]
+    #[error("no verb `{0}`; known are pull, load, attach, update, detach, unload, list, map-read, map-write")]
     Verb(String),
     #[error("no program type `{0}`; known are {known}", known = KINDS.join(", "))]
     Kind(String),

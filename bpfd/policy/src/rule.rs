@@ -147,6 +147,8 @@ impl RuleVerb {
             Verb::Detach => Some(Self::Detach),
             Verb::Unload => Some(Self::Unload),
             Verb::List => Some(Self::List),
+            Verb::MapRead => Some(Self::MapRead),
+            Verb::MapWrite => Some(Self::MapWrite),
             Verb::Trust | Verb::Recover => None,
         }
     }

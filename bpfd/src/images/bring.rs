@@ -289,7 +289,7 @@ fn at_fault(error: &ImageError) -> bool {
         | ImageError::Label(_)
         | ImageError::Mismatch(_) => true,
         ImageError::Parse(error) => match error {
-            ParseError::Refused(_) => true,
+            ParseError::Refused(_) | ParseError::NoType(_) => true,
             // On a host that is short of time or memory an honest object ends so, too.
             ParseError::TooSlow(_) | ParseError::OutOfTime(_) | ParseError::Died { .. } | ParseError::Worker(_) => {
                 false

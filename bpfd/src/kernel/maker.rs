@@ -118,9 +118,11 @@ impl Maker {
         let doing = || format!("read object {}", recipe.object);
         let elf = (self.objects)(&recipe.object).map_err(failed(doing))?;
         parse::rehearse(&self.workers, &self.loader, &elf, recipe).map_err(|error| match error {
-            ParseError::Refused(_) | ParseError::TooSlow(_) | ParseError::OutOfTime(_) | ParseError::Died { .. } => {
-                StepError::Object { why: error.to_string() }
-            }
+            ParseError::Refused(_)
+            | ParseError::NoType(_)
+            | ParseError::TooSlow(_)
+            | ParseError::OutOfTime(_)
+            | ParseError::Died { .. } => StepError::Object { why: error.to_string() },
             ParseError::Worker(_) => StepError::Call { doing: doing(), errno: error.to_string() },
         })?;
         Ok(elf)

@@ -7,6 +7,7 @@
 //! app       app directories: pin, unpin, see, open again                    record  rows beside their pins, the database's stamp
 //! chain     shared hooks: a back end a file                                 hook    own hooks: a kind a file
 //! observe   what is pinned and what runs                                    interfaces  by name, by index, by what they run (seek)
+//! elements  maps of apps, opened, and their elements (any thread)           records  of ring and perf buffers (any thread)
 //! probe     may a program replace a function?                               reader  looks beside the thread that changes
 //! holders   who holds a foreign program            codes   the code of apps that were used last
 //! ```
@@ -17,6 +18,7 @@
 mod app;
 mod chain;
 mod codes;
+mod elements;
 mod holders;
 mod hook;
 mod interfaces;
@@ -29,15 +31,18 @@ mod prepare;
 mod probe;
 mod reader;
 mod record;
+mod records;
 mod release;
 mod seek;
 mod types;
 
+pub use elements::{AppMaps, OpenMap, map_id};
 pub(crate) use hook::nearest_target;
 pub use maker::Made;
 pub(crate) use pins::map_path;
 pub use prepare::{Loader, StagedApp};
 pub use reader::{Reader, held_by};
+pub use records::{Ready, RecordError, RecordReader};
 
 pub(crate) use object::{Fitted, ObjectError, finish, fit, guarded};
 pub(crate) use release::{OPTIONS_LIMIT, Release};
@@ -216,6 +221,11 @@ impl HostKernel {
     /// What loads objects for this kernel, for other threads.
     pub fn loader(&self) -> Loader {
         self.loader.clone()
+    }
+
+    /// What opens the maps of apps, for other threads.
+    pub fn maps(&self) -> AppMaps {
+        AppMaps::new(self.pins.clone())
     }
 
     /// Makes what looks at this kernel for readers, on other threads.

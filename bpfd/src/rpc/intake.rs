@@ -83,6 +83,12 @@ fn least(path: &str) -> Asked {
         | "PolicyService/ReloadPolicy"
         | "PolicyService/GetPolicy"
         | "PolicyService/EnforcePolicy" => Asked::verb(Verb::Trust),
+        "MapService/UpdateElement" | "MapService/DeleteElement" => Asked::verb(Verb::MapWrite),
+        "MapService/ListMaps"
+        | "MapService/GetElement"
+        | "MapService/DumpMap"
+        | "MapService/WatchMap"
+        | "MapService/ReadRecords" => Asked::verb(Verb::MapRead),
         // Whatever else there is only looks.
         _ => Asked::verb(Verb::List),
     }

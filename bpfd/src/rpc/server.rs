@@ -7,6 +7,7 @@ use bpfd_proto::v1::app_service_server::AppServiceServer;
 use bpfd_proto::v1::chain_service_server::ChainServiceServer;
 use bpfd_proto::v1::image_service_server::ImageServiceServer;
 use bpfd_proto::v1::link_service_server::LinkServiceServer;
+use bpfd_proto::v1::map_service_server::MapServiceServer;
 use bpfd_proto::v1::policy_service_server::PolicyServiceServer;
 use bpfd_proto::v1::system_service_server::SystemServiceServer;
 use bpfd_proto::{FILE_DESCRIPTOR_SET, MESSAGE_LIMIT};
@@ -18,7 +19,7 @@ use tonic::transport::Server;
 
 use super::connections::{Connections, accept};
 use super::intake::Intake;
-use super::v1::{Apps, Chains, ImageApi, Links, PolicyApi, System};
+use super::v1::{Apps, Chains, ImageApi, Links, MapApi, PolicyApi, System};
 use crate::service::Service;
 use crate::waiter::Stopping;
 
@@ -48,6 +49,7 @@ pub async fn serve(
     health.set_serving::<LinkServiceServer<Links>>().await;
     health.set_serving::<ChainServiceServer<Chains>>().await;
     health.set_serving::<ImageServiceServer<ImageApi>>().await;
+    health.set_serving::<MapServiceServer<MapApi>>().await;
     health.set_serving::<PolicyServiceServer<PolicyApi>>().await;
     health.set_serving::<SystemServiceServer<System>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -89,6 +91,7 @@ pub async fn serve(
         .add_service(limited!(LinkServiceServer, Links(context.clone())))
         .add_service(limited!(ChainServiceServer, Chains(context.clone())))
         .add_service(limited!(ImageServiceServer, ImageApi { context: context.clone(), stopping: stopping.clone() }))
+        .add_service(limited!(MapServiceServer, MapApi(context.clone(), stopping.clone())))
         .add_service(limited!(PolicyServiceServer, PolicyApi { context: context.clone() }))
         .add_service(limited!(SystemServiceServer, System(context)))
         .serve_with_incoming_shutdown(ReceiverStream::new(connections), stop);

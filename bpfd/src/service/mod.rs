@@ -13,6 +13,7 @@ use crate::images::Images;
 use crate::kernel::HostKernel;
 use crate::layout::Layout;
 use crate::load_log::LoadLogs;
+use crate::maps::Maps;
 use crate::objects::Objects;
 use crate::reads::Reads;
 use crate::store::Answers;
@@ -28,6 +29,8 @@ mod image;
 mod list;
 mod load;
 mod make;
+mod map;
+mod map_stream;
 mod near;
 mod persist;
 mod policy;
@@ -48,6 +51,8 @@ pub use self::image::StoredImage;
 pub use self::list::{AppFilter, GetAppError, GetLinkError, LinkFilter, Listed, LookError, Page};
 pub use self::load::LoadError;
 pub use self::make::Loads;
+pub use self::map::{ListedMap, MapError};
+pub use self::map_stream::{Dump, Piece, Records, Watching};
 pub use self::policy::{CanAsk, Enforced, SeenPolicy, WhoIs, WhoseError};
 pub use self::programs::{ProgramFiles, ProgramState, ProgramStatus, ProgramsStatus, Reread};
 pub use self::record::Refused;
@@ -62,6 +67,7 @@ pub struct Service {
     pub(crate) reads: Reads,
     pub(crate) answers: Answers,
     pub(crate) loads: Loads,
+    pub(crate) maps: Maps,
     pub(crate) images: Arc<Images>,
     pub(crate) trust: Arc<Trust>,
     /// Held while chains are ordered as a new policy has them.

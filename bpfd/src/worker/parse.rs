@@ -14,6 +14,7 @@ use bpfd_sys::confine;
 use bpfd_sys::seal::Sealed;
 use bpfd_sys::worker::{CallError, Identity, Limits, Spec, Stderr};
 use ebpf::inspect::Object;
+use ebpf::map_types::{self, MapTypes, MapTypesError};
 use ebpf::relocate::KernelBtf;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,9 @@ const NO_MAP: RawFd = 1 << 20;
 /// Why an object did not pass.
 #[derive(Debug, thiserror::Error)]
 pub enum ParseError {
+    /// The object has no such type.
+    #[error("the object has no type `{0}` with a size")]
+    NoType(String),
     /// The object is at fault.
     #[error("{0}")]
     Refused(String),
@@ -65,6 +69,11 @@ pub enum ParseError {
 #[serde(rename_all = "kebab-case")]
 enum Request {
     Inspect,
+    /// What a map holds, and what the records of this type are.
+    MapTypes {
+        map: String,
+        record: Option<String>,
+    },
     /// With the kernel's types and its configuration behind the object, where the host has them.
     Rehearse {
         recipe: Recipe,
@@ -77,6 +86,9 @@ enum Request {
 #[serde(rename_all = "kebab-case")]
 enum Answer {
     Object(Box<Object>),
+    MapTypes(Box<MapTypes>),
+    /// The object has no type of this name.
+    NoType(String),
     Fits,
     Refused(String),
 }
@@ -99,8 +111,16 @@ impl Reader {
     pub fn inspect(&mut self) -> Result<Object, ParseError> {
         match self.ask(&Request::Inspect, &[])? {
             Answer::Object(object) => Ok(*object),
-            Answer::Refused(why) => Err(ParseError::Refused(why)),
-            Answer::Fits => Err(ParseError::Worker("its answer is for another question".to_owned())),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// What a map of the object holds.
+    fn map_types(&mut self, map: &str, record: Option<&str>) -> Result<MapTypes, ParseError> {
+        let request = Request::MapTypes { map: map.to_owned(), record: record.map(str::to_owned) };
+        match self.ask(&request, &[])? {
+            Answer::MapTypes(types) => Ok(*types),
+            other => Err(unexpected(other)),
         }
     }
 
@@ -117,8 +137,7 @@ impl Reader {
         let beside: Vec<Arc<Sealed>> = types.into_iter().chain(options).collect();
         match self.ask(&request, &beside)? {
             Answer::Fits => Ok(()),
-            Answer::Refused(why) => Err(ParseError::Refused(why)),
-            Answer::Object(_) => Err(ParseError::Worker("its answer is for another question".to_owned())),
+            other => Err(unexpected(other)),
         }
     }
 
@@ -144,6 +163,27 @@ impl Reader {
 /// What an object holds.
 pub fn inspect(workers: &Workers, elf: &[u8]) -> Result<Object, ParseError> {
     Reader::of(workers, elf)?.inspect()
+}
+
+/// What a map of an object holds, with records of this type.
+pub fn map_types(
+    workers: &Workers,
+    elf: &[u8],
+    map: &str,
+    record: Option<&str>,
+) -> Result<MapTypes, ParseError> {
+    Reader::of(workers, elf)?.map_types(map, record)
+}
+
+/// An answer that is none to what was asked.
+fn unexpected(answer: Answer) -> ParseError {
+    match answer {
+        Answer::Refused(why) => ParseError::Refused(why),
+        Answer::NoType(name) => ParseError::NoType(name),
+        Answer::Object(_) | Answer::MapTypes(_) | Answer::Fits => {
+            ParseError::Worker("its answer is for another question".to_owned())
+        }
+    }
 }
 
 /// [`Reader::rehearse`], of an object that was inspected before.
@@ -187,6 +227,14 @@ fn judge(request: Request, fds: Vec<OwnedFd>, release: &Release) -> Result<Answe
         Request::Inspect => {
             let object = guarded(|| ebpf::inspect::inspect(&elf).map_err(|error| ObjectError(error_chain(&error))))?;
             Ok(Answer::Object(Box::new(object)))
+        }
+        Request::MapTypes { map, record } => {
+            let types = guarded(|| match map_types::map_types(&elf, &map, record.as_deref()) {
+                Ok(types) => Ok(Answer::MapTypes(Box::new(types))),
+                Err(MapTypesError::NoType(name)) => Ok(Answer::NoType(name)),
+                Err(MapTypesError::Object(error)) => Err(ObjectError(error_chain(&error))),
+            });
+            types
         }
         Request::Rehearse { recipe, types: has_types, options: has_options } => {
             let kernel_types = if has_types { fds.next() } else { None };

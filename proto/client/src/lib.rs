@@ -22,6 +22,7 @@ use bpfd_proto::v1::app_service_client::AppServiceClient;
 use bpfd_proto::v1::chain_service_client::ChainServiceClient;
 use bpfd_proto::v1::image_service_client::ImageServiceClient;
 use bpfd_proto::v1::link_service_client::LinkServiceClient;
+use bpfd_proto::v1::map_service_client::MapServiceClient;
 use bpfd_proto::v1::policy_service_client::PolicyServiceClient;
 use bpfd_proto::v1::system_service_client::SystemServiceClient;
 use bpfd_proto::v1::{self as pb, load_response, pull_response};
@@ -46,6 +47,7 @@ pub struct Client {
     links: LinkServiceClient<Channel>,
     chains: ChainServiceClient<Channel>,
     images: ImageServiceClient<Channel>,
+    maps: MapServiceClient<Channel>,
     policy: PolicyServiceClient<Channel>,
     system: SystemServiceClient<Channel>,
 }
@@ -104,6 +106,7 @@ impl Client {
             links: service!(LinkServiceClient, channel.clone()),
             chains: service!(ChainServiceClient, channel.clone()),
             images: service!(ImageServiceClient, channel.clone()),
+            maps: service!(MapServiceClient, channel.clone()),
             policy: service!(PolicyServiceClient, channel.clone()),
             system: service!(SystemServiceClient, channel),
         })
@@ -170,6 +173,51 @@ impl Client {
         Ok(text)
     }
 
+    /// All elements of a map, page by page to `sink`, which ends the dump if it gives false.
+    pub async fn dump_map(
+        &mut self,
+        request: pb::DumpMapRequest,
+        mut sink: impl FnMut(pb::DumpMapResponse) -> bool,
+    ) -> Result<()> {
+        let mut pages = self.maps.dump_map(request).await?.into_inner();
+        while let Some(page) = pages.message().await? {
+            if !sink(page) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Elements of a map as they change, to `sink`, until that gives false or the app is gone.
+    pub async fn watch_map(
+        &mut self,
+        request: pb::WatchMapRequest,
+        mut sink: impl FnMut(pb::WatchMapResponse) -> bool,
+    ) -> Result<()> {
+        let mut looks = self.maps.watch_map(request).await?.into_inner();
+        while let Some(look) = looks.message().await? {
+            if !sink(look) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records of a buffer as they come, to `sink`, until that gives false or the app is gone.
+    pub async fn read_records(
+        &mut self,
+        request: pb::ReadRecordsRequest,
+        mut sink: impl FnMut(pb::ReadRecordsResponse) -> bool,
+    ) -> Result<()> {
+        let mut pieces = self.maps.read_records(request).await?.into_inner();
+        while let Some(piece) = pieces.message().await? {
+            if !sink(piece) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     calls! {
         /// One app by name or uid.
         app = apps.get_app(GetAppRequest) -> App;
@@ -189,6 +237,12 @@ impl Client {
         chain = chains.get_chain(GetChainRequest) -> Chain;
         /// Builds the dispatcher of a chain again.
         rebuild_chain = chains.rebuild_chain(RebuildChainRequest) -> RebuildChainResponse;
+        /// One element of a map.
+        element = maps.get_element(GetElementRequest) -> GetElementResponse;
+        /// Makes or changes an element of a map.
+        update_element = maps.update_element(UpdateElementRequest) -> UpdateElementResponse;
+        /// Removes an element of a map.
+        delete_element = maps.delete_element(DeleteElementRequest) -> DeleteElementResponse;
         /// What is in an image of the store.
         inspect = images.inspect_image(InspectImageRequest) -> InspectImageResponse;
         /// What the policy says of an image of the store.
@@ -228,6 +282,8 @@ impl Client {
         links = links.list_links(ListLinksRequest).links -> Link;
         /// All chains.
         chains = chains.list_chains(ListChainsRequest).chains -> Chain;
+        /// Maps of apps that the caller may read.
+        maps = maps.list_maps(ListMapsRequest).maps -> AppMap;
         /// Images of the daemon's store.
         images = images.list_images(ListImagesRequest).images -> Image;
     }

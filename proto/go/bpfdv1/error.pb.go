@@ -63,6 +63,11 @@ const (
 	ErrorReason_ERROR_REASON_MAP_MISMATCH ErrorReason = 12
 	// A warning: maps ask to be pinned by name, and are not shared.
 	ErrorReason_ERROR_REASON_NOT_PINNED_BY_NAME ErrorReason = 13
+	// INVALID_ARGUMENT: a map of this type does not allow the call.
+	ErrorReason_ERROR_REASON_WRONG_MAP_TYPE ErrorReason = 14
+	// INVALID_ARGUMENT: a key, a value or the name of a type that is not one of
+	// the map's; metadata `field`.
+	ErrorReason_ERROR_REASON_INVALID_ELEMENT ErrorReason = 15
 	// NOT_FOUND: no app of that name or uid.
 	ErrorReason_ERROR_REASON_NOT_FOUND_APP ErrorReason = 20
 	// NOT_FOUND: no link of that name or uid.
@@ -83,6 +88,8 @@ const (
 	ErrorReason_ERROR_REASON_NOT_FOUND_CHAIN ErrorReason = 28
 	// NOT_FOUND: the kernel has no such function, or none that a program can attach to.
 	ErrorReason_ERROR_REASON_NO_SUCH_KERNEL_FUNCTION ErrorReason = 29
+	// NOT_FOUND: the map has no element of that key.
+	ErrorReason_ERROR_REASON_NOT_FOUND_ELEMENT ErrorReason = 30
 	// PERMISSION_DENIED: the policy does not let this caller do this.
 	ErrorReason_ERROR_REASON_POLICY_DENIED ErrorReason = 40
 	// PERMISSION_DENIED: bytes that nobody vetted may not have this reach.
@@ -128,6 +135,13 @@ const (
 	// it. If its interface cannot be reached, nothing was changed; else the
 	// removal holds, and the daemon tries again.
 	ErrorReason_ERROR_REASON_STILL_RUNS ErrorReason = 90
+	// ALREADY_EXISTS: the map has an element of that key.
+	ErrorReason_ERROR_REASON_ELEMENT_EXISTS ErrorReason = 91
+	// FAILED_PRECONDITION: the kernel lets user space only read the map, or only
+	// write it.
+	ErrorReason_ERROR_REASON_MAP_PROTECTED ErrorReason = 92
+	// RESOURCE_EXHAUSTED: the map has as many elements as it can hold.
+	ErrorReason_ERROR_REASON_MAP_FULL ErrorReason = 93
 	// UNAVAILABLE: the registry cannot be reached.
 	ErrorReason_ERROR_REASON_REGISTRY_UNREACHABLE ErrorReason = 100
 	// FAILED_PRECONDITION: the registry refuses the daemon's credentials.
@@ -183,6 +197,8 @@ var (
 		11:  "ERROR_REASON_NO_SUCH_MAP",
 		12:  "ERROR_REASON_MAP_MISMATCH",
 		13:  "ERROR_REASON_NOT_PINNED_BY_NAME",
+		14:  "ERROR_REASON_WRONG_MAP_TYPE",
+		15:  "ERROR_REASON_INVALID_ELEMENT",
 		20:  "ERROR_REASON_NOT_FOUND_APP",
 		21:  "ERROR_REASON_NOT_FOUND_LINK",
 		22:  "ERROR_REASON_NOT_FOUND_IMAGE",
@@ -193,6 +209,7 @@ var (
 		27:  "ERROR_REASON_NO_SUCH_TRACEPOINT",
 		28:  "ERROR_REASON_NOT_FOUND_CHAIN",
 		29:  "ERROR_REASON_NO_SUCH_KERNEL_FUNCTION",
+		30:  "ERROR_REASON_NOT_FOUND_ELEMENT",
 		40:  "ERROR_REASON_POLICY_DENIED",
 		41:  "ERROR_REASON_REACH_DENIED",
 		42:  "ERROR_REASON_SOCKET_DENIED",
@@ -213,6 +230,9 @@ var (
 		88:  "ERROR_REASON_MODE_CONFLICT",
 		89:  "ERROR_REASON_STATE_RECOVERED",
 		90:  "ERROR_REASON_STILL_RUNS",
+		91:  "ERROR_REASON_ELEMENT_EXISTS",
+		92:  "ERROR_REASON_MAP_PROTECTED",
+		93:  "ERROR_REASON_MAP_FULL",
 		100: "ERROR_REASON_REGISTRY_UNREACHABLE",
 		101: "ERROR_REASON_REGISTRY_DENIED",
 		102: "ERROR_REASON_REGISTRY_NOT_FOUND",
@@ -247,6 +267,8 @@ var (
 		"ERROR_REASON_NO_SUCH_MAP":             11,
 		"ERROR_REASON_MAP_MISMATCH":            12,
 		"ERROR_REASON_NOT_PINNED_BY_NAME":      13,
+		"ERROR_REASON_WRONG_MAP_TYPE":          14,
+		"ERROR_REASON_INVALID_ELEMENT":         15,
 		"ERROR_REASON_NOT_FOUND_APP":           20,
 		"ERROR_REASON_NOT_FOUND_LINK":          21,
 		"ERROR_REASON_NOT_FOUND_IMAGE":         22,
@@ -257,6 +279,7 @@ var (
 		"ERROR_REASON_NO_SUCH_TRACEPOINT":      27,
 		"ERROR_REASON_NOT_FOUND_CHAIN":         28,
 		"ERROR_REASON_NO_SUCH_KERNEL_FUNCTION": 29,
+		"ERROR_REASON_NOT_FOUND_ELEMENT":       30,
 		"ERROR_REASON_POLICY_DENIED":           40,
 		"ERROR_REASON_REACH_DENIED":            41,
 		"ERROR_REASON_SOCKET_DENIED":           42,
@@ -277,6 +300,9 @@ var (
 		"ERROR_REASON_MODE_CONFLICT":           88,
 		"ERROR_REASON_STATE_RECOVERED":         89,
 		"ERROR_REASON_STILL_RUNS":              90,
+		"ERROR_REASON_ELEMENT_EXISTS":          91,
+		"ERROR_REASON_MAP_PROTECTED":           92,
+		"ERROR_REASON_MAP_FULL":                93,
 		"ERROR_REASON_REGISTRY_UNREACHABLE":    100,
 		"ERROR_REASON_REGISTRY_DENIED":         101,
 		"ERROR_REASON_REGISTRY_NOT_FOUND":      102,
@@ -465,7 +491,7 @@ const file_bpfd_v1_error_proto_rawDesc = "" +
 	"\x05_fileB\a\n" +
 	"\x05_lineB\t\n" +
 	"\a_columnB\x0e\n" +
-	"\f_source_line*\xac\x10\n" +
+	"\f_source_line*\xef\x11\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cERROR_REASON_INVALID_REQUEST\x10\x01\x12\"\n" +
@@ -481,7 +507,9 @@ const file_bpfd_v1_error_proto_rawDesc = "" +
 	"\x12\x1c\n" +
 	"\x18ERROR_REASON_NO_SUCH_MAP\x10\v\x12\x1d\n" +
 	"\x19ERROR_REASON_MAP_MISMATCH\x10\f\x12#\n" +
-	"\x1fERROR_REASON_NOT_PINNED_BY_NAME\x10\r\x12\x1e\n" +
+	"\x1fERROR_REASON_NOT_PINNED_BY_NAME\x10\r\x12\x1f\n" +
+	"\x1bERROR_REASON_WRONG_MAP_TYPE\x10\x0e\x12 \n" +
+	"\x1cERROR_REASON_INVALID_ELEMENT\x10\x0f\x12\x1e\n" +
 	"\x1aERROR_REASON_NOT_FOUND_APP\x10\x14\x12\x1f\n" +
 	"\x1bERROR_REASON_NOT_FOUND_LINK\x10\x15\x12 \n" +
 	"\x1cERROR_REASON_NOT_FOUND_IMAGE\x10\x16\x12!\n" +
@@ -491,7 +519,8 @@ const file_bpfd_v1_error_proto_rawDesc = "" +
 	"\x1aERROR_REASON_NO_SUCH_NETNS\x10\x1a\x12#\n" +
 	"\x1fERROR_REASON_NO_SUCH_TRACEPOINT\x10\x1b\x12 \n" +
 	"\x1cERROR_REASON_NOT_FOUND_CHAIN\x10\x1c\x12(\n" +
-	"$ERROR_REASON_NO_SUCH_KERNEL_FUNCTION\x10\x1d\x12\x1e\n" +
+	"$ERROR_REASON_NO_SUCH_KERNEL_FUNCTION\x10\x1d\x12\"\n" +
+	"\x1eERROR_REASON_NOT_FOUND_ELEMENT\x10\x1e\x12\x1e\n" +
 	"\x1aERROR_REASON_POLICY_DENIED\x10(\x12\x1d\n" +
 	"\x19ERROR_REASON_REACH_DENIED\x10)\x12\x1e\n" +
 	"\x1aERROR_REASON_SOCKET_DENIED\x10*\x12\"\n" +
@@ -511,7 +540,10 @@ const file_bpfd_v1_error_proto_rawDesc = "" +
 	"\x1eERROR_REASON_REQUEST_ID_REUSED\x10W\x12\x1e\n" +
 	"\x1aERROR_REASON_MODE_CONFLICT\x10X\x12 \n" +
 	"\x1cERROR_REASON_STATE_RECOVERED\x10Y\x12\x1b\n" +
-	"\x17ERROR_REASON_STILL_RUNS\x10Z\x12%\n" +
+	"\x17ERROR_REASON_STILL_RUNS\x10Z\x12\x1f\n" +
+	"\x1bERROR_REASON_ELEMENT_EXISTS\x10[\x12\x1e\n" +
+	"\x1aERROR_REASON_MAP_PROTECTED\x10\\\x12\x19\n" +
+	"\x15ERROR_REASON_MAP_FULL\x10]\x12%\n" +
 	"!ERROR_REASON_REGISTRY_UNREACHABLE\x10d\x12 \n" +
 	"\x1cERROR_REASON_REGISTRY_DENIED\x10e\x12#\n" +
 	"\x1fERROR_REASON_REGISTRY_NOT_FOUND\x10f\x12\"\n" +

@@ -4469,6 +4469,11 @@ pub enum ErrorReason {
     MapMismatch = 12,
     /// A warning: maps ask to be pinned by name, and are not shared.
     NotPinnedByName = 13,
+    /// INVALID_ARGUMENT: a map of this type does not allow the call.
+    WrongMapType = 14,
+    /// INVALID_ARGUMENT: a key, a value or the name of a type that is not one of
+    /// the map's; metadata `field`.
+    InvalidElement = 15,
     /// NOT_FOUND: no app of that name or uid.
     NotFoundApp = 20,
     /// NOT_FOUND: no link of that name or uid.
@@ -4489,6 +4494,8 @@ pub enum ErrorReason {
     NotFoundChain = 28,
     /// NOT_FOUND: the kernel has no such function, or none that a program can attach to.
     NoSuchKernelFunction = 29,
+    /// NOT_FOUND: the map has no element of that key.
+    NotFoundElement = 30,
     /// PERMISSION_DENIED: the policy does not let this caller do this.
     PolicyDenied = 40,
     /// PERMISSION_DENIED: bytes that nobody vetted may not have this reach.
@@ -4534,6 +4541,13 @@ pub enum ErrorReason {
     /// it. If its interface cannot be reached, nothing was changed; else the
     /// removal holds, and the daemon tries again.
     StillRuns = 90,
+    /// ALREADY_EXISTS: the map has an element of that key.
+    ElementExists = 91,
+    /// FAILED_PRECONDITION: the kernel lets user space only read the map, or only
+    /// write it.
+    MapProtected = 92,
+    /// RESOURCE_EXHAUSTED: the map has as many elements as it can hold.
+    MapFull = 93,
     /// UNAVAILABLE: the registry cannot be reached.
     RegistryUnreachable = 100,
     /// FAILED_PRECONDITION: the registry refuses the daemon's credentials.
@@ -4592,6 +4606,8 @@ impl ErrorReason {
             Self::NoSuchMap => "ERROR_REASON_NO_SUCH_MAP",
             Self::MapMismatch => "ERROR_REASON_MAP_MISMATCH",
             Self::NotPinnedByName => "ERROR_REASON_NOT_PINNED_BY_NAME",
+            Self::WrongMapType => "ERROR_REASON_WRONG_MAP_TYPE",
+            Self::InvalidElement => "ERROR_REASON_INVALID_ELEMENT",
             Self::NotFoundApp => "ERROR_REASON_NOT_FOUND_APP",
             Self::NotFoundLink => "ERROR_REASON_NOT_FOUND_LINK",
             Self::NotFoundImage => "ERROR_REASON_NOT_FOUND_IMAGE",
@@ -4602,6 +4618,7 @@ impl ErrorReason {
             Self::NoSuchTracepoint => "ERROR_REASON_NO_SUCH_TRACEPOINT",
             Self::NotFoundChain => "ERROR_REASON_NOT_FOUND_CHAIN",
             Self::NoSuchKernelFunction => "ERROR_REASON_NO_SUCH_KERNEL_FUNCTION",
+            Self::NotFoundElement => "ERROR_REASON_NOT_FOUND_ELEMENT",
             Self::PolicyDenied => "ERROR_REASON_POLICY_DENIED",
             Self::ReachDenied => "ERROR_REASON_REACH_DENIED",
             Self::SocketDenied => "ERROR_REASON_SOCKET_DENIED",
@@ -4622,6 +4639,9 @@ impl ErrorReason {
             Self::ModeConflict => "ERROR_REASON_MODE_CONFLICT",
             Self::StateRecovered => "ERROR_REASON_STATE_RECOVERED",
             Self::StillRuns => "ERROR_REASON_STILL_RUNS",
+            Self::ElementExists => "ERROR_REASON_ELEMENT_EXISTS",
+            Self::MapProtected => "ERROR_REASON_MAP_PROTECTED",
+            Self::MapFull => "ERROR_REASON_MAP_FULL",
             Self::RegistryUnreachable => "ERROR_REASON_REGISTRY_UNREACHABLE",
             Self::RegistryDenied => "ERROR_REASON_REGISTRY_DENIED",
             Self::RegistryNotFound => "ERROR_REASON_REGISTRY_NOT_FOUND",
@@ -4659,6 +4679,8 @@ impl ErrorReason {
             "ERROR_REASON_NO_SUCH_MAP" => Some(Self::NoSuchMap),
             "ERROR_REASON_MAP_MISMATCH" => Some(Self::MapMismatch),
             "ERROR_REASON_NOT_PINNED_BY_NAME" => Some(Self::NotPinnedByName),
+            "ERROR_REASON_WRONG_MAP_TYPE" => Some(Self::WrongMapType),
+            "ERROR_REASON_INVALID_ELEMENT" => Some(Self::InvalidElement),
             "ERROR_REASON_NOT_FOUND_APP" => Some(Self::NotFoundApp),
             "ERROR_REASON_NOT_FOUND_LINK" => Some(Self::NotFoundLink),
             "ERROR_REASON_NOT_FOUND_IMAGE" => Some(Self::NotFoundImage),
@@ -4669,6 +4691,7 @@ impl ErrorReason {
             "ERROR_REASON_NO_SUCH_TRACEPOINT" => Some(Self::NoSuchTracepoint),
             "ERROR_REASON_NOT_FOUND_CHAIN" => Some(Self::NotFoundChain),
             "ERROR_REASON_NO_SUCH_KERNEL_FUNCTION" => Some(Self::NoSuchKernelFunction),
+            "ERROR_REASON_NOT_FOUND_ELEMENT" => Some(Self::NotFoundElement),
             "ERROR_REASON_POLICY_DENIED" => Some(Self::PolicyDenied),
             "ERROR_REASON_REACH_DENIED" => Some(Self::ReachDenied),
             "ERROR_REASON_SOCKET_DENIED" => Some(Self::SocketDenied),
@@ -4689,6 +4712,9 @@ impl ErrorReason {
             "ERROR_REASON_MODE_CONFLICT" => Some(Self::ModeConflict),
             "ERROR_REASON_STATE_RECOVERED" => Some(Self::StateRecovered),
             "ERROR_REASON_STILL_RUNS" => Some(Self::StillRuns),
+            "ERROR_REASON_ELEMENT_EXISTS" => Some(Self::ElementExists),
+            "ERROR_REASON_MAP_PROTECTED" => Some(Self::MapProtected),
+            "ERROR_REASON_MAP_FULL" => Some(Self::MapFull),
             "ERROR_REASON_REGISTRY_UNREACHABLE" => Some(Self::RegistryUnreachable),
             "ERROR_REASON_REGISTRY_DENIED" => Some(Self::RegistryDenied),
             "ERROR_REASON_REGISTRY_NOT_FOUND" => Some(Self::RegistryNotFound),
@@ -4709,6 +4735,1192 @@ impl ErrorReason {
             "ERROR_REASON_INTERNAL" => Some(Self::Internal),
             _ => None,
         }
+    }
+}
+/// Which maps.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListMapsRequest {
+    /// Name or uid of the app. Unset: all apps.
+    #[prost(string, optional, tag = "1")]
+    pub app: ::core::option::Option<::prost::alloc::string::String>,
+    /// At most this many, 1 to 1000; fewer if they would not fit one message.
+    /// Unset: 100.
+    #[prost(uint32, optional, tag = "2")]
+    pub page_size: ::core::option::Option<u32>,
+    /// From the previous answer; empty for the first page.
+    #[prost(string, tag = "3")]
+    pub page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListMapsRequest {
+    const NAME: &'static str = "ListMapsRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.ListMapsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.ListMapsRequest".into()
+    }
+}
+/// One page.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListMapsResponse {
+    /// By app and map.
+    #[prost(message, repeated, tag = "1")]
+    pub maps: ::prost::alloc::vec::Vec<AppMap>,
+    /// Empty on the last page.
+    #[prost(string, tag = "2")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ListMapsResponse {
+    const NAME: &'static str = "ListMapsResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.ListMapsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.ListMapsResponse".into()
+    }
+}
+/// A map of an app.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AppMap {
+    /// The app's name.
+    #[prost(string, tag = "1")]
+    pub app: ::prost::alloc::string::String,
+    /// The app's uid.
+    #[prost(string, tag = "2")]
+    pub app_uid: ::prost::alloc::string::String,
+    /// The map.
+    #[prost(message, optional, tag = "3")]
+    pub map: ::core::option::Option<Map>,
+    /// What MapService does with a map of this type.
+    #[prost(enumeration = "MapUse", tag = "4")]
+    pub r#use: i32,
+    /// The type of its keys in C. Unset if the object does not say, or if all apps
+    /// were asked for.
+    #[prost(string, optional, tag = "5")]
+    pub key_type: ::core::option::Option<::prost::alloc::string::String>,
+    /// The type of its values, or of a buffer's records. Unset as above.
+    #[prost(string, optional, tag = "6")]
+    pub value_type: ::core::option::Option<::prost::alloc::string::String>,
+}
+impl ::prost::Name for AppMap {
+    const NAME: &'static str = "AppMap";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.AppMap".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.AppMap".into()
+    }
+}
+/// Names one element.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetElementRequest {
+    /// Name or uid of the app.
+    #[prost(string, tag = "1")]
+    pub app: ::prost::alloc::string::String,
+    /// The map's name in the object.
+    #[prost(string, tag = "2")]
+    pub map: ::prost::alloc::string::String,
+    /// At most 64 KiB.
+    #[prost(string, tag = "3")]
+    pub key: ::prost::alloc::string::String,
+    /// How the value is sent.
+    #[prost(enumeration = "ValueForm", tag = "4")]
+    pub form: i32,
+    /// Values of all CPUs.
+    #[prost(enumeration = "PerCpu", tag = "5")]
+    pub per_cpu: i32,
+}
+impl ::prost::Name for GetElementRequest {
+    const NAME: &'static str = "GetElementRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.GetElementRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.GetElementRequest".into()
+    }
+}
+/// The element.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetElementResponse {
+    /// As it is now.
+    #[prost(message, optional, tag = "1")]
+    pub element: ::core::option::Option<MapElement>,
+}
+impl ::prost::Name for GetElementResponse {
+    const NAME: &'static str = "GetElementResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.GetElementResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.GetElementResponse".into()
+    }
+}
+/// One element of a map.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapElement {
+    /// JSON.
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// JSON.
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
+}
+impl ::prost::Name for MapElement {
+    const NAME: &'static str = "MapElement";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.MapElement".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.MapElement".into()
+    }
+}
+/// Which map.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DumpMapRequest {
+    /// Name or uid of the app.
+    #[prost(string, tag = "1")]
+    pub app: ::prost::alloc::string::String,
+    /// The map's name in the object.
+    #[prost(string, tag = "2")]
+    pub map: ::prost::alloc::string::String,
+    /// How keys and values are sent.
+    #[prost(enumeration = "ValueForm", tag = "3")]
+    pub form: i32,
+    /// Values of all CPUs.
+    #[prost(enumeration = "PerCpu", tag = "4")]
+    pub per_cpu: i32,
+    /// At most this many elements. Unset: all.
+    #[prost(uint64, optional, tag = "5")]
+    pub limit: ::core::option::Option<u64>,
+}
+impl ::prost::Name for DumpMapRequest {
+    const NAME: &'static str = "DumpMapRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.DumpMapRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.DumpMapRequest".into()
+    }
+}
+/// One page of elements.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct DumpMapResponse {
+    /// In the kernel's order, which is that of the index for arrays and none for
+    /// hash maps.
+    #[prost(message, repeated, tag = "1")]
+    pub elements: ::prost::alloc::vec::Vec<MapElement>,
+    /// Set in the last message alone.
+    #[prost(enumeration = "DumpEnd", optional, tag = "2")]
+    pub end: ::core::option::Option<i32>,
+}
+impl ::prost::Name for DumpMapResponse {
+    const NAME: &'static str = "DumpMapResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.DumpMapResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.DumpMapResponse".into()
+    }
+}
+/// Makes or changes one element.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateElementRequest {
+    /// Name or uid of the app.
+    #[prost(string, tag = "1")]
+    pub app: ::prost::alloc::string::String,
+    /// The map's name in the object.
+    #[prost(string, tag = "2")]
+    pub map: ::prost::alloc::string::String,
+    /// At most 64 KiB.
+    #[prost(string, tag = "3")]
+    pub key: ::prost::alloc::string::String,
+    /// At most 448 KiB. Members that are left out are zero.
+    #[prost(string, tag = "4")]
+    pub value: ::prost::alloc::string::String,
+    /// What the element must be before.
+    #[prost(enumeration = "UpdateWhen", tag = "5")]
+    pub when: i32,
+    /// For maps with a value for each CPU: PER_CPU_EACH or PER_CPU_LIST.
+    #[prost(enumeration = "PerCpu", tag = "6")]
+    pub per_cpu: i32,
+}
+impl ::prost::Name for UpdateElementRequest {
+    const NAME: &'static str = "UpdateElementRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.UpdateElementRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.UpdateElementRequest".into()
+    }
+}
+/// It is written.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UpdateElementResponse {}
+impl ::prost::Name for UpdateElementResponse {
+    const NAME: &'static str = "UpdateElementResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.UpdateElementResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.UpdateElementResponse".into()
+    }
+}
+/// Names one element.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteElementRequest {
+    /// Name or uid of the app.
+    #[prost(string, tag = "1")]
+    pub app: ::prost::alloc::string::String,
+    /// The map's name in the object.
+    #[prost(string, tag = "2")]
+    pub map: ::prost::alloc::string::String,
+    /// At most 64 KiB.
+    #[prost(string, tag = "3")]
+    pub key: ::prost::alloc::string::String,
+}
+impl ::prost::Name for DeleteElementRequest {
+    const NAME: &'static str = "DeleteElementRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.DeleteElementRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.DeleteElementRequest".into()
+    }
+}
+/// It is gone.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteElementResponse {}
+impl ::prost::Name for DeleteElementResponse {
+    const NAME: &'static str = "DeleteElementResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.DeleteElementResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.DeleteElementResponse".into()
+    }
+}
+/// What is watched.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WatchMapRequest {
+    /// Name or uid of the app.
+    #[prost(string, tag = "1")]
+    pub app: ::prost::alloc::string::String,
+    /// The map's name in the object.
+    #[prost(string, tag = "2")]
+    pub map: ::prost::alloc::string::String,
+    /// Only these elements: at most 64, each of at most 4 KiB. None: all, of a map
+    /// that has at most 4096.
+    #[prost(string, repeated, tag = "3")]
+    pub keys: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How keys and values are sent.
+    #[prost(enumeration = "ValueForm", tag = "4")]
+    pub form: i32,
+    /// Values of all CPUs.
+    #[prost(enumeration = "PerCpu", tag = "5")]
+    pub per_cpu: i32,
+    /// Milliseconds from one look to the next, 100 to 3600000. Unset: 1000.
+    #[prost(uint32, optional, tag = "6")]
+    pub interval_ms: ::core::option::Option<u32>,
+}
+impl ::prost::Name for WatchMapRequest {
+    const NAME: &'static str = "WatchMapRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.WatchMapRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.WatchMapRequest".into()
+    }
+}
+/// Elements of one look, or some of them.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WatchMapResponse {
+    /// What was found.
+    #[prost(message, repeated, tag = "1")]
+    pub changes: ::prost::alloc::vec::Vec<MapChange>,
+    /// Whether the look ends with this message. A look that finds no change sends
+    /// nothing.
+    #[prost(bool, tag = "2")]
+    pub last: bool,
+}
+impl ::prost::Name for WatchMapResponse {
+    const NAME: &'static str = "WatchMapResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.WatchMapResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.WatchMapResponse".into()
+    }
+}
+/// What became of an element.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapChange {
+    /// What happened.
+    #[prost(enumeration = "MapChangeKind", tag = "1")]
+    pub kind: i32,
+    /// The element; without a value if it is gone.
+    #[prost(message, optional, tag = "2")]
+    pub element: ::core::option::Option<MapElement>,
+}
+impl ::prost::Name for MapChange {
+    const NAME: &'static str = "MapChange";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.MapChange".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.MapChange".into()
+    }
+}
+/// Which buffer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReadRecordsRequest {
+    /// Name or uid of the app.
+    #[prost(string, tag = "1")]
+    pub app: ::prost::alloc::string::String,
+    /// The map's name in the object.
+    #[prost(string, tag = "2")]
+    pub map: ::prost::alloc::string::String,
+    /// How records are sent.
+    #[prost(enumeration = "ValueForm", tag = "3")]
+    pub form: i32,
+    /// The name of the records' type in C, `event` or `struct event`. Empty: the
+    /// `value` of the map's definition.
+    #[prost(string, tag = "4")]
+    pub record_type: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ReadRecordsRequest {
+    const NAME: &'static str = "ReadRecordsRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.ReadRecordsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.ReadRecordsRequest".into()
+    }
+}
+/// Records, in the order of the buffer; those of a perf buffer CPU by CPU.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ReadRecordsResponse {
+    /// Empty in the first message, which says that reading has begun.
+    #[prost(message, repeated, tag = "1")]
+    pub records: ::prost::alloc::vec::Vec<MapRecord>,
+    /// Records of a perf buffer that were lost since the last message, as nobody
+    /// read them in time. Ring buffers tell the program, and nobody else.
+    #[prost(uint64, tag = "2")]
+    pub lost: u64,
+}
+impl ::prost::Name for ReadRecordsResponse {
+    const NAME: &'static str = "ReadRecordsResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.ReadRecordsResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.ReadRecordsResponse".into()
+    }
+}
+/// One record.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MapRecord {
+    /// JSON.
+    #[prost(string, tag = "1")]
+    pub value: ::prost::alloc::string::String,
+    /// Its bytes. `value` has the first 64 KiB of a longer one, as `"hex:…"`.
+    #[prost(uint32, tag = "2")]
+    pub size: u32,
+}
+impl ::prost::Name for MapRecord {
+    const NAME: &'static str = "MapRecord";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.MapRecord".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.MapRecord".into()
+    }
+}
+/// What can be done with a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MapUse {
+    /// Never sent.
+    Unspecified = 0,
+    /// Elements are read and written.
+    Elements = 1,
+    /// Elements are read only: they are variables of the programs, or refer to
+    /// programs, maps or devices, and bpfd alone sets them.
+    ReadOnly = 2,
+    /// Records are read.
+    Records = 3,
+    /// Nothing.
+    None = 4,
+}
+impl MapUse {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MAP_USE_UNSPECIFIED",
+            Self::Elements => "MAP_USE_ELEMENTS",
+            Self::ReadOnly => "MAP_USE_READ_ONLY",
+            Self::Records => "MAP_USE_RECORDS",
+            Self::None => "MAP_USE_NONE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MAP_USE_UNSPECIFIED" => Some(Self::Unspecified),
+            "MAP_USE_ELEMENTS" => Some(Self::Elements),
+            "MAP_USE_READ_ONLY" => Some(Self::ReadOnly),
+            "MAP_USE_RECORDS" => Some(Self::Records),
+            "MAP_USE_NONE" => Some(Self::None),
+            _ => None,
+        }
+    }
+}
+/// How values are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ValueForm {
+    /// As VALUE_FORM_TYPED.
+    Unspecified = 0,
+    /// By the types of the object, as far as it describes them.
+    Typed = 1,
+    /// `"hex:…"`, whatever the type.
+    Hex = 2,
+}
+impl ValueForm {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "VALUE_FORM_UNSPECIFIED",
+            Self::Typed => "VALUE_FORM_TYPED",
+            Self::Hex => "VALUE_FORM_HEX",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "VALUE_FORM_UNSPECIFIED" => Some(Self::Unspecified),
+            "VALUE_FORM_TYPED" => Some(Self::Typed),
+            "VALUE_FORM_HEX" => Some(Self::Hex),
+            _ => None,
+        }
+    }
+}
+/// What becomes of the values that a map has for each CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum PerCpu {
+    /// As PER_CPU_SUM in answers; in UpdateElement refused for maps that have a
+    /// value for each CPU.
+    Unspecified = 0,
+    /// In answers: integers are added, in structs and arrays too; what cannot be
+    /// added is sent once if it is the same for all CPUs, else as an array.
+    Sum = 1,
+    /// An array of all values, by the CPU's number.
+    List = 2,
+    /// In UpdateElement: every CPU gets the value.
+    Each = 3,
+}
+impl PerCpu {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PER_CPU_UNSPECIFIED",
+            Self::Sum => "PER_CPU_SUM",
+            Self::List => "PER_CPU_LIST",
+            Self::Each => "PER_CPU_EACH",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PER_CPU_UNSPECIFIED" => Some(Self::Unspecified),
+            "PER_CPU_SUM" => Some(Self::Sum),
+            "PER_CPU_LIST" => Some(Self::List),
+            "PER_CPU_EACH" => Some(Self::Each),
+            _ => None,
+        }
+    }
+}
+/// How a dump ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum DumpEnd {
+    /// Never sent.
+    Unspecified = 0,
+    /// There are no more elements.
+    Complete = 1,
+    /// `limit` was reached, and there may be more.
+    Limit = 2,
+    /// The map changed so much meanwhile that the end was not found: as many keys
+    /// were read as the map can hold.
+    Changed = 3,
+}
+impl DumpEnd {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "DUMP_END_UNSPECIFIED",
+            Self::Complete => "DUMP_END_COMPLETE",
+            Self::Limit => "DUMP_END_LIMIT",
+            Self::Changed => "DUMP_END_CHANGED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "DUMP_END_UNSPECIFIED" => Some(Self::Unspecified),
+            "DUMP_END_COMPLETE" => Some(Self::Complete),
+            "DUMP_END_LIMIT" => Some(Self::Limit),
+            "DUMP_END_CHANGED" => Some(Self::Changed),
+            _ => None,
+        }
+    }
+}
+/// When an element is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum UpdateWhen {
+    /// Always.
+    Unspecified = 0,
+    /// If there is none of this key; else ELEMENT_EXISTS.
+    Absent = 1,
+    /// If there is one of this key; else NOT_FOUND_ELEMENT.
+    Present = 2,
+}
+impl UpdateWhen {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "UPDATE_WHEN_UNSPECIFIED",
+            Self::Absent => "UPDATE_WHEN_ABSENT",
+            Self::Present => "UPDATE_WHEN_PRESENT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "UPDATE_WHEN_UNSPECIFIED" => Some(Self::Unspecified),
+            "UPDATE_WHEN_ABSENT" => Some(Self::Absent),
+            "UPDATE_WHEN_PRESENT" => Some(Self::Present),
+            _ => None,
+        }
+    }
+}
+/// What was seen of an element.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum MapChangeKind {
+    /// Never sent.
+    Unspecified = 0,
+    /// It was there at the first look, or came since the one before.
+    Present = 1,
+    /// It has another value than at the look before.
+    Changed = 2,
+    /// It is there no more.
+    Gone = 3,
+}
+impl MapChangeKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "MAP_CHANGE_KIND_UNSPECIFIED",
+            Self::Present => "MAP_CHANGE_KIND_PRESENT",
+            Self::Changed => "MAP_CHANGE_KIND_CHANGED",
+            Self::Gone => "MAP_CHANGE_KIND_GONE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "MAP_CHANGE_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "MAP_CHANGE_KIND_PRESENT" => Some(Self::Present),
+            "MAP_CHANGE_KIND_CHANGED" => Some(Self::Changed),
+            "MAP_CHANGE_KIND_GONE" => Some(Self::Gone),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+#[cfg(feature = "grpc")]
+pub mod map_service_client {
+    #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
+    use tonic::codegen::http::Uri;
+    use tonic::codegen::*;
+    /// Reads and writes elements of maps, and reads records of buffers.
+    ///
+    /// Keys, values and records are JSON texts. `"hex:0a0b"` is the bytes themselves,
+    /// two digits a byte in the order of memory: taken for every type, and sent where
+    /// the object does not describe the type.
+    #[derive(Debug, Clone)]
+    pub struct MapServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> MapServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(inner: T, interceptor: F) -> MapServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                    http::Request<tonic::body::Body>,
+                    Response = http::Response<<T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody>,
+                >,
+            <T as tonic::codegen::Service<http::Request<tonic::body::Body>>>::Error:
+                Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            MapServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// The maps of one app, or of all apps whose maps the caller may read.
+        pub async fn list_maps(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListMapsRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListMapsResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.MapService/ListMaps");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.MapService", "ListMaps"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// One element. NOT_FOUND_ELEMENT if there is none.
+        pub async fn get_element(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetElementRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetElementResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.MapService/GetElement");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.MapService", "GetElement"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// All elements, page by page. The map may change meanwhile: spec/maps.md says
+        /// what may be missing or sent twice.
+        pub async fn dump_map(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DumpMapRequest>,
+        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::DumpMapResponse>>, tonic::Status>
+        {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.MapService/DumpMap");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.MapService", "DumpMap"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Makes or changes one element.
+        pub async fn update_element(
+            &mut self,
+            request: impl tonic::IntoRequest<super::UpdateElementRequest>,
+        ) -> std::result::Result<tonic::Response<super::UpdateElementResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.MapService/UpdateElement");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.MapService", "UpdateElement"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Removes one element. NOT_FOUND_ELEMENT if there is none.
+        pub async fn delete_element(
+            &mut self,
+            request: impl tonic::IntoRequest<super::DeleteElementRequest>,
+        ) -> std::result::Result<tonic::Response<super::DeleteElementResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.MapService/DeleteElement");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.MapService", "DeleteElement"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// All elements, and then those that changed, as often as the map is looked at.
+        /// Ends when the app is unloaded or the caller leaves.
+        pub async fn watch_map(
+            &mut self,
+            request: impl tonic::IntoRequest<super::WatchMapRequest>,
+        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::WatchMapResponse>>, tonic::Status>
+        {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.MapService/WatchMap");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.MapService", "WatchMap"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Records of a ring or perf buffer as they come. Reading takes them out of the
+        /// buffer, so a buffer has one reader at a time: others are refused (IN_USE).
+        pub async fn read_records(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReadRecordsRequest>,
+        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::ReadRecordsResponse>>, tonic::Status>
+        {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.MapService/ReadRecords");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.MapService", "ReadRecords"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+#[cfg(feature = "grpc")]
+pub mod map_service_server {
+    #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with MapServiceServer.
+    #[async_trait]
+    pub trait MapService: std::marker::Send + std::marker::Sync + 'static {
+        /// The maps of one app, or of all apps whose maps the caller may read.
+        async fn list_maps(
+            &self,
+            request: tonic::Request<super::ListMapsRequest>,
+        ) -> std::result::Result<tonic::Response<super::ListMapsResponse>, tonic::Status>;
+        /// One element. NOT_FOUND_ELEMENT if there is none.
+        async fn get_element(
+            &self,
+            request: tonic::Request<super::GetElementRequest>,
+        ) -> std::result::Result<tonic::Response<super::GetElementResponse>, tonic::Status>;
+        /// Server streaming response type for the DumpMap method.
+        type DumpMapStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::DumpMapResponse, tonic::Status>>
+            + std::marker::Send
+            + 'static;
+        /// All elements, page by page. The map may change meanwhile: spec/maps.md says
+        /// what may be missing or sent twice.
+        async fn dump_map(
+            &self,
+            request: tonic::Request<super::DumpMapRequest>,
+        ) -> std::result::Result<tonic::Response<Self::DumpMapStream>, tonic::Status>;
+        /// Makes or changes one element.
+        async fn update_element(
+            &self,
+            request: tonic::Request<super::UpdateElementRequest>,
+        ) -> std::result::Result<tonic::Response<super::UpdateElementResponse>, tonic::Status>;
+        /// Removes one element. NOT_FOUND_ELEMENT if there is none.
+        async fn delete_element(
+            &self,
+            request: tonic::Request<super::DeleteElementRequest>,
+        ) -> std::result::Result<tonic::Response<super::DeleteElementResponse>, tonic::Status>;
+        /// Server streaming response type for the WatchMap method.
+        type WatchMapStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::WatchMapResponse, tonic::Status>>
+            + std::marker::Send
+            + 'static;
+        /// All elements, and then those that changed, as often as the map is looked at.
+        /// Ends when the app is unloaded or the caller leaves.
+        async fn watch_map(
+            &self,
+            request: tonic::Request<super::WatchMapRequest>,
+        ) -> std::result::Result<tonic::Response<Self::WatchMapStream>, tonic::Status>;
+        /// Server streaming response type for the ReadRecords method.
+        type ReadRecordsStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::ReadRecordsResponse, tonic::Status>>
+            + std::marker::Send
+            + 'static;
+        /// Records of a ring or perf buffer as they come. Reading takes them out of the
+        /// buffer, so a buffer has one reader at a time: others are refused (IN_USE).
+        async fn read_records(
+            &self,
+            request: tonic::Request<super::ReadRecordsRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ReadRecordsStream>, tonic::Status>;
+    }
+    /// Reads and writes elements of maps, and reads records of buffers.
+    ///
+    /// Keys, values and records are JSON texts. `"hex:0a0b"` is the bytes themselves,
+    /// two digits a byte in the order of memory: taken for every type, and sent where
+    /// the object does not describe the type.
+    #[derive(Debug)]
+    pub struct MapServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> MapServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(inner: T, interceptor: F) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for MapServiceServer<T>
+    where
+        T: MapService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/bpfd.v1.MapService/ListMaps" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListMapsSvc<T: MapService>(pub Arc<T>);
+                    impl<T: MapService> tonic::server::UnaryService<super::ListMapsRequest> for ListMapsSvc<T> {
+                        type Response = super::ListMapsResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::ListMapsRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as MapService>::list_maps(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListMapsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.MapService/GetElement" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetElementSvc<T: MapService>(pub Arc<T>);
+                    impl<T: MapService> tonic::server::UnaryService<super::GetElementRequest> for GetElementSvc<T> {
+                        type Response = super::GetElementResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::GetElementRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as MapService>::get_element(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetElementSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.MapService/DumpMap" => {
+                    #[allow(non_camel_case_types)]
+                    struct DumpMapSvc<T: MapService>(pub Arc<T>);
+                    impl<T: MapService> tonic::server::ServerStreamingService<super::DumpMapRequest> for DumpMapSvc<T> {
+                        type Response = super::DumpMapResponse;
+                        type ResponseStream = T::DumpMapStream;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::DumpMapRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as MapService>::dump_map(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DumpMapSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.MapService/UpdateElement" => {
+                    #[allow(non_camel_case_types)]
+                    struct UpdateElementSvc<T: MapService>(pub Arc<T>);
+                    impl<T: MapService> tonic::server::UnaryService<super::UpdateElementRequest> for UpdateElementSvc<T> {
+                        type Response = super::UpdateElementResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::UpdateElementRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as MapService>::update_element(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = UpdateElementSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.MapService/DeleteElement" => {
+                    #[allow(non_camel_case_types)]
+                    struct DeleteElementSvc<T: MapService>(pub Arc<T>);
+                    impl<T: MapService> tonic::server::UnaryService<super::DeleteElementRequest> for DeleteElementSvc<T> {
+                        type Response = super::DeleteElementResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::DeleteElementRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as MapService>::delete_element(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = DeleteElementSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.MapService/WatchMap" => {
+                    #[allow(non_camel_case_types)]
+                    struct WatchMapSvc<T: MapService>(pub Arc<T>);
+                    impl<T: MapService> tonic::server::ServerStreamingService<super::WatchMapRequest> for WatchMapSvc<T> {
+                        type Response = super::WatchMapResponse;
+                        type ResponseStream = T::WatchMapStream;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::WatchMapRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as MapService>::watch_map(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = WatchMapSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.MapService/ReadRecords" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReadRecordsSvc<T: MapService>(pub Arc<T>);
+                    impl<T: MapService> tonic::server::ServerStreamingService<super::ReadRecordsRequest> for ReadRecordsSvc<T> {
+                        type Response = super::ReadRecordsResponse;
+                        type ResponseStream = T::ReadRecordsStream;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::ReadRecordsRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as MapService>::read_records(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReadRecordsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => Box::pin(async move {
+                    let mut response = http::Response::new(tonic::body::Body::default());
+                    let headers = response.headers_mut();
+                    headers.insert(tonic::Status::GRPC_STATUS, (tonic::Code::Unimplemented as i32).into());
+                    headers.insert(http::header::CONTENT_TYPE, tonic::metadata::GRPC_CONTENT_TYPE);
+                    Ok(response)
+                }),
+            }
+        }
+    }
+    impl<T> Clone for MapServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "bpfd.v1.MapService";
+    impl<T> tonic::server::NamedService for MapServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
     }
 }
 /// A key to trust.

@@ -5,6 +5,7 @@
 
 mod chain;
 pub mod hook;
+mod map;
 mod pages;
 mod report;
 mod request;
@@ -15,10 +16,11 @@ use bpfd_core::ident::{AppUid, KernelId};
 
 pub use self::chain::{chain, dispatcher_version};
 pub use self::hook::shared::{interface_name, point, proceed_on, shown_proceed_on};
+pub use self::map::{map_ref, map_use};
 pub use self::pages::{Fitted, fitting, page_size, texts};
 pub use self::report::{plan, progress, time, warnings};
 pub use self::request::{label_selectors, pull_policy, request_id};
-pub use self::row::{app, link};
+pub use self::row::{app, link, map};
 pub use self::state::lost_state;
 
 /// A field that does not parse.

@@ -5,7 +5,7 @@ use bpfd_core::names::Netns;
 use bpfd_core::plan::LinkStatus;
 use bpfd_core::request::GLOBAL_VALUE_MAX;
 use bpfd_core::snapshot::Snapshot;
-use bpfd_core::state::{App, Link, LinkOrigin, Owner, Persist, Reach, Shared, Source};
+use bpfd_core::state::{App, Link, LinkOrigin, Map, Owner, Persist, Reach, Shared, Source};
 use bpfd_core::watched::WATCHED_MAX;
 
 use super::hook::{Placed, placed, program_type};
@@ -32,22 +32,7 @@ pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
         tag: chain::hex(&program.tag),
         verified_instructions: pinned.and_then(|pinned| pinned.verified.get(&program.function)).copied(),
     });
-    let maps = app.maps.iter().map(|map| {
-        let id = pinned.and_then(|pinned| pinned.maps.get(&map.name));
-        pb::Map {
-            name: map.name.clone(),
-            r#type: map.kind.clone(),
-            key_size: map.key_size,
-            value_size: map.value_size,
-            max_entries: map.max_entries,
-            kernel_id: id.map(|id| id.0),
-            pin_path: id.and_then(|_| paths.map_pin(app.uid, &map.name)),
-            shared_from: map.shared.as_ref().map(|Shared { app, name, origin: _ }| pb::SharedFrom {
-                app_uid: app.to_string(),
-                app: name.to_string(),
-            }),
-        }
-    });
+    let maps = app.maps.iter().map(|found| map(snapshot, app, found, paths));
     // Rows of earlier versions may have longer values.
     let short = |text: &str| text.get(..text.floor_char_boundary(GLOBAL_VALUE_MAX)).unwrap_or_default().to_owned();
     let globals =
@@ -75,6 +60,24 @@ pub fn app(snapshot: &Snapshot, app: &App, paths: &impl Paths) -> pb::App {
             Reach::Packet => pb::Reach::Packet,
         }
         .into(),
+    }
+}
+
+/// A map of an app with what the kernel has of it.
+pub fn map(snapshot: &Snapshot, app: &App, map: &Map, paths: &impl Paths) -> pb::Map {
+    let id = snapshot.observed.apps.get(&app.uid).and_then(|pinned| pinned.maps.get(&map.name));
+    pb::Map {
+        name: map.name.clone(),
+        r#type: map.kind.clone(),
+        key_size: map.key_size,
+        value_size: map.value_size,
+        max_entries: map.max_entries,
+        kernel_id: id.map(|id| id.0),
+        pin_path: id.and_then(|_| paths.map_pin(app.uid, &map.name)),
+        shared_from: map.shared.as_ref().map(|Shared { app, name, origin: _ }| pb::SharedFrom {
+            app_uid: app.to_string(),
+            app: name.to_string(),
+        }),
     }
 }
 

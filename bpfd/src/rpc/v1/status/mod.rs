@@ -3,6 +3,7 @@
 
 mod commands;
 mod image;
+mod map;
 mod object;
 mod plan;
 mod words;
@@ -24,6 +25,7 @@ use ebpf::verifier_words::explain;
 use self::commands::show_interfaces;
 use self::image::given_up;
 pub(super) use self::image::image;
+pub(super) use self::map::{map, no_app, stopping};
 use self::object::{global, parse, selection, share};
 use self::plan::plan;
 pub(super) use self::words::{attaching, detaching, loading, persisting, unloading};

@@ -13,7 +13,7 @@ use crate::worker::parse::ParseError;
 pub(super) fn parse(message: String, error: &ParseError) -> Refusal {
     let refusal = |reason| Refusal::new(reason, message).cause(error_chain(error));
     match error {
-        ParseError::Refused(_) => refusal(ErrorReason::InvalidObject),
+        ParseError::Refused(_) | ParseError::NoType(_) => refusal(ErrorReason::InvalidObject),
         ParseError::Died { .. } => refusal(ErrorReason::InvalidObject)
             .hint("is it a BPF object for this host? compile with `clang -O2 -g -target bpf -c`"),
         ParseError::TooSlow(_) | ParseError::OutOfTime(_) => refusal(ErrorReason::Timeout),
