@@ -51,7 +51,8 @@ pub fn map_types(elf: &[u8], map: &str, record: Option<&str>) -> Result<MapTypes
     let data = variables::sections(&elf)?;
     if let Some(section) = data.iter().find(|section| section.name.as_str() == map) {
         let members = variables(&elf, btf.as_ref(), map)?;
-        let value = Typed { ty: GlobalType::Struct { members }, size: section.size, name: format!("variables of {map}") };
+        let value =
+            Typed { ty: GlobalType::Struct { members }, size: section.size, name: format!("variables of {map}") };
         return Ok(MapTypes { key: Some(number()), value: Some(value) });
     }
     if map == CONFIG_MAP {

@@ -299,8 +299,7 @@ impl Write {
             CpuValues::Each => pb::PerCpu::Each,
             CpuValues::List => pb::PerCpu::List,
         });
-        let request =
-            pb::UpdateElementRequest { app, map, key, value, when: when.into(), per_cpu: per_cpu.into() };
+        let request = pb::UpdateElementRequest { app, map, key, value, when: when.into(), per_cpu: per_cpu.into() };
         session.client().await?.update_element(request).await?;
         Ok(())
     }
@@ -355,7 +354,9 @@ async fn dump(session: &Session, map: Name, shown: Shown, limit: Option<u64>) ->
             warn("the map changed while it was read: elements may be missing or printed twice", "dump it again");
         }
         Some(Ok(pb::DumpEnd::Unspecified) | Err(_)) | None => {
-            return Err(Local::new(Exit::Other, "the dump is not complete").cause("the daemon did not say its end").into());
+            return Err(Local::new(Exit::Other, "the dump is not complete")
+                .cause("the daemon did not say its end")
+                .into());
         }
     }
     Ok(())

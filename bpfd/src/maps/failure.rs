@@ -69,7 +69,7 @@ pub enum MapFailure {
     #[error("the map has as many elements as it can hold")]
     Full,
     /// The kernel keeps user space from it.
-    #[error("the kernel protects the map from user space: it is frozen, or was made with BPF_F_RDONLY or BPF_F_WRONLY")]
+    #[error("the map is frozen: the kernel lets user space only read it")]
     Protected,
     /// More elements than a watch reads.
     #[error("the map has more than {WATCH_ELEMENTS} elements")]

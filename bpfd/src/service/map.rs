@@ -4,9 +4,7 @@
 use std::collections::BTreeMap;
 
 use bpfd_core::ask::{Look, MapAccess, MapAsk};
-use bpfd_core::maps::{
-    CpuValues, DeleteElement, GetElement, MapRef, MapUse, UpdateElement, UpdateWhen, ValueForm,
-};
+use bpfd_core::maps::{CpuValues, DeleteElement, GetElement, MapRef, MapUse, UpdateElement, UpdateWhen, ValueForm};
 use bpfd_core::policy::{Denied, Principal, authorize};
 use bpfd_core::request::AppRef;
 use bpfd_core::state::{App, ChangeError, Map, State};
@@ -259,11 +257,7 @@ impl Service {
         }
     }
 
-    async fn type_names(
-        &self,
-        principal: &Principal,
-        app: &App,
-    ) -> Result<BTreeMap<String, TypeNames>, MapError> {
+    async fn type_names(&self, principal: &Principal, app: &App) -> Result<BTreeMap<String, TypeNames>, MapError> {
         let object = app.object;
         let read = move |maps: &Maps| maps.type_names(&object);
         let names = self.maps.on_thread(Line::User(principal.uid), read).await.and_then(|names| names);
@@ -276,11 +270,7 @@ fn reading_key(key: &str, form: ValueForm) -> ValueForm {
     if key.starts_with("hex:") { form } else { ValueForm::Typed }
 }
 
-fn encode(
-    elements: &bpfd_core::maps::Elements,
-    value: &str,
-    cpus: Option<CpuValues>,
-) -> Result<Vec<u8>, MapFailure> {
+fn encode(elements: &bpfd_core::maps::Elements, value: &str, cpus: Option<CpuValues>) -> Result<Vec<u8>, MapFailure> {
     elements.value(value, cpus).map_err(MapFailure::bad(ElementField::Value))
 }
 

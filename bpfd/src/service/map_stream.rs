@@ -222,7 +222,11 @@ fn take(reader: &mut RecordReader, elements: &Elements, form: ValueForm) -> (Pie
         };
         bytes += text.len();
         records.push_back((text, record.len()));
-        if records.len() >= RECORDS || bytes >= RECORD_BYTES { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if records.len() >= RECORDS || bytes >= RECORD_BYTES {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     });
     (Piece { records: records.into(), lost: taken.lost }, taken.more)
 }

@@ -166,12 +166,7 @@ pub fn inspect(workers: &Workers, elf: &[u8]) -> Result<Object, ParseError> {
 }
 
 /// What a map of an object holds, with records of this type.
-pub fn map_types(
-    workers: &Workers,
-    elf: &[u8],
-    map: &str,
-    record: Option<&str>,
-) -> Result<MapTypes, ParseError> {
+pub fn map_types(workers: &Workers, elf: &[u8], map: &str, record: Option<&str>) -> Result<MapTypes, ParseError> {
     Reader::of(workers, elf)?.map_types(map, record)
 }
 

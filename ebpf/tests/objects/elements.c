@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-// Maps of many types, some of which hold something once a packet came; a map that the object freezes for user space.
+// Maps of many types, some of which hold something once a packet came.
 #include <linux/bpf.h>
 #include <stdbool.h>
 #include <bpf/bpf_helpers.h>
@@ -70,7 +70,6 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
-	__uint(map_flags, BPF_F_RDONLY);
 	__type(key, __u32);
 	__type(value, __u64);
 } sealed SEC(".maps");

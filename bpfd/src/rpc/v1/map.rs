@@ -190,7 +190,8 @@ impl Source for (Watching, String) {
             };
             pb::MapChange { kind: kind.into(), element: Some(shown((key, value))) }
         };
-        Ok(part.map(|(changes, last)| pb::WatchMapResponse { changes: changes.into_iter().map(change).collect(), last }))
+        Ok(part
+            .map(|(changes, last)| pb::WatchMapResponse { changes: changes.into_iter().map(change).collect(), last }))
     }
 }
 

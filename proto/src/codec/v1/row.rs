@@ -74,10 +74,10 @@ pub fn map(snapshot: &Snapshot, app: &App, map: &Map, paths: &impl Paths) -> pb:
         max_entries: map.max_entries,
         kernel_id: id.map(|id| id.0),
         pin_path: id.and_then(|_| paths.map_pin(app.uid, &map.name)),
-        shared_from: map.shared.as_ref().map(|Shared { app, name, origin: _ }| pb::SharedFrom {
-            app_uid: app.to_string(),
-            app: name.to_string(),
-        }),
+        shared_from: map
+            .shared
+            .as_ref()
+            .map(|Shared { app, name, origin: _ }| pb::SharedFrom { app_uid: app.to_string(), app: name.to_string() }),
     }
 }
 

@@ -64,7 +64,9 @@ impl From<ImageError> for Refusal {
             ImageError::Mismatch(_) => refusal(ErrorReason::LabelMismatch)
                 .hint("the image must be rebuilt: `bpfctl image build` takes the labels from the object"),
             ImageError::Parse(parse) => match parse {
-                ParseError::Refused(_) | ParseError::NoType(_) | ParseError::Died { .. } => refusal(ErrorReason::InvalidObject),
+                ParseError::Refused(_) | ParseError::NoType(_) | ParseError::Died { .. } => {
+                    refusal(ErrorReason::InvalidObject)
+                }
                 ParseError::TooSlow(_) | ParseError::OutOfTime(_) => refusal(ErrorReason::Timeout),
                 ParseError::Worker(_) => refusal(ErrorReason::Internal),
             },

@@ -89,8 +89,7 @@ fn bad(message: &str, field: ElementField, error: &BadElement) -> Refusal {
         ElementField::Key => "key",
         ElementField::Value => "value",
     };
-    let mut refusal =
-        Refusal::new(ErrorReason::InvalidElement, message).cause(error.to_string()).fact("field", name);
+    let mut refusal = Refusal::new(ErrorReason::InvalidElement, message).cause(error.to_string()).fact("field", name);
     refusal.hint = match error {
         BadElement::Value(GlobalError::NoMember { name, candidates, .. }) => near(name, candidates),
         BadElement::Value(GlobalError::NotAnEnumerator { text, candidates, .. }) => near(text, candidates),
