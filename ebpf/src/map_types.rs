@@ -71,7 +71,7 @@ pub fn map_types(elf: &[u8], map: &str, record: Option<&str>) -> Result<MapTypes
     let key = members.key.and_then(|of| typed(btf, of)).or_else(|| kind.filter(is_indexed).map(|_| number()));
     let value = match named.transpose()? {
         Some(record) => Some(record),
-        None => members.value.and_then(|of| typed(btf, of)),
+        None => members.value.and_then(|of| typed(btf, of)).or_else(|| kind.filter(is_of_numbers).map(|_| number())),
     };
     Ok(MapTypes { key, value })
 }
@@ -79,6 +79,11 @@ pub fn map_types(elf: &[u8], map: &str, record: Option<&str>) -> Result<MapTypes
 /// Its keys are numbers, whatever the object says of them.
 fn is_indexed(kind: &MapKind) -> bool {
     matches!(kind.name(), Some("array" | "percpu_array" | "prog_array" | "array_of_maps"))
+}
+
+/// User space reads the kernel's numbers of what is in it.
+fn is_of_numbers(kind: &MapKind) -> bool {
+    matches!(kind.name(), Some("prog_array" | "array_of_maps" | "hash_of_maps"))
 }
 
 /// A `u32`.

@@ -13,25 +13,42 @@ use std::fmt::Write as _;
 use crate::bytes::index;
 use crate::globals::{Bits, GlobalType, HEX, Member};
 
+/// Bytes of a text. A type may say a great deal of a few bytes, as members may lie upon each other: what becomes longer is `"hex:…"`.
+pub const TEXT_MAX: usize = 448 << 10;
+
 /// The value of these bytes; as `"hex:…"` without a type, or if there are more or fewer of them than the type has.
 pub fn decode(typed: Option<(&GlobalType, u32)>, bytes: &[u8]) -> String {
-    let mut text = String::new();
+    bounded(|text| one(text, typed, bytes)).unwrap_or_else(|| as_hex(bytes))
+}
+
+/// The values of all CPUs, each of these bytes, as an array.
+pub fn decode_list(typed: Option<(&GlobalType, u32)>, cpus: &[&[u8]]) -> String {
+    let list = |typed| bounded(|text| elements(text, cpus.iter(), |text, bytes| one(text, typed, bytes)));
+    list(typed).or_else(|| list(None)).unwrap_or_else(|| as_hex(&cpus.concat()))
+}
+
+fn one(text: &mut String, typed: Option<(&GlobalType, u32)>, bytes: &[u8]) {
     match typed {
-        Some((ty, size)) if index(size) == bytes.len() => write(&mut text, ty, bytes),
-        Some(_) | None => hex(&mut text, bytes),
+        Some((ty, size)) if index(size) == bytes.len() => write(text, ty, bytes),
+        Some(_) | None => hex(text, bytes),
     }
-    text
+}
+
+/// What is written, if it is not too long.
+fn bounded(write: impl FnOnce(&mut String)) -> Option<String> {
+    let mut text = String::new();
+    write(&mut text);
+    (text.len() <= TEXT_MAX).then_some(text)
 }
 
 /// The sum over the values of all CPUs, each of these bytes: integers are added, in structs and arrays too. What cannot be added is shown
 /// once if it is the same everywhere, else as the array of all.
 pub fn decode_sum(typed: Option<(&GlobalType, u32)>, cpus: &[&[u8]]) -> String {
-    let mut text = String::new();
-    match typed {
-        Some((ty, size)) if cpus.iter().all(|bytes| index(size) == bytes.len()) => sum(&mut text, ty, cpus),
-        Some(_) | None => each(&mut text, cpus, hex),
-    }
-    text
+    let sum = bounded(|text| match typed {
+        Some((ty, size)) if cpus.iter().all(|bytes| index(size) == bytes.len()) => sum(text, ty, cpus),
+        Some(_) | None => each(text, cpus, hex),
+    });
+    sum.unwrap_or_else(|| decode_list(None, cpus))
 }
 
 /// These bytes and no type: `"hex:0a0b"`.
@@ -185,6 +202,9 @@ fn hex(text: &mut String, bytes: &[u8]) {
 fn elements<T>(text: &mut String, all: impl Iterator<Item = T>, mut one: impl FnMut(&mut String, T)) {
     text.push('[');
     for (at, element) in all.enumerate() {
+        if text.len() > TEXT_MAX {
+            return;
+        }
         if at > 0 {
             text.push(',');
         }
@@ -196,6 +216,9 @@ fn elements<T>(text: &mut String, all: impl Iterator<Item = T>, mut one: impl Fn
 fn object(text: &mut String, members: &[Member], mut one: impl FnMut(&mut String, &Member)) {
     text.push('{');
     for (at, member) in members.iter().enumerate() {
+        if text.len() > TEXT_MAX {
+            return;
+        }
         if at > 0 {
             text.push(',');
         }
@@ -276,6 +299,22 @@ mod tests {
         let wide = GlobalType::Int { size: 8, signed: false };
         assert_eq!(decode_sum(Some((&wide, 8)), &[&[0xff; 8], &[0xff; 8]]), "36893488147419103230");
         assert_eq!(decode_sum(None, &[&[1], &[2]]), r#"["hex:01","hex:02"]"#);
+    }
+
+    #[test]
+    fn a_type_that_says_much_of_few_bytes_costs_no_more_than_a_text() {
+        // Each of 4,000 members lies upon the same byte, in each of 100,000 elements: 100 GB of text.
+        let members = (0..4000).map(|at| member(&format!("{at:0>250}"), 0, 1, GlobalType::Char)).collect();
+        let element = Box::new(GlobalType::Struct { members });
+        let (ty, bytes) = (GlobalType::Array { element, size: 1, len: 100_000 }, vec![1; 100_000]);
+        let typed = Some((&ty, 100_000));
+        assert_eq!(decode(typed, &bytes), as_hex(&bytes));
+        assert_eq!(decode_sum(typed, &[&bytes]), format!("[{}]", as_hex(&bytes)));
+        assert_eq!(decode_list(typed, &[&bytes]), format!("[{}]", as_hex(&bytes)));
+        // Elements without a size: as many as there are.
+        let nothing = Box::new(GlobalType::Struct { members: vec![] });
+        let endless = GlobalType::Array { element: nothing, size: 0, len: u32::MAX };
+        assert!(decode_sum(Some((&endless, 0)), &[&[]]).len() <= TEXT_MAX);
     }
 
     #[test]

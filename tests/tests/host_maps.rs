@@ -1,6 +1,6 @@
 //! What maps hold, through the built daemon: elements by their types, values of all CPUs, records of ring and perf buffers, what each type
 //! of map allows, and who may.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a case fails by panicking, its helpers too")]
+#![expect(clippy::unwrap_used, reason = "a case fails by panicking, its helpers too")]
 
 use std::fs;
 

@@ -103,7 +103,7 @@ struct Dir {
 
 #[derive(Debug, Args)]
 struct CanI {
-    /// pull, load, attach, update, detach, unload or list
+    /// pull, load, attach, update, detach, unload, list, map-read or map-write
     #[arg(value_parser = word)]
     verb: String,
     /// The kind of program, such as xdp

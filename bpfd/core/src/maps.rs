@@ -6,7 +6,7 @@ use std::time::Duration;
 use ebpf::globals::{GlobalError, GlobalType, encode_as};
 use ebpf::map_types::{MapTypes, Typed};
 use ebpf::names::MapName;
-use ebpf::values::{as_hex, decode, decode_sum};
+use ebpf::values::{TEXT_MAX, decode, decode_list, decode_sum};
 use serde_json::Value;
 
 use crate::request::AppRef;
@@ -14,7 +14,7 @@ use crate::request::AppRef;
 /// Bytes of a key as text. The kernel's keys have at most 512 bytes: room for names of members around each.
 pub const KEY_TEXT_MAX: usize = 64 << 10;
 /// Bytes of a value as text, in a request or an answer: two of them fit a message.
-pub const VALUE_TEXT_MAX: usize = 448 << 10;
+pub const VALUE_TEXT_MAX: usize = TEXT_MAX;
 /// Bytes of a value, those of all CPUs together: as hexadecimal digits it is always short enough.
 pub const VALUE_MAX: usize = 128 << 10;
 /// Elements that are watched by name.
@@ -266,7 +266,7 @@ impl Elements {
     /// A key as text.
     #[must_use]
     pub fn shown_key(&self, bytes: &[u8], form: ValueForm) -> String {
-        short(decode(typed(self.types.key.as_ref(), form), bytes), || as_hex(bytes))
+        decode(typed(self.types.key.as_ref(), form), bytes)
     }
 
     /// A value as text, those of all CPUs as asked.
@@ -275,18 +275,14 @@ impl Elements {
         let Shown { form, cpus } = shown;
         let typed = typed(self.types.value.as_ref(), form);
         if self.cpus.is_none() {
-            return short(decode(typed, bytes), || as_hex(bytes));
+            return decode(typed, bytes);
         }
         let size = usize::try_from(self.value_size).unwrap_or(usize::MAX);
         let values: Vec<&[u8]> =
             bytes.chunks(self.stride()).map(|value| value.get(..size).unwrap_or_default()).collect();
-        let list = |typed| {
-            let each: Vec<String> = values.iter().map(|value| decode(typed, value)).collect();
-            format!("[{}]", each.join(","))
-        };
         match cpus {
-            CpuForm::Sum => short(decode_sum(typed, &values), || list(None)),
-            CpuForm::List => short(list(typed), || list(None)),
+            CpuForm::Sum => decode_sum(typed, &values),
+            CpuForm::List => decode_list(typed, &values),
         }
     }
 
@@ -297,7 +293,7 @@ impl Elements {
         let size = typed.map_or(bytes.len(), |(_, size)| usize::try_from(size).unwrap_or(usize::MAX));
         let padded = bytes.len().checked_sub(size).is_some_and(|rest| rest < 8);
         let record = if padded { bytes.get(..size).unwrap_or(bytes) } else { bytes };
-        short(decode(typed, record), || as_hex(bytes))
+        decode(typed, record)
     }
 
     /// From one CPU's value to the next (`round_up(map->value_size, 8)` of kernel/bpf/syscall.c).
@@ -324,11 +320,6 @@ fn typed(typed: Option<&Typed>, form: ValueForm) -> Option<(&GlobalType, u32)> {
         ValueForm::Typed => typed.map(|typed| (&typed.ty, typed.size)),
         ValueForm::Hex => None,
     }
-}
-
-/// A text, or a shorter one if it is too long for a message.
-fn short(text: String, shorter: impl FnOnce() -> String) -> String {
-    if text.len() <= VALUE_TEXT_MAX { text } else { shorter() }
 }
 
 #[cfg(test)]
@@ -390,18 +381,6 @@ mod tests {
         assert_eq!(shown(&[5, 0]), "\"hex:0500\"");
         assert_eq!(shown(&[5; 12]), "\"hex:050505050505050505050505\"");
         assert_eq!(records.shown_record(&[5, 0, 0, 0], ValueForm::Hex), "\"hex:05000000\"");
-    }
-
-    #[test]
-    fn a_value_whose_text_is_too_long_is_shown_by_its_bytes() {
-        let members = vec![ebpf::globals::Member { name: "n".repeat(250), offset: 0, size: 1, ty: GlobalType::Char }];
-        let one = GlobalType::Struct { members };
-        let len = u32::try_from(VALUE_MAX / 64).unwrap();
-        let many = GlobalType::Array { element: Box::new(one), size: 1, len };
-        let types = MapTypes { key: None, value: typed(many, len, "struct one[]") };
-        let map = Elements { types, value_size: len, cpus: None, ..counters() };
-        let shown = map.shown_value(&vec![1; VALUE_MAX / 64], SUM);
-        assert!(shown.starts_with("\"hex:01"), "{}", &shown[..40]);
     }
 
     #[test]

@@ -118,6 +118,8 @@ fn the_built_in_rules_are_these() {
         (verb(Verb::Detach), [true, true, false, false]),
         (verb(Verb::Unload), [true, true, false, false]),
         (owned(1001, verb(Verb::Unload)), [true, false, false, false]),
+        (owned(1000, verb(Verb::MapRead)), [true, false, false, false]),
+        (owned(1000, verb(Verb::MapWrite)), [true, false, false, false]),
         (verb(Verb::Trust), [true, false, false, false]),
         (verb(Verb::Recover), [true, false, false, false]),
     ] {

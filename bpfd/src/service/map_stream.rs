@@ -22,6 +22,8 @@ use crate::maps::{Change, Claim, ElementField, Live, MapFailure, Maps, Page, Wal
 const RECORDS: usize = 1000;
 /// Bytes of the records of one piece, but for the last one.
 const RECORD_BYTES: usize = 64 << 10;
+/// How many times as long as a look took the next one waits.
+const REST: u32 = 9;
 /// How long a reader of records waits until it asks again whether it still may, and whether a program added some without a word
 /// (`BPF_RB_NO_WAKEUP`).
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -41,6 +43,8 @@ pub struct Watching {
     maps: Maps,
     watch: Option<Watch>,
     every: Duration,
+    /// Time of a thread that the look took so far.
+    spent: Duration,
     /// When the next look begins.
     due: Instant,
     _live: Live,
@@ -98,7 +102,8 @@ impl Service {
         };
         let watch = self.maps.on_thread(permitted.line(), open).await.and_then(|watch| watch)?;
         let maps = self.maps.clone();
-        Ok(Watching { permitted, maps, watch: Some(watch), every, due: Instant::now(), _live: live })
+        let (spent, due) = (Duration::ZERO, Instant::now());
+        Ok(Watching { permitted, maps, watch: Some(watch), every, spent, due, _live: live })
     }
 
     /// Begins to read records, which is on record: it takes them out of the buffer.
@@ -170,11 +175,18 @@ impl Watching {
         while let Some(mut watch) = self.watch.take() {
             tokio::time::sleep_until(self.due).await;
             service.still(&self.permitted).await?;
-            let part = move |_: &Maps| watch.part().map(|part| (watch, part));
-            let (watch, part) = self.maps.on_thread(self.permitted.line(), part).await.and_then(|part| part)?;
+            let part = move |_: &Maps| {
+                let begun = Instant::now();
+                watch.part().map(|part| (watch, part, begun.elapsed()))
+            };
+            let part = self.maps.on_thread(self.permitted.line(), part).await.and_then(|part| part)?;
+            let (watch, part, spent) = part;
             self.watch = Some(watch);
+            self.spent += spent;
             if part.done {
-                self.due = Instant::now() + self.every;
+                // However large the map and short the interval, one watch has a small part of a processor.
+                self.due = Instant::now() + self.every.max(self.spent.saturating_mul(REST));
+                self.spent = Duration::ZERO;
             }
             if !part.changes.is_empty() {
                 return Ok(Some((part.changes, part.done)));

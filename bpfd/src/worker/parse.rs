@@ -223,14 +223,11 @@ fn judge(request: Request, fds: Vec<OwnedFd>, release: &Release) -> Result<Answe
             let object = guarded(|| ebpf::inspect::inspect(&elf).map_err(|error| ObjectError(error_chain(&error))))?;
             Ok(Answer::Object(Box::new(object)))
         }
-        Request::MapTypes { map, record } => {
-            let types = guarded(|| match map_types::map_types(&elf, &map, record.as_deref()) {
-                Ok(types) => Ok(Answer::MapTypes(Box::new(types))),
-                Err(MapTypesError::NoType(name)) => Ok(Answer::NoType(name)),
-                Err(MapTypesError::Object(error)) => Err(ObjectError(error_chain(&error))),
-            });
-            types
-        }
+        Request::MapTypes { map, record } => guarded(|| match map_types::map_types(&elf, &map, record.as_deref()) {
+            Ok(types) => Ok(Answer::MapTypes(Box::new(types))),
+            Err(MapTypesError::NoType(name)) => Ok(Answer::NoType(name)),
+            Err(MapTypesError::Object(error)) => Err(ObjectError(error_chain(&error))),
+        }),
         Request::Rehearse { recipe, types: has_types, options: has_options } => {
             let kernel_types = if has_types { fds.next() } else { None };
             let kernel_options = if has_options { fds.next() } else { None };

@@ -137,8 +137,7 @@ const (
 	ErrorReason_ERROR_REASON_STILL_RUNS ErrorReason = 90
 	// ALREADY_EXISTS: the map has an element of that key.
 	ErrorReason_ERROR_REASON_ELEMENT_EXISTS ErrorReason = 91
-	// FAILED_PRECONDITION: the kernel lets user space only read the map, or only
-	// write it.
+	// FAILED_PRECONDITION: the map is frozen, so user space can only read it.
 	ErrorReason_ERROR_REASON_MAP_PROTECTED ErrorReason = 92
 	// RESOURCE_EXHAUSTED: the map has as many elements as it can hold.
 	ErrorReason_ERROR_REASON_MAP_FULL ErrorReason = 93

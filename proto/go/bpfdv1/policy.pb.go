@@ -414,7 +414,7 @@ func (x *WhoAmIResponse) GetRules() []string {
 // be anything that a rule allows.
 type CanIRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// pull, load, attach, update, detach, unload or list.
+	// pull, load, attach, update, detach, unload, list, map-read or map-write.
 	Verb string `protobuf:"bytes,1,opt,name=verb,proto3" json:"verb,omitempty"`
 	// The kind of program, such as `xdp`.
 	ProgramType *string `protobuf:"bytes,2,opt,name=program_type,json=programType,proto3,oneof" json:"program_type,omitempty"`

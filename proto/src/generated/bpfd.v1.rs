@@ -4543,8 +4543,7 @@ pub enum ErrorReason {
     StillRuns = 90,
     /// ALREADY_EXISTS: the map has an element of that key.
     ElementExists = 91,
-    /// FAILED_PRECONDITION: the kernel lets user space only read the map, or only
-    /// write it.
+    /// FAILED_PRECONDITION: the map is frozen, so user space can only read it.
     MapProtected = 92,
     /// RESOURCE_EXHAUSTED: the map has as many elements as it can hold.
     MapFull = 93,
@@ -6066,7 +6065,7 @@ impl ::prost::Name for WhoAmIResponse {
 /// be anything that a rule allows.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CanIRequest {
-    /// pull, load, attach, update, detach, unload or list.
+    /// pull, load, attach, update, detach, unload, list, map-read or map-write.
     #[prost(string, tag = "1")]
     pub verb: ::prost::alloc::string::String,
     /// The kind of program, such as `xdp`.

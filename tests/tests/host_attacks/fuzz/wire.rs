@@ -233,6 +233,36 @@ pub(crate) fn requests() -> Vec<(&'static str, Vec<u8>)> {
         ("/bpfd.v1.LinkService/ListLinks", list_links.encode_to_vec()),
         ("/bpfd.v1.ChainService/GetChain", chain.encode_to_vec()),
         ("/bpfd.v1.ChainService/ListChains", pb::ListChainsRequest { page_size, page_token }.encode_to_vec()),
+        (
+            "/bpfd.v1.MapService/ListMaps",
+            pb::ListMapsRequest { app: Some(text("n1")), ..Default::default() }.encode_to_vec(),
+        ),
+        (
+            "/bpfd.v1.MapService/GetElement",
+            pb::GetElementRequest { app: text("n1"), map: text("packets"), key: text("0"), form: 1, per_cpu: 2 }
+                .encode_to_vec(),
+        ),
+        (
+            "/bpfd.v1.MapService/DumpMap",
+            pb::DumpMapRequest { app: text("n1"), map: text(".rodata"), limit: Some(1), ..Default::default() }
+                .encode_to_vec(),
+        ),
+        (
+            "/bpfd.v1.MapService/UpdateElement",
+            pb::UpdateElementRequest {
+                app: text("n1"),
+                map: text("packets"),
+                key: text("hex:00000000"),
+                value: text("[1,{\"a\":[2]}]"),
+                when: 2,
+                per_cpu: 2,
+            }
+            .encode_to_vec(),
+        ),
+        (
+            "/bpfd.v1.MapService/DeleteElement",
+            pb::DeleteElementRequest { app: text("n1"), map: text("packets"), key: text("0") }.encode_to_vec(),
+        ),
         ("/bpfd.v1.ImageService/Pull", pull.encode_to_vec()),
         ("/bpfd.v1.ImageService/ListImages", pb::ListImagesRequest { page_size, ..Default::default() }.encode_to_vec()),
         (
