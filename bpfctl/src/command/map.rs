@@ -21,7 +21,7 @@ Keys and values are JSON by their C types, or `hex:` and two digits a byte. `bpf
 Examples:
   bpfctl map ls counter
   bpfctl map dump counter/packets
-  bpfctl map set firewall/blocked '{\"prefixlen\": 24, \"addr\": [10, 0, 0, 0]}' 1
+  bpfctl map set firewall/blocked '{\"prefixlen\":24,\"addr\":[10,0,0,0]}' 1
   bpfctl map events tracer/events -o json")]
 pub(crate) struct Map {
     #[command(subcommand)]
@@ -84,7 +84,7 @@ Examples:
 Examples:
   bpfctl map get counter/packets 0
   bpfctl map get -q counter/packets 0
-  bpfctl map get flows/table '{\"source\": 167772161, \"port\": 443}'")]
+  bpfctl map get flows/table '{\"source\":167772161,\"port\":443}'")]
     Get {
         /// The map
         #[arg(value_parser = name, value_name = "APP/MAP")]
@@ -97,12 +97,12 @@ Examples:
     },
     /// Set an element, whether it is there or not
     #[command(
-        long_about = "Set an element, whether it is there or not\n\nMembers of a struct that are left out become zero. Each \
-write is one update of the kernel, so programs see the old value or the new one; only a value that is longer than a word may be \
-seen half-written, unless the program takes a lock.",
+        long_about = "Set an element, whether it is there or not\n\nMembers of a struct that are left out become zero. The \
+kernel copies the value while programs run: a value that is longer than a word may be seen half-written, unless the program takes a \
+lock.",
         after_help = "\
 Examples:
-  bpfctl map set firewall/blocked '{\"prefixlen\": 24, \"addr\": [10, 0, 0, 0]}' 1
+  bpfctl map set firewall/blocked '{\"prefixlen\":24,\"addr\":[10,0,0,0]}' 1
   bpfctl map set firewall/blocked hex:180000000a000000 1 --if-absent
   bpfctl map set counter/packets 0 0 --per-cpu each"
     )]
@@ -116,8 +116,8 @@ Examples:
     /// Set an element that is there
     #[command(after_help = "\
 Examples:
-  bpfctl map update firewall/limits 0 '{\"rate\": 1000, \"burst\": 50}'
-  bpfctl map update counter/packets 0 '[0, 0]' --per-cpu list")]
+  bpfctl map update firewall/limits 0 '{\"rate\":1000,\"burst\":50}'
+  bpfctl map update counter/packets 0 [0,0] --per-cpu list")]
     Update {
         #[command(flatten)]
         write: Write,
@@ -127,7 +127,7 @@ Examples:
         visible_alias = "rm",
         after_help = "\
 Examples:
-  bpfctl map delete firewall/blocked '{\"prefixlen\": 24, \"addr\": [10, 0, 0, 0]}'"
+  bpfctl map delete firewall/blocked '{\"prefixlen\":24,\"addr\":[10,0,0,0]}'"
     )]
     Delete {
         /// The map
@@ -172,7 +172,7 @@ of JSON for each record.",
         after_help = "\
 Examples:
   bpfctl map events tracer/events
-  bpfctl map events tracer/events --type 'struct event' --count 5
+  bpfctl map events tracer/events --type event --count 5
   bpfctl map events tracer/events -o json"
     )]
     Events {
