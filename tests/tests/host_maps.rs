@@ -1,5 +1,7 @@
 //! What maps hold, through the built daemon: elements by their types, values of all CPUs, records of ring and perf buffers, what each type
 //! of map allows, and who may.
+//!
+//! Long because the words of each refusal stand whole beside what was asked.
 #![expect(clippy::unwrap_used, reason = "a case fails by panicking, its helpers too")]
 
 use std::fs;
