@@ -1,5 +1,5 @@
 //! What a map of an object holds, by the object's type information: the types of its keys, values and records, for people to read and
-//! write them. Must never follow more of a type than [`crate::variables`] carries, nor say a type of another size than the map's.
+//! write them. Must never follow more of a type than `variables.rs` carries, nor say a type of another size than the map's.
 
 use serde::{Deserialize, Serialize};
 

@@ -179,7 +179,7 @@ Examples:
         /// The map
         #[arg(value_parser = name, value_name = "APP/MAP")]
         map: Name,
-        /// The records' type in C [default: the `value` of the map's definition]
+        /// The records' type in C [default: the `value` of a ring buffer's definition]
         #[arg(long, value_name = "NAME")]
         r#type: Option<String>,
         /// Print the bytes, whatever their type

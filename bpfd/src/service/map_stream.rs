@@ -117,9 +117,11 @@ impl Service {
         let live = self.maps.streams().begin(permitted.principal.uid)?;
         let who = permitted.principal.to_string();
         let claim = move |maps: &Maps| {
+            // The value of a perf event array is a descriptor, whatever its records are.
+            let says = record_type.is_some() || target.kind != "perf_event_array";
             let types = match form {
-                ValueForm::Typed => maps.types(&target, record_type.as_deref())?,
-                ValueForm::Hex => Arc::default(),
+                ValueForm::Typed if says => maps.types(&target, record_type.as_deref())?,
+                ValueForm::Typed | ValueForm::Hex => Arc::default(),
             };
             let descriptor = maps.pins().descriptor(target.app, &target.map).map_err(MapFailure::open)?;
             let claim = maps.streams().claim(map_id(&descriptor).map_err(MapFailure::open)?, who)?;

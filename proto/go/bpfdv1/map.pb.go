@@ -1341,7 +1341,7 @@ type ReadRecordsRequest struct {
 	// How records are sent.
 	Form ValueForm `protobuf:"varint,3,opt,name=form,proto3,enum=bpfd.v1.ValueForm" json:"form,omitempty"`
 	// The name of the records' type in C, `event` or `struct event`. Empty: the
-	// `value` of the map's definition.
+	// `value` of a ring buffer's definition; none for perf buffers.
 	RecordType    string `protobuf:"bytes,4,opt,name=record_type,json=recordType,proto3" json:"record_type,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

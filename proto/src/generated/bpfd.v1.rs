@@ -5097,7 +5097,7 @@ pub struct ReadRecordsRequest {
     #[prost(enumeration = "ValueForm", tag = "3")]
     pub form: i32,
     /// The name of the records' type in C, `event` or `struct event`. Empty: the
-    /// `value` of the map's definition.
+    /// `value` of a ring buffer's definition; none for perf buffers.
     #[prost(string, tag = "4")]
     pub record_type: ::prost::alloc::string::String,
 }
