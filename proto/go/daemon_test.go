@@ -73,6 +73,7 @@ var services = []string{
 	"bpfd.v1.ChainService",
 	"bpfd.v1.ImageService",
 	"bpfd.v1.LinkService",
+	"bpfd.v1.MapService",
 	"bpfd.v1.PolicyService",
 	"bpfd.v1.SystemService",
 }
