@@ -146,7 +146,10 @@ fn programs_that_are_too_much_together_are_left_out_from_the_end_of_their_chain(
     second/steps_800k  xdp   later:xdp  20    -    DRIFTED
     ");
     let cause = host.items("list links")[2]["cause"].as_str().unwrap().to_owned();
-    assert_snapshot!(cause, @"left out so that the others run: the kernel's verifier rejected `bpfd_fused`: BPF program is too large. Processed 1000001 insn");
+    // Kernels before 6.4 do not say how many.
+    let known =
+        "left out so that the others run: the kernel's verifier rejected `bpfd_fused`: BPF program is too large";
+    assert!(cause.starts_with(known), "{cause}");
     assert!(!runs(&host, "ip", "later").is_empty());
     // The start could not have it, and that is said for as long as somebody wants it.
     assert!(host.findings().iter().any(|found| found.starts_with("start: ")), "{:?}", host.findings());

@@ -21,7 +21,7 @@ use bpfd_sys::seal::Sealed;
 use ebpf::inspect::Object;
 use ebpf::load_type::LoadType;
 use ebpf::relocate::{FUNC_INFO_SIZE, Finished, LINE_INFO_SIZE};
-use ebpf::verifier_log;
+use ebpf::verifier_log::{self, Rejection};
 use rustix::io::Errno;
 
 use super::failed;
@@ -274,7 +274,14 @@ fn unusable(ObjectError(why): ObjectError) -> StepError {
 /// which is that of the try without a log.
 fn refused(program: &Finished, LoadError { error, log, log_cut }: LoadError) -> StepError {
     let Finished { function, functions, .. } = program;
-    let rejection = Box::new(verifier_log::read(log.as_bytes(), functions));
+    let mut rejection = Box::new(verifier_log::read(log.as_bytes(), functions));
+    // Kernels before 6.4 keep the beginning of a log that does not fit: where it ends nothing was refused.
+    let has_end = || log.lines().last().is_some_and(|line| line.starts_with("processed "));
+    if log_cut && !has_end() {
+        let is_long = Errno::from_io_error(&error) == Some(Errno::TOOBIG);
+        let message = is_long.then(|| "BPF program is too large".to_owned());
+        *rejection = Rejection { message, ..Rejection::default() };
+    }
     let is_verdict = if log_cut { !is_shortage(&error) } else { rejection.message.is_some() };
     if !is_verdict {
         // Under another errno a verifier that was cut short may have been at work still.
@@ -339,6 +346,12 @@ mod tests {
         assert_eq!(said("", false).to_string(), "cannot load `pass`: Invalid argument (os error 22)");
         // What is cut off may be the verdict.
         assert!(matches!(said(walked, true), StepError::Verifier { .. }));
+        // Of a log without its end, nothing is said about where it was.
+        let StepError::Verifier { rejection, .. } = said_with(Errno::TOOBIG, "0: (b7) r0 = 2\n1: (95) ex", true) else {
+            unreachable!()
+        };
+        let message = Some("BPF program is too large".to_owned());
+        assert_eq!(*rejection, Rejection { message, ..Rejection::default() });
     }
 
     #[test]
