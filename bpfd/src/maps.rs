@@ -16,7 +16,6 @@ use bpfd_core::ident::AppUid;
 use bpfd_core::maps::{Elements, MapUse, VALUE_MAX, ValueForm};
 use bpfd_core::state::{App, Map, ObjectDigest};
 use ebpf::map_types::MapTypes;
-use tokio::sync::oneshot;
 
 pub use self::failure::{ElementField, MapFailure};
 pub use self::streams::{Claim, Live, Streams};
@@ -116,22 +115,11 @@ impl Maps {
     pub async fn on_thread<T: Send + 'static>(
         &self,
         line: Line,
-        work: impl FnOnce(&Self) -> T + Send + 'static,
+        work: impl FnOnce(&Self) -> Result<T, MapFailure> + Send + 'static,
     ) -> Result<T, MapFailure> {
-        let place = self.0.queue.place(line).map_err(EngineError::from)?;
-        let (answer, result) = oneshot::channel();
         let maps = self.clone();
-        self.0.queue.push(
-            line,
-            Box::new(move |()| {
-                let _until_done = place;
-                // A caller that left needs no answer.
-                if !answer.is_closed() {
-                    answer.send(work(&maps)).unwrap_or_default();
-                }
-            }),
-        );
-        result.await.map_err(|_panicked| MapFailure::Lost)
+        let answer = self.0.queue.answer(line, move |()| work(&maps)).await.map_err(EngineError::from)?;
+        answer.ok_or(MapFailure::Lost)?
     }
 
     /// Opens a map whose elements are read or written. On a thread of its own: it may read the object.

@@ -6,6 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::{io, thread};
 
+use tokio::sync::oneshot;
+
 use crate::turns::{Full, Line, Serves, Turns};
 
 /// The way into a queue. It ends when the last one is dropped.
@@ -140,6 +142,28 @@ impl<S: 'static> Queue<Work<S>> {
             })?;
         }
         Ok(queue)
+    }
+
+    /// What a piece of work gives, done on one of the threads in its turn; `None` if it panicked. Of a caller that leaves before, it is
+    /// not done.
+    pub async fn answer<T: Send + 'static>(
+        &self,
+        line: Line,
+        work: impl FnOnce(&mut S) -> T + Send + 'static,
+    ) -> Result<Option<T>, Full> {
+        let place = self.place(line)?;
+        let (answer, result) = oneshot::channel();
+        self.push(
+            line,
+            Box::new(move |own| {
+                let _until_done = place;
+                if !answer.is_closed() {
+                    // Nobody may be there by now.
+                    drop(answer.send(work(own)));
+                }
+            }),
+        );
+        Ok(result.await.ok())
     }
 }
 

@@ -14,7 +14,6 @@ use bpfd_core::names::Netns;
 use bpfd_core::plan::status;
 use bpfd_core::seat::seated;
 use bpfd_core::snapshot::Snapshot;
-use tokio::sync::oneshot;
 
 use crate::engine::{EngineError, EngineHandle};
 use crate::kernel::{HostKernel, Reader, held_by};
@@ -150,19 +149,7 @@ impl Reads {
         line: Line,
         work: impl FnOnce(&mut Reader) -> T + Send + 'static,
     ) -> Result<T, EngineError> {
-        let place = self.queue.place(line)?;
-        let (answer, result) = oneshot::channel();
-        self.queue.push(
-            line,
-            Box::new(move |reader| {
-                let _until_done = place;
-                // A caller that left needs no answer.
-                if !answer.is_closed() {
-                    answer.send(work(reader)).unwrap_or_default();
-                }
-            }),
-        );
-        result.await.map_err(|_| EngineError::Stopped)
+        self.queue.answer(line, work).await?.ok_or(EngineError::Stopped)
     }
 
     /// Until a change was published, or for a moment.

@@ -269,6 +269,9 @@ fn unusable(ObjectError(why): ObjectError) -> StepError {
     StepError::Object { why }
 }
 
+/// What the verifier says of a program with too many steps (`do_check` of kernel/bpf/verifier.c), before their number.
+pub(super) const TOO_LARGE: &str = "BPF program is too large";
+
 /// A verdict has words in the verifier's log. A log without any is of a program that the verifier accepted, and that the kernel failed to
 /// make ready afterwards; without a log, the verifier was not reached. Of a log that was cut the words may be missing: the errno tells,
 /// which is that of the try without a log.
@@ -279,7 +282,7 @@ fn refused(program: &Finished, LoadError { error, log, log_cut }: LoadError) -> 
     let has_end = || log.lines().last().is_some_and(|line| line.starts_with("processed "));
     if log_cut && !has_end() {
         let is_long = Errno::from_io_error(&error) == Some(Errno::TOOBIG);
-        let message = is_long.then(|| "BPF program is too large".to_owned());
+        let message = is_long.then(|| TOO_LARGE.to_owned());
         *rejection = Rejection { message, ..Rejection::default() };
     }
     let is_verdict = if log_cut { !is_shortage(&error) } else { rejection.message.is_some() };

@@ -141,7 +141,7 @@ impl Service {
             let value = opened.map.lookup(&key).map_err(MapFailure::reading)?.ok_or(MapFailure::Absent)?;
             Ok((opened.elements.shown_key(&key, shown.form), opened.elements.shown_value(&value, shown)))
         };
-        Ok(self.maps.on_thread(line, read).await.and_then(|read| read)?)
+        Ok(self.maps.on_thread(line, read).await?)
     }
 
     /// Writes one element.
@@ -157,7 +157,7 @@ impl Service {
             let value = encode(&opened.elements, &value, cpus)?;
             Ok((opened.map, bytes, value))
         };
-        let (open, key, value) = self.maps.on_thread(line, encode).await.and_then(|encoded| encoded)?;
+        let (open, key, value) = self.maps.on_thread(line, encode).await?;
         let update = match when {
             UpdateWhen::Any => Update::Any,
             UpdateWhen::Absent => Update::Create,
@@ -181,7 +181,7 @@ impl Service {
             let bytes = opened.elements.key(&key).map_err(MapFailure::bad(ElementField::Key))?;
             Ok((opened.map, bytes))
         };
-        let (open, key) = self.maps.on_thread(line, encode).await.and_then(|encoded| encoded)?;
+        let (open, key) = self.maps.on_thread(line, encode).await?;
         let change = format!("remove the element {} of map `{}`", recorded_key(&key), permitted.target.name);
         self.written(permitted, change, move |kind| {
             match open.delete(&key).map_err(|error| MapFailure::removing(kind, error))? {
@@ -202,7 +202,7 @@ impl Service {
         let (maps, line) = (self.maps.clone(), permitted.line());
         let Permitted { principal, access: _, target } = permitted;
         let apps = vec![target.app_name().to_owned()];
-        let work = async move { maps.on_thread(line, move |_| write(&target.kind)).await.and_then(|written| written) };
+        let work = async move { maps.on_thread(line, move |_| write(&target.kind)).await };
         Ok(self.recorded_of(principal.owner(), apps, vec![change], work).await?)
     }
 
@@ -260,7 +260,7 @@ impl Service {
     async fn type_names(&self, principal: &Principal, app: &App) -> Result<BTreeMap<String, TypeNames>, MapError> {
         let object = app.object;
         let read = move |maps: &Maps| maps.type_names(&object);
-        let names = self.maps.on_thread(Line::User(principal.uid), read).await.and_then(|names| names);
+        let names = self.maps.on_thread(Line::User(principal.uid), read).await;
         Ok(names?)
     }
 }

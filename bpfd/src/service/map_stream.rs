@@ -83,7 +83,7 @@ impl Service {
         let live = self.maps.streams().begin(permitted.principal.uid)?;
         let target = permitted.target.clone();
         let open = move |maps: &Maps| Ok(Walk::new(maps.open(&target, shown.form)?, shown, limit));
-        let walk = self.maps.on_thread(permitted.line(), open).await.and_then(|walk| walk)?;
+        let walk = self.maps.on_thread(permitted.line(), open).await?;
         Ok(Dump { permitted, maps: self.maps.clone(), walk: Some(walk), _live: live })
     }
 
@@ -100,7 +100,7 @@ impl Service {
             let keys = keys.iter().map(|key| opened.elements.key(key)).collect::<Result<_, _>>();
             Ok(Watch::new(opened, shown, keys.map_err(MapFailure::bad(ElementField::Key))?))
         };
-        let watch = self.maps.on_thread(permitted.line(), open).await.and_then(|watch| watch)?;
+        let watch = self.maps.on_thread(permitted.line(), open).await?;
         let maps = self.maps.clone();
         let (spent, due) = (Duration::ZERO, Instant::now());
         Ok(Watching { permitted, maps, watch: Some(watch), every, spent, due, _live: live })
@@ -127,7 +127,7 @@ impl Service {
             let claim = maps.streams().claim(map_id(&descriptor).map_err(MapFailure::open)?, who)?;
             Ok((types, descriptor, claim))
         };
-        let claimed = self.maps.on_thread(permitted.line(), claim).await.and_then(|claimed| claimed)?;
+        let claimed = self.maps.on_thread(permitted.line(), claim).await?;
         let (types, descriptor, claim) = claimed;
         let name = permitted.target.name.clone();
         let apps = vec![permitted.target.app_name().to_owned()];
@@ -138,7 +138,7 @@ impl Service {
             let ready = Arc::new(reader.ready()?);
             Ok((reader, ready))
         };
-        let opened = self.maps.on_thread(permitted.line(), open).await.and_then(|opened| opened);
+        let opened = self.maps.on_thread(permitted.line(), open).await;
         let (reader, ready) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -165,7 +165,7 @@ impl Dump {
         let Some(mut walk) = self.walk.take() else { return Ok(None) };
         service.still(&self.permitted).await?;
         let page = move |_: &Maps| walk.page().map(|page| (walk, page));
-        let (walk, page) = self.maps.on_thread(self.permitted.line(), page).await.and_then(|page| page)?;
+        let (walk, page) = self.maps.on_thread(self.permitted.line(), page).await?;
         self.walk = page.end.is_none().then_some(walk);
         Ok(Some(page))
     }
@@ -181,7 +181,7 @@ impl Watching {
                 let begun = Instant::now();
                 watch.part().map(|part| (watch, part, begun.elapsed()))
             };
-            let part = self.maps.on_thread(self.permitted.line(), part).await.and_then(|part| part)?;
+            let part = self.maps.on_thread(self.permitted.line(), part).await?;
             let (watch, part, spent) = part;
             self.watch = Some(watch);
             self.spent += spent;
@@ -212,7 +212,7 @@ impl Records {
             let (elements, form) = (self.elements.clone(), self.form);
             let take = move |_: &Maps| {
                 let piece = take(&mut reader, &elements, form);
-                (reader, piece)
+                Ok((reader, piece))
             };
             let (reader, (piece, more)) = self.maps.on_thread(self.permitted.line(), take).await?;
             (self.reader, self.more) = (Some(reader), more);

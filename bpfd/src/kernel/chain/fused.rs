@@ -16,7 +16,7 @@ use ebpf::fuse::{self, CannotFuse, Size, fuse};
 use super::generation::{self, Built, entry, freeze};
 use crate::causes::error_chain;
 use crate::kernel::failed;
-use crate::kernel::prepare::{Codes, load};
+use crate::kernel::prepare::{Codes, TOO_LARGE, load};
 
 /// Builds a generation: one program of all members, in order, with the record of them.
 pub(crate) fn build(
@@ -53,7 +53,7 @@ fn part<'a>(member: &Member, apps: &'a Codes) -> Result<fuse::Member<'a>, StepEr
 
 /// What the verifier says of all members together: where it stopped is nobody's fault (`do_check` and `push_stack` of
 /// kernel/bpf/verifier.c). Frames and stack are those of one member's calls.
-const TOGETHER: [&str; 2] = ["BPF program is too large", "The sequence of"];
+const TOGETHER: [&str; 2] = [TOO_LARGE, "The sequence of"];
 
 /// Names the member that the verifier rejects, by the instruction that it objects to; none if it objects to all of them together.
 fn about(error: StepError, parts: &[fuse::Member<'_>], members: &[Member]) -> StepError {
