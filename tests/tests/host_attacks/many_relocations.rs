@@ -1,42 +1,9 @@
 //! A small object with many CO-RE relocations: whoever loads it again after a restart reads it once, and the kernel's types once, and
 //! spends no more than it must.
 
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
-use std::path::Path;
-
-use bpfd_tests::{Host, broken, example};
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
-use rustix::io::Errno;
+use bpfd_tests::{Host, Opens, broken, example};
 
 use crate::world::{Images, image_of};
-
-/// How often files below a directory, or one file, were opened.
-struct Opened(OwnedFd);
-
-impl Opened {
-    fn of(path: &Path) -> Self {
-        let files = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).unwrap();
-        inotify::add_watch(&files, path, WatchFlags::OPEN).unwrap();
-        Self(files)
-    }
-
-    /// Since the last time.
-    fn count(&self) -> usize {
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut events = inotify::Reader::new(&self.0, &mut buffer);
-        let mut count = 0;
-        let error = loop {
-            match events.next() {
-                // Not the directory itself.
-                Ok(event) => count += usize::from(!event.events().contains(ReadFlags::ISDIR)),
-                Err(error) => break error,
-            }
-        };
-        assert_eq!(error, Errno::AGAIN);
-        count
-    }
-}
 
 #[test]
 fn an_object_with_many_relocations_is_read_once() {
@@ -47,14 +14,14 @@ fn an_object_with_many_relocations_is_read_once() {
     host.stop();
     host.shell("cp /sys/kernel/btf/vmlinux /run/types; mount --bind /run/types /sys/kernel/btf/vmlinux");
     host.start();
-    let types = Opened::of(&host.path("/run/types"));
+    let types = Opens::of([host.path("/run/types")]);
     let load = |host: &Host, app: &str| {
         let line = format!("load -q --image registry/open/many:1 --name {app} xdp -i uplink --priority 500");
         host.bpfctl_as_member(&line).ok();
     };
     load(host, "one");
     assert_eq!(types.count(), 1, "it has relocations");
-    let objects = Opened::of(&host.path("/run/case/var/lib/bpfd/objects"));
+    let objects = Opens::of([host.path("/run/case/var/lib/bpfd/objects")]);
     host.stop();
     host.start();
     assert_eq!((objects.count(), types.count()), (0, 0), "what runs is not read again at a start");

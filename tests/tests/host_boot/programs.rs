@@ -5,10 +5,9 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 
-use bpfd_tests::{Host, eventually, example};
+use bpfd_tests::{Host, Opens, eventually, example};
 use bytecode_image::testing::registry::Mode;
 use insta::assert_snapshot;
-use rustix::fs::inotify;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::world::{ETC, Images, image};
@@ -379,11 +378,8 @@ fn interfaces_that_come_wait_for_no_pull_and_have_nothing_pulled_sooner() {
 fn files_are_read_again_for_an_interface_only_if_they_were_changed() {
     let mut host = with(&[("10-fw.toml", &FW.replace("\"uplink\"", "\"eth*\""))]);
     host.start();
-    let opened = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
-    for path in [host.path(OBJECT), host.path(&format!("{ETC}/programs.d/10-fw.toml"))] {
-        inotify::add_watch(&opened, path, inotify::WatchFlags::OPEN).unwrap();
-    }
-    let was_opened = || rustix::io::read(&opened, &mut [0; 4096]).is_ok();
+    let opens = Opens::of([host.path(OBJECT), host.path(&format!("{ETC}/programs.d/10-fw.toml"))]);
+    let was_opened = || opens.count() > 0;
     // A file that was written a moment ago is read again.
     let unread = (0..20).find(|number| {
         was_opened();
