@@ -91,8 +91,14 @@ pub(crate) enum Format {
     /// For people
     #[default]
     Table,
+    /// A table with more columns, if there is more to say
+    Wide,
     /// For programs: {"apiVersion", "kind", "items"}; messages of the API are in proto3 JSON
     Json,
+    /// The same document in YAML
+    Yaml,
+    /// Names alone, one a line, for the arguments of other commands
+    Name,
 }
 
 /// When standard error has colour.

@@ -8,6 +8,7 @@ mod credentials;
 mod error;
 mod files;
 mod hook;
+mod listing;
 mod output;
 mod progress;
 

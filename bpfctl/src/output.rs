@@ -1,4 +1,4 @@
-//! Results on standard output: a table, names alone, or JSON. One place, so that `-o`, `-q` and `--no-headers` mean the same
+//! Results on standard output: a table, names alone, JSON or YAML. One place, so that `-o`, `-q` and `--no-headers` mean the same
 //! for every verb. Texts of others are printed without control characters: a program's name must not drive the terminal.
 
 use std::io::Write as _;
@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use bpfd_proto::v1 as pb;
 use comfy_table::{ContentArrangement, Table, presets};
 use prost::{Message, Name};
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde_json::{Value, json};
 
 use crate::args::Format;
@@ -24,8 +24,10 @@ pub(crate) struct Printer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     Table,
+    Wide,
     Names,
     Json,
+    Yaml,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,10 @@ pub(crate) trait View {
     fn names(&self) -> Vec<String>;
     /// For people; empty if there is nothing to show.
     fn text(&self) -> Vec<Block>;
+    /// For people who want to see more; [`View::text`] where there is no more to say.
+    fn wide(&self) -> Vec<Block> {
+        self.text()
+    }
     /// What standard error says when there is no item.
     fn nothing(&self) -> &'static str;
     /// The steps of a dry run, for JSON.
@@ -74,8 +80,11 @@ impl Printer {
     pub(crate) fn new(format: Format, quiet: bool, no_headers: bool) -> Self {
         let form = match format {
             Format::Json => Form::Json,
-            Format::Table if quiet => Form::Names,
+            Format::Yaml => Form::Yaml,
+            Format::Name => Form::Names,
+            Format::Table | Format::Wide if quiet => Form::Names,
             Format::Table => Form::Table,
+            Format::Wide => Form::Wide,
         };
         Self {
             form,
@@ -89,9 +98,18 @@ impl Printer {
         self.remarks == Remarks::Hidden
     }
 
-    /// Whether the result is for programs.
-    pub(crate) fn is_json(&self) -> bool {
-        self.form == Form::Json
+    /// Whether names are the whole result.
+    pub(crate) fn is_names(&self) -> bool {
+        self.form == Form::Names
+    }
+
+    /// Prints one of many records, if they are for programs: those that come one by one have no document around them.
+    pub(crate) fn record(&self, line: &[u8], record: &Value) -> Option<Result<(), Failure>> {
+        match self.form {
+            Form::Json => Some(self.raw(&format!("{}\n", String::from_utf8_lossy(line)))),
+            Form::Yaml => Some(yaml(record).and_then(|text| self.raw(&format!("---\n{text}")))),
+            Form::Table | Form::Wide | Form::Names => None,
+        }
     }
 
     /// Whether tables have a first line.
@@ -102,9 +120,11 @@ impl Printer {
     /// Prints a result.
     pub(crate) fn show(&self, view: &impl View) -> Result<(), Failure> {
         let text = match self.form {
-            Form::Json => self.json(view)?,
+            Form::Json => json(&document(view)?)?,
+            Form::Yaml => yaml(&document(view)?)?,
             Form::Names => view.names().iter().map(|name| format!("{}\n", printable(name))).collect(),
             Form::Table => self.blocks(view.text()),
+            Form::Wide => self.blocks(view.wide()),
         };
         if text.is_empty() && !self.is_quiet() {
             note(view.nothing());
@@ -129,15 +149,6 @@ impl Printer {
         out.write_all(text.as_bytes())?;
         out.flush()?;
         Ok(())
-    }
-
-    fn json(&self, view: &impl View) -> Result<String, Failure> {
-        let mut document = json!({ "apiVersion": pb::App::PACKAGE, "kind": view.kind(), "items": view.items()? });
-        if let (Some(plan), Some(fields)) = (view.plan(), document.as_object_mut()) {
-            fields.insert("plan".to_owned(), json!(plan));
-        }
-        let text = serde_json::to_string_pretty(&document).map_err(|error| internal(&error.to_string()))?;
-        Ok(text + "\n")
     }
 
     fn blocks(&self, blocks: Vec<Block>) -> String {
@@ -176,6 +187,26 @@ impl Printer {
     }
 }
 
+/// A result as programs read it; docs/cli.md says what of it stays as it is.
+pub(crate) fn document(view: &impl View) -> Result<Value, Failure> {
+    let mut document = json!({ "apiVersion": pb::App::PACKAGE, "kind": view.kind(), "items": view.items()? });
+    if let (Some(plan), Some(fields)) = (view.plan(), document.as_object_mut()) {
+        fields.insert("plan".to_owned(), json!(plan));
+    }
+    Ok(document)
+}
+
+pub(crate) fn json(document: &Value) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(document).map_err(|error| internal(&error.to_string()))?;
+    Ok(text + "\n")
+}
+
+/// Each text is in one line, whatever is in it: no text of others can look like a line of the document.
+fn yaml(document: &Value) -> Result<String, Failure> {
+    let options = serde_saphyr::ser_options! { prefer_block_scalars: false };
+    serde_saphyr::to_string_with_options(document, options).map_err(|error| internal(&error.to_string()))
+}
+
 /// Control characters but the tab as escapes, and what makes text look like another; everything else as it is.
 pub(crate) fn printable(text: &str) -> String {
     let escape = |c: char| if misleads(c) { c.escape_default().collect() } else { String::from(c) };
@@ -191,17 +222,20 @@ fn misleads(c: char) -> bool {
 
 /// A message in proto3 JSON, with every field that has no presence of its own.
 pub(crate) fn message<M: Message + Name>(message: &M) -> Result<Value, Failure> {
-    static POOL: LazyLock<Option<DescriptorPool>> =
-        LazyLock::new(|| DescriptorPool::decode(bpfd_proto::FILE_DESCRIPTOR_SET).ok());
-    let name = M::full_name();
-    let pool = POOL.as_ref().ok_or_else(|| internal("the API's descriptors do not decode"))?;
-    let descriptor = pool.get_message_by_name(&name).ok_or_else(|| internal(&format!("no descriptor of {name}")))?;
+    let descriptor = descriptor::<M>().ok_or_else(|| internal(&format!("no descriptor of {}", M::full_name())))?;
     let bytes = message.encode_to_vec();
     let message = DynamicMessage::decode(descriptor, bytes.as_slice()).map_err(|error| internal(&error.to_string()))?;
     let options = SerializeOptions::new().skip_default_fields(false);
     message
         .serialize_with_options(serde_json::value::Serializer, &options)
         .map_err(|error| internal(&error.to_string()))
+}
+
+/// What the API says of a message's fields.
+pub(crate) fn descriptor<M: Name>() -> Option<MessageDescriptor> {
+    static POOL: LazyLock<Option<DescriptorPool>> =
+        LazyLock::new(|| DescriptorPool::decode(bpfd_proto::FILE_DESCRIPTOR_SET).ok());
+    POOL.as_ref()?.get_message_by_name(&M::full_name())
 }
 
 /// [`message`] of each.
@@ -217,7 +251,7 @@ pub(crate) fn warnings(warnings: &[pb::Warning]) {
 }
 
 fn internal(cause: &str) -> Failure {
-    Local::new(Exit::Other, "cannot print the answer as JSON").cause(cause).into()
+    Local::new(Exit::Other, "cannot print the answer").cause(cause).into()
 }
 
 #[cfg(test)]

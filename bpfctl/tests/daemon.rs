@@ -141,6 +141,69 @@ fn list_shows_each_link_and_each_program_without_one() {
 }
 
 #[test]
+fn a_result_has_the_form_that_is_asked_for() {
+    check(
+        "forms",
+        &[
+            &["list", "-o", "wide"],
+            &["list", "links", "-o", "wide", "--no-headers"],
+            &["list", "-o", "name"],
+            &["list", "links", "-o", "yaml"],
+            &["list", "-i", "eth1", "-o", "yaml"],
+            &["chain", "show", "eth0", "-o", "wide"],
+            &["chain", "show", "-o", "name"],
+            &["image", "ls", "-o", "wide"],
+            &["image", "ls", "-o", "name"],
+            &["image", "ls", "-o", "yaml"],
+            &["image", "ls", "-o", "wide", "-q"],
+            &["unload", "counter", "--dry-run", "-o", "yaml"],
+            &["doctor", "-o", "name"],
+            &["doctor", "-o", "wide"],
+            &["programs", "list", "-o", "name"],
+            &["list", "-o", "xml"],
+        ],
+    );
+}
+
+#[test]
+fn lists_are_sorted_and_filtered_by_what_their_items_have() {
+    check(
+        "listing",
+        &[
+            &["list", "--sort", "-name"],
+            &["list", "--filter", "name=filter"],
+            &["list", "links", "--sort", "priority", "-o", "name"],
+            &["list", "links", "--sort=-PRIO", "-o", "name"],
+            &["list", "links", "--filter", "state=waiting", "--filter", "interface=wlan0"],
+            &["list", "links", "--filter", "state=drifted"],
+            &["image", "ls", "--filter", "trusted=false"],
+            &["image", "ls", "--filter", "signers=ci", "-q"],
+            &["chain", "show", "--filter", "mode=libxdp", "-q"],
+            &["chain", "list", "--filter", "mode=fused", "-q"],
+            &["programs", "list", "--filter", "state=loading", "-o", "name"],
+            &["list", "links", "--sort", "priorty"],
+            &["list", "--sort", "priority"],
+            &["list", "links", "--filter", "state=atached"],
+            &["image", "ls", "--filter", "trusted"],
+        ],
+    );
+}
+
+#[test]
+fn yaml_is_the_document_of_json() {
+    let daemon = Daemon::start();
+    for line in ["list", "list links", "chain show", "image ls", "doctor", "programs list", "state show", "version"] {
+        let said = |form: &str| {
+            let output = bpfctl(&daemon, &format!("{line} -o {form}").split_whitespace().collect::<Vec<_>>());
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let (json, yaml) = (said("json"), said("yaml"));
+        let read: serde_json::Value = serde_saphyr::from_str(&yaml).unwrap();
+        assert_eq!(read, serde_json::from_str::<serde_json::Value>(&json).unwrap(), "{line}");
+    }
+}
+
+#[test]
 fn get_shows_everything_about_one_thing() {
     check(
         "get",

@@ -12,6 +12,7 @@ use super::views::{self, NONE, or_dash, or_none};
 use crate::args::{DryRun, netns_field};
 use crate::client::Session;
 use crate::error::{Exit, Failure, warn};
+use crate::listing::Listing;
 use crate::output::{Block, View, messages};
 
 /// Show the programs of an interface, in the order in which they run
@@ -43,6 +44,8 @@ Examples:
         /// Which of its hooks [default: xdp]
         #[arg(long, value_enum, requires = "interface")]
         hook: Option<ChainHook>,
+        #[command(flatten)]
+        listing: Listing,
     },
     /// Build the libxdp dispatcher of an interface again, with another version
     #[command(
@@ -73,9 +76,13 @@ Examples:
         after_help = "\
 Examples:
   bpfctl chain list
+  bpfctl chain list --filter hook=tc-ingress --sort interface
   bpfctl chain list -o json | jq -r '.items[].interface'"
     )]
-    List,
+    List {
+        #[command(flatten)]
+        listing: Listing,
+    },
 }
 
 /// The shared hooks of an interface.
@@ -99,9 +106,13 @@ impl From<ChainHook> for pb::ChainHook {
 
 impl Chain {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let selection = match &self.verb {
+            ChainVerb::Show { listing, .. } | ChainVerb::List { listing } => Some(listing.of::<pb::Chain>()?),
+            ChainVerb::Rebuild { .. } => None,
+        };
         let mut client = session.client().await?;
-        let chains = match self.verb {
-            ChainVerb::Show { interface: Some(interface), netns, hook } => {
+        let mut chains = match self.verb {
+            ChainVerb::Show { interface: Some(interface), netns, hook, listing: _ } => {
                 let request = pb::GetChainRequest {
                     netns: netns.and_then(netns_field),
                     interface: interface.into(),
@@ -123,10 +134,13 @@ impl Chain {
                 views::show(session, &dry, Chains(vec![chain]), answer.plan)?;
                 return Ok(Exit::Ok);
             }
-            ChainVerb::Show { interface: None, .. } | ChainVerb::List => {
+            ChainVerb::Show { interface: None, .. } | ChainVerb::List { .. } => {
                 client.chains(pb::ListChainsRequest::default()).await?
             }
         };
+        if let Some(selection) = selection {
+            chains = selection.apply(chains)?;
+        }
         for finding in chains.iter().flat_map(|chain| &chain.findings) {
             warn(finding, "");
         }
@@ -157,7 +171,12 @@ impl View for Chains {
     }
 
     fn text(&self) -> Vec<Block> {
-        self.0.iter().flat_map(|chain| [Block::Facts(facts(chain)), members(chain)]).collect()
+        let blocks = |chain| [Block::Facts(facts(chain, Width::Terminal)), members(chain, Width::Terminal)];
+        self.0.iter().flat_map(blocks).collect()
+    }
+
+    fn wide(&self) -> Vec<Block> {
+        self.0.iter().flat_map(|chain| [Block::Facts(facts(chain, Width::All)), members(chain, Width::All)]).collect()
     }
 
     fn nothing(&self) -> &'static str {
@@ -165,14 +184,24 @@ impl View for Chains {
     }
 }
 
-fn facts(chain: &pb::Chain) -> Vec<(&'static str, String)> {
+/// How much is said of a chain.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Width {
+    Terminal,
+    All,
+}
+
+fn facts(chain: &pb::Chain, width: Width) -> Vec<(&'static str, String)> {
     let place = match &chain.netns {
         Some(netns) => format!("{netns}:{}", chain.interface),
         None => chain.interface.clone(),
     };
     let mode = views::lower(chain.mode().as_str_name(), "CHAIN_MODE_");
-    // The sentence begins with its gist; `-o json` and `bpfctl doctor` have all of it.
-    let gist = chain.mode_cause.split(": ").next().unwrap_or_default();
+    // The sentence begins with its gist; `-o wide`, `-o json` and `bpfctl doctor` have all of it.
+    let gist = match width {
+        Width::Terminal => chain.mode_cause.split(": ").next().unwrap_or_default(),
+        Width::All => chain.mode_cause.as_str(),
+    };
     let mode = if gist.is_empty() { mode } else { format!("{mode} ({gist})") };
     let hook = views::lower(chain.hook().as_str_name(), "CHAIN_HOOK_").replace('_', "-");
     let mut facts = vec![("chain", format!("{place}:{hook}"))];
@@ -208,19 +237,27 @@ const fn ordered_columns(place: &'static str) -> [&'static str; 10] {
     ["POS", place, "PRIO", "ASKED", "ORDER", "PROGRAM", "PROCEED-ON", "KERNEL-ID", "OWNER", "STATE"]
 }
 
-fn members(chain: &pb::Chain) -> Block {
+/// All that is known of a member.
+const fn wide_columns(place: &'static str) -> [&'static str; 12] {
+    ["POS", place, "PRIO", "ASKED", "ORDER", "PROGRAM", "PROCEED-ON", "KERNEL-ID", "TAG", "OWNER", "STATE", "CAUSE"]
+}
+
+fn members(chain: &pb::Chain, width: Width) -> Block {
     let order = |member: &pb::ChainMember| match &member.program {
         Some(chain_member::Program::Link(link)) => link.order.clone(),
         Some(chain_member::Program::Foreign(_)) | None => String::new(),
     };
-    let is_ordered = chain.members.iter().any(|member| !order(member).is_empty());
+    let is_wide = width == Width::All;
+    let is_ordered = is_wide || chain.members.iter().any(|member| !order(member).is_empty());
     let rows = chain.members.iter().map(|member| {
-        let (owner, state) = match &member.program {
+        let (owner, state, cause) = match &member.program {
             Some(chain_member::Program::Link(link)) => {
-                (format!("uid {}", link.owner_uid), views::link_state(link.state()))
+                (format!("uid {}", link.owner_uid), views::link_state(link.state()), or_dash(&link.cause))
             }
-            Some(chain_member::Program::Foreign(foreign)) => (or_dash(&foreign.holder), "FOREIGN".to_owned()),
-            None => (NONE.to_owned(), NONE.to_owned()),
+            Some(chain_member::Program::Foreign(foreign)) => {
+                (or_dash(&foreign.holder), "FOREIGN".to_owned(), NONE.to_owned())
+            }
+            None => (NONE.to_owned(), NONE.to_owned(), NONE.to_owned()),
         };
         let priorities = match is_ordered {
             true => {
@@ -231,16 +268,15 @@ fn members(chain: &pb::Chain) -> Block {
         };
         let position = or_none(Some(member.position).filter(|position| *position > 0));
         let place = vec![position, or_none(member.slot.or(member.preference))];
-        let program = vec![
-            member_name(member),
-            views::proceed_on(member.proceed_on.as_ref()),
-            or_none(member.kernel_program_id),
-            owner,
-            state,
-        ];
-        [place, priorities, program].concat()
+        let program =
+            vec![member_name(member), views::proceed_on(member.proceed_on.as_ref()), or_none(member.kernel_program_id)];
+        let tag = is_wide.then(|| or_dash(&member.tag)).into_iter().collect();
+        let cause = is_wide.then_some(cause).into_iter().collect();
+        [place, priorities, program, tag, vec![owner, state], cause].concat()
     });
     let columns: &[&str] = match (chain.mode() == pb::ChainMode::Clsact, is_ordered) {
+        (true, _) if is_wide => &const { wide_columns("PREF") },
+        (false, _) if is_wide => &const { wide_columns("SLOT") },
         (true, false) => &const { columns("PREF") },
         (false, false) => &const { columns("SLOT") },
         (true, true) => &const { ordered_columns("PREF") },

@@ -10,6 +10,7 @@ use super::views::{Apps, Links};
 use crate::args::{label_field, netns_field};
 use crate::client::Session;
 use crate::error::{Exit, Failure};
+use crate::listing::Listing;
 
 /// List loaded programs and where they are attached
 #[derive(Debug, Args)]
@@ -20,10 +21,12 @@ Examples:
   bpfctl list
   bpfctl list -i eth0
   bpfctl list --label team=edge --label canary
+  bpfctl list links --filter state=drifted
+  bpfctl list links --sort -priority
   bpfctl list links -o json"
 )]
 pub(crate) struct List {
-    /// What to list; it matters for -o json and -q
+    /// What to list; it matters for -o json, yaml and name, for --sort and --filter
     #[arg(value_enum, default_value_t)]
     what: What,
     /// Only what is on this interface
@@ -35,6 +38,8 @@ pub(crate) struct List {
     /// Only apps with this label, or with a label of this key (repeatable: with all of them)
     #[arg(long, value_name = "KEY[=VALUE]")]
     label: Vec<LabelSelector>,
+    #[command(flatten)]
+    listing: Listing,
 }
 
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
@@ -48,9 +53,15 @@ enum What {
 
 impl List {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let Self { what, interface, netns, label } = self;
+        let Self { what, interface, netns, label, listing } = self;
         let interface = interface.map(String::from);
         let netns = netns.and_then(netns_field);
+        let selection = match what {
+            What::Apps => {
+                listing.of::<pb::App>().map_err(|bad| bad.or_in::<pb::Link>(&listing, "bpfctl list links"))?
+            }
+            What::Links => listing.of::<pb::Link>()?,
+        };
         let mut client = session.client().await?;
         let user_labels: Vec<pb::LabelSelector> = label.iter().map(label_field).collect();
         let of_apps = pb::ListAppsRequest {
@@ -62,11 +73,11 @@ impl List {
         let of_links = pb::ListLinksRequest { interface, netns, user_labels, ..Default::default() };
         match what {
             What::Apps => {
-                let apps = client.apps(of_apps).await?;
+                let apps = selection.apply(client.apps(of_apps).await?)?;
                 let links = client.links(of_links).await?;
                 session.printer.show(&Apps { apps, links })?;
             }
-            What::Links => session.printer.show(&Links(client.links(of_links).await?))?,
+            What::Links => session.printer.show(&Links(selection.apply(client.links(of_links).await?)?))?,
         }
         tell_recovered(&mut client).await?;
         Ok(Exit::Ok)

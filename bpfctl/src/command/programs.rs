@@ -15,6 +15,7 @@ use crate::args::word;
 use crate::client::Session;
 use crate::error::{Exit, Failure, Local, warn};
 use crate::files;
+use crate::listing::Listing;
 use crate::output::{Block, View, messages};
 
 /// Where the daemon reads them.
@@ -52,8 +53,12 @@ Examples:
     #[command(after_help = "\
 Examples:
   bpfctl programs list
+  bpfctl programs list --filter state=failed
   bpfctl programs list -o json | jq -r '.items[].state'")]
-    List,
+    List {
+        #[command(flatten)]
+        listing: Listing,
+    },
     /// Write the apps that there are as such a file
     #[command(after_help = "\
 Images are written by their digests. A file that a request sent is named in the daemon's own store.
@@ -84,13 +89,14 @@ impl Programs {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self.verb {
             Verb::Check { files } => check(session, files),
-            Verb::List => {
+            Verb::List { listing } => {
+                let selection = listing.of::<pb::FileProgram>()?;
                 let answer = session.client().await?.program_files(pb::ListProgramFilesRequest {}).await?;
                 let pb::ListProgramFilesResponse { programs, bad } = answer;
                 for pb::BadProgramFile { file: _, cause } in &bad {
                     warn(cause, "");
                 }
-                session.printer.show(&Declared(programs))?;
+                session.printer.show(&Declared(selection.apply(programs)?))?;
                 Ok(Exit::Ok)
             }
             Verb::Export { apps } => {

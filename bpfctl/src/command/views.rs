@@ -15,6 +15,22 @@ pub(crate) const NONE: &str = "-";
 const PLACES: &[&str] = &["PROGRAM", "TYPE", "HOOK", "PRIO", "POS", "STATE"];
 /// The same where something is there after a reboot.
 const PLACES_KEPT: &[&str] = &["PROGRAM", "TYPE", "HOOK", "PRIO", "POS", "PERSIST", "STATE"];
+/// All that is known of a place.
+const PLACES_WIDE: &[&str] = &[
+    "PROGRAM",
+    "TYPE",
+    "HOOK",
+    "PRIO",
+    "EFFECTIVE",
+    "POS",
+    "PERSIST",
+    "STATE",
+    "PROCEED-ON",
+    "KERNEL-ID",
+    "OWNER",
+    "HANDLE",
+    "CAUSE",
+];
 
 /// Apps with their links: a row for each link, and for each program that has none.
 pub(crate) struct Apps {
@@ -36,11 +52,21 @@ impl View for Apps {
     }
 
     fn text(&self) -> Vec<Block> {
-        table(self.apps.iter().flat_map(|app| places(app, &self.links)).collect())
+        table(self.rows())
+    }
+
+    fn wide(&self) -> Vec<Block> {
+        wide_table(self.rows())
     }
 
     fn nothing(&self) -> &'static str {
         "no programs"
+    }
+}
+
+impl Apps {
+    fn rows(&self) -> Vec<PlaceRow> {
+        self.apps.iter().flat_map(|app| places(app, &self.links)).collect()
     }
 }
 
@@ -62,6 +88,10 @@ impl View for Links {
 
     fn text(&self) -> Vec<Block> {
         table(self.0.iter().map(|link| place(link, NONE.to_owned())).collect())
+    }
+
+    fn wide(&self) -> Vec<Block> {
+        wide_table(self.0.iter().map(|link| place(link, NONE.to_owned())).collect())
     }
 
     fn nothing(&self) -> &'static str {
@@ -128,18 +158,34 @@ struct PlaceRow {
     position: String,
     persist: &'static str,
     state: String,
+    effective: String,
+    proceed_on: String,
+    kernel_id: String,
+    owner: String,
+    handle: String,
+    cause: String,
 }
 
 /// A column that would say no in each row is left out.
 fn table(rows: Vec<PlaceRow>) -> Vec<Block> {
     let kept = rows.iter().any(|row| row.persist != "no");
     let cells = |row: PlaceRow| {
-        let PlaceRow { program, kind, hook, priority, position, persist, state } = row;
+        let PlaceRow { program, kind, hook, priority, position, persist, state, .. } = row;
         let persist = kept.then(|| persist.to_owned());
         [program, kind, hook, priority, position].into_iter().chain(persist).chain([state]).collect()
     };
     let head = if kept { PLACES_KEPT } else { PLACES };
     vec![Block::Table(head, rows.into_iter().map(cells).collect())]
+}
+
+fn wide_table(rows: Vec<PlaceRow>) -> Vec<Block> {
+    let cells = |row: PlaceRow| {
+        let place = [row.program, row.kind, row.hook, row.priority, row.effective, row.position];
+        let kept = [row.persist.to_owned(), row.state];
+        let more = [row.proceed_on, row.kernel_id, row.owner, row.handle, row.cause];
+        place.into_iter().chain(kept).chain(more).collect()
+    };
+    vec![Block::Table(PLACES_WIDE, rows.into_iter().map(cells).collect())]
 }
 
 fn places(app: &pb::App, links: &[pb::Link]) -> Vec<PlaceRow> {
@@ -150,10 +196,21 @@ fn places(app: &pb::App, links: &[pb::Link]) -> Vec<PlaceRow> {
         let before = rows.len();
         rows.extend(own.map(|link| place(link, kind.clone())));
         if rows.len() == before {
-            let name = format!("{}/{}", app.name, program.function);
-            let state = app_state(app.state());
-            let (hook, priority, position) = (NONE.to_owned(), NONE.to_owned(), NONE.to_owned());
-            rows.push(PlaceRow { program: name, kind, hook, priority, position, persist: app_persist(app), state });
+            rows.push(PlaceRow {
+                program: format!("{}/{}", app.name, program.function),
+                kind,
+                hook: NONE.to_owned(),
+                priority: NONE.to_owned(),
+                position: NONE.to_owned(),
+                persist: app_persist(app),
+                state: app_state(app.state()),
+                effective: NONE.to_owned(),
+                proceed_on: NONE.to_owned(),
+                kernel_id: or_none(program.kernel_id),
+                owner: app.owner.as_ref().map_or_else(|| NONE.to_owned(), |owner| format!("uid {}", owner.uid)),
+                handle: program.handle.to_string(),
+                cause: or_dash(&app.cause),
+            });
         }
     }
     rows
@@ -169,6 +226,12 @@ fn place(link: &pb::Link, kind: String) -> PlaceRow {
         position: or_none(link.position),
         persist: link_persist(link),
         state: link_state(link.state()),
+        effective: or_none(link.effective_priority),
+        proceed_on: proceed_on(link.proceed_on.as_ref()),
+        kernel_id: or_none(link.kernel_program_id),
+        owner: format!("uid {}", link.owner_uid),
+        handle: link.handle.to_string(),
+        cause: or_dash(&link.cause),
     }
 }
 

@@ -20,10 +20,10 @@ impl<'a> Shown<'a> {
 
     pub(super) fn print(&mut self, line: &[u8], record: &Value) -> Result<(), Failure> {
         let text = |key: &str| record.get(key).and_then(Value::as_str).unwrap_or_default();
-        if self.printer.is_json() {
-            return self.printer.raw(&format!("{}\n", String::from_utf8_lossy(line)));
+        if let Some(printed) = self.printer.record(line, record) {
+            return printed;
         }
-        if self.printer.is_quiet() {
+        if self.printer.is_names() {
             return match text("record") {
                 "begin" => self.printer.raw(&format!("{}\n", printable(text("operation")))),
                 _ => Ok(()),

@@ -11,6 +11,7 @@ use crate::client::{Session, request_id};
 use crate::command::load;
 use crate::command::views::{or_dash, or_none, short_digest};
 use crate::error::{Exit, Failure};
+use crate::listing::Listing;
 use crate::output::{Block, View, message, messages, warnings};
 use crate::progress::Progress;
 
@@ -56,14 +57,20 @@ TRUSTED and SIGNERS are by the policy of now.
 
 Examples:
   bpfctl image ls
+  bpfctl image ls --sort -size
+  bpfctl image ls --filter trusted=false -o name
   bpfctl image ls -o json | jq -r '.items[] | select(.trusted | not) | .reference'"
 )]
-pub(super) struct Ls {}
+pub(super) struct Ls {
+    #[command(flatten)]
+    listing: Listing,
+}
 
 impl Ls {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let selection = self.listing.of::<pb::Image>()?;
         let images = session.client().await?.images(pb::ListImagesRequest::default()).await?;
-        session.printer.show(&Images(images))?;
+        session.printer.show(&Images(selection.apply(images)?))?;
         Ok(Exit::Ok)
     }
 }
@@ -116,6 +123,23 @@ impl View for Images {
             ]
         });
         vec![Block::Table(&["IMAGE", "DIGEST", "SIZE", "TRUSTED", "SIGNERS", "APPS"], rows.collect())]
+    }
+
+    fn wide(&self) -> Vec<Block> {
+        let rows = self.0.iter().map(|image| {
+            vec![
+                image.reference.clone(),
+                image.digest.clone(),
+                HumanBytes(image.size_bytes).to_string(),
+                if image.trusted { "yes" } else { "NO" }.to_owned(),
+                or_dash(&image.signers.join(",")),
+                or_dash(&image.apps.join(",")),
+                or_none(image.pull_time.as_ref()),
+                format!("sha256:{}", image.object_sha256),
+            ]
+        });
+        let columns = &["IMAGE", "DIGEST", "SIZE", "TRUSTED", "SIGNERS", "APPS", "PULLED", "OBJECT"];
+        vec![Block::Table(columns, rows.collect())]
     }
 
     fn nothing(&self) -> &'static str {
