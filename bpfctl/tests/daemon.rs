@@ -6,6 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test's own set-up may fail the test")]
 
+#[path = "daemon/bug_report.rs"]
+mod bug_report;
 #[path = "daemon/fake.rs"]
 mod fake;
 

@@ -3,6 +3,7 @@
 
 mod attach;
 mod audit;
+mod bug_report;
 mod chain;
 mod completion;
 mod detach;
@@ -55,6 +56,7 @@ pub(crate) enum Command {
     WhoAmI(whoami::WhoAmI),
     Audit(audit::Audit),
     Doctor(doctor::Doctor),
+    BugReport(bug_report::BugReport),
     State(state::State),
     Completion(completion::Completion),
     Man(man::Man),
@@ -84,6 +86,7 @@ impl Command {
             Self::WhoAmI(verb) => verb.run(session).await,
             Self::Audit(verb) => verb.run(session).await,
             Self::Doctor(verb) => verb.run(session).await,
+            Self::BugReport(verb) => verb.run(session).await,
             Self::State(verb) => verb.run(session).await,
             Self::Completion(verb) => verb.run(session),
             Self::Man(verb) => verb.run(session),
