@@ -65,7 +65,7 @@ impl fmt::Display for Output {
 /// Identities, times and the kernel's numbers, as words. Cases run on several kernels: how this one keeps chains is a word too, and
 /// what it lets strangers do is left out.
 fn stable(text: &str) -> String {
-    const RULES: [(&str, &str); 16] = [
+    const RULES: [(&str, &str); 17] = [
         (r"\b[0-9a-f]{32}\b", "UID"),
         (r"\b[0-9a-f]{64}\b", "SHA256"),
         (r"\b[0-9a-f]{16}\b", "TAG-IN-16-DIGITS"),
@@ -80,6 +80,7 @@ fn stable(text: &str) -> String {
         (r"(?m)^version: +\d+ \(libxdp .*\n", ""),
         (r"(?m)^(ok +xdp-chain-mode +).*$", "${1}MODE"),
         (r"(?m)^(ok|warn) +unprivileged-bpf .*\n", ""),
+        (r"(?m)^ok +(bpffs|btf|jit|tcx|capabilities|clock|room|store|units) .*\n", ""),
         (r"(?m)^unprivileged-bpf: .*\n", ""),
         (r#"("modeCause": )".*""#, "${1}CAUSE"),
     ];

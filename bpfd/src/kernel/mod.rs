@@ -41,6 +41,7 @@ pub(crate) use hook::nearest_target;
 pub use maker::Made;
 pub(crate) use pins::map_path;
 pub use prepare::{Loader, StagedApp};
+pub(crate) use probe::has_tcx;
 pub use reader::{Reader, held_by};
 pub use records::{Ready, RecordError, RecordReader};
 
@@ -188,7 +189,7 @@ impl HostKernel {
         let attempt = probe::attempt().map_err(OpenError::Probe)?;
         let missing = probe::missing_capabilities().map_err(OpenError::Probe)?;
         let installed = installed::version(&installed::directories(libxdp));
-        let modes = Modes::of(settings, &mode::decide(attempt, &missing), probe::has_tcx(), installed)?;
+        let modes = Modes::of(settings, &mode::decide(attempt, &missing), has_tcx(), installed)?;
         let numbers = Numbers::default();
         Ok(Self {
             pins: Arc::new(pins),

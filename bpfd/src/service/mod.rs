@@ -25,6 +25,7 @@ use crate::worker::Workers;
 mod attach;
 mod change;
 mod detach;
+mod host;
 mod image;
 mod list;
 mod load;

@@ -9,7 +9,7 @@ use bpfd_core::state::State;
 use bpfd_core::watched::WATCHED_MAX;
 use bpfd_policy::rule::AccountId;
 
-use super::Service;
+use super::{Service, host};
 use crate::reads::ReadError;
 use crate::repair::Failure;
 use crate::reserve::is_used_up;
@@ -227,6 +227,7 @@ impl Service {
         if more > 0 {
             checks.push(check("invariants", Condition::Bad, format!("and {more} more"), ""));
         }
+        checks.extend(host::checks(&host::look(&self.layout)));
         let sysctl = std::fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled").unwrap_or_default();
         checks.push(match sysctl.trim() {
             "0" => check(
@@ -254,6 +255,6 @@ impl Service {
     }
 }
 
-fn check(id: &str, condition: Condition, detail: String, hint: &'static str) -> Check {
+pub(super) fn check(id: &str, condition: Condition, detail: String, hint: &'static str) -> Check {
     Check { id: id.to_owned(), condition, detail, hint }
 }
