@@ -103,6 +103,16 @@ impl Printer {
         self.form == Form::Names
     }
 
+    /// Whether programs read the result. What comes in pieces is written as JSON in both forms: JSON is YAML.
+    pub(crate) fn is_for_programs(&self) -> bool {
+        matches!(self.form, Form::Json | Form::Yaml)
+    }
+
+    /// What is before each of many documents.
+    pub(crate) fn before_each(&self) -> &'static str {
+        if self.form == Form::Yaml { "--- " } else { "" }
+    }
+
     /// Prints one of many records, if they are for programs: those that come one by one have no document around them.
     pub(crate) fn record(&self, line: &[u8], record: &Value) -> Option<Result<(), Failure>> {
         match self.form {

@@ -11,6 +11,7 @@ use super::views::{lower, or_none};
 use crate::args::word;
 use crate::client::Session;
 use crate::error::{Exit, Failure, Local, note, warn};
+use crate::listing::Listing;
 use crate::output::{Block, View, messages};
 
 /// Read, write and watch maps
@@ -57,6 +58,8 @@ Examples:
         /// The app; with it, the C types of keys and values [default: all apps]
         #[arg(value_parser = word)]
         app: Option<String>,
+        #[command(flatten)]
+        listing: Listing,
     },
     /// Print all elements
     #[command(
@@ -239,9 +242,10 @@ enum CpuValues {
 impl Map {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self.verb {
-            MapVerb::Ls { app } => {
+            MapVerb::Ls { app, listing } => {
+                let selection = listing.of::<pb::AppMap>()?;
                 let request = pb::ListMapsRequest { app: app.clone(), ..Default::default() };
-                let maps = session.client().await?.maps(request).await?;
+                let maps = selection.apply(session.client().await?.maps(request).await?)?;
                 session.printer.show(&Maps { maps, typed: app.is_some() })?;
             }
             MapVerb::Dump { map, shown, limit } => dump(session, map, shown, limit).await?,
@@ -249,7 +253,7 @@ impl Map {
                 let (form, per_cpu) = shown.fields();
                 let request = pb::GetElementRequest { app, map, key, form, per_cpu };
                 let element = session.client().await?.element(request).await?.element.unwrap_or_default();
-                match (session.printer.is_json(), session.printer.is_quiet()) {
+                match (session.printer.is_for_programs(), session.printer.is_names()) {
                     (true, _) => Document::new(session).elements(&[element])?.end()?,
                     (false, true) => session.printer.raw(&format!("{}\n", element.value))?,
                     (false, false) => session.printer.rows(COLUMNS, vec![row(element)])?,
@@ -316,7 +320,7 @@ async fn dump(session: &Session, map: Name, shown: Shown, limit: Option<u64>) ->
     let (form, per_cpu) = shown.fields();
     let request = pb::DumpMapRequest { app, map, form, per_cpu, limit };
     let printer = &session.printer;
-    let mut document = printer.is_json().then(|| Document::new(session));
+    let mut document = printer.is_for_programs().then(|| Document::new(session));
     let (mut printed, mut end) = (0_usize, None);
     let mut client = session.client().await?;
     let mut written = Ok(());
@@ -325,7 +329,7 @@ async fn dump(session: &Session, map: Name, shown: Shown, limit: Option<u64>) ->
             end = page.end;
             let first = printed == 0;
             printed += page.elements.len();
-            written = match (document.take(), printer.is_quiet()) {
+            written = match (document.take(), printer.is_names()) {
                 (Some(begun), _) => begun.elements(&page.elements).map(|begun| document = Some(begun)),
                 (None, true) => {
                     printer.raw(&page.elements.iter().map(|element| format!("{}\n", element.key)).collect::<String>())
@@ -376,9 +380,15 @@ async fn watch(session: &Session, request: pb::WatchMapRequest, count: Option<u6
                 left = left.map(|left| left.saturating_sub(1));
                 let word = lower(change.kind().as_str_name(), "MAP_CHANGE_KIND_");
                 let pb::MapElement { key, value } = change.element.unwrap_or_default();
-                text.push_str(&match printer.is_json() {
-                    true if value.is_empty() => format!("{{\"change\":\"{word}\",\"key\":{}}}\n", json(&key)),
-                    true => format!("{{\"change\":\"{word}\",\"key\":{},\"value\":{}}}\n", json(&key), json(&value)),
+                let before = printer.before_each();
+                text.push_str(&match printer.is_for_programs() {
+                    true if value.is_empty() => {
+                        format!("{before}{{\"change\":\"{word}\",\"key\":{}}}\n", json(&key))
+                    }
+                    true => {
+                        let (key, value) = (json(&key), json(&value));
+                        format!("{before}{{\"change\":\"{word}\",\"key\":{key},\"value\":{value}}}\n")
+                    }
                     false => format!("{}\n", printable_line(&format!("{word:7}  {key}  {value}"))),
                 });
             }
@@ -401,14 +411,15 @@ async fn events(session: &Session, request: pb::ReadRecordsRequest, count: Optio
                     break;
                 }
                 left = left.map(|left| left.saturating_sub(1));
-                text.push_str(&match printer.is_json() {
-                    true => format!("{{\"value\":{},\"size\":{size}}}\n", json(&value)),
+                let before = printer.before_each();
+                text.push_str(&match printer.is_for_programs() {
+                    true => format!("{before}{{\"value\":{},\"size\":{size}}}\n", json(&value)),
                     false => format!("{}\n", printable_line(&value)),
                 });
             }
-            match (piece.lost, printer.is_json()) {
+            match (piece.lost, printer.is_for_programs()) {
                 (0, _) => {}
-                (lost, true) => text.push_str(&format!("{{\"lost\":{lost}}}\n")),
+                (lost, true) => text.push_str(&format!("{}{{\"lost\":{lost}}}\n", printer.before_each())),
                 (lost, false) => warn(&format!("{lost} records were lost: nobody read them in time"), ""),
             }
             written = printer.raw(&text);
