@@ -277,6 +277,31 @@ mod tests {
     }
 
     #[test]
+    fn a_text_in_yaml_is_a_text_in_one_line_for_every_reader() {
+        for text in [
+            "no",
+            "on",
+            "~",
+            "null",
+            "",
+            "1e3",
+            "0x10",
+            "012",
+            "12:30",
+            "2026-01-01",
+            "a: b",
+            "- a",
+            "a\nb: c",
+            "\u{1b}[2J",
+        ] {
+            let yaml = yaml(&json!(text)).unwrap();
+            assert!(yaml.starts_with(['"', '\'']), "{text:?}: {yaml:?}");
+            assert!(!yaml.trim_end().contains(char::is_control), "{text:?}: {yaml:?}");
+        }
+        assert_eq!(yaml(&json!("eth0")).unwrap().trim_end(), "eth0");
+    }
+
+    #[test]
     fn json_has_unset_fields_only_where_absence_says_something() {
         let link = pb::Link { name: "a/b@lo:xdp".into(), priority: Some(0), ..Default::default() };
         let value = message(&link).unwrap();

@@ -18,8 +18,11 @@ const ROOM: u64 = 64 << 20;
 /// Seconds since 1970 at the start of 2026: no bpfd ran before it.
 const EARLIEST: u64 = 1_767_225_600;
 /// What starts the daemon at a boot, if it is enabled (packaging/systemd/bpfd.service).
-const ENABLED: [&str; 2] =
-    ["etc/systemd/system/sysinit.target.wants/bpfd.service", "etc/systemd/system/sockets.target.wants/bpfd.socket"];
+const ENABLED: [&str; 3] = [
+    "/etc/systemd/system/sysinit.target.wants/bpfd.service",
+    "/etc/systemd/system/sockets.target.wants/bpfd.socket",
+    "/usr/lib/systemd/system/sysinit.target.wants/bpfd.service",
+];
 
 /// What was seen.
 #[derive(Debug)]
@@ -31,8 +34,8 @@ pub(super) struct Host {
     is_hosts: Option<bool>,
     /// Bytes of the kernel's own BTF.
     btf: io::Result<u64>,
-    /// `bpf_jit_enable`.
-    jit: io::Result<String>,
+    /// `bpf_jit_enable`; `None` in a network namespace that is not the kernel's first: it cannot be seen there.
+    jit: Option<io::Result<String>>,
     has_tcx: bool,
     lacks: io::Result<Vec<Cap>>,
     /// Seconds since 1970.
@@ -57,13 +60,13 @@ pub(super) fn look(layout: &Layout) -> Host {
     };
     let made = [layout.database(), layout.objects()];
     let enabled = (layout.root.is_none() && Path::new("/run/systemd/system").is_dir())
-        .then(|| ENABLED.iter().any(|link| Path::new("/").join(link).is_symlink()));
+        .then(|| ENABLED.iter().any(|link| Path::new(link).is_symlink()));
     Host {
         bpffs: layout.bpffs.clone(),
         has_bpffs: bpffs::is_bpffs(&layout.bpffs),
         is_hosts,
         btf: std::fs::metadata("/sys/kernel/btf/vmlinux").map(|file| file.len()),
-        jit: std::fs::read_to_string("/proc/sys/net/core/bpf_jit_enable"),
+        jit: jit(),
         has_tcx: has_tcx(),
         lacks: missing(&[Cap::Bpf, Cap::Perfmon, Cap::NetAdmin, Cap::SysAdmin]),
         time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
@@ -71,6 +74,14 @@ pub(super) fn look(layout: &Layout) -> Host {
         gone: made.into_iter().filter(|path| !path.exists()).collect(),
         enabled,
     }
+}
+
+/// The kernel shows the setting in its first network namespace alone, as it does `dev_weight` beside it (`net_core_table` in
+/// net/core/sysctl_net_core.c): where both are absent, nothing is known.
+fn jit() -> Option<io::Result<String>> {
+    let read = std::fs::read_to_string("/proc/sys/net/core/bpf_jit_enable");
+    let is_unseen = read.is_err() && !Path::new("/proc/sys/net/core/dev_weight").exists();
+    (!is_unseen).then_some(read)
 }
 
 /// What that means, with what to do about it.
@@ -89,21 +100,6 @@ pub(super) fn checks(host: &Host) -> Vec<Check> {
                     "cannot see /sys/kernel/btf/vmlinux: {error}: programs with CO-RE, fentry and fexit do not load"
                 ),
                 "run a kernel that was built with CONFIG_DEBUG_INFO_BTF=y",
-            ),
-        },
-        match jit.as_deref().map(str::trim) {
-            Ok("0") => check(
-                "jit",
-                Condition::Doubtful,
-                "the kernel interprets programs: they are slow, and some do not load".to_owned(),
-                "`sysctl -w net.core.bpf_jit_enable=1`",
-            ),
-            Ok(value) => check("jit", Condition::Good, format!("bpf_jit_enable is `{value}`"), ""),
-            Err(error) => check(
-                "jit",
-                Condition::Doubtful,
-                format!("cannot read /proc/sys/net/core/bpf_jit_enable: {error}"),
-                "run a kernel that was built with CONFIG_BPF_JIT=y",
             ),
         },
         match has_tcx {
@@ -128,6 +124,21 @@ pub(super) fn checks(host: &Host) -> Vec<Check> {
             ),
         },
     ];
+    checks.extend(jit.as_ref().map(|jit| match jit.as_deref().map(str::trim) {
+        Ok("0") => check(
+            "jit",
+            Condition::Doubtful,
+            "the kernel interprets programs: they are slow, and some do not load".to_owned(),
+            "`sysctl -w net.core.bpf_jit_enable=1`",
+        ),
+        Ok(value) => check("jit", Condition::Good, format!("bpf_jit_enable is `{value}`"), ""),
+        Err(error) => check(
+            "jit",
+            Condition::Doubtful,
+            format!("cannot read /proc/sys/net/core/bpf_jit_enable: {error}"),
+            "run a kernel that was built with CONFIG_BPF_JIT=y",
+        ),
+    }));
     let scarce = free.iter().filter_map(|(directory, free)| match free {
         Ok(bytes) if *bytes >= ROOM => None,
         Ok(bytes) => Some(format!("{} MiB are free for `{}`", bytes >> 20, directory.display())),
@@ -203,7 +214,7 @@ mod tests {
             has_bpffs: Ok(true),
             is_hosts: Some(true),
             btf: Ok(5_000_000),
-            jit: Ok("1\n".to_owned()),
+            jit: Some(Ok("1\n".to_owned())),
             has_tcx: true,
             lacks: Ok(Vec::new()),
             time: EARLIEST,
@@ -222,6 +233,7 @@ mod tests {
     #[test]
     fn each_fault_is_found_alone_and_has_a_hint() {
         assert_eq!(found(&good()), []);
+        assert_eq!(found(&Host { jit: None, ..good() }), [], "what cannot be seen is no fault");
         let absent = || io::Error::from(io::ErrorKind::NotFound);
         let none = || (PathBuf::from("/var/lib/bpfd"), Err(absent()));
         for (host, id, condition, detail) in [
@@ -245,10 +257,16 @@ mod tests {
                 "cannot see /sys/kernel/btf/vmlinux: entity not found: programs with CO-RE, fentry and fexit do not load",
             ),
             (
-                Host { jit: Ok("0\n".to_owned()), ..good() },
+                Host { jit: Some(Ok("0\n".to_owned())), ..good() },
                 "jit",
                 Condition::Doubtful,
                 "the kernel interprets programs: they are slow, and some do not load",
+            ),
+            (
+                Host { jit: Some(Err(absent())), ..good() },
+                "jit",
+                Condition::Doubtful,
+                "cannot read /proc/sys/net/core/bpf_jit_enable: entity not found",
             ),
             (
                 Host { lacks: Ok(vec![Cap::Perfmon, Cap::SysAdmin]), ..good() },
