@@ -351,7 +351,7 @@ impl<K: Kernel> Engine<K> {
         scope: &Scope,
     ) -> Result<Go<Answer>, EngineError> {
         self.state.after(changes).map_err(PlanError::Change)?;
-        let observed = self.observe(scope)?.over(&self.published.borrow().observed);
+        let observed = self.observe(scope)?;
         let policy = self.policy();
         let planned = plan(&self.state, &observed, changes, &policy.orders, self.uids.as_mut())?;
         let Planned { changes, after, touched, plan } = planned;

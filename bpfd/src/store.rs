@@ -337,10 +337,10 @@ fn write_stamp(tx: &Transaction<'_>, before: Stamp) -> Result<Stamp, StoreError>
 }
 
 fn write_difference(tx: &Transaction<'_>, boot: BootId, before: &State, after: &State) -> Result<(), StoreError> {
-    for uid in before.links.keys().filter(|uid| !after.links.contains_key(uid)) {
+    for uid in before.links.gone_from(&after.links) {
         tx.execute("DELETE FROM links WHERE uid = ?1", [uid.to_string()])?;
     }
-    for uid in before.apps.keys().filter(|uid| !after.apps.contains_key(uid)) {
+    for uid in before.apps.gone_from(&after.apps) {
         tx.execute("DELETE FROM apps WHERE uid = ?1", [uid.to_string()])?;
     }
     for (uid, app) in after.apps.changed_since(&before.apps) {

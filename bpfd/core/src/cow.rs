@@ -71,12 +71,40 @@ impl<K: Ord, V> CowMap<K, V> {
         self.0.iter().map(|(key, value)| (key, value.as_ref()))
     }
 
+    /// Takes in what another has of keys that have no value here; the values are shared.
+    pub fn fill_from(&mut self, other: &Self, mut wanted: impl FnMut(&K) -> bool)
+    where
+        K: Clone,
+    {
+        for (key, value) in &other.0 {
+            if wanted(key)
+                && let btree_map::Entry::Vacant(place) = self.0.entry(key.clone())
+            {
+                place.insert(value.clone());
+            }
+        }
+    }
+
+    /// The keys that `after` has not.
+    pub fn gone_from<'a>(&'a self, after: &'a Self) -> impl Iterator<Item = &'a K> {
+        let mut after = after.0.keys().peekable();
+        self.0.keys().filter(move |key| {
+            while after.next_if(|later| later < key).is_some() {}
+            after.next_if(|later| later == key).is_none()
+        })
+    }
+
     /// The pairs that `before` has not, or has otherwise. What is shared is not compared.
     pub fn changed_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = (&'a K, &'a V)>
     where
         V: PartialEq,
     {
-        let same = |key: &K, value: &Arc<V>| before.0.get(key).is_some_and(|it| Arc::ptr_eq(it, value) || it == value);
+        let mut before = before.0.iter().peekable();
+        let mut same = move |key: &K, value: &Arc<V>| {
+            while before.next_if(|(earlier, _)| *earlier < key).is_some() {}
+            let it = before.next_if(|(earlier, _)| *earlier == key);
+            it.is_some_and(|(_, it)| Arc::ptr_eq(it, value) || it == value)
+        };
         self.0.iter().filter(move |(key, value)| !same(key, value)).map(|(key, value)| (key, value.as_ref()))
     }
 }

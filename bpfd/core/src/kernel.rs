@@ -832,8 +832,11 @@ impl Observed {
 
     /// The chain that runs a link.
     pub fn chain_running(&self, link: LinkUid) -> Option<ChainId> {
-        let runs = |chain: &&ChainId| self.members(chain).iter().any(|member| member.link == link);
-        self.chains.keys().find(runs).copied()
+        let runs = |(_, seen): &(&ChainId, &ObservedChain)| match &seen.live {
+            Live::Dispatcher(live) => Slot::members(&live.slots).any(|member| member.link == link),
+            live => live.generations().iter().any(|live| self.of_generation(live.generation).any(|it| it.link == link)),
+        };
+        self.chains.iter().find(runs).map(|(chain, _)| *chain)
     }
 
     /// How the interface of a chain is called now, by somebody who asked for it by a name: in the same namespace, if that leads there.
@@ -858,13 +861,14 @@ impl Observed {
             let found = observed.chains.contains_key(chain) || observed.missing.contains(chain);
             moved || found || observed.unseen.contains_key(chain)
         };
-        let unseen: Vec<_> = earlier.chains.iter().filter(|(chain, _)| !looked_at(&self, chain)).collect();
+        let mut chains = self.chains.clone();
+        chains.fill_from(&earlier.chains, |chain| !looked_at(&self, chain));
         let missing: Vec<_> = earlier.missing.iter().filter(|chain| !looked_at(&self, chain)).collect();
         let unlooked: Vec<_> = earlier.unseen.iter().filter(|(chain, _)| !looked_at(&self, chain)).collect();
         for (chain, why) in unlooked {
             self.unseen.entry(*chain).or_insert_with(|| why.clone());
         }
-        self.chains.extend(unseen.into_iter().map(|(chain, seen)| (*chain, seen.clone())));
+        self.chains = chains;
         self.missing.extend(missing);
         for (generation, members) in &earlier.unpinned {
             self.unpinned.entry(*generation).or_insert_with(|| members.clone());
@@ -905,8 +909,12 @@ impl Observed {
 
     /// The members of a generation, in order, as far as its record tells.
     pub fn members_of(&self, generation: GenerationUid) -> Vec<Member> {
-        let pinned = self.generations.get(&generation).and_then(|generation| generation.members.clone());
-        pinned.or_else(|| self.unpinned.get(&generation).cloned()).unwrap_or_default()
+        self.of_generation(generation).cloned().collect()
+    }
+
+    fn of_generation(&self, generation: GenerationUid) -> impl Iterator<Item = &Member> {
+        let pinned = self.generations.get(&generation).and_then(|generation| generation.members.as_ref());
+        pinned.or_else(|| self.unpinned.get(&generation)).into_iter().flatten()
     }
 }
 

@@ -6,6 +6,7 @@ mod nameless;
 use std::fmt;
 use std::str::FromStr;
 
+use arrayvec::ArrayString;
 use serde::{Deserialize, Serialize};
 
 pub use self::nameless::Nameless;
@@ -20,14 +21,14 @@ pub const NETNS_MAX: usize = 255;
 
 macro_rules! text_name {
     ($(#[$doc:meta])* $name:ident, $error:ident) => {
-        text_name!($(#[$doc])* $name, $error, str::parse);
+        text_name!($(#[$doc])* $name(String), $error, str::parse);
     };
     // `$stored` reads a text that was written down before.
-    ($(#[$doc:meta])* $name:ident, $error:ident, $stored:expr) => {
+    ($(#[$doc:meta])* $name:ident($text:ty), $error:ident, $stored:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name($text);
 
         impl $name {
             /// The name as text.
@@ -53,7 +54,7 @@ macro_rules! text_name {
 
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.0.to_string()
             }
         }
     };
@@ -64,7 +65,7 @@ pub(crate) use text_name;
 text_name! {
     /// The unique name of an app: `[a-z0-9][a-z0-9._-]{0,62}`, but nothing that reads as a UUID or a number: those are identities
     /// and handles, and a name is never taken for one.
-    AppName, BadAppName, AppName::stored
+    AppName(String), BadAppName, AppName::stored
 }
 
 /// Why a text is no app name.
@@ -152,8 +153,8 @@ impl AppName {
 
 text_name! {
     /// The name of a network interface, as `dev_valid_name` of net/core/dev.c takes it: 1 to 15 bytes, no `/`, `:` or space,
-    /// not `.` or `..`.
-    IfName, BadIfName
+    /// not `.` or `..`. Held in place: a host's names are compared and copied with each change.
+    IfName(ArrayString<IFNAME_MAX>), BadIfName, str::parse
 }
 
 /// Why a text is no interface name.
@@ -177,10 +178,12 @@ impl FromStr for IfName {
         let bad = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
         match text {
             "" => Err(BadIfName::Empty),
-            _ if text.len() > IFNAME_MAX => Err(BadIfName::Long(printable(text))),
             "." | ".." => Err(BadIfName::Character(text.to_owned())),
-            _ if text.chars().any(bad) => Err(BadIfName::Character(printable(text))),
-            _ => Ok(Self(text.to_owned())),
+            _ => {
+                let name = ArrayString::from(text).map_err(|_| BadIfName::Long(printable(text)))?;
+                let refused = text.chars().any(bad);
+                if refused { Err(BadIfName::Character(printable(text))) } else { Ok(Self(name)) }
+            }
         }
     }
 }

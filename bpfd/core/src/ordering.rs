@@ -32,8 +32,9 @@ pub fn ordered(orders: &[Order], state: &State, of: impl Fn(&ChainId) -> bool) -
         }
     };
     state.links.values().filter(|link| link.chain().is_none()).for_each(|link| put(link, as_asked(link)));
-    for chain in state.chains().iter().filter(|chain| of(chain)) {
-        let Chain { links, placement } = Chain::of(orders, state, chain);
+    let chains: BTreeSet<ChainId> = state.links.values().filter_map(Link::chain).filter(of).collect();
+    for chain in chains {
+        let Chain { links, placement } = Chain::of(orders, state, &chain);
         links.into_iter().zip(placement.links).for_each(|(link, placed)| put(link, placed));
     }
     next

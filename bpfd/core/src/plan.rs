@@ -19,7 +19,7 @@ use crate::hook::{ChainId, Placement};
 use crate::ident::{AppUid, GenerationUid, KernelId, LinkUid, Uids};
 use crate::kernel::{ChainContent, LiveGeneration, Need, Observed, Runs, Spot, Step, Targets};
 use crate::ordering::{self, ordered};
-use crate::record::with_records;
+use crate::record::with_records_of;
 use crate::seat::{seated, seated_changes};
 use crate::state::{Change, Link, State};
 
@@ -166,6 +166,7 @@ pub fn plan(
     orders: &[Order],
     uids: &mut dyn Uids,
 ) -> Result<Planned, PlanError> {
+    let before = state;
     let state = seated(state, observed);
     let changes = seated_changes(changes, observed);
     let touched = about(&state, &changes).into_iter().filter_map(Link::chain).collect::<BTreeSet<ChainId>>();
@@ -190,7 +191,8 @@ pub fn plan(
         versions: versions.collect(),
         ..observed.clone()
     };
-    let plan = with_records(converge_chains(&after, &near, &changes, uids), &after, &near);
+    let changed = after.links.changed_since(&before.links).map(|(_, link)| link);
+    let plan = with_records_of(converge_chains(&after, &near, &changes, uids), &after, &near, changed);
     let plan = room::keep(plan, &changes);
     Ok(Planned { changes, after, touched, plan })
 }
@@ -237,8 +239,8 @@ pub fn converge(target: &State, observed: &Observed, uids: &mut dyn Uids) -> Pla
         after.extend(chain.after);
     }
 
-    let absent = |link: &&Link| !observed.links.contains(&link.uid);
-    before.extend(target.links.values().filter(absent).filter_map(attach_step));
+    let attach = target.links.values().filter_map(|link| attach_step(link).map(|step| (link, step)));
+    before.extend(attach.filter(|(link, _)| !observed.links.contains(&link.uid)).map(|(_, step)| step));
     before.extend(swaps);
 
     // What a crash left half-made of a wanted link is cleared by its `AttachLink`.

@@ -133,13 +133,23 @@ impl Row {
 /// A plan with the steps that make the records what the rows of `state` say. They are the first after its commit point: a record
 /// follows its row. An app whose pins are gone, and that the plan does not pin, has no place for a record.
 pub fn with_records(plan: Plan, state: &State, observed: &Observed) -> Plan {
+    with_records_of(plan, state, observed, state.links.values())
+}
+
+/// The same, of links those alone: the record of another row that is not what that says is the next repair's.
+pub fn with_records_of<'a>(
+    plan: Plan,
+    state: &'a State,
+    observed: &Observed,
+    links: impl Iterator<Item = &'a Link>,
+) -> Plan {
     let Plan { mut steps, committed } = plan;
     let pins = |app: &AppUid| steps.iter().any(|step| matches!(step, Step::PinApp(pinned) if pinned == app));
     let apps = state.apps.changed_since(&observed.recorded.apps);
     let apps = apps.filter(|(uid, _)| observed.apps.contains_key(uid) || pins(uid));
     let apps = apps.map(|(_, app)| Row::App(app.clone()));
     let recorded = |link: &&Link| observed.recorded.links.get(&link.uid).is_some_and(|it| link.is_asked_as(it));
-    let links = state.links.values().filter(|link| !recorded(link)).map(|link| Row::Link(link.as_asked()));
+    let links = links.filter(|link| !recorded(link)).map(|link| Row::Link(link.as_asked()));
     let gone = observed.recorded.links.keys().chain(&observed.unread_records);
     let gone = gone.filter(|link| !state.links.contains_key(link) && !observed.spared.links.contains(link));
     let gone = gone.map(|link| Step::Unrecord(*link));

@@ -34,10 +34,18 @@ pub fn seat(link: &Link, observed: &Observed) -> Option<Seat> {
     }
 }
 
+/// Whether what was observed may put a link elsewhere, or call its interface otherwise.
+fn is_news(link: &Link, observed: &Observed) -> bool {
+    link.on.as_ref().is_none_or(|Seat { chain, called: _ }| {
+        let looked_at = observed.chains.contains_key(chain) || observed.missing.contains(chain);
+        looked_at || observed.moved.contains_key(&chain.interface)
+    })
+}
+
 /// A state whose links are in the chains that they are in by what was observed.
 pub fn seated(state: &State, observed: &Observed) -> State {
     let mut seated = state.clone();
-    for link in state.links.values() {
+    for link in state.links.values().filter(|link| is_news(link, observed)) {
         let on = seat(link, observed);
         if on != link.on
             && let Some(link) = seated.links.get_mut(&link.uid)

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::adopt::Recovery;
 use crate::chain::status_of;
-use crate::ident::{AppUid, GenerationUid, LinkUid};
-use crate::kernel::{Observed, ObservedChain, Scope, Targets};
+use crate::ident::{AppUid, LinkUid};
+use crate::hook::ChainName;
+use crate::kernel::{Observed, ObservedChain, Scope};
 use crate::names::NetnsName;
 use crate::plan::{LinkStatus, own_status, status};
 use crate::seat::seated;
@@ -70,9 +71,11 @@ impl Snapshot {
                 };
                 let named = |link: &Link| link.placement.asked().is_some_and(|name| seen.interfaces.contains_key(name));
                 let looked_at = |link: &Link| named(link) || link.chain().is_some_and(of);
-                let observed = of_interest(&state, seen.clone().over(&self.observed));
+                let observed = of_interest(&state, &seen, seen.clone().over(&self.observed));
                 let mut statuses = self.statuses.clone();
-                statuses.retain(|link, _| state.links.contains_key(link));
+                for link in self.state.links.gone_from(&state.links) {
+                    statuses.remove(link);
+                }
                 statuses.extend(own_status(&state, &observed));
                 statuses.extend(status_of(&state, &observed, looked_at));
                 Self { state, observed, statuses, unwatched, unauthorised, recovery }
@@ -81,14 +84,25 @@ impl Snapshot {
     }
 }
 
-/// A chain that lost its last link is of interest while it runs a generation that is pinned here.
-fn of_interest(state: &State, mut observed: Observed) -> Observed {
-    let Targets { names, chains } = Targets::of(state.links.values());
-    let pinned: BTreeSet<GenerationUid> = observed.generations.keys().copied().collect();
-    let runs = |seen: &ObservedChain| seen.live.generations().iter().any(|live| pinned.contains(&live.generation));
-    observed.chains.retain(|chain, seen| chains.contains(chain) || runs(seen));
-    observed.missing.retain(|chain| chains.contains(chain));
-    observed.unseen.retain(|chain, _| chains.contains(chain));
-    observed.interfaces.retain(|name, _| names.contains(name));
+/// A chain that lost its last link is of interest while it runs a generation that is pinned here. It was looked at when it did.
+fn of_interest(state: &State, seen: &Observed, mut observed: Observed) -> Observed {
+    let Observed { chains, missing, unseen, interfaces, .. } = &mut observed;
+    let generations = &seen.generations;
+    for chain in seen.chains.keys().chain(&seen.missing).chain(seen.unseen.keys()) {
+        let runs = |seen: &ObservedChain| {
+            seen.live.generations().iter().any(|live| generations.contains_key(&live.generation))
+        };
+        if !state.links.values().any(|link| link.chain() == Some(*chain)) {
+            missing.remove(chain);
+            unseen.remove(chain);
+            if !chains.get(chain).is_some_and(runs) {
+                chains.remove(chain);
+            }
+        }
+    }
+    let is_asked = |name: &ChainName| state.links.values().any(|link| link.placement.asked() == Some(name));
+    for name in seen.interfaces.keys().filter(|name| !is_asked(name)) {
+        interfaces.remove(name);
+    }
     observed
 }

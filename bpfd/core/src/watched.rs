@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names::{Netns, NetnsName};
-use crate::state::State;
+use crate::state::{Link, State};
 
 /// How many named namespaces are watched at a time: each takes a descriptor, and up to 256 KiB of the kernel's memory for events that
 /// wait. Links in others are looked at with each change of theirs and at every start.
@@ -20,17 +20,22 @@ pub struct Watched {
     pub beyond: BTreeSet<NetnsName>,
 }
 
+/// The named namespaces that a link is asked for in, and reached in now.
+fn names(link: &Link) -> impl Iterator<Item = &NetnsName> {
+    let called = link.on.as_ref().map(|seat| &seat.called);
+    link.placement.asked().into_iter().chain(called).filter_map(|name| match &name.netns {
+        Netns::Named(netns) => Some(netns),
+        Netns::Host | Netns::Nameless(_) => None,
+    })
+}
+
 /// Root's come first; the others' users take turns. Each user's are in the order in which they were asked for.
 pub fn watched(state: &State) -> Watched {
-    let mut links: Vec<_> = state.links.values().collect();
+    let mut links: Vec<_> = state.links.values().filter(|link| names(link).next().is_some()).collect();
     links.sort_by_key(|link| link.handle);
     let mut of_users: BTreeMap<u32, Vec<&NetnsName>> = BTreeMap::new();
     for link in links {
-        let called = link.on.as_ref().map(|seat| &seat.called);
-        for name in link.placement.asked().into_iter().chain(called) {
-            let Netns::Named(netns) = &name.netns else { continue };
-            of_users.entry(link.owner.uid).or_default().push(netns);
-        }
+        of_users.entry(link.owner.uid).or_default().extend(names(link));
     }
     let mut turns: BTreeMap<&NetnsName, (bool, usize, u32)> = BTreeMap::new();
     for (uid, names) in &of_users {

@@ -121,11 +121,10 @@ impl News {
     /// What must be looked at; `None` if nothing of it is about a chain, or all of it is known already: it was seen, on an interface
     /// whose chain was settled.
     pub fn scope(&self, state: &State, seen: &Observed, settled: &Settled) -> Option<Scope> {
-        let wanted = Targets::of(state.links.values());
         // A namespace that ends takes its interfaces along.
         let ended = self.ends_lost || !self.ended.is_empty();
         if self.everything || ended && seen.is_anything_nameless() || self.numbered && seen.is_any_number_unknown() {
-            return Some(Scope::Everything(wanted));
+            return Some(Scope::Everything(Targets::of(state.links.values())));
         }
         let mut targets = Targets::default();
         for (netns, heard) in &self.interfaces {
@@ -137,9 +136,10 @@ impl News {
                 let name = name.map(|interface| ChainName { netns: netns.clone(), interface, point });
                 let interface = cookie.map(|netns_cookie| InterfaceId { netns_cookie, index: changed.index });
                 let id = interface.map(|interface| ChainId { interface, point });
-                let is_chain = |id: &ChainId| wanted.chains.contains(id) || seen.chains.contains_key(id);
-                let id = id.filter(is_chain);
-                let asked = name.filter(|name| wanted.names.contains(name));
+                let is_wanted = |id: &ChainId| state.links.values().any(|link| link.chain() == Some(*id));
+                let id = id.filter(|id| seen.chains.contains_key(id) || is_wanted(id));
+                let is_asked = |name: &ChainName| state.links.values().any(|link| link.placement.asked() == Some(name));
+                let asked = name.filter(is_asked);
                 let is_known = |id| settled.contains(&id) && known(seen.chains.get(&id), changed);
                 let known = id.is_some_and(is_known);
                 let leads_here = asked.as_ref().is_none_or(|asked| id.is_some() && seen.chain_of(asked) == id);
@@ -156,11 +156,12 @@ impl News {
         }
         for (netns, indexes) in &self.filters {
             let cookie = seen.namespaces.get(netns).copied().flatten();
-            let is_it = |chain: &&ChainId| {
+            let is_it = |chain: &ChainId| {
                 let InterfaceId { netns_cookie, index } = chain.interface;
                 chain.point != Point::Xdp && Some(netns_cookie) == cookie && indexes.contains(&index)
             };
-            let chains: Vec<ChainId> = wanted.chains.iter().chain(seen.chains.keys()).filter(is_it).copied().collect();
+            let wanted = state.links.values().filter_map(Link::chain);
+            let chains: BTreeSet<ChainId> = wanted.chain(seen.chains.keys().copied()).filter(is_it).collect();
             let links = state.links.values().filter(|link| link.chain().is_some_and(|chain| chains.contains(&chain)));
             targets = targets.and(Targets::of(links));
             targets.chains.extend(chains);
