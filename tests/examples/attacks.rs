@@ -6,11 +6,11 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
-    clippy::print_stdout,
     clippy::print_stderr,
     reason = "a tool: what it cannot do ends it, and what it prints is its result"
 )]
 
+mod measured;
 #[path = "../tests/host_attacks/raw.rs"]
 #[expect(dead_code, reason = "only what makes calls as somebody else is used")]
 mod raw;
@@ -27,8 +27,8 @@ use std::time::{Duration, Instant};
 use bpfd_client::proto::v1::{self as pb, detach_request, hook::Hook};
 use bpfd_client::{Client, request_id};
 use bytecode_image::testing::registry::Mode;
+use measured::figure;
 use raw::{Door, MEMBER, VIEWER, Who};
-use serde_json::json;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tokio::time::timeout;
@@ -144,9 +144,4 @@ fn under(images: &Images, (name, who, ask): Flood, work: impl FnOnce()) {
 fn p99(mut times: Vec<Duration>) -> f64 {
     times.sort();
     times[(times.len() * 99).div_ceil(100) - 1].as_secs_f64() * 1e3
-}
-
-/// `bound` as in `<=3`.
-fn figure(name: &str, value: f64, unit: &str, bound: Option<&str>) {
-    println!("{}", json!({"name": name, "value": value, "unit": unit, "bound": bound}));
 }

@@ -2,12 +2,9 @@
 //! figure a line, as JSON.
 //!
 //! Times are compared only with times of the same run, taken in turn. Must never fail on a time: xtask judges.
-#![expect(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::print_stdout,
-    reason = "a tool: what it cannot do ends it, and what it prints is its result"
-)]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a tool: what it cannot do ends it")]
+
+mod measured;
 
 use std::fmt::Write as _;
 use std::hint::black_box;
@@ -22,7 +19,7 @@ use bpfd_policy::decide::Stage;
 use bpfd_policy::read::PolicyText;
 use bpfd_policy::rule::{AccountId, Direction};
 use bpfd_tests::Host;
-use serde_json::json;
+use measured::figure;
 
 const FEW: u32 = 10;
 const MANY: u32 = 1000;
@@ -116,8 +113,4 @@ fn call(host: &Host) -> f64 {
 
 fn nanoseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e9
-}
-
-fn figure(name: &str, value: f64, unit: &str, bound: Option<&str>) {
-    println!("{}", json!({"name": name, "value": value, "unit": unit, "bound": bound}));
 }

@@ -4,18 +4,14 @@
 //! Times are compared only with times of the same run, taken in turn. Must never fail on a time: xtask judges.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
-    clippy::print_stdout,
     clippy::print_stderr,
     reason = "a tool: what it cannot do ends it, and what it prints is its result"
 )]
 
-#[path = "../tests/host_state_layouts/kernel.rs"]
-#[expect(dead_code, reason = "only what an object is loaded with is made here")]
-mod kernel;
+mod measured;
+mod raw;
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::thread;
@@ -24,8 +20,8 @@ use std::time::{Duration, Instant};
 use bpfd_client::proto::v1::{self as pb, detach_request, hook::Hook, load_request, unload_request};
 use bpfd_client::{Client, ClientError, request_id};
 use bpfd_tests::{Calls, Host, example};
-use kernel::Step;
-use serde_json::{Value, json};
+use measured::{figure, milliseconds, ratio};
+use raw::kernel;
 use tokio::runtime::Builder;
 
 /// Links of each chain.
@@ -58,11 +54,6 @@ fn main() {
         a_load(&notes, rounds);
     }
     a_start(links);
-}
-
-/// `bound` as in `<=1.3`.
-fn figure(name: &str, value: f64, unit: &str, bound: Option<&str>) {
-    println!("{}", json!({"name": name, "value": value, "unit": unit, "bound": bound}));
 }
 
 /// A host with chains of equal length on interfaces `i0`, `i1`, …, and an app `more` that is loaded alone.
@@ -276,12 +267,7 @@ fn beside_a_verification(rounds: usize) {
 fn a_load(notes: &str, rounds: usize) {
     eprintln!("a load, by the daemon and by system calls alone");
     const OBJECT: &str = "tracepoint-12k";
-    let mut watched = World { host: Host::without_daemon(), by_hand: Duration::ZERO };
-    watched.host.start_with(&[("LD_PRELOAD", notes), ("BPF_NOTES", "/run/notes")]);
-    watched.load("watched", OBJECT);
-    let raw = made_of(&fs::read_to_string(watched.host.path("/run/notes")).unwrap());
-    assert!(raw.iter().any(|step| matches!(step, Step::Program { .. })), "no program was loaded");
-
+    let raw = raw::steps(OBJECT, notes);
     let world = World { host: Host::new(), by_hand: Duration::ZERO };
     let bpffs = world.host.path("/run/case/sys/fs/bpf");
     let (mut asked, mut alone) = (Vec::new(), Vec::new());
@@ -296,20 +282,6 @@ fn a_load(notes: &str, rounds: usize) {
     figure("load_ratio_to_raw", ratio(&asked, &alone), "ratio", Some("<=3"));
     figure("load", milliseconds(&asked), "ms", None);
     figure("load_raw", milliseconds(&alone), "ms", None);
-}
-
-/// The steps that made the last program: what went before was the daemon's own trial of the kernel.
-fn made_of(notes: &str) -> Vec<Step> {
-    let notes: Vec<Value> = notes.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let types = |note: &Value| note.pointer("/types/id").and_then(Value::as_str).map(str::to_owned);
-    let last = notes.iter().rposition(|note| note["what"] == "program").unwrap();
-    let wanted = types(&notes[last]);
-    let of_object = |note: &Value| types(note) == wanted || note["id"].as_str() == wanted.as_deref();
-    let first = notes.iter().position(of_object).unwrap();
-    let maps: BTreeSet<&str> = notes[first..last].iter().filter_map(|note| note["id"].as_str()).collect();
-    let own = |note: &&Value| note["what"] != "program" && note["map"].as_str().is_none_or(|map| maps.contains(map));
-    let steps = notes[first..last].iter().filter(own).chain([&notes[last]]);
-    steps.map(|note| serde_json::from_value(note.clone()).unwrap()).collect()
 }
 
 /// A start after a boot, which took everything but the database, against attaching the same by hand.
@@ -328,21 +300,6 @@ fn a_start(links: usize) {
     figure(&format!("start_ratio_{links}_links"), ratio(&[start], &[world.by_hand]), "ratio", Some("<=0.5"));
     figure(&format!("start_{links}_links"), milliseconds(&[start]), "ms", None);
     figure(&format!("by_hand_{links}_links"), milliseconds(&[world.by_hand]), "ms", None);
-}
-
-/// The median of the ratios of times that were taken in turn.
-fn ratio(of: &[Duration], to: &[Duration]) -> f64 {
-    median(of.iter().zip(to).map(|(of, to)| of.as_secs_f64() / to.as_secs_f64()).collect())
-}
-
-fn milliseconds(times: &[Duration]) -> f64 {
-    median(times.iter().map(|time| time.as_secs_f64() * 1e3).collect())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
 }
 
 fn sum(calls: &Calls, wanted: impl Fn(&str) -> bool) -> f64 {

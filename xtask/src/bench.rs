@@ -4,6 +4,7 @@
 //! or busy. Nothing of it is a test.
 
 mod attacks;
+mod cli;
 mod figure;
 mod kinds;
 mod policy;
@@ -27,12 +28,16 @@ struct Bench {
 }
 
 /// A new bench is a line here and a file.
-const BENCHES: [Bench; 4] = [
+const BENCHES: [Bench; 5] = [
     Bench { name: "scale", run: scale::measure },
     Bench { name: "attacks", run: attacks::measure },
     Bench { name: "policy", run: policy::measure },
+    Bench { name: "cli", run: cli::measure },
     Bench { name: "kinds", run: kinds::measure },
 ];
+
+/// What programs are built with unless it is said otherwise.
+const PROFILE: &str = "release";
 
 /// It could not be measured.
 const NOT_MEASURED: u8 = 2;
@@ -42,6 +47,7 @@ const NOT_MEASURED: u8 = 2;
   scale    what more interfaces and links cost; as root
   attacks  what root waits for while others ask for as much as they may; as root
   policy   what a decision costs with ten rules and with a thousand; as root
+  cli      what commands cost as whole processes, as packages have them; as root
   kinds    how much code each hook kind is, from git
 
 Exit status:
@@ -61,8 +67,8 @@ pub(crate) struct Args {
     /// Measure in a guest with this kernel, as `cargo xtask vm` runs it
     #[arg(long, value_name = "SERIES")]
     kernel: Option<String>,
-    /// Cargo's profile of the programs that are measured
-    #[arg(long, default_value = "release", value_name = "PROFILE")]
+    /// Cargo's profile of the programs that are measured; of `cli`, that of packages unless another is given
+    #[arg(long, default_value = PROFILE, value_name = "PROFILE")]
     profile: String,
 }
 

@@ -1,5 +1,5 @@
-//! A map whose copies share their values: a copy of a host's thousand links costs a thousand counts, not a thousand links. What is
-//! changed in one copy is copied then.
+//! A map whose copies share everything until one is changed: then that one has a tree of its own, and shares the values still. A copy of
+//! a host's thousand links costs nothing, and a change in it a thousand counts, not a thousand links.
 //!
 //! It has what `BTreeMap` has, by the same names, as far as it is used. It must never give a value that another copy sees to be changed.
 
@@ -12,12 +12,42 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// See the module.
 #[derive(Eq, PartialEq)]
-pub struct CowMap<K, V>(BTreeMap<K, Arc<V>>);
+pub struct CowMap<K, V>(Arc<BTreeMap<K, Arc<V>>>);
 
 type Pair<'a, K, V> = fn((&'a K, &'a Arc<V>)) -> (&'a K, &'a V);
 
 /// The pairs of a map, in the order of their keys.
 pub type Iter<'a, K, V> = std::iter::Map<btree_map::Iter<'a, K, Arc<V>>, Pair<'a, K, V>>;
+
+impl<K: Ord + Clone, V> CowMap<K, V> {
+    fn own(&mut self) -> &mut BTreeMap<K, Arc<V>> {
+        Arc::make_mut(&mut self.0)
+    }
+
+    /// Gives a key a value; what it had is returned.
+    pub fn insert(&mut self, key: K, value: V) -> Option<Arc<V>> {
+        self.own().insert(key, Arc::new(value))
+    }
+
+    /// Keeps those pairs alone.
+    pub fn retain(&mut self, kept: impl Fn(&K, &V) -> bool) {
+        if self.iter().any(|(key, value)| !kept(key, value)) {
+            self.own().retain(|key, value| kept(key, value));
+        }
+    }
+
+    /// Takes in what another has of keys that have no value here; the values are shared.
+    pub fn fill_from(&mut self, other: &Self, mut wanted: impl FnMut(&K) -> bool) {
+        let here = self.own();
+        for (key, value) in other.0.iter() {
+            if wanted(key)
+                && let btree_map::Entry::Vacant(place) = here.entry(key.clone())
+            {
+                place.insert(value.clone());
+            }
+        }
+    }
+}
 
 impl<K: Ord, V> CowMap<K, V> {
     /// The value of a key.
@@ -34,16 +64,6 @@ impl<K: Ord, V> CowMap<K, V> {
         K: Borrow<Q>,
     {
         self.0.contains_key(key)
-    }
-
-    /// Gives a key a value; what it had is returned.
-    pub fn insert(&mut self, key: K, value: V) -> Option<Arc<V>> {
-        self.0.insert(key, Arc::new(value))
-    }
-
-    /// Keeps those pairs alone.
-    pub fn retain(&mut self, mut kept: impl FnMut(&K, &V) -> bool) {
-        self.0.retain(|key, value| kept(key, value));
     }
 
     /// How many pairs there are.
@@ -71,27 +91,19 @@ impl<K: Ord, V> CowMap<K, V> {
         self.0.iter().map(|(key, value)| (key, value.as_ref()))
     }
 
-    /// Takes in what another has of keys that have no value here; the values are shared.
-    pub fn fill_from(&mut self, other: &Self, mut wanted: impl FnMut(&K) -> bool)
-    where
-        K: Clone,
-    {
-        for (key, value) in &other.0 {
-            if wanted(key)
-                && let btree_map::Entry::Vacant(place) = self.0.entry(key.clone())
-            {
-                place.insert(value.clone());
-            }
-        }
-    }
-
     /// The keys that `after` has not.
     pub fn gone_from<'a>(&'a self, after: &'a Self) -> impl Iterator<Item = &'a K> {
-        let mut after = after.0.keys().peekable();
-        self.0.keys().filter(move |key| {
-            while after.next_if(|later| later < key).is_some() {}
-            after.next_if(|later| later == key).is_none()
+        let mut later = after.0.keys().peekable();
+        self.unless_same(after).map(|(key, _)| key).filter(move |key| {
+            while later.next_if(|later| later < key).is_some() {}
+            later.next_if(|later| later == key).is_none()
         })
+    }
+
+    /// The pairs; none if nothing was changed since one of both was the other's copy.
+    fn unless_same(&self, other: &Self) -> impl Iterator<Item = (&K, &Arc<V>)> {
+        let same = Arc::ptr_eq(&self.0, &other.0);
+        (!same).then(|| self.0.iter()).into_iter().flatten()
     }
 
     /// The pairs that `before` has not, or has otherwise. What is shared is not compared.
@@ -99,23 +111,26 @@ impl<K: Ord, V> CowMap<K, V> {
     where
         V: PartialEq,
     {
-        let mut before = before.0.iter().peekable();
+        let mut earlier = before.0.iter().peekable();
         let mut same = move |key: &K, value: &Arc<V>| {
-            while before.next_if(|(earlier, _)| *earlier < key).is_some() {}
-            let it = before.next_if(|(earlier, _)| *earlier == key);
+            while earlier.next_if(|(earlier, _)| *earlier < key).is_some() {}
+            let it = earlier.next_if(|(earlier, _)| *earlier == key);
             it.is_some_and(|(_, it)| Arc::ptr_eq(it, value) || it == value)
         };
-        self.0.iter().filter(move |(key, value)| !same(key, value)).map(|(key, value)| (key, value.as_ref()))
+        self.unless_same(before).filter(move |(key, value)| !same(key, value)).map(|(key, value)| (key, value.as_ref()))
     }
 }
 
-impl<K: Ord, V: Clone> CowMap<K, V> {
+impl<K: Ord + Clone, V: Clone> CowMap<K, V> {
     /// The value of a key, to be changed here alone.
     pub fn get_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
     where
         K: Borrow<Q>,
     {
-        self.0.get_mut(key).map(Arc::make_mut)
+        if !self.contains_key(key) {
+            return None;
+        }
+        self.own().get_mut(key).map(Arc::make_mut)
     }
 
     /// Takes a key and its value away.
@@ -123,21 +138,24 @@ impl<K: Ord, V: Clone> CowMap<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.0.remove(key).map(Arc::unwrap_or_clone)
+        if !self.contains_key(key) {
+            return None;
+        }
+        self.own().remove(key).map(Arc::unwrap_or_clone)
     }
 
     /// The values, to be changed here alone: no copy shares any of them then.
     pub fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
-        self.0.values_mut().map(Arc::make_mut)
+        self.own().values_mut().map(Arc::make_mut)
     }
 
     /// The values, the copy's own.
     pub fn into_values(self) -> impl Iterator<Item = V> {
-        self.0.into_values().map(Arc::unwrap_or_clone)
+        Arc::unwrap_or_clone(self.0).into_values().map(Arc::unwrap_or_clone)
     }
 }
 
-impl<K: Clone, V> Clone for CowMap<K, V> {
+impl<K, V> Clone for CowMap<K, V> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
@@ -145,7 +163,7 @@ impl<K: Clone, V> Clone for CowMap<K, V> {
 
 impl<K, V> Default for CowMap<K, V> {
     fn default() -> Self {
-        Self(BTreeMap::new())
+        Self(Arc::default())
     }
 }
 
@@ -157,7 +175,7 @@ impl<K: fmt::Debug, V: fmt::Debug> fmt::Debug for CowMap<K, V> {
 
 impl<K: Ord, V> FromIterator<(K, V)> for CowMap<K, V> {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
-        Self(pairs.into_iter().map(|(key, value)| (key, Arc::new(value))).collect())
+        Self(Arc::new(pairs.into_iter().map(|(key, value)| (key, Arc::new(value))).collect()))
     }
 }
 
@@ -167,9 +185,9 @@ impl<K: Ord, V, const N: usize> From<[(K, V); N]> for CowMap<K, V> {
     }
 }
 
-impl<K: Ord, V> Extend<(K, V)> for CowMap<K, V> {
+impl<K: Ord + Clone, V> Extend<(K, V)> for CowMap<K, V> {
     fn extend<I: IntoIterator<Item = (K, V)>>(&mut self, pairs: I) {
-        self.0.extend(pairs.into_iter().map(|(key, value)| (key, Arc::new(value))));
+        self.own().extend(pairs.into_iter().map(|(key, value)| (key, Arc::new(value))));
     }
 }
 
@@ -182,12 +200,12 @@ impl<'a, K: Ord, V> IntoIterator for &'a CowMap<K, V> {
     }
 }
 
-impl<K: Ord, V: Clone> IntoIterator for CowMap<K, V> {
+impl<K: Ord + Clone, V: Clone> IntoIterator for CowMap<K, V> {
     type Item = (K, V);
     type IntoIter = std::iter::Map<btree_map::IntoIter<K, Arc<V>>, fn((K, Arc<V>)) -> (K, V)>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter().map(|(key, value)| (key, Arc::unwrap_or_clone(value)))
+        Arc::unwrap_or_clone(self.0).into_iter().map(|(key, value)| (key, Arc::unwrap_or_clone(value)))
     }
 }
 

@@ -150,8 +150,9 @@ pub fn with_records_of<'a>(
     let apps = apps.map(|(_, app)| Row::App(app.clone()));
     let recorded = |link: &&Link| observed.recorded.links.get(&link.uid).is_some_and(|it| link.is_asked_as(it));
     let links = links.filter(|link| !recorded(link)).map(|link| Row::Link(link.as_asked()));
-    let gone = observed.recorded.links.keys().chain(&observed.unread_records);
-    let gone = gone.filter(|link| !state.links.contains_key(link) && !observed.spared.links.contains(link));
+    let unread = observed.unread_records.iter().filter(|link| !state.links.contains_key(link));
+    let gone = observed.recorded.links.gone_from(&state.links).chain(unread);
+    let gone = gone.filter(|link| !observed.spared.links.contains(link));
     let gone = gone.map(|link| Step::Unrecord(*link));
     let records: Vec<Step> = apps.chain(links).map(|row| Step::Record(Box::new(row))).chain(gone).collect();
     steps.splice(committed..committed, records);

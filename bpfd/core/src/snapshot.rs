@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::adopt::Recovery;
 use crate::chain::status_of;
-use crate::ident::{AppUid, LinkUid};
 use crate::hook::ChainName;
+use crate::ident::{AppUid, LinkUid};
 use crate::kernel::{Observed, ObservedChain, Scope};
 use crate::names::NetnsName;
 use crate::plan::{LinkStatus, own_status, status};

@@ -67,11 +67,14 @@ impl Known {
 
     /// The pins that tell what chains run, read anew; of the rest what was observed before.
     pub(crate) fn of_chains(pins: &Pins, before: &Observed) -> Result<Self, ObserveError> {
+        let generations = generation::observe(pins).map_err(unseen("the pinned generations"))?;
+        let mut pinned = before.generations.clone();
+        pinned.retain(|uid, _| generations.contains_key(uid));
         Ok(Self {
             apps: before.apps.clone(),
             half_made: before.half_made.clone(),
-            generations: generation::observe(pins).map_err(unseen("the pinned generations"))?,
-            pinned: before.generations.clone(),
+            generations,
+            pinned,
             runs: before.generations.iter().map(|(uid, generation)| (*uid, generation.runs)).collect(),
             moved: BTreeMap::new(),
             links: before.links.clone(),
@@ -106,6 +109,7 @@ impl Known {
             }
             Step::UnpinGeneration(uid) => {
                 self.generations.remove(uid);
+                self.pinned.remove(uid);
                 self.runs.remove(uid);
             }
             Step::AttachLink { link, .. } => {
@@ -249,7 +253,6 @@ pub(crate) fn observe(
         }
     }
     // What a record says never changes: most are as they were.
-    known.pinned.retain(|uid, _| known.generations.contains_key(uid));
     for (uid, generation) in &known.generations {
         let runs = known.runs.get(uid).copied().unwrap_or(Runs::Unseen);
         let is_linked = generation.linked.is_some();

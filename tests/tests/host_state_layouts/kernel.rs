@@ -251,7 +251,7 @@ impl Made<'_> {
         (kept, swept)
     }
 
-    fn fd(&self, id: &str) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self, id: &str) -> BorrowedFd<'_> {
         self.objects[id].as_fd()
     }
 

@@ -44,7 +44,7 @@ pub(super) fn measure(root: &Path, args: &Args) -> Result<Vec<Figure>> {
 }
 
 /// Writes down what a daemon gives to the kernel.
-fn notes(root: &Path) -> Result<PathBuf> {
+pub(super) fn notes(root: &Path) -> Result<PathBuf> {
     let library = root.join("target/notes.so");
     let mut cc = Command::new("cc");
     cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(root.join("tests/layouts/notes.c"));
