@@ -28,7 +28,7 @@ use bpfd_core::hook::ChainId;
 use bpfd_core::ident::{BootId, LinkUid, OpId, RequestKey, Uids};
 use bpfd_core::journal::Operation;
 use bpfd_core::kernel::{Kernel, Need, Scope, StepError, Targets};
-use bpfd_core::plan::{PlanError, Planned, plan, targets};
+use bpfd_core::plan::{Planned, plan, targets};
 use bpfd_core::policy::Principal;
 use bpfd_core::state::{Change, State};
 use bpfd_core::unauthorised::{Judged, Unauthorised};
@@ -350,7 +350,6 @@ impl<K: Kernel> Engine<K> {
         changes: &[Change],
         scope: &Scope,
     ) -> Result<Go<Answer>, EngineError> {
-        self.state.after(changes).map_err(PlanError::Change)?;
         let observed = self.observe(scope)?;
         let policy = self.policy();
         let planned = plan(&self.state, &observed, changes, &policy.orders, self.uids.as_mut())?;
