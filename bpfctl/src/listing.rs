@@ -1,6 +1,8 @@
 //! `--sort` and `--filter`: which items of a list are shown, and in what order. Both work on the items as `-o json` prints them, so
 //! whatever is in the document can be asked for. It must never change an item, and knows no message by name: the API's own
 //! description says which fields there are.
+//!
+//! Long because finding a field, comparing by it and choosing by it are one rule, with their tests.
 
 use std::cmp::Ordering;
 

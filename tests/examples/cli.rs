@@ -12,17 +12,16 @@ mod measured;
 mod raw;
 
 use std::fs;
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use bpfd_client::proto::v1::{self as pb, load_request, unload_request};
 use bpfd_client::request_id;
-use bpfd_sys::netlink::{Expected, Route, XdpMode};
 use bpfd_tests::{Host, example};
 use measured::{figure, milliseconds, ratio};
 use raw::kernel::{self, Step};
+use serde_json::json;
 
 /// An XDP program of the size of a small real one.
 const OBJECT: &str = "xdp-12k";
@@ -136,17 +135,25 @@ fn status(pid: u32, line: &str) -> u64 {
 /// A load that attaches, by `bpfctl`, and the system calls alone that load and attach the same program.
 fn a_load(notes: &str, rounds: usize) {
     eprintln!("a load, as a whole process and by system calls alone");
-    let steps = raw::steps(OBJECT, notes);
+    let mut steps = raw::steps(OBJECT, notes);
+    let program = steps.iter().find_map(|step| match step {
+        Step::Program { id, .. } => Some(id.clone()),
+        _ => None,
+    });
+    let attach = json!({"what": "attach", "program": program, "interface": {"name": "i1"}, "generic": false});
+    steps.push(serde_json::from_value(attach).unwrap());
     let host = Host::new();
     host.shell("ip link add i0 type veth peer name i0 netns far && ip link add i1 type veth peer name i1 netns far");
     let bpffs = host.path("/run/case/sys/fs/bpf");
-    let index: u32 = host.shell("cat /sys/class/net/i1/ifindex").trim().parse().unwrap();
-    let route = host.within(|| Route::open().unwrap());
     let (mut asked, mut alone) = (vec![], vec![]);
     for round in 0..=rounds {
         let load = whole(&mut bpfctl(&host, &format!("load --path {} --name app xdp -i i0", example(OBJECT))));
         host.bpfctl("unload app").ok();
-        let raw = by_hand(&host, &bpffs, &route, index, &steps);
+        let started = Instant::now();
+        let made = kernel::make(&host, &bpffs, &steps);
+        let raw = started.elapsed();
+        drop(made);
+        host.shell("ip link set i1 xdp off");
         if round > 0 {
             asked.push(load);
             alone.push(raw);
@@ -155,21 +162,6 @@ fn a_load(notes: &str, rounds: usize) {
     figure("load_to_raw", ratio(&asked, &alone), "ratio", Some("<=8"));
     figure("load", milliseconds(&asked), "ms", None);
     figure("load_raw", milliseconds(&alone), "ms", None);
-}
-
-/// Loads, attaches and takes off again; what loading and attaching took.
-fn by_hand(host: &Host, bpffs: &Path, route: &Route, index: u32, steps: &[Step]) -> Duration {
-    let name = steps.iter().find_map(|step| match step {
-        Step::Program { id, .. } => Some(id.as_str()),
-        _ => None,
-    });
-    let started = Instant::now();
-    let made = kernel::make(host, bpffs, steps);
-    let program = made.fd(name.unwrap());
-    route.set_xdp(index, Some(program), Expected::Nothing, XdpMode::Native).unwrap();
-    let took = started.elapsed();
-    route.set_xdp(index, None, Expected::Program(program.as_fd()), XdpMode::Native).unwrap();
-    took
 }
 
 /// What the daemon and its workers have resident: bytes.

@@ -4,7 +4,6 @@
 //! Times are compared only with times of the same run, taken in turn. Must never fail on a time: xtask judges.
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     clippy::print_stderr,
     reason = "a tool: what it cannot do ends it, and what it prints is its result"
 )]

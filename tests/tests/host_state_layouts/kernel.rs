@@ -251,7 +251,7 @@ impl Made<'_> {
         (kept, swept)
     }
 
-    pub(crate) fn fd(&self, id: &str) -> BorrowedFd<'_> {
+    fn fd(&self, id: &str) -> BorrowedFd<'_> {
         self.objects[id].as_fd()
     }
 
