@@ -47,7 +47,7 @@ impl Cli {
 }
 
 /// What every verb takes.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(crate) struct Global {
     /// The daemon's socket [default: $BPFD_SOCKET, else /run/bpfd/bpfd.sock]
     #[arg(long, global = true, value_name = "PATH", help_heading = "Global options")]

@@ -29,6 +29,11 @@ impl Session {
         Self { socket, printer: Printer::new(output, quiet, no_headers) }
     }
 
+    /// What asks, and prints nothing.
+    pub(crate) fn at(socket: Option<PathBuf>) -> Self {
+        Self::new(Global { socket, quiet: true, ..Default::default() })
+    }
+
     /// Connects to the daemon.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
         Ok(Client::connect(&self.socket, SOCKET_WAIT).await?)

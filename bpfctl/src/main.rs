@@ -9,6 +9,7 @@ mod error;
 mod files;
 mod hook;
 mod listing;
+mod live;
 mod output;
 mod progress;
 
@@ -20,6 +21,7 @@ use crate::args::Cli;
 use crate::error::Failure;
 
 fn main() -> ExitCode {
+    live::complete();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => error::quotable(error).exit(),

@@ -496,3 +496,36 @@ fn keygen_leaves_no_half_of_a_pair() {
     refused(&long, 1);
     assert!(!at(&long).exists());
 }
+
+/// What bash offers for the last of these words, by the script that `bpfctl completion` prints.
+fn offered(daemon: &Daemon, socket: &Path, words: &[&str]) -> Vec<String> {
+    let script = r#"source <(bpfctl completion bash); COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_TYPE=9
+        _clap_complete_bpfctl bpfctl "${COMP_WORDS[COMP_CWORD]}"; printf '%s\n' "${COMPREPLY[@]}""#;
+    let programs = Path::new(env!("CARGO_BIN_EXE_bpfctl")).parent().unwrap();
+    let out = Command::new("bash")
+        .args(["-c", script, "bash", "bpfctl"])
+        .args(words)
+        .current_dir(daemon.directory())
+        .env("BPFD_SOCKET", socket)
+        .env("PATH", format!("{}:/usr/bin:/bin", programs.display()))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&out.stderr), "", "{words:?}");
+    String::from_utf8(out.stdout).unwrap().lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_shell_completes_the_names_of_what_there_is() {
+    let daemon = Daemon::start();
+    let of = |words: &[&str]| offered(&daemon, &daemon.socket(), words);
+    assert_eq!(of(&["unl"]), ["unload"]);
+    assert_eq!(of(&["unload", "co"]), ["counter"]);
+    assert_eq!(of(&["attach", "counter/"]), ["counter/pass", "counter/trace"]);
+    assert_eq!(of(&["detach", "c"]), ["counter/pass@eth0:xdp"]);
+    assert_eq!(of(&["load", "--image", "reg"]), ["registry/foo:tag"]);
+    assert_eq!(of(&["load", "--path", "x", "xdp", "-i", "l"]), ["lo"]);
+
+    let nobody = daemon.directory().join("nobody.sock");
+    assert_eq!(offered(&daemon, &nobody, &["unload", "co"]), Vec::<String>::new());
+    assert_eq!(offered(&daemon, &nobody, &["unload", "co", "--socket"]), ["--socket"]);
+}

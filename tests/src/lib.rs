@@ -21,6 +21,7 @@ mod objects;
 mod opens;
 mod output;
 pub mod page;
+pub mod picture;
 pub mod points;
 mod traffic;
 

@@ -76,6 +76,18 @@ pub fn console(page: &str) -> Vec<Line> {
     lines
 }
 
+/// Files of the tree that a page shows whole, and what it shows: the block below `<!-- file: PATH -->`.
+pub fn shown_files(page: &str) -> Vec<(String, String)> {
+    let parts = page.split("<!-- file: ").skip(1);
+    parts
+        .map(|part| {
+            let (path, rest) = part.split_once(" -->\n```").unwrap();
+            let (_, rest) = rest.split_once('\n').unwrap();
+            (path.to_owned(), rest.split("```").next().unwrap().to_owned())
+        })
+        .collect()
+}
+
 /// A daemon that a line starts in the background is awaited by bpfctl for a second: more than it takes, but less than it takes on
 /// an emulated processor.
 pub fn awaited(line: &str) -> &'static str {
@@ -95,6 +107,18 @@ pub fn run(script: &str) -> (String, String, bool) {
         .unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (text(out.stdout), text(out.stderr), out.status.success())
+}
+
+/// Runs these commands beside a registry; gives what each printed, what it complained of too.
+#[track_caller]
+pub fn printed(commands: &[&str]) -> Vec<String> {
+    let mut script = REGISTRY.to_owned();
+    for command in commands {
+        writeln!(script, "{{ {command}\n}} 2>&1 || true\necho '@ next'").unwrap();
+    }
+    let (said, complained, done) = run(&script);
+    assert!(done, "{said}{complained}");
+    said.split_terminator("@ next\n").map(str::to_owned).collect()
 }
 
 /// Runs these lines beside a registry, and compares what each prints with what the page says of it.
@@ -123,5 +147,11 @@ mod tests {
         let page = "```console\n$ a\nb\nc\n$ d\n```\n$ not a line\n```toml\n$ nor this\n```\n";
         let line = |command: &str, output: &str| Line { command: command.to_owned(), output: output.to_owned() };
         assert_eq!(console(page), [line("a", "b\nc\n"), line("d", "")]);
+    }
+
+    #[test]
+    fn a_file_that_is_shown_ends_with_its_block() {
+        let page = "<!-- file: a/b.toml -->\n```toml\nx = 1\n```\ntext\n```\nno file\n```\n";
+        assert_eq!(shown_files(page), [("a/b.toml".to_owned(), "x = 1\n".to_owned())]);
     }
 }

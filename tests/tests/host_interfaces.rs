@@ -1,7 +1,9 @@
 //! Which chain a link is in: it stays with its interface through renames, other interfaces of its name and a namespace that loses its
 //! name; two names of one interface make one chain. In guests too, where chains are libxdp's. The daemon hears of all of it by itself.
 
-use bpfd_tests::{Host, broken, example};
+use std::process::Stdio;
+
+use bpfd_tests::{Host, Output, broken, example};
 use insta::assert_snapshot;
 
 /// What the interface that a command shows runs.
@@ -218,4 +220,32 @@ fn a_namespace_that_loses_its_name_and_gets_it_back_runs_what_it_ran() {
     assert_eq!(runs(&host, "ip -n blue", "v0"), "");
     host.check();
     host.shell("umount /run/hold");
+}
+
+#[test]
+fn wait_waits_for_the_interface_and_ends_with_its_limit() {
+    let host = Host::new();
+    let object = example("xdp-counter");
+    let late = host.bpfctl(&format!("load --path {object} --name a --wait --timeout 1 xdp -i late0"));
+    assert_eq!(late.code, 10, "{late}");
+    host.await_output("list links", "WAITING").ok();
+
+    let mut waits = host.command("/run/bin/bpfctl");
+    waits.args(["attach", "a", "xdp", "-i", "late1", "--wait", "--timeout", "60"]).stdout(Stdio::piped());
+    waits.env("BPFD_SOCKET", host.root().join("run/bpfd/bpfd.sock"));
+    let waits = waits.spawn().unwrap();
+    // Not before somebody waits for it.
+    host.await_output("list links", "late1:xdp").ok();
+    host.shell("ip link add late1 type veth peer name later1");
+    assert_snapshot!(Output::of("attach --wait", waits.wait_with_output().unwrap()).ok(), @"
+    PROGRAM  TYPE  HOOK       PRIO  POS  STATE
+    a/count  xdp   late1:xdp  50    1    ATTACHED
+    ");
+    // Nothing to wait for.
+    host.bpfctl(&format!("load --path {object} --name b --wait xdp -i uplink")).ok();
+    host.refuses(2, &format!("load --path {object} --wait"));
+    host.refuses(2, &format!("load --path {object} --wait --dry-run xdp -i uplink"));
+    host.refuses(2, "attach a --wait --dry-run xdp -i uplink");
+    host.bpfctl("unload --all").ok();
+    host.check();
 }

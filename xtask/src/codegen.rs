@@ -1,6 +1,8 @@
 //! Makes the committed API code from `proto/bpfd/v1/*.proto`: `proto/src/generated` (Rust and the descriptor set that
-//! reflection serves) and `proto/go/bpfdv1` (Go). `--check` compares instead of writing.
-//! It must never need `protoc`, and must never write outside these two directories and the tool cache.
+//! reflection serves), `proto/go/bpfdv1` (Go) and the page `docs/reference/api.md`. `--check` compares instead of writing.
+//! It must never need `protoc`, and must never write anywhere else but to the tool cache.
+
+mod page;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -19,6 +21,7 @@ const PROTO_ROOT: &str = "proto";
 const PROTO_DIR: &str = "proto/bpfd/v1";
 const RUST_DIR: &str = "proto/src/generated";
 const GO_DIR: &str = "proto/go/bpfdv1";
+const API_PAGE: &str = "docs/reference/api.md";
 const GO_MODULE: &str = "bpfd/proto/go";
 
 /// The plugins that make the Go code, pinned so that the output does not change by itself.
@@ -56,6 +59,7 @@ impl Codegen {
     pub(crate) fn run(&self, root: &Path) -> Result<()> {
         let descriptors = compile(root)?;
         let mut files = rust_files(root, &descriptors)?;
+        files.insert(PathBuf::from(API_PAGE), page::api(&descriptors).into_bytes());
         let mut directories = vec![RUST_DIR];
         if !self.no_go {
             files.extend(go_files(&descriptors)?);

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool prints")]
 
 mod bench;
+mod book;
 mod codegen;
 mod demo;
 mod dist;
@@ -39,6 +40,8 @@ enum Verb {
     Vm(vm::Args),
     /// Make the generated code, or check that it is what would be made
     Codegen(codegen::Codegen),
+    /// Make the book of docs/ in target/book/html
+    Book,
     /// Compile the example programs into target/bpf
     Examples(examples::Args),
     /// Build what is shipped, in one release build: Debian packages, a tarball, an image of the daemon
@@ -67,6 +70,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Bench(args) => return Ok(bench::run(&root, &args)),
         Verb::Prove(args) => return Ok(prove::run(&root, &args)),
         Verb::Dist(args) => dist::run(&root, &args)?,
+        Verb::Book => book::run(&root)?,
         Verb::Tidy => tidy::run(&root)?,
         Verb::Vm(args) => return vm::run(&root, &args),
         Verb::Codegen(args) => args.run(&root)?,
@@ -88,9 +92,12 @@ mod tests {
     /// Other lines of README.md are run by the end-to-end tests; these would run the tests, or build what runs now.
     #[test]
     fn the_lines_of_the_pages_that_call_cargo_are_lines_that_can_be_called() {
-        let pages = ["README.md", "CONTRIBUTING.md", "docs/agents.md"]
-            .map(|page| std::fs::read_to_string(root().unwrap().join(page)));
-        let lines = pages.iter().flat_map(|page| page.as_ref().unwrap().lines());
+        let docs = ["", "how-to"].map(|directory| root().unwrap().join("docs").join(directory));
+        let docs = docs.iter().flat_map(|directory| std::fs::read_dir(directory).unwrap());
+        let docs = docs.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+        let pages = ["README.md", "CONTRIBUTING.md"].map(|page| root().unwrap().join(page)).into_iter().chain(docs);
+        let pages: Vec<String> = pages.map(|page| std::fs::read_to_string(page).unwrap()).collect();
+        let lines = pages.iter().flat_map(|page| page.lines());
         let calls = lines.filter_map(|line| {
             let line = line.strip_prefix("$ ").unwrap_or(line);
             line.starts_with("cargo ").then(|| line.split('#').next().unwrap_or(line).split_whitespace().skip(1))

@@ -4,6 +4,7 @@
 //! mended by whoever made it.
 
 mod invariants;
+pub(crate) mod links;
 mod manifests;
 mod source;
 mod texts;
@@ -99,6 +100,7 @@ pub(crate) fn findings(root: &Path) -> Result<Vec<Finding>> {
     found.extend(invariants::check(&tree));
     found.extend(manifests::check(&tree)?);
     found.extend(texts::check(&tree));
+    found.extend(links::check(&tree));
     found.extend(manifests::dependency_trees(root)?);
     found.sort();
     found.dedup();

@@ -45,6 +45,7 @@ pub(crate) const QEMU: Tool = tool("qemu-system-x86", "qemu-system-x86_64", "run
 pub(crate) const VIRTIOFSD: Tool = tool("qemu-system-common", crate::vm::VIRTIOFSD, "shows this root to other kernels");
 pub(crate) const BUSYBOX: Tool = tool("busybox-static", "busybox", "starts other kernels' user space");
 pub(crate) const MMDEBSTRAP: Tool = tool("mmdebstrap", "mmdebstrap", "makes a Debian for guests to boot");
+pub(crate) const E2FSPROGS: Tool = tool("e2fsprogs", "mkfs.ext4", "makes the disks of guests that reboot");
 pub(crate) const LINTIAN: Tool = tool("lintian", "lintian", "judges packages by Debian's rules");
 pub(crate) const XZ: Tool = tool("xz-utils", "xz", "unpacks other kernels' modules");
 
@@ -138,14 +139,24 @@ pub(crate) struct CargoTool {
     /// What the tree is written for.
     version: &'static str,
     why: &'static str,
+    /// Of `cargo install`.
+    options: &'static [&'static str],
+}
+
+const fn cargo_program(name: &'static str, version: &'static str, why: &'static str) -> CargoTool {
+    CargoTool { name, version, why, options: &[] }
 }
 
 /// `deny.toml` is written for it.
-const CARGO_DENY: CargoTool = CargoTool { name: "cargo-deny", version: "0.20.2", why: "checks licences and sources" };
-pub(crate) const CARGO_DEB: CargoTool =
-    CargoTool { name: "cargo-deb", version: "3.8.0", why: "makes packages of Debian's" };
+const CARGO_DENY: CargoTool = cargo_program("cargo-deny", "0.20.2", "checks licences and sources");
+pub(crate) const CARGO_DEB: CargoTool = cargo_program("cargo-deb", "3.8.0", "makes packages of Debian's");
 pub(crate) const CARGO_AUDITABLE: CargoTool =
-    CargoTool { name: "cargo-auditable", version: "0.7.7", why: "notes in programs what they were built of" };
+    cargo_program("cargo-auditable", "0.7.7", "notes in programs what they were built of");
+/// Without its web server and search, and not optimised: a fraction of the time to build, and the book is small.
+pub(crate) const MDBOOK: CargoTool = CargoTool {
+    options: &["--no-default-features", "--debug"],
+    ..cargo_program("mdbook", "0.5.4", "makes the book of docs/")
+};
 
 /// `cargo-deny` from PATH or our cache; built into the cache if it is nowhere (some minutes).
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
@@ -154,7 +165,7 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
 
 /// Such a program from PATH or our cache; built into the cache if it is nowhere (some minutes).
 pub(crate) fn cargo_tool(tool: &CargoTool) -> Result<PathBuf> {
-    let CargoTool { name, version, why } = tool;
+    let CargoTool { name, version, why, options } = tool;
     let tools = cache("tools")?;
     let ours = tools.join("bin").join(name);
     if let Some(found) = on_path(name).or_else(|| ours.is_file().then(|| ours.clone())) {
@@ -165,6 +176,7 @@ pub(crate) fn cargo_tool(tool: &CargoTool) -> Result<PathBuf> {
     let status = Command::new(env!("CARGO"))
         .args(["install", "--quiet", "--locked", &wanted, "--root"])
         .arg(&tools)
+        .args(*options)
         .status()
         .context("cannot run cargo install")?;
     if !status.success() {

@@ -15,6 +15,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 
 use super::views::{self, Apps};
+use super::wait;
 use crate::args::{Cli, DryRun, label, word};
 use crate::client::{Client, Session, request_id};
 use crate::error::{Exit, Failure};
@@ -86,6 +87,10 @@ struct What {
     /// If the interface does not exist, attach when it appears
     #[arg(long)]
     when_present: bool,
+    /// Wait until it is attached, also for an interface that does not exist yet. --timeout ends the wait, and app and link
+    /// stay
+    #[arg(long)]
+    wait: bool,
     /// Load and attach it again after a reboot; without this, a reboot ends it
     #[arg(long)]
     persist: bool,
@@ -157,20 +162,24 @@ impl Load {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let Self { what, dry, hook } = self;
         let (what, attach) = match hook {
-            None if what.when_present => {
+            None if what.when_present || what.wait => {
+                let option = if what.wait { "--wait" } else { "--when-present" };
                 return Err(usage(
                     ErrorKind::MissingSubcommand,
-                    "--when-present says when to attach, but no hook is given",
+                    &format!("{option} says when to attach, but no hook is given"),
                 ));
             }
             None => (what, vec![]),
             Some(Hook { attachment, more }) => {
                 let what = what.and(more)?;
-                let attachment = pb::Attachment { when_present: what.when_present, ..attachment };
+                let attachment = pb::Attachment { when_present: what.when_present || what.wait, ..attachment };
                 (what, vec![attachment])
             }
         };
-        let source = what.source()?;
+        if what.wait && dry.dry_run {
+            return Err(usage(ErrorKind::ArgumentConflict, "--wait waits for what --dry-run does not do"));
+        }
+        let (source, wait) = (what.source()?, what.wait);
         let labels = Labels::of(what.label.iter().cloned());
         let labels = labels.map_err(|error| usage(ErrorKind::ArgumentConflict, &error.to_string()))?;
         let object = match &source {
@@ -185,8 +194,11 @@ impl Load {
         let mut progress = Progress::new(session);
         let result = client.load(request, |state| progress.state(&state)).await;
         drop(progress);
-        let result = result?;
+        let mut result = result?;
         warnings(&result.warnings);
+        if wait {
+            result.links = wait::until_attached(&mut client, result.links).await?;
+        }
         views::tell_orders(session, &result.links);
         let loaded = Apps { apps: result.app.into_iter().collect(), links: result.links };
         views::show(session, &dry, loaded, result.plan)?;
@@ -227,6 +239,7 @@ impl What {
             mut label,
             pull,
             when_present,
+            wait,
             persist,
         } = self;
         section_name.extend(more.section_name);
@@ -245,6 +258,7 @@ impl What {
             label,
             pull: once("--pull", pull, more.pull)?,
             when_present: when_present || more.when_present,
+            wait: wait || more.wait,
             persist: persist || more.persist,
         };
         if what.path.is_some() && what.image.is_some() {

@@ -25,6 +25,7 @@ mod unload;
 mod update;
 mod version;
 mod views;
+mod wait;
 mod whoami;
 
 use clap::Subcommand;

@@ -42,13 +42,14 @@ const GUESTS: [&str; 3] = ["bpfd-sys", "bpfd", "bpfd-tests"];
 
 /// Needs the tree's own build, or hosts' tools that write where a guest cannot (Go's compiler, buildah); or is about what no
 /// kernel changes, and starts so many processes that an emulated processor takes minutes for it.
-const NOT_IN_GUESTS: [&str; 17] = [
+const NOT_IN_GUESTS: [&str; 18] = [
     "demo",
     "host_agents",
     "host_audit",
     "host_bad_images",
     "host_bad_objects",
     "host_bad_requests",
+    "host_book",
     "host_clients",
     "host_crash",
     "host_dry_run",
@@ -153,11 +154,12 @@ const HOST_TOOLS: [tools::Tool; 9] = [
     tools::STRACE,
     tools::SUDO,
 ];
-const GUEST_TOOLS: [tools::Tool; 10] = [
+const GUEST_TOOLS: [tools::Tool; 11] = [
     tools::QEMU,
     tools::VIRTIOFSD,
     tools::BUSYBOX,
     tools::XZ,
+    tools::E2FSPROGS,
     tools::IPROUTE,
     tools::PING,
     tools::XDP_TOOLS,
@@ -418,6 +420,10 @@ fn clients(root: &Path) -> Vec<Step> {
         cargo(&["doc", "--workspace", "--document-private-items", "--no-deps", "--keep-going", "--locked", "--quiet"]);
     doc.env.push(("RUSTDOCFLAGS".to_owned(), "-D warnings".to_owned()));
     steps.push(Step::check("doc", doc));
+    steps.push(match tools::cargo_tool(&tools::MDBOOK) {
+        Ok(_) => Step::check("book", xtask(&["book"])),
+        Err(error) => Step::skip("book", &format!("{error:#}")),
+    });
     steps.push(Step::Run {
         label: "examples in documentation".to_owned(),
         // As the test programs are built: what they are made of is not built again.
