@@ -1,11 +1,14 @@
-//! The packages on a Debian that systemd has booted: installed, upgraded, removed and purged, and every kind of hook under the unit's
-//! sandbox. Only in a guest of `cargo xtask vm --debian`, whose root is nobody's.
+//! The packages on a Debian that systemd has booted: installed, upgraded, removed and purged, every kind of hook under the unit's
+//! sandbox, and a reboot. Only in a guest of `cargo xtask vm --debian`, whose root is nobody's.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::panic,
     reason = "the lints exempt test functions, not what they share"
 )]
+
+#[path = "guest_package/reboot.rs"]
+mod reboot;
 
 use std::net::UdpSocket;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -41,6 +44,10 @@ const UNITS: [&str; 4] = ["bpfd.service", "bpfd.socket", "bpfd-ro.socket", "bpfd
 fn packages_keep_programs_running_until_a_purge_unloads_them() {
     if std::env::var("BPFD_VM").as_deref() != Ok("systemd") {
         println!("skipped: `cargo xtask test --only vm` boots a Debian for it");
+        return;
+    }
+    if reboot::is_over() {
+        reboot::both_programs_count_from_the_first_packet();
         return;
     }
     make_interfaces();
@@ -81,6 +88,11 @@ fn packages_keep_programs_running_until_a_purge_unloads_them() {
     packets.end();
     run("dpkg", "--purge bpfd bpfctl").ok();
     nothing_is_left();
+
+    install("new");
+    is_ready();
+    reboot::the_lines_of_the_readme_load_two_programs();
+    reboot::begin();
 }
 
 /// Packets go from `far` to `uplink`. Nothing else does: no neighbour is looked for, and nobody speaks IPv6.

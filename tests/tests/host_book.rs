@@ -1,4 +1,5 @@
 //! The pages of `docs/`, as they stand: every line of their console blocks, page by page, and the files that they show.
+#![expect(clippy::unwrap_used, reason = "the lints exempt test functions, not what they share")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

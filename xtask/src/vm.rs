@@ -74,7 +74,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<ExitCode> {
     if words.is_empty() || case.is_some() {
         return crate::test::in_guest(root, kernel.name(), *icount, case);
     }
-    tools::ensure(&[tools::QEMU, tools::VIRTIOFSD, tools::BUSYBOX, tools::XZ])?;
+    tools::ensure(&[tools::QEMU, tools::VIRTIOFSD, tools::BUSYBOX, tools::XZ, tools::E2FSPROGS])?;
     let kernel = kernel::fetch(*kernel)?;
     // Snapshot tests ask cargo for it, which is in somebody's home and not on the guest's PATH.
     let insta = ("INSTA_WORKSPACE_ROOT".to_owned(), root.display().to_string());

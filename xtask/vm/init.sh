@@ -5,7 +5,8 @@
 #   /cmd.sh         the command
 #   /debian         there if systemd is to be PID 1: the directory, below the host's root, of a Debian that takes the place of the host's
 #                   root; then a directory of the host's that is seen in it at the same path
-# and reads what it writes: UP, EXIT n, FATAL why on the port `status`; the command's output on the port `out`.
+# and reads what it writes: UP, EXIT n, FATAL why on the port `status`; the command's output on the port `out`. A command that reboots the
+# guest writes REBOOT on `status` first.
 B=/bin/busybox
 $B mkdir -p /proc /sys /dev /lower /upper /newroot
 $B mount -t devtmpfs dev /dev 2>/dev/null
@@ -40,7 +41,12 @@ done
 [ -e /dev/port-out ] || die "no port for output"
 
 $B mount -t virtiofs -o ro hostroot /lower || die "cannot mount the host's root"
-$B mount -t tmpfs -o mode=755,size=80% tmpfs /upper
+if [ -e /dev/vda ]; then
+	# It has no journal: a boot after a reboot that was none would find it damaged.
+	$B mount -t ext4 /dev/vda /upper || die "cannot mount the disk"
+else
+	$B mount -t tmpfs -o mode=755,size=80% tmpfs /upper
+fi
 $B mkdir -p /upper/u /upper/w
 root=/lower
 if [ -e /debian ]; then
@@ -58,14 +64,15 @@ if [ -e /debian ]; then
 	$B mount -t tmpfs -o mode=755 run /newroot/run
 	$B mkdir /newroot/run/bpfd-vm
 	$B cp /cmd.sh /bin/busybox /newroot/run/bpfd-vm/
-	$B tr -d - </proc/sys/kernel/random/uuid >/newroot/etc/machine-id
+	# A host keeps it over a reboot.
+	[ -s /newroot/etc/machine-id ] || $B tr -d - </proc/sys/kernel/random/uuid >/newroot/etc/machine-id
 	echo bpfd-vm >/newroot/etc/hostname
 	: >/newroot/etc/fstab
 	units=/newroot/etc/systemd/system
 	# Its getties wait for terminals that are not there.
 	$B ln -sf /dev/null $units/getty.target
 	$B mkdir -p $units/multi-user.target.wants
-	$B ln -s ../bpfd-vm.service $units/multi-user.target.wants/bpfd-vm.service
+	$B ln -sf ../bpfd-vm.service $units/multi-user.target.wants/bpfd-vm.service
 	$B cat >$units/bpfd-vm.service <<-'EOF'
 		[Unit]
 		After=basic.target

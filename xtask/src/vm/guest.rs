@@ -1,8 +1,11 @@
 //! One guest: the emulator, the file server that shows it this host's root, and their end.
 //!
+//! A guest that boots as hosts do may reboot: it says REBOOT on its port for reports, and the emulator is started again with its disk.
+//!
 //! Must leave nothing behind, however it ends: both processes are killed by the kernel when this one dies, and a
 //! shell of our own removes the scratch directory when the pipe to it closes.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
@@ -15,12 +18,17 @@ use anyhow::{Context, Result, bail};
 
 use super::initrd;
 use super::kernel::Kernel;
+use crate::tools;
 
 /// The file server of Debian 12's QEMU packages.
 pub(crate) const VIRTIOFSD: &str = "/usr/lib/qemu/virtiofsd";
 
 /// Mebibytes: twice what the largest test needs. Most of the emulator's own memory is its translation cache.
 const MEMORY: u32 = 1024;
+/// Bytes that a guest with a disk can write: many times what any has written. The file is as large as what was.
+const DISK: u64 = 2 << 30;
+/// How often a guest may boot.
+const BOOTS: usize = 3;
 /// How often we look whether a process has ended or a file has come.
 const POLL: Duration = Duration::from_millis(10);
 /// How long the file server may take to listen, on a host with much else to do.
@@ -40,11 +48,12 @@ pub(super) enum Clock {
     Instructions,
 }
 
-/// What the guest sees as its root, below a tmpfs.
+/// What the guest sees as its root, below a tmpfs or a disk.
 pub(super) enum Root {
     /// This host's; the command is all that runs.
     Host,
-    /// A Debian of its own, in a directory of this host's, whose systemd starts the command; another directory is seen in it at its path.
+    /// A Debian of its own, in a directory of this host's, whose systemd starts the command; another directory is seen in it at its
+    /// path. What it writes is on a disk, and there after a reboot.
     Debian { dir: PathBuf, shown: PathBuf },
 }
 
@@ -68,17 +77,33 @@ pub(super) struct End {
 }
 
 impl Guest<'_> {
-    /// Boots, copies the command's output to stdout, and returns when the guest is gone.
+    /// Boots, copies the command's output to stdout, and returns when the guest is gone for good.
     pub(super) fn run(&self) -> Result<End> {
         let scratch = Scratch::new()?;
-        let file = |name: &str| scratch.dir.join(name);
-        std::fs::write(file("initrd"), initrd::build(self.kernel, self.script, &self.root)?)
+        std::fs::write(scratch.dir.join("initrd"), initrd::build(self.kernel, self.script, &self.root)?)
             .context("cannot write the initrd")?;
-        let _server = serve_root(&scratch.dir)?;
-        let mut qemu = Process(self.qemu(&scratch.dir)?.spawn().context("cannot start qemu-system-x86_64")?);
+        if matches!(self.root, Root::Debian { .. }) {
+            make_disk(&scratch.dir.join("disk"))?;
+        }
+        let start = Instant::now();
+        let mut console = String::new();
+        for _ in 0..BOOTS {
+            let end = self.boot(&scratch.dir, start)?;
+            console.push_str(&end.console);
+            if end.timed_out || !end.report.lines().any(|line| line == "REBOOT") {
+                return Ok(End { console, ..end });
+            }
+        }
+        bail!("the guest wants to reboot for the {BOOTS}. time")
+    }
+
+    /// From one start of the emulator to its end.
+    fn boot(&self, dir: &Path, start: Instant) -> Result<End> {
+        let file = |name: &str| dir.join(name);
+        let _server = serve_root(dir)?;
+        let mut qemu = Process(self.qemu(dir)?.spawn().context("cannot start qemu-system-x86_64")?);
         let out = qemu.0.stdout.take().context("no stdout")?;
         let copy = thread::spawn(move || copy_lines(out));
-        let start = Instant::now();
         let mut timed_out = false;
         while qemu.0.try_wait().context("cannot wait for qemu")?.is_none() {
             if start.elapsed() > self.limit {
@@ -124,7 +149,12 @@ impl Guest<'_> {
             // The port is closed, and the guest's writes to it block, once qemu reads the end of its stdin.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(dir.join("qemu.log"))?);
+            .stderr(File::create(dir.join("qemu.log"))?);
+        if let Root::Debian { .. } = self.root {
+            // Nobody needs what it wrote once this process is gone.
+            qemu.args(["-drive", &format!("id=disk,if=none,format=raw,cache=unsafe,file={}", at("disk"))])
+                .args(["-device", "virtio-blk-pci,drive=disk"]);
+        }
         match self.clock {
             Clock::Host => {}
             Clock::Instructions => {
@@ -133,6 +163,22 @@ impl Guest<'_> {
         }
         Ok(qemu)
     }
+}
+
+/// An empty file system for what a guest writes. Its journal would be for a guest that is cut off, and none goes on after that.
+fn make_disk(path: &Path) -> Result<()> {
+    let file = File::create(path).and_then(|file| file.set_len(DISK));
+    file.with_context(|| format!("cannot make `{}`", path.display()))?;
+    let mkfs = tools::on_path("mkfs.ext4").context("no mkfs.ext4")?;
+    let out = Command::new(mkfs)
+        .args(["-q", "-O", "^has_journal", "-E", "lazy_itable_init=1"])
+        .arg(path)
+        .output()
+        .context("cannot run mkfs.ext4")?;
+    if !out.status.success() {
+        bail!("mkfs.ext4: {}", String::from_utf8_lossy(&out.stderr).trim());
+    }
+    Ok(())
 }
 
 /// A command that the kernel kills when this thread ends, in a group of its own so that Ctrl-C reaches us alone.
@@ -148,8 +194,12 @@ fn serve_root(dir: &Path) -> Result<Process> {
     const SCRIPT: &str = r#"mount --bind / "$1" && mount -o remount,bind,ro "$1" && exec "$2" --socket-path="$3" \
         -o source="$1" -o cache=always -o sandbox=chroot -o no_posix_lock -o no_flock --thread-pool-size=1"#;
     let (root, socket) = (dir.join("root"), dir.join("root.sock"));
-    std::fs::create_dir(&root).context("cannot make the directory to serve")?;
-    let log = std::fs::File::create(dir.join("virtiofsd.log"))?;
+    std::fs::create_dir_all(&root).context("cannot make the directory to serve")?;
+    // The one of the boot before: nobody listens there any more.
+    if socket.exists() {
+        std::fs::remove_file(&socket).context("cannot remove the socket of before")?;
+    }
+    let log = File::create(dir.join("virtiofsd.log"))?;
     let child = dies_with_us("unshare")
         .args(["--mount", "--propagation", "private", "--", "sh", "-c", SCRIPT, "sh"])
         .arg(&root)

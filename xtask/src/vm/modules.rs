@@ -8,13 +8,14 @@ use anyhow::{Context, Result, bail};
 
 /// What a guest needs before its root is there, then what tests use: the kernel cannot fetch modules itself, as
 /// the guest has no modprobe. The words after a name are its parameters: these two would make devices unasked.
-const WANTED: [&str; 19] = [
+const WANTED: [&str; 20] = [
     "virtio",
     "virtio_ring",
     "virtio_pci_modern_dev",
     "virtio_pci_legacy_dev",
     "virtio_pci",
     "virtio_console",
+    "virtio_blk",
     "fuse",
     "virtiofs",
     "overlay",
