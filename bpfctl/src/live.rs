@@ -56,17 +56,16 @@ enum Names {
 
 /// By the name of the command and of the argument's value, as `--help` shows it.
 fn names(command: &str, arg: &Arg) -> Option<Names> {
-    let value =
-        arg.get_value_names().and_then(|names| names.first()).map_or(arg.get_id().as_str(), |name| name.as_str());
+    let value = arg.get_value_names().and_then(|names| names.first()).map_or("", |name| name.as_str());
     match value {
-        "APP" | "app" | "APP[:MAP]" => Some(Names::Apps),
+        "APP" | "APP[:MAP]" => Some(Names::Apps),
         "APP[/FUNCTION]" => Some(Names::Programs),
         "APP/MAP" => Some(Names::Maps),
-        "link" | "LINK" => Some(Names::Links),
-        "REFERENCE" | "reference" | "IMAGE" | "image" => Some(Names::Images),
-        "IF" | "interface" => Some(Names::Interfaces),
+        "LINK" => Some(Names::Links),
+        "REFERENCE" | "IMAGE" => Some(Names::Images),
+        "IF" | "INTERFACE" => Some(Names::Interfaces),
         "NAME" if arg.get_id() == "netns" => Some(Names::Namespaces),
-        "name" => match command {
+        "NAME" => match command {
             "app" | "get" => Some(Names::Apps),
             "link" => Some(Names::Links),
             "image" => Some(Names::Images),

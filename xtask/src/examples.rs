@@ -155,15 +155,15 @@ mod tests {
     }
 
     #[test]
-    fn every_counter_in_go_is_one_short_file() {
+    fn every_short_example_in_go_is_one_file() {
         let root = crate::root().unwrap();
         let entries = std::fs::read_dir(root.join("examples")).unwrap().map(|entry| entry.unwrap().path());
-        let counters: Vec<PathBuf> =
+        let programs: Vec<PathBuf> =
             entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("go-")).collect();
-        assert_eq!(counters.len(), 4, "{counters:?}");
-        for counter in counters {
-            let text = std::fs::read_to_string(counter.join("main.go")).unwrap();
-            assert!(text.lines().count() <= 80, "{}", counter.display());
+        assert_eq!(programs.len(), 5, "{programs:?}");
+        for program in programs {
+            let text = std::fs::read_to_string(program.join("main.go")).unwrap();
+            assert!(text.lines().count() <= 80, "{}", program.display());
         }
     }
 }

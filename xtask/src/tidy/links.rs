@@ -73,7 +73,7 @@ impl Link {
     }
 
     fn line(&self, text: &str) -> usize {
-        text.get(..self.at.start).unwrap_or_default().lines().count().max(1)
+        text.get(..self.at.start).unwrap_or_default().matches('\n').count() + 1
     }
 }
 
