@@ -6,7 +6,7 @@ use std::fmt::{self, Display};
 
 use crate::caller::{Asked, HookFacts, MapOwner, Principal, SourceFacts, Unit, Verb};
 use crate::glob::Glob;
-use crate::rule::{Account, AccountId, Files, Hooks, Images, Interfaces, MapsOf, Rule, Sources, Who};
+use crate::rule::{Account, AccountId, Band, Files, Hooks, Images, Interfaces, MapsOf, Rule, Sources, Who};
 use crate::words;
 
 /// Whether a condition holds.
@@ -27,8 +27,14 @@ pub(crate) type Say = fn(fmt::Arguments<'_>) -> String;
 /// Says nothing.
 pub(crate) const MUTE: Say = |_| String::new();
 
-/// Those that a rule states, in the order of the table.
-pub(crate) fn conditions(rule: &Rule, principal: &Principal, asked: &Asked, say: Say) -> [Option<Holds>; 7] {
+/// Those that a rule states, in the order of the table. Each is looked at when it is asked for: what comes after one that does not hold
+/// costs a decision nothing.
+pub(crate) fn conditions<'a>(
+    rule: &'a Rule,
+    principal: &'a Principal,
+    asked: &'a Asked,
+    say: Say,
+) -> impl Iterator<Item = Holds> + 'a {
     let Rule {
         id: _,
         effect: _,
@@ -45,94 +51,95 @@ pub(crate) fn conditions(rule: &Rule, principal: &Principal, asked: &Asked, say:
     } = rule;
     let placed = matches!(asked.verb, Verb::Attach | Verb::Update);
     let on_hook = placed || asked.verb == Verb::Detach;
-    let hook = || asked.hook.as_ref();
-    [
-        programs.as_ref().map(|programs| match on_hook || asked.verb == Verb::Load {
-            true => of_kind(programs.types.as_ref(), asked, "program type", say),
-            false => Holds::Silent,
-        }),
-        interfaces.as_ref().map(|interfaces| if on_hook { interface(interfaces, hook(), say) } else { Holds::Silent }),
-        priority.map(|band| match (placed, hook()) {
-            (false, _) | (true, Some(HookFacts::Own { .. } | HookFacts::Nowhere)) => Holds::Silent,
-            (true, None | Some(HookFacts::Shared { priority: None, .. })) => Holds::Maybe,
-            (true, Some(HookFacts::Shared { priority: Some(priority), .. })) => {
-                match (band.min..=band.max).contains(priority) {
-                    true => Holds::Yes,
-                    false => {
-                        Holds::No(say(format_args!("priority {priority}: it is for {} to {}", band.min, band.max)))
-                    }
-                }
-            }
-        }),
-        must_proceed_on.as_ref().map(|required| match (placed, hook()) {
-            (false, _) | (true, Some(HookFacts::Own { .. } | HookFacts::Nowhere)) => Holds::Silent,
-            (true, None | Some(HookFacts::Shared { proceed_on: None, .. })) => Holds::Maybe,
-            (true, Some(HookFacts::Shared { proceed_on: Some(set), .. })) => {
-                // Verdicts of another kind of hook are of no chain here.
-                let verdicts = words::verdicts(asked.kind.as_deref().unwrap_or_default());
-                let of_hook = required.iter().filter(|verdict| verdicts.contains(&verdict.as_str()));
-                match of_hook.filter(|verdict| !set.contains(*verdict)).min() {
-                    None => Holds::Yes,
-                    Some(missing) => Holds::No(say(format_args!("proceed-on: the chain must go on after `{missing}`"))),
-                }
-            }
-        }),
-        hooks.as_ref().map(|hooks| if on_hook { on(hooks, asked, say) } else { Holds::Silent }),
-        source.as_ref().map(|source| match placed || matches!(asked.verb, Verb::Pull | Verb::Load) {
-            true => from(source, asked.source.as_ref(), say),
-            false => Holds::Silent,
-        }),
-        map_from.as_ref().map(|allowed| match asked.maps_of.as_slice() {
-            [] => Holds::Silent,
-            apps => match apps.iter().find(|app| !may_share(allowed, app, principal)) {
-                None => Holds::Yes,
-                Some(app) => Holds::No(say(format_args!("the maps of app `{}`", app.app))),
-            },
-        }),
-    ]
+    let with_bytes = on_hook || asked.verb == Verb::Load;
+    let with_source = placed || matches!(asked.verb, Verb::Pull | Verb::Load);
+    // What says nothing about the verb is not looked at.
+    let if_asked = |speaks: bool, holds: &dyn Fn() -> Holds| if speaks { holds() } else { Holds::Silent };
+    let in_band = priority.iter().map(move |band| if_asked(placed, &|| at(*band, asked, say)));
+    let of_type = programs
+        .iter()
+        .map(move |programs| if_asked(with_bytes, &|| of_kind(programs.types.as_ref(), asked, "program type", say)));
+    let on_interface = interfaces.iter().map(move |them| if_asked(on_hook, &|| interface(them, asked, say)));
+    let proceeding = must_proceed_on.iter().map(move |verdicts| if_asked(placed, &|| proceed(verdicts, asked, say)));
+    let on_hooks = hooks.iter().map(move |hooks| if_asked(on_hook, &|| on(hooks, asked, say)));
+    let from_source = source.iter().map(move |source| if_asked(with_source, &|| from(source, asked, say)));
+    let of_maps = map_from.iter().map(move |lenders| share(lenders, principal, asked, say));
+    in_band.chain(of_type).chain(on_interface).chain(proceeding).chain(on_hooks).chain(from_source).chain(of_maps)
 }
 
-/// Whether a rule is about a caller.
-pub(crate) fn who(rule: &Rule, principal: &Principal) -> Holds {
-    let Some(list) = &rule.who else { return Holds::Yes };
-    let mut best = Holds::No(String::new());
+/// Whether a rule is about a caller; `None` if that is not known.
+pub(crate) fn who(rule: &Rule, principal: &Principal) -> Option<bool> {
+    let Some(list) = &rule.who else { return Some(true) };
+    let mut best = Some(false);
     for one in list {
         match one_of(one, principal) {
-            Holds::Yes => return Holds::Yes,
-            Holds::Maybe => best = Holds::Maybe,
-            Holds::No(_) | Holds::Silent => {}
+            Some(true) => return Some(true),
+            Some(false) => {}
+            None => best = None,
         }
     }
     best
 }
 
-fn one_of(who: &Who, principal: &Principal) -> Holds {
+/// The user first: of a thousand rules nearly all are about others.
+fn one_of(who: &Who, principal: &Principal) -> Option<bool> {
     let Who { user, group, unit } = who;
-    let numbered = |account: &Account, is: &dyn Fn(u32) -> Option<bool>| match account.id {
-        AccountId::Is(id) => is(id),
-        AccountId::Absent => Some(false),
-        AccountId::Unknown => None,
-    };
+    let user = user.as_ref().map_or(Some(true), |user| is(user, |uid| Some(principal.uid == uid)));
+    if user == Some(false) {
+        return Some(false);
+    }
     let credentials = &principal.credentials;
     let in_group = |gid| credentials.groups.as_ref().map(|groups| groups.contains(&gid));
-    let stated = [
-        user.as_ref().map(|user| numbered(user, &|uid| Some(principal.uid == uid))),
-        group.as_ref().map(|group| numbered(group, &in_group)),
-        unit.as_ref().map(|unit| match &credentials.unit {
-            Unit::Unknown => None,
-            Unit::None => Some(false),
-            Unit::Is(name) => Some(unit.matches(name)),
-        }),
-    ];
-    let mut holds = Holds::Yes;
-    for one in stated.into_iter().flatten() {
-        match one {
-            Some(true) => {}
-            Some(false) => return Holds::No(String::new()),
-            None => holds = Holds::Maybe,
+    let group = group.as_ref().map_or(Some(true), |group| is(group, in_group));
+    let unit = unit.as_ref().map_or(Some(true), |unit| in_unit(unit, &credentials.unit));
+    match (user, group, unit) {
+        (_, Some(false), _) | (_, _, Some(false)) => Some(false),
+        (Some(_), Some(_), Some(_)) => Some(true),
+        (None, _, _) | (_, None, _) | (_, _, None) => None,
+    }
+}
+
+/// Whether the number of an account is this; `None` if it is not known.
+fn is(account: &Account, number: impl Fn(u32) -> Option<bool>) -> Option<bool> {
+    match account.id {
+        AccountId::Is(id) => number(id),
+        AccountId::Absent => Some(false),
+        AccountId::Unknown => None,
+    }
+}
+
+fn in_unit(named: &Glob, unit: &Unit) -> Option<bool> {
+    match unit {
+        Unit::Unknown => None,
+        Unit::None => Some(false),
+        Unit::Is(name) => Some(named.matches(name)),
+    }
+}
+
+fn at(band: Band, asked: &Asked, say: Say) -> Holds {
+    match &asked.hook {
+        Some(HookFacts::Own { .. } | HookFacts::Nowhere) => Holds::Silent,
+        None | Some(HookFacts::Shared { priority: None, .. }) => Holds::Maybe,
+        Some(HookFacts::Shared { priority: Some(priority), .. }) if band.has(*priority) => Holds::Yes,
+        Some(HookFacts::Shared { priority: Some(priority), .. }) => {
+            Holds::No(say(format_args!("priority {priority}: it is for {} to {}", band.min, band.max)))
         }
     }
-    holds
+}
+
+fn proceed(required: &BTreeSet<String>, asked: &Asked, say: Say) -> Holds {
+    let set = match &asked.hook {
+        Some(HookFacts::Own { .. } | HookFacts::Nowhere) => return Holds::Silent,
+        None | Some(HookFacts::Shared { proceed_on: None, .. }) => return Holds::Maybe,
+        Some(HookFacts::Shared { proceed_on: Some(set), .. }) => set,
+    };
+    // Verdicts of another kind of hook are of no chain here.
+    let verdicts = words::verdicts(asked.kind.as_deref().unwrap_or_default());
+    let mut of_hook = required.iter().filter(|verdict| verdicts.contains(&verdict.as_str()));
+    match of_hook.find(|verdict| !set.contains(*verdict)) {
+        None => Holds::Yes,
+        Some(missing) => Holds::No(say(format_args!("proceed-on: the chain must go on after `{missing}`"))),
+    }
 }
 
 fn of_kind(kinds: Option<&BTreeSet<String>>, asked: &Asked, what: &str, say: Say) -> Holds {
@@ -144,9 +151,9 @@ fn of_kind(kinds: Option<&BTreeSet<String>>, asked: &Asked, what: &str, say: Say
     }
 }
 
-fn interface(interfaces: &Interfaces, hook: Option<&HookFacts>, say: Say) -> Holds {
+fn interface(interfaces: &Interfaces, asked: &Asked, say: Say) -> Holds {
     let Interfaces { names, netns, directions } = interfaces;
-    let (name, namespace, direction) = match hook {
+    let (name, namespace, direction) = match &asked.hook {
         None => return Holds::Maybe,
         Some(HookFacts::Own { .. } | HookFacts::Nowhere) => return Holds::Silent,
         Some(HookFacts::Shared { interface, netns, direction, .. }) => (interface, netns, direction),
@@ -196,9 +203,9 @@ fn on(hooks: &Hooks, asked: &Asked, say: Say) -> Holds {
     }
 }
 
-fn from(source: &Sources, facts: Option<&SourceFacts>, say: Say) -> Holds {
+fn from(source: &Sources, asked: &Asked, say: Say) -> Holds {
     let Sources { images, signed_by, files } = source;
-    match facts {
+    match &asked.source {
         None => Holds::Maybe,
         Some(SourceFacts::Upload { object }) => match (files, object) {
             (None, _) => Holds::No(say(format_args!("files: it is for images"))),
@@ -235,6 +242,17 @@ fn from(source: &Sources, facts: Option<&SourceFacts>, say: Say) -> Holds {
                 },
             }
         }
+    }
+}
+
+/// Whether all maps of others that are asked for may be had.
+fn share(allowed: &[MapsOf], principal: &Principal, asked: &Asked, say: Say) -> Holds {
+    if asked.maps_of.is_empty() {
+        return Holds::Silent;
+    }
+    match asked.maps_of.iter().find(|app| !may_share(allowed, app, principal)) {
+        None => Holds::Yes,
+        Some(app) => Holds::No(say(format_args!("the maps of app `{}`", app.app))),
     }
 }
 

@@ -3,9 +3,9 @@
 //! ```text
 //! condition   holds for                         and says nothing about
 //! who, verbs  everything
+//! priority    attach, update: hooks of interfaces
 //! programs    load, attach, update, detach      pull, unload, list, map-read, map-write
 //! interfaces  attach, update, detach: hooks of interfaces
-//! priority    attach, update: hooks of interfaces
 //! proceed-on  attach, update: hooks of interfaces
 //! hooks       attach, update, detach; targets: hooks of no interface
 //! source      pull, load, attach, update
@@ -45,13 +45,14 @@ pub struct Allowed {
     pub reach: Reach,
 }
 
-/// How a rule fares.
-struct Outcome<'a> {
+/// A rule, and what is asked.
+struct Case<'a> {
     rule: &'a Rule,
-    who: Holds,
+    principal: &'a Principal,
+    asked: &'a Asked,
+    /// Whether the rule is about the caller; `None` if that is not known.
+    who: Option<bool>,
     verb: bool,
-    /// Of the conditions that it states, in the order of the table.
-    conditions: [Option<Holds>; 7],
 }
 
 impl Policy {
@@ -66,12 +67,12 @@ impl Policy {
         for rule in &self.rules {
             let who = who(rule, principal);
             // Of a thousand rules nearly all are about others.
-            if matches!(who, Holds::No(_)) {
+            if who == Some(false) {
                 continue;
             }
-            let outcome = outcome(rule, who, verb, principal, asked, MUTE);
-            is_denied |= outcome.denies(principal, stage);
-            if outcome.allows(stage) {
+            let case = Case::of(rule, who, verb, principal, asked);
+            is_denied |= case.denies(stage);
+            if case.allows(stage) {
                 let reach = reach(rule, principal, asked);
                 allowed = Some(allowed.map_or((rule, reach), |(first, widest)| (first, widest.max(reach))));
             }
@@ -84,11 +85,10 @@ impl Policy {
 
     /// Why not: every rule again, in words.
     fn denied(&self, principal: &Principal, asked: &Asked, verb: RuleVerb, stage: Stage) -> Denied {
-        let outcomes =
-            self.rules.iter().map(|rule| outcome(rule, who(rule, principal), verb, principal, asked, fmt::format));
-        let outcomes: Vec<Outcome<'_>> = outcomes.collect();
-        let denying = outcomes.iter().find(|outcome| outcome.denies(principal, stage));
-        denied(principal, asked, &outcomes, denying)
+        let cases = self.rules.iter().map(|rule| Case::of(rule, who(rule, principal), verb, principal, asked));
+        let cases: Vec<Case<'_>> = cases.collect();
+        let denying = cases.iter().find(|case| case.denies(stage));
+        denied(principal, asked, &cases, denying)
     }
 
     /// How far the bytes of a load may reach, if it is allowed.
@@ -127,7 +127,7 @@ impl Policy {
 
     /// The rules that are about this caller, whatever it asks.
     pub fn rules_about(&self, principal: &Principal) -> impl Iterator<Item = &Rule> {
-        self.rules.iter().filter(|rule| matches!(who(rule, principal), Holds::Yes))
+        self.rules.iter().filter(|rule| who(rule, principal) == Some(true))
     }
 }
 
@@ -150,41 +150,56 @@ fn root_alone(principal: &Principal, asked: &Asked) -> Result<Allowed, Denied> {
     })
 }
 
-impl Outcome<'_> {
-    fn stated(&self) -> impl Iterator<Item = &Holds> {
-        self.conditions.iter().flatten()
+impl<'a> Case<'a> {
+    fn of(rule: &'a Rule, who: Option<bool>, verb: RuleVerb, principal: &'a Principal, asked: &'a Asked) -> Self {
+        let is_other = |owner: &Owner| owner.uid != principal.uid;
+        // Without `map_from` a rule is about maps as it is about other things: with `other-owner` those of others, too.
+        let lent = rule.map_from.is_none() && asked.maps_of.iter().any(|app| is_other(&app.owner));
+        let others = lent || asked.owner.as_ref().is_some_and(is_other);
+        let has = |verb| rule.verbs.contains(&verb);
+        // Acting on what others own takes two verbs: a rule must allow both, and denies with either.
+        let verb = match rule.effect {
+            Effect::Allow => has(verb) && (!others || has(RuleVerb::OtherOwner)),
+            Effect::Deny => has(verb) || others && has(RuleVerb::OtherOwner),
+        };
+        Self { rule, principal, asked, who, verb }
     }
 
-    /// Whether it is a rule that allows this. It need not be certain as long as not everything is known.
+    fn conditions(&self, say: Say) -> impl Iterator<Item = Holds> {
+        conditions(self.rule, self.principal, self.asked, say)
+    }
+
+    /// Whether the rule allows this. It need not be certain as long as not everything is known.
     fn allows(&self, stage: Stage) -> bool {
-        let enough = |holds: &Holds| match (holds, stage) {
+        let who = self.who.unwrap_or(stage == Stage::First);
+        let enough = |holds: Holds| match (holds, stage) {
             (Holds::Yes | Holds::Silent, _) | (Holds::Maybe, Stage::First) => true,
             (Holds::Maybe, Stage::Last) | (Holds::No(_), _) => false,
         };
-        self.rule.effect == Effect::Allow && self.verb && enough(&self.who) && self.stated().all(enough)
+        self.rule.effect == Effect::Allow && self.verb && who && self.conditions(MUTE).all(enough)
     }
 
-    /// Whether it is a rule that denies this. Who somebody is cannot become known later: if no name service says who is meant, anybody may
-    /// be, but for root.
-    fn denies(&self, principal: &Principal, stage: Stage) -> bool {
-        let who = match self.who {
-            Holds::Yes => true,
-            Holds::Maybe => stage == Stage::Last && principal.uid != 0,
-            Holds::No(_) | Holds::Silent => false,
-        };
-        let enough = |holds: &Holds| match (holds, stage) {
+    /// Whether the rule denies this. Who somebody is cannot become known later: if no name service says who is meant, anybody may be, but
+    /// for root.
+    fn denies(&self, stage: Stage) -> bool {
+        let who = self.who.unwrap_or(stage == Stage::Last && self.principal.uid != 0);
+        let enough = |holds: Holds| match (holds, stage) {
             (Holds::Yes, _) | (Holds::Maybe, Stage::Last) => true,
             (Holds::Maybe, Stage::First) | (Holds::No(_) | Holds::Silent, _) => false,
         };
-        self.rule.effect == Effect::Deny && self.verb && who && self.stated().all(enough)
+        self.rule.effect == Effect::Deny && self.verb && who && self.conditions(MUTE).all(enough)
+    }
+
+    fn is_about_caller(&self) -> bool {
+        self.who != Some(false)
     }
 
     /// The conditions that do not hold, in words.
-    fn failed(&self) -> Vec<&str> {
+    fn failed(&self) -> Vec<String> {
         let mut failed = Vec::new();
-        for holds in self.stated() {
+        for holds in self.conditions(fmt::format) {
             match holds {
-                Holds::No(why) => failed.push(why.as_str()),
+                Holds::No(why) => failed.push(why),
                 Holds::Yes | Holds::Maybe | Holds::Silent => {}
             }
         }
@@ -198,31 +213,37 @@ impl Outcome<'_> {
             Effect::Allow => "allow",
             Effect::Deny => "deny",
         };
-        let what = match (&self.who, self.verb, self.failed().as_slice()) {
-            (Holds::No(_), _, _) => "is about others".to_owned(),
-            (_, false, _) => "is about other verbs".to_owned(),
-            (Holds::Maybe, true, []) => "matches if the caller is who it names".to_owned(),
-            (_, true, []) => "matches".to_owned(),
-            (_, true, failed) => format!("does not match: {}", failed.join("; ")),
+        let what = match (self.who, self.verb) {
+            (Some(false), _) => "is about others".to_owned(),
+            (_, false) => "is about other verbs".to_owned(),
+            (who, true) => match (who, self.failed().as_slice()) {
+                (None, []) => "matches if the caller is who it names".to_owned(),
+                (Some(_), []) => "matches".to_owned(),
+                (_, failed) => format!("does not match: {}", failed.join("; ")),
+            },
         };
         format!("{effect} `{id}` {what}")
     }
 }
 
-fn denied(principal: &Principal, asked: &Asked, outcomes: &[Outcome<'_>], denying: Option<&Outcome<'_>>) -> Denied {
-    let closest = outcomes
+fn denied(principal: &Principal, asked: &Asked, cases: &[Case<'_>], denying: Option<&Case<'_>>) -> Denied {
+    let closest = cases
         .iter()
-        .filter(|outcome| outcome.rule.effect == Effect::Allow && !matches!(outcome.who, Holds::No(_)) && outcome.verb)
-        .min_by_key(|outcome| outcome.failed().len());
-    let (why, hint) = match (denying, closest, others_thing(principal, asked, outcomes)) {
-        (Some(outcome), _, _) => (format!("rule `{}` denies it", outcome.rule.id), "ask an administrator".to_owned()),
-        (None, Some(outcome), _) if builtin::is_built_in(outcome.rule) => built_in_words(asked, outcome),
-        (None, Some(outcome), _) => (
-            format!("rule `{}` allows it, except {}", outcome.rule.id, outcome.failed().join("; and except ")),
+        .filter(|case| case.rule.effect == Effect::Allow && case.is_about_caller() && case.verb)
+        .min_by_key(|case| case.failed().len());
+    let (why, hint) = match (denying, closest, others_thing(principal, asked, cases)) {
+        (Some(case), _, _) => (format!("rule `{}` denies it", case.rule.id), "ask an administrator".to_owned()),
+        (None, Some(case), _) if case.failed().is_empty() => (
+            "a rule may allow it, but who the caller is, or what is asked for, is not known".to_owned(),
+            "ask again; `bpfctl doctor` tells root of names that no name service knows".to_owned(),
+        ),
+        (None, Some(case), _) if builtin::is_built_in(case.rule) => built_in_words(asked, case),
+        (None, Some(case), _) => (
+            format!("rule `{}` allows it, except {}", case.rule.id, case.failed().join("; and except ")),
             "ask for what the rule allows, or ask an administrator".to_owned(),
         ),
         (None, None, Some(why)) => (why, others_hint(asked.verb).to_owned()),
-        (None, None, None) => nobody(principal, asked, outcomes),
+        (None, None, None) => nobody(principal, asked, cases),
     };
     Denied {
         principal: principal.to_string(),
@@ -230,19 +251,19 @@ fn denied(principal: &Principal, asked: &Asked, outcomes: &[Outcome<'_>], denyin
         verb: asked.verb,
         why,
         hint,
-        rules: outcomes.iter().map(Outcome::told).collect(),
+        rules: cases.iter().map(Case::told).collect(),
     }
 }
 
 /// What the caller may do with what is its own only.
-fn others_thing(principal: &Principal, asked: &Asked, outcomes: &[Outcome<'_>]) -> Option<String> {
+fn others_thing(principal: &Principal, asked: &Asked, cases: &[Case<'_>]) -> Option<String> {
     let thing = || asked.thing.as_deref().unwrap_or("it").to_owned();
     let own_thing = asked.owner.as_ref().map(|owner| (owner, thing()));
     let lenders = asked.maps_of.iter().map(|app| (&app.owner, format!("app `{}`", app.app)));
     let (owner, thing) = own_thing.into_iter().chain(lenders).find(|(owner, _)| owner.uid != principal.uid)?;
     let verb = RuleVerb::of(asked.verb)?;
     let own = |rule: &Rule| rule.effect == Effect::Allow && rule.verbs.contains(&verb);
-    outcomes.iter().find(|outcome| own(outcome.rule) && !matches!(outcome.who, Holds::No(_)))?;
+    cases.iter().find(|case| own(case.rule) && case.is_about_caller())?;
     Some(format!("{thing} belongs to {owner}"))
 }
 
@@ -255,7 +276,7 @@ fn others_hint(verb: Verb) -> &'static str {
 }
 
 /// The built-in rules are the same on each host: they are told with the way out.
-fn built_in_words(asked: &Asked, outcome: &Outcome<'_>) -> (String, String) {
+fn built_in_words(asked: &Asked, case: &Case<'_>) -> (String, String) {
     if asked.verb == Verb::Load && matches!(asked.source, Some(SourceFacts::Upload { .. })) {
         return (
             format!("members of group `{GROUP}` load images, not files"),
@@ -271,14 +292,14 @@ fn built_in_words(asked: &Asked, outcome: &Outcome<'_>) -> (String, String) {
                 format!("ask for a priority from {min} to {}", PRIORITY_MAX),
             )
         }
-        _ => (outcome.failed().join(", and "), "ask as root".to_owned()),
+        _ => (case.failed().join(", and "), "ask as root".to_owned()),
     }
 }
 
 /// No rule about this caller has the verb.
-fn nobody(principal: &Principal, asked: &Asked, outcomes: &[Outcome<'_>]) -> (String, String) {
-    let by_files = outcomes.iter().any(|outcome| !builtin::is_built_in(outcome.rule));
-    let known = outcomes.iter().any(|outcome| !matches!(outcome.who, Holds::No(_)));
+fn nobody(principal: &Principal, asked: &Asked, cases: &[Case<'_>]) -> (String, String) {
+    let by_files = cases.iter().any(|case| !builtin::is_built_in(case.rule));
+    let known = cases.iter().any(|case| case.is_about_caller());
     match (by_files, known) {
         (false, true) if matches!(asked.verb, Verb::MapRead | Verb::MapWrite) => (
             format!("no rule about you allows `{}`", asked.verb),
@@ -297,31 +318,6 @@ fn nobody(principal: &Principal, asked: &Asked, outcomes: &[Outcome<'_>]) -> (St
             "`bpfctl whoami` shows whom bpfd takes you for; ask an administrator".to_owned(),
         ),
     }
-}
-
-fn outcome<'a>(
-    rule: &'a Rule,
-    who: Holds,
-    verb: RuleVerb,
-    principal: &Principal,
-    asked: &Asked,
-    say: Say,
-) -> Outcome<'a> {
-    let is_other = |owner: &Owner| owner.uid != principal.uid;
-    // Without `map_from` a rule is about maps as it is about other things: with `other-owner` those of others, too.
-    let lent = rule.map_from.is_none() && asked.maps_of.iter().any(|app| is_other(&app.owner));
-    let others = lent || asked.owner.as_ref().is_some_and(is_other);
-    let has = |verb| rule.verbs.contains(&verb);
-    // Acting on what others own takes two verbs: a rule must allow both, and denies with either.
-    let verb = match rule.effect {
-        Effect::Allow => has(verb) && (!others || has(RuleVerb::OtherOwner)),
-        Effect::Deny => has(verb) || others && has(RuleVerb::OtherOwner),
-    };
-    let conditions = match (&who, verb) {
-        (Holds::No(_), _) | (_, false) => Default::default(),
-        (_, true) => conditions(rule, principal, asked, say),
-    };
-    Outcome { rule, who, verb, conditions }
 }
 
 /// Content that root vouches for, by asking, by naming it in a rule or by signers whose signatures count, is verified with the daemon's

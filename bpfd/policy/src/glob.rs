@@ -67,9 +67,8 @@ impl Glob {
     pub fn matches(&self, name: &str) -> bool {
         let Some((start, rest)) = self.0.split_once('*') else { return self.0 == name };
         let Some(mut name) = name.strip_prefix(start) else { return false };
-        let mut pieces: Vec<&str> = rest.split('*').collect();
-        let end = pieces.pop().unwrap_or_default();
-        for piece in pieces {
+        let (pieces, end) = rest.rsplit_once('*').map_or((None, rest), |(pieces, end)| (Some(pieces), end));
+        for piece in pieces.into_iter().flat_map(|pieces| pieces.split('*')) {
             let Some((_, after)) = name.split_once(piece) else { return false };
             name = after;
         }

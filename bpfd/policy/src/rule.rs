@@ -206,6 +206,14 @@ pub struct Band {
     pub max: u32,
 }
 
+impl Band {
+    /// Whether a priority is one of these.
+    #[must_use]
+    pub fn has(self, priority: u32) -> bool {
+        self.min <= priority && priority <= self.max
+    }
+}
+
 /// `hooks`.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub struct Hooks {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use bpfd_policy::Policy;
 use bpfd_policy::accounts::Accounts;
-use bpfd_policy::caller::{Asked, Credentials, HookFacts, Owner, Principal, Reach, SourceFacts, Unit, Verb};
+use bpfd_policy::caller::{Asked, Credentials, HookFacts, MapOwner, Owner, Principal, Reach, SourceFacts, Unit, Verb};
 use bpfd_policy::decide::Stage;
 use bpfd_policy::digest::Digest;
 use bpfd_policy::read::PolicyText;
@@ -140,6 +140,158 @@ fn refusals_by_built_in_rules_say_what_to_do() {
     assert_eq!(why(&policy, &member, &Asked::verb(Verb::Trust)), "only root changes who is trusted");
 }
 
+/// What a refusal says, and then what each rule has to do with it, as the log has it.
+fn refusal(policy: &Policy, who: &Principal, asked: &Asked) -> String {
+    let denied = policy.decide(who, asked, Stage::Last).unwrap_err();
+    let rules: Vec<String> = denied.rules.iter().map(|rule| format!("\n    {rule}")).collect();
+    format!("{} | {}{}", denied.why, denied.hint, rules.concat())
+}
+
+#[test]
+fn a_refusal_by_built_in_rules_says_which_way_is_open() {
+    let policy = policy("");
+    let (member, viewer, stranger) = (principal(1000, &[BPFD]), principal(1001, &[VIEW]), principal(1002, &[]));
+    let upload = || Some(SourceFacts::Upload { object: None });
+    let named = |thing: Option<&str>, uid, asked| Asked { thing: thing.map(str::to_owned), ..owned(uid, asked) };
+    let lender = MapOwner { owner: Owner { uid: 0, user: None }, app: "lender".to_owned(), labels: [].into() };
+    insta::assert_snapshot!(
+        [
+            refusal(&policy, &member, &Asked { source: upload(), ..attach("eth0", 100) }),
+            refusal(&policy, &member, &Asked { source: upload(), ..Asked::verb(Verb::Pull) }),
+            refusal(&policy, &member, &attach("eth0", 1001)),
+            refusal(&policy, &member, &attach("eth0", 99)),
+            refusal(&policy, &member, &owned(0, attach("eth0", 100))),
+            refusal(&policy, &member, &named(None, 0, Asked::verb(Verb::Detach))),
+            refusal(&policy, &member, &Asked { maps_of: vec![lender], ..load(image("reg.acme/bpf/x", &["ci"])) }),
+            refusal(&policy, &viewer, &owned(0, Asked::verb(Verb::Detach))),
+            refusal(&policy, &member, &Asked::verb(Verb::MapRead)),
+            refusal(&policy, &viewer, &Asked::verb(Verb::Unload)),
+            refusal(&policy, &stranger, &Asked::verb(Verb::MapWrite)),
+            refusal(&policy, &stranger, &Asked::verb(Verb::Recover)),
+        ]
+        .join("\n"),
+        @r#"
+    files: it is for images | ask as root
+        allow `builtin-root` is about others
+        allow `builtin-bpfd` does not match: files: it is for images
+        allow `builtin-bpfd-own` is about other verbs
+        allow `builtin-bpfd-view` is about others
+    files: it is for images | ask as root
+        allow `builtin-root` is about others
+        allow `builtin-bpfd` does not match: files: it is for images
+        allow `builtin-bpfd-own` is about other verbs
+        allow `builtin-bpfd-view` is about others
+    priority 1001: it is for 100 to 1000 | ask as root
+        allow `builtin-root` is about others
+        allow `builtin-bpfd` does not match: priority 1001: it is for 100 to 1000
+        allow `builtin-bpfd-own` is about other verbs
+        allow `builtin-bpfd-view` is about others
+    priority 99 is below 100: lower priorities are reserved for root | ask for a priority from 100 to 1000
+        allow `builtin-root` is about others
+        allow `builtin-bpfd` does not match: priority 99: it is for 100 to 1000
+        allow `builtin-bpfd-own` is about other verbs
+        allow `builtin-bpfd-view` is about others
+    app `a` belongs to uid 0 | load the image under a name of your own
+        allow `builtin-root` is about others
+        allow `builtin-bpfd` is about other verbs
+        allow `builtin-bpfd-own` is about other verbs
+        allow `builtin-bpfd-view` is about others
+    it belongs to uid 0 | ask its owner, or root
+        allow `builtin-root` is about others
+        allow `builtin-bpfd` is about other verbs
+        allow `builtin-bpfd-own` is about other verbs
+        allow `builtin-bpfd-view` is about others
+    app `lender` belongs to uid 0 | load an app of your own that makes the map
+        allow `builtin-root` is about others
+        allow `builtin-bpfd` is about other verbs
+        allow `builtin-bpfd-own` is about other verbs
+        allow `builtin-bpfd-view` is about others
+    not root and not in group `bpfd` | ask as root, or have root add you to the group: `usermod -aG bpfd USER`
+        allow `builtin-root` is about others
+        allow `builtin-bpfd` is about others
+        allow `builtin-bpfd-own` is about others
+        allow `builtin-bpfd-view` is about other verbs
+    no rule about you allows `map-read` | ask as root, or have root write a [[rule]] with the verb `map-read`
+        allow `builtin-root` is about others
+        allow `builtin-bpfd` is about other verbs
+        allow `builtin-bpfd-own` is about other verbs
+        allow `builtin-bpfd-view` is about others
+    not root and not in group `bpfd` | ask as root, or have root add you to the group: `usermod -aG bpfd USER`
+        allow `builtin-root` is about others
+        allow `builtin-bpfd` is about others
+        allow `builtin-bpfd-own` is about others
+        allow `builtin-bpfd-view` is about other verbs
+    not root and not in group `bpfd` | ask as root, or have root add you to the group: `usermod -aG bpfd USER`
+        allow `builtin-root` is about others
+        allow `builtin-bpfd` is about others
+        allow `builtin-bpfd-own` is about others
+        allow `builtin-bpfd-view` is about others
+    only root decides about a state that was lost | ask as root
+    "#
+    );
+}
+
+#[test]
+fn a_refusal_by_files_tells_the_caller_of_its_own_rules_and_the_log_of_all() {
+    let deny = |id: &str, who: &str| {
+        format!(
+            "[[rule]]\nid = \"{id}\"\neffect = \"deny\"\nwho = [{{ user = \"{who}\" }}]\nverbs = [\"attach\"]\npriority = {{ min = 200, max = 300 }}\n"
+        )
+    };
+    let ldap = "[[rule]]\nid = \"ldap\"\neffect = \"allow\"\nwho = [{ group = \"ldap\" }]\nverbs = [\"map-read\"]\n";
+    let policy = policy(&[RULE, &deny("no", "cni"), &deny("not-admin", "admin"), ldap].concat());
+    let cni = principal(CNI, &[]);
+    insta::assert_snapshot!(
+        [
+            refusal(&policy, &cni, &attach("veth1", 200)),
+            refusal(&policy, &cni, &attach("veth1", 99)),
+            refusal(&policy, &cni, &Asked::verb(Verb::MapRead)),
+            refusal(&policy, &cni, &owned(0, Asked::verb(Verb::Unload))),
+            refusal(&policy, &principal(ADMIN, &[]), &attach("veth1", 1)),
+            refusal(&policy, &principal(7, &[]), &Asked::verb(Verb::List)),
+        ]
+        .join("\n"),
+        @r#"
+    rule `no` denies it | ask an administrator
+        allow `builtin-root` is about others
+        allow `cni` matches
+        deny `no` matches
+        deny `not-admin` is about others
+        allow `ldap` is about other verbs
+    rule `cni` allows it, except priority 99: it is for 100 to 499 | ask for what the rule allows, or ask an administrator
+        allow `builtin-root` is about others
+        allow `cni` does not match: priority 99: it is for 100 to 499
+        deny `no` does not match: priority 99: it is for 200 to 300
+        deny `not-admin` is about others
+        allow `ldap` is about other verbs
+    a rule may allow it, but who the caller is, or what is asked for, is not known | ask again; `bpfctl doctor` tells root of names that no name service knows
+        allow `builtin-root` is about others
+        allow `cni` is about other verbs
+        deny `no` is about other verbs
+        deny `not-admin` is about others
+        allow `ldap` matches if the caller is who it names
+    app `a` belongs to uid 0 | ask its owner, or root
+        allow `builtin-root` is about others
+        allow `cni` is about other verbs
+        deny `no` is about other verbs
+        deny `not-admin` is about others
+        allow `ldap` is about other verbs
+    no rule about you allows `attach` | `bpfctl whoami` shows which rules are about you; ask an administrator
+        allow `builtin-root` is about others
+        allow `cni` is about others
+        deny `no` is about others
+        deny `not-admin` does not match: priority 1: it is for 200 to 300
+        allow `ldap` is about other verbs
+    no rule about you allows `list` | `bpfctl whoami` shows which rules are about you; ask an administrator
+        allow `builtin-root` is about others
+        allow `cni` is about others
+        deny `no` is about others
+        deny `not-admin` is about others
+        allow `ldap` is about other verbs
+    "#
+    );
+}
+
 #[test]
 fn every_condition_of_a_rule_must_hold_and_the_refusal_names_those_that_do_not() {
     let (policy, cni) = (policy(RULE), principal(CNI, &[]));
@@ -183,7 +335,7 @@ fn every_condition_of_a_rule_must_hold_and_the_refusal_names_those_that_do_not()
     rule `cni` allows it, except image reg.acme/other/x:latest: it is for reg.acme/bpf/**
     rule `cni` allows it, except the signature: the image must be signed by ci
     rule `cni` allows it, except files: it is for images
-    rule `cni` allows it, except interface eth0: it is for veth*; and except priority 7: it is for 100 to 499
+    rule `cni` allows it, except priority 7: it is for 100 to 499; and except interface eth0: it is for veth*
     "
     );
 }
@@ -309,6 +461,8 @@ fn while_no_name_service_answers_nobody_is_allowed_by_a_name_and_anybody_but_roo
     }
     let unanswered = known(rule("allow"), AccountId::Unknown);
     assert!(unanswered.decide(&member, &list, Stage::First).is_ok());
+    let may = "a rule may allow it, but who the caller is, or what is asked for, is not known";
+    assert_eq!(why(&unanswered, &member, &list), may);
 }
 
 #[test]
