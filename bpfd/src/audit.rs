@@ -171,11 +171,11 @@ pub trait AuditSink {
         self.unended().iter().any(|open| open.operation == operation)
     }
 
-    /// The record before what nobody asks for now. It goes into the room that is kept, and without it the work goes on all the same: what
-    /// was asked for before must run.
-    fn begin_own(&mut self, kind: Kind, changes: &[String], plan: Option<String>) -> OpId {
+    /// The record before what nobody asks for now, about these apps. It goes into the room that is kept, and without it the work goes on
+    /// all the same: what was asked for before must run.
+    fn begin_own(&mut self, kind: Kind, changes: &[String], apps: &[String], plan: Option<String>) -> OpId {
         let (operation, owner) = (OpId(Uuid::new_v4()), Principal::daemon().owner());
-        let begun = Record::Begin { operation, kind, owner: &owner, changes, apps: &[], plan, late: false };
+        let begun = Record::Begin { operation, kind, owner: &owner, changes, apps, plan, late: false };
         if let Err(error) = self.write(&begun, WhenFull::Count) {
             tracing::error!(%error, "cannot record in the audit log what the daemon does by itself");
         }

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use bpfd_core::describe::describe;
+use bpfd_core::describe::{apps, describe};
 use bpfd_core::ident::BootId;
 use bpfd_core::policy::{Credentials, Principal};
 use bpfd_core::programs::gone;
@@ -76,7 +76,7 @@ pub fn forget_undeclared(
         .map(|change| format!("{change}: no file declares it any more"))
         .collect();
     changes.iter().for_each(|change| tracing::info!("{change}"));
-    let operation = audit.begin_own(Kind::Repair, &changes, None);
+    let operation = audit.begin_own(Kind::Repair, &changes, &apps(&state, &left, &unload), None);
     let done = store.replace(boot, &state, &left);
     audit.ended(operation, &result(&done));
     done

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bpfd_core::adopt::{Spared, adopt, lacks};
-use bpfd_core::describe::{apps, describe};
+use bpfd_core::describe::{Touched, apps, describe};
 use bpfd_core::hook::ChainId;
 use bpfd_core::ident::{AppUid, BootId, DatabaseUid, GenerationUid, LinkUid, SlotUid, Uids};
 use bpfd_core::journal::{Operation, Verdict, recover};
@@ -214,7 +214,7 @@ pub fn repair<K: Kernel>(
             observed.barred.clone_from(&repaired.barred);
             // An app that cannot be loaded, and its links, keep their rows.
             let plan = with_records(converge(&seated(&wanted, &observed), &observed, uids), &reloaded, &observed);
-            let attempt = carry_out(executor, Kind::Repair, plan, &observed, &mut repaired)?;
+            let attempt = carry_out(executor, Kind::Repair, plan, &reloaded, &observed, &mut repaired)?;
             if !attempt.again(&mut races) {
                 repaired.failures.extend(attempt.failed);
                 break;
@@ -264,19 +264,21 @@ fn forget_ended<K: Kernel>(
     let ended = Ended::of(&state, &executor.store.of_other_boots(boot)?);
     if !ended.is_empty() {
         let told: Vec<String> = ended.told(&state).into_iter().collect();
-        on_record(executor, &told, |executor| executor.store.replace(boot, &state, &ended.gone_from(&state)))?;
+        let Touched { apps, told: _ } = Touched::rows(&ended.apps, &ended.links, &[&state]);
+        on_record(executor, &told, &apps, |executor| executor.store.replace(boot, &state, &ended.gone_from(&state)))?;
         repaired.steps.extend(told);
     }
     Ok(ended)
 }
 
-/// What a repair does to rows alone, with a record before it and one after it.
+/// What a repair does to rows of these apps alone, with a record before it and one after it.
 fn on_record<K: Kernel>(
     executor: &mut Executor<'_, K>,
     changes: &[String],
+    apps: &[String],
     work: impl FnOnce(&mut Executor<'_, K>) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    let operation = executor.audit.begin_own(Kind::Repair, changes, None);
+    let operation = executor.audit.begin_own(Kind::Repair, changes, apps, None);
     let done = work(executor);
     executor.audit.ended(operation, &result(&done));
     done
@@ -348,16 +350,20 @@ fn adopt_lost<K: Kernel>(
     let (state, recovery) = adopt(relation, &rows, executor.store.recovery()?.as_ref(), &observed);
     let lost = !recovery.is_empty();
     point("repair-lost-before");
-    let changes = [format!("take what runs into the database: {relation}")];
+    let Touched { apps, told } = Touched::recovered(&recovery, &state);
+    let why = format!("take what runs into the database: {relation}");
+    let changes: Vec<String> = [why].into_iter().chain(told).collect();
     let adopted = (&state, &recovery);
-    on_record(executor, &changes, |executor| executor.store.adopt(boot, &rows, adopted, DatabaseUid(uids.fresh())))?;
+    on_record(executor, &changes, &apps, |executor| {
+        executor.store.adopt(boot, &rows, adopted, DatabaseUid(uids.fresh()))
+    })?;
     point("repair-lost-after");
     if !lost {
         return Ok(None);
     }
     let observed = Observed { spared: recovery.spared, ..observed };
     let records = with_records(Plan::default(), &state, &observed);
-    let attempt = carry_out(executor, Kind::Repair, records, &observed, repaired)?;
+    let attempt = carry_out(executor, Kind::Repair, records, &state, &observed, repaired)?;
     repaired.failures.extend(attempt.failed);
     executor.stamp();
     Ok(Some((state, observed, std::mem::take(repaired))))
@@ -385,10 +391,10 @@ pub fn settle<K: Kernel>(
     repaired: &mut Repaired,
 ) -> Result<Attempt, RepairError> {
     let Attempt { mut failed, mut raced, mut barred, mut idle } =
-        carry_out(executor, Kind::Event, first, observed, repaired)?;
+        carry_out(executor, Kind::Event, first, state, observed, repaired)?;
     // Orders of the policy may have other places for links of chains that came.
     let rest = with_records(converge_chains(state, observed, &[], uids), state, observed);
-    let rest = carry_out(executor, Kind::Event, rest, observed, repaired)?;
+    let rest = carry_out(executor, Kind::Event, rest, state, observed, repaired)?;
     failed.extend(rest.failed);
     raced |= rest.raced;
     barred |= rest.barred;
@@ -432,7 +438,7 @@ fn critical_first<K: Kernel>(
     near.chains.retain(|chain, _| chains.contains(chain));
     let plan = converge_chains(&reachable(&rows, &gone), &near, &changes, uids);
     // What fails is told by the repair of the rest, which tries it again.
-    carry_out(executor, Kind::Repair, plan, &near, repaired)?;
+    carry_out(executor, Kind::Repair, plan, &rows, &near, repaired)?;
     Ok(Some(rows))
 }
 
@@ -521,11 +527,12 @@ impl Attempt {
     }
 }
 
-/// Takes the steps of a repair. A step that fails takes those that need it along; the others go on.
+/// Takes the steps of a repair, on record with the rows of `state` that they are about. A step that fails takes those that need it along; the others go on.
 fn carry_out<K: Kernel>(
     executor: &mut Executor<'_, K>,
     kind: Kind,
     plan: Plan,
+    state: &State,
     observed: &Observed,
     repaired: &mut Repaired,
 ) -> Result<Attempt, RepairError> {
@@ -545,7 +552,9 @@ fn carry_out<K: Kernel>(
         Kind::Event => "follow a change of an interface, a filter or a network namespace",
         Kind::Repair | Kind::Change | Kind::Host => "make the kernel what the database says",
     };
-    let operation = executor.audit.begin_own(kind, &[why.to_owned()], Some(plan.to_string()));
+    let Touched { apps, told } = Touched::by(plan, state, observed);
+    let changes: Vec<String> = [why.to_owned()].into_iter().chain(told).collect();
+    let operation = executor.audit.begin_own(kind, &changes, &apps, Some(plan.to_string()));
     let mut failures = Vec::new();
     for step in &plan.steps {
         let needs = match step {

@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use bpfd_tests::{Host, eventually, example};
 use insta::assert_snapshot;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn records(host: &Host) -> Vec<Value> {
     let path = host.path(&format!("{}/var/log/bpfd/audit.jsonl", host.root().display()));
@@ -177,7 +177,56 @@ fn an_event_that_changes_a_chain_is_on_record() {
     assert!(recorded.iter().any(|step| step.starts_with("swap")) && planned == recorded, "{records:?}");
     let end = records.last().unwrap();
     assert_eq!((&end["operation"], &end["result"]), (&begin["operation"], &"done".into()), "{records:?}");
+    assert_eq!(begin["apps"], json!(["a"]));
+    let follow = "follow a change of an interface, a filter or a network namespace";
+    assert_eq!(changes(begin), [follow, "link `a/pass@later:xdp` (UID)"]);
     host.shell("ip link del later");
+}
+
+#[test]
+fn what_a_repair_mends_is_on_record_by_name() {
+    let mut host = Host::new();
+    host.shell("ip link add second type veth peer name second-far; ip link set second up");
+    for (name, options) in [("a", "--persist xdp -i uplink"), ("b", ""), ("c", "--persist xdp -i second")] {
+        let load = format!("load --path {} --name {name} {options}", example("xdp-pass"));
+        host.bpfctl(load.trim_end()).ok();
+    }
+    host.stop();
+    let mut before = records(&host).len();
+    let mut mended = |host: &mut Host| {
+        host.start();
+        let all = records(host);
+        let of_start = all.iter().skip(std::mem::replace(&mut before, all.len()));
+        let begun = of_start.filter(|record| record["record"] == "begin");
+        begun.map(|begin| (begin["kind"].clone(), begin["apps"].clone(), changes(begin))).collect::<Vec<_>>()
+    };
+    assert_eq!(mended(&mut host), [], "there was nothing to mend");
+    host.stop();
+    host.shell("ip link set dev uplink xdp off");
+    let make = "make the kernel what the database says".to_owned();
+    let link = |name: &str| format!("link `{name}` (UID)");
+    let on_uplink = link("a/pass@uplink:xdp");
+    assert_eq!(mended(&mut host), [("repair".into(), json!(["a"]), vec![make.clone(), on_uplink.clone()])]);
+    assert!(
+        audit(&host, "show --app a")
+            .ok()
+            .contains("make the kernel what the database says; link `a/pass@uplink:xdp` (")
+    );
+    assert!(!audit(&host, "show --app c").ok().contains("make the kernel"), "what was not touched is not named");
+    host.reboot();
+    let ended = "app `b` ended with the last boot: it is not persistent".to_owned();
+    let loaded = ["app `a` (UID)", "app `c` (UID)"].map(str::to_owned);
+    let (first, mut rest) =
+        mended(&mut host).split_first().map(|(first, rest)| (first.clone(), rest.to_vec())).unwrap();
+    assert_eq!(first, ("repair".into(), json!(["b"]), vec![ended]));
+    let (kind, apps, mut told) = rest.remove(0);
+    told.sort();
+    let [a, c] = loaded;
+    assert_eq!(
+        (kind, apps, told),
+        ("repair".into(), json!(["a", "c"]), vec![a, c, on_uplink, link("c/pass@second:xdp"), make])
+    );
+    assert!(rest.is_empty(), "{rest:?}");
 }
 
 /// `bpfctl audit` on the files of the case.
