@@ -321,9 +321,10 @@ fn who_one_is_and_what_one_may_can_be_asked() {
     assert_eq!(asks("list --as nobody-of-this-name").code, 2);
     assert_snapshot!(asks("load xdp --file any --as member").stdout, @"yes: rule `team` allows it, with reach `kernel`");
     assert_snapshot!(host.bpfctl("policy show").stdout, @r#"
-    files:    /run/case/etc/bpfd/policy.toml
-    signers:  none
-    images:   none
+    files:     /run/case/etc/bpfd/policy.toml
+    signers:   none
+    images:    none
+    unvetted:  xdp, tc alone, with reach `packet`
 
     # built in
     [[rule]]
@@ -453,7 +454,11 @@ fn a_unit_is_that_of_the_process_and_its_user_cannot_make_another_one_of_its_nam
         let said = units.bpfctl(&host, group, "whoami").stdout;
         said.lines().find_map(|line| line.strip_prefix("unit:")).unwrap().trim().to_owned()
     };
-    if unit("/cni.service") == "none" {
+    let knows_units = unit("/cni.service") != "none";
+    let check = host.bpfctl(&format!("policy check --dir {ETC}"));
+    let warned = check.stderr.contains("rules with `unit` match nobody on this kernel: team");
+    assert_eq!((check.code, warned), (0, !knows_units), "{check}");
+    if !knows_units {
         println!("skipped: this kernel does not tell the process of a caller");
         return;
     }

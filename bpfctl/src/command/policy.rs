@@ -256,13 +256,17 @@ impl View for Shown {
     }
 
     fn text(&self) -> Vec<Block> {
-        let pb::GetPolicyResponse { files, fault: _, rules, unknown_names, signers, images, orders } = &self.0;
+        let pb::GetPolicyResponse { files, fault: _, rules, unknown_names, signers, images, orders, packet_types } =
+            &self.0;
         let listed = |list: &[String]| if list.is_empty() { "none".to_owned() } else { list.join(", ") };
         let mut facts = vec![
             ("files", if files.is_empty() { "none: the built-in policy holds".to_owned() } else { listed(files) }),
             ("signers", listed(signers)),
             ("images", listed(images)),
         ];
+        if !packet_types.is_empty() {
+            facts.push(("unvetted", format!("{} alone, with reach `packet`", listed(packet_types))));
+        }
         if !unknown_names.is_empty() {
             facts.push(("nobody is called", listed(unknown_names)));
         }

@@ -556,6 +556,7 @@ impl PolicyService for Fake {
             signers: vec!["ci".into()],
             images: vec!["registry/team/**".into()],
             orders: vec![pb::PolicyOrder { id: "edge".into(), text: "[[order]]\nid = \"edge\"\n".into() }],
+            packet_types: vec!["xdp".into(), "tc".into()],
         })
     }
 

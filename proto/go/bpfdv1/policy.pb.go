@@ -712,7 +712,10 @@ type GetPolicyResponse struct {
 	// Scopes of images.
 	Images []string `protobuf:"bytes,6,rep,name=images,proto3" json:"images,omitempty"`
 	// Every order, in the order of the files.
-	Orders        []*PolicyOrder `protobuf:"bytes,7,rep,name=orders,proto3" json:"orders,omitempty"`
+	Orders []*PolicyOrder `protobuf:"bytes,7,rep,name=orders,proto3" json:"orders,omitempty"`
+	// Types of programs that may be loaded with reach `packet`: of bytes that
+	// nobody vetted, no others.
+	PacketTypes   []string `protobuf:"bytes,8,rep,name=packet_types,json=packetTypes,proto3" json:"packet_types,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -792,6 +795,13 @@ func (x *GetPolicyResponse) GetImages() []string {
 func (x *GetPolicyResponse) GetOrders() []*PolicyOrder {
 	if x != nil {
 		return x.Orders
+	}
+	return nil
+}
+
+func (x *GetPolicyResponse) GetPacketTypes() []string {
+	if x != nil {
+		return x.PacketTypes
 	}
 	return nil
 }
@@ -1159,7 +1169,7 @@ const file_bpfd_v1_policy_proto_rawDesc = "" +
 	"\x05reach\x18\x03 \x01(\tR\x05reach\x12\x10\n" +
 	"\x03why\x18\x04 \x01(\tR\x03why\x12\x12\n" +
 	"\x04hint\x18\x05 \x01(\tR\x04hint\"\x12\n" +
-	"\x10GetPolicyRequest\"\xef\x01\n" +
+	"\x10GetPolicyRequest\"\x92\x02\n" +
 	"\x11GetPolicyResponse\x12\x14\n" +
 	"\x05files\x18\x01 \x03(\tR\x05files\x12\x14\n" +
 	"\x05fault\x18\x02 \x01(\tR\x05fault\x12)\n" +
@@ -1167,7 +1177,8 @@ const file_bpfd_v1_policy_proto_rawDesc = "" +
 	"\runknown_names\x18\x04 \x03(\tR\funknownNames\x12\x18\n" +
 	"\asigners\x18\x05 \x03(\tR\asigners\x12\x16\n" +
 	"\x06images\x18\x06 \x03(\tR\x06images\x12,\n" +
-	"\x06orders\x18\a \x03(\v2\x14.bpfd.v1.PolicyOrderR\x06orders\"K\n" +
+	"\x06orders\x18\a \x03(\v2\x14.bpfd.v1.PolicyOrderR\x06orders\x12!\n" +
+	"\fpacket_types\x18\b \x03(\tR\vpacketTypes\"K\n" +
 	"\n" +
 	"PolicyRule\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +

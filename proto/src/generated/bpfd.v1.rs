@@ -6187,6 +6187,10 @@ pub struct GetPolicyResponse {
     /// Every order, in the order of the files.
     #[prost(message, repeated, tag = "7")]
     pub orders: ::prost::alloc::vec::Vec<PolicyOrder>,
+    /// Types of programs that may be loaded with reach `packet`: of bytes that
+    /// nobody vetted, no others.
+    #[prost(string, repeated, tag = "8")]
+    pub packet_types: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for GetPolicyResponse {
     const NAME: &'static str = "GetPolicyResponse";

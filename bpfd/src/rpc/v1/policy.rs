@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bpfd_core::names::printable;
 use bpfd_core::policy::{Credentials, Principal, Unit};
+use bpfd_core::state::ProgramKind;
 use bpfd_policy::decide::Allowed;
 use bpfd_policy::expect::Question;
 use bpfd_policy::order::Order;
@@ -11,6 +12,7 @@ use bpfd_policy::rule::{Direction, Rule};
 use bpfd_policy::{Policy, builtin};
 use bpfd_proto::codec::v1::{self as codec, BadField};
 use bpfd_proto::v1 as pb;
+use ebpf::kind::Sees;
 use tonic::{Request, Response, Status};
 
 use super::{apply, bad_field, principal, status};
@@ -85,6 +87,7 @@ impl pb::policy_service_server::PolicyService for PolicyApi {
             built_in: builtin::is_built_in(rule),
             text: rule.to_string(),
         };
+        let unvetted = ProgramKind::ALL.iter().filter(|kind| kind.sees() == Sees::Packets);
         let order = |order: &Order| pb::PolicyOrder { id: order.id.to_string(), text: order.to_string() };
         Ok(Response::new(pb::GetPolicyResponse {
             files: read.clone(),
@@ -97,6 +100,7 @@ impl pb::policy_service_server::PolicyService for PolicyApi {
             signers: signers.keys().map(ToString::to_string).collect(),
             images: images.iter().map(|image| image.scope.to_string()).collect(),
             orders: orders.iter().map(order).collect(),
+            packet_types: unvetted.map(ToString::to_string).collect(),
         }))
     }
 
