@@ -4,6 +4,7 @@
 //! A proof fails on what it finds, never on a time. Its short form is a test.
 
 mod attacks;
+mod mutants;
 mod packages;
 
 use std::path::Path;
@@ -22,14 +23,19 @@ struct Proof {
 }
 
 /// A new proof is a line here and a file.
-const PROOFS: [Proof; 2] =
-    [Proof { name: "attacks", run: attacks::prove }, Proof { name: "packages", run: packages::prove }];
+const PROOFS: [Proof; 3] = [
+    Proof { name: "attacks", run: attacks::prove },
+    Proof { name: "mutants", run: mutants::prove },
+    Proof { name: "packages", run: packages::prove },
+];
 
 #[derive(clap::Args)]
 #[command(after_help = "\
   attacks  random input at each door of a built daemon: frames and messages on both sockets, objects,
            images, policy files, registries.toml and auth.json, state.db and bpfd.toml; as root. The
            daemon must live, answer, stay below 128 MiB, and not panic
+  mutants  each comparison, condition and answer of the policy's decision, changed one at a time in a copy
+           of the tree: a test must notice each; some 170 changes, a few seconds of building each
   packages two release builds: the packages of both must be the same, small enough, and without an error
            of lintian's; takes as long as it takes
 
@@ -42,6 +48,7 @@ Examples:
   cargo xtask prove attacks --for 3
   cargo xtask prove attacks --for 3 --seed 7       the same inputs again
   cargo xtask prove attacks --seed 7 --input state:115   one of them
+  cargo xtask prove mutants
   cargo xtask prove attacks --json | tail -n 1")]
 pub(crate) struct Args {
     /// What to prove

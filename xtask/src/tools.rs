@@ -158,6 +158,9 @@ pub(crate) const MDBOOK: CargoTool = CargoTool {
     ..cargo_program("mdbook", "0.5.4", "makes the book of docs/")
 };
 
+pub(crate) const CARGO_MUTANTS: CargoTool =
+    CargoTool { name: "cargo-mutants", version: "27.1.0", why: "changes the decision, to see that tests notice" };
+
 /// `cargo-deny` from PATH or our cache; built into the cache if it is nowhere (some minutes).
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
     cargo_tool(&CARGO_DENY)
