@@ -2,12 +2,14 @@
 //! documentation, a file with every key, and each of these with one thing wrong.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
-use bpfd_policy::Policy;
 use bpfd_policy::key::PublicKey;
 use bpfd_policy::read::{KeyFault, Named, PolicyText};
+use bpfd_policy::rule::RuleVerb;
 use bpfd_policy::signer::{RootName, TrustedRoot};
+use bpfd_policy::{Policy, order, words};
 use serde_json::{Map, Value, json};
 
 /// Any key and any root.
@@ -278,6 +280,25 @@ fn what_is_missing_is_refused_by_both() {
         without.pointer_mut(at).unwrap().as_object_mut().unwrap().remove(key).unwrap();
         assert!(!reads(&without) && !valid(&schema, &schema, &without), "{at} without `{key}`");
     }
+}
+
+/// A kind that one of them lacks would be refused by an editor and read by bpfd, or the other way round. That the words are those of the
+/// registries of kinds and hooks is a test of `bpfd-core`.
+#[test]
+fn the_schema_has_the_words_that_are_read() {
+    let schema = schema();
+    let listed = |at: &str| {
+        let list = schema.pointer(&format!("{at}/items/enum")).unwrap_or_else(|| panic!("{at} has no words"));
+        list.as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect::<Vec<_>>()
+    };
+    let of_rule = |key: &str| listed(&format!("/$defs/rule/properties/{key}"));
+    assert_eq!(of_rule("programs/properties/types"), words::KINDS);
+    assert_eq!(of_rule("hooks/properties/kinds"), words::KINDS);
+    assert_eq!(listed("/$defs/order/properties/chain/properties/kinds"), order::KINDS);
+    let verbs: Vec<&str> = RuleVerb::ALL.iter().map(|verb| verb.as_str()).collect();
+    assert_eq!(of_rule("verbs"), verbs);
+    let verdicts = words::XDP_VERDICTS.iter().chain(words::TC_VERDICTS);
+    assert_eq!(BTreeSet::from_iter(of_rule("must_proceed_on")), verdicts.copied().collect());
 }
 
 /// Every key that the schema knows stands in the policy with everything, so that none of them is made up.
