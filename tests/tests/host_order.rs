@@ -49,6 +49,19 @@ fn runs(host: &Host, chain: &str) -> Vec<String> {
     members.iter().map(told).collect()
 }
 
+/// What `doctor` finds about orders.
+fn doctor(host: &Host) -> Vec<String> {
+    // It fails if the disk is full, and says so beside.
+    let found: Value = serde_json::from_str(&host.bpfctl("doctor -o json").stdout).unwrap();
+    let checks = found["items"].as_array().cloned().unwrap_or_default();
+    let checks = checks.into_iter().filter(|check| check["id"] == "orders");
+    let told = |check: Value| {
+        let status = check["status"].as_str().unwrap_or_default().replace("CHECK_STATUS_", "").to_lowercase();
+        format!("{status}: {}", check["detail"].as_str().unwrap_or_default())
+    };
+    checks.map(told).collect()
+}
+
 /// The words of each operation that began, from the audit log.
 fn operations(host: &Host) -> Vec<String> {
     let path = host.path(&format!("{}/var/log/bpfd/audit.jsonl", host.root().display()));
@@ -242,6 +255,37 @@ fn what_only_a_label_makes_a_contradiction_is_told_and_the_earlier_order_holds()
     `a/count@uplink:xdp` runs at priority 49, not 90, by order `edge` of the policy
     ");
     assert_eq!(runs(&host, "uplink"), ["a 49", "b 50"]);
+    assert_eq!(
+        doctor(&host),
+        [
+            "warn: order `edge` cannot hold: it has `b/count@uplink:xdp` run before `a/count@uplink:xdp`, and an order before it the opposite"
+        ]
+    );
+    host.bpfctl("unload a").ok();
+    assert_eq!(doctor(&host), [""; 0]);
+    host.check();
+}
+
+#[test]
+fn doctor_tells_of_a_chain_that_could_not_be_ordered() {
+    let lib = "/run/case/var/lib/bpfd";
+    let mut host = Host::without_daemon();
+    host.shell(&format!("mkdir -p -m 0700 {lib}; mount -t tmpfs -o size=24m,mode=0700 none {lib}"));
+    write(&host, "policy.toml", "version = 1\n");
+    host.start();
+    host.counter("a", 50, 1);
+    host.counter("b", 60, 1);
+    assert_eq!(doctor(&host), [""; 0]);
+    // Without a place for its journal no chain is changed.
+    host.shell(&format!("dd if=/dev/zero of={lib}/ballast bs=4k 2>/dev/null || true"));
+    write(&host, "policy.toml", &order("first = [\"b\"]"));
+    let unordered = ["warn: 1 chains are not ordered as the policy has it"];
+    eventually(|| doctor(&host), |found| *found == unordered);
+    assert_eq!(runs(&host, "uplink"), ["a 50", "b 60"]);
+    host.shell(&format!("rm {lib}/ballast"));
+    host.bpfctl("policy reload").ok();
+    assert_eq!(runs(&host, "uplink"), ["b 49", "a 50"]);
+    assert_eq!(doctor(&host), [""; 0]);
     host.check();
 }
 
