@@ -16,6 +16,7 @@ mod keys_and_layers;
 mod list_pages;
 mod long_programs;
 mod many_relocations;
+mod matrix;
 mod metadata;
 mod moving_tags;
 mod names_of_identities;
