@@ -29,14 +29,16 @@ use bpfd_core::policy::{Authorized, Principal, Stage};
 use bpfd_core::report::Warning;
 use bpfd_core::request::{Apply, PullPolicy};
 use bpfd_core::state::State;
+use bpfd_policy::image::AgeCheck;
 use bytecode_image::digest::Digest;
 use bytecode_image::limits;
 use bytecode_image::reference::Reference;
 use bytecode_image::registries::Author;
 use bytecode_image::resolve::Platform;
-use bytecode_image::store::{Named, Store, Sweep};
+use bytecode_image::store::{Named, NamedRelease, Store, Sweep};
 use bytecode_image::summary::summary;
 use bytecode_image::transport::Timeouts;
+use bytecode_image::verify;
 
 pub use self::acquired::Acquired;
 use self::bring::{Ready, Terms};
@@ -44,7 +46,7 @@ use self::damaged::open_or_set_aside;
 pub use self::error::ImageError;
 use self::judge::{open, platform};
 use self::places::{Number, Places};
-pub use self::shelf::{Inspected, Removed, Stored, Verdict, users};
+pub use self::shelf::{Explain, Inspected, Removed, Stored, Verdict, users};
 use crate::causes::error_chain;
 use crate::layout::Layout;
 use crate::objects::Objects;
@@ -158,7 +160,8 @@ impl Images {
             let Ready { judged, opened, warning } = ready;
             let object = shared.objects.put(&opened.object)?;
             let words = words::words(reference, &opened);
-            Ok((Acquired::new(judged, object, words), warning.into_iter().collect()))
+            let release = opened.release(reference, &judged.selected);
+            Ok((Acquired::new(judged, object, words, release), warning.into_iter().collect()))
         };
         self.ready(caller.uid, reference, (pull, author), report, waiter, work).await
     }
@@ -178,8 +181,9 @@ impl Images {
         let reference: Reference = reference.parse()?;
         let (caller, author) = (ask.principal().clone(), self.shared.covered(ask.principal(), &reference)?);
         let work = move |shared: &Shared, reference: &Reference, ready| {
-            let Ready { judged, opened: _, warning } = ready;
+            let Ready { judged, opened, warning } = ready;
             shared.may_pull(&caller, reference, Some(judged.verified.signers().clone()), Stage::Last)?;
+            shared.remember_release(reference, &opened.release(reference, &judged.selected));
             let named = shared.named(&reference.to_string())?;
             let stored = named.first().map(|named| shared.stored(named));
             let stored = stored.ok_or_else(|| ImageError::NotStored(reference.to_string()))?;
@@ -232,9 +236,20 @@ impl Images {
     ///
     /// # Errors
     /// [`ImageError`].
-    pub async fn verify(&self, uid: u32, image: &str) -> Result<Verdict, ImageError> {
+    pub async fn verify(&self, uid: u32, image: &str, explain: Explain) -> Result<Verdict, ImageError> {
         let image = image.to_owned();
-        self.blocking(uid, move |shared| shared.verdict(&shared.one(&image)?.reference)).await
+        self.blocking(uid, move |shared| shared.verdict(&shared.one(&image)?.reference, explain)).await
+    }
+
+    /// Remembers an image that was loaded: what comes later is compared with it.
+    pub async fn loaded(&self, uid: u32, reference: Reference, release: NamedRelease) {
+        let remembered = self.blocking(uid, move |shared| {
+            shared.remember_release(&reference, &release);
+            Ok(())
+        });
+        if let Err(error) = remembered.await {
+            tracing::error!(error = %error_chain(&error), "cannot remember the release of an image");
+        }
     }
 
     /// Takes images away, by reference or digest: all or none. One that an app came from stays.
@@ -263,10 +278,11 @@ impl Images {
             let named = shared.one(&reference)?;
             let silent: Report = Arc::new(|_| ());
             let Ready { judged, opened, warning: _ } =
-                shared.usable(&named.reference, None, &silent, &Waiter::default())?;
+                shared.usable(&named.reference, None, &silent, &Waiter::default(), AgeCheck::Skipped)?;
             let object = shared.objects.put(&opened.object)?;
             let words = words::words(&named.reference, &opened);
-            Ok(Acquired::new(judged, object, words))
+            let release = opened.release(&named.reference, &judged.selected);
+            Ok(Acquired::new(judged, object, words, release))
         })
         .await
     }
@@ -277,7 +293,7 @@ impl Images {
         let (reference, digest) = (reference.parse::<Reference>().ok()?, digest.parse::<Digest>().ok()?);
         let named = self.shared.named(&digest.to_string()).ok()?;
         let stored = named.into_iter().find(|named| named.reference.name() == reference.name())?;
-        match self.shared.judge(&stored.reference) {
+        match self.shared.judge(&stored.reference, AgeCheck::Skipped) {
             Err(error @ ImageError::Refused(_)) => Some(error_chain(&error)),
             Ok(_) | Err(_) => None,
         }
@@ -301,7 +317,7 @@ impl Images {
             if self.blocking(uid, move |shared| shared.serves(&asked, pull)).await? {
                 return self
                     .blocking(uid, move |shared| {
-                        let ready = shared.usable(&reference, None, &report, &waits)?;
+                        let ready = shared.usable(&reference, None, &report, &waits, verify::now())?;
                         work(shared, &reference, ready)
                     })
                     .await;

@@ -342,7 +342,7 @@ mod tests {
         check(
             "version = 1\n[[image]]\nscope = \"r.example\"\nunsignd = \"allow\"\n",
             "policy is refused at ETC/policy.d/a.toml:4:1: unknown field `unsignd`, expected one of `scope`, \
-             `unsigned`, `require`, `require_digest`",
+             `unsigned`, `require`, `require_digest`, `forbid_downgrade`, `max_signature_age`",
         );
         check(
             "version = 1\n\n[[rule]]\nid = \"x\"\neffect = \"allow\"\nverbs = [\"lst\"]\n",

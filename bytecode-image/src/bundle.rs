@@ -36,6 +36,8 @@ pub struct Bundle {
     pub content: Content,
     /// The signature.
     pub signature: Vec<u8>,
+    /// Whether a transparency log may have it.
+    pub beside: Beside,
 }
 
 /// What a bundle was made with.
@@ -48,6 +50,15 @@ pub enum Maker {
     },
     /// A certificate in the bundle.
     Certificate,
+}
+
+/// What stands beside a signature about when it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// No entry of a transparency log.
+    NoEntry,
+    /// One at least.
+    Entry,
 }
 
 /// What the signature of a bundle is over.
@@ -100,9 +111,6 @@ pub enum StatementError {
     /// Another version.
     #[error("the statement is of type `{0}`, not `{STATEMENT}`")]
     Type(String),
-    /// It states something else than that the subject is signed.
-    #[error("it is an attestation of type `{0}`, which is not a signature")]
-    Predicate(String),
     /// It is about nothing with a sha256 digest.
     #[error("the statement has no subject with a sha256 digest")]
     Subject,
@@ -231,6 +239,10 @@ impl Bundle {
         } = verification_material;
         let certificates = usize::from(certificate.is_some()) + usize::from(chain.is_some());
         let timestamps = timestamp_verification_data.and_then(|data| data.rfc3161_timestamps);
+        let beside = match tlog_entries.as_ref().is_some_and(|entries| !entries.0.is_empty()) {
+            true => Beside::Entry,
+            false => Beside::NoEntry,
+        };
         let lists = [chain.map(|chain| chain.certificates), tlog_entries, timestamps];
         if let Some(list) = lists.iter().flatten().find(|list| list.0.len() > MOST) {
             return Err(BundleError::TooMany(list.0.len()));
@@ -248,7 +260,7 @@ impl Bundle {
             (None, None) => return Err(BundleError::Choice(0, "`messageSignature` and `dsseEnvelope`")),
             (Some(_), Some(_)) => return Err(BundleError::Choice(2, "`messageSignature` and `dsseEnvelope`")),
         };
-        Ok(Self { maker, content, signature })
+        Ok(Self { maker, content, signature, beside })
     }
 }
 
@@ -292,12 +304,10 @@ pub fn statement(bytes: &[u8], is_over: impl Fn(Digest) -> bool) -> Result<Claim
     if kind != STATEMENT {
         return Err(StatementError::Type(shown(&kind)));
     }
-    if predicate_type != SIGNATURE_PREDICATE {
-        return Err(StatementError::Predicate(shown(&predicate_type)));
-    }
+    let predicate = (predicate_type != SIGNATURE_PREDICATE).then_some(predicate_type);
     let mut claims = subject.0.into_iter().filter_map(|Subject { name, digest }| {
         let manifest = format!("sha256:{}", digest.sha256?).parse().ok()?;
-        Some(Claim { docker_reference: name.filter(|name| !name.is_empty()), manifest })
+        Some(Claim { docker_reference: name.filter(|name| !name.is_empty()), manifest, predicate: predicate.clone() })
     });
     let first = claims.next().ok_or(StatementError::Subject)?;
     if is_over(first.manifest) { Ok(first) } else { Ok(claims.find(|claim| is_over(claim.manifest)).unwrap_or(first)) }

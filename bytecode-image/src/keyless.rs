@@ -13,13 +13,17 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bpfd_policy::{
+    image::Witness,
     key::PublicKey,
     read::{KeyFault, Named},
     signer::{Maker, RootName, TrustedRoot},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sigstore_verify::{VerificationPolicy, Verifier, trust_root, types::Bundle};
+use sigstore_verify::{
+    PublicKeyVerificationPolicy, VerificationPolicy, VerificationResult, Verifier, trust_root,
+    types::{Bundle, DerPublicKey},
+};
 
 use crate::{
     candidate::Candidate,
@@ -46,6 +50,9 @@ pub enum RootError {
     /// Nothing in it says when a signature was made.
     #[error("it has neither a transparency log nor a timestamp authority")]
     NoTime,
+    /// A log is asked for.
+    #[error("it has no transparency log")]
+    NoLog,
 }
 
 /// Longest trusted root, in bytes: GitHub's has 32 KiB.
@@ -63,6 +70,8 @@ pub(crate) enum CertificateError {
     Refused(sigstore_verify::Error),
     #[error("the certificate names no identity or no issuer")]
     Nameless,
+    #[error("it has no entry of a transparency log")]
+    NoLogEntry,
     #[error("the verifier ended unexpectedly")]
     Panicked,
     #[error("the certificate beside the signature is no PEM")]
@@ -84,10 +93,7 @@ pub(crate) struct Authority {
 
 impl Authority {
     pub(crate) fn new(root: &TrustedRoot) -> Result<Self, RootError> {
-        if root.json().len() > MAX_ROOT {
-            return Err(RootError::TooLong(root.json().len()));
-        }
-        let parsed = trust_root::TrustedRoot::from_json(root.json()).map_err(RootError::Json)?;
+        let parsed = parse(root)?;
         if parsed.certificate_authorities.is_empty() {
             return Err(RootError::NoAuthority);
         }
@@ -105,21 +111,66 @@ impl Authority {
         Ok(Self { root: root.digest(), verifier, demands })
     }
 
-    /// Who made the signature in a bundle over exactly these bytes, or over a statement about them.
-    pub(crate) fn maker(&self, bundle: &str, signed: &[u8]) -> Result<Maker, CertificateError> {
-        let bundle = Bundle::from_json(bundle).map_err(CertificateError::Bundle)?;
-        // A bundle is anybody's text: what breaks the library is no signature.
-        let checked = catch_unwind(AssertUnwindSafe(|| self.verifier.verify(signed, &bundle, &self.demands)));
-        let checked = checked.map_err(|_panic| CertificateError::Panicked)?.map_err(CertificateError::Refused)?;
+    /// Its digest.
+    pub(crate) fn root(&self) -> Digest {
+        self.root
+    }
+
+    /// Who made the signature in a bundle over exactly these bytes, or over a statement about them; and when it was seen.
+    pub(crate) fn maker(&self, bundle: &str, signed: &[u8]) -> Result<(Maker, Witness), CertificateError> {
+        let checked = verified(&self.verifier, bundle, signed, &self.demands)?;
         match (checked.certificate_verified(), checked.identity(), checked.issuer()) {
-            (true, Some(identity), Some(issuer)) => Ok(Maker::Vouched {
-                root: self.root,
-                issuer: issuer.to_owned(),
-                identity: identity.as_str().to_owned(),
-            }),
+            (true, Some(identity), Some(issuer)) => {
+                let (issuer, identity) = (issuer.to_owned(), identity.as_str().to_owned());
+                Ok((Maker::Vouched { root: self.root, issuer, identity }, witness(&checked)))
+            }
             (_, _, _) => Err(CertificateError::Nameless),
         }
     }
+}
+
+/// The transparency logs of a trusted root, ready to say whether they have what a key signed.
+pub(crate) struct Logs(Verifier);
+
+impl Logs {
+    pub(crate) fn new(root: &TrustedRoot) -> Result<Self, RootError> {
+        let parsed = parse(root)?;
+        if parsed.tlogs.is_empty() {
+            return Err(RootError::NoLog);
+        }
+        Verifier::new(&parsed).map(Self).map_err(RootError::Unusable)
+    }
+
+    /// Whether they have the signature in a bundle, of a key over exactly these bytes or over a statement about them. Each entry must
+    /// hold; that there is one is the caller's to see to, since the library demands none.
+    pub(crate) fn witness(&self, bundle: &str, signed: &[u8], key: &PublicKey) -> Result<Witness, CertificateError> {
+        let demands = PublicKeyVerificationPolicy::new(DerPublicKey::new(key.spki().to_vec()));
+        Ok(witness(&verified(&self.0, bundle, signed, &demands)?))
+    }
+}
+
+/// A bundle is anybody's text: what breaks the library is no signature.
+fn verified(
+    verifier: &Verifier,
+    bundle: &str,
+    signed: &[u8],
+    demands: &dyn sigstore_verify::Policy,
+) -> Result<VerificationResult, CertificateError> {
+    let bundle = Bundle::from_json(bundle).map_err(CertificateError::Bundle)?;
+    let checked = catch_unwind(AssertUnwindSafe(|| verifier.verify(signed, &bundle, demands)));
+    checked.map_err(|_panic| CertificateError::Panicked)?.map_err(CertificateError::Refused)
+}
+
+fn witness(checked: &VerificationResult) -> Witness {
+    let seen = checked.verified_timestamps().iter().filter_map(|time| u64::try_from(time.as_second()).ok());
+    Witness { seen: seen.min() }
+}
+
+fn parse(root: &TrustedRoot) -> Result<trust_root::TrustedRoot, RootError> {
+    if root.json().len() > MAX_ROOT {
+        return Err(RootError::TooLong(root.json().len()));
+    }
+    trust_root::TrustedRoot::from_json(root.json()).map_err(RootError::Json)
 }
 
 /// What is beside a signature of the legacy form (cosign `specs/SIGNATURE_SPEC.md`, "Properties").
@@ -156,25 +207,41 @@ struct Timestamp {
     token: String,
 }
 
+/// What made a signature of the legacy form.
+pub(crate) enum Material<'a> {
+    /// The certificate beside it, as PEM.
+    Certificate(&'a str),
+    /// A key that the verifier knows.
+    Key,
+}
+
 /// A signature of the legacy form as the bundle of version 0.1 that says the same. What it is over is the candidate's payload.
 pub(crate) fn translated(
     candidate: &Candidate,
-    certificate: &str,
+    material: Material<'_>,
     signature: &[u8],
 ) -> Result<String, CertificateError> {
-    let certificate = key::block(certificate, "CERTIFICATE").map_err(CertificateError::Pem)?;
+    let (kind, material) = match material {
+        Material::Key => ("publicKey", json!({ "hint": "" })),
+        Material::Certificate(pem) => {
+            let certificate = key::block(pem, "CERTIFICATE").map_err(CertificateError::Pem)?;
+            ("x509CertificateChain", json!({ "certificates": [{ "rawBytes": STANDARD.encode(certificate) }] }))
+        }
+    };
     let entry = candidate.annotations.get(media::ANNOTATION_LOG).map(|text| entry(text)).transpose()?;
     let timestamp = candidate.annotations.get(media::ANNOTATION_TIMESTAMP).map(|text| serde_json::from_str(text));
     let timestamp: Option<Timestamp> = timestamp.transpose().map_err(CertificateError::Entry)?;
-    if entry.is_none() && timestamp.is_none() {
-        return Err(CertificateError::NoEntry);
+    match kind {
+        "publicKey" if entry.is_none() => return Err(CertificateError::NoLogEntry),
+        _ if entry.is_none() && timestamp.is_none() => return Err(CertificateError::NoEntry),
+        _ => {}
     }
     let timestamps: Vec<Value> =
         timestamp.iter().map(|Timestamp { token }| json!({ "signedTimestamp": token })).collect();
     let bundle = json!({
         "mediaType": "application/vnd.dev.sigstore.bundle+json;version=0.1",
         "verificationMaterial": {
-            "x509CertificateChain": { "certificates": [{ "rawBytes": STANDARD.encode(certificate) }] },
+            kind: material,
             "tlogEntries": entry.into_iter().collect::<Vec<_>>(),
             "timestampVerificationData": { "rfc3161Timestamps": timestamps },
         },
@@ -212,6 +279,15 @@ pub fn policy_root(json: io::Result<String>) -> Result<TrustedRoot, KeyFault> {
     Authority::new(&root).map(|_usable| root).map_err(|error| KeyFault::NotAKey(error.into()))
 }
 
+/// The trusted root in a text, if it has a transparency log: what [`Named::log`] gives.
+///
+/// # Errors
+/// [`KeyFault`]: it cannot be read, or has no log.
+pub fn policy_log(json: io::Result<String>) -> Result<TrustedRoot, KeyFault> {
+    let root = TrustedRoot::from(json.map_err(KeyFault::File)?);
+    Logs::new(&root).map(|_usable| root).map_err(|error| KeyFault::NotAKey(error.into()))
+}
+
 /// The file of a root that has a name, below a directory; and the copy that counts if there is no such file.
 #[must_use]
 pub fn built_in(name: &RootName) -> Option<(&'static str, &'static str)> {
@@ -237,13 +313,24 @@ impl<F: FnMut(&Path) -> io::Result<String>> Named for PolicyFiles<F> {
     }
 
     fn root(&mut self, name: &RootName) -> Result<TrustedRoot, KeyFault> {
+        policy_root(self.text(name))
+    }
+
+    fn log(&mut self, name: &RootName) -> Result<TrustedRoot, KeyFault> {
+        policy_log(self.text(name))
+    }
+}
+
+impl<F: FnMut(&Path) -> io::Result<String>> PolicyFiles<F> {
+    /// The text of a root.
+    fn text(&mut self, name: &RootName) -> io::Result<String> {
         match (name, built_in(name)) {
-            (RootName::File(path), _) => policy_root((self.read)(path)),
+            (RootName::File(path), _) => (self.read)(path),
             (_, Some((file, copy))) => match (self.read)(&self.trust.join(file)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => policy_root(Ok(copy.to_owned())),
-                text => policy_root(text),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(copy.to_owned()),
+                text => text,
             },
-            (_, None) => Err(KeyFault::File(io::ErrorKind::NotFound.into())),
+            (_, None) => Err(io::ErrorKind::NotFound.into()),
         }
     }
 }

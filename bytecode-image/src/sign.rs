@@ -96,7 +96,11 @@ pub fn claim(payload: &[u8]) -> Result<Claim, ClaimError> {
     if kind != PAYLOAD_TYPE {
         return Err(ClaimError::Type(kind.chars().take(SHOWN_CHARACTERS).collect()));
     }
-    Ok(Claim { docker_reference: Some(identity.docker_reference), manifest: image.docker_manifest_digest })
+    Ok(Claim {
+        docker_reference: Some(identity.docker_reference),
+        manifest: image.docker_manifest_digest,
+        predicate: None,
+    })
 }
 
 /// Three blobs to push: payload and config first, then the manifest under [`Reference::signatures`].

@@ -5,6 +5,7 @@
 //! ├── oci-layout         {"imageLayoutVersion":"1.0.0"}
 //! ├── index.json         one entry a name (`org.opencontainers.image.ref.name` = the whole reference), and one for each
 //! │                      manifest of signatures (`HOST/REPOSITORY:sha256-<hex>.sig`, further ones `HOST/REPOSITORY@DIGEST`)
+//! ├── releases.json     the last release of each name, where the policy forbids downgrades
 //! ├── blobs/sha256/<hex> manifests, configurations, layers, signatures, by digest
 //! ├── ingest/            what is being written; never read as content
 //! │   └── apart.N/       …by a process that is not trusted: its own directory, and it may write nowhere else
@@ -29,6 +30,7 @@ mod dir;
 mod index;
 mod ingest;
 mod read;
+mod releases;
 mod whole;
 
 use std::{
@@ -46,6 +48,7 @@ pub use self::{
     collect::{Sweep, Swept},
     index::Named,
     ingest::{Ingest, IngestFile, IngestName, Landed},
+    releases::NamedRelease,
 };
 use self::{dir::Dir, index::Names};
 use crate::{
@@ -122,6 +125,9 @@ pub enum StoreError {
     /// `index.json` cannot be read.
     #[error("the image store's index cannot be read")]
     Index(#[source] serde_json::Error),
+    /// `releases.json` cannot be read.
+    #[error("`releases.json` of the image store cannot be read; remove the file to forget which releases were here")]
+    Releases(#[source] serde_json::Error),
     /// No such name.
     #[error("the image store has no `{0}`")]
     NotFound(Reference),

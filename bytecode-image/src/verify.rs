@@ -5,25 +5,29 @@
 //! beside the image, so that a policy change takes effect without a registry. Must never read a payload before its signature has been
 //! checked.
 
-use std::{collections::BTreeSet, error::Error};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 pub use bpfd_policy::refusal::{Fault, Judged, Reason, Refusal};
 use bpfd_policy::{
     Policy,
-    image::{Approval, Claim, Evidence, Form, Signature, Signed},
+    image::{AgeCheck, Approval, Claim, Evidence, Form, Signature, Signed, Witness},
     key::PublicKey,
     reference::in_full,
-    signer::{Maker, Signer, TrustedRoot},
+    signer::{Logged, Maker, Signer, TrustedRoot},
 };
 
 use crate::{
-    bundle::{self, Bundle, Content},
+    bundle::{self, Beside, Bundle, Content},
     candidate::Candidate,
     digest::Digest,
     document::Document,
     key,
-    keyless::{self, Authority, CertificateError},
+    keyless::{self, Authority, CertificateError, Logs, Material},
     limits,
     reference::Reference,
     scope::Scope,
@@ -38,6 +42,7 @@ const SHOWN_CHARACTERS: usize = 256;
 pub struct Verified {
     evidence: Evidence,
     approval: Approval,
+    ages: AgeCheck,
 }
 
 impl Verified {
@@ -77,7 +82,7 @@ impl Verified {
     /// # Errors
     /// [`Refusal`], as of [`decide`].
     pub fn again(self, policy: &Policy) -> Result<Self, Box<Refusal>> {
-        let approval = policy.judge(&self.evidence)?;
+        let approval = policy.judge(&self.evidence, self.ages)?;
         Ok(Self { approval, ..self })
     }
 }
@@ -97,40 +102,83 @@ pub struct Subject<'a> {
 ///
 /// # Errors
 /// [`Refusal`] with the first requirement that does not hold.
-pub fn decide(policy: &Policy, subject: Subject<'_>, candidates: &[Candidate]) -> Result<Verified, Box<Refusal>> {
+pub fn decide(
+    policy: &Policy,
+    subject: Subject<'_>,
+    candidates: &[Candidate],
+    ages: AgeCheck,
+) -> Result<Verified, Box<Refusal>> {
+    let evidence = evidence(policy, subject, candidates);
+    let approval = policy.judge(&evidence, ages)?;
+    Ok(Verified { evidence, approval, ages })
+}
+
+/// Signatures as old as they are now.
+#[must_use]
+pub fn now() -> AgeCheck {
+    // A clock before 1970 makes every signature young: then nobody could say how old it is.
+    AgeCheck::At(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
+}
+
+/// What there is to judge an image by: its signatures, checked with the keys and the roots of the rule that speaks about it.
+#[must_use]
+pub fn evidence(policy: &Policy, subject: Subject<'_>, candidates: &[Candidate]) -> Evidence {
     let Subject { reference, top, chosen } = subject;
     let trusted = Trusted::of(policy.image_rule(reference).map(|rule| rule.signers()).unwrap_or_default());
     let looked_at = if candidates.len() > limits::SIGNATURES { &[] } else { candidates };
     let check =
         |candidate: &Candidate| Signature { form: candidate.form(), signed: subject.check(candidate, &trusted) };
-    let evidence = Evidence {
+    Evidence {
         reference: reference.clone(),
         digest: top.digest(),
         chosen: chosen.map(Document::digest),
         found: candidates.len(),
         signatures: looked_at.iter().map(check).collect(),
-    };
-    let approval = policy.judge(&evidence)?;
-    Ok(Verified { evidence, approval })
+    }
 }
+
+/// What trusted roots say of a signature, by their digests.
+type Witnesses = BTreeMap<Digest, Result<Witness, String>>;
 
 /// What signatures are checked with.
 struct Trusted<'a> {
-    keys: Vec<&'a PublicKey>,
+    keys: BTreeSet<&'a PublicKey>,
     roots: Result<Vec<Authority>, CertificateError>,
+    /// The roots whose logs must have what a key signs.
+    logs: Vec<(&'a PublicKey, &'a TrustedRoot)>,
 }
 
 impl<'a> Trusted<'a> {
     fn of(signers: BTreeSet<&'a Signer>) -> Self {
-        let (mut keys, mut roots) = (Vec::new(), BTreeSet::<&TrustedRoot>::new());
+        let (mut keys, mut roots, mut logs) = (BTreeSet::new(), BTreeSet::<&TrustedRoot>::new(), Vec::new());
         for signer in signers {
             match signer {
-                Signer::Key(key) => keys.push(key),
+                Signer::Key(key) => drop(keys.insert(key)),
                 Signer::Keyless(keyless) => drop(roots.insert(&keyless.root)),
+                Signer::Logged(Logged { key, root }) => {
+                    keys.insert(key);
+                    logs.push((key, root));
+                }
             }
         }
         let roots = roots.into_iter().map(Authority::new).collect::<Result<_, _>>();
-        Self { keys, roots: roots.map_err(CertificateError::from) }
+        Self { keys, roots: roots.map_err(CertificateError::from), logs }
+    }
+
+    /// Whether the logs that a key must use have a signature of it. `bundle` is asked for once it is known that there is a log.
+    fn witnesses(
+        &self,
+        key: &PublicKey,
+        signed: &[u8],
+        bundle: impl Fn() -> Result<String, CertificateError>,
+    ) -> Witnesses {
+        let of_key = self.logs.iter().filter(|(logged, _)| *logged == key);
+        let asked = of_key.map(|(_, root)| {
+            let witness = Logs::new(root).map_err(CertificateError::from);
+            let witness = witness.and_then(|logs| logs.witness(&bundle()?, signed, key));
+            (root.digest(), witness.map_err(|error| why(&error)))
+        });
+        asked.collect()
     }
 
     /// The key that made a signature over exactly these bytes.
@@ -148,11 +196,11 @@ impl<'a> Trusted<'a> {
     }
 
     /// Whom a certificate in a bundle vouches for.
-    fn vouched(&self, bundle: &str, signed: &[u8]) -> Result<Maker, Fault> {
+    fn vouched(&self, bundle: &str, signed: &[u8]) -> Result<(Maker, Witnesses), Fault> {
         let mut fault = Fault::NoRoot;
         for root in self.roots()? {
             match root.maker(bundle, signed) {
-                Ok(maker) => return Ok(maker),
+                Ok((maker, witness)) => return Ok((maker, BTreeMap::from([(root.root(), Ok(witness))]))),
                 Err(error) => fault = Fault::Certificate(why(&error)),
             }
         }
@@ -181,18 +229,16 @@ impl Subject<'_> {
 
     fn bundle(&self, candidate: &Candidate, trusted: &Trusted<'_>) -> Result<Signed, Fault> {
         let bundle = Bundle::parse(&candidate.media_type, &candidate.payload);
-        let Bundle { maker, content, signature } = bundle.map_err(|error| Fault::Unreadable(why(&error)))?;
+        let Bundle { maker, content, signature, beside } = bundle.map_err(|error| Fault::Unreadable(why(&error)))?;
         // What a message is over is not in the bundle. If it is no manifest of this image, nobody here can check it.
         let over = match &content {
             Content::Envelope(_) => candidate.over,
             Content::Message(digest) => *digest,
         };
         let signed = || self.document(over).map(Document::bytes).ok_or(Fault::OtherMessage(over));
-        let maker = match maker {
-            bundle::Maker::Certificate => {
-                let text = std::str::from_utf8(&candidate.payload).map_err(|error| Fault::Unreadable(why(&error)))?;
-                trusted.vouched(text, signed()?)?
-            }
+        let text = || std::str::from_utf8(&candidate.payload).map_err(|error| Fault::Unreadable(why(&error)));
+        let (maker, witnesses) = match maker {
+            bundle::Maker::Certificate => trusted.vouched(text()?, signed()?)?,
             bundle::Maker::Key { hint } => {
                 let key = match &content {
                     Content::Envelope(statement) => trusted.key(&bundle::pae(statement), &signature),
@@ -203,33 +249,42 @@ impl Subject<'_> {
                 if STANDARD.decode(hint).is_ok_and(|hint| fingerprint(&hint)) {
                     return Err(Fault::KeyHint);
                 }
-                Maker::Key(key.clone())
+                let text = text()?;
+                let logged = || match beside {
+                    Beside::Entry => Ok(text.to_owned()),
+                    Beside::NoEntry => Err(CertificateError::NoLogEntry),
+                };
+                // What is beside another manifest is over nothing here, and no log says otherwise.
+                (Maker::Key(key.clone()), trusted.witnesses(key, signed().unwrap_or_default(), logged))
             }
         };
         let claim = match content {
             Content::Envelope(statement) => {
                 bundle::statement(&statement, |digest| self.document(digest).is_some()).map_err(|error| why(&error))
             }
-            Content::Message(manifest) => Ok(Claim { docker_reference: None, manifest }),
+            Content::Message(manifest) => Ok(Claim { docker_reference: None, manifest, predicate: None }),
         };
-        Ok(Signed { maker, claim })
+        Ok(Signed { maker, claim, witnesses })
     }
 }
 
 fn legacy(candidate: &Candidate, trusted: &Trusted<'_>) -> Result<Signed, Fault> {
     let text = candidate.signature().ok_or(Fault::NoSignature)?;
     let signature = STANDARD.decode(text).map_err(|_not| Fault::Base64)?;
-    let maker = match (trusted.key(&candidate.payload, &signature), candidate.certificate()) {
-        (Ok(key), _) => Maker::Key(key.clone()),
+    let (maker, witnesses) = match (trusted.key(&candidate.payload, &signature), candidate.certificate()) {
+        (Ok(key), _) => {
+            let logged = || keyless::translated(candidate, Material::Key, &signature);
+            (Maker::Key(key.clone()), trusted.witnesses(key, &candidate.payload, logged))
+        }
         (Err(fault), None) => return Err(fault),
         (Err(_), Some(certificate)) => {
             trusted.roots()?;
-            let bundle = keyless::translated(candidate, certificate, &signature);
+            let bundle = keyless::translated(candidate, Material::Certificate(certificate), &signature);
             let bundle = bundle.map_err(|error| Fault::Certificate(why(&error)))?;
             trusted.vouched(&bundle, &candidate.payload)?
         }
     };
-    Ok(Signed { maker, claim: claim(&candidate.payload).map_err(|error| why(&error)) })
+    Ok(Signed { maker, claim: claim(&candidate.payload).map_err(|error| why(&error)), witnesses })
 }
 
 /// An error about a text of somebody else's, which may quote all of it.

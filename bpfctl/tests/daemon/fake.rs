@@ -492,8 +492,31 @@ impl ImageService for Fake {
         })
     }
 
-    async fn verify_image(&self, _: Request<pb::VerifyImageRequest>) -> Answer<pb::VerifyImageResponse> {
+    async fn verify_image(&self, request: Request<pb::VerifyImageRequest>) -> Answer<pb::VerifyImageResponse> {
+        let row = |requirement: &str, holds, why: &str| pb::ImageRequirement {
+            requirement: requirement.into(),
+            holds,
+            why: why.into(),
+        };
+        let sections = vec![
+            pb::ImageSection {
+                scope: "registry/**".into(),
+                applies: true,
+                why: "it is the most specific scope for this reference".into(),
+                requirements: vec![
+                    row("{ signed_by = [\"ci\"], identity = \"repository\" }", false, "it is not signed"),
+                    row("forbid_downgrade = true", true, "its version is not older"),
+                ],
+            },
+            pb::ImageSection {
+                scope: "elsewhere".into(),
+                applies: false,
+                why: "it is about other references".into(),
+                requirements: vec![],
+            },
+        ];
         answer(pb::VerifyImageResponse {
+            sections: if request.into_inner().explain { sections } else { vec![] },
             trusted: false,
             scope: "registry/**".into(),
             signers: vec![],

@@ -4,11 +4,13 @@
 //! check a signature, or know how the daemon keeps its state. Own `clippy.toml`, checked by `cargo xtask tidy`.
 
 pub mod accounts;
+pub mod age;
 pub mod builtin;
 pub mod caller;
 mod conditions;
 pub mod decide;
 pub mod digest;
+pub mod downgrade;
 pub mod expect;
 pub mod glob;
 pub mod image;

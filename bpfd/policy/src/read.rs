@@ -5,11 +5,12 @@
 //!
 //! Long because each fault stands beside its words.
 
+mod image;
 mod order;
 mod rule;
 mod signer;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,10 +19,10 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::Deserializer;
 
+use crate::age::NotAnAge;
 use crate::builtin;
-use crate::digest::Digest;
 use crate::glob::BadGlob;
-use crate::image::{Identity, ImageRule, Requirement, Trust};
+use crate::image::ImageRule;
 use crate::name::{Name, NotAName};
 use crate::order::{Contradiction, Place, Statement};
 use crate::rule::Rule;
@@ -235,12 +236,39 @@ pub enum PolicyFault {
     Contradiction,
     /// `{}`, or both kinds in one.
     #[error(
-        "a requirement is either `{{ signed_by = [..] }}` or `{{ digest = [..] }}`; two requirements are two elements"
+        "a requirement is `{{ signed_by = [..] }}`, `{{ attested_by = [..], predicate = \"..\" }}` or `{{ digest = [..] }}`; two requirements are two elements"
     )]
     RequirementKind,
-    /// `threshold` or `identity` beside `digest`.
-    #[error("`threshold` and `identity` belong to `signed_by`")]
-    NotOfDigest,
+    /// A key of one kind of requirement, in another.
+    #[error("`{key}` belongs to {to}")]
+    Belongs {
+        /// As written.
+        key: &'static str,
+        /// Where it may be.
+        to: &'static str,
+    },
+    /// Everything that somebody ever states.
+    #[error(
+        "`attested_by` needs `predicate`, the type of what is attested, such as `https://slsa.dev/provenance/v1`: 1 to {MAX_PREDICATE} characters"
+    )]
+    Predicate,
+    /// Not an age.
+    #[error(transparent)]
+    Age(NotAnAge),
+    /// No signature has an age here.
+    #[error("`max_signature_age` says nothing: the section requires no signature")]
+    AgeOfNothing,
+    /// A signature by a key alone has no time.
+    #[error(
+        "nothing says when `{0}` signed: write `log = \"require\"` into its `[[signer]]`, or leave `max_signature_age` out"
+    )]
+    AgeWithoutLog(String),
+    /// What the root decides.
+    #[error("`log` is for signers with a `key`: whether a `keyless` signer must use a log is decided by its root")]
+    LogOfKeyless,
+    /// A root that nothing is asked of.
+    #[error("`root` beside `key` says whose transparency log counts: write `log = \"require\"` too")]
+    RootWithoutLog,
     /// An empty list can be fulfilled by nobody.
     #[error("`{0}` is empty")]
     EmptyList(&'static str),
@@ -261,6 +289,9 @@ pub enum PolicyFault {
         keys: usize,
     },
 }
+
+/// Longest type of a predicate, in bytes.
+const MAX_PREDICATE: usize = 512;
 
 /// What is contradicted, with the place of each.
 fn contradicted(found: &Contradiction) -> String {
@@ -285,37 +316,11 @@ struct FileText {
     #[serde(default)]
     signer: Vec<signer::SignerText>,
     #[serde(default)]
-    image: Vec<Spanned<ImageText>>,
+    image: Vec<Spanned<image::ImageText>>,
     #[serde(default)]
     rule: Vec<rule::RuleText>,
     #[serde(default)]
     order: Vec<order::OrderText>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ImageText {
-    scope: Spanned<Scope>,
-    unsigned: Option<Unsigned>,
-    require: Option<Spanned<Vec<Spanned<RequirementText>>>>,
-    #[serde(default)]
-    require_digest: bool,
-}
-
-#[derive(Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum Unsigned {
-    Allow,
-    Deny,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RequirementText {
-    signed_by: Option<Vec<Spanned<String>>>,
-    threshold: Option<usize>,
-    identity: Option<Identity>,
-    digest: Option<Vec<Digest>>,
 }
 
 /// The text of one policy file, and its name for messages.
@@ -373,9 +378,9 @@ impl Policy {
         let mut images: Vec<ImageRule> = Vec::new();
         for (file, text) in &parsed {
             for image in &text.image {
-                let rule = read_image(file, image, &signers)?;
+                let rule = image::read(file, image, &signers)?;
                 if images.iter().any(|other| other.scope == rule.scope) {
-                    let offset = image.get_ref().scope.span().start;
+                    let offset = image.get_ref().scope().span().start;
                     return Err(file.fault(offset, PolicyFault::ScopeTwice(rule.scope)));
                 }
                 images.push(rule);
@@ -411,60 +416,4 @@ pub fn trusting(signer: &Name, key: &Path, scope: &Scope) -> String {
         "# Written by `bpfctl trust add`.\nversion = 1\n\n[[signer]]\nname = \"{signer}\"\nkey = {key}\n\n\
          [[image]]\nscope = {scope}\nrequire = [{{ signed_by = [\"{signer}\"] }}]\n"
     )
-}
-
-fn read_image(
-    file: &PolicyText<'_>,
-    image: &Spanned<ImageText>,
-    signers: &BTreeMap<Name, Signer>,
-) -> Result<ImageRule, PolicyError> {
-    let ImageText { scope, unsigned, require, require_digest } = image.get_ref();
-    let trust = match (unsigned, require) {
-        (Some(Unsigned::Allow), None) => Trust::Anything,
-        (Some(Unsigned::Allow), Some(require)) => {
-            return Err(file.fault(require.span().start, PolicyFault::Contradiction));
-        }
-        (None | Some(Unsigned::Deny), None) => return Err(file.fault(image.span().start, PolicyFault::NothingRequired)),
-        (None | Some(Unsigned::Deny), Some(require)) => {
-            if require.get_ref().is_empty() {
-                return Err(file.fault(require.span().start, PolicyFault::EmptyList("require")));
-            }
-            let requirements = require.get_ref().iter().map(|text| read_requirement(file, text, signers));
-            Trust::All(requirements.collect::<Result<_, _>>()?)
-        }
-    };
-    Ok(ImageRule { scope: scope.get_ref().clone(), trust, require_digest: *require_digest })
-}
-
-fn read_requirement(
-    file: &PolicyText<'_>,
-    text: &Spanned<RequirementText>,
-    signers: &BTreeMap<Name, Signer>,
-) -> Result<Requirement, PolicyError> {
-    let here = |fault| file.fault(text.span().start, fault);
-    let RequirementText { signed_by, threshold, identity, digest } = text.get_ref();
-    match (signed_by, digest) {
-        (Some(names), None) => {
-            let mut chosen = BTreeMap::new();
-            for name in names {
-                let Some(key) = signers.get(name.get_ref().as_str()) else {
-                    return Err(file.fault(name.span().start, PolicyFault::unknown_signer(name.get_ref(), signers)));
-                };
-                chosen.insert(name.get_ref().clone(), key.clone());
-            }
-            if chosen.is_empty() {
-                return Err(here(PolicyFault::EmptyList("signed_by")));
-            }
-            let keys = chosen.values().collect::<BTreeSet<_>>().len();
-            let threshold = threshold.unwrap_or(1);
-            if !(1..=keys).contains(&threshold) {
-                return Err(here(PolicyFault::Threshold { threshold, keys }));
-            }
-            Ok(Requirement::Signed { signers: chosen, threshold, identity: identity.unwrap_or_default() })
-        }
-        (None, Some(digests)) if digests.is_empty() => Err(here(PolicyFault::EmptyList("digest"))),
-        (None, Some(_)) if threshold.is_some() || identity.is_some() => Err(here(PolicyFault::NotOfDigest)),
-        (None, Some(digests)) => Ok(Requirement::Digest(digests.iter().copied().collect())),
-        (None, None) | (Some(_), Some(_)) => Err(here(PolicyFault::RequirementKind)),
-    }
 }

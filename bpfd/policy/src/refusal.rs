@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use crate::age::Age;
 use crate::digest::Digest;
 use crate::image::Form;
 use crate::limits;
@@ -67,6 +68,25 @@ pub enum Reason {
         threshold: usize,
         /// Whose signatures would count.
         signers: BTreeSet<String>,
+    },
+    /// Too few attestations of a type count, or there are none.
+    #[error(
+        "{} of {threshold} required attestations of type `{predicate}` count (scope `{scope}`, signers {}){}",
+        .valid.len(), names(.signers), list(.judged)
+    )]
+    Unattested {
+        /// The scope that applies.
+        scope: Scope,
+        /// What must be stated.
+        predicate: String,
+        /// How many different signers must have attested it.
+        threshold: usize,
+        /// Whose attestations would count.
+        signers: BTreeSet<String>,
+        /// Whose do.
+        valid: BTreeSet<String>,
+        /// All signatures, in the order they came.
+        judged: Vec<Judged>,
     },
     /// It has signatures, but too few that count.
     #[error(
@@ -174,6 +194,62 @@ pub enum Fault {
         /// The name that it is for; the beginning of the signer's text.
         claimed: String,
     },
+    /// A key made it, for this image under another tag, and the tag counts.
+    #[error("`{signer}` signed this image as {claimed:?}, which is another tag")]
+    OtherTag {
+        /// Who.
+        signer: String,
+        /// The name that it is for; the beginning of the signer's text.
+        claimed: String,
+    },
+    /// It is over a digest alone, and the tag counts.
+    #[error("`{signer}` signed the digest of this image and no tag")]
+    Nameless {
+        /// Who.
+        signer: String,
+    },
+    /// The log that its signer must use does not have it.
+    #[error("`{signer}` made it, and the transparency log does not have it: {why}")]
+    NotLogged {
+        /// Who.
+        signer: String,
+        /// The verifier's words.
+        why: String,
+    },
+    /// Nothing says when it was made, and its age counts.
+    #[error("`{signer}` made it, and nothing says when")]
+    NoTime {
+        /// Who.
+        signer: String,
+    },
+    /// It was made too long ago.
+    #[error("`{signer}` made it {} ago; at most {most} are allowed", ago(*.hours))]
+    TooOld {
+        /// Who.
+        signer: String,
+        /// How long ago.
+        hours: u64,
+        /// How long ago it may be.
+        most: Age,
+    },
+    /// An attestation is asked for, and it is a signature.
+    #[error("`{signer}` made it; it is a signature, not an attestation")]
+    NoAttestation {
+        /// Who.
+        signer: String,
+    },
+    /// An attestation of another type.
+    #[error("`{signer}` made it; it is an attestation of type `{stated}`")]
+    OtherPredicate {
+        /// Who.
+        signer: String,
+        /// The beginning of the type.
+        stated: String,
+    },
+}
+
+fn ago(hours: u64) -> String {
+    if hours < 48 { format!("{hours} hours") } else { format!("{} days", hours / 24) }
 }
 
 impl Fault {
@@ -224,9 +300,17 @@ impl Refusal {
                 format!("remove unneeded signatures from `{}`", reference.signatures(self.digest))
             }
             Reason::Unsigned { signers, threshold, .. } => sign_it(&pinned, *threshold, signers),
+            Reason::Unattested { predicate, signers, .. } => format!(
+                "have one of {} attest it: `cosign attest --type {predicate} --predicate FILE --key KEY {pinned}`",
+                names(signers)
+            ),
             Reason::NotEnough { signers, valid, threshold, judged, .. } => {
-                if judged.iter().any(|judged| matches!(judged.outcome, Err(Fault::OtherRepository { .. }))) {
+                let any = |is: fn(&Fault) -> bool| judged.iter().any(|judged| judged.outcome.as_ref().is_err_and(is));
+                if any(|fault| matches!(fault, Fault::OtherRepository { .. })) {
                     return "if the repository is a mirror, write `identity = \"any\"` into its requirement".to_owned();
+                }
+                if any(|fault| matches!(fault, Fault::NotLogged { .. })) {
+                    return format!("have it signed with an entry in the log: `cosign sign --key KEY {pinned}`");
                 }
                 let missing = signers.difference(valid).cloned().collect();
                 sign_it(&pinned, threshold.saturating_sub(valid.len()), &missing)

@@ -9,17 +9,17 @@ use crate::rule::{
 };
 
 /// A text in quotes.
-fn quoted(text: impl Display) -> String {
+pub(crate) fn quoted(text: impl Display) -> String {
     toml::Value::String(text.to_string()).to_string()
 }
 
-fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
+pub(crate) fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(quoted).collect();
     format!("[{}]", items.join(", "))
 }
 
 /// `{ a = 1, b = 2 }` of what is stated.
-fn table(stated: impl IntoIterator<Item = Option<(&'static str, String)>>) -> String {
+pub(crate) fn table(stated: impl IntoIterator<Item = Option<(&'static str, String)>>) -> String {
     let stated: Vec<String> = stated.into_iter().flatten().map(|(key, value)| format!("{key} = {value}")).collect();
     if stated.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", stated.join(", ")) }
 }

@@ -18,6 +18,24 @@ pub enum Signer {
     Key(PublicKey),
     /// `keyless`: whoever the issuer knew by such an identity.
     Keyless(Keyless),
+    /// `key` and `log = "require"`: whoever holds the private half, if the log has the signature.
+    Logged(Logged),
+}
+
+/// `{ key, root }`.
+#[derive(Clone, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+pub struct Logged {
+    /// Whose signatures count.
+    pub key: PublicKey,
+    /// Whose transparency logs must have them.
+    pub root: TrustedRoot,
+}
+
+/// Who a signer is, whatever else a policy asks of the signatures: a key is one signer, whether or not a log has what it signs.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Same<'a> {
+    Key(&'a PublicKey),
+    Keyless(&'a Keyless),
 }
 
 /// `{ issuer, identity, root }`.
@@ -162,15 +180,31 @@ pub enum Maker {
 }
 
 impl Signer {
+    pub(crate) fn same(&self) -> Same<'_> {
+        match self {
+            Self::Key(key) | Self::Logged(Logged { key, root: _ }) => Same::Key(key),
+            Self::Keyless(keyless) => Same::Keyless(keyless),
+        }
+    }
+
+    /// The trusted root that must have witnessed what it signs.
+    #[must_use]
+    pub fn root(&self) -> Option<&TrustedRoot> {
+        match self {
+            Self::Key(_) => None,
+            Self::Keyless(Keyless { root, .. }) | Self::Logged(Logged { root, .. }) => Some(root),
+        }
+    }
+
     /// Whether it is what made a signature.
     #[must_use]
     pub fn is(&self, maker: &Maker) -> bool {
         match (self, maker) {
-            (Self::Key(key), Maker::Key(made)) => key == made,
+            (Self::Key(key) | Self::Logged(Logged { key, root: _ }), Maker::Key(made)) => key == made,
             (Self::Keyless(keyless), Maker::Vouched { root, issuer, identity }) => {
                 keyless.root.digest() == *root && keyless.issuer == *issuer && keyless.identity.contain(identity)
             }
-            (Self::Key(_), Maker::Vouched { .. }) | (Self::Keyless(_), Maker::Key(_)) => false,
+            (Self::Key(_) | Self::Logged(_), Maker::Vouched { .. }) | (Self::Keyless(_), Maker::Key(_)) => false,
         }
     }
 }

@@ -34,6 +34,16 @@ key = "/keys/ci.pub"
 [[signer]]
 name = "people"
 keyless = { issuer = "https://token.example", identity = "*@acme.example", root = "github" }
+[[signer]]
+name = "logged"
+key = "/keys/logged.pub"
+log = "require"
+root = "public-good"
+[[image]]
+scope = "r.example/logged"
+require = [{ signed_by = ["logged", "people"], identity = "exact" }, { attested_by = ["people"], predicate = "https://slsa.dev/provenance/v1", threshold = 1 }]
+forbid_downgrade = true
+max_signature_age = "365d"
 [[image]]
 scope = "r.example/bpf/**"
 require = [{ signed_by = ["ci", "people"], threshold = 2, identity = "any" }, { digest = ["sha256:0000000000000000000000000000000000000000000000000000000000000000"] }]
@@ -259,8 +269,9 @@ fn what_is_missing_is_refused_by_both() {
         ("/signer/1/keyless", "identity"),
         ("/image/0", "scope"),
         ("/image/0", "require"),
-        ("/image/1", "unsigned"),
+        ("/image/2", "unsigned"),
         ("/image/0/require/0", "signed_by"),
+        ("/image/0/require/1", "predicate"),
         ("/rule/0", "id"),
         ("/rule/0", "effect"),
         ("/rule/0", "who"),

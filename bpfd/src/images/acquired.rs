@@ -4,6 +4,8 @@
 //! time. Must never be made of anything but a judged image, or give out bytes that do not hash to what was in it.
 
 use bpfd_core::state::ObjectDigest;
+use bytecode_image::reference::Reference;
+use bytecode_image::store::NamedRelease;
 use bytecode_image::verify::Verified;
 
 use super::judge::Judged;
@@ -16,12 +18,13 @@ pub struct Acquired {
     verified: Verified,
     object: ObjectDigest,
     words: ImageWords,
+    release: NamedRelease,
 }
 
 impl Acquired {
     /// The object is among the objects already.
-    pub(super) fn new(judged: Judged, object: ObjectDigest, words: ImageWords) -> Self {
-        Self { verified: judged.verified, object, words }
+    pub(super) fn new(judged: Judged, object: ObjectDigest, words: ImageWords, release: NamedRelease) -> Self {
+        Self { verified: judged.verified, object, words, release }
     }
 
     /// What was verified.
@@ -29,12 +32,17 @@ impl Acquired {
         self.verified.digest().to_string()
     }
 
+    /// What is remembered once it is loaded.
+    pub fn release(&self) -> (Reference, NamedRelease) {
+        (self.verified.reference().clone(), self.release.clone())
+    }
+
     /// With its bytes.
     ///
     /// # Errors
     /// [`UploadError::Read`]: nobody uploaded it, so it is not absent but lost.
     pub fn bytecode(self, objects: &Objects) -> Result<Bytecode, UploadError> {
-        let Self { verified, object, words } = self;
+        let Self { verified, object, words, release: _ } = self;
         let bytes = objects.read(&object).map_err(|source| UploadError::Read { object, source })?;
         Ok(Bytecode::verified(verified, object, bytes, words))
     }

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use bpfd_core::report::Warning;
 use bpfd_core::request::PullPolicy;
+use bpfd_policy::image::AgeCheck;
 use bpfd_proto::v1::ErrorReason;
 use bpfd_sys::worker::CallError;
 use bytecode_image::digest::Digest;
@@ -16,7 +17,7 @@ use bytecode_image::reference::Reference;
 use bytecode_image::registries::{Author, VARIABLES};
 use bytecode_image::store::{Apart, Before, Fetched, StoreError, Sweep, Swept};
 use bytecode_image::transport::Timeouts;
-use bytecode_image::verify::Refusal;
+use bytecode_image::verify::{self, Refusal};
 
 use super::judge::{Judged, Opened, open};
 use super::{ImageError, Shared};
@@ -75,10 +76,10 @@ impl Shared {
         let before = self.hold(reference)?;
         let ready = self.bring(reference, terms, report, waiter).and_then(|brought| {
             let warning = match brought {
-                Brought::Stored(warning) => return self.usable(reference, warning, report, waiter),
+                Brought::Stored(warning) => return self.usable(reference, warning, report, waiter, verify::now()),
                 Brought::Fetched => None,
             };
-            let usable = self.usable(reference, warning, report, waiter);
+            let usable = self.usable(reference, warning, report, waiter, verify::now());
             usable.inspect_err(|error| self.take_back(reference, before.as_ref(), error))
         });
         self.let_go(reference);
@@ -104,12 +105,17 @@ impl Shared {
         warning: Option<Warning>,
         report: &Report,
         waiter: &Waiter,
+        ages: AgeCheck,
     ) -> Result<Ready, ImageError> {
         waiter.wanted()?;
         report(Progress::begin(Phase::Verify));
-        let judged = self.judge(reference)?;
+        let judged = self.judge(reference, ages)?;
         report(Progress::begin(Phase::Inspect));
         let opened = open(&self.store, &self.workers, &judged.selected)?;
+        // What starts again is not newer than what ran before.
+        if let AgeCheck::At(_) = ages {
+            self.not_older(reference, &judged, &opened.release(reference, &judged.selected))?;
+        }
         self.remember(judged.selected.manifest().digest(), opened.digest());
         Ok(Ready { judged, opened, warning })
     }
@@ -148,7 +154,7 @@ impl Shared {
 
     fn have(&self, reference: &Reference) -> Result<Have, ImageError> {
         let Some(digest) = self.store.cached(reference, &self.platform)? else { return Ok(Have::Nothing) };
-        match self.judge(reference) {
+        match self.judge(reference, verify::now()) {
             Ok(_judged) => Ok(Have::Good(digest)),
             Err(ImageError::Refused(refusal)) => Ok(Have::Refused(refusal)),
             Err(error) => Err(error),
@@ -284,6 +290,7 @@ impl Shared {
 fn at_fault(error: &ImageError) -> bool {
     match error {
         ImageError::Refused(_)
+        | ImageError::Downgrade(_)
         | ImageError::Unpack(_)
         | ImageError::Config(_)
         | ImageError::Label(_)

@@ -3,6 +3,7 @@
 use std::io;
 
 use bpfd_core::policy::Denied;
+use bpfd_policy::downgrade::Downgrade;
 use bytecode_image::config::ConfigError;
 use bytecode_image::digest::Digest;
 use bytecode_image::label::{LabelError, LabelMismatch};
@@ -67,6 +68,9 @@ pub enum ImageError {
     /// The policy of now.
     #[error(transparent)]
     Refused(#[from] Box<Refusal>),
+    /// The policy of now, by what was let through before.
+    #[error(transparent)]
+    Downgrade(#[from] Box<Older>),
     /// The layer.
     #[error("cannot take the object from the image's layer")]
     Unpack(#[from] UnpackError),
@@ -98,12 +102,41 @@ pub enum ImageError {
     Lost,
 }
 
+/// An image that is older than the last one of its name, where the policy forbids that.
+#[derive(Debug, thiserror::Error)]
+#[error("image `{reference}` ({digest}) is refused by policy: it is a downgrade")]
+pub struct Older {
+    /// What was asked for.
+    pub reference: Reference,
+    /// What it was resolved to.
+    pub digest: Digest,
+    /// Why it is one.
+    #[source]
+    pub why: Downgrade,
+}
+
+impl Older {
+    /// What to do about it.
+    pub fn hint(&self) -> String {
+        match self.why {
+            Downgrade::NoVersion | Downgrade::NotSemver(_) => {
+                "write `version = \"MAJOR.MINOR.PATCH\"` into bytecode.toml, and build the image again".to_owned()
+            }
+            Downgrade::Older { .. } | Downgrade::OtherImage { .. } => {
+                "to go back, take `forbid_downgrade` out of its `[[image]]`, load the image, and write it in again"
+                    .to_owned()
+            }
+        }
+    }
+}
+
 impl ImageError {
     /// If it is the image policy that refused: the digest that it decided on, if it came so far, and why.
     pub fn refused(&self) -> Option<(Option<Digest>, String)> {
         match self {
             Self::Fetch(failure) => failure.refused.map(|digest| (Some(digest), failure.cause.clone())),
             Self::Refused(refusal) => Some((Some(refusal.digest), error_chain(&refusal.reason))),
+            Self::Downgrade(older) => Some((Some(older.digest), format!("it is a downgrade: {}", older.why))),
             Self::NotCovered(_) => Some((None, Reason::NoScope.to_string())),
             _ => None,
         }

@@ -5,18 +5,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 
 use bpfd_core::policy::{Asked, Principal, SourceFacts, Stage, Verb};
+use bpfd_policy::downgrade::Release;
+use bpfd_policy::image::{AgeCheck, Applies, Checked};
 use bytecode_image::config::ImageConfig;
 use bytecode_image::digest::Digest;
 use bytecode_image::label::{self, Labelled};
 use bytecode_image::limits;
 use bytecode_image::reference::Reference;
 use bytecode_image::resolve::{Platform, Selected};
-use bytecode_image::store::Store;
+use bytecode_image::store::{NamedRelease, Store};
 use bytecode_image::unpack::{self, Unpacked};
 use bytecode_image::verify::{self, Verified};
 use ebpf::inspect::Object;
 
-use super::{ImageError, Shared, Verdict};
+use super::error::Older;
+use super::{Explain, ImageError, Shared, Verdict};
+use crate::causes::error_chain;
 use crate::worker::{Workers, parse};
 
 /// An image that the policy lets through. Its maker is [`Shared::judge`], so that the proof is about this image.
@@ -38,6 +42,19 @@ impl Opened {
     pub(super) fn digest(&self) -> Digest {
         Digest::of(&self.object)
     }
+
+    /// Which release it is, by its label.
+    pub(super) fn release(&self, reference: &Reference, selected: &Selected) -> NamedRelease {
+        let label = self.labelled.as_ref().map(|Labelled { generation: _, label }| label);
+        NamedRelease {
+            repository: reference.name(),
+            name: label.and_then(|label| label.name.as_ref()).map(ToString::to_string).unwrap_or_default(),
+            release: Release {
+                version: label.and_then(|label| label.version.clone()),
+                manifest: selected.manifest().digest(),
+            },
+        }
+    }
 }
 
 impl Shared {
@@ -56,15 +73,42 @@ impl Shared {
     }
 
     /// Offline, by the policy of now.
-    pub(super) fn judge(&self, reference: &Reference) -> Result<Judged, ImageError> {
+    pub(super) fn judge(&self, reference: &Reference, ages: AgeCheck) -> Result<Judged, ImageError> {
         let selected = self.store.selected(reference, &self.platform)?;
         let signatures = self.store.signatures(&selected)?;
-        let verified = verify::decide(&self.trust.policy(), selected.subject(), &signatures)?;
+        let verified = verify::decide(&self.trust.policy(), selected.subject(), &signatures, ages)?;
         Ok(Judged { selected, verified })
     }
 
-    /// The same, explained.
-    pub(super) fn verdict(&self, reference: &Reference) -> Result<Verdict, ImageError> {
+    /// Whether an image is older than the last one of its name, where the rule of its scope asks for that.
+    pub(super) fn not_older(
+        &self,
+        reference: &Reference,
+        judged: &Judged,
+        release: &NamedRelease,
+    ) -> Result<(), ImageError> {
+        let policy = self.trust.policy();
+        if !policy.image_rule(reference).is_some_and(|rule| rule.forbid_downgrade) {
+            return Ok(());
+        }
+        let last = self.store.last_release(&release.repository, &release.name)?;
+        release.release.may_follow(last.as_ref()).map_err(|why| {
+            let digest = judged.verified.digest();
+            ImageError::Downgrade(Box::new(Older { reference: reference.clone(), digest, why }))
+        })
+    }
+
+    /// Remembers what was loaded or pulled. An image that is let through all the same does not fail for it.
+    pub(super) fn remember_release(&self, reference: &Reference, release: &NamedRelease) {
+        let policy = self.trust.policy();
+        let Some(rule) = policy.image_rule(reference) else { return };
+        if let Err(error) = self.store.let_through(rule, release) {
+            tracing::error!(error = %error_chain(&error), %reference, "cannot remember the release of an image, which a downgrade would be told by");
+        }
+    }
+
+    /// The same, explained; with each section of the policy, if they are asked for.
+    pub(super) fn verdict(&self, reference: &Reference, explain: Explain) -> Result<Verdict, ImageError> {
         let selected = self.store.selected(reference, &self.platform)?;
         let signatures = self.store.signatures(&selected)?;
         let digest = selected.digest();
@@ -76,7 +120,46 @@ impl Shared {
             1 => "1 signature is stored with it".to_owned(),
             more => format!("{more} signatures are stored with it"),
         });
-        match verify::decide(&self.trust.policy(), selected.subject(), &signatures) {
+        let (policy, ages) = (self.trust.policy(), verify::now());
+        let mut sections = match explain {
+            Explain::Verdict => vec![],
+            Explain::Matching | Explain::All => {
+                policy.explain(&verify::evidence(&policy, selected.subject(), &signatures), ages)
+            }
+        };
+        if explain == Explain::Matching {
+            sections.retain(|section| section.applies != Applies::No);
+        }
+        let decided = verify::decide(&policy, selected.subject(), &signatures, ages);
+        // What stands against it is told in the same words.
+        let older = match &decided {
+            Ok(verified) if policy.image_rule(reference).is_some_and(|rule| rule.forbid_downgrade) => {
+                let opened = open(&self.store, &self.workers, &selected)?;
+                let release = opened.release(reference, &selected);
+                let judged = Judged { selected: selected.clone(), verified: verified.clone() };
+                let older = self.not_older(reference, &judged, &release);
+                let older = match older {
+                    Ok(()) => None,
+                    Err(ImageError::Downgrade(older)) => Some(older),
+                    Err(error) => return Err(error),
+                };
+                let held = "its version is not older than the last one of its name here";
+                let (holds, why) =
+                    (older.is_none(), older.as_ref().map_or(held.to_owned(), |older| older.why.to_string()));
+                let row = Checked { requirement: "forbid_downgrade = true".to_owned(), holds, why };
+                sections.iter_mut().filter(|section| section.applies == Applies::Yes).for_each(|section| {
+                    section.requirements.push(row.clone());
+                });
+                older
+            }
+            Ok(_) | Err(_) => None,
+        };
+        if let Some(older) = older {
+            findings.extend([older.why.to_string(), older.hint()]);
+            let (scope, signers) = (None, BTreeSet::new());
+            return Ok(Verdict { trusted: false, digest, scope, signers, findings, sections });
+        }
+        match decided {
             Ok(verified) => {
                 let signers = verified.signers().clone();
                 findings.push(format!("scope `{}` of the policy applies to it", verified.scope()));
@@ -87,13 +170,14 @@ impl Shared {
                     format!("it is signed by {}", names.join(", "))
                 });
                 findings.extend(verified.judged().iter().map(ToString::to_string));
-                Ok(Verdict { trusted: true, digest, scope: Some(verified.scope().to_string()), signers, findings })
+                let scope = Some(verified.scope().to_string());
+                Ok(Verdict { trusted: true, digest, scope, signers, findings, sections })
             }
             Err(refusal) => {
                 findings.extend(refusal.source().map(ToString::to_string));
                 findings.push(refusal.hint());
                 let signers = Default::default();
-                Ok(Verdict { trusted: false, digest, scope: None, signers, findings })
+                Ok(Verdict { trusted: false, digest, scope: None, signers, findings, sections })
             }
         }
     }

@@ -8,10 +8,12 @@ use bpfd_core::names::printable;
 use bpfd_core::policy::{Principal, Stage};
 use bpfd_core::request::Apply;
 use bpfd_core::state::{Advice, Source, State};
+use bpfd_policy::image::ScopeOutcome;
 use bytecode_image::digest::Digest;
 use bytecode_image::reference::Reference;
 use bytecode_image::store::Named;
 use bytecode_image::summary::Summary;
+use bytecode_image::verify;
 
 use super::{ImageError, Shared, judge};
 
@@ -60,6 +62,19 @@ pub struct Verdict {
     pub signers: BTreeSet<String>,
     /// A sentence for each thing that was looked at.
     pub findings: Vec<String>,
+    /// How each section of the policy fared, as far as it was asked for.
+    pub sections: Vec<ScopeOutcome>,
+}
+
+/// How much of the policy a verdict tells.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Explain {
+    /// The verdict alone.
+    Verdict,
+    /// Each section that speaks about the image.
+    Matching,
+    /// Each section.
+    All,
 }
 
 /// What is gone, or would go.
@@ -87,7 +102,7 @@ impl Shared {
     pub(super) fn stored(&self, named: &Named) -> Stored {
         let Named { reference, image } = named;
         let selected = self.store.selected(reference, &self.platform).ok();
-        let judged = self.judge(reference).ok();
+        let judged = self.judge(reference, verify::now()).ok();
         let parts = selected.as_ref().map(|selected| {
             let index = selected.index().map_or(0, |index| index.descriptor().size);
             index + selected.manifest().descriptor().size + selected.config().size + selected.layer().size

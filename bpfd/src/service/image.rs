@@ -6,7 +6,7 @@ use bpfd_core::policy::Principal;
 use bpfd_core::request::Apply;
 
 use super::{Listed, Page, Refused, Service};
-use crate::images::{self, ImageError, Inspected, Removed, Stored, Verdict};
+use crate::images::{self, Explain, ImageError, Inspected, Removed, Stored, Verdict};
 
 /// Images of one page at most: each is judged, and its signatures verified.
 const PAGE: usize = 100;
@@ -44,10 +44,21 @@ impl Service {
     }
 
     /// What the policy says of an image, by reference or digest.
-    pub async fn verify_image(&self, principal: Principal, image: &str) -> Result<Verdict, Refused<ImageError>> {
+    /// Sections that do not speak about it are told to root alone: they name what others use.
+    pub async fn verify_image(
+        &self,
+        principal: Principal,
+        image: &str,
+        explain: bool,
+    ) -> Result<Verdict, Refused<ImageError>> {
         let uid = principal.uid;
         self.permit(principal, Look(())).await?;
-        self.images.verify(uid, image).await.map_err(Refused::Failed)
+        let explain = match (explain, uid) {
+            (false, _) => Explain::Verdict,
+            (true, 0) => Explain::All,
+            (true, _) => Explain::Matching,
+        };
+        self.images.verify(uid, image, explain).await.map_err(Refused::Failed)
     }
 
     /// Takes images away, by reference or digest: all or none.

@@ -88,6 +88,10 @@ impl Service {
         }
         let ask = self.permit(principal, request).await.map_err(EngineError::Denied)?;
         let (admitted, mut warnings) = self.admit(&ask, &report, waiter).await?;
+        let release = match &admitted {
+            Admitted::Image(acquired) => Some(acquired.release()),
+            Admitted::Upload(_) => None,
+        };
         report(Progress::begin(Phase::Inspect));
         let made = tokio::select! {
             made = self.loads.make(&ask, admitted, &self.objects, self.trust.policy(), &report) => made,
@@ -127,6 +131,9 @@ impl Service {
             Err(LoadError::Engine(error)) => return Err(self.explained(&asks, error).await.into()),
             Err(error) => return Err(error),
         };
+        if let (Some((reference, release)), Apply::Write) = (release, apply) {
+            self.images.loaded(asks.uid, reference, release).await;
+        }
         let warnings = warnings.into_iter().chain(self.unordered(&answer)).collect();
         Ok(Changed { answer, before, now: self.snapshot(), warnings })
     }

@@ -14,6 +14,7 @@ use bpfd_policy::expect::{BadQuestion, Question};
 
 use super::{Changed, Service};
 use crate::engine::{Context, Engine, EngineError, Pending};
+use crate::images::Explain;
 use crate::trust::Files;
 use crate::turns::Line;
 use crate::worker::names;
@@ -95,7 +96,7 @@ impl Service {
         };
         if let (Some(image), None) = (&question.image, &question.signed_by) {
             // Whose signatures count is known of an image that is stored.
-            let verdict = self.images.verify(caller.uid, image).await.ok();
+            let verdict = self.images.verify(caller.uid, image, Explain::Verdict).await.ok();
             question.signed_by = verdict.filter(|verdict| verdict.trusted).map(|verdict| verdict.signers);
         }
         let asked = question.asked(&caller)?;

@@ -172,8 +172,9 @@ fn run(channel: &Channel, request: &[u8], ingest: OwnedFd) -> Result<Result<Pull
     let Request { pull, policy } = serde_json::from_slice(request).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    let decide =
-        |selected: &Selected, candidates: &[Candidate]| verify::decide(&policy, selected.subject(), candidates);
+    let decide = |selected: &Selected, candidates: &[Candidate]| {
+        verify::decide(&policy, selected.subject(), candidates, verify::now())
+    };
     let told = Reports { channel, last: Mutex::new(None) };
     let pulled = runtime.block_on(pull_image(&pull, &Ingest::from_fd(ingest), decide, &told));
     // A name that is still being resolved in a thread is not waited for.

@@ -72,7 +72,7 @@ fn a_verdict_explains_itself_by_the_policy_of_now() {
     pulled(&world, "v1");
     let name = world.reference("v1").to_string();
     let told = |world: &World| {
-        let verdict = world.run(world.images.verify(0, &name)).unwrap();
+        let verdict = world.run(world.images.verify(0, &name, bpfd::images::Explain::Verdict)).unwrap();
         let text = verdict.findings.join("\n").replace(&world.host, "REGISTRY");
         (verdict.trusted, text.replace(&verdict.digest.to_string(), "DIGEST"))
     };

@@ -42,7 +42,7 @@ pub fn bundle(key: &SigningKey, reference: &Reference, manifest: Digest) -> Resu
 pub fn is_bundle_by(key: &SigningKey, reference: &Reference, manifest: Digest, candidate: &Candidate) -> bool {
     let statement = statement(reference, manifest);
     let bundle = Bundle::parse(&candidate.media_type, &candidate.payload);
-    bundle.is_ok_and(|Bundle { content, signature, maker: _ }| {
+    bundle.is_ok_and(|Bundle { content, signature, maker: _, beside: _ }| {
         content == Content::Envelope(statement.clone()) && key.public().verifies(&pae(&statement), &signature)
     })
 }

@@ -4,7 +4,7 @@
 
 use std::{error::Error, fs, path::Path, time::Duration};
 
-use bpfd_policy::{Policy, read::PolicyText};
+use bpfd_policy::{Policy, image::AgeCheck, read::PolicyText};
 use bytecode_image::{
     auth::{AuthFile, Credentials},
     candidate::Candidate,
@@ -134,7 +134,7 @@ pub(crate) fn let_through(selected: &Selected, candidates: &[Candidate]) -> Resu
         format!("version = 1\n[[image]]\nscope = \"{}\"\nunsigned = \"allow\"\n", selected.reference().registry());
     let policy =
         Policy::read(&[PolicyText { file: "policy.toml", text: &text }], |_: &Path| Ok(vec![].into())).unwrap();
-    decide(&policy, selected.subject(), candidates)
+    decide(&policy, selected.subject(), candidates, AgeCheck::Skipped)
 }
 
 pub(crate) fn platform() -> Platform {
@@ -201,6 +201,6 @@ pub(crate) fn signed_by(key: &SigningKey) -> impl Fn(&Selected, &[Candidate]) ->
         );
         let policy =
             Policy::read(&[PolicyText { file: "p", text: &text }], |_: &Path| policy_key(Ok(pem.clone()))).unwrap();
-        decide(&policy, selected.subject(), candidates)
+        decide(&policy, selected.subject(), candidates, AgeCheck::Skipped)
     }
 }

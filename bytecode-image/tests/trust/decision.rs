@@ -79,10 +79,14 @@ fn a_signature_over_the_chosen_manifest_of_an_index_counts() {
     let reference = reference();
     let subject = Subject { reference: &reference, top: &index, chosen: Some(&child) };
     for over in [index.digest(), child.digest()] {
-        let verified = decide(&policy, subject, &[signed("ci", "reg.acme/bpf/xdp:v1", over)]).unwrap();
+        let verified =
+            decide(&policy, subject, &[signed("ci", "reg.acme/bpf/xdp:v1", over)], AgeCheck::Skipped).unwrap();
         assert_eq!(verified.digest(), index.digest());
     }
-    assert!(decide(&policy, subject, &[signed("ci", "reg.acme/bpf/xdp:v1", Digest::of(b"sibling"))]).is_err());
+    assert!(
+        decide(&policy, subject, &[signed("ci", "reg.acme/bpf/xdp:v1", Digest::of(b"sibling"))], AgeCheck::Skipped)
+            .is_err()
+    );
 }
 
 #[test]
@@ -179,8 +183,13 @@ fn every_refusal_says_what_why_and_what_to_do() {
         (&one, vec![candidate("ci", b"{}".to_vec())]),
     ] {
         let reference = reference();
-        let refusal =
-            decide(policy, Subject { reference: &reference, top: &document(), chosen: None }, &candidates).unwrap_err();
+        let refusal = decide(
+            policy,
+            Subject { reference: &reference, top: &document(), chosen: None },
+            &candidates,
+            AgeCheck::Skipped,
+        )
+        .unwrap_err();
         let cause = refusal.source().unwrap();
         writeln!(report, "error: {refusal}\ncause: {}\nhint: {}\n", chain(cause), refusal.hint()).unwrap();
     }

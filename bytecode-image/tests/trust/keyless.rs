@@ -1,17 +1,17 @@
 //! Signatures that a certificate vouches for, in both forms: whose count, and what each forged one is refused for.
 
 use bpfd_policy::signer::{RootName, TrustedRoot};
-use bytecode_image::keyless::{built_in, policy_root};
+use bytecode_image::keyless::{built_in, policy_log, policy_root};
 use serde_json::{Value, json};
 
 use super::authority::{Certified, IDENTITY, ISSUER, SIGNED_AT, Sigstore, Wrong, base64};
 use super::*;
 
-static OURS: LazyLock<Sigstore> = LazyLock::new(Sigstore::new);
-static OTHERS: LazyLock<Sigstore> = LazyLock::new(Sigstore::new);
+pub(crate) static OURS: LazyLock<Sigstore> = LazyLock::new(Sigstore::new);
+pub(crate) static OTHERS: LazyLock<Sigstore> = LazyLock::new(Sigstore::new);
 
 /// Roots `/roots/NAME.json` and keys `/keys/NAME.pub`.
-struct Files(Value);
+pub(crate) struct Files(pub(crate) Value);
 
 impl Named for Files {
     fn key(&mut self, path: &Path) -> Result<PublicKey, KeyFault> {
@@ -24,14 +24,21 @@ impl Named for Files {
             named => policy_root(Ok(built_in(named).unwrap().1.to_owned())),
         }
     }
+
+    fn log(&mut self, name: &RootName) -> Result<TrustedRoot, KeyFault> {
+        match name {
+            RootName::File(_) => policy_log(Ok(self.0.to_string())),
+            named => policy_log(Ok(built_in(named).unwrap().1.to_owned())),
+        }
+    }
 }
 
-fn trusting(root: Value, signers: &str, require: &str) -> Policy {
+pub(crate) fn trusting(root: Value, signers: &str, require: &str) -> Policy {
     let text = format!("version = 1\n{signers}[[image]]\nscope = \"reg.acme/bpf/**\"\nrequire = [{require}]\n");
     Policy::read(&[PolicyText { file: "policy.toml", text: &text }], Files(root)).unwrap()
 }
 
-fn keyless(name: &str, issuer: &str, identity: &str) -> String {
+pub(crate) fn keyless(name: &str, issuer: &str, identity: &str) -> String {
     format!(
         "[[signer]]\nname = \"{name}\"\n\
          keyless = {{ issuer = \"{issuer}\", identity = \"{identity}\", root = \"/roots/acme.json\" }}\n"
@@ -43,7 +50,7 @@ fn ours() -> Policy {
     trusting(OURS.root(), &signer, r#"{ signed_by = ["release"] }"#)
 }
 
-fn statement(digest: Digest) -> Value {
+pub(crate) fn statement(digest: Digest) -> Value {
     json!({
         "_type": "https://in-toto.io/Statement/v1", "subject": [{"digest": {"sha256": digest.hex()}}],
         "predicateType": "https://sigstore.dev/cosign/sign/v1", "predicate": {},
@@ -51,7 +58,7 @@ fn statement(digest: Digest) -> Value {
 }
 
 /// A bundle of version 0.3 as `cosign sign` of version 3 makes it, with Rekor's entry of kind `dsse`.
-fn bundle(sigstore: &Sigstore, certified: &Certified, statement: &Value, time: i64) -> Value {
+pub(crate) fn bundle(sigstore: &Sigstore, certified: &Certified, statement: &Value, time: i64) -> Value {
     let statement = statement.to_string();
     let pae = format!("DSSEv1 28 application/vnd.in-toto+json {} {statement}", statement.len());
     let signature = base64(certified.key.sign(pae.as_bytes()).unwrap());
@@ -75,7 +82,7 @@ fn bundle(sigstore: &Sigstore, certified: &Certified, statement: &Value, time: i
     })
 }
 
-fn found(bundle: &Value) -> Candidate {
+pub(crate) fn found(bundle: &Value) -> Candidate {
     let payload = bundle.to_string().into_bytes();
     Candidate { over: manifest(), media_type: media::BUNDLE.into(), payload, annotations: BTreeMap::new() }
 }
@@ -105,15 +112,15 @@ fn legacy(sigstore: &Sigstore, certified: &Certified, payload: Vec<u8>, time: i6
     Candidate { over: manifest(), media_type: media::SIMPLE_SIGNING.into(), payload, annotations }
 }
 
-fn certified() -> Certified {
+pub(crate) fn certified() -> Certified {
     OURS.certify(IDENTITY, ISSUER, Wrong::default())
 }
 
-fn good_bundle() -> Value {
+pub(crate) fn good_bundle() -> Value {
     bundle(&OURS, &certified(), &statement(manifest()), SIGNED_AT)
 }
 
-fn good_legacy() -> Candidate {
+pub(crate) fn good_legacy() -> Candidate {
     legacy(&OURS, &certified(), payload(&reference(), manifest()).unwrap(), SIGNED_AT)
 }
 

@@ -11,13 +11,14 @@ mod authority;
 mod bundles;
 mod decision;
 mod keyless;
+mod requirements;
 
 use std::{collections::BTreeMap, error::Error, fmt::Write, io, path::Path, sync::LazyLock};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bpfd_policy::{
     Policy,
-    image::{Requirement, Trust},
+    image::{AgeCheck, Requirement, Trust},
     key::PublicKey,
     read::{KeyFault, Named, PolicyText},
 };
@@ -113,7 +114,7 @@ fn ask(policy: &Policy, candidates: &[Candidate]) -> Result<Verified, Reason> {
 
 fn ask_for(policy: &Policy, reference: &Reference, candidates: &[Candidate]) -> Result<Verified, Reason> {
     let subject = Subject { reference, top: &document(), chosen: None };
-    decide(policy, subject, candidates).map_err(|refusal| refusal.reason)
+    decide(policy, subject, candidates, AgeCheck::Skipped).map_err(|refusal| refusal.reason)
 }
 
 /// The fault of the only signature of an image that needs one of `ci` or `release`.

@@ -818,7 +818,10 @@ func (x *ImageGlobal) GetDoc() string {
 type VerifyImageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A reference or a digest.
-	Image         string `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	Image string `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	// Tell how each section of the policy fared. Sections that are about other
+	// images are told to root alone.
+	Explain       bool `protobuf:"varint,2,opt,name=explain,proto3" json:"explain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -860,6 +863,13 @@ func (x *VerifyImageRequest) GetImage() string {
 	return ""
 }
 
+func (x *VerifyImageRequest) GetExplain() bool {
+	if x != nil {
+		return x.Explain
+	}
+	return false
+}
+
 // What the policy says, and why.
 type VerifyImageResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -872,7 +882,10 @@ type VerifyImageResponse struct {
 	// One sentence for each thing that was looked at.
 	Findings []string `protobuf:"bytes,4,rep,name=findings,proto3" json:"findings,omitempty"`
 	// The digest that was judged.
-	Digest        string `protobuf:"bytes,5,opt,name=digest,proto3" json:"digest,omitempty"`
+	Digest string `protobuf:"bytes,5,opt,name=digest,proto3" json:"digest,omitempty"`
+	// If it was asked for: the section that decides first, then those that it
+	// overrules, then those about other images; at most 256.
+	Sections      []*ImageSection `protobuf:"bytes,6,rep,name=sections,proto3" json:"sections,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -942,6 +955,150 @@ func (x *VerifyImageResponse) GetDigest() string {
 	return ""
 }
 
+func (x *VerifyImageResponse) GetSections() []*ImageSection {
+	if x != nil {
+		return x.Sections
+	}
+	return nil
+}
+
+// How one `[[image]]` of the policy fared.
+type ImageSection struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its scope.
+	Scope string `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
+	// Whether it decides.
+	Applies bool `protobuf:"varint,2,opt,name=applies,proto3" json:"applies,omitempty"`
+	// Why it does or does not.
+	Why string `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	// Of the one that decides: each requirement, in the order of the file.
+	Requirements  []*ImageRequirement `protobuf:"bytes,4,rep,name=requirements,proto3" json:"requirements,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageSection) Reset() {
+	*x = ImageSection{}
+	mi := &file_bpfd_v1_image_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageSection) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageSection) ProtoMessage() {}
+
+func (x *ImageSection) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_image_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageSection.ProtoReflect.Descriptor instead.
+func (*ImageSection) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ImageSection) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *ImageSection) GetApplies() bool {
+	if x != nil {
+		return x.Applies
+	}
+	return false
+}
+
+func (x *ImageSection) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *ImageSection) GetRequirements() []*ImageRequirement {
+	if x != nil {
+		return x.Requirements
+	}
+	return nil
+}
+
+// How one requirement fared.
+type ImageRequirement struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As a policy file has it.
+	Requirement string `protobuf:"bytes,1,opt,name=requirement,proto3" json:"requirement,omitempty"`
+	// Whether it holds.
+	Holds bool `protobuf:"varint,2,opt,name=holds,proto3" json:"holds,omitempty"`
+	// Why it does or does not.
+	Why           string `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageRequirement) Reset() {
+	*x = ImageRequirement{}
+	mi := &file_bpfd_v1_image_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageRequirement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageRequirement) ProtoMessage() {}
+
+func (x *ImageRequirement) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_image_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageRequirement.ProtoReflect.Descriptor instead.
+func (*ImageRequirement) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ImageRequirement) GetRequirement() string {
+	if x != nil {
+		return x.Requirement
+	}
+	return ""
+}
+
+func (x *ImageRequirement) GetHolds() bool {
+	if x != nil {
+		return x.Holds
+	}
+	return false
+}
+
+func (x *ImageRequirement) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 // Which images to remove.
 type RemoveImagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -958,7 +1115,7 @@ type RemoveImagesRequest struct {
 
 func (x *RemoveImagesRequest) Reset() {
 	*x = RemoveImagesRequest{}
-	mi := &file_bpfd_v1_image_proto_msgTypes[12]
+	mi := &file_bpfd_v1_image_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1127,7 @@ func (x *RemoveImagesRequest) String() string {
 func (*RemoveImagesRequest) ProtoMessage() {}
 
 func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_image_proto_msgTypes[12]
+	mi := &file_bpfd_v1_image_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1140,7 @@ func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{12}
+	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RemoveImagesRequest) GetRequestId() string {
@@ -1020,7 +1177,7 @@ type RemoveImagesResponse struct {
 
 func (x *RemoveImagesResponse) Reset() {
 	*x = RemoveImagesResponse{}
-	mi := &file_bpfd_v1_image_proto_msgTypes[13]
+	mi := &file_bpfd_v1_image_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1189,7 @@ func (x *RemoveImagesResponse) String() string {
 func (*RemoveImagesResponse) ProtoMessage() {}
 
 func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_image_proto_msgTypes[13]
+	mi := &file_bpfd_v1_image_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1202,7 @@ func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{13}
+	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RemoveImagesResponse) GetImages() []string {
@@ -1092,7 +1249,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_bpfd_v1_image_proto_msgTypes[14]
+	mi := &file_bpfd_v1_image_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1104,7 +1261,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_image_proto_msgTypes[14]
+	mi := &file_bpfd_v1_image_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1117,7 +1274,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{14}
+	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Image) GetReference() string {
@@ -1243,15 +1400,26 @@ const file_bpfd_v1_image_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x1b\n" +
 	"\tread_only\x18\x03 \x01(\bR\breadOnly\x12\x10\n" +
-	"\x03doc\x18\x04 \x01(\tR\x03doc\"*\n" +
+	"\x03doc\x18\x04 \x01(\tR\x03doc\"D\n" +
 	"\x12VerifyImageRequest\x12\x14\n" +
-	"\x05image\x18\x01 \x01(\tR\x05image\"\x93\x01\n" +
+	"\x05image\x18\x01 \x01(\tR\x05image\x12\x18\n" +
+	"\aexplain\x18\x02 \x01(\bR\aexplain\"\xc6\x01\n" +
 	"\x13VerifyImageResponse\x12\x18\n" +
 	"\atrusted\x18\x01 \x01(\bR\atrusted\x12\x14\n" +
 	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x18\n" +
 	"\asigners\x18\x03 \x03(\tR\asigners\x12\x1a\n" +
 	"\bfindings\x18\x04 \x03(\tR\bfindings\x12\x16\n" +
-	"\x06digest\x18\x05 \x01(\tR\x06digest\"q\n" +
+	"\x06digest\x18\x05 \x01(\tR\x06digest\x121\n" +
+	"\bsections\x18\x06 \x03(\v2\x15.bpfd.v1.ImageSectionR\bsections\"\x8f\x01\n" +
+	"\fImageSection\x12\x14\n" +
+	"\x05scope\x18\x01 \x01(\tR\x05scope\x12\x18\n" +
+	"\aapplies\x18\x02 \x01(\bR\aapplies\x12\x10\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\x12=\n" +
+	"\frequirements\x18\x04 \x03(\v2\x19.bpfd.v1.ImageRequirementR\frequirements\"\\\n" +
+	"\x10ImageRequirement\x12 \n" +
+	"\vrequirement\x18\x01 \x01(\tR\vrequirement\x12\x14\n" +
+	"\x05holds\x18\x02 \x01(\bR\x05holds\x12\x10\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\"q\n" +
 	"\x13RemoveImagesRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12#\n" +
@@ -1300,7 +1468,7 @@ func file_bpfd_v1_image_proto_rawDescGZIP() []byte {
 }
 
 var file_bpfd_v1_image_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bpfd_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_bpfd_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_bpfd_v1_image_proto_goTypes = []any{
 	(PullPolicy)(0),               // 0: bpfd.v1.PullPolicy
 	(*PullRequest)(nil),           // 1: bpfd.v1.PullRequest
@@ -1315,40 +1483,44 @@ var file_bpfd_v1_image_proto_goTypes = []any{
 	(*ImageGlobal)(nil),           // 10: bpfd.v1.ImageGlobal
 	(*VerifyImageRequest)(nil),    // 11: bpfd.v1.VerifyImageRequest
 	(*VerifyImageResponse)(nil),   // 12: bpfd.v1.VerifyImageResponse
-	(*RemoveImagesRequest)(nil),   // 13: bpfd.v1.RemoveImagesRequest
-	(*RemoveImagesResponse)(nil),  // 14: bpfd.v1.RemoveImagesResponse
-	(*Image)(nil),                 // 15: bpfd.v1.Image
-	(*Progress)(nil),              // 16: bpfd.v1.Progress
-	(*Warning)(nil),               // 17: bpfd.v1.Warning
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(*ImageSection)(nil),          // 13: bpfd.v1.ImageSection
+	(*ImageRequirement)(nil),      // 14: bpfd.v1.ImageRequirement
+	(*RemoveImagesRequest)(nil),   // 15: bpfd.v1.RemoveImagesRequest
+	(*RemoveImagesResponse)(nil),  // 16: bpfd.v1.RemoveImagesResponse
+	(*Image)(nil),                 // 17: bpfd.v1.Image
+	(*Progress)(nil),              // 18: bpfd.v1.Progress
+	(*Warning)(nil),               // 19: bpfd.v1.Warning
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
 }
 var file_bpfd_v1_image_proto_depIdxs = []int32{
 	0,  // 0: bpfd.v1.PullRequest.pull:type_name -> bpfd.v1.PullPolicy
-	16, // 1: bpfd.v1.PullResponse.progress:type_name -> bpfd.v1.Progress
+	18, // 1: bpfd.v1.PullResponse.progress:type_name -> bpfd.v1.Progress
 	3,  // 2: bpfd.v1.PullResponse.result:type_name -> bpfd.v1.PullResult
-	15, // 3: bpfd.v1.PullResult.image:type_name -> bpfd.v1.Image
-	17, // 4: bpfd.v1.PullResult.warnings:type_name -> bpfd.v1.Warning
-	15, // 5: bpfd.v1.ListImagesResponse.images:type_name -> bpfd.v1.Image
-	15, // 6: bpfd.v1.InspectImageResponse.image:type_name -> bpfd.v1.Image
+	17, // 3: bpfd.v1.PullResult.image:type_name -> bpfd.v1.Image
+	19, // 4: bpfd.v1.PullResult.warnings:type_name -> bpfd.v1.Warning
+	17, // 5: bpfd.v1.ListImagesResponse.images:type_name -> bpfd.v1.Image
+	17, // 6: bpfd.v1.InspectImageResponse.image:type_name -> bpfd.v1.Image
 	8,  // 7: bpfd.v1.InspectImageResponse.programs:type_name -> bpfd.v1.ImageProgram
 	9,  // 8: bpfd.v1.InspectImageResponse.maps:type_name -> bpfd.v1.ImageMap
 	10, // 9: bpfd.v1.InspectImageResponse.globals:type_name -> bpfd.v1.ImageGlobal
-	18, // 10: bpfd.v1.Image.pull_time:type_name -> google.protobuf.Timestamp
-	1,  // 11: bpfd.v1.ImageService.Pull:input_type -> bpfd.v1.PullRequest
-	4,  // 12: bpfd.v1.ImageService.ListImages:input_type -> bpfd.v1.ListImagesRequest
-	6,  // 13: bpfd.v1.ImageService.InspectImage:input_type -> bpfd.v1.InspectImageRequest
-	11, // 14: bpfd.v1.ImageService.VerifyImage:input_type -> bpfd.v1.VerifyImageRequest
-	13, // 15: bpfd.v1.ImageService.RemoveImages:input_type -> bpfd.v1.RemoveImagesRequest
-	2,  // 16: bpfd.v1.ImageService.Pull:output_type -> bpfd.v1.PullResponse
-	5,  // 17: bpfd.v1.ImageService.ListImages:output_type -> bpfd.v1.ListImagesResponse
-	7,  // 18: bpfd.v1.ImageService.InspectImage:output_type -> bpfd.v1.InspectImageResponse
-	12, // 19: bpfd.v1.ImageService.VerifyImage:output_type -> bpfd.v1.VerifyImageResponse
-	14, // 20: bpfd.v1.ImageService.RemoveImages:output_type -> bpfd.v1.RemoveImagesResponse
-	16, // [16:21] is the sub-list for method output_type
-	11, // [11:16] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	13, // 10: bpfd.v1.VerifyImageResponse.sections:type_name -> bpfd.v1.ImageSection
+	14, // 11: bpfd.v1.ImageSection.requirements:type_name -> bpfd.v1.ImageRequirement
+	20, // 12: bpfd.v1.Image.pull_time:type_name -> google.protobuf.Timestamp
+	1,  // 13: bpfd.v1.ImageService.Pull:input_type -> bpfd.v1.PullRequest
+	4,  // 14: bpfd.v1.ImageService.ListImages:input_type -> bpfd.v1.ListImagesRequest
+	6,  // 15: bpfd.v1.ImageService.InspectImage:input_type -> bpfd.v1.InspectImageRequest
+	11, // 16: bpfd.v1.ImageService.VerifyImage:input_type -> bpfd.v1.VerifyImageRequest
+	15, // 17: bpfd.v1.ImageService.RemoveImages:input_type -> bpfd.v1.RemoveImagesRequest
+	2,  // 18: bpfd.v1.ImageService.Pull:output_type -> bpfd.v1.PullResponse
+	5,  // 19: bpfd.v1.ImageService.ListImages:output_type -> bpfd.v1.ListImagesResponse
+	7,  // 20: bpfd.v1.ImageService.InspectImage:output_type -> bpfd.v1.InspectImageResponse
+	12, // 21: bpfd.v1.ImageService.VerifyImage:output_type -> bpfd.v1.VerifyImageResponse
+	16, // 22: bpfd.v1.ImageService.RemoveImages:output_type -> bpfd.v1.RemoveImagesResponse
+	18, // [18:23] is the sub-list for method output_type
+	13, // [13:18] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_bpfd_v1_image_proto_init() }
@@ -1369,7 +1541,7 @@ func file_bpfd_v1_image_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bpfd_v1_image_proto_rawDesc), len(file_bpfd_v1_image_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   15,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -819,6 +819,10 @@ pub struct VerifyImageRequest {
     /// A reference or a digest.
     #[prost(string, tag = "1")]
     pub image: ::prost::alloc::string::String,
+    /// Tell how each section of the policy fared. Sections that are about other
+    /// images are told to root alone.
+    #[prost(bool, tag = "2")]
+    pub explain: bool,
 }
 impl ::prost::Name for VerifyImageRequest {
     const NAME: &'static str = "VerifyImageRequest";
@@ -831,7 +835,7 @@ impl ::prost::Name for VerifyImageRequest {
     }
 }
 /// What the policy says, and why.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct VerifyImageResponse {
     /// Whether it may be loaded as far as signatures go.
     #[prost(bool, tag = "1")]
@@ -848,6 +852,10 @@ pub struct VerifyImageResponse {
     /// The digest that was judged.
     #[prost(string, tag = "5")]
     pub digest: ::prost::alloc::string::String,
+    /// If it was asked for: the section that decides first, then those that it
+    /// overrules, then those about other images; at most 256.
+    #[prost(message, repeated, tag = "6")]
+    pub sections: ::prost::alloc::vec::Vec<ImageSection>,
 }
 impl ::prost::Name for VerifyImageResponse {
     const NAME: &'static str = "VerifyImageResponse";
@@ -857,6 +865,55 @@ impl ::prost::Name for VerifyImageResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "/bpfd.v1.VerifyImageResponse".into()
+    }
+}
+/// How one `\[[image]\]` of the policy fared.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ImageSection {
+    /// Its scope.
+    #[prost(string, tag = "1")]
+    pub scope: ::prost::alloc::string::String,
+    /// Whether it decides.
+    #[prost(bool, tag = "2")]
+    pub applies: bool,
+    /// Why it does or does not.
+    #[prost(string, tag = "3")]
+    pub why: ::prost::alloc::string::String,
+    /// Of the one that decides: each requirement, in the order of the file.
+    #[prost(message, repeated, tag = "4")]
+    pub requirements: ::prost::alloc::vec::Vec<ImageRequirement>,
+}
+impl ::prost::Name for ImageSection {
+    const NAME: &'static str = "ImageSection";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.ImageSection".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.ImageSection".into()
+    }
+}
+/// How one requirement fared.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImageRequirement {
+    /// As a policy file has it.
+    #[prost(string, tag = "1")]
+    pub requirement: ::prost::alloc::string::String,
+    /// Whether it holds.
+    #[prost(bool, tag = "2")]
+    pub holds: bool,
+    /// Why it does or does not.
+    #[prost(string, tag = "3")]
+    pub why: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ImageRequirement {
+    const NAME: &'static str = "ImageRequirement";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.ImageRequirement".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.ImageRequirement".into()
     }
 }
 /// Which images to remove.

@@ -4,6 +4,7 @@
 
 mod callers;
 mod contents;
+mod older;
 mod registries;
 mod revoked;
 mod world;

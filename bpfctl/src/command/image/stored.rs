@@ -164,14 +164,27 @@ impl View for Verdict {
     }
 
     fn text(&self) -> Vec<Block> {
-        let pb::VerifyImageResponse { trusted, scope, signers, findings, digest } = &self.0;
+        let pb::VerifyImageResponse { trusted, scope, signers, findings, digest, sections } = &self.0;
         let facts = vec![
             ("digest", digest.clone()),
             ("trusted", if *trusted { "yes" } else { "no" }.to_owned()),
             ("scope", or_dash(scope)),
             ("signers", or_dash(&signers.join(", "))),
         ];
-        vec![Block::Facts(facts), Block::Lines(findings.clone())]
+        let rows = sections.iter().flat_map(|section| {
+            let pb::ImageSection { scope, applies, why, requirements } = section;
+            let decides = if *applies { "decides" } else { "-" };
+            let requirements = requirements.iter().map(|row| {
+                let holds = if row.holds { "holds" } else { "FAILS" };
+                vec![String::new(), holds.to_owned(), row.requirement.clone(), row.why.clone()]
+            });
+            std::iter::once(vec![scope.clone(), decides.to_owned(), "-".to_owned(), why.clone()]).chain(requirements)
+        });
+        let mut blocks = vec![Block::Facts(facts), Block::Lines(findings.clone())];
+        if !sections.is_empty() {
+            blocks.push(Block::Table(&["SCOPE", "OUTCOME", "REQUIREMENT", "WHY"], rows.collect()));
+        }
+        blocks
     }
 
     fn nothing(&self) -> &'static str {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bpfd_policy::Policy;
-use bpfd_policy::image::{Identity, ImageRule, Requirement, Trust};
+use bpfd_policy::image::{Applies, Checked, Identity, ImageRule, Requirement, ScopeOutcome, Trust};
 use bpfd_policy::key::PublicKey;
 use bpfd_policy::read::PolicyText;
 use bpfd_policy::signer::Signer;
@@ -16,7 +16,7 @@ use bytecode_image::keyless::PolicyFiles;
 use bytecode_image::reference::Reference;
 use bytecode_image::resolve::Platform;
 use bytecode_image::scope::Scope;
-use bytecode_image::verify::{Verified, decide};
+use bytecode_image::verify::{Verified, decide, evidence, now};
 use clap::Args;
 
 use super::registry::{self, Registry, fetch_failed};
@@ -42,7 +42,8 @@ registry: no daemon and no privilege is needed. Exits with 6 if the image is not
 Examples:
   bpfctl image verify registry/bpf/counter:1.2.0
   bpfctl image verify registry/bpf/counter:1.2.0 --key ci.key.pub
-  bpfctl image verify registry/bpf/counter:1.2.0 --policy policy.toml"
+  bpfctl image verify registry/bpf/counter:1.2.0 --policy policy.toml
+  bpfctl image verify registry/bpf/counter:1.2.0 --explain"
 )]
 pub(super) struct Verify {
     /// The image; in the daemon's store a digest will do
@@ -54,20 +55,23 @@ pub(super) struct Verify {
     /// It must pass this policy
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// Tell how each section of the policy fared, and each of its requirements
+    #[arg(long)]
+    explain: bool,
     #[command(flatten)]
     registry: Registry,
 }
 
 impl Verify {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let Self { image, key, policy, registry } = self;
+        let Self { image, key, policy, explain, registry } = self;
         let verdict = match (key, policy) {
-            (None, None) => session.client().await?.verify(pb::VerifyImageRequest { image }).await?,
+            (None, None) => session.client().await?.verify(pb::VerifyImageRequest { image, explain }).await?,
             (Some(key), _) => {
                 let reference = parse(&image)?;
-                here(session, &registry, &reference, &signed_by(&key, &reference)?).await?
+                here(session, &registry, &reference, &signed_by(&key, &reference)?, explain).await?
             }
-            (None, Some(policy)) => here(session, &registry, &parse(&image)?, &read_policy(&policy)?).await?,
+            (None, Some(policy)) => here(session, &registry, &parse(&image)?, &read_policy(&policy)?, explain).await?,
         };
         let exit = if verdict.trusted { Exit::Ok } else { Exit::Signature };
         session.printer.show(&Verdict(verdict))?;
@@ -89,7 +93,8 @@ fn signed_by(path: &Path, reference: &Reference) -> Result<Policy, Failure> {
     let signers = BTreeMap::from([("key".to_owned(), Signer::Key(PublicKey::from(&key)))]);
     let signed = Requirement::Signed { signers, threshold: 1, identity: Identity::Repository };
     let scope = Scope::of_repository(reference);
-    let rule = ImageRule { scope, trust: Trust::All(vec![signed]), require_digest: false };
+    let trust = Trust::All(vec![signed]);
+    let rule = ImageRule { scope, trust, require_digest: false, forbid_downgrade: false, max_signature_age: None };
     Ok(Policy { images: vec![rule], ..Policy::default() })
 }
 
@@ -108,6 +113,7 @@ async fn here(
     registry: &Registry,
     reference: &Reference,
     policy: &Policy,
+    explain: bool,
 ) -> Result<pb::VerifyImageResponse, Failure> {
     let message = format!("cannot verify `{reference}`");
     let remote = registry.remote(session, reference)?;
@@ -117,15 +123,34 @@ async fn here(
     let sets = fetch_signatures(&remote, &selected, &()).await.map_err(failed)?;
     let candidates: Vec<_> = sets.iter().flat_map(|set| set.candidates()).collect();
     let digest = selected.digest().to_string();
-    Ok(match decide(policy, selected.subject(), &candidates) {
-        Ok(verified) => trusted(&verified, digest),
+    let ages = now();
+    let sections = match explain {
+        true => policy.explain(&evidence(policy, selected.subject(), &candidates), ages),
+        false => vec![],
+    };
+    let sections = sections.into_iter().map(section).collect();
+    Ok(match decide(policy, selected.subject(), &candidates, ages) {
+        Ok(verified) => pb::VerifyImageResponse { sections, ..trusted(&verified, digest) },
         Err(refusal) => pb::VerifyImageResponse {
             trusted: false,
             findings: vec![error_chain(&refusal.reason), format!("hint: {}", refusal.hint())],
             digest,
+            sections,
             ..Default::default()
         },
     })
+}
+
+/// What an image came after is known to the daemon alone.
+fn section(outcome: ScopeOutcome) -> pb::ImageSection {
+    let ScopeOutcome { scope, applies, requirements } = outcome;
+    let row = |Checked { requirement, holds, why }: Checked| pb::ImageRequirement { requirement, holds, why };
+    pb::ImageSection {
+        scope: scope.to_string(),
+        applies: applies == Applies::Yes,
+        why: applies.to_string(),
+        requirements: requirements.into_iter().map(row).collect(),
+    }
 }
 
 fn trusted(verified: &Verified, digest: String) -> pb::VerifyImageResponse {
@@ -135,5 +160,6 @@ fn trusted(verified: &Verified, digest: String) -> pb::VerifyImageResponse {
         signers: verified.signers().iter().cloned().collect(),
         findings: verified.judged().iter().map(ToString::to_string).collect(),
         digest,
+        sections: vec![],
     }
 }

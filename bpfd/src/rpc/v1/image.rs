@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use bpfd_policy::image::{Applies, Checked, ScopeOutcome};
 use bpfd_proto::codec::v1::{self as codec, BadField};
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
@@ -75,15 +76,16 @@ impl pb::image_service_server::ImageService for ImageApi {
         request: Request<pb::VerifyImageRequest>,
     ) -> Result<Response<pb::VerifyImageResponse>, Status> {
         let principal = principal(&request)?;
-        let pb::VerifyImageRequest { image } = request.into_inner();
-        let verdict = self.context.verify_image(principal, &image).await.map_err(refused("verify", &image))?;
-        let Verdict { trusted, digest, scope, signers, findings } = verdict;
+        let pb::VerifyImageRequest { image, explain } = request.into_inner();
+        let verdict = self.context.verify_image(principal, &image, explain).await.map_err(refused("verify", &image))?;
+        let Verdict { trusted, digest, scope, signers, findings, sections } = verdict;
         Ok(Response::new(pb::VerifyImageResponse {
             trusted,
             scope: scope.unwrap_or_default(),
             signers: signers.into_iter().collect(),
             findings,
             digest: digest.to_string(),
+            sections: sections.into_iter().map(section).collect(),
         }))
     }
 
@@ -103,6 +105,17 @@ impl pb::image_service_server::ImageService for ImageApi {
         let Removed { references, freed } = removed.map_err(refused("remove", &names))?;
         let images = references.iter().map(ToString::to_string).collect();
         Ok(Response::new(pb::RemoveImagesResponse { images, freed_bytes: freed }))
+    }
+}
+
+fn section(outcome: ScopeOutcome) -> pb::ImageSection {
+    let ScopeOutcome { scope, applies, requirements } = outcome;
+    let row = |Checked { requirement, holds, why }: Checked| pb::ImageRequirement { requirement, holds, why };
+    pb::ImageSection {
+        scope: scope.to_string(),
+        applies: applies == Applies::Yes,
+        why: applies.to_string(),
+        requirements: requirements.into_iter().map(row).collect(),
     }
 }
 

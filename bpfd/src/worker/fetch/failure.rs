@@ -123,7 +123,10 @@ pub(crate) fn reason_of(reason: &Reason) -> ErrorReason {
         Reason::OtherDigest => ErrorReason::DigestMismatch,
         Reason::DigestRequired { .. } => ErrorReason::DigestRequired,
         Reason::Unsigned { .. } => ErrorReason::SignatureRequired,
-        Reason::TooManySignatures { .. } | Reason::NotEnough { .. } => ErrorReason::SignatureInvalid,
+        Reason::Unattested { judged, .. } if judged.is_empty() => ErrorReason::SignatureRequired,
+        Reason::TooManySignatures { .. } | Reason::NotEnough { .. } | Reason::Unattested { .. } => {
+            ErrorReason::SignatureInvalid
+        }
     }
 }
 

@@ -271,7 +271,7 @@ pub(crate) fn requests() -> Vec<(&'static str, Vec<u8>)> {
         ),
         (
             "/bpfd.v1.ImageService/VerifyImage",
-            pb::VerifyImageRequest { image: text("registry/open/app:1") }.encode_to_vec(),
+            pb::VerifyImageRequest { image: text("registry/open/app:1"), explain: true }.encode_to_vec(),
         ),
         ("/bpfd.v1.ImageService/RemoveImages", remove.encode_to_vec()),
         ("/bpfd.v1.PolicyService/AddTrust", trust.encode_to_vec()),

@@ -49,6 +49,7 @@ impl From<ImageError> for Refusal {
             }
             ImageError::Fetch(failure) => fetch(failure),
             ImageError::Refused(refused) => policy(refused),
+            ImageError::Downgrade(older) => refusal(ErrorReason::ImageNotTrusted).hint(older.hint()),
             ImageError::Worker(_) | ImageError::OtherName { .. } | ImageError::Ingest(_) | ImageError::Lost => {
                 refusal(ErrorReason::Internal)
             }
@@ -119,7 +120,9 @@ fn stored(error: &StoreError, refusal: impl Fn(ErrorReason) -> Refusal) -> Refus
             refusal(ErrorReason::ResourceExhausted)
                 .hint("`bpfctl image ls` lists the stored images; `bpfctl image rm` removes them")
         }
-        StoreError::Io { .. } | StoreError::NotALayout(_) | StoreError::Index(_) => refusal(ErrorReason::Internal),
+        StoreError::Io { .. } | StoreError::NotALayout(_) | StoreError::Index(_) | StoreError::Releases(_) => {
+            refusal(ErrorReason::Internal)
+        }
     }
 }
 
