@@ -3,7 +3,8 @@
 //!
 //! The names are `journal-*` around each write of the journal, `audit-*` around the first and the last record of an
 //! operation, `step-<verb>-*` around each step, `undo-*` and `repair-*`; the
-//! crash test lists them and fails if one was not reached. `watch-fails` and `interfaces-watch-fails` end a watch. At others a test may hold what is done: `FAILPOINTS="load-made=return(FIFO)"`.
+//! crash test lists them and fails if one was not reached. `watch-fails` and `interfaces-watch-fails` end a watch. At others a test may hold what is done: `FAILPOINTS="load-made=return(FIFO)"`;
+//! `image-quota=return(BYTES)` is another quota of the image store.
 
 /// Arms the points that the environment names, for the life of the process.
 pub fn arm() {
@@ -34,6 +35,15 @@ pub fn hold(name: &str) {
     fail::fail_point!(name, wait_for);
     #[cfg(not(feature = "failpoints"))]
     let _ = name;
+}
+
+/// A number that a test gives.
+pub fn bytes(name: &str) -> Option<u64> {
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!(name, |number| number.and_then(|number| number.parse().ok()));
+    #[cfg(not(feature = "failpoints"))]
+    let _ = name;
+    None
 }
 
 /// First for a writer, then for its end.

@@ -8,6 +8,7 @@
 //!         ─ Acquired: the proof, the object's digest, what the label says                                        words.rs
 //!         ─ Bytecode, made by `source` once there is room for its bytes                                          acquired.rs
 //! ```
+//! Long because each verb on images is a method here, with the places that it waits for.
 //! One pull of a reference at a time. What the store serves waits for no pull. Must never give out bytes of an image that the policy of now refuses.
 
 mod acquired;
@@ -16,6 +17,7 @@ mod damaged;
 mod error;
 mod judge;
 mod places;
+mod room;
 mod shelf;
 mod words;
 
@@ -46,6 +48,7 @@ use self::damaged::open_or_set_aside;
 pub use self::error::ImageError;
 use self::judge::{open, platform};
 use self::places::{Number, Places};
+pub use self::room::Needed;
 pub use self::shelf::{Explain, Inspected, Removed, Stored, Verdict, users};
 use crate::causes::error_chain;
 use crate::layout::Layout;
@@ -265,6 +268,23 @@ impl Images {
     ) -> Result<Removed, ImageError> {
         let (images, state, caller) = (images.to_vec(), state.clone(), caller.clone());
         self.blocking(caller.uid, move |shared| shared.remove(&caller, &images, &state, apply)).await
+    }
+
+    /// Takes away what nothing needs and a caller may take away.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub async fn prune(&self, caller: &Principal, needed: Needed, apply: Apply) -> Result<Removed, ImageError> {
+        let caller = caller.clone();
+        self.blocking(caller.uid, move |shared| shared.prune(&caller, &needed, apply)).await
+    }
+
+    /// Takes away what was used longest ago and nothing needs, until the store is as small as it should be.
+    ///
+    /// # Errors
+    /// [`ImageError`].
+    pub async fn keep_quota(&self, needed: Needed) -> Result<Removed, ImageError> {
+        self.blocking(0, move |shared| shared.keep_quota(&needed)).await
     }
 
     /// The proof that an image of the store may be loaded, by its name or, if it has a digest, by that of another name of its repository.

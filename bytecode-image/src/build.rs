@@ -7,7 +7,8 @@
 use std::{fmt, io, io::Write, str::FromStr};
 
 use ebpf::inspect::{InspectError, inspect};
-use flate2::{Compression, GzBuilder};
+use flate2::GzBuilder;
+use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -21,6 +22,9 @@ use crate::{
 /// The name of the object in the layer, unless it is given.
 pub const DEFAULT_PATH: &str = "bytecode.bpf.o";
 
+/// The beginning of a zstd frame (RFC 8878 §3.1.1).
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
 /// An image of one object: what a registry or a store needs of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BuiltImage {
@@ -28,7 +32,7 @@ pub struct BuiltImage {
     pub manifest: Vec<u8>,
     /// The config ([`media::CONFIG`]).
     pub config: Vec<u8>,
-    /// The layer ([`media::LAYER_TAR_GZIP`]).
+    /// The layer ([`media::LAYER_TAR_GZIP`] or [`media::LAYER_TAR_ZSTD`]).
     pub layer: Vec<u8>,
 }
 
@@ -48,7 +52,8 @@ impl BuiltImage {
     /// Of the layer.
     #[must_use]
     pub fn layer_descriptor(&self) -> Descriptor {
-        Descriptor::of(media::LAYER_TAR_GZIP, &self.layer)
+        let is_zstd = self.layer.starts_with(&ZSTD_MAGIC);
+        Descriptor::of(if is_zstd { media::LAYER_TAR_ZSTD } else { media::LAYER_TAR_GZIP }, &self.layer)
     }
 }
 
@@ -142,11 +147,31 @@ pub enum BuildError {
     Kernel(String),
 }
 
-/// Builds the image of one object for one platform.
+/// How a layer is compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Compression {
+    /// Gzip, as small as it gets.
+    #[default]
+    Gzip,
+    /// Gzip that only stores: the same bytes from every compressor there is.
+    Stored,
+    /// Zstandard.
+    Zstd,
+}
+
+/// Builds the image of one object for one platform, with a layer that every reader can read.
 ///
 /// # Errors
 /// [`BuildError`].
 pub fn build(recipe: &Recipe<'_>) -> Result<BuiltImage, BuildError> {
+    build_as(recipe, Compression::default())
+}
+
+/// The same with another layer.
+///
+/// # Errors
+/// [`BuildError`].
+pub fn build_as(recipe: &Recipe<'_>, compression: Compression) -> Result<BuiltImage, BuildError> {
     let Recipe { object, path, architecture, metadata, epoch } = *recipe;
     if u64::try_from(object.len()).map_or(true, |length| length > limits::OBJECT) {
         return Err(BuildError::TooLarge(object.len()));
@@ -157,7 +182,12 @@ pub fn build(recipe: &Recipe<'_>) -> Result<BuiltImage, BuildError> {
     }
     let label = describe(&inspect(object)?, Digest::of(object), path, metadata)?;
     let tar = tar_of(path, object).map_err(BuildError::Layer)?;
-    let layer = gzip(&tar).map_err(BuildError::Layer)?;
+    let (media_type, layer) = match compression {
+        Compression::Gzip => (media::LAYER_TAR_GZIP, gzip(&tar, flate2::Compression::best())),
+        Compression::Stored => (media::LAYER_TAR_GZIP, gzip(&tar, flate2::Compression::none())),
+        Compression::Zstd => (media::LAYER_TAR_ZSTD, Ok(compress_to_vec(tar.as_slice(), CompressionLevel::Fastest))),
+    };
+    let layer = layer.map_err(BuildError::Layer)?;
     if u64::try_from(layer.len()).map_or(true, |length| length > limits::LAYER) {
         return Err(BuildError::LayerTooLarge(layer.len()));
     }
@@ -174,7 +204,7 @@ pub fn build(recipe: &Recipe<'_>) -> Result<BuiltImage, BuildError> {
     let manifest = canonical(&json!({
         "artifactType": media::ARTIFACT_TYPE,
         "config": Descriptor::of(media::CONFIG, &config),
-        "layers": [Descriptor::of(media::LAYER_TAR_GZIP, &layer)],
+        "layers": [Descriptor::of(media_type, &layer)],
         "mediaType": media::MANIFEST,
         "schemaVersion": 2,
     }))?;
@@ -256,8 +286,8 @@ fn tar_of(path: &str, object: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 /// Gzip without a date; 255 is "unknown" for the operating system (RFC 1952 §2.3.1).
-fn gzip(bytes: &[u8]) -> io::Result<Vec<u8>> {
-    let mut encoder = GzBuilder::new().mtime(0).operating_system(255).write(Vec::new(), Compression::best());
+fn gzip(bytes: &[u8], level: flate2::Compression) -> io::Result<Vec<u8>> {
+    let mut encoder = GzBuilder::new().mtime(0).operating_system(255).write(Vec::new(), level);
     encoder.write_all(bytes)?;
     encoder.finish()
 }

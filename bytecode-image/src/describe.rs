@@ -79,6 +79,7 @@ pub fn describe(object: &Object, digest: Digest, path: &str, metadata: &Metadata
     let requires = Requires { kernel, vmlinux_btf, helpers, kfuncs, features, arch };
     let label = Label {
         schema: SCHEMA,
+        by_section: None,
         name: name.clone(),
         version: version.clone(),
         license: license.clone(),

@@ -20,14 +20,14 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     select::select,
-    signatures::{SignatureSet, fetch_attached, fetch_signatures},
+    signatures::{SignatureSet, SignaturesFound, fetch_attached, fetch_signatures},
 };
 use crate::{
     candidate::Candidate,
     digest::{Descriptor, Digest},
     document::{Document, DocumentError},
     limits,
-    reference::Reference,
+    reference::{Reference, in_full},
     resolve::{Platform, ResolveError, Selected},
     store::{Fetched, Ingest, Landed, Signatures},
     transport::{Remote, TransportConfig, TransportError, Wait},
@@ -61,7 +61,12 @@ pub enum Pulled {
         warning: Option<String>,
     },
     /// New parts are in `ingest/`, to be committed.
-    Fetched(Fetched),
+    Fetched {
+        /// The parts.
+        fetched: Fetched,
+        /// What is beside the image in place of signatures, which nobody asked for.
+        warning: Option<String>,
+    },
 }
 
 /// What is being done, for somebody who waits.
@@ -175,11 +180,20 @@ pub async fn pull<E: std::error::Error + 'static>(
     };
     progress.report(Phase::Manifest, 0, None);
     let selected = select(&remote, top, platform).await?;
-    let signatures = fetch_signatures(&remote, &selected, progress).await?;
+    let SignaturesFound { sets, unreadable } = fetch_signatures(&remote, &selected, progress).await?;
     progress.report(Phase::Verify, 0, None);
-    let candidates: Vec<Candidate> = signatures.iter().flat_map(SignatureSet::candidates).collect();
-    let verified = decide(&selected, &candidates).map_err(PullError::Refused)?;
-    Ok(Pulled::Fetched(fetch(&remote, &verified, &selected, &signatures, ingest, progress).await?))
+    let candidates: Vec<Candidate> = sets.iter().flat_map(SignatureSet::candidates).collect();
+    let decided = decide(&selected, &candidates);
+    let asks_nothing = decided.as_ref().is_ok_and(|verified| verified.judged().is_empty());
+    let warning = match unreadable {
+        // Nobody asked for a signature, so none is missing.
+        Some(error) if asks_nothing => Some(in_full(&error)),
+        Some(error) => return Err(error.into()),
+        None => None,
+    };
+    let verified = decided.map_err(PullError::Refused)?;
+    let fetched = fetch(&remote, &verified, &selected, &sets, ingest, progress).await?;
+    Ok(Pulled::Fetched { fetched, warning })
 }
 
 enum Answer {
@@ -229,9 +243,11 @@ pub async fn fetch(
     if verified.digest() != selected.digest() {
         return Err(FetchError::NotWhatWasVerified { verified: verified.digest(), selected: selected.digest() });
     }
+    let unusable = |error| FetchError::Unusable(reference.clone().into(), error);
+    let layer = selected.layer().map_err(unusable)?;
     let (config, layer) = tokio::join!(
         part(remote, selected.config(), limits::CONFIG, ingest, progress, Phase::Config),
-        part(remote, selected.layer(), limits::LAYER, ingest, progress, Phase::Layer),
+        part(remote, layer, limits::LAYER, ingest, progress, Phase::Layer),
     );
     let mut landed = Parts { ingest, landed: Vec::new() };
     // Both are kept track of before either error is returned, so that the other's file goes too.

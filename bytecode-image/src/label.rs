@@ -67,6 +67,18 @@ pub struct Label {
     /// What the kernel must offer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requires: Option<Requires>,
+    /// Of the oldest labels: the one program, which only the object can tell the function of.
+    #[serde(skip)]
+    pub by_section: Option<BySection>,
+}
+
+/// A program that a label names by its section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BySection {
+    /// The ELF section, its part behind the type (`pass` of `xdp/pass`), or the function.
+    pub section: String,
+    /// The program's type.
+    pub kind: String,
 }
 
 /// What the label says about the ELF file.

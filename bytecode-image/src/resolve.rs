@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     digest::{Descriptor, Digest},
     document::{Document, DocumentError, ImageManifest, Index, IndexEntry, Manifest},
-    media::ANNOTATION_KERNEL,
+    media::{self, ANNOTATION_KERNEL},
     reference::Reference,
     verify::Subject,
 };
@@ -31,7 +31,6 @@ pub struct Selected {
     index: Option<Document>,
     manifest: Document,
     image: ImageManifest,
-    layer: Descriptor,
 }
 
 /// Why a digest means no image here.
@@ -48,6 +47,14 @@ pub enum ResolveError {
     /// An index in an index: nobody builds these, and each level is one more choice to be led by.
     #[error("the image's index holds another index; one level is allowed")]
     Nested,
+    /// An artifact of something else, which its configuration's type tells (image-spec 1.1 manifest.md, `config`).
+    #[error("it is {what}, not a bytecode image: its configuration is of type `{media_type}`")]
+    OtherKind {
+        /// In words.
+        what: String,
+        /// The beginning of the type.
+        media_type: String,
+    },
     /// Bytecode is one layer.
     #[error("the image has {0} layers; a bytecode image has exactly one")]
     Layers(usize),
@@ -127,11 +134,32 @@ fn kernel_fits(needs: &str, kernel: Option<(u32, u32)>) -> bool {
     least.is_some_and(|least| kernel.is_some_and(|kernel| kernel >= least))
 }
 
+/// What an artifact is, by the type of its configuration, or by what it calls itself.
+fn what(config: &str, artifact: Option<&str>) -> String {
+    let known = match config {
+        "application/vnd.wasm.config.v0+json" | "application/vnd.wasm.config.v1+json" => "a WebAssembly module",
+        "application/vnd.cncf.helm.config.v1+json" => "a Helm chart",
+        "application/vnd.gadget.config.v1+yaml" => "a gadget of Inspektor Gadget",
+        "application/vnd.cncf.flux.config.v1+json" => "a Flux artifact",
+        "application/vnd.cncf.opa.config.v1+json" => "an OPA bundle",
+        "application/vnd.docker.plugin.v1+json" => "a Docker plugin",
+        _ => match artifact {
+            Some(artifact) => return format!("an artifact of type `{}`", shown(artifact)),
+            None => "an artifact of another kind",
+        },
+    };
+    known.to_owned()
+}
+
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(80).collect()
+}
+
 impl Selected {
     /// An image that stands alone. Its configuration's architecture is only advice: many builders write their own.
     ///
     /// # Errors
-    /// [`ResolveError`]: it is an index, or no bytecode image.
+    /// [`ResolveError`]: it is an index, or cannot be read.
     pub fn alone(reference: &Reference, manifest: Document) -> Result<Self, ResolveError> {
         Self::assemble(reference, None, manifest)
     }
@@ -139,7 +167,7 @@ impl Selected {
     /// The image of an index that [`choose`] picked.
     ///
     /// # Errors
-    /// [`ResolveError`]: it is an index itself, or no bytecode image.
+    /// [`ResolveError`]: it is an index itself, or cannot be read.
     pub fn of_index(reference: &Reference, index: Document, manifest: Document) -> Result<Self, ResolveError> {
         Self::assemble(reference, Some(index), manifest)
     }
@@ -149,9 +177,7 @@ impl Selected {
             Manifest::Image(image) => image,
             Manifest::Index(_) => return Err(ResolveError::Nested),
         };
-        let [layer] = image.layers.as_slice() else { return Err(ResolveError::Layers(image.layers.len())) };
-        let layer = layer.descriptor.clone();
-        Ok(Self { reference: reference.clone(), index, manifest, image, layer })
+        Ok(Self { reference: reference.clone(), index, manifest, image })
     }
 
     /// What was asked for.
@@ -196,10 +222,21 @@ impl Selected {
         &self.image.config
     }
 
-    /// The layer blob.
-    #[must_use]
-    pub fn layer(&self) -> &Descriptor {
-        &self.layer
+    /// The layer blob. What is no bytecode image has none: that is not looked at before the signatures were judged, so that a forged image is
+    /// called forged, whatever else is wrong with it.
+    ///
+    /// # Errors
+    /// [`ResolveError::OtherKind`], [`ResolveError::Layers`].
+    pub fn layer(&self) -> Result<&Descriptor, ResolveError> {
+        let media_type = self.image.config.media_type.as_str();
+        if ![media::CONFIG, media::DOCKER_CONFIG].contains(&media_type) {
+            let what = what(media_type, self.image.artifact_type.as_deref());
+            return Err(ResolveError::OtherKind { what, media_type: shown(media_type) });
+        }
+        match self.image.layers.as_slice() {
+            [layer] => Ok(&layer.descriptor),
+            layers => Err(ResolveError::Layers(layers.len())),
+        }
     }
 
     /// What a verifier decides about.
@@ -220,7 +257,7 @@ impl Selected {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{document::IndexPlatform, media};
+    use crate::document::IndexPlatform;
     use serde_json::json;
     use std::collections::BTreeMap;
 
@@ -298,9 +335,45 @@ mod tests {
         let reference: Reference = "r.example/a:b".parse().unwrap();
         let blob = json!({"mediaType": "x/y", "digest": Digest::of(b""), "size": 0});
         for layers in [0, 2] {
-            let text = json!({"schemaVersion": 2, "config": blob, "layers": vec![blob.clone(); layers]});
+            let config = Descriptor::of(media::CONFIG, b"");
+            let text = json!({"schemaVersion": 2, "config": config, "layers": vec![blob.clone(); layers]});
             let document = Document::new(media::MANIFEST, text.to_string().into_bytes());
-            assert!(matches!(Selected::alone(&reference, document), Err(ResolveError::Layers(n)) if n == layers));
+            let selected = Selected::alone(&reference, document).unwrap();
+            assert!(matches!(selected.layer(), Err(ResolveError::Layers(n)) if n == layers));
         }
+    }
+
+    #[test]
+    fn an_artifact_of_another_kind_is_refused_by_name() {
+        let check = |config: &str, artifact: Option<&str>, expected: &str| {
+            let blob = Descriptor::of("x/y", b"");
+            let mut text = json!({"schemaVersion": 2, "config": Descriptor::of(config, b"{}"), "layers": [blob]});
+            if let Some(artifact) = artifact {
+                text["artifactType"] = artifact.into();
+            }
+            let document = Document::new(media::MANIFEST, text.to_string().into_bytes());
+            let selected = Selected::alone(&"r.example/a:b".parse().unwrap(), document).unwrap();
+            assert_eq!(selected.layer().unwrap_err().to_string(), expected);
+        };
+        check(
+            "application/vnd.wasm.config.v0+json",
+            None,
+            "it is a WebAssembly module, not a bytecode image: its configuration is of type `application/vnd.wasm.config.v0+json`",
+        );
+        check(
+            "application/vnd.cncf.helm.config.v1+json",
+            Some("x/chart"),
+            "it is a Helm chart, not a bytecode image: its configuration is of type `application/vnd.cncf.helm.config.v1+json`",
+        );
+        check(
+            media::EMPTY,
+            Some("application/x-\u{1b}sbom"),
+            "it is an artifact of type `application/x-sbom`, not a bytecode image: its configuration is of type `application/vnd.oci.empty.v1+json`",
+        );
+        check(
+            "x/y",
+            None,
+            "it is an artifact of another kind, not a bytecode image: its configuration is of type `x/y`",
+        );
     }
 }

@@ -11,7 +11,7 @@ use bpfd_policy::image::Claim;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-pub use self::bundle::{bundle, is_bundle_by, listed, referrer};
+pub use self::bundle::{Stated, attestation, bundle, is_bundle_by, listed, referrer};
 use crate::{
     digest::{Descriptor, Digest},
     key::{KeyError, SigningKey},

@@ -31,6 +31,7 @@ mod index;
 mod ingest;
 mod read;
 mod releases;
+mod usage;
 mod whole;
 
 use std::{

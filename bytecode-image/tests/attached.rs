@@ -21,7 +21,7 @@ use serde_json::json;
 /// Puts a bundle where cosign 3 would; without a referrers API also into the index that stands in for it.
 fn bundle_at(registry: &TestRegistry, key: &SigningKey, over: &Descriptor, listed: &mut Vec<serde_json::Value>) {
     let bundle = sign::bundle(key, &reference(registry), over.digest).unwrap();
-    attach(registry, over, &sign::referrer(over, &bundle), &[&bundle], listed);
+    attach(registry, over, &sign::referrer(over, &bundle, &sign::Stated::signed()), &[&bundle], listed);
 }
 
 fn attach(
@@ -54,7 +54,9 @@ fn bundles_are_found_by_the_api_and_by_the_tag_and_verified_again_from_the_store
         let (dir, store) = store();
         let request = request(&registry);
         let ingest = store.ingest().unwrap();
-        let Pulled::Fetched(fetched) = run(pull(&request, &ingest, signed_by(&key), &())).unwrap() else { panic!() };
+        let Pulled::Fetched { fetched, .. } = run(pull(&request, &ingest, signed_by(&key), &())).unwrap() else {
+            panic!()
+        };
         store.commit(&fetched).unwrap();
         drop(registry);
         let verify = |store: &Store| {
@@ -82,7 +84,8 @@ fn referrers_that_are_no_signatures_of_the_image_are_left_alone() {
     let elsewhere = Descriptor::of(media::MANIFEST, b"elsewhere");
     let bundle = sign::bundle(&key, &reference(&registry), image.digest).unwrap();
     let changed = |change: &dyn Fn(&mut serde_json::Value)| {
-        let mut manifest: serde_json::Value = serde_json::from_slice(sign::referrer(&over, &bundle).bytes()).unwrap();
+        let mut manifest: serde_json::Value =
+            serde_json::from_slice(sign::referrer(&over, &bundle, &sign::Stated::signed()).bytes()).unwrap();
         change(&mut manifest);
         Document::new(media::MANIFEST, manifest.to_string().into_bytes())
     };
@@ -131,7 +134,7 @@ fn bundles_that_could_not_be_asked_for_are_an_error() {
     let over = Descriptor::of(media::MANIFEST, &image.bytes);
     let bundle = sign::bundle(&key, &reference(&registry), image.digest).unwrap();
     // The manifest is there, its bundle is not.
-    let manifest = sign::referrer(&over, &bundle);
+    let manifest = sign::referrer(&over, &bundle, &sign::Stated::signed());
     registry.put_blob(media::EMPTY_BYTES);
     registry.put_manifest(REPO, "bundle", media::MANIFEST, manifest.bytes());
     let (_dir, store) = store();
@@ -144,7 +147,7 @@ fn bundles_that_could_not_be_asked_for_are_an_error() {
     for number in 0..limits::SIGNATURES {
         let name = reference(&registry).by_tag(&number.to_string()).unwrap();
         let bundle = sign::bundle(&key, &name, image.digest).unwrap();
-        attach(&registry, &over, &sign::referrer(&over, &bundle), &[&bundle], &mut listed);
+        attach(&registry, &over, &sign::referrer(&over, &bundle, &sign::Stated::signed()), &[&bundle], &mut listed);
     }
     assert!(matches!(asked().unwrap_err(), PullError::Fetch(FetchError::TooManySignatures { .. })));
 }

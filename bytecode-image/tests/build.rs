@@ -1,11 +1,11 @@
 //! Building: the same in, the same out; what is built is read back by this crate's own reader; and the object's image has
 //! golden digests, which hold the compressor too.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers too")]
 
 use std::fmt::Write;
 
 use bytecode_image::{
-    build::{Architecture, BuildError, BuiltImage, DEFAULT_PATH, Entry, Recipe, build, index},
+    build::{Architecture, BuildError, BuiltImage, Compression, DEFAULT_PATH, Entry, Recipe, build, build_as, index},
     config::ImageConfig,
     describe::{DescribeError, describe},
     digest::Digest,
@@ -96,7 +96,7 @@ fn what_is_built_is_read_back_and_agrees_with_its_object() {
         let document = Document::new(media::MANIFEST, image.manifest.clone());
         let reference: Reference = "reg.acme/bpf/xdp:v1".parse().unwrap();
         let selected = Selected::alone(&reference, document).unwrap();
-        assert_eq!(selected.layer(), &image.layer_descriptor());
+        assert_eq!(selected.layer().unwrap(), &image.layer_descriptor());
         assert_eq!(selected.config(), &image.config_descriptor());
         let labels = ImageConfig::parse(&image.config).unwrap().labels;
         let labelled = label::read(&labels).unwrap().unwrap();
@@ -273,4 +273,31 @@ fn a_summary_shows_the_object_and_remarks_on_what_is_missing() {
             "the section of program `let_through` names no type: give it at each load, or in the label",
         ]
     );
+}
+
+#[test]
+fn every_compression_is_read_back_and_has_its_own_golden_layer() {
+    let (amd64, metadata) = (amd64(), full());
+    let recipe = recipe(&amd64, &metadata);
+    let mut configs = std::collections::BTreeSet::new();
+    for compression in [Compression::Gzip, Compression::Stored, Compression::Zstd] {
+        let image = build_as(&recipe, compression).unwrap();
+        assert_eq!(image, build_as(&recipe, compression).unwrap());
+        let layer = image.layer_descriptor();
+        let wanted = match compression {
+            Compression::Gzip | Compression::Stored => media::LAYER_TAR_GZIP,
+            Compression::Zstd => media::LAYER_TAR_ZSTD,
+        };
+        assert_eq!(layer.media_type, wanted);
+        let Ok(Manifest::Image(manifest)) = Document::new(media::MANIFEST, image.manifest.clone()).parse() else {
+            panic!("no image")
+        };
+        assert_eq!(manifest.layers[0].descriptor, layer);
+        assert_eq!(unpack::object(&layer.media_type, &image.layer).unwrap().object, OBJECT);
+        configs.insert(image.config);
+    }
+    assert_eq!(configs.len(), 1, "what is in the layer does not depend on how it is compressed");
+    // Stored blocks hold the tar as it is, whatever compressor wrote them.
+    let stored = build_as(&recipe, Compression::Stored).unwrap().layer;
+    assert!(stored.windows(4).any(|window| window == b"\x7fELF"));
 }

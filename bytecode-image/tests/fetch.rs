@@ -51,7 +51,9 @@ fn a_signed_image_is_verified_again_from_the_store_alone() {
         let (_dir, store) = store();
         let request = request(&registry);
         let ingest = store.ingest().unwrap();
-        let Pulled::Fetched(fetched) = run(pull(&request, &ingest, signed_by(&key), &())).unwrap() else { panic!() };
+        let Pulled::Fetched { fetched, .. } = run(pull(&request, &ingest, signed_by(&key), &())).unwrap() else {
+            panic!()
+        };
         store.commit(&fetched).unwrap();
         drop(registry);
         let selected = store.selected(&request.reference, &request.platform).unwrap();
@@ -214,7 +216,7 @@ fn a_pull_asks_once_whether_what_is_cached_is_still_right() {
         (pulled, registry.seen().len() - before)
     };
     assert_eq!(asked(image.digest), (cached(image.digest), 1));
-    let (Pulled::Fetched(fetched), 6) = asked(Digest::of(b"old")) else { panic!("not fetched") };
+    let (Pulled::Fetched { fetched, .. }, 6) = asked(Digest::of(b"old")) else { panic!("not fetched") };
     assert_eq!(fetched.image.digest, image.digest);
 }
 
@@ -312,7 +314,8 @@ fn request_and_answer_survive_the_way_to_a_worker() {
     // The worker has the directory only as a descriptor.
     let ingest = bytecode_image::store::Ingest::from_fd(ingest.as_fd().try_clone_to_owned().unwrap());
     let pulled = run(pull(&request, &ingest, let_through, &())).unwrap();
-    let Pulled::Fetched(fetched) = serde_json::from_str(&serde_json::to_string(&pulled).unwrap()).unwrap() else {
+    let Pulled::Fetched { fetched, .. } = serde_json::from_str(&serde_json::to_string(&pulled).unwrap()).unwrap()
+    else {
         panic!()
     };
     store.commit(&fetched).unwrap();

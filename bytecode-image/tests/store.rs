@@ -61,7 +61,7 @@ fn a_committed_image_is_read_back_by_name_and_by_digest() {
     for reference in ["r.example/a:b".to_owned(), format!("r.example/a@{}", image.digest)] {
         let selected = store.selected(&name(&reference), &platform()).unwrap();
         assert_eq!(selected.digest(), image.digest);
-        assert_eq!(store.read(selected.layer(), limits::LAYER).unwrap(), image.layer_bytes);
+        assert_eq!(store.read(selected.layer().unwrap(), limits::LAYER).unwrap(), image.layer_bytes);
     }
     assert!(matches!(store.find(&name("r.example/a:other")), Err(StoreError::NotFound(_))));
     assert_eq!(fs::read_dir(dir.path().join("ingest")).unwrap().count(), 0);
@@ -133,7 +133,7 @@ fn a_crash_at_any_step_leaves_the_old_image_and_a_commit_that_can_be_done_again(
         assert_eq!(fs::read_dir(crashed.path().join("ingest")).unwrap().count(), 0);
         let selected = store.selected(&name("r.example/a:b"), &platform()).unwrap();
         assert_eq!(selected.digest(), old_image.digest, "{moved} moved");
-        assert_eq!(store.read(selected.layer(), limits::LAYER).unwrap(), old_image.layer_bytes);
+        assert_eq!(store.read(selected.layer().unwrap(), limits::LAYER).unwrap(), old_image.layer_bytes);
         let swept = store.collect(&BTreeSet::new(), Sweep::Delete).unwrap();
         // The configuration is shared with the old image, so it is not swept.
         assert_eq!(swept.blobs.len(), moved.saturating_sub(1), "{moved} moved");

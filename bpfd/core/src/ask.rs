@@ -73,6 +73,16 @@ impl Ask for RemoveImagesAsk {
     }
 }
 
+/// Requests that take away whatever nothing needs; what of it the caller may is asked image by image.
+#[derive(Clone, Copy, Debug)]
+pub struct PruneImagesAsk(pub ());
+
+impl Ask for PruneImagesAsk {
+    fn asked(&self, _: &State) -> Vec<Asked> {
+        vec![Asked::verb(Verb::Pull)]
+    }
+}
+
 fn pull_of(image: &str) -> Asked {
     Asked { source: Some(SourceFacts::named(image)), ..Asked::verb(Verb::Pull) }
 }

@@ -44,6 +44,8 @@ impl Progress {
 pub enum Warning {
     /// The registry of an image did not answer, so what the store has may be old: why, in a sentence.
     Unreachable(String),
+    /// What lies where an image's signatures should be is something else, and the policy asks for none: why, in a sentence.
+    Signatures(String),
     /// Maps that ask to be pinned by name, and are not.
     PinByName {
         /// Their names.

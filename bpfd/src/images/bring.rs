@@ -39,8 +39,8 @@ pub(super) struct Ready {
 enum Brought {
     /// It was there; perhaps with a warning.
     Stored(Option<Warning>),
-    /// The registry, now.
-    Fetched,
+    /// The registry, now; perhaps with a warning.
+    Fetched(Option<Warning>),
 }
 
 /// How an image may be had.
@@ -77,7 +77,7 @@ impl Shared {
         let ready = self.bring(reference, terms, report, waiter).and_then(|brought| {
             let warning = match brought {
                 Brought::Stored(warning) => return self.usable(reference, warning, report, waiter, verify::now()),
-                Brought::Fetched => None,
+                Brought::Fetched(warning) => warning,
             };
             let usable = self.usable(reference, warning, report, waiter, verify::now());
             usable.inspect_err(|error| self.take_back(reference, before.as_ref(), error))
@@ -117,6 +117,7 @@ impl Shared {
             self.not_older(reference, &judged, &opened.release(reference, &judged.selected))?;
         }
         self.remember(judged.selected.manifest().digest(), opened.digest());
+        self.store.used(judged.selected.digest());
         Ok(Ready { judged, opened, warning })
     }
 
@@ -233,7 +234,10 @@ impl Shared {
             Pulled::Cached { digest: _, warning } => {
                 Ok(Brought::Stored(warning.map(|text| Warning::Unreachable(one_line(&text)))))
             }
-            Pulled::Fetched(fetched) => self.take_in(&ingest, &reference, &fetched).map(|()| Brought::Fetched),
+            Pulled::Fetched { fetched, warning } => {
+                let warning = warning.map(|text| Warning::Signatures(one_line(&text)));
+                self.take_in(&ingest, &reference, &fetched).map(|()| Brought::Fetched(warning))
+            }
         }
     }
 

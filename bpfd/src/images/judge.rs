@@ -13,7 +13,7 @@ use bytecode_image::label::{self, Labelled};
 use bytecode_image::limits;
 use bytecode_image::reference::Reference;
 use bytecode_image::resolve::{Platform, Selected};
-use bytecode_image::store::{NamedRelease, Store};
+use bytecode_image::store::{NamedRelease, Store, StoreError};
 use bytecode_image::unpack::{self, Unpacked};
 use bytecode_image::verify::{self, Verified};
 use ebpf::inspect::Object;
@@ -185,8 +185,9 @@ impl Shared {
 
 /// The object of an image.
 pub(super) fn object(store: &Store, selected: &Selected) -> Result<Unpacked, ImageError> {
-    let layer = store.read(selected.layer(), limits::LAYER)?;
-    Ok(unpack::object(&selected.layer().media_type, &layer)?)
+    let described = selected.layer().map_err(StoreError::from)?;
+    let layer = store.read(described, limits::LAYER)?;
+    Ok(unpack::object(&described.media_type, &layer)?)
 }
 
 /// The object of an image and what the image says of it, which is true as far as the object can tell.

@@ -105,7 +105,10 @@ impl Shared {
         let judged = self.judge(reference, verify::now()).ok();
         let parts = selected.as_ref().map(|selected| {
             let index = selected.index().map_or(0, |index| index.descriptor().size);
-            index + selected.manifest().descriptor().size + selected.config().size + selected.layer().size
+            index
+                + selected.manifest().descriptor().size
+                + selected.config().size
+                + selected.layer().map_or(0, |layer| layer.size)
         });
         let object = selected.as_ref().and_then(|selected| {
             let manifest = selected.manifest().digest();
@@ -174,6 +177,11 @@ impl Shared {
                 return Err(ImageError::InUse { reference: reference.clone(), users });
             }
         }
+        self.take_away(going, apply)
+    }
+
+    /// Images that nobody needs: their names go, and the blobs that nothing else names.
+    pub(super) fn take_away(&self, going: BTreeSet<Named>, apply: Apply) -> Result<Removed, ImageError> {
         let freed = match apply {
             Apply::ValidateOnly => going.iter().map(|named| self.stored(named).size).sum(),
             Apply::Write => {

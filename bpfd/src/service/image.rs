@@ -1,12 +1,12 @@
 //! Images of the store: list, inspect, verify, remove.
 
-use bpfd_core::ask::{Look, RemoveImagesAsk};
+use bpfd_core::ask::{Look, PruneImagesAsk, RemoveImagesAsk};
 use bpfd_core::names::printable;
 use bpfd_core::policy::Principal;
 use bpfd_core::request::Apply;
 
 use super::{Listed, Page, Refused, Service};
-use crate::images::{self, Explain, ImageError, Inspected, Removed, Stored, Verdict};
+use crate::images::{self, Explain, ImageError, Inspected, Needed, Removed, Stored, Verdict};
 
 /// Images of one page at most: each is judged, and its signatures verified.
 const PAGE: usize = 100;
@@ -80,6 +80,43 @@ impl Service {
                 self.recorded(owner, vec![change], remove).await
             }
         }
+    }
+
+    /// Takes away what no app came from and no file of programs.d names, as far as the caller may.
+    pub async fn prune_images(&self, principal: Principal, apply: Apply) -> Result<Removed, Refused<ImageError>> {
+        let (PruneImagesAsk(()), principal) = self.permit(principal, PruneImagesAsk(())).await?.into_parts();
+        let (store, needed, owner) = (self.images.clone(), self.needed_images(), principal.owner());
+        let prune = async move { store.prune(&principal, needed, apply).await };
+        match apply {
+            Apply::ValidateOnly => prune.await.map_err(Refused::Failed),
+            Apply::Write => {
+                self.recorded(owner, vec!["remove unused images from the image store".to_owned()], prune).await
+            }
+        }
+    }
+
+    /// Makes room in the store if it has become too large: what was used longest ago goes first. Never what is needed.
+    pub(super) async fn keep_image_quota(&self) {
+        match self.images.keep_quota(self.needed_images()).await {
+            Ok(gone) if gone.references.is_empty() => {}
+            Ok(Removed { references, freed }) => {
+                let names: Vec<String> = references.iter().map(ToString::to_string).collect();
+                tracing::info!(
+                    images = names.join(", "),
+                    freed,
+                    "the image store was too large: images that nothing needs are gone"
+                );
+            }
+            Err(error) => tracing::warn!(%error, "cannot make room in the image store"),
+        }
+    }
+
+    /// What apps came from, and what files of programs.d name.
+    fn needed_images(&self) -> Needed {
+        let status = self.programs.status();
+        let named = status.programs.iter().filter_map(|program| program.source.strip_prefix("image ")?.parse().ok());
+        // What a file that cannot be read names is not known: then all of it may be needed.
+        Needed { state: self.snapshot().state.clone(), files: named.collect(), all: !status.bad.is_empty() }
     }
 
     pub(super) fn used(&self, stored: Stored) -> StoredImage {

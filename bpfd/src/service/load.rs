@@ -133,6 +133,7 @@ impl Service {
         };
         if let (Some((reference, release)), Apply::Write) = (release, apply) {
             self.images.loaded(asks.uid, reference, release).await;
+            self.keep_image_quota().await;
         }
         let warnings = warnings.into_iter().chain(self.unordered(&answer)).collect();
         Ok(Changed { answer, before, now: self.snapshot(), warnings })

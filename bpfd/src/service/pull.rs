@@ -26,6 +26,7 @@ impl Service {
         let (images, waits) = (self.images.clone(), waiter.clone());
         let work = async move { images.pull(&ask, pull, &report, &waits).await };
         let (stored, warnings) = self.recorded(owner, vec![format!("pull `{reference}`")], work).await?;
+        self.keep_image_quota().await;
         Ok((self.used(stored), warnings))
     }
 }

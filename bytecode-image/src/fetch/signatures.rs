@@ -48,25 +48,41 @@ impl SignatureSet {
     }
 }
 
+/// What was found beside an image.
+#[derive(Debug)]
+pub struct SignaturesFound {
+    /// Signatures, by the manifest that they are in.
+    pub sets: Vec<SignatureSet>,
+    /// A tag for signatures that names something else ([`FetchError::SignatureManifest`]): an error, unless no signature is asked for.
+    pub unreadable: Option<FetchError>,
+}
+
 /// The signatures over an image's index and over the image itself.
 ///
 /// # Errors
-/// [`FetchError::Signatures`], [`FetchError::SignatureManifest`], [`FetchError::TooManySignatures`].
+/// [`FetchError::Signatures`], [`FetchError::TooManySignatures`].
 pub async fn fetch_signatures(
     remote: &Remote<'_>,
     selected: &Selected,
     progress: &dyn Progress,
-) -> Result<Vec<SignatureSet>, FetchError> {
+) -> Result<SignaturesFound, FetchError> {
     progress.report(Phase::Signatures, 0, None);
     let mut reading = Reading { remote, progress, count: 0, sets: Vec::new() };
+    let mut unreadable = None;
     for over in selected.signable() {
         let (legacy, referrers) = tokio::join!(tagged(remote, over), remote.referrers(over));
-        if let Some(manifest) = legacy? {
-            reading.legacy(over, manifest).await?;
+        let read = match legacy {
+            Ok(Some(manifest)) => reading.legacy(over, manifest).await,
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        match read {
+            Err(error @ FetchError::SignatureManifest(..)) => unreadable = Some(error),
+            read => read?,
         }
         reading.attached(over, referrers).await?;
     }
-    Ok(reading.sets)
+    Ok(SignaturesFound { sets: reading.sets, unreadable })
 }
 
 /// The signatures in manifests that refer to a manifest.
@@ -84,6 +100,14 @@ async fn tagged(remote: &Remote<'_>, over: Digest) -> Result<Option<Document>, F
     match remote.tagged(place.tag().unwrap_or_default()).await {
         Ok(manifest) => Ok(Some(manifest)),
         Err(error) if error.is_not_found() => Ok(None),
+        // It came as its registry says it is, and is no manifest of any kind.
+        Err(TransportError::Document(
+            error @ (DocumentError::Json(_)
+            | DocumentError::MediaType(_)
+            | DocumentError::MediaTypeDiffers { .. }
+            | DocumentError::Ambiguous
+            | DocumentError::Schema(_)),
+        )) => Err(FetchError::SignatureManifest(remote.reference().clone().into(), error)),
         Err(error) => Err(FetchError::Signatures(remote.reference().clone().into(), error.into())),
     }
 }

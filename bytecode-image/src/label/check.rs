@@ -9,7 +9,7 @@ use ebpf::{
     maps::Map,
 };
 
-use super::{Endian, Generation, GlobalLabel, Label, Labelled, MapLabel, ObjectLabel, ProgramLabel};
+use super::{BySection, Endian, Generation, GlobalLabel, Label, Labelled, MapLabel, ObjectLabel, ProgramLabel};
 use crate::digest::Digest;
 
 /// A label that contradicts its object.
@@ -56,10 +56,21 @@ impl Labelled {
     /// # Errors
     /// [`LabelMismatch`], the first there is.
     pub fn check_against(&self, digest: Digest, object: &Object) -> Result<(), LabelMismatch> {
-        let Label { schema: _, name: _, version: _, license: _, object: file, programs, maps, globals, requires: _ } =
-            &self.label;
+        let Label {
+            schema: _,
+            name: _,
+            version: _,
+            license: _,
+            object: file,
+            programs,
+            maps,
+            globals,
+            requires: _,
+            by_section,
+        } = &self.label;
         file.as_ref().map_or(Ok(()), |file| check_file(file, digest, object))?;
         programs.iter().try_for_each(|program| check_program(program, object))?;
+        by_section.as_ref().map_or(Ok(()), |named| check_section(named, object))?;
         maps.iter().try_for_each(|map| check_map(map, object))?;
         globals.iter().try_for_each(|global| check_global(global, object))?;
         match self.generation {
@@ -125,6 +136,21 @@ fn check_program(label: &ProgramLabel, object: &Object) -> Result<(), LabelMisma
         Some(kind) => check_kind(kind, program),
         None => Ok(()),
     }
+}
+
+/// One program that fits is enough: several may share a section.
+fn check_section(label: &BySection, object: &Object) -> Result<(), LabelMismatch> {
+    let BySection { section: name, kind } = label;
+    let is_named = |program: &&Program| {
+        let section = program.section.as_str();
+        let behind = section.split_once('/').map(|(_, behind)| behind);
+        section == name || behind == Some(name) || program.function.as_str() == name
+    };
+    let mut named = object.programs.iter().filter(is_named).map(|program| check_kind(kind, program)).peekable();
+    if named.peek().is_none() {
+        return Err(absent("section", name, object.programs.iter().map(|program| program.section.as_str())));
+    }
+    named.reduce(|one, other| one.or(other)).unwrap_or(Ok(()))
 }
 
 fn check_kind(label: &str, program: &Program) -> Result<(), LabelMismatch> {

@@ -8,7 +8,7 @@ use ebpf::names::{FunctionName, MapName};
 use serde::de::DeserializeOwned;
 
 use super::{
-    Generation, Label, LabelError, Labelled, MapLabel, ObjectLabel, ProgramLabel, SCHEMA,
+    BySection, Generation, Label, LabelError, Labelled, MapLabel, ObjectLabel, ProgramLabel, SCHEMA,
     read::{json, parse_json},
 };
 use crate::media;
@@ -17,11 +17,13 @@ const PROGRAM_NAME: &str = "io.ebpf.program_name";
 const FUNCTION_NAME: &str = "io.ebpf.bpf_function_name";
 const PROGRAM_TYPE: &str = "io.ebpf.program_type";
 const FILE_NAME: &str = "io.ebpf.filename";
+/// Before there was [`FUNCTION_NAME`] (bpfman, then bpfd, up to 0.3): what the program is called in `SEC(..)`, or its function.
+const SECTION_NAME: &str = "io.ebpf.section_name";
 
 pub(super) fn read(labels: &BTreeMap<String, String>) -> Result<Option<Labelled>, LabelError> {
     let read = if labels.contains_key(media::LABEL_PROGRAMS) {
         Labelled { generation: Generation::Ebpf, label: programs_and_maps(labels)? }
-    } else if let Some(present) = labels.keys().find_map(|key| one_of_four(key)) {
+    } else if let Some(present) = labels.keys().find_map(|key| one_of_five(key)) {
         Labelled { generation: Generation::EbpfSingle, label: single(labels, present)? }
     } else if labels.contains_key(media::LABEL_MAPS) {
         let (present, missing) = (media::LABEL_MAPS, media::LABEL_PROGRAMS);
@@ -33,8 +35,8 @@ pub(super) fn read(labels: &BTreeMap<String, String>) -> Result<Option<Labelled>
     Ok(Some(Labelled { generation, label: label.checked()? }))
 }
 
-fn one_of_four(key: &str) -> Option<&'static str> {
-    [PROGRAM_NAME, FUNCTION_NAME, PROGRAM_TYPE, FILE_NAME].into_iter().find(|known| *known == key)
+fn one_of_five(key: &str) -> Option<&'static str> {
+    [PROGRAM_NAME, FUNCTION_NAME, SECTION_NAME, PROGRAM_TYPE, FILE_NAME].into_iter().find(|known| *known == key)
 }
 
 fn programs_and_maps(labels: &BTreeMap<String, String>) -> Result<Label, LabelError> {
@@ -79,16 +81,23 @@ fn single(labels: &BTreeMap<String, String>, present: &'static str) -> Result<La
         let quoted = serde_json::to_string(text).map_err(json(label))?;
         serde_json::from_value::<String>(parse_json(label, &quoted)?).map_err(json(label))
     };
-    let function =
-        serde_json::from_value(plain(FUNCTION_NAME, text(FUNCTION_NAME)?)?.into()).map_err(json(FUNCTION_NAME))?;
     let kind = plain(PROGRAM_TYPE, text(PROGRAM_TYPE)?)?;
+    let (programs, by_section) = match (labels.get(FUNCTION_NAME), labels.get(SECTION_NAME)) {
+        (None, Some(section)) => (vec![], Some(BySection { section: plain(SECTION_NAME, section)?, kind })),
+        (_, _) => {
+            let function = plain(FUNCTION_NAME, text(FUNCTION_NAME)?)?;
+            let function = serde_json::from_value(function.into()).map_err(json(FUNCTION_NAME))?;
+            (vec![program(function, kind)], None)
+        }
+    };
     let path = labels.get(FILE_NAME).map(|path| plain(FILE_NAME, path)).transpose()?;
     Ok(Label {
         schema: SCHEMA,
         // bpfman takes any text for a name; one that is none here is as good as none.
         name: labels.get(PROGRAM_NAME).and_then(|name| name.parse().ok()),
         object: path.map(|path| ObjectLabel { path: Some(path), ..ObjectLabel::default() }),
-        programs: vec![program(function, kind)],
+        programs,
+        by_section,
         ..Label::default()
     })
 }

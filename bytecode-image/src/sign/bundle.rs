@@ -17,13 +17,43 @@ use crate::{
     reference::Reference,
 };
 
+/// What is stated about a manifest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stated {
+    /// The type of the predicate.
+    pub predicate_type: String,
+    /// What it says.
+    pub predicate: Value,
+}
+
+impl Stated {
+    /// That it is signed.
+    #[must_use]
+    pub fn signed() -> Self {
+        Self { predicate_type: SIGNATURE_PREDICATE.to_owned(), predicate: json!({}) }
+    }
+}
+
 /// Signs a manifest under a name. cosign writes no name into the statement; with one, a verifier can tell a repository from another that
 /// serves the same manifest.
 ///
 /// # Errors
 /// [`SignError::Key`].
 pub fn bundle(key: &SigningKey, reference: &Reference, manifest: Digest) -> Result<Vec<u8>, SignError> {
-    let statement = statement(reference, manifest);
+    attestation(key, reference, manifest, &Stated::signed())
+}
+
+/// States something about a manifest under a name, and signs that.
+///
+/// # Errors
+/// [`SignError::Key`].
+pub fn attestation(
+    key: &SigningKey,
+    reference: &Reference,
+    manifest: Digest,
+    stated: &Stated,
+) -> Result<Vec<u8>, SignError> {
+    let statement = statement(reference, manifest, stated);
     let signature = key.sign(&pae(&statement)).map_err(SignError::Key)?;
     let bundle = json!({
         "dsseEnvelope": {
@@ -37,21 +67,28 @@ pub fn bundle(key: &SigningKey, reference: &Reference, manifest: Digest) -> Resu
     Ok(bundle.to_string().into_bytes())
 }
 
-/// Whether this key made a signature like [`bundle`]'s before.
+/// Whether this key stated the same before.
 #[must_use]
-pub fn is_bundle_by(key: &SigningKey, reference: &Reference, manifest: Digest, candidate: &Candidate) -> bool {
-    let statement = statement(reference, manifest);
+pub fn is_bundle_by(
+    key: &SigningKey,
+    reference: &Reference,
+    manifest: Digest,
+    stated: &Stated,
+    candidate: &Candidate,
+) -> bool {
+    let statement = statement(reference, manifest, stated);
     let bundle = Bundle::parse(&candidate.media_type, &candidate.payload);
     bundle.is_ok_and(|Bundle { content, signature, maker: _, beside: _ }| {
         content == Content::Envelope(statement.clone()) && key.public().verifies(&pae(&statement), &signature)
     })
 }
 
-fn statement(reference: &Reference, manifest: Digest) -> Vec<u8> {
+fn statement(reference: &Reference, manifest: Digest, stated: &Stated) -> Vec<u8> {
+    let Stated { predicate_type, predicate } = stated;
     let statement = json!({
         "_type": STATEMENT,
-        "predicate": {},
-        "predicateType": SIGNATURE_PREDICATE,
+        "predicate": predicate,
+        "predicateType": predicate_type,
         "subject": [{ "digest": { "sha256": manifest.hex() }, "name": name(reference) }],
     });
     statement.to_string().into_bytes()
@@ -59,11 +96,11 @@ fn statement(reference: &Reference, manifest: Digest) -> Vec<u8> {
 
 /// The manifest that attaches a bundle to another manifest. Its config is [`media::EMPTY`].
 #[must_use]
-pub fn referrer(subject: &Descriptor, bundle: &[u8]) -> Document {
+pub fn referrer(subject: &Descriptor, bundle: &[u8], stated: &Stated) -> Document {
     let manifest = json!({
         "annotations": {
             "dev.sigstore.bundle.content": "dsse-envelope",
-            "dev.sigstore.bundle.predicateType": SIGNATURE_PREDICATE,
+            "dev.sigstore.bundle.predicateType": stated.predicate_type,
         },
         "artifactType": media::BUNDLE,
         "config": Descriptor::of(media::EMPTY, media::EMPTY_BYTES),

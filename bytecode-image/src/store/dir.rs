@@ -14,7 +14,8 @@ use std::{
 };
 
 use rustix::fs::{
-    AtFlags, FlockOperation, Gid, Mode, OFlags, Uid, fchmod, fchown, flock, fsync, mkdirat, openat, renameat, unlinkat,
+    AtFlags, FlockOperation, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, fchmod, fchown,
+    flock, fsync, futimens, mkdirat, openat, renameat, unlinkat,
 };
 
 /// Opening a file of the store: never through a link, never waiting for a pipe's other end.
@@ -124,6 +125,13 @@ impl Dir {
             names.extend(name.to_str().filter(|name| !matches!(*name, "." | "..")).map(str::to_owned));
         }
         Ok(names)
+    }
+
+    /// Says that a file is used now: its time of access, which reading need not change (mount(8), `relatime`).
+    pub(super) fn touch(&self, name: &str) -> io::Result<()> {
+        let time = |tv_nsec| Timespec { tv_sec: 0, tv_nsec };
+        let times = Timestamps { last_access: time(UTIME_NOW), last_modification: time(UTIME_OMIT) };
+        Ok(futimens(self.open(name)?, &times)?)
     }
 
     /// Waits for the exclusive lock on this directory; closing the descriptor gives it back.

@@ -73,7 +73,7 @@ impl Store {
     pub fn cached(&self, reference: &Reference, platform: &Platform) -> Result<Option<Digest>, StoreError> {
         let whole = self.selected(reference, platform).and_then(|selected| {
             self.read(selected.config(), limits::CONFIG)?;
-            self.read(selected.layer(), limits::LAYER)?;
+            self.read(selected.layer()?, limits::LAYER)?;
             self.signatures(&selected)?;
             Ok(selected.digest())
         });

@@ -152,7 +152,7 @@ pub(crate) fn pull_into(store: &Store, request: &PullRequest) -> Result<Pulled, 
 
 /// Pulls and commits.
 pub(crate) fn stored(store: &Store, request: &PullRequest) -> Selected {
-    let Ok(Pulled::Fetched(fetched)) = pull_into(store, request) else { panic!("not fetched") };
+    let Ok(Pulled::Fetched { fetched, .. }) = pull_into(store, request) else { panic!("not fetched") };
     store.commit(&fetched).unwrap();
     store.selected(&request.reference, &request.platform).unwrap()
 }

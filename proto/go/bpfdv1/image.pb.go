@@ -1108,7 +1108,10 @@ type RemoveImagesRequest struct {
 	// Say what would happen; change nothing.
 	ValidateOnly bool `protobuf:"varint,2,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
 	// References or digests: 1 to 64, each once.
-	Images        []string `protobuf:"bytes,3,rep,name=images,proto3" json:"images,omitempty"`
+	Images []string `protobuf:"bytes,3,rep,name=images,proto3" json:"images,omitempty"`
+	// Instead of `images`, which is empty then: every image that no app came
+	// from, that no file of programs.d names, and that the caller may remove.
+	Unused        bool `protobuf:"varint,4,opt,name=unused,proto3" json:"unused,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1162,6 +1165,13 @@ func (x *RemoveImagesRequest) GetImages() []string {
 		return x.Images
 	}
 	return nil
+}
+
+func (x *RemoveImagesRequest) GetUnused() bool {
+	if x != nil {
+		return x.Unused
+	}
+	return false
 }
 
 // What is gone.
@@ -1419,12 +1429,13 @@ const file_bpfd_v1_image_proto_rawDesc = "" +
 	"\x10ImageRequirement\x12 \n" +
 	"\vrequirement\x18\x01 \x01(\tR\vrequirement\x12\x14\n" +
 	"\x05holds\x18\x02 \x01(\bR\x05holds\x12\x10\n" +
-	"\x03why\x18\x03 \x01(\tR\x03why\"q\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\"\x89\x01\n" +
 	"\x13RemoveImagesRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12#\n" +
 	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12\x16\n" +
-	"\x06images\x18\x03 \x03(\tR\x06images\"O\n" +
+	"\x06images\x18\x03 \x03(\tR\x06images\x12\x16\n" +
+	"\x06unused\x18\x04 \x01(\bR\x06unused\"O\n" +
 	"\x14RemoveImagesResponse\x12\x16\n" +
 	"\x06images\x18\x01 \x03(\tR\x06images\x12\x1f\n" +
 	"\vfreed_bytes\x18\x02 \x01(\x04R\n" +

@@ -929,6 +929,10 @@ pub struct RemoveImagesRequest {
     /// References or digests: 1 to 64, each once.
     #[prost(string, repeated, tag = "3")]
     pub images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Instead of `images`, which is empty then: every image that no app came
+    /// from, that no file of programs.d names, and that the caller may remove.
+    #[prost(bool, tag = "4")]
+    pub unused: bool,
 }
 impl ::prost::Name for RemoveImagesRequest {
     const NAME: &'static str = "RemoveImagesRequest";

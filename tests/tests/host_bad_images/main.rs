@@ -2,9 +2,11 @@
 //! image store included.
 #![expect(clippy::unwrap_used, reason = "the lint exempts test functions, not what they share")]
 
+mod artifacts;
 mod callers;
 mod contents;
 mod older;
 mod registries;
 mod revoked;
+mod room;
 mod world;

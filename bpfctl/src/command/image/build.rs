@@ -5,7 +5,7 @@ use std::env;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use bytecode_image::build::{self, Architecture, BuiltImage, DEFAULT_PATH, Entry, Recipe};
+use bytecode_image::build::{self, Architecture, BuiltImage, Compression, DEFAULT_PATH, Entry, Recipe};
 use bytecode_image::config::ImageConfig;
 use bytecode_image::digest::Descriptor;
 use bytecode_image::media;
@@ -14,7 +14,7 @@ use bytecode_image::reference::Reference;
 use bytecode_image::resolve::Platform;
 use bytecode_image::store::{Fetched, Ingest, Landed, Store};
 use bytecode_image::summary::{self, Remark};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::workshop::{Workshop, failed};
@@ -32,7 +32,8 @@ program for several architectures or kernels.
 Examples:
   bpfctl image build counter.o --tag registry/bpf/counter:1.2.0 --metadata bytecode.toml
   bpfctl image build amd64=x86/counter.o arm64=arm/counter.o --tag registry/bpf/counter:1.2.0
-  bpfctl image build amd64:6.4=new.o amd64=old.o --tag registry/bpf/counter:1.2.0")]
+  bpfctl image build amd64:6.4=new.o amd64=old.o --tag registry/bpf/counter:1.2.0
+  bpfctl image build counter.o --tag registry/bpf/counter:1.2.0 --compression zstd")]
 pub(super) struct Build {
     /// An ELF object; for several, the architecture as Go names it and the oldest kernel
     #[arg(value_name = "[ARCH[:KERNEL]=]FILE", required = true, num_args = 1..=16)]
@@ -43,8 +44,31 @@ pub(super) struct Build {
     /// What the objects do not say themselves: name, version, priorities, …
     #[arg(long, value_name = "FILE")]
     metadata: Option<PathBuf>,
+    /// How the layer is compressed
+    #[arg(long, value_enum, default_value_t = Layer::Gzip)]
+    compression: Layer,
     #[command(flatten)]
     workshop: Workshop,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Layer {
+    /// What every tool reads
+    Gzip,
+    /// Gzip without compression: the same digest from every compressor
+    Stored,
+    /// Zstandard, which needs a newer reader
+    Zstd,
+}
+
+impl Layer {
+    fn compression(self) -> Compression {
+        match self {
+            Self::Gzip => Compression::Gzip,
+            Self::Stored => Compression::Stored,
+            Self::Zstd => Compression::Zstd,
+        }
+    }
 }
 
 /// One object and what it is for.
@@ -80,7 +104,8 @@ struct Part {
 
 impl Build {
     pub(super) fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let Self { object, tag, metadata, workshop } = self;
+        let Self { object, tag, metadata, compression, workshop } = self;
+        let compression = compression.compression();
         if tag.tag().is_none() {
             return Err(Local::new(Exit::Usage, format!("cannot name an image `{tag}`"))
                 .cause("a digest is computed from the content and cannot be given")
@@ -89,8 +114,8 @@ impl Build {
         }
         let metadata = read_metadata(metadata)?;
         let epoch = epoch()?;
-        let parts =
-            object.into_iter().map(|input| part(input, &metadata, epoch)).collect::<Result<Vec<Part>, Failure>>()?;
+        let parts = object.into_iter().map(|input| part(input, &metadata, epoch, compression));
+        let parts = parts.collect::<Result<Vec<Part>, Failure>>()?;
         let store = workshop.open()?;
         let descriptor = keep(&store, &tag, &parts)?;
         // Objects of one source have the same faults: each is said once.
@@ -111,7 +136,7 @@ pub(super) fn read_metadata(path: Option<PathBuf>) -> Result<Metadata, Failure> 
     })
 }
 
-fn part(input: Input, metadata: &Metadata, epoch: Option<u32>) -> Result<Part, Failure> {
+fn part(input: Input, metadata: &Metadata, epoch: Option<u32>, compression: Compression) -> Result<Part, Failure> {
     let Input { platform, file } = input;
     let object = files::object(&file)?;
     let refuse =
@@ -124,7 +149,7 @@ fn part(input: Input, metadata: &Metadata, epoch: Option<u32>) -> Result<Part, F
         }
     };
     let recipe = Recipe { object: &object, path: DEFAULT_PATH, architecture: &architecture, metadata, epoch };
-    let image = build::build(&recipe).map_err(|error| refuse(error_chain(&error)))?;
+    let image = build::build_as(&recipe, compression).map_err(|error| refuse(error_chain(&error)))?;
     let config = ImageConfig::parse(&image.config).map_err(|error| refuse(error_chain(&error)))?;
     let remarks = summary::read(&object, &config.labels).map_err(|error| refuse(error_chain(&error)))?.remarks;
     Ok(Part { architecture, kernel, image, remarks })

@@ -46,13 +46,12 @@ impl Inspect {
         let top = registry::top(&remote).await?;
         let selected = select(&remote, top, &platform).await.map_err(|error| fetch_failed(&message, &error))?;
         let failed = |error| registry::failed(&message, &error);
-        let config = remote.bytes(selected.config(), limits::CONFIG).await.map_err(failed)?;
-        let layer = remote.bytes(selected.layer(), limits::LAYER).await.map_err(failed)?;
-
         let refuse = |cause: String| Local::new(Exit::Other, message.clone()).cause(cause);
+        let described = selected.layer().map_err(|error| refuse(error_chain(&error)))?;
+        let config = remote.bytes(selected.config(), limits::CONFIG).await.map_err(failed)?;
+        let layer = remote.bytes(described, limits::LAYER).await.map_err(failed)?;
         let config = ImageConfig::parse(&config).map_err(|error| refuse(error_chain(&error)))?;
-        let unpacked =
-            unpack::object(&selected.layer().media_type, &layer).map_err(|error| refuse(error_chain(&error)))?;
+        let unpacked = unpack::object(&described.media_type, &layer).map_err(|error| refuse(error_chain(&error)))?;
         let summary = summary::read(&unpacked.object, &config.labels).map_err(|error| refuse(error_chain(&error)))?;
         for remark in &summary.remarks {
             warn(&remark.to_string(), "");

@@ -178,7 +178,7 @@ pub(super) fn fetch_failed(message: &str, error: &FetchError) -> Failure {
         | FetchError::Signatures(_, source)
         | FetchError::Config(_, source)
         | FetchError::Layer(_, source) => (exit(source), hint(source)),
-        FetchError::Unusable(_, ResolveError::Nested | ResolveError::Layers(_)) => {
+        FetchError::Unusable(_, ResolveError::Nested | ResolveError::OtherKind { .. } | ResolveError::Layers(_)) => {
             (Exit::NotFound, Some("build it with `bpfctl image build`"))
         }
         FetchError::Unusable(_, ResolveError::NoPlatform { .. } | ResolveError::Document(_)) => (Exit::NotFound, None),

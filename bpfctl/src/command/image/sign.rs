@@ -9,7 +9,7 @@ use bytecode_image::fetch::fetch_attached;
 use bytecode_image::key::SigningKey;
 use bytecode_image::media;
 use bytecode_image::reference::Reference;
-use bytecode_image::sign::{self, SignError, SignatureManifest, Signed};
+use bytecode_image::sign::{self, SignError, SignatureManifest, Signed, Stated};
 use bytecode_image::transport::{Place, Remote};
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
@@ -71,7 +71,7 @@ impl Sign {
             signed.push((Form::Legacy, signing.legacy().await?));
         }
         if format != Format::Legacy {
-            signed.push((Form::Bundle, signing.bundle().await?));
+            signed.push((Form::Bundle, signing.bundle(&Stated::signed()).await?));
         }
         let (digest, signer) = (subject.digest, key.public().fingerprint());
         session.printer.show(&Made { reference, digest, signer, signed })?;
@@ -80,13 +80,13 @@ impl Sign {
 }
 
 /// A signature that is being made.
-struct Signing<'a> {
-    remote: &'a Remote<'a>,
-    key: &'a SigningKey,
-    reference: &'a Reference,
+pub(super) struct Signing<'a> {
+    pub(super) remote: &'a Remote<'a>,
+    pub(super) key: &'a SigningKey,
+    pub(super) reference: &'a Reference,
     /// What is signed.
-    subject: &'a Descriptor,
-    message: &'a str,
+    pub(super) subject: &'a Descriptor,
+    pub(super) message: &'a str,
 }
 
 impl Signing<'_> {
@@ -108,7 +108,7 @@ impl Signing<'_> {
         Err(self.removed_each_time())
     }
 
-    async fn bundle(&self) -> Result<Outcome, Failure> {
+    pub(super) async fn bundle(&self, stated: &Stated) -> Result<Outcome, Failure> {
         let Self { remote, key, reference, subject, message } = self;
         let failed = |error| registry::failed(message, &error);
         let tag = subject.digest.to_string().replace(':', "-");
@@ -116,14 +116,15 @@ impl Signing<'_> {
         // Each round asks again what is there: only a signature that is found counts as made.
         for _ in 0..=ATTEMPTS {
             let sets = fetch_attached(remote, subject.digest).await.map_err(|error| fetch_failed(message, &error))?;
-            let ours = |candidate| sign::is_bundle_by(key, reference, subject.digest, &candidate);
+            let ours = |candidate| sign::is_bundle_by(key, reference, subject.digest, stated, &candidate);
             if sets.iter().flat_map(|set| set.candidates()).any(ours) {
                 return Ok(if made.is_some() { Outcome::Signed } else { Outcome::AlreadySigned });
             }
             match &made {
                 None => {
-                    let bundle = sign::bundle(key, reference, subject.digest).map_err(|error| self.refused(&error))?;
-                    let manifest = sign::referrer(subject, &bundle);
+                    let bundle = sign::attestation(key, reference, subject.digest, stated);
+                    let bundle = bundle.map_err(|error| self.refused(&error))?;
+                    let manifest = sign::referrer(subject, &bundle, stated);
                     remote.put_blob(&bundle).await.map_err(failed)?;
                     remote.put_blob(media::EMPTY_BYTES).await.map_err(failed)?;
                     remote.put_manifest(Place::Digest, &manifest).await.map_err(failed)?;
@@ -170,7 +171,7 @@ async fn put(remote: &Remote<'_>, tag: &str, made: &SignatureManifest, message: 
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Outcome {
+pub(super) enum Outcome {
     Signed,
     AlreadySigned,
 }

@@ -75,6 +75,36 @@ impl Ls {
     }
 }
 
+/// Remove the images of the daemon's store that nothing needs
+#[derive(Debug, Args)]
+#[command(after_help = "\
+An image is needed if an app came from it, or if a file of programs.d names it. Above 512 MiB the daemon itself removes what was used \
+longest ago and nothing needs.
+
+Examples:
+  bpfctl image prune --dry-run
+  bpfctl image prune")]
+pub(super) struct Prune {
+    /// Say what would go, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Prune {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let request = pb::RemoveImagesRequest {
+            request_id: request_id(),
+            validate_only: self.dry_run,
+            images: vec![],
+            unused: true,
+        };
+        let removed = session.client().await?.remove_images(request).await?;
+        let done = if self.dry_run { Done::Would } else { Done::Has };
+        session.printer.show(&Removed(removed, done))?;
+        Ok(Exit::Ok)
+    }
+}
+
 /// Remove images from the daemon's store
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -89,9 +119,14 @@ pub(super) struct Rm {
 
 impl Rm {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let request = pb::RemoveImagesRequest { request_id: request_id(), validate_only: false, images: self.image };
+        let request = pb::RemoveImagesRequest {
+            request_id: request_id(),
+            validate_only: false,
+            images: self.image,
+            unused: false,
+        };
         let removed = session.client().await?.remove_images(request).await?;
-        session.printer.show(&Removed(removed))?;
+        session.printer.show(&Removed(removed, Done::Has))?;
         Ok(Exit::Ok)
     }
 }
@@ -192,7 +227,13 @@ impl View for Verdict {
     }
 }
 
-struct Removed(pb::RemoveImagesResponse);
+struct Removed(pb::RemoveImagesResponse, Done);
+
+/// Whether it is done.
+enum Done {
+    Has,
+    Would,
+}
 
 impl View for Removed {
     fn kind(&self) -> &'static str {
@@ -208,8 +249,12 @@ impl View for Removed {
     }
 
     fn text(&self) -> Vec<Block> {
-        let removed = self.0.images.iter().map(|image| format!("removed {image}"));
-        let freed = format!("freed {}", HumanBytes(self.0.freed_bytes));
+        let (gone, room) = match self.1 {
+            Done::Has => ("removed", "freed"),
+            Done::Would => ("would remove", "would free at most"),
+        };
+        let removed = self.0.images.iter().map(|image| format!("{gone} {image}"));
+        let freed = format!("{room} {}", HumanBytes(self.0.freed_bytes));
         vec![Block::Lines(removed.chain([freed]).collect())]
     }
 

@@ -10,7 +10,7 @@ use bpfd_policy::key::PublicKey;
 use bpfd_policy::read::PolicyText;
 use bpfd_policy::signer::Signer;
 use bpfd_proto::v1 as pb;
-use bytecode_image::fetch::{fetch_signatures, select};
+use bytecode_image::fetch::{SignaturesFound, fetch_signatures, select};
 use bytecode_image::key::VerifyingKey;
 use bytecode_image::keyless::PolicyFiles;
 use bytecode_image::reference::Reference;
@@ -120,7 +120,10 @@ async fn here(
     let top = registry::top(&remote).await?;
     let failed = |error| fetch_failed(&message, &error);
     let selected = select(&remote, top, &Platform::host(None)).await.map_err(failed)?;
-    let sets = fetch_signatures(&remote, &selected, &()).await.map_err(failed)?;
+    let SignaturesFound { sets, unreadable } = fetch_signatures(&remote, &selected, &()).await.map_err(failed)?;
+    if let Some(error) = unreadable {
+        return Err(failed(error));
+    }
     let candidates: Vec<_> = sets.iter().flat_map(|set| set.candidates()).collect();
     let digest = selected.digest().to_string();
     let ages = now();

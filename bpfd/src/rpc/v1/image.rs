@@ -94,8 +94,18 @@ impl pb::image_service_server::ImageService for ImageApi {
         request: Request<pb::RemoveImagesRequest>,
     ) -> Result<Response<pb::RemoveImagesResponse>, Status> {
         let principal = principal(&request)?;
-        let pb::RemoveImagesRequest { request_id, validate_only, images } = request.into_inner();
+        let pb::RemoveImagesRequest { request_id, validate_only, images, unused } = request.into_inner();
         codec::request_id(&request_id).map_err(bad_field)?;
+        if unused && !images.is_empty() {
+            let why = "`unused` names them: leave `images` empty".to_owned();
+            return Err(bad_field(BadField { field: "images", why }));
+        }
+        if unused {
+            let removed = self.context.prune_images(principal, apply(validate_only)).await;
+            let Removed { references, freed } = removed.map_err(refused("remove", "unused images"))?;
+            let images = references.iter().map(ToString::to_string).collect();
+            return Ok(Response::new(pb::RemoveImagesResponse { images: codec::texts(images), freed_bytes: freed }));
+        }
         if !(1..=REMOVED).contains(&images.len()) {
             let why = format!("1 to {REMOVED} images; {} were sent", images.len());
             return Err(bad_field(BadField { field: "images", why }));

@@ -199,7 +199,7 @@ impl From<&ResolveError> for Class {
     fn from(error: &ResolveError) -> Self {
         match error {
             ResolveError::NoPlatform { .. } => Self::NO_PLATFORM,
-            ResolveError::Nested | ResolveError::Layers(_) => Self::INVALID_IMAGE,
+            ResolveError::Nested | ResolveError::OtherKind { .. } | ResolveError::Layers(_) => Self::INVALID_IMAGE,
             ResolveError::Document(error) => Self::from(error),
         }
     }

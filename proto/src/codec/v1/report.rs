@@ -32,6 +32,11 @@ pub fn warnings(warnings: Vec<Warning>) -> Vec<pb::Warning> {
     let warning = |warning| {
         let (reason, message, hint) = match warning {
             Warning::Unreachable(why) => (ErrorReason::RegistryUnreachable, why, String::new()),
+            Warning::Signatures(why) => (
+                ErrorReason::SignatureInvalid,
+                why,
+                "the policy asks for no signature of this image; with one, it would be refused".to_owned(),
+            ),
             Warning::PinByName { maps, shareable } => {
                 let maps = maps.iter().map(|map| format!("`{map}`")).collect::<Vec<_>>().join(", ");
                 (
