@@ -4,6 +4,8 @@
 
 #[path = "host_examples/counter.rs"]
 mod counter;
+#[path = "host_examples/pipeline.rs"]
+mod pipeline;
 
 use std::path::Path;
 
