@@ -15,7 +15,7 @@ use crate::world::{Images, altered, image};
 fn artifact(config: &str) -> BuiltImage {
     let BuiltImage { manifest, config: bytes, layer } = image();
     let mut manifest: Value = serde_json::from_slice(&manifest).unwrap();
-    manifest["config"]["mediaType"] = config.into();
+    *manifest.pointer_mut("/config/mediaType").unwrap() = config.into();
     BuiltImage { manifest: manifest.to_string().into_bytes(), config: bytes, layer }
 }
 

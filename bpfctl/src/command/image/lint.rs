@@ -1,6 +1,6 @@
 //! `bpfctl image lint`: what works less well than it could in the images that objects would make. Builds them and keeps nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytecode_image::build::{self, Architecture, DEFAULT_PATH, Recipe};
 use bytecode_image::config::ImageConfig;
@@ -51,7 +51,7 @@ impl Lint {
     }
 }
 
-fn remarks(file: &PathBuf, metadata: &Metadata) -> Result<Vec<Remark>, Failure> {
+fn remarks(file: &Path, metadata: &Metadata) -> Result<Vec<Remark>, Failure> {
     let refuse =
         |cause: String| Local::new(Exit::Other, format!("cannot build an image of `{}`", file.display())).cause(cause);
     let object = files::object(file)?;
