@@ -159,7 +159,7 @@ pub(crate) const MDBOOK: CargoTool = CargoTool {
 };
 
 pub(crate) const CARGO_MUTANTS: CargoTool =
-    CargoTool { name: "cargo-mutants", version: "27.1.0", why: "changes the decision, to see that tests notice" };
+    cargo_program("cargo-mutants", "27.1.0", "changes the decision, to see that tests notice");
 
 /// `cargo-deny` from PATH or our cache; built into the cache if it is nowhere (some minutes).
 pub(crate) fn cargo_deny() -> Result<PathBuf> {

@@ -200,7 +200,7 @@ fn calls(app: &str) -> Vec<(&'static str, Vec<u8>, Needs)> {
         ),
         call!("ImageService", "ListImages", list, pb::ListImagesRequest::default()),
         call!("ImageService", "InspectImage", list, pb::InspectImageRequest { image: image.clone() }),
-        call!("ImageService", "VerifyImage", list, pb::VerifyImageRequest { image: image.clone() }),
+        call!("ImageService", "VerifyImage", list, pb::VerifyImageRequest { image: image.clone(), explain: false }),
         call!(
             "ImageService",
             "RemoveImages",
