@@ -268,7 +268,7 @@ fn a_fentry_program_needs_a_function_that_exists_and_a_kernel_that_allows_trampo
         reading the object
         loading programs
         error: cannot load `f`
-        cause: a program that is called by a trampoline needs a kernel that allows BPF trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)
+        cause: a program that is called by a trampoline needs a kernel that allows BPF trampolines: this one refuses them, although bpfd has all capabilities
         ");
     }
     host.check();

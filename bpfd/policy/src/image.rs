@@ -99,7 +99,7 @@ pub struct Evidence {
     pub digest: Digest,
     /// The manifest that was chosen from the index. A signature over it covers exactly what is loaded, so it counts too.
     pub chosen: Option<Digest>,
-    /// How many signatures there are; more than [`limits::SIGNATURES`] are not looked at.
+    /// How many signatures there are; more than `SIGNATURES` of bytecode-image's limits are not looked at.
     pub found: usize,
     /// What each of them is, in the order they came.
     pub signatures: Vec<Signature>,

@@ -64,7 +64,10 @@ const NOT_IN_GUESTS: [&str; 18] = [
 ];
 
 /// Programs of which only the cases of these files run in guests: those that are about the kernel.
-const PARTLY_IN_GUESTS: [(&str, &[&str]); 1] = [("host_attacks", &["priorities::", "program_arrays::", "room::"])];
+const PARTLY_IN_GUESTS: [(&str, &[&str]); 2] = [
+    ("host_attacks", &["priorities::", "program_arrays::", "room::"]),
+    ("host_policy", &["a_unit_is", "who_one_is", "whose_program_is"]),
+];
 
 /// Tests of what is in the packages.
 const OF_PACKAGES: &str = "host_packages";

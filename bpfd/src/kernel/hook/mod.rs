@@ -72,16 +72,19 @@ fn perf_link(event: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<OwnedFd, 
 /// capability is missing.
 pub(super) fn trampoline_refused(doing: impl FnOnce() -> String, error: io::Error) -> StepError {
     let permitted = || missing(&[Cap::Bpf, Cap::Perfmon]).is_ok_and(|missing| missing.is_empty());
-    let lacks = error.raw_os_error() == Some(NOT_SUPPORTED)
-        || is(&error, Errno::OPNOTSUPP)
-        || (is(&error, Errno::PERM) && permitted());
-    match lacks {
-        true => StepError::KernelLacks {
-            what: "a program that is called by a trampoline".to_owned(),
-            needs: "a kernel that allows BPF trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)".to_owned(),
-        },
-        false => failed(doing)(error),
+    let lacks = |needs: &str| StepError::KernelLacks {
+        what: "a program that is called by a trampoline".to_owned(),
+        needs: needs.to_owned(),
+    };
+    if error.raw_os_error() == Some(NOT_SUPPORTED) || is(&error, Errno::OPNOTSUPP) {
+        return lacks("a kernel with BPF trampolines (CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS)");
     }
+    if is(&error, Errno::PERM) && permitted() {
+        return lacks(
+            "a kernel that allows BPF trampolines: this one refuses them, although bpfd has all capabilities",
+        );
+    }
+    failed(doing)(error)
 }
 
 /// Attaches a pinned program and pins its kernel links, all of them or none.

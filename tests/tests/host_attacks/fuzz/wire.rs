@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use bpfd_client::proto::v1 as pb;
 use bpfd_tests::mutants::Random;
@@ -55,14 +56,23 @@ fn noise(random: &mut Random) -> Vec<u8> {
     bytes
 }
 
+/// How long a daemon may be silent before it is taken to wait for more: one that is slower is asked no more, and answers or not.
+const SILENCE: Duration = Duration::from_millis(5);
+
 /// Says it all, and waits until the daemon has said all, too.
 fn said(mut stream: UnixStream, bytes: &[u8]) -> Fate {
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.set_read_timeout(Some(SILENCE)).unwrap();
     stream.set_write_timeout(Some(LIMIT)).unwrap();
     let late = |error: &std::io::Error| matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
     // It may have ended the connection before the end.
-    let said = stream.write_all(bytes).and_then(|()| stream.shutdown(Shutdown::Write));
-    let mut answer = Vec::new();
+    let said = stream.write_all(bytes);
+    let (mut answer, mut part) = (Vec::new(), [0; 4096]);
+    // The end of what is said ends calls that are not answered yet.
+    while let Ok(length @ 1..) = stream.read(&mut part) {
+        answer.extend(&part[..length]);
+    }
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let said = said.and_then(|()| stream.shutdown(Shutdown::Write));
     let heard = stream.read_to_end(&mut answer);
     match (said, heard) {
         (Err(error), _) | (_, Err(error)) if late(&error) => Fate::Hung,
