@@ -8,6 +8,7 @@ pub use bpfd_policy::caller::{
     Asked, Credentials, Denied, GROUP, HookFacts, Principal, Reach, SourceFacts, Unit, VIEW_GROUP, Verb,
 };
 pub use bpfd_policy::decide::Stage;
+pub use bpfd_policy::image::{Applies, Checked, ScopeOutcome};
 
 use crate::facts::{LoadFacts, attach, on_app, on_chain, on_link, whole};
 use crate::ident::AppUid;

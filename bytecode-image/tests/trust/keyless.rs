@@ -57,11 +57,11 @@ pub(crate) fn statement(digest: Digest) -> Value {
     })
 }
 
-/// A bundle of version 0.3 as `cosign sign` of version 3 makes it, with Rekor's entry of kind `dsse`.
-pub(crate) fn bundle(sigstore: &Sigstore, certified: &Certified, statement: &Value, time: i64) -> Value {
+/// A statement in its envelope, signed, and what Rekor's entry of kind `dsse` has of it.
+pub(crate) fn enveloped(key: &SigningKey, verifier: &str, statement: &Value) -> (Value, Value) {
     let statement = statement.to_string();
     let pae = format!("DSSEv1 28 application/vnd.in-toto+json {} {statement}", statement.len());
-    let signature = base64(certified.key.sign(pae.as_bytes()).unwrap());
+    let signature = base64(key.sign(pae.as_bytes()).unwrap());
     let envelope =
         json!({"payload": base64(&statement), "payloadType": media::IN_TOTO, "signatures": [{"sig": signature}]});
     let body = json!({
@@ -69,9 +69,15 @@ pub(crate) fn bundle(sigstore: &Sigstore, certified: &Certified, statement: &Val
         "spec": {
             "envelopeHash": {"algorithm": "sha256", "value": Digest::of(envelope.to_string().as_bytes()).hex()},
             "payloadHash": {"algorithm": "sha256", "value": Digest::of(statement.as_bytes()).hex()},
-            "signatures": [{"signature": signature, "verifier": base64(certified.pem())}],
+            "signatures": [{"signature": signature, "verifier": base64(verifier)}],
         },
     });
+    (envelope, body)
+}
+
+/// A bundle of version 0.3 as `cosign sign` of version 3 makes it, with Rekor's entry of kind `dsse`.
+pub(crate) fn bundle(sigstore: &Sigstore, certified: &Certified, statement: &Value, time: i64) -> Value {
+    let (envelope, body) = enveloped(&certified.key, &certified.pem(), statement);
     json!({
         "mediaType": media::BUNDLE,
         "verificationMaterial": {

@@ -19,19 +19,8 @@ fn attesting(predicate: &str, digest: Digest) -> Value {
 
 /// A bundle of a key, with the entry of a log or without.
 fn by_key(key: &str, statement: &Value, log: Option<(&Sigstore, i64)>) -> Value {
-    let (key, statement) = (&KEYS[key], statement.to_string());
-    let pae = format!("DSSEv1 28 application/vnd.in-toto+json {} {statement}", statement.len());
-    let signature = base64(key.sign(pae.as_bytes()).unwrap());
-    let envelope =
-        json!({"payload": base64(&statement), "payloadType": media::IN_TOTO, "signatures": [{"sig": signature}]});
-    let body = json!({
-        "apiVersion": "0.0.1", "kind": "dsse",
-        "spec": {
-            "envelopeHash": {"algorithm": "sha256", "value": Digest::of(envelope.to_string().as_bytes()).hex()},
-            "payloadHash": {"algorithm": "sha256", "value": Digest::of(statement.as_bytes()).hex()},
-            "signatures": [{"signature": signature, "verifier": base64(key.public().to_pem())}],
-        },
-    });
+    let key = &KEYS[key];
+    let (envelope, body) = enveloped(key, &key.public().to_pem(), statement);
     let entries: Vec<Value> = log.into_iter().map(|(log, time)| log.entry(&body, time)).collect();
     json!({
         "mediaType": media::BUNDLE,

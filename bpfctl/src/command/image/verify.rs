@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use bpfd_policy::Policy;
-use bpfd_policy::image::{Applies, Checked, Identity, ImageRule, Requirement, ScopeOutcome, Trust};
+use bpfd_policy::image::{Identity, ImageRule, Requirement, Trust};
 use bpfd_policy::key::PublicKey;
 use bpfd_policy::read::PolicyText;
 use bpfd_policy::signer::Signer;
-use bpfd_proto::v1 as pb;
+use bpfd_proto::{codec, v1 as pb};
 use bytecode_image::fetch::{SignaturesFound, fetch_signatures, select};
 use bytecode_image::key::VerifyingKey;
 use bytecode_image::keyless::PolicyFiles;
@@ -131,7 +131,8 @@ async fn here(
         true => policy.explain(&evidence(policy, selected.subject(), &candidates), ages),
         false => vec![],
     };
-    let sections = sections.into_iter().map(section).collect();
+    // What an image came after is known to the daemon alone: no row is about a downgrade.
+    let sections = sections.into_iter().map(codec::v1::section).collect();
     Ok(match decide(policy, selected.subject(), &candidates, ages) {
         Ok(verified) => pb::VerifyImageResponse { sections, ..trusted(&verified, digest) },
         Err(refusal) => pb::VerifyImageResponse {
@@ -142,18 +143,6 @@ async fn here(
             ..Default::default()
         },
     })
-}
-
-/// What an image came after is known to the daemon alone.
-fn section(outcome: ScopeOutcome) -> pb::ImageSection {
-    let ScopeOutcome { scope, applies, requirements } = outcome;
-    let row = |Checked { requirement, holds, why }: Checked| pb::ImageRequirement { requirement, holds, why };
-    pb::ImageSection {
-        scope: scope.to_string(),
-        applies: applies == Applies::Yes,
-        why: applies.to_string(),
-        requirements: requirements.into_iter().map(row).collect(),
-    }
 }
 
 fn trusted(verified: &Verified, digest: String) -> pb::VerifyImageResponse {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
-use bpfd_policy::image::{Applies, Checked, ScopeOutcome};
 use bpfd_proto::codec::v1::{self as codec, BadField};
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
@@ -85,7 +84,7 @@ impl pb::image_service_server::ImageService for ImageApi {
             signers: signers.into_iter().collect(),
             findings,
             digest: digest.to_string(),
-            sections: sections.into_iter().map(section).collect(),
+            sections: sections.into_iter().map(codec::section).collect(),
         }))
     }
 
@@ -115,17 +114,6 @@ impl pb::image_service_server::ImageService for ImageApi {
         let Removed { references, freed } = removed.map_err(refused("remove", &names))?;
         let images = references.iter().map(ToString::to_string).collect();
         Ok(Response::new(pb::RemoveImagesResponse { images, freed_bytes: freed }))
-    }
-}
-
-fn section(outcome: ScopeOutcome) -> pb::ImageSection {
-    let ScopeOutcome { scope, applies, requirements } = outcome;
-    let row = |Checked { requirement, holds, why }: Checked| pb::ImageRequirement { requirement, holds, why };
-    pb::ImageSection {
-        scope: scope.to_string(),
-        applies: applies == Applies::Yes,
-        why: applies.to_string(),
-        requirements: requirements.into_iter().map(row).collect(),
     }
 }
 

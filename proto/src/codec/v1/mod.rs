@@ -5,6 +5,7 @@
 
 mod chain;
 pub mod hook;
+mod image;
 mod map;
 mod pages;
 mod report;
@@ -16,6 +17,7 @@ use bpfd_core::ident::{AppUid, KernelId};
 
 pub use self::chain::{chain, dispatcher_version};
 pub use self::hook::shared::{interface_name, point, proceed_on, shown_proceed_on};
+pub use self::image::section;
 pub use self::map::{map_ref, map_use};
 pub use self::pages::{Fitted, fitting, page_size, texts};
 pub use self::report::{plan, progress, time, warnings};
