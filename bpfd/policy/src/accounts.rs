@@ -86,10 +86,10 @@ impl Policy {
                 };
             }
         };
-        for one in self.rules.iter_mut().flat_map(|rule| rule.who.iter_mut().flatten()) {
+        self.rules.change_who(|one| {
             set(&mut one.user, &accounts.users);
             set(&mut one.group, &accounts.groups);
-        }
+        });
         self
     }
 

@@ -81,20 +81,16 @@ pub(crate) fn who(rule: &Rule, principal: &Principal) -> Option<bool> {
     best
 }
 
-/// The user first: of a thousand rules nearly all are about others.
 fn one_of(who: &Who, principal: &Principal) -> Option<bool> {
     let Who { user, group, unit } = who;
     let user = user.as_ref().map_or(Some(true), |user| is(user, |uid| Some(principal.uid == uid)));
-    if user == Some(false) {
-        return Some(false);
-    }
     let credentials = &principal.credentials;
     let in_group = |gid| credentials.groups.as_ref().map(|groups| groups.contains(&gid));
     let group = group.as_ref().map_or(Some(true), |group| is(group, in_group));
     let unit = unit.as_ref().map_or(Some(true), |unit| in_unit(unit, &credentials.unit));
     match (user, group, unit) {
-        (_, Some(false), _) | (_, _, Some(false)) => Some(false),
-        (Some(_), Some(_), Some(_)) => Some(true),
+        (Some(false), _, _) | (_, Some(false), _) | (_, _, Some(false)) => Some(false),
+        (Some(true), Some(true), Some(true)) => Some(true),
         (None, _, _) | (_, None, _) | (_, _, None) => None,
     }
 }

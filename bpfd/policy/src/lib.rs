@@ -23,6 +23,7 @@ pub mod read;
 pub mod reference;
 pub mod refusal;
 pub mod rule;
+pub mod rules;
 pub mod scope;
 mod show;
 pub mod signer;
@@ -35,7 +36,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::ImageRule;
 use crate::name::Name;
 use crate::order::Order;
-use crate::rule::Rule;
+use crate::rules::Rules;
 use crate::signer::Signer;
 
 /// What holds on a host. The default is the built-in policy, which lets no image through.
@@ -50,7 +51,7 @@ pub struct Policy {
     /// Each `[[image]]`; no two have the same scope.
     pub images: Vec<ImageRule>,
     /// Each `[[rule]]`, in the order of the files, after the built-in ones that hold.
-    pub rules: Vec<Rule>,
+    pub rules: Rules,
     /// Each `[[order]]`, in the order of the files. Policies that earlier versions kept have none.
     #[serde(default)]
     pub orders: Vec<Order>,
@@ -58,7 +59,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { files: vec![], signers: BTreeMap::new(), images: vec![], rules: builtin::all(), orders: vec![] }
+        Self { files: vec![], signers: BTreeMap::new(), images: vec![], rules: builtin::all().into(), orders: vec![] }
     }
 }
 

@@ -403,7 +403,13 @@ impl Policy {
             false => std::iter::once(builtin::root()).chain(rules).collect(),
         };
         let orders = order::read(&parsed, &rule::Known { signers: &signers })?;
-        Ok(Self { files: files.iter().map(|file| file.file.to_owned()).collect(), signers, images, rules, orders })
+        Ok(Self {
+            files: files.iter().map(|file| file.file.to_owned()).collect(),
+            signers,
+            images,
+            rules: rules.into(),
+            orders,
+        })
     }
 }
 

@@ -468,6 +468,25 @@ fn while_no_name_service_answers_nobody_is_allowed_by_a_name_and_anybody_but_roo
 }
 
 #[test]
+fn a_name_that_gets_another_number_denies_the_new_one_and_no_longer_the_old() {
+    const LATER: u32 = 1003;
+    let text = "[[rule]]\nid = \"no\"\neffect = \"deny\"\nwho = [{ user = \"cni\" }]\nverbs = [\"list\"]\n\
+                [[rule]]\nid = \"all\"\neffect = \"allow\"\nwho = [{ group = \"ops\" }]\nverbs = [\"list\"]\n";
+    let before = policy(text);
+    let accounts = Accounts {
+        users: [("cni".to_owned(), AccountId::Is(LATER))].into(),
+        groups: [("ops".to_owned(), AccountId::Is(OPS))].into(),
+    };
+    let after = before.clone().with_accounts(&accounts);
+    // As the daemon keeps a policy, and reads it back.
+    let kept: Policy = serde_json::from_value(serde_json::to_value(&after).unwrap()).unwrap();
+    for (policy, denied, allowed) in [(before, CNI, LATER), (after, LATER, CNI), (kept, LATER, CNI)] {
+        assert!(!may(&policy, &principal(denied, &[OPS]), &Asked::verb(Verb::List)));
+        assert!(may(&policy, &principal(allowed, &[OPS]), &Asked::verb(Verb::List)));
+    }
+}
+
+#[test]
 fn bytes_that_nobody_vetted_reach_packets_alone_unless_a_rule_says_more() {
     let object = Digest::of(b"object");
     let upload = load(SourceFacts::Upload { object: Some(object) });

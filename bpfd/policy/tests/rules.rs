@@ -50,7 +50,7 @@ quota = {{ apps = 8, map_bytes = "64MiB", requests_per_minute = 600 }}
         "0".repeat(64)
     );
     let policy = read(&[("policy.toml", &text)]).unwrap();
-    let [root, rule] = policy.rules.as_slice() else { panic!("{:?}", policy.rules) };
+    let [root, rule] = &*policy.rules else { panic!("{:?}", policy.rules) };
     assert_eq!(*root, builtin::root());
     assert_eq!((rule.id.as_str(), rule.effect, rule.verbs.len()), ("cni", Effect::Allow, RuleVerb::ALL.len()));
     let [first, second] = rule.who.as_deref().unwrap() else { panic!("two") };

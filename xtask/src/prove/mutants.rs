@@ -26,7 +26,7 @@ struct Part {
 const PARTS: [Part; 2] = [
     Part {
         name: "decision",
-        files: &["decide.rs", "conditions.rs", "quota.rs"],
+        files: &["decide.rs", "conditions.rs", "quota.rs", "rules.rs"],
         only: &[],
         tests: &["--test", "decisions"],
     },

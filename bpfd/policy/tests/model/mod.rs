@@ -224,8 +224,12 @@ impl Case {
         let mut dice = Dice(seed);
         let dice = &mut dice;
         let count = 1 + dice.roll(4);
-        let rules = (0..count).map(|number| rule(dice, number)).chain([builtin::root()]).collect();
-        Self { policy: Policy { rules, ..Policy::default() }, principal: principal(dice), asked: asked(dice) }
+        let rules: Vec<Rule> = (0..count).map(|number| rule(dice, number)).chain([builtin::root()]).collect();
+        Self {
+            policy: Policy { rules: rules.into(), ..Policy::default() },
+            principal: principal(dice),
+            asked: asked(dice),
+        }
     }
 }
 
