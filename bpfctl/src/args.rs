@@ -10,7 +10,7 @@ use bpfd_core::labels::{BadLabel, LabelKey, LabelSelector, LabelValue};
 use bpfd_core::names::{Netns, Priority};
 use bpfd_proto::codec::v1 as codec;
 use bpfd_proto::v1 as pb;
-use clap::{Args, CommandFactory as _, Parser, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, ValueEnum};
 
 use crate::command::Command;
 
@@ -35,6 +35,14 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
+    /// The command line of this process.
+    pub(crate) fn read() -> Result<Self, clap::Error> {
+        // Taking it apart again would cost a third of what making it did; the process ends instead.
+        let command = Box::leak(Box::new(Self::command()));
+        let mut matches = command.try_get_matches_from_mut(std::env::args_os())?;
+        Self::from_arg_matches_mut(&mut matches).map_err(|error| error.format(command))
+    }
+
     /// A usage error about a verb, in clap's own form.
     pub(crate) fn error(verb: &str, kind: clap::error::ErrorKind, message: &str) -> clap::Error {
         let mut root = Self::command();

@@ -77,7 +77,10 @@ fn names(command: &str, arg: &Arg) -> Option<Names> {
 
 /// The command line with what completes its values.
 fn command() -> Command {
-    with_names(Cli::command())
+    let mut command = Cli::command();
+    // Sub-commands are made later otherwise.
+    command.build();
+    with_names(command)
 }
 
 fn with_names(command: Command) -> Command {
@@ -183,7 +186,7 @@ mod tests {
     #[test]
     fn arguments_that_name_what_there_is_are_completed() {
         let mut all = Vec::new();
-        completed(&Cli::command(), "bpfctl", &mut all);
+        completed(&command(), "bpfctl", &mut all);
         for (argument, wanted) in [
             ("bpfctl unload app", Names::Apps),
             ("bpfctl persist app", Names::Apps),

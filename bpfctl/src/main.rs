@@ -8,6 +8,7 @@ mod credentials;
 mod error;
 mod files;
 mod hook;
+mod later;
 mod listing;
 mod live;
 mod output;
@@ -15,14 +16,12 @@ mod progress;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use crate::args::Cli;
 use crate::error::Failure;
 
 fn main() -> ExitCode {
     live::complete();
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::read() {
         Ok(cli) => cli,
         Err(error) => error::quotable(error).exit(),
     };

@@ -18,6 +18,7 @@ use self::log::{Directory, Log};
 use self::shown::Shown;
 use crate::client::Session;
 use crate::error::{Exit, Failure, note, warn};
+use crate::later::Later;
 use crate::output::{Block, View};
 
 /// How often a log that is followed is looked at.
@@ -35,7 +36,7 @@ Examples:
   bpfctl audit verify")]
 pub(crate) struct Audit {
     #[command(subcommand)]
-    verb: AuditVerb,
+    verb: Later<AuditVerb>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -98,7 +99,7 @@ Examples:
 
 impl Audit {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        match self.verb {
+        match self.verb.0 {
             AuditVerb::Tail { lines, follow, filters, dir } => {
                 let filter = Filter::new(filters, None);
                 tail(session, lines, follow, filter, &dir).await

@@ -12,6 +12,7 @@ use super::views::{self, NONE, or_dash, or_none};
 use crate::args::{DryRun, netns_field};
 use crate::client::Session;
 use crate::error::{Exit, Failure, warn};
+use crate::later::Later;
 use crate::listing::Listing;
 use crate::output::{Block, View, messages};
 
@@ -23,7 +24,7 @@ Examples:
   bpfctl chain show eth0 --netns blue -o json")]
 pub(crate) struct Chain {
     #[command(subcommand)]
-    verb: ChainVerb,
+    verb: Later<ChainVerb>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -106,12 +107,12 @@ impl From<ChainHook> for pb::ChainHook {
 
 impl Chain {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let selection = match &self.verb {
+        let selection = match &self.verb.0 {
             ChainVerb::Show { listing, .. } | ChainVerb::List { listing } => Some(listing.of::<pb::Chain>()?),
             ChainVerb::Rebuild { .. } => None,
         };
         let mut client = session.client().await?;
-        let mut chains = match self.verb {
+        let mut chains = match self.verb.0 {
             ChainVerb::Show { interface: Some(interface), netns, hook, listing: _ } => {
                 let request = pb::GetChainRequest {
                     netns: netns.and_then(netns_field),

@@ -9,6 +9,7 @@ use super::views::{self, Apps, or_dash, or_none};
 use crate::args::word;
 use crate::client::{Client, ClientError, Session};
 use crate::error::{Exit, Failure, Local};
+use crate::later::Later;
 use crate::output::{Block, View, message};
 
 /// Show everything about one thing
@@ -25,7 +26,7 @@ Examples:
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Get {
     #[command(subcommand)]
-    what: Option<What>,
+    what: Option<Later<What>>,
     /// An app, a link or an image: the first that is called so
     #[arg(value_parser = word, required = true)]
     name: Option<String>,
@@ -79,7 +80,7 @@ impl Get {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let mut client = session.client().await?;
         let what = match (self.what, self.name) {
-            (Some(what), _) => what,
+            (Some(Later(what)), _) => what,
             (None, name) => return Self::called(session, &mut client, name.unwrap_or_default()).await,
         };
         match what {

@@ -11,6 +11,7 @@ use super::views::{lower, or_none};
 use crate::args::word;
 use crate::client::Session;
 use crate::error::{Exit, Failure, Local, note, warn};
+use crate::later::Later;
 use crate::listing::Listing;
 use crate::output::{Block, View, messages};
 
@@ -26,7 +27,7 @@ Examples:
   bpfctl map events tracer/events -o json")]
 pub(crate) struct Map {
     #[command(subcommand)]
-    verb: MapVerb,
+    verb: Later<MapVerb>,
 }
 
 /// A map of an app.
@@ -241,7 +242,7 @@ enum CpuValues {
 
 impl Map {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        match self.verb {
+        match self.verb.0 {
             MapVerb::Ls { app, listing } => {
                 let selection = listing.of::<pb::AppMap>()?;
                 let request = pb::ListMapsRequest { app: app.clone(), ..Default::default() };

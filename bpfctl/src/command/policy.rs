@@ -16,6 +16,7 @@ use self::files::{Checked, ETC};
 use crate::args::{self, DryRun, netns_field, word};
 use crate::client::{Session, request_id};
 use crate::error::{Exit, Failure, Local, note, warn};
+use crate::later::Later;
 use crate::output::{Block, View, message};
 
 /// Check, test, show and enforce who may do what
@@ -26,7 +27,7 @@ Examples:
   bpfctl policy can-i attach xdp -i eth0 --priority 50 --image registry/team/app:1 --as cni")]
 pub(crate) struct Policy {
     #[command(subcommand)]
-    verb: PolicyVerb,
+    verb: Later<PolicyVerb>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -146,7 +147,7 @@ struct CanI {
 
 impl Policy {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        match self.verb {
+        match self.verb.0 {
             PolicyVerb::Check { dir } => check(session, dir.dir),
             PolicyVerb::Test { file, dir } => test(session, &file, dir.dir),
             PolicyVerb::Show => {

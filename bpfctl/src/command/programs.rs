@@ -15,6 +15,7 @@ use crate::args::word;
 use crate::client::Session;
 use crate::error::{Exit, Failure, Local, warn};
 use crate::files;
+use crate::later::Later;
 use crate::listing::Listing;
 use crate::output::{Block, View, messages};
 
@@ -32,7 +33,7 @@ Examples:
   bpfctl programs export > /etc/bpfd/programs.d/10-now.toml")]
 pub(crate) struct Programs {
     #[command(subcommand)]
-    verb: Verb,
+    verb: Later<Verb>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -87,7 +88,7 @@ Examples:
 
 impl Programs {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        match self.verb {
+        match self.verb.0 {
             Verb::Check { files } => check(session, files),
             Verb::List { listing } => {
                 let selection = listing.of::<pb::FileProgram>()?;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::views::lower;
 use crate::client::{Client, Session};
 use crate::error::{Exit, Failure, Local, note, warn};
+use crate::later::Later;
 use crate::output::{Block, View, message, printable};
 
 /// Decide about a lost state: what runs, or what the database says
@@ -20,7 +21,7 @@ Examples:
   bpfctl state adopt")]
 pub(crate) struct State {
     #[command(subcommand)]
-    verb: StateVerb,
+    verb: Later<StateVerb>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -62,7 +63,7 @@ impl State {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let mut client = session.client().await?;
         let state = client.state(pb::GetStateRequest {}).await?;
-        let (verb, removes, consent): (_, &[StateSide], _) = match self.verb {
+        let (verb, removes, consent): (_, &[StateSide], _) = match self.verb.0 {
             StateVerb::Show => {
                 session.printer.show(&Shown(state))?;
                 return Ok(Exit::Ok);

@@ -14,6 +14,7 @@ use crate::args::word;
 use crate::client::{Session, request_id};
 use crate::error::{Exit, Failure, Local};
 use crate::files;
+use crate::later::Later;
 use crate::output::{Block, View, message};
 
 /// Trust a key for a scope of images, or manage trusted roots
@@ -24,7 +25,7 @@ Examples:
   bpfctl trust import trusted_root.json --name public-good")]
 pub(crate) struct Trust {
     #[command(subcommand)]
-    verb: TrustVerb,
+    verb: Later<TrustVerb>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -53,7 +54,7 @@ Examples:
 
 impl Trust {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let (name, key, scope) = match self.verb {
+        let (name, key, scope) = match self.verb.0 {
             TrustVerb::Add { name, key, scope } => (name, key, scope),
             TrustVerb::Import(verb) => return verb.run(session),
             TrustVerb::Ls(verb) => return verb.run(session),

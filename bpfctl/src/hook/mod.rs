@@ -108,8 +108,8 @@ impl<V: HookVerb> FromArgMatches for Hook<V> {
     }
 }
 
-impl<V: HookVerb> Subcommand for Hook<V> {
-    fn augment_subcommands(verb: Command) -> Command {
+impl<V: HookVerb> Hook<V> {
+    fn commands(verb: Command) -> Command {
         let command = |kind: &Kind| {
             let examples = match V::EXAMPLES {
                 Examples::Load => kind.load_examples,
@@ -120,6 +120,13 @@ impl<V: HookVerb> Subcommand for Hook<V> {
             command.about(kind.about).long_about(None::<&str>).after_help(format!("Examples:\n{examples}"))
         };
         verb.subcommands(KINDS.iter().map(command))
+    }
+}
+
+impl<V: HookVerb> Subcommand for Hook<V> {
+    fn augment_subcommands(verb: Command) -> Command {
+        // Made if the verb is the one that was asked for: see `Later`.
+        verb.defer(Self::commands)
     }
 
     fn augment_subcommands_for_update(verb: Command) -> Command {

@@ -17,6 +17,7 @@ use clap::{Args, Subcommand};
 
 use crate::client::Session;
 use crate::error::{Exit, Failure};
+use crate::later::Later;
 
 pub(super) use registry::{Place, failed, registries};
 pub(super) use stored::Details;
@@ -34,7 +35,7 @@ Examples:
   bpfctl image pull registry/bpf/counter:1.2.0")]
 pub(crate) struct Image {
     #[command(subcommand)]
-    verb: ImageVerb,
+    verb: Later<ImageVerb>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -55,7 +56,7 @@ enum ImageVerb {
 
 impl Image {
     pub(crate) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        match self.verb {
+        match self.verb.0 {
             ImageVerb::Build(verb) => verb.run(session),
             ImageVerb::Lint(verb) => verb.run(session),
             ImageVerb::Labels(verb) => verb.run(session),
