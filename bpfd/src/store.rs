@@ -7,8 +7,10 @@
 
 mod answers;
 mod committed;
+mod difference;
 mod migrate;
 mod recovery;
+mod statement;
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,6 +25,7 @@ use serde::Serialize;
 
 pub use self::answers::{Answers, Earlier, Outcome};
 use self::migrate::{SCHEMA_VERSION, migrate};
+use self::statement::run;
 use crate::reserve::Reserve;
 
 /// How long one connection waits for another, such as `sqlite3` in somebody's hands.
@@ -219,7 +222,8 @@ impl Store {
         let given = operation.changes.iter().filter_map(Change::highest_handle).max();
         self.handle = self.handle.max(given.unwrap_or(self.handle));
         write_handle(&tx, self.handle)?;
-        tx.execute(
+        run(
+            &tx,
             "INSERT INTO operations (id, boot_id, request_id, owner, body) VALUES (?1, ?2, ?3, ?4, ?5)",
             params![
                 operation.id.to_string(),
@@ -256,7 +260,7 @@ impl Store {
         outcome: &Outcome,
     ) -> Result<(), StoreError> {
         let tx = self.db.transaction()?;
-        write_difference(&tx, operation.boot, before, after)?;
+        difference::write(&tx, operation.boot, before, after)?;
         let stamp = write_stamp(&tx, self.stamp)?;
         if let Some(key) = operation.request {
             answers::keep(&tx, &mut self.answers, key, operation.owner.uid, outcome)?;
@@ -282,7 +286,7 @@ impl Store {
     pub fn replace(&mut self, boot: BootId, before: &State, after: &State) -> Result<(), StoreError> {
         self.with_reserve(|store| {
             let tx = store.db.transaction()?;
-            write_difference(&tx, boot, before, after)?;
+            difference::write(&tx, boot, before, after)?;
             let stamp = write_stamp(&tx, store.stamp)?;
             tx.commit()?;
             store.stamp = stamp;
@@ -320,7 +324,7 @@ fn last_handle(db: &Connection) -> Result<Handle, StoreError> {
 }
 
 fn write_handle(tx: &Transaction<'_>, last: Handle) -> Result<(), StoreError> {
-    tx.execute("INSERT OR REPLACE INTO counters (name, value) VALUES ('handle', ?1)", [last.0])?;
+    run(tx, "INSERT OR REPLACE INTO counters (name, value) VALUES ('handle', ?1)", [last.0])?;
     Ok(())
 }
 
@@ -332,61 +336,12 @@ fn stamp(db: &Connection) -> Result<Stamp, StoreError> {
 
 /// One more commit of the state.
 fn write_stamp(tx: &Transaction<'_>, before: Stamp) -> Result<Stamp, StoreError> {
-    tx.execute("UPDATE identity SET commits = commits + 1", [])?;
+    run(tx, "UPDATE identity SET commits = commits + 1", [])?;
     Ok(Stamp { commits: before.commits.saturating_add(1), ..before })
 }
 
-fn write_difference(tx: &Transaction<'_>, boot: BootId, before: &State, after: &State) -> Result<(), StoreError> {
-    for uid in before.links.gone_from(&after.links) {
-        tx.execute("DELETE FROM links WHERE uid = ?1", [uid.to_string()])?;
-    }
-    for uid in before.apps.gone_from(&after.apps) {
-        tx.execute("DELETE FROM apps WHERE uid = ?1", [uid.to_string()])?;
-    }
-    for (uid, app) in after.apps.changed_since(&before.apps) {
-        tx.execute(
-            "INSERT INTO apps (uid, name, owner, handle, generation, object, boot_id, request_id, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-             ON CONFLICT (uid) DO UPDATE SET name = excluded.name, generation = excluded.generation,
-               boot_id = excluded.boot_id, body = excluded.body",
-            params![
-                uid.to_string(),
-                app.name.as_str(),
-                app.owner.uid,
-                app.handle.0,
-                i64::try_from(app.generation).unwrap_or(i64::MAX),
-                app.object.to_string(),
-                boot.0.to_string(),
-                app.request.map(|request| request.to_string()),
-                text(app)?,
-            ],
-        )?;
-    }
-    for (uid, link) in after.links.changed_since(&before.links) {
-        tx.execute(
-            "INSERT INTO links (uid, app, function, hook, owner, handle, generation, boot_id, request_id, body)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
-             ON CONFLICT (uid) DO UPDATE SET generation = excluded.generation, boot_id = excluded.boot_id,
-               body = excluded.body",
-            params![
-                uid.to_string(),
-                link.app.to_string(),
-                link.function,
-                link.placement.to_string(),
-                link.owner.uid,
-                link.handle.0,
-                i64::try_from(link.generation).unwrap_or(i64::MAX),
-                boot.0.to_string(),
-                link.request.map(|request| request.to_string()),
-                text(link)?,
-            ],
-        )?;
-    }
-    Ok(())
-}
-
 fn forget(tx: &Transaction<'_>, operation: OpId) -> Result<(), StoreError> {
-    tx.execute("DELETE FROM operations WHERE id = ?1", [operation.to_string()])?;
+    run(tx, "DELETE FROM operations WHERE id = ?1", [operation.to_string()])?;
     Ok(())
 }
 

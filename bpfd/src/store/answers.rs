@@ -10,6 +10,7 @@ use bpfd_core::state::{App, Change, Link, Owner, State};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
+use super::statement::{row, run};
 use super::{BUSY, StoreError, parse, text};
 
 /// How long answers are kept.
@@ -110,15 +111,15 @@ pub(super) fn find(
     state: &State,
 ) -> Result<Option<Earlier>, StoreError> {
     let RequestKey { id, asked } = key;
-    let row: Option<(bool, String)> = db
-        .query_row(
-            "SELECT asked IN (?3, ''), body FROM answers
-             WHERE request_id = ?1 AND owner = ?2 AND at >= unixepoch() - ?4",
-            params![id.to_string(), owner.uid, asked.to_string(), KEPT_SECONDS],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )
-        .optional()?;
-    let earlier = row.map(|(same, body)| match same {
+    let found: Option<(bool, String)> = row(
+        db,
+        "SELECT asked IN (?3, ''), body FROM answers
+         WHERE request_id = ?1 AND owner = ?2 AND at >= unixepoch() - ?4",
+        params![id.to_string(), owner.uid, asked.to_string(), KEPT_SECONDS],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )
+    .optional()?;
+    let earlier = found.map(|(same, body)| match same {
         true => parse::<Outcome>("an answer", &body).map(|outcome| Earlier::Answered(outcome.with_rows_of(state))),
         false => Ok(Earlier::Another),
     });
@@ -143,26 +144,28 @@ pub(super) fn keep(
     outcome: &Outcome,
 ) -> Result<(), StoreError> {
     let RequestKey { id, asked } = key;
-    let now: i64 = tx.query_row("SELECT unixepoch()", [], |row| row.get(0))?;
+    let now: i64 = row(tx, "SELECT unixepoch()", [], |row| row.get(0))?;
     if !kept.swept.is_some_and(|at| (at..at + SWEPT_SECONDS).contains(&now)) {
-        tx.execute("DELETE FROM answers WHERE at < ?1 - ?2", [now, KEPT_SECONDS])?;
+        run(tx, "DELETE FROM answers WHERE at < ?1 - ?2", [now, KEPT_SECONDS])?;
         *kept = Kept { bytes: BTreeMap::new(), swept: Some(now) };
     }
     let body = text(&outcome.kept())?;
     let added = i64::try_from(body.len()).unwrap_or(KEPT_BYTES);
-    tx.execute(
+    run(
+        tx,
         "INSERT OR REPLACE INTO answers (request_id, owner, asked, at, body) VALUES (?1, ?2, ?3, ?4, ?5)",
         params![id.to_string(), owner, asked.to_string(), now, body],
     )?;
     let bytes = match kept.bytes.remove(&owner) {
         Some(before) => before.saturating_add(added),
-        None => tx.query_row("SELECT sum(length(body)) FROM answers WHERE owner = ?1", [owner], |row| row.get(0))?,
+        None => row(tx, "SELECT sum(length(body)) FROM answers WHERE owner = ?1", [owner], |row| row.get(0))?,
     };
     if bytes <= KEPT_BYTES {
         kept.bytes.insert(owner, bytes);
         return Ok(());
     }
-    tx.execute(
+    run(
+        tx,
         "DELETE FROM answers WHERE rowid IN (
            SELECT rowid FROM (
              SELECT rowid, sum(length(body)) OVER (ORDER BY rowid DESC) AS with_newer FROM answers WHERE owner = ?1)

@@ -3,6 +3,7 @@
 use bpfd_core::ident::OpId;
 use rusqlite::{OptionalExtension, Transaction};
 
+use super::statement::run;
 use super::{Store, StoreError};
 
 impl Store {
@@ -20,7 +21,7 @@ impl Store {
 
 /// Part of the transaction that commits it.
 pub(super) fn keep(tx: &Transaction<'_>, operation: OpId) -> Result<(), StoreError> {
-    tx.execute("INSERT OR REPLACE INTO counters (name, value) VALUES ('committed', ?1)", [mark(operation)])?;
+    run(tx, "INSERT OR REPLACE INTO counters (name, value) VALUES ('committed', ?1)", [mark(operation)])?;
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use bpfd_core::stamp::Stamp;
 use bpfd_core::state::State;
 use rusqlite::{OptionalExtension, Transaction};
 
-use super::{Store, StoreError, parse, text, write_difference, write_handle, write_stamp};
+use super::{Store, StoreError, difference, parse, text, write_handle, write_stamp};
 
 impl Store {
     /// What is to be decided since the state was lost.
@@ -55,6 +55,6 @@ impl Store {
 
 /// The difference where rows may take each other's names and handles: all go before any comes.
 fn rewrite(tx: &Transaction<'_>, boot: BootId, before: &State, after: &State) -> Result<(), StoreError> {
-    write_difference(tx, boot, before, &State::default())?;
-    write_difference(tx, boot, &State::default(), after)
+    difference::write(tx, boot, before, &State::default())?;
+    difference::write(tx, boot, &State::default(), after)
 }
