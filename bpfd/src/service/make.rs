@@ -96,11 +96,17 @@ impl Loads {
             }
             let bytecode = admitted.bytecode(&ask, &objects).map_err(LoadError::from);
             let wanted = || !made.is_closed();
-            let done = bytecode.and_then(|bytecode| loads.made(&ask, &bytecode, &policy, &report, &wanted));
+            let mut reader = None;
+            let done = bytecode.and_then(|bytecode| {
+                let reader = reader.insert(parse::Reader::of(&loads.workers, bytecode.bytes())?);
+                loads.made(&ask, &bytecode, reader, &policy, &report, &wanted)
+            });
             fail_points::hold("load-made");
             if made.send(done).is_err() {
                 tracing::info!("a load was cancelled or timed out: discarding its maps and programs");
             }
+            // Nobody waits until the worker is gone.
+            drop(reader);
         };
         self.queue.push(line, Box::new(load));
         begins.await.map_err(|_| LoadError::Lost)?;
@@ -115,12 +121,12 @@ impl Loads {
         &self,
         ask: &Authorized<LoadRequest>,
         bytecode: &Bytecode,
+        reader: &mut parse::Reader,
         policy: &Policy,
         report: &Report,
         wanted: &dyn Fn() -> bool,
     ) -> Result<Made, LoadError> {
         let request = ask.request();
-        let mut reader = parse::Reader::of(&self.workers, bytecode.bytes())?;
         let object = reader.inspect()?;
         let selection = selection::select(&object, &request.select, &request.attach)?;
         let advice = advice(&object, bytecode, &selection.functions);
@@ -140,7 +146,7 @@ impl Loads {
             ..recipe(bytecode, functions, &globals, reach)
         };
         reader.rehearse(&self.loader, &recipe)?;
-        drop(reader);
+        reader.end();
         let quota = policy.quota(ask.principal());
         let (state, links) = (&snapshot.state, request.attach.len());
         let reserved = self.reservations.reserve(

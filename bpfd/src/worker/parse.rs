@@ -141,6 +141,11 @@ impl Reader {
         }
     }
 
+    /// No more questions: the worker is ended. It is waited for when this is dropped, which others need not wait for.
+    pub fn end(&mut self) {
+        self.started.worker.kill();
+    }
+
     fn ask(&mut self, request: &Request, beside: &[Arc<Sealed>]) -> Result<Answer, ParseError> {
         let object = std::iter::once(self.object.as_fd());
         let fds: Vec<BorrowedFd<'_>> = object.chain(beside.iter().map(|sealed| sealed.as_fd())).collect();

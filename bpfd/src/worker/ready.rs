@@ -13,8 +13,9 @@ use bpfd_sys::worker::Worker;
 
 use super::identity::{Identities, Identity};
 
-/// Workers that wait: a load and the making of a copy may begin in the same moment.
-const WAITING: usize = 2;
+/// Workers that wait. Each has a fifth of an idle daemon's memory, and its successor is started the moment that it is taken: a second load
+/// waits for part of a start, if it comes within that time.
+const WAITING: usize = 1;
 
 /// A worker, and whom it runs as.
 #[derive(Debug)]

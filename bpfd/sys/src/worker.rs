@@ -217,6 +217,12 @@ impl Worker {
         self.channel.receive(deadline).map_err(|error| self.cause(error))
     }
 
+    /// Ends it, and does not wait until it is gone: the kernel takes its memory back meanwhile. Dropping it waits.
+    pub fn kill(&mut self) {
+        // Does not fail for a child of ours.
+        let _killed = self.child.kill();
+    }
+
     /// A way to end it from another thread, while this one waits for an answer.
     pub fn ender(&self) -> io::Result<Ender> {
         Ok(Ender(self.pidfd.try_clone()?))
@@ -294,8 +300,8 @@ impl Ender {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // Neither fails for a child of ours; one that was reaped already is remembered by `Child`.
-        let _killed = self.child.kill();
+        self.kill();
+        // Does not fail for a child of ours; one that was reaped already is remembered by `Child`.
         let _reaped = self.child.wait();
     }
 }
