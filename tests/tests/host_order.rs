@@ -279,7 +279,7 @@ fn doctor_tells_of_a_chain_that_could_not_be_ordered() {
     // Without a place for its journal no chain is changed.
     host.shell(&format!("dd if=/dev/zero of={lib}/ballast bs=4k 2>/dev/null || true"));
     write(&host, "policy.toml", &order("first = [\"b\"]"));
-    let unordered = ["warn: 1 chains are not ordered as the policy has it"];
+    let unordered = ["warn: chains that are not ordered as the policy has it: 1"];
     eventually(|| doctor(&host), |found| *found == unordered);
     assert_eq!(runs(&host, "uplink"), ["a 50", "b 60"]);
     host.shell(&format!("rm {lib}/ballast"));

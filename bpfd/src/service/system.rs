@@ -188,7 +188,7 @@ impl Service {
             checks.push(check(
                 "orders",
                 Condition::Doubtful,
-                format!("{disordered} chains are not ordered as the policy has it"),
+                format!("chains that are not ordered as the policy has it: {disordered}"),
                 "`bpfctl policy reload` orders them; the log of bpfd says why it could not",
             ));
         }
