@@ -70,9 +70,26 @@ fn a_change_costs_the_same_on_a_host_with_64_chains() {
         for calls in [one, many] {
             assert!(sum(calls) <= CHANGE, "{verb}: {calls:?}");
             assert!(syncs(calls) <= 4, "{verb}: {calls:?}");
+            assert_eq!(calls.get("execve"), None, "{verb} starts no worker");
         }
         assert!(sum(many) <= sum(one) + NOISE, "{verb}: {one:?}, with {MANY} chains {many:?}");
     }
+}
+
+#[test]
+fn an_object_that_another_process_accepted_is_read_by_a_worker_again_and_then_known() {
+    let mut host = with_chains(1);
+    host.stop();
+    host.start();
+    let started = |line: &str| {
+        host.await_quiet();
+        let calls = host.calls(|| drop(host.bpfctl(line).ok()));
+        calls.get("execve").copied().unwrap_or_default()
+    };
+    // The one that takes the place of the worker that read it.
+    assert_eq!(started("attach more xdp -i i0"), 1);
+    assert_eq!(started("detach more/count@i0:xdp"), 0);
+    assert_eq!(started("attach more xdp -i i0"), 0);
 }
 
 #[test]

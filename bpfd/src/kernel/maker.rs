@@ -113,7 +113,7 @@ impl Maker {
         self.loader.reopen(&self.accepted(recipe)?, recipe, maps)
     }
 
-    /// An object's bytes, read by the parse worker first: another version of bpfd may have accepted them.
+    /// An object's bytes, read by the parse worker first, unless it did so in this process: another version of bpfd may have accepted them.
     fn accepted(&self, recipe: &Recipe) -> Result<Vec<u8>, StepError> {
         let doing = || format!("read object {}", recipe.object);
         let elf = (self.objects)(&recipe.object).map_err(failed(doing))?;

@@ -88,6 +88,7 @@ impl Service {
         }
         let ask = self.permit(principal, request).await.map_err(EngineError::Denied)?;
         let (admitted, mut warnings) = self.admit(&ask, &report, waiter).await?;
+        let busy = self.loads.busy();
         let release = match &admitted {
             Admitted::Image(acquired) => Some(acquired.release()),
             Admitted::Upload(_) => None,
@@ -122,7 +123,7 @@ impl Service {
             engine.change(&context, pending, build).map_err(LoadError::from)
         };
         let committed = self.engine.change(line, vec![(uid, staged)], attempt).await;
-        drop(reserved);
+        drop((reserved, busy));
         if let (Bytes::Image { reference, .. }, Err(LoadError::Image(error))) = (&request.bytes, &committed) {
             self.record(&asks, reference, error).await;
         }

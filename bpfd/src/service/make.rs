@@ -42,8 +42,8 @@ use crate::queue::{Queue, Work};
 use crate::reserved::{Reservations, Reserved};
 use crate::source::{Bytecode, Proof, UploadError};
 use crate::turns::Line;
-use crate::worker::Workers;
 use crate::worker::parse;
+use crate::worker::{Busy, Workers};
 
 /// Loads of users but root that may be verified at the same time, one of each: each may hold a core for seconds.
 const AT_ONCE: usize = 2;
@@ -74,6 +74,11 @@ impl Loads {
     ) -> io::Result<Self> {
         let (reservations, queue) = (Reservations::default(), Queue::with_threads("load", AT_ONCE, || ())?);
         Ok(Self { workers, loader, logs, engine, pins, reservations, queue })
+    }
+
+    /// Says that a load is under way, until the answer is dropped.
+    pub(super) fn busy(&self) -> Option<Busy> {
+        self.workers.busy()
     }
 
     pub(super) async fn make(

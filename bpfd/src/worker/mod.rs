@@ -12,6 +12,7 @@ pub mod names;
 pub mod netns;
 pub(crate) mod numbers;
 pub mod parse;
+mod passed;
 mod ready;
 
 use std::io;
@@ -26,6 +27,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::identity::{Identities, Identity};
+use self::passed::Passed;
+pub use self::ready::Busy;
 use self::ready::{Ready, Started};
 
 /// Which binary workers are run from, and whom they run as.
@@ -33,8 +36,9 @@ use self::ready::{Ready, Started};
 pub struct Workers {
     program: Option<PathBuf>,
     identities: Arc<Identities>,
-    /// Parse workers that wait for an object.
+    /// The parse worker that waits for an object.
     ready: Option<Arc<Ready>>,
+    passed: Passed,
 }
 
 impl Workers {
@@ -43,9 +47,9 @@ impl Workers {
         Self { program: Some(program), ..Self::default() }
     }
 
-    /// Of the running binary, under these identities; some that read objects are started before there is one.
+    /// Of the running binary, under these identities; one that reads objects is started before there is one.
     pub fn with(identities: Identities) -> io::Result<Self> {
-        let workers = Self { program: None, identities: Arc::new(identities), ready: None };
+        let workers = Self { identities: Arc::new(identities), ..Self::default() };
         let starts = workers.clone();
         let ready = Some(Arc::new(Ready::keep(move || parse::start(&starts))?));
         Ok(Self { ready, ..workers })
@@ -58,6 +62,11 @@ impl Workers {
             // What kept the next one from starting may have been a while ago.
             Some(Err(_)) | None => parse::start(self),
         }
+    }
+
+    /// Says that a change is under way, until the answer is dropped.
+    pub fn busy(&self) -> Option<Busy> {
+        self.ready.as_ref().map(|ready| ready.busy())
     }
 
     /// Whom one worker may run as.

@@ -1,21 +1,16 @@
-//! Parse workers that wait for an object: each reads one, and another takes its place. To start one costs more than most objects do
+//! A parse worker that waits for an object: each reads one, and another takes its place. To start one costs more than most objects do
 //! to read.
 //!
 //! A worker dies with the thread that started it: a thread of this file starts all of them, and lasts as long as somebody may take
 //! one. This file must never give a worker to two callers.
 
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use bpfd_sys::worker::Worker;
 
 use super::identity::{Identities, Identity};
-
-/// Workers that wait. Each has a fifth of an idle daemon's memory, and its successor is started the moment that it is taken: a second load
-/// waits for part of a start, if it comes within that time.
-const WAITING: usize = 1;
 
 /// A worker, and whom it runs as.
 #[derive(Debug)]
@@ -36,33 +31,106 @@ impl Started {
     }
 }
 
-/// The workers that wait.
+/// The one that waits. One alone: it has a fifth of an idle daemon's memory, and its successor is started when it is taken.
 #[derive(Debug)]
-pub(super) struct Ready(Mutex<Receiver<io::Result<Started>>>);
+pub(super) struct Ready {
+    shared: Arc<Shared>,
+    /// Whether a start would take the only processor from a change.
+    is_patient: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Option<io::Result<Started>>,
+    /// How many want one now.
+    asked: usize,
+    /// Changes under way that a start would slow down.
+    busy: usize,
+    is_closed: bool,
+}
+
+/// A change that is under way. On a host with one processor no worker is started meanwhile that nobody waits for.
+#[derive(Debug)]
+pub struct Busy(Option<Arc<Shared>>);
 
 impl Ready {
     /// Begins to start workers, in a thread of its own that ends when this is dropped.
     pub(super) fn keep(start: impl Fn() -> io::Result<Started> + Send + 'static) -> io::Result<Self> {
-        // One more waits in the thread's hands.
-        let (give, take) = sync_channel(WAITING - 1);
-        thread::Builder::new().name("parse-workers".to_owned()).spawn(move || refill(&give, start))?;
-        Ok(Self(Mutex::new(take)))
+        let is_patient = thread::available_parallelism()?.get() == 1;
+        let shared = Arc::new(Shared::default());
+        let refills = shared.clone();
+        thread::Builder::new().name("parse-workers".to_owned()).spawn(move || refills.refill(start))?;
+        Ok(Self { shared, is_patient })
     }
 
     /// One that waits, or the reason why it could not be started, a while ago.
     pub(super) fn take(&self) -> io::Result<Started> {
-        let waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..WAITING {
-            let started = waiting.recv().map_err(io::Error::other)??;
-            // One that ended while it waited ended of something else than an object.
-            if !started.worker.has_ended()? {
-                return Ok(started);
-            }
+        let started = self.shared.take()?;
+        // One that ended while it waited ended of something else than an object.
+        if started.worker.has_ended()? { self.shared.take() } else { Ok(started) }
+    }
+
+    /// Until it is dropped, a change is under way.
+    pub(super) fn busy(&self) -> Busy {
+        if !self.is_patient {
+            return Busy(None);
         }
-        waiting.recv().map_err(io::Error::other)?
+        self.shared.state().busy += 1;
+        Busy(Some(self.shared.clone()))
     }
 }
 
-fn refill(give: &SyncSender<io::Result<Started>>, start: impl Fn() -> io::Result<Started>) {
-    while give.send(start()).is_ok() {}
+impl Drop for Ready {
+    fn drop(&mut self) {
+        self.shared.state().is_closed = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.0 {
+            shared.state().busy -= 1;
+            shared.changed.notify_all();
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait_while(&self, hold: impl FnMut(&mut State) -> bool) -> MutexGuard<'_, State> {
+        self.changed.wait_while(self.state(), hold).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> io::Result<Started> {
+        self.state().asked += 1;
+        self.changed.notify_all();
+        let mut state = self.wait_while(|state| state.waiting.is_none());
+        state.asked -= 1;
+        let taken = state.waiting.take().unwrap_or_else(|| Err(io::Error::other("no worker waits")));
+        drop(state);
+        self.changed.notify_all();
+        taken
+    }
+
+    fn refill(&self, start: impl Fn() -> io::Result<Started>) {
+        loop {
+            let may_start = |state: &State| state.waiting.is_none() && (state.busy == 0 || state.asked > 0);
+            if self.wait_while(|state| !state.is_closed && !may_start(state)).is_closed {
+                return;
+            }
+            let started = start();
+            self.state().waiting = Some(started);
+            self.changed.notify_all();
+        }
+    }
 }
