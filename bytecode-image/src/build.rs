@@ -262,7 +262,7 @@ pub fn index(entries: &[Entry<'_>]) -> Result<Vec<u8>, BuildError> {
 }
 
 /// `>=MAJOR.MINOR`
-fn is_kernel(text: &str) -> bool {
+pub(crate) fn is_kernel(text: &str) -> bool {
     let version = text.strip_prefix(">=").and_then(|version| version.split_once('.'));
     version.is_some_and(|(major, minor)| {
         [major, minor].iter().all(|part| part.len() <= 4 && part.parse::<u16>().is_ok() && !part.starts_with('+'))

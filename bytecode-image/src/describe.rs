@@ -40,17 +40,9 @@ pub enum DescribeError {
         /// The program.
         program: String,
         /// As written.
-        said: String,
+        said: ProgramKind,
         /// Its section.
         section: String,
-    },
-    /// Not a type.
-    #[error("metadata gives program `{program}` the type `{said}`; it is one of {}", kinds())]
-    UnknownKind {
-        /// The program.
-        program: String,
-        /// As written.
-        said: String,
     },
     /// What the metadata says cannot be put into a label.
     #[error("the label would not be readable")]
@@ -111,11 +103,6 @@ fn readable(label: Label) -> Result<Label, DescribeError> {
     }
     let without = Label { globals: Vec::new(), ..label };
     Ok(Label::parse(&without.to_json()?)?)
-}
-
-/// The words for types, for an error's text.
-fn kinds() -> String {
-    ProgramKind::ALL.iter().map(|kind| format!("`{kind}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// All labels that an image gets: ours, bpfman's two, and those of the OCI that say the same.
@@ -180,22 +167,18 @@ fn label_target(target: &str) -> String {
     if target.starts_with('/') { target.to_owned() } else { target.replacen('/', ":", 1) }
 }
 
-fn describe_kind(program: &Program, said: Option<String>) -> Result<Option<String>, DescribeError> {
-    let wrong = |said: &str| DescribeError::Kind {
+fn describe_kind(program: &Program, said: Option<ProgramKind>) -> Result<Option<String>, DescribeError> {
+    let wrong = |said| DescribeError::Kind {
         program: program.function.to_string(),
-        said: said.to_owned(),
+        said,
         section: program.section.to_string(),
     };
     match (&program.kind, said) {
         (DeclaredKind::Known(kind), None) => Ok(Some(kind.to_string())),
-        (DeclaredKind::Known(kind), Some(said)) if said == kind.as_str() => Ok(Some(said)),
-        (DeclaredKind::Known(_) | DeclaredKind::Unsupported(_), Some(said)) => Err(wrong(&said)),
+        (DeclaredKind::Known(kind), Some(said)) if said == *kind => Ok(Some(said.to_string())),
+        (DeclaredKind::Known(_) | DeclaredKind::Unsupported(_), Some(said)) => Err(wrong(said)),
         (DeclaredKind::Unsupported(section), None) => Ok(section.split(['/', '.']).next().map(str::to_owned)),
-        (DeclaredKind::Unstated, None) => Ok(None),
-        (DeclaredKind::Unstated, Some(said)) => match said.parse::<ProgramKind>() {
-            Ok(kind) => Ok(Some(kind.to_string())),
-            Err(_unknown) => Err(DescribeError::UnknownKind { program: program.function.to_string(), said }),
-        },
+        (DeclaredKind::Unstated, said) => Ok(said.map(|kind| kind.to_string())),
     }
 }
 

@@ -1,15 +1,17 @@
 //! What a builder is told about an object beyond what is in it: `bytecode.toml`, or the flags of `bpfctl image build`.
 //!
-//! Owns that file's text. Must never say what the object itself says, except the type of a program whose section names
+//! Owns that file's text; `spec/bytecode.schema.json` is its JSON Schema. Must never say what the object itself says, except the type of a program whose section names
 //! none: two sources for one fact drift apart.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bpfd_policy::position;
-use serde::Deserialize;
+use ebpf::kind::ProgramKind;
+use serde::{Deserialize, Deserializer, de};
 
 use crate::{
-    label::{Action, Direction, Mode, Scalar},
+    build::is_kernel,
+    label::{Action, Direction, MAX_PRIORITY, Mode, Scalar},
     name::Name,
 };
 
@@ -42,9 +44,10 @@ pub struct Metadata {
 #[serde(deny_unknown_fields)]
 pub struct ProgramMetadata {
     /// Its type, where its section names none.
-    #[serde(rename = "type")]
-    pub kind: Option<String>,
-    /// 0 to 1000; lower runs first.
+    #[serde(default, rename = "type", deserialize_with = "kind")]
+    pub kind: Option<ProgramKind>,
+    /// 0 to [`MAX_PRIORITY`]; lower runs first.
+    #[serde(default, deserialize_with = "priority")]
     pub priority: Option<u32>,
     /// Verdicts after which the next program of the chain runs.
     pub proceed_on: Option<BTreeSet<Action>>,
@@ -75,6 +78,7 @@ pub struct GlobalMetadata {
 #[serde(deny_unknown_fields)]
 pub struct RequiresMetadata {
     /// The oldest version, as `>=5.8`.
+    #[serde(default, deserialize_with = "kernel")]
     pub kernel: Option<String>,
     /// Helpers, by name.
     #[serde(default)]
@@ -121,4 +125,27 @@ impl Metadata {
             MetadataError::Toml { line, column, message: error.message().to_owned() }
         })
     }
+}
+
+fn kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ProgramKind>, D::Error> {
+    let word = String::deserialize(deserializer)?;
+    let known = || ProgramKind::ALL.iter().map(|kind| format!("`{kind}`")).collect::<Vec<_>>().join(", ");
+    let kind = word.parse().map_err(|error| de::Error::custom(format!("{error}; it is one of {}", known())));
+    kind.map(Some)
+}
+
+fn priority<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    let priority = u32::deserialize(deserializer)?;
+    if priority <= MAX_PRIORITY {
+        return Ok(Some(priority));
+    }
+    Err(de::Error::custom(format!("priority {priority} is not one from 0 to {MAX_PRIORITY}")))
+}
+
+fn kernel<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if is_kernel(&text) {
+        return Ok(Some(text));
+    }
+    Err(de::Error::custom(format!("`{text}` is not a kernel requirement: write `>=6.4`")))
 }
