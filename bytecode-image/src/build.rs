@@ -6,7 +6,7 @@
 
 use std::{fmt, io, io::Write, str::FromStr};
 
-use ebpf::inspect::{InspectError, inspect};
+use ebpf::inspect::{self, ByteOrder, InspectError};
 use flate2::GzBuilder;
 use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 use serde_json::{Map, Value, json};
@@ -57,32 +57,47 @@ impl BuiltImage {
     }
 }
 
-/// `go tool dist list`, of Linux, by byte order. The ELF reader takes objects of its own host's byte order only.
-const ARCHITECTURES: &[&str] = if cfg!(target_endian = "little") {
-    &["386", "amd64", "arm", "arm64", "loong64", "mips64le", "mipsle", "ppc64le", "riscv64"]
-} else {
-    &["mips", "mips64", "ppc64", "s390x"]
-};
+/// `go tool dist list`, of Linux, with the byte order of each.
+const ARCHITECTURES: &[(&str, ByteOrder)] = &[
+    ("386", ByteOrder::Little),
+    ("amd64", ByteOrder::Little),
+    ("arm", ByteOrder::Little),
+    ("arm64", ByteOrder::Little),
+    ("loong64", ByteOrder::Little),
+    ("mips", ByteOrder::Big),
+    ("mips64", ByteOrder::Big),
+    ("mips64le", ByteOrder::Little),
+    ("mipsle", ByteOrder::Little),
+    ("ppc64", ByteOrder::Big),
+    ("ppc64le", ByteOrder::Little),
+    ("riscv64", ByteOrder::Little),
+    ("s390x", ByteOrder::Big),
+];
 
-/// An architecture that a BPF object of this host's byte order can be for, as Go names it.
+/// The byte order of an architecture as Go names it; `None` for one that Go does not have.
+pub(crate) fn byte_order(architecture: &str) -> Option<ByteOrder> {
+    ARCHITECTURES.iter().find(|(name, _)| *name == architecture).map(|(_, order)| *order)
+}
+
+/// An architecture that a BPF object can be for, as Go names it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Architecture(&'static str);
 
 /// Not an architecture.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not an architecture of this byte order; it is one of {known}", known = architectures())]
+#[error("`{0}` is not an architecture; it is one of {known}", known = architectures())]
 pub struct UnknownArchitecture(String);
 
 fn architectures() -> String {
-    ARCHITECTURES.join(", ")
+    ARCHITECTURES.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
 }
 
 impl FromStr for Architecture {
     type Err = UnknownArchitecture;
 
     fn from_str(text: &str) -> Result<Self, UnknownArchitecture> {
-        let known = ARCHITECTURES.iter().find(|known| **known == text);
-        known.map(|known| Self(known)).ok_or_else(|| UnknownArchitecture(text.chars().take(32).collect()))
+        let known = ARCHITECTURES.iter().find(|(name, _)| *name == text);
+        known.map(|(name, _)| Self(name)).ok_or_else(|| UnknownArchitecture(text.chars().take(32).collect()))
     }
 }
 
@@ -122,6 +137,14 @@ pub enum BuildError {
     /// Not an object.
     #[error("the object cannot be read")]
     Inspect(#[from] InspectError),
+    /// No host of the architecture could run it.
+    #[error("the object is {object}-endian, and `{architecture}` is not: compile it with `-target {target}`", target = match .object { ByteOrder::Little => "bpfeb", ByteOrder::Big => "bpfel" })]
+    ByteOrder {
+        /// The object's.
+        object: ByteOrder,
+        /// What it was to be for.
+        architecture: Architecture,
+    },
     /// Object and metadata do not go together.
     #[error("the object cannot be described")]
     Describe(#[from] DescribeError),
@@ -180,7 +203,11 @@ pub fn build_as(recipe: &Recipe<'_>, compression: Compression) -> Result<BuiltIm
     if path.is_empty() || path.len() > 100 || path == "." || path == ".." || !printable {
         return Err(BuildError::Path(path.to_owned()));
     }
-    let label = describe(&inspect(object)?, Digest::of(object), path, metadata)?;
+    let inspected = inspect::describe(object)?;
+    if byte_order(architecture.0) != Some(inspected.byte_order) {
+        return Err(BuildError::ByteOrder { object: inspected.byte_order, architecture: architecture.clone() });
+    }
+    let label = describe(&inspected, Digest::of(object), path, metadata)?;
     let tar = tar_of(path, object).map_err(BuildError::Layer)?;
     let (media_type, layer) = match compression {
         Compression::Gzip => (media::LAYER_TAR_GZIP, gzip(&tar, flate2::Compression::best())),

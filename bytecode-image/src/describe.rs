@@ -16,8 +16,8 @@ use ebpf::{
 use crate::{
     digest::Digest,
     label::{
-        Action, Attach, CanonicalError, Direction, Endian, GlobalLabel, Label, LabelError, MAX_GLOBALS, MAX_LABEL,
-        MapLabel, ObjectLabel, ProgramLabel, Requires, SCHEMA, Scalar,
+        Action, Attach, CanonicalError, Direction, GlobalLabel, Label, LabelError, MAX_GLOBALS, MAX_LABEL, MapLabel,
+        ObjectLabel, ProgramLabel, Requires, SCHEMA, Scalar,
     },
     media,
     metadata::{GlobalMetadata, Metadata, ProgramMetadata, RequiresMetadata},
@@ -78,7 +78,7 @@ pub fn describe(object: &Object, digest: Digest, path: &str, metadata: &Metadata
         object: Some(ObjectLabel {
             path: Some(path.to_owned()),
             sha256: Some(digest),
-            endian: Some(if cfg!(target_endian = "big") { Endian::Big } else { Endian::Little }),
+            endian: Some(object.byte_order.into()),
             btf: Some(object.has_btf),
             core_relocations: Some(core_relocations),
             kernel_license: object.license.clone(),

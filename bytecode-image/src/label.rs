@@ -13,6 +13,7 @@ mod check;
 mod older;
 mod read;
 
+use ebpf::inspect::ByteOrder;
 use ebpf::names::{FunctionName, MapName, SectionName};
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +114,15 @@ pub enum Endian {
     Little,
     /// ELFDATA2MSB.
     Big,
+}
+
+impl From<ByteOrder> for Endian {
+    fn from(order: ByteOrder) -> Self {
+        match order {
+            ByteOrder::Little => Self::Little,
+            ByteOrder::Big => Self::Big,
+        }
+    }
 }
 
 /// What the label says about a program.

@@ -3,17 +3,21 @@
 //! Pure: takes documents, asks nobody. Must never fall back to another architecture: on none that fits, the error lists
 //! what there is.
 
+mod choose;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     digest::{Descriptor, Digest},
-    document::{Document, DocumentError, ImageManifest, Index, IndexEntry, Manifest},
-    media::{self, ANNOTATION_KERNEL},
+    document::{Document, DocumentError, ImageManifest, Manifest},
+    media,
     reference::Reference,
     verify::Subject,
 };
+
+pub use choose::{Missing, choose};
 
 /// What an index is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,10 +41,12 @@ pub struct Selected {
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
     /// No entry for this platform.
-    #[error("the image has no variant for {wanted}; it has: {}", list(.there))]
+    #[error("the image has no variant for {wanted}: {missing}; it has: {}", list(.there))]
     NoPlatform {
         /// What was asked for.
         wanted: Platform,
+        /// What no variant offers.
+        missing: Missing,
         /// What there is, one text an entry, attestations left out.
         there: Vec<String>,
     },
@@ -93,45 +99,6 @@ impl fmt::Display for Platform {
             None => Ok(()),
         }
     }
-}
-
-/// The entry for a platform: of those for Linux and the architecture the first whose kernel requirement holds.
-///
-/// # Errors
-/// [`ResolveError::NoPlatform`].
-pub fn choose<'a>(index: &'a Index, wanted: &Platform) -> Result<&'a IndexEntry, ResolveError> {
-    let fits = |entry: &&IndexEntry| {
-        let right = entry.platform.as_ref().is_some_and(|p| p.os == "linux" && p.architecture == wanted.architecture);
-        right && entry.annotations.get(ANNOTATION_KERNEL).is_none_or(|needs| kernel_fits(needs, wanted.kernel))
-    };
-    index.manifests.iter().find(fits).ok_or_else(|| ResolveError::NoPlatform {
-        wanted: wanted.clone(),
-        there: index.manifests.iter().filter_map(describe).take(16).collect(),
-    })
-}
-
-/// One entry as a text for an error; `None` for build tools' attestations (`os` is `unknown`).
-fn describe(entry: &IndexEntry) -> Option<String> {
-    let Some(platform) = &entry.platform else { return Some("an image without a platform".to_owned()) };
-    let kernel =
-        entry.annotations.get(ANNOTATION_KERNEL).map(|needs| format!(" for kernel {needs}")).unwrap_or_default();
-    (platform.os != "unknown").then(|| {
-        let text = format!("{}/{}{kernel}", platform.os, platform.architecture);
-        text.chars().filter(|c| !c.is_control()).take(80).collect()
-    })
-}
-
-/// A requirement that cannot be read is not met: the entry was written for somebody else.
-fn kernel_fits(needs: &str, kernel: Option<(u32, u32)>) -> bool {
-    let least = needs.strip_prefix(">=").and_then(|version| {
-        let mut parts = version.trim().split('.').map(str::parse::<u32>);
-        match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some(Ok(major)), Some(Ok(minor)), None | Some(Ok(_)), None) => Some((major, minor)),
-            (Some(Ok(major)), None, None, None) => Some((major, 0)),
-            _ => None,
-        }
-    });
-    least.is_some_and(|least| kernel.is_some_and(|kernel| kernel >= least))
 }
 
 /// What an artifact is, by the type of its configuration, or by what it calls itself.
@@ -257,71 +224,7 @@ impl Selected {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::document::IndexPlatform;
     use serde_json::json;
-    use std::collections::BTreeMap;
-
-    fn entry(name: &str, os: &str, architecture: &str, kernel: Option<&str>) -> IndexEntry {
-        IndexEntry {
-            descriptor: Descriptor::of(media::MANIFEST, name.as_bytes()),
-            platform: Some(IndexPlatform { os: os.into(), architecture: architecture.into(), variant: None }),
-            artifact_type: None,
-            annotations: kernel.map(|k| BTreeMap::from([(ANNOTATION_KERNEL.into(), k.into())])).unwrap_or_default(),
-        }
-    }
-
-    fn check(kernel: Option<(u32, u32)>, architecture: &str, entries: Vec<IndexEntry>, expected: Result<&str, &str>) {
-        let index = Index { manifests: entries };
-        let got = choose(&index, &Platform { architecture: architecture.into(), kernel });
-        let got = got.map(|entry| entry.descriptor.digest).map_err(|error| error.to_string());
-        assert_eq!(got, expected.map(|name| Digest::of(name.as_bytes())).map_err(str::to_owned));
-    }
-
-    #[test]
-    fn the_first_entry_that_fits_wins() {
-        let entries = || {
-            vec![
-                entry("attestation", "unknown", "amd64", None),
-                entry("new", "linux", "amd64", Some(">=6.4")),
-                entry("middle", "linux", "amd64", Some(">=5.15.3")),
-                entry("any", "linux", "amd64", None),
-                entry("other", "linux", "s390x", None),
-            ]
-        };
-        check(Some((6, 4)), "amd64", entries(), Ok("new"));
-        check(Some((6, 12)), "amd64", entries(), Ok("new"));
-        check(Some((6, 3)), "amd64", entries(), Ok("middle"));
-        check(Some((5, 14)), "amd64", entries(), Ok("any"));
-        check(None, "amd64", entries(), Ok("any"));
-        check(None, "s390x", entries(), Ok("other"));
-    }
-
-    #[test]
-    fn a_requirement_that_cannot_be_read_is_not_met() {
-        for needs in ["6.1", ">=", ">=six", "<7", ">=6.1.2.3", ">=-1.0"] {
-            check(
-                Some((99, 0)),
-                "amd64",
-                vec![entry("odd", "linux", "amd64", Some(needs)), entry("any", "linux", "amd64", None)],
-                Ok("any"),
-            );
-        }
-    }
-
-    #[test]
-    fn nothing_that_fits_lists_what_there_is() {
-        let mut bare = entry("bare", "", "", None);
-        bare.platform = None;
-        let entries = vec![
-            entry("a", "linux", "arm64", None),
-            entry("b", "linux", "amd64", Some(">=7.0")),
-            entry("c", "unknown", "unknown", None),
-            bare,
-        ];
-        let error = "the image has no variant for `linux/amd64` with kernel 6.1; it has: linux/arm64, linux/amd64 for kernel >=7.0, an image without a platform";
-        check(Some((6, 1)), "amd64", entries, Err(error));
-        check(None, "amd64", vec![], Err("the image has no variant for `linux/amd64`; it has: nothing"));
-    }
 
     #[test]
     fn an_index_in_an_index_is_refused() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use ebpf::{
     globals::Global,
-    inspect::{InspectError, Object, Program, inspect},
+    inspect::{self, InspectError, Object, Program},
     kind::DeclaredKind,
     maps::Map,
 };
@@ -173,7 +173,7 @@ pub enum SummaryError {
 /// [`SummaryError`].
 pub fn read(object: &[u8], labels: &BTreeMap<String, String>) -> Result<Summary, SummaryError> {
     let digest = Digest::of(object);
-    let inspected = inspect(object)?;
+    let inspected = inspect::describe(object)?;
     let labelled = label::read(labels)?;
     if let Some(labelled) = &labelled {
         labelled.check_against(digest, &inspected)?;

@@ -2,7 +2,7 @@
 //! golden digests, which hold the compressor too.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
-use std::fmt::Write;
+use std::{error::Error, fmt::Write};
 
 use bytecode_image::{
     build::{Architecture, BuildError, BuiltImage, Compression, DEFAULT_PATH, Entry, Recipe, build, build_as, index},
@@ -10,18 +10,20 @@ use bytecode_image::{
     describe::{DescribeError, describe},
     digest::Digest,
     document::{Document, Manifest},
-    label::{self, Generation, Scalar},
+    label::{self, Endian, Generation, Label, Scalar},
     limits, media,
     metadata::{Metadata, MetadataError},
     reference::Reference,
     resolve::{Platform, Selected, choose},
-    summary::summary,
+    summary::{self, summary},
     unpack,
 };
-use ebpf::inspect::inspect;
+use ebpf::inspect::{self, inspect};
 use serde_json::Value;
 
 const OBJECT: &[u8] = include_bytes!("objects/counter.o");
+/// The same source, compiled with `-target bpfeb`.
+const BIG_ENDIAN: &[u8] = include_bytes!("objects/counter.eb.o");
 
 const METADATA: &str = r#"
 name = "xdp-counter"
@@ -173,9 +175,87 @@ fn what_cannot_be_built_says_why() {
         assert!(matches!(of(OBJECT, path), BuildError::Path(_)), "{path:?}");
     }
     assert_eq!(
-        "s390x".parse::<Architecture>().unwrap_err().to_string(),
-        "`s390x` is not an architecture of this byte order; it is one of 386, amd64, arm, arm64, loong64, mips64le, mipsle, ppc64le, riscv64"
+        "x86_64".parse::<Architecture>().unwrap_err().to_string(),
+        "`x86_64` is not an architecture; it is one of 386, amd64, arm, arm64, loong64, mips, mips64, mips64le, mipsle, ppc64, ppc64le, riscv64, s390x"
     );
+    assert_eq!(
+        of(BIG_ENDIAN, "x.o").to_string(),
+        "the object is big-endian, and `amd64` is not: compile it with `-target bpfel`"
+    );
+    let s390x = "s390x".parse().unwrap();
+    assert_eq!(
+        build(&recipe(&s390x, &metadata)).unwrap_err().to_string(),
+        "the object is little-endian, and `s390x` is not: compile it with `-target bpfeb`"
+    );
+}
+
+/// What the label of an object says, with the object itself and the byte order left out.
+fn described(object: &[u8]) -> Label {
+    let label = describe(&inspect::describe(object).unwrap(), Digest::of(object), "x.o", &full()).unwrap();
+    Label { object: None, ..label }
+}
+
+#[test]
+fn an_object_of_the_other_byte_order_is_described_as_its_twin_is() {
+    let (little, big) = (described(OBJECT), described(BIG_ENDIAN));
+    assert!(!big.globals.is_empty() && big.globals.iter().any(|global| global.default == Some(Scalar::Integer(100))));
+    assert_eq!(little, big);
+
+    let s390x: Architecture = "s390x".parse().unwrap();
+    let image = build(&Recipe { object: BIG_ENDIAN, ..recipe(&s390x, &full()) }).unwrap();
+    let config = ImageConfig::parse(&image.config).unwrap();
+    let label = label::read(&config.labels).unwrap().unwrap().label;
+    assert_eq!(label.object.unwrap().endian, Some(Endian::Big));
+    // The label is compared with the object, its byte order too.
+    summary::read(BIG_ENDIAN, &config.labels).unwrap();
+    let Err(error) = summary::read(OBJECT, &config.labels) else { panic!("another object's labels") };
+    assert!(error.source().unwrap().to_string().contains("sha256 of the object"), "{error:?}");
+}
+
+#[test]
+fn an_index_with_both_byte_orders_gives_each_host_its_own() {
+    let (amd64, s390x) = (amd64(), "s390x".parse().unwrap());
+    let big = build(&Recipe { object: BIG_ENDIAN, ..recipe(&s390x, &full()) }).unwrap();
+    let (new, old) = (built(&full()), built(&Metadata::default()));
+    let entry = |architecture, kernel, image| Entry { architecture, kernel, image };
+    let chosen = |entries: &[Entry<'_>], architecture: &str| {
+        let Manifest::Index(read) = Document::new(media::INDEX, index(entries).unwrap()).parse().unwrap() else {
+            panic!("index")
+        };
+        let wanted = Platform { architecture: architecture.to_owned(), kernel: Some((5, 15)) };
+        choose(&read, &wanted).map(|entry| entry.descriptor.digest).map_err(|error| error.to_string())
+    };
+    let all = [entry(&s390x, None, &big), entry(&amd64, Some(">=6.4"), &new), entry(&amd64, Some(">=5.8"), &old)];
+    assert_eq!(chosen(&all, "s390x"), Ok(big.descriptor().digest));
+    assert_eq!(chosen(&all, "amd64"), Ok(old.descriptor().digest));
+    assert_eq!(
+        chosen(&all[..2], "amd64").unwrap_err(),
+        "the image has no variant for `linux/amd64` with kernel 5.15: those for the architecture need a newer kernel; \
+         it has: linux/s390x (big-endian), linux/amd64 for kernel >=6.4"
+    );
+    assert_eq!(
+        chosen(&all[..1], "amd64").unwrap_err(),
+        "the image has no variant for `linux/amd64` with kernel 5.15: all are of the other byte order; \
+         it has: linux/s390x (big-endian)"
+    );
+}
+
+#[test]
+fn a_damaged_object_of_the_other_byte_order_is_refused_without_a_panic() {
+    let good = BIG_ENDIAN;
+    for length in 0..good.len() {
+        assert!(inspect::describe(&good[..length]).is_err(), "{length}");
+    }
+    // Every byte of the file's header, of the table of sections and of the types, each with the values that break bounds.
+    let mut read = 0;
+    for at in 0..good.len() {
+        for value in [0, 1, 0x7f, 0x80, 0xff] {
+            let mut damaged = good.to_vec();
+            damaged[at] = value;
+            read += usize::from(inspect::describe(&damaged).is_ok());
+        }
+    }
+    assert!(read > 1000, "{read}");
 }
 
 #[test]

@@ -192,8 +192,8 @@ fn an_index_without_this_platform_lists_what_it_has() {
     let mut request = request(&registry);
     request.platform.architecture = "s390x".into();
     let error = pull_into(&store, &request).unwrap_err();
-    let expected = "`REFERENCE` cannot be used here: the image has no variant for `linux/s390x` with kernel 6.1; \
-        it has: linux/amd64";
+    let expected = "`REFERENCE` cannot be used here: the image has no variant for `linux/s390x` with kernel 6.1: \
+        all are of the other byte order; it has: linux/amd64";
     assert_eq!(told(&error, &[("REFERENCE", reference(&registry).to_string())]), expected);
 }
 

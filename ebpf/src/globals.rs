@@ -48,7 +48,7 @@ pub struct Global {
 pub enum Initial {
     /// All bytes zero.
     Zero,
-    /// These, little-endian.
+    /// These; of a scalar, little-endian.
     Bytes(Vec<u8>),
     /// Longer than 256 bytes: not carried.
     Long,

@@ -2,6 +2,7 @@
 //! printed, so every name in it is parsed and every list bounded. Must never panic: the bytes are anybody's.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,11 +13,12 @@ use crate::contents::{self, Content, ContentError};
 use crate::elf::{Elf, ElfError};
 use crate::externs::{self, Extern, ExternKind};
 use crate::functions::{self, FunctionError};
-use crate::globals::{Global, GlobalError};
+use crate::globals::{Global, GlobalError, GlobalType, Initial};
 use crate::kind::{self, DeclaredKind, ProgramKind};
 use crate::maps::{self, Map, MapError};
 use crate::names::{FunctionName, NameError, SectionName, shown};
 use crate::run_config::{self, RunConfig, RunConfigError};
+use crate::swapped;
 use crate::variables;
 
 /// Longest licence, bytes: the kernel copies 128 with the NUL (`license[128]` in `bpf_prog_load`).
@@ -24,9 +26,32 @@ const MAX_LICENSE: usize = 127;
 /// Tags that are listed.
 const MAX_LISTED: usize = 256;
 
+/// The order of the bytes of a number in an object.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ByteOrder {
+    /// That of the hosts that bpfd runs on.
+    #[default]
+    Little,
+    /// That of s390x, for one.
+    Big,
+}
+
+impl fmt::Display for ByteOrder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Little => "little",
+            Self::Big => "big",
+        })
+    }
+}
+
 /// What an object holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Object {
+    /// Big only as [`describe`] reads it: such an object is never loaded.
+    #[serde(default)]
+    pub byte_order: ByteOrder,
     /// By section, then offset.
     pub programs: Vec<Program>,
     /// By name. Data sections are maps too, but listed apart.
@@ -159,7 +184,25 @@ impl Object {
     }
 }
 
-/// Reads an object.
+/// Reads an object of either byte order: for those who describe or package it, and do not load it.
+pub fn describe(elf: &[u8]) -> Result<Object, InspectError> {
+    if !swapped::is_big_endian(elf) {
+        return inspect(elf);
+    }
+    let turned = swapped::to_little_endian(elf).ok_or_else(|| ElfError::Truncated("a table".to_owned()))?;
+    let mut object = Object { byte_order: ByteOrder::Big, ..inspect(&turned)? };
+    // What variables hold was not turned, as only their types tell what it is.
+    for global in &mut object.globals {
+        if let (GlobalType::Char | GlobalType::Int { .. } | GlobalType::Enum { .. }, Initial::Bytes(bytes)) =
+            (&global.ty, &mut global.initial)
+        {
+            bytes.reverse();
+        }
+    }
+    Ok(object)
+}
+
+/// Reads an object that this host could run.
 pub fn inspect(elf: &[u8]) -> Result<Object, InspectError> {
     let elf = Elf::open(elf)?;
     let btf = open_btf(&elf)?;
@@ -173,6 +216,7 @@ pub fn inspect(elf: &[u8]) -> Result<Object, InspectError> {
     let maps = maps::read(&elf, btf.as_ref())?;
     let (contents, unusable_contents) = contents::read(&elf, btf.as_ref(), &maps)?;
     Ok(Object {
+        byte_order: ByteOrder::Little,
         programs,
         contents,
         unusable_contents,

@@ -34,6 +34,7 @@ pub mod order;
 pub mod relocate;
 pub mod run_config;
 pub mod select;
+mod swapped;
 pub mod values;
 mod variables;
 pub mod verifier_log;

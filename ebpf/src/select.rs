@@ -189,6 +189,7 @@ fn may_be(program: &Program, kind: ProgramKind) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inspect::ByteOrder;
     use crate::kind::meaning;
     use crate::run_config::RunConfig;
 
@@ -232,6 +233,7 @@ mod tests {
             }
         });
         Object {
+            byte_order: ByteOrder::Little,
             programs: programs.collect(),
             maps: Vec::new(),
             contents: Vec::new(),

@@ -12,6 +12,8 @@ use bytecode_image::testing::registry::{Access, Options, TestRegistry};
 
 const OBJECT: &[u8] = include_bytes!("../../../bytecode-image/tests/objects/counter.o");
 
+const BIG_ENDIAN: &[u8] = include_bytes!("../../../bytecode-image/tests/objects/counter.eb.o");
+
 /// A home directory, and the registry that its registries.toml knows as `registry`.
 pub(crate) struct Home {
     directory: tempfile::TempDir,
@@ -36,6 +38,7 @@ impl Home {
         let entry = format!("[[registry]]\nname = \"registry\"\nendpoint = \"{}\"\nhttp = true\n", registry.address());
         fs::write(home.join(".config/bpfd/registries.toml"), entry).unwrap();
         fs::write(home.join("counter.o"), OBJECT).unwrap();
+        fs::write(home.join("big.o"), BIG_ENDIAN).unwrap();
         fs::write(home.join("text.o"), "not an object").unwrap();
         fs::write(home.join("full.toml"), "name = \"counter\"\nversion = \"1.2.0\"\nlicense = \"GPL-2.0-only\"\n")
             .unwrap();

@@ -121,6 +121,51 @@ fn several_objects_make_an_index() {
 }
 
 #[test]
+fn objects_of_both_byte_orders_make_one_index() {
+    check(
+        "image_byte_orders",
+        &[
+            "image build amd64:6.4=counter.o s390x=big.o --tag registry/bpf/both:1 --metadata full.toml",
+            "image push registry/bpf/both:1 -q",
+            "image inspect registry/bpf/both:1 --arch s390x -q",
+            "image inspect registry/bpf/both:1 --arch arm64",
+            "image build s390x=big.o ppc64=big.o --tag registry/bpf/big:1 --metadata full.toml -q",
+            "image push registry/bpf/big:1 -q",
+            "image inspect registry/bpf/big:1 --arch amd64",
+            "image build amd64=big.o --tag registry/bpf/wrong:1",
+            "image build s390x=counter.o --tag registry/bpf/wrong:1",
+        ],
+    );
+}
+
+#[test]
+fn a_key_that_cosign_encrypted_signs_with_its_password() {
+    let home = Home::new();
+    home.write("cosign.key", include_str!("../../../bytecode-image/tests/keys/p256.key"));
+    home.write("cosign.pub", include_str!("../../../bytecode-image/tests/keys/p256.pub"));
+    home.write("p384.key", include_str!("../../../bytecode-image/tests/keys/p384.key"));
+    home.write("password", "correct horse\n");
+    home.write("predicate.json", "{}");
+    home.run("image build counter.o --tag registry/bpf/counter:1.2.0 --metadata full.toml");
+    home.run("image push registry/bpf/counter:1.2.0");
+    let sign = "image sign registry/bpf/counter:1.2.0 --key cosign.key";
+    let all = [
+        home.run(sign),
+        home.run_with(sign, &[("COSIGN_PASSWORD", "correct hors")], ""),
+        home.run_with(sign, &[("COSIGN_PASSWORD", "")], ""),
+        home.run("image verify registry/bpf/counter:1.2.0 --key cosign.pub"),
+        home.run_with(sign, &[("COSIGN_PASSWORD", "correct horse")], ""),
+        // The file goes before the variable.
+        home.run_with(&format!("{sign} --password-file password"), &[("COSIGN_PASSWORD", "wrong")], ""),
+        home.run("image verify registry/bpf/counter:1.2.0 --key cosign.pub"),
+        home.run("image attest registry/bpf/counter:1.2.0 --key cosign.key --password-file password --type https://slsa.dev/provenance/v1 --predicate predicate.json"),
+        home.run("image sign registry/bpf/counter:1.2.0 --key p384.key --password-file password"),
+        home.run(&format!("{sign} --password-file absent")),
+    ];
+    insta::assert_snapshot!("encrypted_key", all.join("\n"));
+}
+
+#[test]
 fn what_cannot_be_built_or_reached_says_why() {
     let home = Home::new();
     home.registry.behave("bpf/elsewhere", Mode::RedirectForever);

@@ -93,8 +93,8 @@ fn check_complete(label: &Label, object: &Object) -> Result<(), LabelMismatch> {
 fn check_file(file: &ObjectLabel, digest: Digest, object: &Object) -> Result<(), LabelMismatch> {
     let ObjectLabel { path: _, sha256, endian, btf, core_relocations, kernel_license } = file;
     same("sha256 of the object", *sha256, digest)?;
-    let here = if cfg!(target_endian = "big") { Endian::Big } else { Endian::Little };
-    same("byte order", endian.map(|endian| format!("{endian:?}").to_lowercase()), format!("{here:?}").to_lowercase())?;
+    let word = |endian: Endian| format!("{endian:?}").to_lowercase();
+    same("byte order", endian.map(word), word(object.byte_order.into()))?;
     same("type information (BTF)", *btf, object.has_btf)?;
     same("CO-RE relocations", *core_relocations, object.core_relocations > 0)?;
     let none = "none".to_owned();

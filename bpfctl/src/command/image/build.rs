@@ -33,6 +33,7 @@ Examples:
   bpfctl image build counter.o --tag registry/bpf/counter:1.2.0 --metadata bytecode.toml
   bpfctl image build amd64=x86/counter.o arm64=arm/counter.o --tag registry/bpf/counter:1.2.0
   bpfctl image build amd64:6.4=new.o amd64=old.o --tag registry/bpf/counter:1.2.0
+  bpfctl image build amd64=little.o s390x=big.o --tag registry/bpf/counter:1.2.0
   bpfctl image build counter.o --tag registry/bpf/counter:1.2.0 --compression zstd")]
 pub(super) struct Build {
     /// An ELF object; for several, the architecture as Go names it and the oldest kernel
