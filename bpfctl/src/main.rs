@@ -12,6 +12,7 @@ mod later;
 mod listing;
 mod live;
 mod output;
+mod password;
 mod progress;
 
 use std::process::ExitCode;

@@ -1,8 +1,10 @@
 //! Signing keys: ECDSA P-256 and Ed25519, as PEM.
 //!
-//! Private keys are PKCS#8 (RFC 5208, RFC 8410), public keys SubjectPublicKeyInfo (RFC 5280 §4.1.2.7): what `openssl` and
+//! Private keys are PKCS#8 (RFC 5208, RFC 8410), plain or encrypted as cosign does it, public keys SubjectPublicKeyInfo (RFC 5280 §4.1.2.7): what `openssl` and
 //! cosign's `cosign.pub` use. Owns what a key file may be. Must never read or write a file itself (its mode is the
 //! caller's business), and never show a private key: [`SigningKey`] prints as its public half.
+
+mod encrypted;
 
 use std::{fmt, io};
 
@@ -15,6 +17,8 @@ use aws_lc_rs::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bpfd_policy::{key::PublicKey, read::KeyFault};
+
+pub use encrypted::EncryptedError;
 
 use crate::{auth::Secret, digest::Digest};
 
@@ -101,9 +105,15 @@ pub enum KeyError {
         /// As needed.
         wanted: &'static str,
     },
-    /// Encrypted with a pass phrase.
+    /// Encrypted with a pass phrase, in a form that only openssl reads.
     #[error("the private key is encrypted: decrypt it first, for example with `openssl pkcs8 -in KEY -out KEY.plain`")]
     Encrypted,
+    /// Encrypted by cosign, and no password is given.
+    #[error("the private key is encrypted, and needs its password")]
+    NeedsPassword,
+    /// Encrypted by cosign, and cannot be decrypted.
+    #[error("the private key cannot be decrypted")]
+    Sealed(#[from] EncryptedError),
     /// OpenSSL's old form.
     #[error("`EC PRIVATE KEY` is the old form: convert it with `openssl pkcs8 -topk8 -nocrypt -in KEY -out KEY.p8`")]
     Sec1,
@@ -271,25 +281,40 @@ impl SigningKey {
     /// Reads a `PRIVATE KEY` PEM (PKCS#8, not encrypted).
     ///
     /// # Errors
-    /// [`KeyError`].
+    /// [`KeyError`]; [`KeyError::NeedsPassword`] if [`SigningKey::from_encrypted_pem`] could read it.
     pub fn from_pem(text: &str) -> Result<Self, KeyError> {
         let der = match block(text, "PRIVATE KEY") {
             Err(KeyError::OtherBlock { found, wanted }) => {
                 return Err(match found.as_str() {
                     "PUBLIC KEY" => KeyError::PublicKey,
                     "EC PRIVATE KEY" => KeyError::Sec1,
+                    sealed if encrypted::BLOCKS.contains(&sealed) => KeyError::NeedsPassword,
                     encrypted if encrypted.starts_with("ENCRYPTED ") => KeyError::Encrypted,
                     _ => KeyError::OtherBlock { found, wanted },
                 });
             }
             other => other?,
         };
-        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &der)
+        Self::from_pkcs8(&der)
+    }
+
+    /// Reads a PEM that cosign encrypted (`ENCRYPTED SIGSTORE PRIVATE KEY`). Takes about as long as its author wanted a guess to take.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn from_encrypted_pem(text: &str, password: &Secret<String>) -> Result<Self, KeyError> {
+        let [today, older] = encrypted::BLOCKS;
+        let sealed = block(text, today).or_else(|_other| block(text, older))?;
+        Self::from_pkcs8(&encrypted::open(&sealed, password)?)
+    }
+
+    fn from_pkcs8(der: &[u8]) -> Result<Self, KeyError> {
+        EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der)
             .map(Pair::P256)
             // The form without a public key (PKCS#8 version 1) is what openssl writes.
-            .or_else(|_rejected| Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der).map(Pair::Ed25519))
+            .or_else(|_rejected| Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).map(Pair::Ed25519))
             .map(Self)
-            .map_err(|_rejected| KeyError::scheme(&der))
+            .map_err(|_rejected| KeyError::scheme(der))
     }
 
     /// As `PRIVATE KEY` PEM. Whoever writes it to a file does so with mode 0600.

@@ -5,7 +5,9 @@
 use std::{fs, path::Path, process::Command};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use bpfd_policy::reference::in_full;
 use bytecode_image::{
+    auth::Secret,
     digest::Digest,
     key::{KeyError, Scheme, SigningKey, VerifyingKey},
     limits,
@@ -128,7 +130,7 @@ fn each_wrong_key_file_has_its_own_error() {
     assert!(matches!(of(&encrypted), KeyError::Encrypted));
     assert!(matches!(
         of("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----\nAA==\n-----END ENCRYPTED SIGSTORE PRIVATE KEY-----"),
-        KeyError::Encrypted
+        KeyError::NeedsPassword
     ));
     assert!(matches!(of(&public), KeyError::PublicKey));
     assert!(matches!(of(""), KeyError::NotPem("PRIVATE KEY")));
@@ -264,4 +266,74 @@ fn nothing_is_signed_into_a_full_or_a_foreign_manifest() {
     let index = br#"{"schemaVersion":2,"manifests":[]}"#;
     assert!(matches!(sign(&key, &reference(), digest, Some(index)), Err(SignError::NotSignatures("layers"))));
     assert!(matches!(sign(&key, &reference(), digest, Some(b"<html>")), Err(SignError::Json(_))));
+}
+
+/// The password of the keys in `tests/keys`, which the library that cosign uses encrypted (`generate.go`).
+const PASSWORD: &str = "correct horse";
+
+fn sealed(text: &str, password: &str) -> Result<SigningKey, KeyError> {
+    SigningKey::from_encrypted_pem(text, &Secret::new(password.to_owned()))
+}
+
+#[test]
+fn keys_that_cosign_encrypted_sign_with_their_password() {
+    for (private, public) in [
+        (include_str!("keys/p256.key"), include_str!("keys/p256.pub")),
+        (include_str!("keys/p256-older.key"), include_str!("keys/p256.pub")),
+        (include_str!("keys/ed25519.key"), include_str!("keys/ed25519.pub")),
+    ] {
+        assert!(matches!(SigningKey::from_pem(private), Err(KeyError::NeedsPassword)));
+        let key = sealed(private, PASSWORD).unwrap();
+        let public = VerifyingKey::from_pem(public).unwrap();
+        assert_eq!(key.public(), public);
+        assert!(public.verifies(b"message", &key.sign(b"message").unwrap()));
+    }
+}
+
+#[test]
+fn an_encrypted_key_that_cannot_be_used_says_why() {
+    let good = include_str!("keys/p256.key");
+    let of = |text: &str, password: &str| in_full(&sealed(text, password).unwrap_err());
+    let wrong = "the private key cannot be decrypted: the password is wrong, or the key is damaged";
+    assert_eq!(of(good, "correct hors"), wrong);
+    assert_eq!(of(good, ""), wrong);
+    assert_eq!(
+        of(include_str!("keys/p384.key"), PASSWORD),
+        "the key is ECDSA P-384; only ECDSA P-256 and Ed25519 are supported"
+    );
+    let plain = SigningKey::generate(Scheme::P256).unwrap().to_pem().unwrap();
+    assert!(matches!(sealed(plain.reveal(), PASSWORD), Err(KeyError::OtherBlock { .. })));
+
+    // What is inside the block, changed.
+    let body: String = good.lines().filter(|line| !line.starts_with('-')).collect();
+    let inside: Value = serde_json::from_slice(&STANDARD.decode(body).unwrap()).unwrap();
+    let changed = |at: &str, value: Value| {
+        let mut inside = inside.clone();
+        *inside.pointer_mut(at).unwrap() = value;
+        let (begin, end) =
+            ("-----BEGIN ENCRYPTED SIGSTORE PRIVATE KEY-----", "-----END ENCRYPTED SIGSTORE PRIVATE KEY-----");
+        of(&format!("{begin}\n{}\n{end}\n", STANDARD.encode(inside.to_string())), PASSWORD)
+    };
+    assert_eq!(changed("/ciphertext", STANDARD.encode([0; 64]).into()), wrong);
+    assert_eq!(changed("/ciphertext", "".into()), wrong);
+    assert_eq!(
+        changed("/kdf/params/N", (1_u64 << 40).into()),
+        "the private key cannot be decrypted: its scrypt parameters are N=1099511627776, r=8, p=1, and not those that cosign writes"
+    );
+    for (at, value) in [("/kdf/params/N", 65535), ("/kdf/params/r", 1 << 20), ("/kdf/params/p", 64)] {
+        assert!(changed(at, value.into()).contains("not those that cosign writes"), "{at}");
+    }
+    assert_eq!(
+        changed("/cipher/name", "rot13\u{1b}[2J".into()),
+        "the private key cannot be decrypted: it is encrypted by `scrypt` and `rot13[2J`, not by `scrypt` and `nacl/secretbox`"
+    );
+    assert_eq!(
+        changed("/cipher/nonce", "AAAA".into()),
+        "the private key cannot be decrypted: its nonce has the wrong length"
+    );
+    assert_eq!(
+        changed("/kdf/salt", "AAAA".into()),
+        "the private key cannot be decrypted: its salt has the wrong length"
+    );
+    assert!(changed("/kdf", "x".into()).starts_with("the private key cannot be decrypted: not the JSON of a key"));
 }

@@ -3,16 +3,14 @@
 //! Must never take a password from the command line, which every user of the host can read, or print one.
 
 use std::fs;
-use std::io::{self, IsTerminal as _, Read as _, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bytecode_image::auth::{AuthError, AuthFile, Credentials, Secret, with_password, without};
-use bytecode_image::limits;
 use bytecode_image::reference::Registry;
 use bytecode_image::registries::Author;
 use bytecode_image::transport::{TransportConfig, Welcome, sign_in};
 use clap::Args;
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 use serde_json::{Value, json};
 
 use super::image::{Place, failed, registries};
@@ -21,6 +19,7 @@ use crate::credentials;
 use crate::error::{Exit, Failure, Local, error_chain, warn};
 use crate::files;
 use crate::output::{Block, View};
+use crate::password;
 
 /// The file whose credentials the daemon uses.
 const SYSTEM: &str = "/etc/bpfd/auth.json";
@@ -83,7 +82,8 @@ impl Login {
         let place = if file.system { Place::System } else { Place::Users };
         let registries = registries(given.as_ref(), place)?;
         let file = file.path(&message)?;
-        let password = if password_stdin { piped() } else { typed(&refuse)? };
+        let nobody = || refuse("there is no terminal to ask for the password").hint("give --password-stdin");
+        let password = if password_stdin { password::piped() } else { password::typed().ok_or_else(nobody)? };
         let password = password.map_err(|error| refuse(&error.to_string()))?;
         if password.reveal().is_empty() {
             return Err(refuse("the password is empty").into());
@@ -124,39 +124,6 @@ impl File {
         let none = || Local::new(Exit::Usage, message).cause("no home directory is set").hint("give --authfile");
         path.ok_or_else(|| none().into())
     }
-}
-
-/// A line of standard input, or all of it: a file's last line break is not part of a password.
-fn piped() -> io::Result<Secret<String>> {
-    let mut text = String::new();
-    io::stdin().lock().take(limits::TOKEN).read_to_string(&mut text)?;
-    Ok(Secret::new(line(text)))
-}
-
-/// What is typed while the terminal does not show it.
-fn typed(refuse: &impl Fn(&str) -> Local) -> Result<io::Result<Secret<String>>, Failure> {
-    let input = io::stdin();
-    if !input.is_terminal() {
-        return Err(refuse("there is no terminal to ask for the password").hint("give --password-stdin").into());
-    }
-    let ask = || {
-        anstream::stderr().write_all(b"Password: ")?;
-        let shown = tcgetattr(&input)?;
-        let mut hidden = shown.clone();
-        hidden.local_modes.remove(LocalModes::ECHO);
-        tcsetattr(&input, OptionalActions::Flush, &hidden)?;
-        let mut text = String::new();
-        let read = input.read_line(&mut text);
-        tcsetattr(&input, OptionalActions::Flush, &shown)?;
-        anstream::stderr().write_all(b"\n")?;
-        read.map(|_| Secret::new(line(text)))
-    };
-    Ok(ask())
-}
-
-fn line(text: String) -> String {
-    let line = text.strip_suffix('\n').unwrap_or(&text);
-    line.strip_suffix('\r').unwrap_or(line).to_owned()
 }
 
 /// Replaces a file, whole or not at all; false, and nothing is written, if `edit` has no other text for it.

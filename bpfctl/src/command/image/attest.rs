@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 
 use bytecode_image::digest::Digest;
-use bytecode_image::key::SigningKey;
 use bytecode_image::reference::Reference;
 use bytecode_image::sign::Stated;
 use clap::Args;
@@ -12,8 +11,9 @@ use serde_json::{Value, json};
 
 use super::registry::{self, Registry};
 use super::sign::{Outcome, Signing};
+use super::signing_key::KeyFile;
 use crate::client::Session;
-use crate::error::{Exit, Failure, Local, error_chain};
+use crate::error::{Exit, Failure, Local};
 use crate::files;
 use crate::output::{Block, View};
 
@@ -28,9 +28,8 @@ Examples:
 pub(super) struct Attest {
     /// The image
     reference: Reference,
-    /// Your private key, a PEM file
-    #[arg(long, value_name = "FILE")]
-    key: PathBuf,
+    #[command(flatten)]
+    key: KeyFile,
     /// The type of what is attested, a URI
     #[arg(long = "type", value_name = "TYPE", value_parser = predicate_type)]
     predicate_type: String,
@@ -53,11 +52,9 @@ fn predicate_type(text: &str) -> Result<String, String> {
 
 impl Attest {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let Self { reference, key: file, predicate_type, predicate, registry } = self;
+        let Self { reference, key, predicate_type, predicate, registry } = self;
         let message = format!("cannot attest anything about `{reference}`");
-        let key = SigningKey::from_pem(&files::key(&file)?).map_err(|error| {
-            Local::new(Exit::Usage, format!("cannot use the key `{}`", file.display())).cause(error_chain(&error))
-        })?;
+        let key = key.read()?;
         let text = files::document(&predicate)?;
         let predicate: Value = serde_json::from_str(&text).map_err(|error| {
             Local::new(Exit::Usage, format!("`{}` is not JSON", predicate.display())).cause(error.to_string())

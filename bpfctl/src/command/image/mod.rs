@@ -9,6 +9,7 @@ mod lint;
 mod push;
 mod registry;
 mod sign;
+mod signing_key;
 mod stored;
 mod verify;
 mod workshop;

@@ -1,7 +1,5 @@
 //! `bpfctl image sign`: a signature beside an image in its registry, in cosign's forms. The key is read here and goes nowhere.
 
-use std::path::PathBuf;
-
 use bpfd_policy::image::Form;
 use bytecode_image::digest::{Descriptor, Digest};
 use bytecode_image::document::Document;
@@ -15,9 +13,9 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use super::registry::{self, Registry, fetch_failed};
+use super::signing_key::KeyFile;
 use crate::client::Session;
 use crate::error::{Exit, Failure, Local, error_chain};
-use crate::files;
 use crate::output::{Block, View};
 
 /// How often a signature is put again that somebody else's push removed: registries have no lock.
@@ -31,13 +29,13 @@ What the tag names now is signed, by digest. `cosign verify --key` reads both fo
 Examples:
   bpfctl keygen ci.key
   bpfctl image sign registry/bpf/counter:1.2.0 --key ci.key
-  bpfctl image sign registry/bpf/counter:1.2.0 --key ci.key --format both")]
+  bpfctl image sign registry/bpf/counter:1.2.0 --key ci.key --format both
+  bpfctl image sign registry/bpf/counter:1.2.0 --key cosign.key --password-file password")]
 pub(super) struct Sign {
     /// The image
     reference: Reference,
-    /// Your private key, a PEM file
-    #[arg(long, value_name = "FILE")]
-    key: PathBuf,
+    #[command(flatten)]
+    key: KeyFile,
     /// How to write the signature
     #[arg(long, value_enum, default_value_t = Format::Legacy)]
     format: Format,
@@ -57,11 +55,9 @@ enum Format {
 
 impl Sign {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let Self { reference, key: file, format, registry } = self;
+        let Self { reference, key, format, registry } = self;
         let message = format!("cannot sign `{reference}`");
-        let key = SigningKey::from_pem(&files::key(&file)?).map_err(|error| {
-            Local::new(Exit::Usage, format!("cannot use the key `{}`", file.display())).cause(error_chain(&error))
-        })?;
+        let key = key.read()?;
         let remote = registry.remote(session, &reference)?;
         let subject = registry::top(&remote).await?.descriptor().clone();
         let signing =
