@@ -22,6 +22,8 @@ const MEDIA_TYPES: [&str; 4] = [
 pub const SIGNATURE_PREDICATE: &str = "https://sigstore.dev/cosign/sign/v1";
 /// The version of statements (in-toto attestation `spec/v1/statement.md`).
 pub const STATEMENT: &str = "https://in-toto.io/Statement/v1";
+/// What an attestation of the legacy form may also have: cosign 2 writes the version before, in which what is read here is the same.
+pub const LEGACY_STATEMENTS: &[&str] = &[STATEMENT, "https://in-toto.io/Statement/v0.1"];
 /// Certificates, entries of logs and timestamps, of each: each costs a check of a signature (CVE-2023-46737, CVE-2023-33957).
 const MOST: usize = 8;
 /// Characters of somebody else's text that a message shows.
@@ -295,13 +297,13 @@ pub fn pae(statement: &[u8]) -> Vec<u8> {
     [head.as_bytes(), statement].concat()
 }
 
-/// Reads a statement that a checked signature is over. Of several subjects the one that `is_over` knows counts, else the first.
+/// Reads a statement of one of these versions that a checked signature is over. Of several subjects the one that `is_over` knows counts, else the first.
 ///
 /// # Errors
 /// [`StatementError`].
-pub fn statement(bytes: &[u8], is_over: impl Fn(Digest) -> bool) -> Result<Claim, StatementError> {
+pub fn statement(bytes: &[u8], versions: &[&str], is_over: impl Fn(Digest) -> bool) -> Result<Claim, StatementError> {
     let Statement { kind, subject, predicate_type } = serde_json::from_slice(bytes).map_err(StatementError::Json)?;
-    if kind != STATEMENT {
+    if !versions.contains(&kind.as_str()) {
         return Err(StatementError::Type(shown(&kind)));
     }
     let predicate = (predicate_type != SIGNATURE_PREDICATE).then_some(predicate_type);

@@ -36,7 +36,7 @@ impl Candidate {
     #[must_use]
     pub fn form(&self) -> Form {
         match self.media_type.as_str() {
-            media::SIMPLE_SIGNING => Form::Legacy,
+            media::SIMPLE_SIGNING | media::ENVELOPE => Form::Legacy,
             "application/jose+json" | "application/cose" => Form::Notation,
             _ => Form::Bundle,
         }

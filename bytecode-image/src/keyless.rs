@@ -18,7 +18,7 @@ use bpfd_policy::{
     read::{KeyFault, Named},
     signer::{Maker, RootName, TrustedRoot},
 };
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json};
 use sigstore_verify::{
     PublicKeyVerificationPolicy, VerificationPolicy, VerificationResult, Verifier, trust_root,
@@ -55,6 +55,9 @@ pub enum RootError {
     NoLog,
 }
 
+/// What signatures of the legacy form are translated into.
+const BUNDLE_0_1: &str = "application/vnd.dev.sigstore.bundle+json;version=0.1";
+
 /// Longest trusted root, in bytes: GitHub's has 32 KiB.
 pub const MAX_ROOT: usize = 256 << 10;
 
@@ -80,6 +83,8 @@ pub(crate) enum CertificateError {
     Entry(#[source] serde_json::Error),
     #[error("no entry of a log and no timestamp is beside the signature")]
     NoEntry,
+    #[error("not the JSON of an envelope")]
+    Envelope(#[source] serde_json::Error),
     #[error("the entry of the log beside the signature is not base64")]
     Base64(#[source] base64::DecodeError),
 }
@@ -221,36 +226,67 @@ pub(crate) fn translated(
     material: Material<'_>,
     signature: &[u8],
 ) -> Result<String, CertificateError> {
-    let (kind, material) = match material {
-        Material::Key => ("publicKey", json!({ "hint": "" })),
-        Material::Certificate(pem) => {
-            let certificate = key::block(pem, "CERTIFICATE").map_err(CertificateError::Pem)?;
-            ("x509CertificateChain", json!({ "certificates": [{ "rawBytes": STANDARD.encode(certificate) }] }))
-        }
-    };
-    let entry = candidate.annotations.get(media::ANNOTATION_LOG).map(|text| entry(text)).transpose()?;
-    let timestamp = candidate.annotations.get(media::ANNOTATION_TIMESTAMP).map(|text| serde_json::from_str(text));
-    let timestamp: Option<Timestamp> = timestamp.transpose().map_err(CertificateError::Entry)?;
-    match kind {
-        "publicKey" if entry.is_none() => return Err(CertificateError::NoLogEntry),
-        _ if entry.is_none() && timestamp.is_none() => return Err(CertificateError::NoEntry),
-        _ => {}
+    let is_key = matches!(material, Material::Key);
+    let evidence = TimeEvidence::read(candidate)?;
+    if is_key && evidence.entry.is_none() {
+        return Err(CertificateError::NoLogEntry);
     }
-    let timestamps: Vec<Value> =
-        timestamp.iter().map(|Timestamp { token }| json!({ "signedTimestamp": token })).collect();
     let bundle = json!({
-        "mediaType": "application/vnd.dev.sigstore.bundle+json;version=0.1",
-        "verificationMaterial": {
-            kind: material,
-            "tlogEntries": entry.into_iter().collect::<Vec<_>>(),
-            "timestampVerificationData": { "rfc3161Timestamps": timestamps },
-        },
+        "mediaType": BUNDLE_0_1,
+        "verificationMaterial": evidence.material(material)?,
         "messageSignature": {
             "messageDigest": { "algorithm": "SHA2_256", "digest": STANDARD.encode(Digest::of(&candidate.payload).bytes()) },
             "signature": STANDARD.encode(signature),
         },
     });
     Ok(bundle.to_string())
+}
+
+/// An attestation of the legacy form as the bundle that says the same: the payload is its envelope.
+pub(crate) fn attestation(candidate: &Candidate) -> Result<Candidate, CertificateError> {
+    // Put into the bundle as it is, once it is known to be one value: what reads the bundle refuses what is twice there.
+    let _one_value: IgnoredAny = serde_json::from_slice(&candidate.payload).map_err(CertificateError::Envelope)?;
+    let material = TimeEvidence::read(candidate)?
+        .material(candidate.certificate().map_or(Material::Key, Material::Certificate))?;
+    let head = format!(r#"{{"mediaType":"{BUNDLE_0_1}","verificationMaterial":{material},"dsseEnvelope":"#);
+    let payload = [head.as_bytes(), &candidate.payload, b"}"].concat();
+    Ok(Candidate { media_type: media::BUNDLE.to_owned(), payload, ..candidate.clone() })
+}
+
+/// What the annotations of a signature of the legacy form say of when it was made.
+struct TimeEvidence {
+    entry: Option<Value>,
+    timestamp: Option<Timestamp>,
+}
+
+impl TimeEvidence {
+    fn read(candidate: &Candidate) -> Result<Self, CertificateError> {
+        let entry = candidate.annotations.get(media::ANNOTATION_LOG).map(|text| entry(text)).transpose()?;
+        let timestamp = candidate.annotations.get(media::ANNOTATION_TIMESTAMP).map(|text| serde_json::from_str(text));
+        Ok(Self { entry, timestamp: timestamp.transpose().map_err(CertificateError::Entry)? })
+    }
+
+    /// The `verificationMaterial` of a bundle.
+    fn material(self, material: Material<'_>) -> Result<Value, CertificateError> {
+        let Self { entry, timestamp } = self;
+        let (kind, material) = match material {
+            Material::Key => ("publicKey", json!({ "hint": "" })),
+            Material::Certificate(_) if entry.is_none() && timestamp.is_none() => {
+                return Err(CertificateError::NoEntry);
+            }
+            Material::Certificate(pem) => {
+                let certificate = key::block(pem, "CERTIFICATE").map_err(CertificateError::Pem)?;
+                ("x509CertificateChain", json!({ "certificates": [{ "rawBytes": STANDARD.encode(certificate) }] }))
+            }
+        };
+        let timestamps: Vec<Value> =
+            timestamp.iter().map(|Timestamp { token }| json!({ "signedTimestamp": token })).collect();
+        Ok(json!({
+            kind: material,
+            "tlogEntries": entry.into_iter().collect::<Vec<_>>(),
+            "timestampVerificationData": { "rfc3161Timestamps": timestamps },
+        }))
+    }
 }
 
 fn entry(text: &str) -> Result<Value, CertificateError> {

@@ -26,6 +26,8 @@ pub const DOCKER_LAYER_TAR_ZSTD: &str = "application/vnd.docker.image.rootfs.dif
 pub const DOCKER_LAYER_TAR_GZIP: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 /// One signature of cosign's legacy form (cosign `specs/SIGNATURE_SPEC.md`).
 pub const SIMPLE_SIGNING: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+/// One attestation of cosign's legacy form: a DSSE envelope (cosign `specs/ATTESTATION_SPEC.md`).
+pub const ENVELOPE: &str = "application/vnd.dsse.envelope.v1+json";
 /// A sigstore bundle of version 0.3: the layer, and the manifest's `artifactType` (cosign `specs/BUNDLE_SPEC.md`).
 pub const BUNDLE: &str = "application/vnd.dev.sigstore.bundle.v0.3+json";
 /// What the types of sigstore bundles of every version begin with.

@@ -28,7 +28,7 @@ use crate::{
     document::Document,
     key,
     keyless::{self, Authority, CertificateError, Logs, Material},
-    limits,
+    limits, media,
     reference::Reference,
     scope::Scope,
     sign::claim,
@@ -220,14 +220,19 @@ impl Subject<'_> {
             return Err(Fault::PayloadTooLarge(candidate.payload.len()));
         }
         let signed = match candidate.form() {
+            Form::Legacy if candidate.media_type == media::ENVELOPE => {
+                let bundle = keyless::attestation(candidate).map_err(|error| Fault::Unreadable(why(&error)))?;
+                self.bundle(&bundle, bundle::LEGACY_STATEMENTS, trusted)
+            }
             Form::Legacy => legacy(candidate, trusted),
-            Form::Bundle => self.bundle(candidate, trusted),
+            Form::Bundle => self.bundle(candidate, &[bundle::STATEMENT], trusted),
             Form::Notation => Err(Fault::NotJudged("signatures of the Notary project")),
         }?;
         Ok(Signed { claim: signed.claim.map(Claim::bounded), ..signed })
     }
 
-    fn bundle(&self, candidate: &Candidate, trusted: &Trusted<'_>) -> Result<Signed, Fault> {
+    /// `versions` are those that a statement may have.
+    fn bundle(&self, candidate: &Candidate, versions: &[&str], trusted: &Trusted<'_>) -> Result<Signed, Fault> {
         let bundle = Bundle::parse(&candidate.media_type, &candidate.payload);
         let Bundle { maker, content, signature, beside } = bundle.map_err(|error| Fault::Unreadable(why(&error)))?;
         // What a message is over is not in the bundle. If it is no manifest of this image, nobody here can check it.
@@ -260,7 +265,8 @@ impl Subject<'_> {
         };
         let claim = match content {
             Content::Envelope(statement) => {
-                bundle::statement(&statement, |digest| self.document(digest).is_some()).map_err(|error| why(&error))
+                let is_over = |digest| self.document(digest).is_some();
+                bundle::statement(&statement, versions, is_over).map_err(|error| why(&error))
             }
             Content::Message(manifest) => Ok(Claim { docker_reference: None, manifest, predicate: None }),
         };

@@ -77,6 +77,44 @@ fn bundles_are_found_by_the_api_and_by_the_tag_and_verified_again_from_the_store
 }
 
 #[test]
+fn attestations_at_the_tag_for_them_are_found_and_kept() {
+    let key = SigningKey::generate(Scheme::P256).unwrap();
+    let (registry, image) = registry(Mode::Honest);
+    let stated = sign::Stated { predicate_type: "https://slsa.dev/provenance/v1".into(), predicate: json!({}) };
+    let bundle = sign::attestation(&key, &reference(&registry), image.digest, &stated).unwrap();
+    let bundle: serde_json::Value = serde_json::from_slice(&bundle).unwrap();
+    let envelope = bundle["dsseEnvelope"].to_string();
+    let config = Descriptor::of(media::CONFIG, b"{}");
+    let at = |layers: &[Descriptor]| {
+        let manifest = json!({"schemaVersion": 2, "mediaType": media::MANIFEST, "config": config, "layers": layers});
+        let tag = reference(&registry).attestations(image.digest);
+        registry.put_manifest(REPO, tag.tag().unwrap(), media::MANIFEST, manifest.to_string().as_bytes());
+    };
+    for blob in [b"{}".as_slice(), envelope.as_bytes()] {
+        registry.put_blob(blob);
+    }
+    at(&[Descriptor::of(media::ENVELOPE, envelope.as_bytes())]);
+    sign_at(&registry, &key, image.digest);
+    let (_dir, store) = store();
+    let request = request(&registry);
+    let ingest = store.ingest().unwrap();
+    let Pulled::Fetched { fetched, .. } = run(pull(&request, &ingest, signed_by(&key), &())).unwrap() else { panic!() };
+    store.commit(&fetched).unwrap();
+    let selected = store.selected(&request.reference, &request.platform).unwrap();
+    let kinds: Vec<String> = store.signatures(&selected).unwrap().into_iter().map(|found| found.media_type).collect();
+    assert_eq!(kinds, [media::SIMPLE_SIGNING, media::ENVELOPE]);
+
+    // What is there must be attestations, and no more than an image may have.
+    at(&[Descriptor::of("text/plain", envelope.as_bytes())]);
+    let refused = || run(pull(&request, &ingest, signed_by(&key), &())).unwrap_err();
+    let error = refused();
+    assert!(matches!(&error, PullError::Fetch(FetchError::SignatureManifest(..))), "{error:?}");
+    at(&vec![Descriptor::of(media::ENVELOPE, envelope.as_bytes()); limits::SIGNATURES]);
+    let error = refused();
+    assert!(matches!(&error, PullError::Fetch(FetchError::TooManySignatures { .. })), "{error:?}");
+}
+
+#[test]
 fn referrers_that_are_no_signatures_of_the_image_are_left_alone() {
     let key = SigningKey::generate(Scheme::P256).unwrap();
     let (registry, image) = registry(Mode::Honest);

@@ -232,7 +232,7 @@ fn twenty_thousand_broken_bundles_and_their_statements_are_refused_or_read() {
     let seeds = [text(bundle), message.to_string()];
     never_breaks(11, &seeds, |bytes| Bundle::parse(media::BUNDLE, bytes).map(drop).map_err(|error| said(&error)));
     never_breaks(12, &[text(statement)], |bytes| {
-        bundle::statement(bytes, |_| true).map(drop).map_err(|error| said(&error))
+        bundle::statement(bytes, &[bundle::STATEMENT], |_| true).map(drop).map_err(|error| said(&error))
     });
 }
 

@@ -271,6 +271,12 @@ impl Reference {
     pub fn signatures(&self, manifest: Digest) -> Self {
         Self { tag: Some(format!("sha256-{}.sig", manifest.hex())), digest: None, ..self.clone() }
     }
+
+    /// The same for attestations: the tag `sha256-<hex>.att` (cosign `specs/ATTESTATION_SPEC.md`).
+    #[must_use]
+    pub fn attestations(&self, manifest: Digest) -> Self {
+        Self { tag: Some(format!("sha256-{}.att", manifest.hex())), digest: None, ..self.clone() }
+    }
 }
 
 impl fmt::Display for Reference {

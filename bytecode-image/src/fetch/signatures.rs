@@ -1,5 +1,6 @@
 //! Signatures as they lie beside an image: of cosign's legacy form at the tag `sha256-<hex>.sig`, one layer a signature (cosign
-//! `specs/SIGNATURE_SPEC.md`); of other forms in manifests that refer to it (cosign `specs/BUNDLE_SPEC.md`).
+//! `specs/SIGNATURE_SPEC.md`), and its attestations at `sha256-<hex>.att` (`specs/ATTESTATION_SPEC.md`); of other forms in manifests that
+//! refer to it (`specs/BUNDLE_SPEC.md`).
 //!
 //! Must never say that there are none unless the registry did.
 
@@ -9,6 +10,7 @@ use crate::{
     digest::{Descriptor, Digest},
     document::{Document, DocumentError, ImageManifest, IndexEntry, Layer, Manifest},
     limits, media,
+    reference::Reference,
     resolve::Selected,
     transport::{Remote, TransportError},
 };
@@ -70,15 +72,19 @@ pub async fn fetch_signatures(
     let mut reading = Reading { remote, progress, count: 0, sets: Vec::new() };
     let mut unreadable = None;
     for over in selected.signable() {
-        let (legacy, referrers) = tokio::join!(tagged(remote, over), remote.referrers(over));
-        let read = match legacy {
-            Ok(Some(manifest)) => reading.legacy(over, manifest).await,
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
-        };
-        match read {
-            Err(error @ FetchError::SignatureManifest(..)) => unreadable = Some(error),
-            read => read?,
+        let (signatures, attestations) = (remote.reference().signatures(over), remote.reference().attestations(over));
+        let (signatures, attestations, referrers) =
+            tokio::join!(tagged(remote, &signatures), tagged(remote, &attestations), remote.referrers(over));
+        for (legacy, kind) in [(signatures, media::SIMPLE_SIGNING), (attestations, media::ENVELOPE)] {
+            let read = match legacy {
+                Ok(Some(manifest)) => reading.legacy(over, manifest, kind).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            match read {
+                Err(error @ FetchError::SignatureManifest(..)) => unreadable = Some(error),
+                read => read?,
+            }
         }
         reading.attached(over, referrers).await?;
     }
@@ -95,8 +101,7 @@ pub async fn fetch_attached(remote: &Remote<'_>, over: Digest) -> Result<Vec<Sig
     Ok(reading.sets)
 }
 
-async fn tagged(remote: &Remote<'_>, over: Digest) -> Result<Option<Document>, FetchError> {
-    let place = remote.reference().signatures(over);
+async fn tagged(remote: &Remote<'_>, place: &Reference) -> Result<Option<Document>, FetchError> {
     match remote.tagged(place.tag().unwrap_or_default()).await {
         Ok(manifest) => Ok(Some(manifest)),
         Err(error) if error.is_not_found() => Ok(None),
@@ -128,10 +133,11 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    async fn legacy(&mut self, over: Digest, manifest: Document) -> Result<(), FetchError> {
+    /// `kind` is the type that every layer must have.
+    async fn legacy(&mut self, over: Digest, manifest: Document, kind: &str) -> Result<(), FetchError> {
         let refused = |error| FetchError::SignatureManifest(self.remote.reference().clone().into(), error);
         let image = image(&manifest).map_err(refused)?;
-        match image.layers.iter().find(|layer| layer.descriptor.media_type != media::SIMPLE_SIGNING) {
+        match image.layers.iter().find(|layer| layer.descriptor.media_type != kind) {
             Some(other) => Err(refused(DocumentError::MediaType(other.descriptor.media_type.clone()))),
             None => self.read(over, manifest, image).await,
         }

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking, its helpers too"
 )]
 
+mod attestations;
 mod authority;
 mod bundles;
 mod decision;
