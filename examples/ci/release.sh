@@ -8,8 +8,9 @@
 #   VERSION    the tag, as 1.4.0; it should be the `version` in METADATA
 #   SOURCE     the C file
 #   METADATA   bytecode.toml
-#   POLICY     the policy that the hosts have, or the part of it that is about this image
+#   POLICY     the policy that the hosts have, or the part of it that is about this image; without it, KEY_PUB
 #   KEY        a private key; without it cosign signs with the identity of the job (keyless)
+#   KEY_PUB    its public key, which `verify` wants a signature of if there is no POLICY
 #   SBOM       an SPDX document in JSON, as `syft -o spdx-json` writes; without it syft makes one
 #   OUT        a directory for what is made [out]
 # and, for the provenance, BUILDER, REPOSITORY and COMMIT. The registry's password is in the auth file (`bpfctl login`).
@@ -84,7 +85,11 @@ EOF
 }
 
 verify() {
-    bpfctl image verify --policy "$POLICY" --explain "$(by_digest)"
+    if [ -n "${POLICY:-}" ]; then
+        bpfctl image verify --policy "$POLICY" --explain "$(by_digest)"
+    else
+        bpfctl image verify --key "$KEY_PUB" "$(by_digest)"
+    fi
 }
 
 # A file for /etc/bpfd/programs.d of the hosts: how it gets there is your configuration management's business.
