@@ -327,5 +327,5 @@ async fn part(
     let mut file = ingest.begin(wanted).map_err(PartError::Ingest)?;
     let told = |done| progress.report(phase, done, Some(wanted.size));
     remote.blob(wanted, limit, &mut file, &told).await.map_err(PartError::Transport)?;
-    file.land().map_err(PartError::Ingest)
+    Ok(file.land())
 }

@@ -13,8 +13,9 @@
 //! ```
 //! `skopeo` reads it as `oci:DIR:REFERENCE`.
 //!
-//! **Writing**: into `ingest/`, fsync, rename into `blobs/`, fsync of the directory; last a new `index.json` the same way.
-//! A crash or a full disk at any point leaves the old index and, at worst, files that nothing names.
+//! **Writing**: into `ingest/`, one syncfs for all parts, rename into `blobs/`, fsync of the directory; last a new `index.json` with an
+//! fsync of its own: four for an image, however many parts it has. A crash or a full disk at any point leaves the old index and, at
+//! worst, files that nothing names.
 //! **Locking**: whoever changes anything holds an exclusive `flock` on the directory itself (on an open file of its own,
 //! so threads exclude each other too). Readers take no lock: `index.json` is replaced whole, blobs never change.
 //! **Collection**: [`Store::collect`] removes blobs that neither a name nor a lease reaches, under the same lock; as
@@ -207,8 +208,16 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; then the names are as before.
     pub fn commit(&self, fetched: &Fetched) -> Result<(), StoreError> {
-        self.check_landed(fetched)?;
+        self.check_parts(&fetched.landed)?;
+        self.commit_own(fetched)
+    }
+
+    /// The same of parts that this process hashed while it wrote them.
+    fn commit_own(&self, fetched: &Fetched) -> Result<(), StoreError> {
+        self.check_tree(fetched)?;
         let Fetched { reference, image, landed, signatures } = fetched;
+        // Before the lock: others need not wait for the disk.
+        self.ingest.sync_files().map_err(|source| self.failed("write what came", source))?;
         let _lock = self.lock()?;
         for Landed { file, descriptor } in landed {
             let moved = self.ingest.rename(file.as_str(), &self.blobs, &descriptor.digest.hex());

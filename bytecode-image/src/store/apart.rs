@@ -12,7 +12,7 @@ use std::{
 
 use rustix::fs::{Gid, Uid};
 
-use super::{Fetched, Ingest, Landed, Store, StoreError, dir::Dir};
+use super::{Fetched, Ingest, Landed, Store, StoreError, dir::Dir, whole::check_number};
 use crate::{digest::Digest, digest::Hasher, limits};
 
 /// See the module. Dropped, it is removed with all that is in it.
@@ -60,6 +60,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; then the names are as before.
     pub fn commit_apart(&self, apart: &Apart, fetched: &Fetched) -> Result<(), StoreError> {
+        check_number(&fetched.landed)?;
         let ingest = self.ingest()?;
         let mut own = Fetched { landed: Vec::new(), ..fetched.clone() };
         let copied = fetched.landed.iter().try_for_each(|part| {
@@ -67,7 +68,7 @@ impl Store {
             Ok(())
         });
         // What was moved in before an error is no longer there to be thrown away.
-        copied.and_then(|()| self.commit(&own)).inspect_err(|_failed| self.discard(&own).unwrap_or_default())
+        copied.and_then(|()| self.commit_own(&own)).inspect_err(|_failed| self.discard(&own).unwrap_or_default())
     }
 
     /// A part as a file of the store's own, if it is what it says.
@@ -86,7 +87,10 @@ impl Store {
         if got != digest || length != size {
             return Err(StoreError::NotWhatItSays { wanted: digest, got });
         }
-        to.land().map_err(doing)
+        // What nobody reads again need not be brought to the disk with the rest. That it is there twice harms nobody: it goes with its
+        // directory.
+        apart.dir.remove(file.as_str()).unwrap_or_default();
+        Ok(to.land())
     }
 
     /// Makes `ingest/` the store's own again, with nothing in it: earlier versions let one writer have all of it. Only for a start.

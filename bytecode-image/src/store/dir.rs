@@ -15,7 +15,7 @@ use std::{
 
 use rustix::fs::{
     AtFlags, FlockOperation, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid, fchmod, fchown,
-    flock, fsync, futimens, mkdirat, openat, renameat, unlinkat,
+    flock, fsync, futimens, mkdirat, openat, renameat, syncfs, unlinkat,
 };
 
 /// Opening a file of the store: never through a link, never waiting for a pipe's other end.
@@ -114,6 +114,11 @@ impl Dir {
 
     pub(super) fn sync(&self) -> io::Result<()> {
         Ok(fsync(&self.0)?)
+    }
+
+    /// Brings every file to the disk that was written, and with them all else of their file system (syncfs(2)).
+    pub(super) fn sync_files(&self) -> io::Result<()> {
+        Ok(syncfs(&self.0)?)
     }
 
     /// Every name in it that is UTF-8; nothing of ours is anything else.

@@ -1,4 +1,4 @@
-//! Parts on their way into the store: written, counted, fsynced, not yet content.
+//! Parts on their way into the store: written, counted, not yet content nor on the disk: that is the commit's.
 //!
 //! The directory may be all that a process sees of the store: a fetch worker gets it as a descriptor. Must never name a
 //! file after anything but a digest, this process and a count.
@@ -33,7 +33,7 @@ pub struct IngestFile<'a> {
     descriptor: Descriptor,
 }
 
-/// A part that is on the disk, whole, in `ingest/`.
+/// A part that is whole, in `ingest/`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Landed {
     /// Its name there.
@@ -141,7 +141,7 @@ impl Ingest {
     pub fn put(&self, descriptor: &Descriptor, bytes: &[u8]) -> io::Result<Landed> {
         let mut file = self.begin(descriptor)?;
         file.write_all(bytes)?;
-        file.land()
+        Ok(file.land())
     }
 
     /// Gives up a part that landed.
@@ -152,16 +152,11 @@ impl Ingest {
 }
 
 impl IngestFile<'_> {
-    /// Brings it to the disk and keeps it.
-    ///
-    /// # Errors
-    /// What the file system says; then the file is gone.
-    pub fn land(mut self) -> io::Result<Landed> {
-        if let Some(file) = &self.file {
-            file.sync_all()?;
-        }
+    /// Keeps it.
+    #[must_use]
+    pub fn land(mut self) -> Landed {
         self.file = None;
-        Ok(Landed { file: self.name.clone(), descriptor: self.descriptor.clone() })
+        Landed { file: self.name.clone(), descriptor: self.descriptor.clone() }
     }
 }
 

@@ -21,16 +21,21 @@ use crate::{
 type Parts<'a> = BTreeMap<Digest, &'a Landed>;
 
 impl Store {
-    /// Hashes every part and follows the image and its signatures down to their blobs.
+    /// Hashes every part.
     ///
     /// # Errors
     /// [`StoreError`]; nothing was moved.
-    pub(super) fn check_landed(&self, fetched: &Fetched) -> Result<(), StoreError> {
+    pub(super) fn check_parts(&self, landed: &[Landed]) -> Result<(), StoreError> {
+        check_number(landed)?;
+        landed.iter().try_for_each(|part| self.check_part(part))
+    }
+
+    /// Follows the image and its signatures down to their blobs.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was moved.
+    pub(super) fn check_tree(&self, fetched: &Fetched) -> Result<(), StoreError> {
         let Fetched { reference: _, image, landed, signatures } = fetched;
-        if landed.len() > limits::PARTS {
-            return Err(StoreError::Parts(landed.len()));
-        }
-        landed.iter().try_for_each(|part| self.check_part(part))?;
         let parts: Parts<'_> = landed.iter().map(|part| (part.descriptor.digest, part)).collect();
         match self.landed(image, &parts)?.parse()? {
             Manifest::Image(manifest) => self.check_blobs(&manifest, &parts)?,
@@ -51,7 +56,7 @@ impl Store {
         })
     }
 
-    /// Whether a part is what it says, and on the disk.
+    /// Whether a part is what it says.
     fn check_part(&self, part: &Landed) -> Result<(), StoreError> {
         let Landed { file, descriptor } = part;
         let Descriptor { digest, size, media_type: _ } = descriptor;
@@ -66,7 +71,7 @@ impl Store {
         if got != *digest || length != *size {
             return Err(StoreError::NotWhatItSays { wanted: *digest, got });
         }
-        opened.sync_all().map_err(doing)
+        Ok(())
     }
 
     /// A document that landed, or that the store has.
@@ -92,4 +97,9 @@ impl Store {
         let blobs = image.layers.iter().map(|layer| &layer.descriptor).chain([&image.config]);
         blobs.map(|blob| blob.digest).filter(|blob| !parts.contains_key(blob)).try_for_each(|blob| self.exists(blob))
     }
+}
+
+/// Whether there are no more parts than an image can have.
+pub(super) fn check_number(landed: &[Landed]) -> Result<(), StoreError> {
+    if landed.len() > limits::PARTS { Err(StoreError::Parts(landed.len())) } else { Ok(()) }
 }
