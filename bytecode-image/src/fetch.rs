@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! pull ─ ask or not (policy, what is cached)
-//!      ─ select            top manifest by tag or digest → this platform's image
-//!      ─ fetch_signatures  absent = none; could not ask = an error
+//!      ─ select            top manifest by tag or digest → this platform's image; and at the same time
+//!      ─ signatures        what is beside both; absent = none, could not ask = an error
 //!      ─ decide            the caller's: → Verified, or no byte of configuration and layer is fetched
 //!      ─ fetch(&Verified)  configuration and layer, hashed as they stream
 //! ```
@@ -18,6 +18,10 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use self::{
+    select::Chosen,
+    signatures::{add_attestations, ask_beside, read_beside},
+};
 pub use self::{
     select::select,
     signatures::{SignatureSet, SignaturesFound, fetch_attached, fetch_signatures},
@@ -167,7 +171,7 @@ pub enum PullError<E: std::error::Error + 'static> {
 pub async fn pull<E: std::error::Error + 'static>(
     request: &PullRequest,
     ingest: &Ingest,
-    decide: impl FnOnce(&Selected, &[Candidate]) -> Result<Verified, E>,
+    decide: impl Fn(&Selected, &[Candidate]) -> Result<Verified, E>,
     progress: &dyn Progress,
 ) -> Result<Pulled, PullError<E>> {
     let PullRequest { reference, cached, platform, transport } = request;
@@ -179,11 +183,23 @@ pub async fn pull<E: std::error::Error + 'static>(
         Answer::Other(top) => top,
     };
     progress.report(Phase::Manifest, 0, None);
-    let selected = select(&remote, top, platform).await?;
-    let SignaturesFound { sets, unreadable } = fetch_signatures(&remote, &selected, progress).await?;
+    let chosen = Chosen::of(&remote, top, platform)?;
+    // What is beside an index and its image can be asked for with the image: both digests are known.
+    let beside = ask_beside(&remote, chosen.signable(), progress);
+    let (selected, beside) = tokio::join!(chosen.selected(&remote), beside);
+    let selected = selected?;
+    let mut found = read_beside(&remote, beside, progress).await?;
     progress.report(Phase::Verify, 0, None);
-    let candidates: Vec<Candidate> = sets.iter().flat_map(SignatureSet::candidates).collect();
-    let decided = decide(&selected, &candidates);
+    let decided = decide(&selected, &found.candidates());
+    let decided = match decided {
+        Ok(verified) => Ok(verified),
+        Err(refused) => {
+            let before = found.sets.len();
+            add_attestations(&remote, &selected.signable(), &mut found, progress).await?;
+            if found.sets.len() > before { decide(&selected, &found.candidates()) } else { Err(refused) }
+        }
+    };
+    let SignaturesFound { sets, unreadable } = found;
     let asks_nothing = decided.as_ref().is_ok_and(|verified| verified.judged().is_empty());
     let warning = match unreadable {
         // Nobody asked for a signature, so none is missing.

@@ -43,6 +43,11 @@ pub const CHALLENGE_BYTES: usize = 16 << 10;
 pub const CHALLENGES: usize = 16;
 /// Redirects followed for one request: registries use one or two.
 pub const REDIRECTS: usize = 5;
+/// Blobs, and manifests of signatures, that one pull asks for at the same time: registries limit what one client may do at once, and more
+/// is no faster.
+pub const TOGETHER: usize = 3;
+/// The most that `registries.toml` can make of it.
+pub const TOGETHER_AT_MOST: usize = 16;
 /// Times one request is tried, and times one blob is resumed.
 pub const ATTEMPTS: u32 = 4;
 /// The first pause between two tries, at most; it doubles.

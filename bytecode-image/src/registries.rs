@@ -1,6 +1,7 @@
 //! `registries.toml`: where a registry's name leads, and which hosts an administrator has named.
 //!
 //! ```toml
+//! parallel = 3                         # blobs that one pull fetches at the same time
 //! [[registry]]
 //! name = "registry"                    # as references write it: HOST or HOST:PORT
 //! endpoint = "127.0.0.1:5000"          # where it is; if left out, where it is without an entry
@@ -29,7 +30,10 @@ pub use self::certificates::{CertificateError, plain_file};
 pub use self::endpoint::{Authorities, Authority, Endpoint, Scheme};
 use self::proxy::RawProxies;
 pub use self::proxy::{Proxies, VARIABLES};
-use crate::reference::{Reference, Registry};
+use crate::{
+    limits,
+    reference::{Reference, Registry},
+};
 
 /// Docker's registry answers at another name than the one in references, and its tokens come from a third
 /// (docs.docker.com, "Docker Registry token authentication").
@@ -38,6 +42,7 @@ const DOCKER: (&str, &str, &str) = ("docker.io", "registry-1.docker.io", "auth.d
 /// All that `registries.toml` says. The default knows no registry but those that references name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registries {
+    parallel: Option<usize>,
     entries: Vec<Entry>,
     proxies: Proxies,
 }
@@ -79,6 +84,7 @@ pub struct RegistriesError {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawFile {
+    parallel: Option<Spanned<usize>>,
     #[serde(default)]
     registry: Vec<RawEntry>,
     #[serde(default)]
@@ -132,7 +138,17 @@ impl Registries {
             entries.push(entry);
         }
         let proxies = Proxies::of(raw.proxy).map_err(|(offset, what)| at(offset, what))?;
-        Ok(Self { entries, proxies })
+        let most = limits::TOGETHER_AT_MOST;
+        if let Some(wrong) = raw.parallel.as_ref().filter(|number| !(1..=most).contains(number.get_ref())) {
+            return Err(at(wrong.span().start, format!("`parallel` is {}: it is from 1 to {most}", wrong.get_ref())));
+        }
+        Ok(Self { parallel: raw.parallel.map(Spanned::into_inner), entries, proxies })
+    }
+
+    /// How many blobs one pull fetches at the same time.
+    #[must_use]
+    pub fn parallel(&self) -> usize {
+        self.parallel.unwrap_or(limits::TOGETHER)
     }
 
     /// Where a reference's registry is asked: its mirrors in order, then itself.
@@ -356,6 +372,7 @@ mod tests {
                 "[[registry]]\nname = 'a'\nhttps = true",
                 "registries.toml:3:1: unknown field `https`, expected one of `name`, `endpoint`, `http`, `ca`, `mirrors`, `token_realms`, `redirects`",
             ),
+            ("parallel = 0", "registries.toml:1:12: `parallel` is 0: it is from 1 to 16"),
             ("registry = 3", "registries.toml:1:12: invalid type: integer `3`, expected a sequence"),
             ("[[registry]]\nhttp = true", "registries.toml:1:1: missing field `name`"),
             (

@@ -202,6 +202,19 @@ fn signature_layer(payload: &[u8], signature: &[u8]) -> Result<Value, SignError>
     Ok(layer)
 }
 
+/// What a signature over a manifest most often signs: the bytes that are signed here, and for a name without its tag, as cosign does. A
+/// reader that is told their digest has them.
+pub(crate) fn usual_payloads(reference: &Reference, manifest: Digest) -> Vec<Vec<u8>> {
+    let repository = reference.by_digest(manifest);
+    [reference, &repository].into_iter().filter_map(|name| payload(name, manifest).ok()).collect()
+}
+
+/// The same for the config of a manifest of signatures with these layers.
+pub(crate) fn usual_config(layers: &[Digest]) -> Option<Vec<u8>> {
+    let layers: Vec<Value> = layers.iter().map(|digest| json!({ "digest": digest })).collect();
+    config(&layers).ok()
+}
+
 /// An image config with the payloads as its layers, as cosign writes it; the date is Go's zero time.
 fn config(layers: &[Value]) -> Result<Vec<u8>, SignError> {
     let digests: Vec<Value> = layers.iter().filter_map(|layer| layer.get("digest").cloned()).collect();

@@ -30,7 +30,7 @@ use reqwest::{
     header::{ACCEPT, CONTENT_TYPE, HeaderValue},
 };
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use self::{
     client::Clients,
@@ -102,6 +102,8 @@ pub struct Remote<'a> {
     /// The endpoint that answered first: mirrors may differ, so everything of one pull comes from one of them.
     serving: Mutex<Option<Endpoint>>,
     authorizations: Mutex<HashMap<(Authority, Access), Authorization>>,
+    /// For blobs that are under way at the same time.
+    places: Semaphore,
     waits: Waits<'a>,
 }
 
@@ -133,6 +135,7 @@ impl<'a> Remote<'a> {
             reference: reference.clone(),
             deadline: Instant::now() + timeouts.deadline,
             clients: Clients::new(&timeouts),
+            places: Semaphore::new(registries.parallel()),
             registries,
             auth,
             timeouts,
@@ -148,6 +151,11 @@ impl<'a> Remote<'a> {
     #[must_use]
     pub fn telling(self, waits: &'a (dyn Fn(&Wait) + Sync)) -> Self {
         Self { waits: Waits(waits), ..self }
+    }
+
+    /// How many things of one kind are asked for at the same time.
+    pub(crate) fn parallel(&self) -> usize {
+        self.registries.parallel()
     }
 
     /// What it was made for.

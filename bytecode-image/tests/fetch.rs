@@ -12,10 +12,11 @@ use bytecode_image::{
     fetch::{FetchError, Phase, Progress, PullError, PullRequest, Pulled, pull},
     key::{Scheme, SigningKey},
     limits, media,
+    registries::Registries,
     resolve::Selected,
     store::Sweep,
     testing::registry::{Mode, Options, Referrers, TestRegistry},
-    transport::Wait,
+    transport::{Timeouts, Wait},
 };
 use common::{
     Image, REPO, files, let_through, noise, pull_into, reference, registry, registry_with, request, run, seed,
@@ -41,6 +42,56 @@ fn an_unsigned_pull_takes_six_requests() {
     let referrers = format!("GET referrers/{}", image.digest);
     let [first, second] = blobs;
     assert_eq!(seen, ["GET manifests/v1".to_owned(), first, second, attestations, signatures, referrers]);
+}
+
+/// With the time that a slow registry takes.
+fn patient(registry: &TestRegistry) -> PullRequest {
+    let mut request = request(registry);
+    request.transport.timeouts = Timeouts::default();
+    request
+}
+
+#[test]
+fn a_signed_pull_takes_five_requests_and_asks_for_all_it_can_at_once() {
+    let key = SigningKey::generate(Scheme::Ed25519).unwrap();
+    for over_index in [false, true] {
+        let (registry, image) = registry(Mode::Slow);
+        let index = over_index.then(|| seed_index(&registry, REPO, "v1", &image));
+        sign_at(&registry, &key, index.unwrap_or(image.digest));
+        let (_dir, store) = store();
+        let ingest = store.ingest().unwrap();
+        run(pull(&patient(&registry), &ingest, signed_by(&key), &())).unwrap();
+        // Of an index also its image, and what is beside that.
+        let expected = if over_index { (8, 5) } else { (5, 2) };
+        assert_eq!((registry.seen().len(), registry.most_at_once()), expected, "{:?}", paths(&registry));
+    }
+}
+
+#[test]
+fn a_payload_that_nobody_would_have_guessed_is_asked_for() {
+    let (registry, image) = registry(Mode::Slow);
+    let payloads: Vec<Descriptor> = (0..8)
+        .map(|seed| {
+            let payload = noise(100 + seed);
+            registry.put_blob(&payload);
+            Descriptor::of(media::SIMPLE_SIGNING, &payload)
+        })
+        .collect();
+    let manifest = serde_json::json!({"schemaVersion": 2, "config": image.config, "layers": payloads});
+    let tag = format!("sha256-{}.sig", image.digest.hex());
+    registry.put_manifest(REPO, &tag, media::MANIFEST, manifest.to_string().as_bytes());
+    let (_dir, store) = store();
+    let mut request = patient(&registry);
+    let asked = |parallel: usize, request: &PullRequest| {
+        pull_into(&store, request).unwrap();
+        assert_eq!(registry.most_at_once(), parallel);
+        registry.seen().iter().filter(|seen| seen.path.contains("/blobs/")).count()
+    };
+    // No more than that many blobs at once.
+    assert_eq!(asked(limits::TOGETHER, &request), 8 + 1 + 2);
+    let more = format!("parallel = 5\n{}", registry.registries_toml());
+    request.transport.registries = Registries::parse(&more, "registries.toml").unwrap();
+    assert_eq!(asked(5, &request), 2 * (8 + 1 + 2));
 }
 
 #[test]

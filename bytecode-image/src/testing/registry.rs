@@ -100,6 +100,8 @@ struct Shared {
     modes: Mutex<HashMap<String, Mode>>,
     seen: Mutex<Vec<Seen>>,
     sent: AtomicU64,
+    /// Requests that have no answer yet, and the most there were.
+    waiting: Mutex<(usize, usize)>,
 }
 
 impl Shared {
@@ -109,6 +111,12 @@ impl Shared {
 
     fn seen(&self) -> MutexGuard<'_, Vec<Seen>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self, change: impl FnOnce(usize) -> usize) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.0 = change(waiting.0);
+        waiting.1 = waiting.1.max(waiting.0);
     }
 
     fn mode(&self, repository: &str) -> Mode {
@@ -133,6 +141,7 @@ impl TestRegistry {
             modes: Mutex::default(),
             seen: Mutex::default(),
             sent: AtomicU64::new(0),
+            waiting: Mutex::default(),
         });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
@@ -208,6 +217,12 @@ impl TestRegistry {
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
         self.shared.seen().clone()
+    }
+
+    /// How many requests waited for an answer at the same time, at most.
+    #[must_use]
+    pub fn most_at_once(&self) -> usize {
+        self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner).1
     }
 
     /// Bytes of bodies that left for the client so far (handed to the connection; some may not have arrived).

@@ -42,6 +42,8 @@ impl Remote<'_> {
             Some(at) => at,
             None => self.own()?.clone(),
         };
+        // Never closed. It is given back when the blob is here, or was given up.
+        let _place = self.places.acquire().await;
         let mut hasher = Hasher::new();
         let mut resumed = 0;
         loop {

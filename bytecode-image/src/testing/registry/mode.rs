@@ -38,6 +38,8 @@ pub enum Mode {
     CutOffNoRanges,
     /// Headers of a blob come, its body never.
     Stall,
+    /// Each answer comes after half a second.
+    Slow,
     /// A manifest differs each time it is asked for.
     Changing,
     /// Blobs are redirected to a URL.
@@ -96,6 +98,7 @@ impl FromStr for Mode {
             ("always-cut-off", None) => Self::AlwaysCutOff,
             ("cut-off-no-ranges", None) => Self::CutOffNoRanges,
             ("stall", None) => Self::Stall,
+            ("slow", None) => Self::Slow,
             ("changing", None) => Self::Changing,
             ("redirect-blobs", Some(url)) => Self::RedirectBlobs(url.to_owned()),
             ("redirect-manifests", Some(url)) => Self::RedirectManifests(url.to_owned()),

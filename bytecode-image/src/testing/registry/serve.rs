@@ -1,6 +1,6 @@
 //! Requests: routes of distribution-spec 1.1 by hand, since repositories have slashes, and the lies of each mode.
 
-use std::{io, net::TcpListener, sync::Arc};
+use std::{io, net::TcpListener, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -64,6 +64,11 @@ async fn handle(
     let parts = kinds.iter().find_map(|kind| rest.split_once(kind).map(|(repo, name)| (*kind, repo, name)));
     let (kind, repo, name) = parts.unwrap_or(("", "", ""));
     let request = Request { mode: shared.mode(repo), shared: &shared, method, uri: &uri, headers: &headers, repo };
+    shared.waiting(|number| number + 1);
+    if request.mode == Mode::Slow {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    shared.waiting(|number| number - 1);
     if let Some(refusal) = request.refused(name) {
         return refusal;
     }
