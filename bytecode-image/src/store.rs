@@ -13,9 +13,9 @@
 //! ```
 //! `skopeo` reads it as `oci:DIR:REFERENCE`.
 //!
-//! **Writing**: into `ingest/`, one syncfs for all parts, rename into `blobs/`, fsync of the directory; last a new `index.json` with an
-//! fsync of its own: four for an image, however many parts it has. A crash or a full disk at any point leaves the old index and, at
-//! worst, files that nothing names.
+//! **Writing**: into `ingest/`, rename into `blobs/`, then a new index beside the old one, and one syncfs for all of it; last the new index
+//! takes the place of the old one, with an fsync of the directory. So a commit waits for the disk twice, however many parts an image has.
+//! A crash or a full disk at any point leaves the old index and, at worst, files that nothing names.
 //! **Locking**: whoever changes anything holds an exclusive `flock` on the directory itself (on an open file of its own,
 //! so threads exclude each other too). Readers take no lock: `index.json` is replaced whole, blobs never change.
 //! **Collection**: [`Store::collect`] removes blobs that neither a name nor a lease reaches, under the same lock; as
@@ -40,6 +40,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use serde::{Deserialize, Serialize};
@@ -52,7 +53,10 @@ pub use self::{
     ingest::{Ingest, IngestFile, IngestName, Landed},
     releases::NamedRelease,
 };
-use self::{dir::Dir, index::Names};
+use self::{
+    dir::{Dir, OnDisk, Stamp},
+    index::Names,
+};
 use crate::{
     digest::{Descriptor, Digest, Hasher},
     document::DocumentError,
@@ -68,6 +72,8 @@ pub struct Store {
     root: Dir,
     blobs: Dir,
     ingest: Dir,
+    /// What `index.json` said, and which file that was.
+    last_names: Mutex<Option<(Stamp, Arc<Names>)>>,
 }
 
 /// An image whose parts lie in `ingest/`: what a pull, a build or an import hands to [`Store::commit`].
@@ -173,7 +179,7 @@ impl Store {
         let root = Dir::create(path).map_err(failed("open the directory"))?;
         let blobs = root.subdir("blobs").and_then(|blobs| blobs.subdir("sha256")).map_err(failed("make `blobs`"))?;
         let ingest = root.subdir("ingest").map_err(failed("make `ingest`"))?;
-        let store = Self { path: path.to_owned(), root, blobs, ingest };
+        let store = Self { path: path.to_owned(), root, blobs, ingest, last_names: Mutex::default() };
         let lock = store.lock()?;
         let version: serde_json::Value = match store.root.read("oci-layout", 4096) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_default(),
@@ -216,14 +222,11 @@ impl Store {
     fn commit_own(&self, fetched: &Fetched) -> Result<(), StoreError> {
         self.check_tree(fetched)?;
         let Fetched { reference, image, landed, signatures } = fetched;
-        // Before the lock: others need not wait for the disk.
-        self.ingest.sync_files().map_err(|source| self.failed("write what came", source))?;
         let _lock = self.lock()?;
         for Landed { file, descriptor } in landed {
             let moved = self.ingest.rename(file.as_str(), &self.blobs, &descriptor.digest.hex());
             moved.map_err(|source| self.failed("take in a blob", source))?;
         }
-        self.blobs.sync().map_err(|source| self.failed("write `blobs`", source))?;
         let mut names = self.names()?;
         names.set(&reference.to_string(), image);
         let mut by_manifest: BTreeMap<Digest, Vec<Descriptor>> = BTreeMap::new();
@@ -235,7 +238,7 @@ impl Store {
         }
         // Each image that a tag led to before has left its own.
         self.drop_signatures(&mut names);
-        self.write_names(&names)
+        self.write_index(&names, OnDisk::AllBefore)
     }
 
     /// Throws away parts that will not be committed.
@@ -254,7 +257,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; [`StoreError::NotFound`] if there is nothing.
     pub fn find(&self, reference: &Reference) -> Result<Descriptor, StoreError> {
-        self.names()?.find(reference).ok_or_else(|| StoreError::NotFound(reference.clone()))
+        self.read_names()?.find(reference).ok_or_else(|| StoreError::NotFound(reference.clone()))
     }
 
     /// All names, sorted.
@@ -262,7 +265,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn list(&self) -> Result<Vec<Named>, StoreError> {
-        Ok(self.names()?.list())
+        Ok(self.read_names()?.list())
     }
 
     /// Gives a stored image another name of the same or another repository.
@@ -302,31 +305,57 @@ impl Store {
         }
     }
 
+    /// The names of now, to be changed.
     fn names(&self) -> Result<Names, StoreError> {
+        self.read_names().map(Arc::unwrap_or_clone)
+    }
+
+    /// The names of now.
+    fn read_names(&self) -> Result<Arc<Names>, StoreError> {
         Ok(self.names_if_any()?.unwrap_or_default())
     }
 
-    fn names_if_any(&self) -> Result<Option<Names>, StoreError> {
-        match self.root.read("index.json", INDEX_LIMIT) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(StoreError::Index),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(self.failed("read `index.json`", source)),
+    /// Read anew if the file is another one than the last time: a list of a thousand images asks a thousand times.
+    fn names_if_any(&self) -> Result<Option<Arc<Names>>, StoreError> {
+        let failed = |source| self.failed("read `index.json`", source);
+        let stamp = match self.root.stamp("index.json") {
+            Ok(stamp) => stamp,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(failed(source)),
+        };
+        let mut last = self.last_names.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, names)) = last.as_ref().filter(|(of, _)| *of == stamp) {
+            return Ok(Some(Arc::clone(names)));
         }
+        // One that took its place meanwhile is read instead, and once more the next time.
+        let bytes = self.root.read("index.json", INDEX_LIMIT).map_err(failed)?;
+        let names: Arc<Names> = serde_json::from_slice(&bytes).map(Arc::new).map_err(StoreError::Index)?;
+        *last = Some((stamp, Arc::clone(&names)));
+        Ok(Some(names))
+    }
+
+    fn write_names(&self, names: &Names) -> Result<(), StoreError> {
+        self.write_index(names, OnDisk::File)
     }
 
     /// Never more than is read: what cannot be read any more cannot be mended either.
-    fn write_names(&self, names: &Names) -> Result<(), StoreError> {
+    fn write_index(&self, names: &Names, on_disk: OnDisk) -> Result<(), StoreError> {
         let bytes = serde_json::to_vec(names).map_err(StoreError::Index)?;
         if u64::try_from(bytes.len()).is_ok_and(|length| length > INDEX_LIMIT) {
             let full = io::Error::new(io::ErrorKind::FileTooLarge, IndexFull);
             return Err(self.failed("write `index.json`", full));
         }
-        self.replace("index.json", &bytes)
+        self.replace_when("index.json", &bytes, on_disk)
     }
 
     /// Replaces a file of the root, whole or not at all.
     fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
-        let replaced = self.root.write_new(&format!("{name}.new"), bytes).and_then(|()| {
+        self.replace_when(name, bytes, OnDisk::File)
+    }
+
+    /// The same once this much is on the disk.
+    fn replace_when(&self, name: &str, bytes: &[u8], on_disk: OnDisk) -> Result<(), StoreError> {
+        let replaced = self.root.write_new(&format!("{name}.new"), bytes, on_disk).and_then(|()| {
             self.root.rename(&format!("{name}.new"), &self.root, name)?;
             self.root.sync()
         });

@@ -35,7 +35,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn before(&self, reference: &Reference) -> Result<Option<Before>, StoreError> {
-        let names = self.names()?;
+        let names = self.read_names()?;
         let Some(image) = names.exact(&reference.to_string()) else { return Ok(None) };
         let reached = match self.reached([image.digest].into_iter()) {
             Ok(reached) => reached,

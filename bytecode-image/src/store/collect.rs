@@ -57,7 +57,7 @@ impl Store {
     /// [`StoreError`]; then some may be gone already, none of them needed.
     pub fn collect(&self, leases: &BTreeSet<Digest>, sweep: Sweep) -> Result<Swept, StoreError> {
         let _lock = self.lock()?;
-        let roots = self.names()?.roots().chain(leases.iter().copied()).collect::<Vec<_>>();
+        let roots = self.read_names()?.roots().chain(leases.iter().copied()).collect::<Vec<_>>();
         let reached = self.reached(roots.into_iter())?;
         let mut swept = Swept::default();
         for name in self.blobs.names().map_err(|source| self.failed("list `blobs`", source))? {

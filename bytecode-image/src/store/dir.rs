@@ -8,7 +8,10 @@ use std::{
     io::{self, Read, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::DirBuilderExt},
+        unix::{
+            ffi::OsStrExt,
+            fs::{DirBuilderExt, MetadataExt},
+        },
     },
     path::Path,
 };
@@ -25,6 +28,23 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 
 #[derive(Debug)]
 pub(super) struct Dir(OwnedFd);
+
+/// One state of one file: another file, or the same one written to, has another (inode(7), ctime).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+/// What is on the disk when a file has been written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnDisk {
+    /// The file.
+    File,
+    /// It, and every file and name of its file system that was written before (syncfs(2)).
+    AllBefore,
+}
 
 impl Dir {
     /// Opens a directory for root alone, and makes it and its parents if needed.
@@ -81,6 +101,13 @@ impl Dir {
         if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
     }
 
+    /// Which file has a name now.
+    pub(super) fn stamp(&self, name: &str) -> io::Result<Stamp> {
+        let data = self.open(name)?.metadata()?;
+        let changed = (data.ctime(), data.ctime_nsec());
+        Ok(Stamp { inode: data.ino(), size: data.size(), changed })
+    }
+
     /// A small file, whole.
     pub(super) fn read(&self, name: &str, limit: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
@@ -92,12 +119,15 @@ impl Dir {
         }
     }
 
-    /// A file with these bytes, on the disk when this returns. One of that name is left of a crash, and goes; a file that
+    /// A file with these bytes, on the disk when this returns, perhaps with more. One of that name is left of a crash, and goes; a file that
     /// could not be written whole goes too.
-    pub(super) fn write_new(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn write_new(&self, name: &str, bytes: &[u8], on_disk: OnDisk) -> io::Result<()> {
         self.remove(name).or_else(super::none_there)?;
         let mut file = self.create_new(name)?;
-        let written = file.write_all(bytes).and_then(|()| file.sync_all());
+        let written = file.write_all(bytes).and_then(|()| match on_disk {
+            OnDisk::File => file.sync_all(),
+            OnDisk::AllBefore => Ok(syncfs(&file)?),
+        });
         if written.is_err() {
             self.remove(name)?;
         }
@@ -114,11 +144,6 @@ impl Dir {
 
     pub(super) fn sync(&self) -> io::Result<()> {
         Ok(fsync(&self.0)?)
-    }
-
-    /// Brings every file to the disk that was written, and with them all else of their file system (syncfs(2)).
-    pub(super) fn sync_files(&self) -> io::Result<()> {
-        Ok(syncfs(&self.0)?)
     }
 
     /// Every name in it that is UTF-8; nothing of ours is anything else.

@@ -50,7 +50,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; none kept is not one.
     pub fn signatures(&self, selected: &Selected) -> Result<Vec<Candidate>, StoreError> {
-        let names = self.names()?;
+        let names = self.read_names()?;
         let mut found = Vec::new();
         for over in selected.signable() {
             for manifest in names.signatures(selected.reference(), over) {
