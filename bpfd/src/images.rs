@@ -222,8 +222,8 @@ impl Images {
             let selected = shared.store.selected(&named.reference, &shared.platform)?;
             let opened = open(&shared.store, &shared.workers, &selected)?;
             let size = opened.object.len();
-            let summary = summary(opened.digest(), size, &opened.inspected, opened.labelled.as_ref());
-            shared.remember(selected.manifest().digest(), opened.digest());
+            let summary = summary(opened.digest, size, &opened.inspected, opened.labelled.as_ref());
+            shared.remember(selected.manifest().digest(), opened.digest);
             let architecture = opened.architecture.as_ref().unwrap_or(&shared.platform.architecture);
             Ok(Inspected {
                 image: shared.stored(&named),

@@ -116,7 +116,7 @@ impl Shared {
         if let AgeCheck::At(_) = ages {
             self.not_older(reference, &judged, &opened.release(reference, &judged.selected))?;
         }
-        self.remember(judged.selected.manifest().digest(), opened.digest());
+        self.remember(judged.selected.manifest().digest(), opened.digest);
         self.store.used(judged.selected.digest());
         Ok(Ready { judged, opened, warning })
     }

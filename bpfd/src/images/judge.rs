@@ -32,6 +32,8 @@ pub(super) struct Judged {
 /// What an image holds.
 pub(super) struct Opened {
     pub(super) object: Vec<u8>,
+    /// Of the object: hashed once, as it may be large.
+    pub(super) digest: Digest,
     pub(super) inspected: Object,
     pub(super) labels: BTreeMap<String, String>,
     pub(super) labelled: Option<Labelled>,
@@ -39,10 +41,6 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    pub(super) fn digest(&self) -> Digest {
-        Digest::of(&self.object)
-    }
-
     /// Which release it is, by its label.
     pub(super) fn release(&self, reference: &Reference, selected: &Selected) -> NamedRelease {
         let label = self.labelled.as_ref().map(|Labelled { generation: _, label }| label);
@@ -197,10 +195,11 @@ pub(super) fn open(store: &Store, workers: &Workers, selected: &Selected) -> Res
     let Unpacked { path: _, object } = object(store, selected)?;
     let labelled = label::read(&labels)?;
     let inspected = parse::inspect(workers, &object)?;
+    let digest = Digest::of(&object);
     if let Some(labelled) = &labelled {
-        labelled.check_against(Digest::of(&object), &inspected)?;
+        labelled.check_against(digest, &inspected)?;
     }
-    Ok(Opened { object, inspected, labels, labelled, architecture })
+    Ok(Opened { object, digest, inspected, labels, labelled, architecture })
 }
 
 /// This machine.
