@@ -1,6 +1,6 @@
 //! Where registries are and what they are told of us: `registries.toml` and `auth.json` of the daemon, never a caller's.
 //!
-//! Read anew for each pull, so that `podman login --authfile` needs no reload and no secret stays in memory; read once when the
+//! The second may come as a credential of systemd instead. Read anew for each pull, so that `podman login --authfile` needs no reload and no secret stays in memory; read once when the
 //! daemon starts, so that a bad file stops it. Must never hand out credentials for another registry than the one that is asked.
 
 use std::path::{Path, PathBuf};
@@ -13,11 +13,18 @@ use bytecode_image::transport::{Timeouts, TransportConfig};
 use crate::etc::{self, EtcError};
 use crate::layout::Layout;
 
+/// The name of the auth file, and of the credential that takes its place (systemd.exec(5), `LoadCredential=`).
+const AUTH: &str = "auth.json";
+/// Where systemd has put the credentials of a service.
+const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+
 /// The two files.
 #[derive(Clone, Debug)]
 pub struct RegistryFiles {
     registries: PathBuf,
     auth: PathBuf,
+    /// That systemd may have given: read in place of the auth file if it is there.
+    credential: Option<PathBuf>,
 }
 
 /// A file that cannot be used.
@@ -45,7 +52,12 @@ pub enum RegistryFilesError {
 impl RegistryFiles {
     /// Checks both once. Absent ones are empty.
     pub fn open(layout: &Layout) -> Result<Self, RegistryFilesError> {
-        let files = Self { registries: layout.etc.join("registries.toml"), auth: layout.etc.join("auth.json") };
+        Self::open_with(layout, std::env::var_os(CREDENTIALS_DIRECTORY).map(PathBuf::from))
+    }
+
+    fn open_with(layout: &Layout, credentials: Option<PathBuf>) -> Result<Self, RegistryFilesError> {
+        let credential = credentials.map(|directory| directory.join(AUTH));
+        let files = Self { registries: layout.etc.join("registries.toml"), auth: layout.etc.join(AUTH), credential };
         files.registries()?;
         files.auth()?;
         Ok(files)
@@ -88,8 +100,13 @@ impl RegistryFiles {
     }
 
     fn auth(&self) -> Result<AuthFile, RegistryFilesError> {
-        let Some(text) = etc::read(&self.auth)? else { return Ok(AuthFile::default()) };
-        AuthFile::parse(text.as_bytes()).map_err(|source| RegistryFilesError::Auth { path: self.auth.clone(), source })
+        for path in self.credential.iter().chain([&self.auth]) {
+            if let Some(text) = etc::read(path)? {
+                let read = AuthFile::parse(text.as_bytes());
+                return read.map_err(|source| RegistryFilesError::Auth { path: path.clone(), source });
+            }
+        }
+        Ok(AuthFile::default())
     }
 }
 
@@ -148,6 +165,28 @@ mod tests {
             files.unwrap().transports(&"r.example/a:b".parse().unwrap(), Author::Trusted, Timeouts::default()).unwrap();
         let has = |registry: &str| transports.iter().any(|config| config.auth.lookup(registry, "a").is_some());
         assert!(has("m.example") && !has("n.example"));
+    }
+
+    #[test]
+    fn a_credential_of_systemd_takes_the_place_of_the_auth_file() {
+        // `me:one`, `me:two`
+        let (dir, _) = files("", r#"{"auths": {"r.example": {"auth": "bWU6b25l"}}}"#);
+        let layout = Layout::new(Some(dir.path()));
+        let credentials = dir.path().join("credentials");
+        let had = || {
+            let files = RegistryFiles::open_with(&layout, Some(credentials.clone()))?;
+            let reference: Reference = "r.example/a:b".parse().unwrap();
+            let transports = files.transports(&reference, Author::Trusted, Timeouts::default())?;
+            Ok(transports[0].auth.lookup("r.example", "a").cloned())
+        };
+        let password = |password| Some(Credentials::password("me", password));
+        let without: Result<_, RegistryFilesError> = had();
+        assert_eq!(without.unwrap(), password("one"), "systemd gave none of that name");
+        etc::replace(&credentials.join(AUTH), r#"{"auths": {"r.example": {"auth": "bWU6dHdv"}}}"#).unwrap();
+        assert_eq!(had().unwrap(), password("two"));
+        etc::replace(&credentials.join(AUTH), "{").unwrap();
+        let said = had().unwrap_err().to_string();
+        assert_eq!(said, format!("`{}` is no auth file", credentials.join(AUTH).display()));
     }
 
     #[test]
