@@ -10,6 +10,7 @@ mod kinds;
 mod libxdp;
 mod policy;
 pub(crate) mod program;
+mod pull;
 mod scale;
 
 use std::path::Path;
@@ -29,11 +30,12 @@ struct Bench {
 }
 
 /// A new bench is a line here and a file.
-const BENCHES: [Bench; 6] = [
+const BENCHES: [Bench; 7] = [
     Bench { name: "scale", run: scale::measure },
     Bench { name: "attacks", run: attacks::measure },
     Bench { name: "policy", run: policy::measure },
     Bench { name: "cli", run: cli::measure },
+    Bench { name: "pull", run: pull::measure },
     Bench { name: "libxdp", run: libxdp::measure },
     Bench { name: "kinds", run: kinds::measure },
 ];
@@ -50,6 +52,7 @@ const NOT_MEASURED: u8 = 2;
   attacks  what root waits for while others ask for as much as they may; as root
   policy   what a decision costs with ten rules and with a thousand; as root
   cli      what commands cost as whole processes, as packages have them; as root
+  pull     what pulling an image takes beside skopeo, which verifies nothing; as root
   libxdp   what attaching takes beside xdp-loader, in a guest; as root
   kinds    how much code each hook kind is, from git
 

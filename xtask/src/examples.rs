@@ -63,12 +63,18 @@ fn is_newer(object: &Path, source: &Path) -> bool {
 }
 
 pub(crate) fn compile(source: &Path, object: &Path) -> Result<()> {
+    compile_with(source, object, &[])
+}
+
+/// The same with more words for clang.
+pub(crate) fn compile_with(source: &Path, object: &Path, more: &[&str]) -> Result<()> {
     // Debian keeps <asm/types.h> in a directory per architecture, which `-target bpf` does not search.
     let headers = format!("/usr/include/{}-linux-gnu", std::env::consts::ARCH);
     // Two runs at once must not see each other's half-written object.
     let part = object.with_extension(format!("{}.part", std::process::id()));
     let out = Command::new("clang")
         .args(["-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-I", &headers, "-c"])
+        .args(more)
         .arg(source)
         .arg("-o")
         .arg(&part)
