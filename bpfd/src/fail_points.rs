@@ -4,7 +4,8 @@
 //! The names are `journal-*` around each write of the journal, `audit-*` around the first and the last record of an
 //! operation, `step-<verb>-*` around each step, `undo-*` and `repair-*`; the
 //! crash test lists them and fails if one was not reached. `watch-fails` and `interfaces-watch-fails` end a watch. At others a test may hold what is done: `FAILPOINTS="load-made=return(FIFO)"`;
-//! `image-quota=return(BYTES)` is another quota of the image store.
+//! `image-quota=return(BYTES)` is another quota of the image store, and `registry-patience=return(MILLISECONDS)` how long a registry may be
+//! silent; a pull may take six times as long.
 
 /// Arms the points that the environment names, for the life of the process.
 pub fn arm() {

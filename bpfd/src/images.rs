@@ -122,7 +122,7 @@ impl Images {
             registries,
             objects,
             platform: platform(),
-            timeouts: Timeouts { deadline: WHOLE - AFTERWARDS, ..Timeouts::default() },
+            timeouts: timeouts(),
             held: Mutex::default(),
             known: Mutex::default(),
         };
@@ -393,6 +393,15 @@ impl Shared {
             .image_rule(reference)
             .map(|_covers| Author::Other)
             .ok_or_else(|| ImageError::NotCovered(reference.clone()))
+    }
+}
+
+/// How patient pulls are with registries.
+fn timeouts() -> Timeouts {
+    let usual = Timeouts { deadline: WHOLE - AFTERWARDS, ..Timeouts::default() };
+    match crate::fail_points::bytes("registry-patience").map(Duration::from_millis) {
+        Some(patience) => Timeouts { connect: patience, idle: patience, deadline: patience * 6 },
+        None => usual,
     }
 }
 
