@@ -1,4 +1,5 @@
 //! The pull pipeline: when the registry is asked, what is fetched before and after the decision, and what is left behind.
+//! Long because each case is a whole pull, and they share its words.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 mod common;
