@@ -1,11 +1,12 @@
 //! A corpus of damaged and hostile layers, made here: each is refused, with an error that names the cause.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
 
+mod layers;
+
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 use bytecode_image::{media, unpack::object};
-use flate2::{Compression, write::GzEncoder};
+use layers::{gzip, zstd};
 use tar::{EntryType, Header};
 
 const ELF: &[u8] = b"\x7fELF and the rest of an object";
@@ -41,16 +42,6 @@ fn tar(entries: &[Vec<u8>]) -> Vec<u8> {
 
 fn good() -> Vec<u8> {
     tar(&[file("x.o", ELF)])
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn zstd(bytes: &[u8]) -> Vec<u8> {
-    ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
 fn changed(mut bytes: Vec<u8>, at: usize, to: u8) -> Vec<u8> {

@@ -1,13 +1,13 @@
 //! Layers, good and hostile: each hostile one has an error of its own.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
-use std::io::Write;
+mod layers;
 
 use bytecode_image::{
     limits, media,
     unpack::{UnpackError, Unpacked, object},
 };
-use flate2::{Compression, write::GzEncoder};
+use layers::{gzip, zstd};
 use tar::{EntryType, Header};
 
 const ELF: &[u8] = b"\x7fELF and the rest of an object";
@@ -35,16 +35,6 @@ fn tar_of(entries: &[Entry<'_>]) -> Vec<u8> {
         builder.append(&header, bytes).unwrap();
     }
     builder.into_inner().unwrap()
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-fn zstd(bytes: &[u8]) -> Vec<u8> {
-    ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
 fn refuse(tar: &[u8]) -> UnpackError {
