@@ -174,6 +174,7 @@ pub fn run(layout: &Layout) -> Result<(), DaemonError> {
     steps.iter().for_each(|step| tracing::info!(%step, "repaired"));
     failures.iter().for_each(|failure| tracing::warn!(%failure, "not repaired"));
 
+    images.settle_loads(&snapshot.state);
     let used = snapshot.objects().into_iter().chain(files.objects(layout)).collect();
     let swept = objects.sweep(&used).map_err(at("sweep the object store", &layout.objects()))?;
     tracing::debug!(swept, "removed unused objects");

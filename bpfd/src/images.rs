@@ -12,6 +12,7 @@
 //! One pull of a reference at a time. What the store serves waits for no pull. Must never give out bytes of an image that the policy of now refuses.
 
 mod acquired;
+mod archive;
 mod bring;
 mod damaged;
 mod error;
@@ -23,10 +24,12 @@ mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bpfd_core::ask::PullAsk;
+use bpfd_core::ident::AppUid;
 use bpfd_core::policy::{Authorized, Principal, Stage};
 use bpfd_core::report::Warning;
 use bpfd_core::request::{Apply, PullPolicy};
@@ -37,12 +40,13 @@ use bytecode_image::limits;
 use bytecode_image::reference::Reference;
 use bytecode_image::registries::Author;
 use bytecode_image::resolve::Platform;
-use bytecode_image::store::{Named, NamedRelease, Store, Sweep};
+use bytecode_image::store::{Ended, Named, NamedRelease, Store, Sweep};
 use bytecode_image::summary::summary;
 use bytecode_image::transport::Timeouts;
 use bytecode_image::verify;
 
 pub use self::acquired::Acquired;
+pub use self::archive::{ArchiveUpload, Exported};
 use self::bring::{Ready, Terms};
 use self::damaged::open_or_set_aside;
 pub use self::error::ImageError;
@@ -63,7 +67,9 @@ use crate::worker::Workers;
 const PULLS: Number = Number { root: 2, others: 4, each: 2 };
 /// Looks into the store that run at the same time: each may hold an object and its layer, 32 MiB, and a process that reads it.
 const LOOKS: Number = Number { root: 2, others: 2, each: 1 };
-/// The whole of a pull or an acquisition: somebody waits for it.
+/// Archives that are written or read at the same time: each may be a file of 512 MiB, for as long as a client takes to send it.
+const ARCHIVES: Number = Number { root: 1, others: 2, each: 1 };
+/// The whole of a pull, an acquisition, an import or an export: somebody waits for it.
 const WHOLE: Duration = limits::DEADLINE;
 /// What judging and unpacking may need after the registry has answered.
 const AFTERWARDS: Duration = Duration::from_secs(5);
@@ -74,6 +80,7 @@ pub struct Images {
     shared: Arc<Shared>,
     pulls: Places,
     looks: Places,
+    archives: Places,
     /// Held while a reference is pulled and judged.
     pulling: Mutex<BTreeMap<Reference, Weak<tokio::sync::Mutex<()>>>>,
     damage: Option<String>,
@@ -89,8 +96,8 @@ struct Shared {
     objects: Objects,
     platform: Platform,
     timeouts: Timeouts,
-    /// What names led to that a pull is moving: no collection takes it before the new image is known to be good.
-    held: Mutex<BTreeMap<Reference, BTreeSet<Digest>>>,
+    /// Whether images came since the size of the store was looked at.
+    grown: AtomicBool,
     /// What was found in images, by the digest of their manifest: a list need not unpack them each time.
     known: Mutex<BTreeMap<Digest, Digest>>,
 }
@@ -123,11 +130,11 @@ impl Images {
             objects,
             platform: platform(),
             timeouts: timeouts(),
-            held: Mutex::default(),
+            grown: AtomicBool::new(false),
             known: Mutex::default(),
         };
-        let (pulls, looks, pulling) = (Places::new(PULLS), Places::new(LOOKS), Mutex::default());
-        Ok(Self { shared: Arc::new(shared), pulls, looks, pulling, damage })
+        let (pulls, looks, archives) = (Places::new(PULLS), Places::new(LOOKS), Places::new(ARCHIVES));
+        Ok(Self { shared: Arc::new(shared), pulls, looks, archives, pulling: Mutex::default(), damage })
     }
 
     /// What was wrong with the store that was found, if it was set aside.
@@ -244,14 +251,39 @@ impl Images {
         self.blocking(uid, move |shared| shared.verdict(&shared.one(&image)?.reference, explain)).await
     }
 
-    /// Remembers an image that was loaded: what comes later is compared with it.
-    pub async fn loaded(&self, uid: u32, reference: Reference, release: NamedRelease) {
-        let remembered = self.blocking(uid, move |shared| {
-            shared.remember_release(&reference, &release);
-            Ok(())
-        });
+    /// Notes that an image is about to be loaded as this app: what comes later is compared with it once it is. Gives whether the end is to
+    /// be told.
+    ///
+    /// # Errors
+    /// [`ImageError::Store`]: then it is not to be loaded.
+    pub async fn loading(
+        &self,
+        uid: u32,
+        app: AppUid,
+        reference: Reference,
+        release: NamedRelease,
+    ) -> Result<bool, ImageError> {
+        self.blocking(uid, move |shared| {
+            let policy = shared.trust.policy();
+            let Some(rule) = policy.image_rule(&reference) else { return Ok(false) };
+            Ok(shared.store.begin_load(rule, &app.to_string(), &release)?)
+        })
+        .await
+    }
+
+    /// Ends what [`Images::loading`] noted.
+    pub async fn loaded(&self, uid: u32, app: AppUid, ended: Ended) {
+        let remembered = self.blocking(uid, move |shared| Ok(shared.store.end_load(&app.to_string(), ended)?));
         if let Err(error) = remembered.await {
-            tracing::error!(error = %error_chain(&error), "cannot remember the release of an image");
+            tracing::error!(error = %error_chain(&error), "cannot remember the release of an image before the next start");
+        }
+    }
+
+    /// Ends what an earlier run noted and did not end. Only for a start, once it is known which apps there are.
+    pub fn settle_loads(&self, state: &State) {
+        let is_loaded = |load: &str| load.parse::<AppUid>().is_ok_and(|uid| state.apps.contains_key(&uid));
+        if let Err(error) = self.shared.store.settle_loads(is_loaded) {
+            tracing::error!(error = %error_chain(&error), "cannot remember the releases of loads that a crash interrupted");
         }
     }
 
@@ -277,6 +309,11 @@ impl Images {
     pub async fn prune(&self, caller: &Principal, needed: Needed, apply: Apply) -> Result<Removed, ImageError> {
         let caller = caller.clone();
         self.blocking(caller.uid, move |shared| shared.prune(&caller, &needed, apply)).await
+    }
+
+    /// Whether images came since this was asked last.
+    pub fn has_grown(&self) -> bool {
+        self.shared.grown.swap(false, Ordering::Relaxed)
     }
 
     /// Takes away what was used longest ago and nothing needs, until the store is as small as it should be.

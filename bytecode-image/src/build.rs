@@ -298,18 +298,23 @@ pub(crate) fn is_kernel(text: &str) -> bool {
 
 /// A tar of one file, the same wherever and whenever it is made.
 fn tar_of(path: &str, object: &[u8]) -> io::Result<Vec<u8>> {
+    let mut builder = tar::Builder::new(Vec::new());
+    append(&mut builder, path, object)?;
+    builder.into_inner()
+}
+
+/// A file of a tar, of nobody in particular and of no time.
+pub(crate) fn append(builder: &mut tar::Builder<impl Write>, path: &str, bytes: &[u8]) -> io::Result<()> {
     let mut header = tar::Header::new_ustar();
     header.set_path(path)?;
-    header.set_size(u64::try_from(object.len()).map_err(io::Error::other)?);
+    header.set_size(u64::try_from(bytes.len()).map_err(io::Error::other)?);
     header.set_mode(0o644);
     header.set_uid(0);
     header.set_gid(0);
     header.set_mtime(0);
     header.set_entry_type(tar::EntryType::Regular);
     header.set_cksum();
-    let mut builder = tar::Builder::new(Vec::new());
-    builder.append(&header, object)?;
-    builder.into_inner()
+    builder.append(&header, bytes)
 }
 
 /// Gzip without a date; 255 is "unknown" for the operating system (RFC 1952 §2.3.1).

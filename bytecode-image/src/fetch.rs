@@ -265,19 +265,19 @@ pub async fn fetch(
         part(remote, selected.config(), limits::CONFIG, ingest, progress, Phase::Config),
         part(remote, layer, limits::LAYER, ingest, progress, Phase::Layer),
     );
-    let mut landed = Parts { ingest, landed: Vec::new() };
+    let mut landed = Parts::new(ingest);
     // Both are kept track of before either error is returned, so that the other's file goes too.
     let config = config.map(|part| landed.keep(part));
     let layer = layer.map(|part| landed.keep(part));
     config.map_err(|failed| failed.into_error(|error| FetchError::Config(reference.clone().into(), error.into())))?;
     layer.map_err(|failed| failed.into_error(|error| FetchError::Layer(reference.clone().into(), error.into())))?;
     for document in selected.index().into_iter().chain([selected.manifest()]) {
-        landed.put(document.descriptor(), document.bytes())?;
+        landed.put(document.descriptor(), document.bytes()).map_err(FetchError::Ingest)?;
     }
     let mut kept = Vec::new();
     for set in signatures {
         for (descriptor, bytes) in set.parts() {
-            landed.put(descriptor, bytes)?;
+            landed.put(descriptor, bytes).map_err(FetchError::Ingest)?;
         }
         kept.push(Signatures { over: set.over(), manifest: set.manifest().descriptor().clone() });
     }
@@ -286,13 +286,17 @@ pub async fn fetch(
 }
 
 /// Parts that are in `ingest/`; dropped before [`Parts::done`], they are removed.
-struct Parts<'a> {
+pub(crate) struct Parts<'a> {
     ingest: &'a Ingest,
     landed: Vec<Landed>,
 }
 
-impl Parts<'_> {
-    fn keep(&mut self, part: Landed) {
+impl<'a> Parts<'a> {
+    pub(crate) fn new(ingest: &'a Ingest) -> Self {
+        Self { ingest, landed: Vec::new() }
+    }
+
+    pub(crate) fn keep(&mut self, part: Landed) {
         // The same blob twice, for example two signatures with one payload: one file is enough.
         match self.landed.iter().any(|known| known.descriptor.digest == part.descriptor.digest) {
             true => self.ingest.remove(&part),
@@ -300,13 +304,13 @@ impl Parts<'_> {
         }
     }
 
-    fn put(&mut self, descriptor: &Descriptor, bytes: &[u8]) -> Result<(), FetchError> {
-        let part = self.ingest.put(descriptor, bytes).map_err(FetchError::Ingest)?;
+    pub(crate) fn put(&mut self, descriptor: &Descriptor, bytes: &[u8]) -> io::Result<()> {
+        let part = self.ingest.put(descriptor, bytes)?;
         self.keep(part);
         Ok(())
     }
 
-    fn done(mut self) -> Vec<Landed> {
+    pub(crate) fn done(mut self) -> Vec<Landed> {
         std::mem::take(&mut self.landed)
     }
 }

@@ -1,5 +1,6 @@
 //! BPF bytecode in OCI images: format, transport, store, signatures.
 
+pub mod archive;
 pub mod auth;
 pub mod build;
 pub mod bundle;

@@ -29,6 +29,16 @@ pub const EXPANSION_FLOOR: u64 = 1 << 20;
 pub const STREAMS: usize = 1024;
 /// Entries of a layer's tar: one ELF, BTF files for some kernels, a licence.
 pub const TAR_ENTRIES: usize = 64;
+/// Bytes of an archive of images, and of all that is taken from one: what the daemon's store holds before it makes room.
+pub const ARCHIVE: u64 = 512 << 20;
+/// Members of an archive: [`ARCHIVE_IMAGES`] images of four parts, each with signatures in ten manifests of three, and their directories.
+pub const ARCHIVE_MEMBERS: usize = 4096;
+/// Images of an archive, and names of all of them together: as many as one request may name.
+pub const ARCHIVE_IMAGES: usize = 64;
+/// Bytes of all manifests and indexes of an archive together: a thousand of the largest that builders write (16 KiB).
+pub const ARCHIVE_DOCUMENTS: u64 = 16 << 20;
+/// Bytes of an extended header of a tar: a path and a link's target (4 KiB each, PATH_MAX), and what tools note of times and owners.
+pub const TAR_HEADER: u64 = 64 << 10;
 /// Bytes of a token server's answer: tokens are a few KiB.
 pub const TOKEN: u64 = 64 << 10;
 /// Bytes read of an error's body, to quote its code and message.

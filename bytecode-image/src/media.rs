@@ -55,6 +55,10 @@ pub const LABEL_LICENSES: &str = "org.opencontainers.image.licenses";
 pub const LABEL_VERSION: &str = "org.opencontainers.image.version";
 /// Annotation of an index entry: the kernel it needs, such as `>=6.4`.
 pub const ANNOTATION_KERNEL: &str = "io.bpfd.requires.kernel";
+/// Annotation of an entry of a layout's index: its name (image-spec 1.1 annotations.md).
+pub const ANNOTATION_REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The same, whole: containerd and Docker since 25 write the tag alone into the other one.
+pub const ANNOTATION_IMAGE_NAME: &str = "io.containerd.image.name";
 /// Annotation of a signature layer: base64 of the signature over the layer's bytes.
 pub const ANNOTATION_SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 /// Annotation of a signature layer that was made without a key of the signer's own: the certificate, as PEM.

@@ -153,6 +153,12 @@ impl Selected {
         &self.reference
     }
 
+    /// The same image by another name.
+    #[must_use]
+    pub fn under(self, reference: &Reference) -> Self {
+        Self { reference: reference.clone(), ..self }
+    }
+
     /// The digest that the reference was resolved to: of the index if there is one.
     #[must_use]
     pub fn digest(&self) -> Digest {

@@ -5,6 +5,7 @@
 //! ├── oci-layout         {"imageLayoutVersion":"1.0.0"}
 //! ├── index.json         one entry a name (`org.opencontainers.image.ref.name` = the whole reference), and one for each
 //! │                      manifest of signatures (`HOST/REPOSITORY:sha256-<hex>.sig`, further ones `HOST/REPOSITORY@DIGEST`)
+//! ├── releases.begun.json  releases of loads that may not have ended
 //! ├── releases.json     the last release of each name, where the policy forbids downgrades
 //! ├── blobs/sha256/<hex> manifests, configurations, layers, signatures, by digest
 //! ├── ingest/            what is being written; never read as content
@@ -19,24 +20,26 @@
 //! **Locking**: whoever changes anything holds an exclusive `flock` on the directory itself (on an open file of its own,
 //! so threads exclude each other too). Readers take no lock: `index.json` is replaced whole, blobs never change.
 //! **Collection**: [`Store::collect`] removes blobs that neither a name nor a lease reaches, under the same lock; as
-//! [`Store::commit`] moves blobs in and names them under one lock, nothing half-committed can be collected.
+//! [`Store::commit_staged`] moves blobs in and names them under one lock, nothing half-committed can be collected. No directory is listed
+//! under the lock: how long that takes depends on how much is in the store.
 //! **Reading**: every byte is hashed again; the store's file system is not trusted to keep bytes as they were.
 //!
 //! Must never make a path of anything but a [`Digest`], follow a symbolic link, or say anything about trust.
 
 mod apart;
-mod before;
 mod collect;
 mod dir;
+mod export;
 mod index;
 mod ingest;
 mod read;
 mod releases;
+mod staged;
 mod usage;
 mod whole;
 
 use std::{
-    collections::BTreeMap,
+    fs::File,
     io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -45,13 +48,16 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::apart::Hashed;
 pub use self::{
     apart::Apart,
-    before::Before,
     collect::{Sweep, Swept},
+    export::{Export, ExportError},
     index::Named,
     ingest::{Ingest, IngestFile, IngestName, Landed},
-    releases::NamedRelease,
+    read::Blobs,
+    releases::{Ended, NamedRelease},
+    staged::Staged,
 };
 use self::{
     dir::{Dir, OnDisk, Stamp},
@@ -133,9 +139,14 @@ pub enum StoreError {
     /// `index.json` cannot be read.
     #[error("the image store's index cannot be read")]
     Index(#[source] serde_json::Error),
-    /// `releases.json` cannot be read.
-    #[error("`releases.json` of the image store cannot be read; remove the file to forget which releases were here")]
-    Releases(#[source] serde_json::Error),
+    /// A file of releases cannot be read.
+    #[error("`{file}` of the image store cannot be read; remove the file to forget which releases were here")]
+    Releases {
+        /// Which of them.
+        file: &'static str,
+        /// Why.
+        source: serde_json::Error,
+    },
     /// No such name.
     #[error("the image store has no `{0}`")]
     NotFound(Reference),
@@ -208,37 +219,31 @@ impl Store {
         self.ingest.try_clone().map(Ingest::new).map_err(|source| self.failed("open `ingest`", source))
     }
 
-    /// Moves an image's parts in and names it: all or nothing that counts. Each part is hashed again here, since whoever
-    /// wrote it may be a process that reads hostile bytes; under the lock nothing of it is read any more.
+    /// [`Store::stage`] and [`Store::commit_staged`] of one image.
     ///
     /// # Errors
     /// [`StoreError`]; then the names are as before.
     pub fn commit(&self, fetched: &Fetched) -> Result<(), StoreError> {
-        self.check_parts(&fetched.landed)?;
-        self.commit_own(fetched)
+        self.commit_staged(vec![self.stage(fetched.clone())?])
     }
 
-    /// The same of parts that this process hashed while it wrote them.
-    fn commit_own(&self, fetched: &Fetched) -> Result<(), StoreError> {
-        self.check_tree(fetched)?;
-        let Fetched { reference, image, landed, signatures } = fetched;
-        let _lock = self.lock()?;
-        for Landed { file, descriptor } in landed {
-            let moved = self.ingest.rename(file.as_str(), &self.blobs, &descriptor.digest.hex());
-            moved.map_err(|source| self.failed("take in a blob", source))?;
+    /// A file without a name, for bytes that are no content yet: it is gone when it is closed.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn scratch(&self) -> Result<File, StoreError> {
+        let mut number = 0_u64;
+        loop {
+            let name = format!("scratch.{number}");
+            match self.ingest.create_new(&name) {
+                Ok(file) => {
+                    let gone = self.ingest.remove(&name);
+                    return gone.map(|()| file).map_err(|source| self.failed("make a file in `ingest`", source));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                Err(error) => return Err(self.failed("make a file in `ingest`", error)),
+            }
         }
-        let mut names = self.names()?;
-        names.set(&reference.to_string(), image);
-        let mut by_manifest: BTreeMap<Digest, Vec<Descriptor>> = BTreeMap::new();
-        for Signatures { over, manifest } in signatures {
-            by_manifest.entry(*over).or_default().push(manifest.clone());
-        }
-        for (over, manifests) in by_manifest {
-            names.set_signatures(reference, over, &manifests);
-        }
-        // Each image that a tag led to before has left its own.
-        self.drop_signatures(&mut names);
-        self.write_index(&names, OnDisk::AllBefore)
     }
 
     /// Throws away parts that will not be committed.
@@ -376,7 +381,7 @@ const LAYOUT_VERSION: &str = "1.0.0";
 /// Bytes of `index.json`, read and written: ten thousand names.
 const INDEX_LIMIT: u64 = 8 << 20;
 
-struct HashedSink(Hasher);
+pub(crate) struct HashedSink(pub(crate) Hasher);
 
 impl io::Write for HashedSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

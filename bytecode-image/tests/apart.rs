@@ -42,8 +42,10 @@ fn what_a_writer_does_to_its_files_later_changes_nothing() {
     let name = fs::read_dir(dir.path().join("ingest")).unwrap().next().unwrap().unwrap().path();
     let theirs = name.join(landed[1].file.as_str());
     let mut held = fs::OpenOptions::new().append(true).open(&theirs).unwrap();
-    store.commit_apart(&apart, &fetched).unwrap();
+    let staged = store.stage_apart(&apart, &fetched).unwrap();
     held.write_all(b" and more").unwrap();
+    assert!(store.list().unwrap().is_empty(), "no name leads to what is only staged");
+    store.commit_staged(vec![staged]).unwrap();
     let blob = dir.path().join("blobs/sha256").join(landed[1].descriptor.digest.hex());
     assert_eq!(fs::read(&blob).unwrap(), b"layer");
     assert_ne!(fs::metadata(&blob).unwrap().ino(), fs::metadata(&theirs).unwrap().ino());
@@ -73,7 +75,7 @@ fn what_is_not_what_it_says_is_refused_and_nothing_of_it_stays() {
         }
         // A directory in a directory, as it could make where the kernel keeps none of the rules.
         fs::create_dir_all(name.join("deep/deeper")).unwrap();
-        let error = store.commit_apart(&apart, &fetched).unwrap_err();
+        let error = store.stage_apart(&apart, &fetched).unwrap_err();
         match way {
             "another" | "longer" => assert!(matches!(error, StoreError::NotWhatItSays { .. }), "{error:?}"),
             "large" => assert!(matches!(error, StoreError::TooLarge { .. }), "{error:?}"),

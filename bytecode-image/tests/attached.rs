@@ -67,8 +67,6 @@ fn bundles_are_found_by_the_api_and_by_the_tag_and_verified_again_from_the_store
         };
         verify(&store);
         assert_eq!(store.collect(&BTreeSet::new(), Sweep::Report).unwrap().blobs, [], "bundles are reached");
-        let before = store.before(&request.reference).unwrap().unwrap();
-        store.put_back(&request.reference, &before).unwrap();
         verify(&store);
         store.remove(&request.reference).unwrap();
         store.collect(&BTreeSet::new(), Sweep::Delete).unwrap();

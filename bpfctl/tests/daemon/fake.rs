@@ -525,6 +525,39 @@ impl ImageService for Fake {
         })
     }
 
+    async fn tag_image(&self, request: Request<pb::TagImageRequest>) -> Answer<pb::TagImageResponse> {
+        let pb::TagImageRequest { name, .. } = request.into_inner();
+        answer(pb::TagImageResponse { image: Some(pb::Image { reference: name, ..Default::default() }) })
+    }
+
+    async fn import_images(
+        &self,
+        request: Request<Streaming<pb::ImportImagesRequest>>,
+    ) -> Answer<pb::ImportImagesResponse> {
+        use pb::import_images_request::Part;
+        let (mut parts, mut name, mut bytes) = (request.into_inner(), String::new(), Vec::new());
+        while let Some(pb::ImportImagesRequest { part }) = parts.message().await? {
+            match part {
+                Some(Part::Start(start)) => name = start.name,
+                Some(Part::Chunk(chunk)) => bytes.extend(chunk),
+                None => {}
+            }
+        }
+        self.asked().upload = bytes;
+        answer(pb::ImportImagesResponse { images: vec![pb::Image { reference: name, ..Default::default() }] })
+    }
+
+    type ExportImagesStream = Pin<Box<dyn Stream<Item = Result<pb::ExportImagesResponse, Status>> + Send>>;
+
+    async fn export_images(&self, request: Request<pb::ExportImagesRequest>) -> Answer<Self::ExportImagesStream> {
+        let chunks = request
+            .into_inner()
+            .images
+            .into_iter()
+            .map(|image| Ok(pb::ExportImagesResponse { chunk: image.into_bytes() }));
+        answer(Box::pin(iter(chunks.collect::<Vec<_>>())))
+    }
+
     async fn remove_images(&self, request: Request<pb::RemoveImagesRequest>) -> Answer<pb::RemoveImagesResponse> {
         answer(pb::RemoveImagesResponse { images: request.into_inner().images, freed_bytes: 12_345 })
     }

@@ -73,6 +73,41 @@ impl Ask for RemoveImagesAsk {
     }
 }
 
+/// Requests that give an image of the store another name.
+#[derive(Clone, Debug)]
+pub struct TagImageAsk {
+    /// The image, by reference or digest.
+    pub image: String,
+    /// The name.
+    pub name: String,
+}
+
+impl Ask for TagImageAsk {
+    fn asked(&self, _: &State) -> Vec<Asked> {
+        vec![pull_of(&self.image), pull_of(&self.name)]
+    }
+}
+
+/// Requests that bring an archive of images; those that it names itself are asked for one by one.
+#[derive(Clone, Debug)]
+pub struct ImportImagesAsk(pub Option<String>);
+
+impl Ask for ImportImagesAsk {
+    fn asked(&self, _: &State) -> Vec<Asked> {
+        vec![self.0.as_deref().map_or_else(|| Asked::verb(Verb::Pull), pull_of)]
+    }
+}
+
+/// Requests that take images along, by reference or digest.
+#[derive(Clone, Debug)]
+pub struct ExportImagesAsk(pub Vec<String>);
+
+impl Ask for ExportImagesAsk {
+    fn asked(&self, _: &State) -> Vec<Asked> {
+        self.0.iter().map(|image| pull_of(image)).collect()
+    }
+}
+
 /// Requests that take away whatever nothing needs; what of it the caller may is asked image by image.
 #[derive(Clone, Copy, Debug)]
 pub struct PruneImagesAsk(pub ());

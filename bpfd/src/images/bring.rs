@@ -1,9 +1,10 @@
 //! An image brought into the store, judged and opened: from the registry if the store does not serve, by the fetch worker.
 //!
-//! What the worker says is not believed: not the name, not the digests, not the verdict. Must never keep the name of an image that
-//! was fetched now and turned out to be unusable, and never lose for it what the name led to before.
+//! What the worker says is not believed: not the name, not the digests, not the verdict. Must never let a name lead to an image that
+//! was fetched now before it is known to be usable.
 
-use std::sync::PoisonError;
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bpfd_core::report::Warning;
@@ -15,7 +16,7 @@ use bytecode_image::digest::Digest;
 use bytecode_image::fetch::{self as transfer, PullRequest, Pulled};
 use bytecode_image::reference::Reference;
 use bytecode_image::registries::{Author, VARIABLES};
-use bytecode_image::store::{Apart, Before, Fetched, StoreError, Sweep, Swept};
+use bytecode_image::store::{Apart, Fetched, Staged, StoreError, Sweep, Swept};
 use bytecode_image::transport::Timeouts;
 use bytecode_image::verify::{self, Refusal};
 
@@ -25,7 +26,6 @@ use crate::progress::{Phase, Progress, Report};
 use crate::waiter::Waiter;
 use crate::worker::WorkerError;
 use crate::worker::fetch::{self, FetchFailure, Step};
-use crate::worker::parse::ParseError;
 
 /// An image that may be loaded.
 pub(super) struct Ready {
@@ -35,12 +35,12 @@ pub(super) struct Ready {
     pub(super) warning: Option<Warning>,
 }
 
-/// Where what the store has now came from.
-enum Brought {
-    /// It was there; perhaps with a warning.
+/// Where an image is.
+enum Brought<'a> {
+    /// In the store; perhaps with a warning.
     Stored(Option<Warning>),
-    /// The registry, now; perhaps with a warning.
-    Fetched(Option<Warning>),
+    /// It came from the registry now, and no name leads to it yet; perhaps with a warning.
+    Fetched(Staged<'a>, Option<Warning>),
 }
 
 /// How an image may be had.
@@ -73,17 +73,22 @@ impl Shared {
         report: &Report,
         waiter: &Waiter,
     ) -> Result<Ready, ImageError> {
-        let before = self.hold(reference)?;
-        let ready = self.bring(reference, terms, report, waiter).and_then(|brought| {
-            let warning = match brought {
-                Brought::Stored(warning) => return self.usable(reference, warning, report, waiter, verify::now()),
-                Brought::Fetched(warning) => warning,
-            };
-            let usable = self.usable(reference, warning, report, waiter, verify::now());
-            usable.inspect_err(|error| self.take_back(reference, before.as_ref(), error))
-        });
-        self.let_go(reference);
-        ready
+        let (staged, warning) = match self.bring(reference, terms, report, waiter)? {
+            Brought::Stored(warning) => return self.usable(reference, warning, report, waiter, verify::now()),
+            Brought::Fetched(staged, warning) => (staged, warning),
+        };
+        waiter.wanted()?;
+        report(Progress::begin(Phase::Verify));
+        let selected = staged.selected(&self.platform)?;
+        let signatures = staged.signatures(&selected)?;
+        let verified = verify::decide(&self.trust.policy(), selected.subject(), &signatures, verify::now())?;
+        let judged = Judged { selected, verified };
+        report(Progress::begin(Phase::Inspect));
+        let opened = open(&staged, &self.workers, &judged.selected)?;
+        self.not_older(reference, &judged, &opened.release(reference, &judged.selected))?;
+        self.take_in(vec![staged])?;
+        self.remember(judged.selected.manifest().digest(), opened.digest());
+        Ok(Ready { judged, opened, warning })
     }
 
     /// Whether nobody need be asked for an image: the store has it, or nobody is to be asked.
@@ -128,7 +133,7 @@ impl Shared {
         terms: Terms,
         report: &Report,
         waiter: &Waiter,
-    ) -> Result<Brought, ImageError> {
+    ) -> Result<Brought<'_>, ImageError> {
         // Another pull may have ended since this was asked first.
         if self.serves(reference, terms.pull)? {
             return Ok(Brought::Stored(None));
@@ -169,7 +174,7 @@ impl Shared {
         cached: Option<Digest>,
         report: &Report,
         waiter: &Waiter,
-    ) -> Result<Brought, ImageError> {
+    ) -> Result<Brought<'_>, ImageError> {
         let Terms { pull: _, author, deadline } = terms;
         let left = deadline.saturating_duration_since(Instant::now());
         let timeouts = Timeouts { deadline: self.timeouts.deadline.min(left), ..self.timeouts.clone() };
@@ -215,7 +220,7 @@ impl Shared {
         deadline: Instant,
         report: &Report,
         waiter: &Waiter,
-    ) -> Result<Brought, ImageError> {
+    ) -> Result<Brought<'_>, ImageError> {
         waiter.wanted()?;
         let identity = self.workers.identity().map_err(ImageError::Ingest)?;
         let ingest = self.store.ingest_apart(identity.ids().uid(), identity.ids().gid())?;
@@ -236,45 +241,24 @@ impl Shared {
             }
             Pulled::Fetched { fetched, warning } => {
                 let warning = warning.map(|text| Warning::Signatures(one_line(&text)));
-                self.take_in(&ingest, &reference, &fetched).map(|()| Brought::Fetched(warning))
+                Ok(Brought::Fetched(self.stage(&ingest, &reference, &fetched)?, warning))
             }
         }
     }
 
-    /// Takes in what the worker wrote. Whatever it says, it is filed under the name that was asked for.
-    fn take_in(&self, ingest: &Apart, reference: &Reference, fetched: &Fetched) -> Result<(), ImageError> {
+    /// What the worker wrote, as files of the store's own. Whatever it says, it is filed under the name that was asked for.
+    fn stage(&self, ingest: &Apart, reference: &Reference, fetched: &Fetched) -> Result<Staged<'_>, ImageError> {
         if fetched.reference != *reference {
             return Err(ImageError::OtherName { asked: reference.clone(), brought: fetched.reference.clone() });
         }
-        // What it moved in before it failed has no name.
-        Ok(self.store.commit_apart(ingest, fetched).inspect_err(|_failed| self.sweep())?)
+        Ok(self.store.stage_apart(ingest, fetched)?)
     }
 
-    /// What a name leads to now, kept until it is let go: no collection takes it while another image is tried.
-    fn hold(&self, reference: &Reference) -> Result<Option<Before>, ImageError> {
-        // Nothing is collected between the look and the lease.
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.store.before(reference)?;
-        held.extend(before.as_ref().map(|before| (reference.clone(), before.leases())));
-        Ok(before)
-    }
-
-    fn let_go(&self, reference: &Reference) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(reference);
-    }
-
-    /// Takes back the name of an image that was fetched now. Whatever went wrong, what the name led to before is better; without that
-    /// it goes if the image is at fault, and else stays for the next try.
-    fn take_back(&self, reference: &Reference, before: Option<&Before>, error: &ImageError) {
-        let back = match before {
-            Some(before) => self.store.put_back(reference, before),
-            None if at_fault(error) => self.store.remove(reference),
-            None => return,
-        };
-        if let Err(error) = back {
-            tracing::warn!(%error, %reference, "cannot remove the name of an unusable image from the store");
-        }
-        self.sweep();
+    /// Lets names lead to images that are known to be usable: all or none.
+    pub(super) fn take_in(&self, staged: Vec<Staged<'_>>) -> Result<(), ImageError> {
+        self.grown.store(true, Ordering::Relaxed);
+        // What was moved in before it failed has no name.
+        Ok(self.store.commit_staged(staged).inspect_err(|_failed| self.sweep())?)
     }
 
     fn sweep(&self) {
@@ -283,44 +267,9 @@ impl Shared {
         }
     }
 
-    /// Removes blobs that nothing names and nobody holds.
+    /// Removes blobs that nothing names.
     pub(super) fn collect(&self) -> Result<Swept, StoreError> {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        self.store.collect(&held.values().flatten().copied().collect(), Sweep::Delete)
-    }
-}
-
-/// Whether an image is at fault, and not this host.
-fn at_fault(error: &ImageError) -> bool {
-    match error {
-        ImageError::Refused(_)
-        | ImageError::Downgrade(_)
-        | ImageError::Unpack(_)
-        | ImageError::Config(_)
-        | ImageError::Label(_)
-        | ImageError::Mismatch(_) => true,
-        ImageError::Parse(error) => match error {
-            ParseError::Refused(_) | ParseError::NoType(_) => true,
-            // On a host that is short of time or memory an honest object ends so, too.
-            ParseError::TooSlow(_) | ParseError::OutOfTime(_) | ParseError::Died { .. } | ParseError::Worker(_) => {
-                false
-            }
-        },
-        ImageError::Reference(_)
-        | ImageError::Denied(_)
-        | ImageError::NotCovered(_)
-        | ImageError::Registries(_)
-        | ImageError::Fetch(_)
-        | ImageError::Worker(_)
-        | ImageError::OtherName { .. }
-        | ImageError::Timeout
-        | ImageError::GivenUp(_)
-        | ImageError::Ingest(_)
-        | ImageError::Store(_)
-        | ImageError::NotStored(_)
-        | ImageError::Object(_)
-        | ImageError::InUse { .. }
-        | ImageError::Lost => false,
+        self.store.collect(&BTreeSet::new(), Sweep::Delete)
     }
 }
 
@@ -348,24 +297,5 @@ fn worker_error(error: WorkerError) -> ImageError {
     match error {
         WorkerError::Call(CallError::Deadline) => ImageError::Timeout,
         other => ImageError::Worker(other),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use bytecode_image::config::ImageConfig;
-
-    use super::*;
-
-    #[test]
-    fn a_reader_that_ran_out_of_time_or_memory_is_not_the_images_fault() {
-        let died = ParseError::Died { status: "signal 9".to_owned(), stderr: String::new() };
-        for trouble in [died, ParseError::TooSlow(Duration::from_secs(20)), ParseError::Worker(String::new())] {
-            assert!(!at_fault(&trouble.into()));
-        }
-        assert!(at_fault(&ParseError::Refused("no ELF file".to_owned()).into()));
-        assert!(at_fault(&ImageConfig::parse(b"[").unwrap_err().into()));
     }
 }

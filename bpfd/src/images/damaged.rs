@@ -56,7 +56,7 @@ fn is_damage(error: &StoreError) -> bool {
         | StoreError::Parts(_)
         | StoreError::TooLarge { .. }
         | StoreError::Index(_)
-        | StoreError::Releases(_)
+        | StoreError::Releases { .. }
         | StoreError::NotFound(_)
         | StoreError::Document(_)
         | StoreError::Resolve(_)

@@ -4,6 +4,7 @@ use std::io;
 
 use bpfd_core::policy::Denied;
 use bpfd_policy::downgrade::Downgrade;
+use bytecode_image::archive::ArchiveError;
 use bytecode_image::config::ConfigError;
 use bytecode_image::digest::Digest;
 use bytecode_image::label::{LabelError, LabelMismatch};
@@ -89,6 +90,26 @@ pub enum ImageError {
     /// The object cannot be kept.
     #[error("cannot keep the image's object")]
     Object(#[from] IncomingError),
+    /// What a caller sent as an archive, or what is in it.
+    #[error("the archive is refused")]
+    Archive(#[from] ArchiveError),
+    /// It cannot be kept while it is received.
+    #[error("cannot receive the archive")]
+    Upload {
+        /// Why.
+        source: io::Error,
+    },
+    /// Somebody who is not root brings what nobody signed.
+    #[error("only root may bring `{0}`: its scope of the policy asks for no signature, and no registry vouches for it")]
+    NobodyVouches(Reference),
+    /// Somebody who is not root brings something else than what the name leads to.
+    #[error("only root may let `{name}` lead to another image than {from}: no registry says that it does")]
+    MovesName {
+        /// The name.
+        name: Reference,
+        /// What it leads to.
+        from: Digest,
+    },
     /// An app came from it.
     #[error("image `{reference}` is used by {}", users.join(", "))]
     InUse {

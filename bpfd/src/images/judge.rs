@@ -1,4 +1,4 @@
-//! An image of the store, judged and opened without asking anybody: every byte hashed again, the policy of now, the object read by
+//! An image of the store, or on its way there, judged and opened without asking anybody: every byte hashed again, the policy of now, the object read by
 //! the parse worker, the label compared with it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +13,7 @@ use bytecode_image::label::{self, Labelled};
 use bytecode_image::limits;
 use bytecode_image::reference::Reference;
 use bytecode_image::resolve::{Platform, Selected};
-use bytecode_image::store::{NamedRelease, Store, StoreError};
+use bytecode_image::store::{Blobs, NamedRelease, StoreError};
 use bytecode_image::unpack::{self, Unpacked};
 use bytecode_image::verify::{self, Verified};
 use ebpf::inspect::Object;
@@ -182,17 +182,17 @@ impl Shared {
 }
 
 /// The object of an image.
-pub(super) fn object(store: &Store, selected: &Selected) -> Result<Unpacked, ImageError> {
+pub(super) fn object(blobs: &impl Blobs, selected: &Selected) -> Result<Unpacked, ImageError> {
     let described = selected.layer().map_err(StoreError::from)?;
-    let layer = store.read(described, limits::LAYER)?;
+    let layer = blobs.blob(described, limits::LAYER)?;
     Ok(unpack::object(&described.media_type, &layer)?)
 }
 
 /// The object of an image and what the image says of it, which is true as far as the object can tell.
-pub(super) fn open(store: &Store, workers: &Workers, selected: &Selected) -> Result<Opened, ImageError> {
-    let config = store.read(selected.config(), limits::CONFIG)?;
+pub(super) fn open(blobs: &impl Blobs, workers: &Workers, selected: &Selected) -> Result<Opened, ImageError> {
+    let config = blobs.blob(selected.config(), limits::CONFIG)?;
     let ImageConfig { labels, architecture } = ImageConfig::parse(&config)?;
-    let Unpacked { path: _, object } = object(store, selected)?;
+    let Unpacked { path: _, object } = object(blobs, selected)?;
     let labelled = label::read(&labels)?;
     let inspected = parse::inspect(workers, &object)?;
     let digest = Digest::of(&object);

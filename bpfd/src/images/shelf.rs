@@ -200,13 +200,13 @@ impl Shared {
     }
 }
 
-/// Names of the apps that came from an image.
+/// Names of the apps that came from an image. One whose image cannot be read from its row may have come from any.
 pub fn users(state: &State, reference: &Reference, digest: Digest) -> Vec<String> {
     let uses = |source: &Source| match source {
         Source::Upload => false,
         Source::Image { reference: from, digest: loaded, signers: _ } => {
-            let repository = from.parse::<Reference>().map(|from| from.name());
-            *loaded == digest.to_string() && repository.is_ok_and(|name| name == reference.name())
+            let is_from = from.parse::<Reference>().map_or(true, |from| from.name() == reference.name());
+            is_from && loaded.parse::<Digest>().map_or(true, |loaded| loaded == digest)
         }
     };
     state.apps.values().filter(|app| uses(&app.source)).map(|app| app.name.to_string()).collect()

@@ -77,7 +77,11 @@ fn least(path: &str) -> Asked {
         "LinkService/Attach" => Asked::verb(Verb::Attach),
         "LinkService/UpdateLink" => Asked::verb(Verb::Update),
         "LinkService/Detach" => Asked::verb(Verb::Detach),
-        "ImageService/Pull" | "ImageService/RemoveImages" => Asked::verb(Verb::Pull),
+        "ImageService/Pull"
+        | "ImageService/RemoveImages"
+        | "ImageService/TagImage"
+        | "ImageService/ImportImages"
+        | "ImageService/ExportImages" => Asked::verb(Verb::Pull),
         "SystemService/AdoptState" | "SystemService/DiscardState" => Asked::verb(Verb::Recover),
         "PolicyService/AddTrust"
         | "PolicyService/ReloadPolicy"

@@ -1,12 +1,13 @@
-//! Images of the store: list, inspect, verify, remove.
+//! Images of the store: list, inspect, verify, tag, import, export, remove.
 
-use bpfd_core::ask::{Look, PruneImagesAsk, RemoveImagesAsk};
+use bpfd_core::ask::{ExportImagesAsk, ImportImagesAsk, Look, PruneImagesAsk, RemoveImagesAsk, TagImageAsk};
 use bpfd_core::names::printable;
-use bpfd_core::policy::Principal;
+use bpfd_core::policy::{Authorized, Principal};
 use bpfd_core::request::Apply;
+use bytecode_image::reference::Reference;
 
 use super::{Listed, Page, Refused, Service};
-use crate::images::{self, Explain, ImageError, Inspected, Needed, Removed, Stored, Verdict};
+use crate::images::{self, ArchiveUpload, Explain, Exported, ImageError, Inspected, Needed, Removed, Stored, Verdict};
 
 /// Images of one page at most: each is judged, and its signatures verified.
 const PAGE: usize = 100;
@@ -61,6 +62,61 @@ impl Service {
         self.images.verify(uid, image, explain).await.map_err(Refused::Failed)
     }
 
+    /// Gives an image, by reference or digest, one more name.
+    pub async fn tag_image(
+        &self,
+        principal: Principal,
+        image: String,
+        name: Reference,
+    ) -> Result<StoredImage, Refused<ImageError>> {
+        let ask = self.permit(principal, TagImageAsk { image, name: name.to_string() }).await?;
+        let (TagImageAsk { image, name: _ }, principal) = ask.into_parts();
+        let change = format!("let `{name}` lead to image `{}` of the store", printable(&image));
+        let (store, owner) = (self.images.clone(), principal.owner());
+        let tag = async move { store.tag(&principal, image, name).await };
+        Ok(self.used(self.recorded(owner, vec![change], tag).await?))
+    }
+
+    /// Room for an archive that a caller may import.
+    pub async fn receive_archive(
+        &self,
+        principal: Principal,
+        name: Option<&Reference>,
+    ) -> Result<(Authorized<ImportImagesAsk>, ArchiveUpload), Refused<ImageError>> {
+        let ask = self.permit(principal, ImportImagesAsk(name.map(ToString::to_string))).await?;
+        let upload = self.images.upload(ask.principal().uid).await.map_err(Refused::Failed)?;
+        Ok((ask, upload))
+    }
+
+    /// Takes in every image of an archive, or none.
+    pub async fn import_images(
+        &self,
+        ask: Authorized<ImportImagesAsk>,
+        upload: ArchiveUpload,
+        name: Option<Reference>,
+    ) -> Result<Vec<StoredImage>, Refused<ImageError>> {
+        let (ImportImagesAsk(_), principal) = ask.into_parts();
+        let change = match &name {
+            Some(name) => format!("import `{name}` from an archive"),
+            None => "import images from an archive".to_owned(),
+        };
+        let (store, owner) = (self.images.clone(), principal.owner());
+        let import = async move { store.import(&principal, upload, name).await };
+        let stored = self.recorded(owner, vec![change], import).await?;
+        self.keep_image_quota().await;
+        Ok(stored.into_iter().map(|stored| self.used(stored)).collect())
+    }
+
+    /// An archive of images, by reference or digest.
+    pub async fn export_images(
+        &self,
+        principal: Principal,
+        images: Vec<String>,
+    ) -> Result<Exported, Refused<ImageError>> {
+        let (ExportImagesAsk(images), principal) = self.permit(principal, ExportImagesAsk(images)).await?.into_parts();
+        self.images.export(&principal, images).await.map_err(Refused::Failed)
+    }
+
     /// Takes images away, by reference or digest: all or none.
     pub async fn remove_images(
         &self,
@@ -95,8 +151,11 @@ impl Service {
         }
     }
 
-    /// Makes room in the store if it has become too large: what was used longest ago goes first. Never what is needed.
+    /// Makes room in the store if images came and it has become too large: what was used longest ago goes first. Never what is needed.
     pub(super) async fn keep_image_quota(&self) {
+        if !self.images.has_grown() {
+            return;
+        }
         match self.images.keep_quota(self.needed_images()).await {
             Ok(gone) if gone.references.is_empty() => {}
             Ok(Removed { references, freed }) => {
@@ -114,7 +173,7 @@ impl Service {
     /// What apps came from, and what files of programs.d name.
     fn needed_images(&self) -> Needed {
         let status = self.programs.status();
-        let named = status.programs.iter().filter_map(|program| program.source.strip_prefix("image ")?.parse().ok());
+        let named = status.programs.iter().filter_map(|program| program.source.image().cloned());
         // What a file that cannot be read names is not known: then all of it may be needed.
         Needed { state: self.snapshot().state.clone(), files: named.collect(), all: !status.bad.is_empty() }
     }

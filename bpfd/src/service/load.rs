@@ -11,12 +11,14 @@ use bpfd_core::report::{Phase, Progress, Warning};
 use bpfd_core::request::{Apply, Bytes, LoadRequest};
 use bpfd_core::selection::SelectionError;
 use bpfd_core::sharing::ShareError;
+use bytecode_image::store::Ended;
 use ebpf::globals::GlobalError;
 
 use super::make::{Admitted, Made, VERIFICATION};
 use super::{Changed, Service};
 use crate::audit::DeniedImage;
 use crate::engine::{Context, Engine, EngineError, Pending};
+use crate::fail_points::point;
 use crate::images::ImageError;
 use crate::kernel::HostKernel;
 use crate::load_log::Rejected;
@@ -122,8 +124,24 @@ impl Service {
             let build = |state: &_, fresh: &_| changes::load(state, loaded(source.clone()), &owner, fresh);
             engine.change(&context, pending, build).map_err(LoadError::from)
         };
-        let committed = self.engine.change(line, vec![(uid, staged)], attempt).await;
-        drop((reserved, busy));
+        let release = release.filter(|_| apply == Apply::Write);
+        let (engine, images, who) = (self.engine.clone(), self.images.clone(), asks.uid);
+        // A task of its own: what was noted of a load is ended, even if its caller leaves.
+        let changing = tokio::spawn(async move {
+            let noted = match release {
+                Some((reference, release)) => images.loading(who, uid, reference, release).await?,
+                None => false,
+            };
+            let committed = engine.change(line, vec![(uid, staged)], attempt).await;
+            drop((reserved, busy));
+            point("load-committed");
+            if noted {
+                let is_loaded = engine.snapshot().state.apps.contains_key(&uid);
+                images.loaded(who, uid, if is_loaded { Ended::Loaded } else { Ended::Failed }).await;
+            }
+            committed
+        });
+        let committed = changing.await.map_err(|_panicked| LoadError::Lost)?;
         if let (Bytes::Image { reference, .. }, Err(LoadError::Image(error))) = (&request.bytes, &committed) {
             self.record(&asks, reference, error).await;
         }
@@ -132,10 +150,7 @@ impl Service {
             Err(LoadError::Engine(error)) => return Err(self.explained(&asks, error).await.into()),
             Err(error) => return Err(error),
         };
-        if let (Some((reference, release)), Apply::Write) = (release, apply) {
-            self.images.loaded(asks.uid, reference, release).await;
-            self.keep_image_quota().await;
-        }
+        self.keep_image_quota().await;
         let warnings = warnings.into_iter().chain(self.unordered(&answer)).collect();
         Ok(Changed { answer, before, now: self.snapshot(), warnings })
     }

@@ -21,6 +21,7 @@ use bpfd_core::report::Warning;
 use bpfd_core::request::{Bytes, LoadRequest, PullPolicy};
 use bpfd_core::snapshot::Snapshot;
 use bpfd_core::state::{App, AppOrigin, Persist};
+use bpfd_policy::reference::Reference;
 use bpfd_sys::netlink::Route;
 use tokio::sync::{Notify, mpsc};
 use uuid::Uuid;
@@ -50,7 +51,7 @@ pub struct ProgramStatus {
     /// Whether `bpfd-critical.service` fails without it.
     pub critical: bool,
     /// Where its bytes come from, as declared.
-    pub source: String,
+    pub source: DeclaredSource,
     /// How it stands.
     pub state: ProgramState,
 }
@@ -204,10 +205,7 @@ impl Service {
             file: file.clone(),
             name: program.name.clone(),
             critical: program.critical,
-            source: match &program.source {
-                DeclaredSource::Image(reference) => format!("image {reference}"),
-                DeclaredSource::File(path) => format!("file {path}"),
-            },
+            source: program.source.clone(),
             state,
         });
         let patterns = files.declared.iter().any(|(_, program)| program.has_patterns());
@@ -215,7 +213,7 @@ impl Service {
         status.causes().iter().for_each(|cause| tracing::warn!("{cause}"));
         let before = self.pull_order();
         *self.programs.status.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(status);
-        let is_new = |reference: &String| !before.contains(reference);
+        let is_new = |reference: &Reference| !before.contains(reference);
         if reread == Reread::All || self.pull_order().iter().any(is_new) {
             self.programs.pull.notify_one();
         }
@@ -248,10 +246,10 @@ impl Service {
         }
     }
 
-    fn pull_order(&self) -> Vec<String> {
+    fn pull_order(&self) -> Vec<Reference> {
         let status = self.programs.status();
         let loading = status.programs.iter().filter(|program| matches!(program.state, ProgramState::Loading(_)));
-        loading.filter_map(|program| program.source.strip_prefix("image ").map(str::to_owned)).collect()
+        loading.filter_map(|program| program.source.image().cloned()).collect()
     }
 
     /// Pulls images that programs wait for. `None` if there are none; else whether one came.
@@ -260,13 +258,13 @@ impl Service {
         let (report, waiter): (Report, _) = (Arc::new(|_| ()), Waiter::default());
         let mut came = false;
         for reference in &missing {
-            let pulled =
-                self.images.acquire(&Principal::daemon(), reference, PullPolicy::IfNotPresent, &report, &waiter).await;
+            let (daemon, name) = (Principal::daemon(), reference.to_string());
+            let pulled = self.images.acquire(&daemon, &name, PullPolicy::IfNotPresent, &report, &waiter).await;
             match pulled {
                 Ok(_) => came = true,
                 Err(error) => {
                     let why = error_chain(&error);
-                    tracing::warn!(reference, why, "cannot pull the image of a program; retried later");
+                    tracing::warn!(%reference, why, "cannot pull the image of a program; retried later");
                     self.loading(reference, &why);
                 }
             }
@@ -274,11 +272,10 @@ impl Service {
         (!missing.is_empty()).then_some(came)
     }
 
-    fn loading(&self, reference: &str, why: &str) {
+    fn loading(&self, reference: &Reference, why: &str) {
         let mut status = self.programs.status.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_image = format!("image {reference}");
         let mut next = ProgramsStatus::clone(&status);
-        for program in next.programs.iter_mut().filter(|program| program.source == of_image) {
+        for program in next.programs.iter_mut().filter(|program| program.source.image() == Some(reference)) {
             if let ProgramState::Loading(said) = &mut program.state {
                 why.clone_into(said);
             }

@@ -30,6 +30,16 @@ pub struct SignatureSet {
 }
 
 impl SignatureSet {
+    /// Each blob was hashed.
+    pub(crate) fn of(
+        over: Digest,
+        manifest: Document,
+        config: (Descriptor, Vec<u8>),
+        payloads: Vec<(Layer, Vec<u8>)>,
+    ) -> Self {
+        Self { over, manifest, config, payloads }
+    }
+
     /// The manifest that they were found beside.
     #[must_use]
     pub fn over(&self) -> Digest {
@@ -48,7 +58,7 @@ impl SignatureSet {
     }
 
     /// Every blob of it, to be kept.
-    pub(super) fn parts(&self) -> impl Iterator<Item = (&Descriptor, &[u8])> {
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (&Descriptor, &[u8])> {
         let payloads = self.payloads.iter().map(|(layer, payload)| (&layer.descriptor, payload.as_slice()));
         let config = (&self.config.0, self.config.1.as_slice());
         payloads.chain([config, (self.manifest.descriptor(), self.manifest.bytes())])

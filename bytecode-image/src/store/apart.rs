@@ -12,7 +12,7 @@ use std::{
 
 use rustix::fs::{Gid, Uid};
 
-use super::{Fetched, Ingest, Landed, Store, StoreError, dir::Dir, whole::check_number};
+use super::{Fetched, Ingest, Landed, Staged, Store, StoreError, dir::Dir, whole::check_number};
 use crate::{digest::Digest, digest::Hasher, limits};
 
 /// See the module. Dropped, it is removed with all that is in it.
@@ -55,11 +55,11 @@ impl Store {
         }
     }
 
-    /// [`Store::commit`] of what a writer left in its directory.
+    /// [`Store::stage`] of what a writer left in its directory.
     ///
     /// # Errors
-    /// [`StoreError`]; then the names are as before.
-    pub fn commit_apart(&self, apart: &Apart, fetched: &Fetched) -> Result<(), StoreError> {
+    /// [`StoreError`]; then nothing of it is left.
+    pub fn stage_apart(&self, apart: &Apart, fetched: &Fetched) -> Result<Staged<'_>, StoreError> {
         check_number(&fetched.landed)?;
         let ingest = self.ingest()?;
         let mut own = Fetched { landed: Vec::new(), ..fetched.clone() };
@@ -67,8 +67,9 @@ impl Store {
             own.landed.push(self.copied(apart, part, &ingest)?);
             Ok(())
         });
-        // What was moved in before an error is no longer there to be thrown away.
-        copied.and_then(|()| self.commit_own(&own)).inspect_err(|_failed| self.discard(&own).unwrap_or_default())
+        let discarded = |_failed: &StoreError| self.discard(&own).unwrap_or_default();
+        copied.inspect_err(discarded)?;
+        self.stage_own(own)
     }
 
     /// A part as a file of the store's own, if it is what it says.
@@ -80,9 +81,9 @@ impl Store {
         }
         let doing = |source| self.failed("take in a blob", source);
         let mut from = io::Read::take(apart.dir.open(file.as_str()).map_err(doing)?, size.saturating_add(1));
-        let mut copy = Hashed { to: ingest.begin(descriptor).map_err(doing)?, hasher: Hasher::new() };
+        let mut copy = Hashed::new(ingest.begin(descriptor).map_err(doing)?);
         io::copy(&mut from, &mut copy).map_err(doing)?;
-        let Hashed { to, hasher } = copy;
+        let (to, hasher) = copy.into_parts();
         let (length, got): (u64, Digest) = (hasher.length(), hasher.finish());
         if got != digest || length != size {
             return Err(StoreError::NotWhatItSays { wanted: digest, got });
@@ -113,9 +114,20 @@ impl Store {
     }
 }
 
-struct Hashed<W> {
+/// Hashes what it writes.
+pub(crate) struct Hashed<W> {
     to: W,
     hasher: Hasher,
+}
+
+impl<W> Hashed<W> {
+    pub(crate) fn new(to: W) -> Self {
+        Self { to, hasher: Hasher::new() }
+    }
+
+    pub(crate) fn into_parts(self) -> (W, Hasher) {
+        (self.to, self.hasher)
+    }
 }
 
 impl<W: io::Write> io::Write for Hashed<W> {

@@ -3,13 +3,10 @@
 //! Reached is what `index.json` names, what a lease names (an app that runs from it), and what those manifests name in
 //! turn. Must never remove on a doubt: a damaged manifest stops the collection.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, io};
 
 use super::{Store, StoreError, none_there};
-use crate::{
-    digest::{Digest, DigestError},
-    limits,
-};
+use crate::{digest::Digest, limits};
 
 /// Whether to remove or only to tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,27 +53,38 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; then some may be gone already, none of them needed.
     pub fn collect(&self, leases: &BTreeSet<Digest>, sweep: Sweep) -> Result<Swept, StoreError> {
+        // Before the lock: what comes later stays until the next collection.
+        let found = self.sizes()?;
         let _lock = self.lock()?;
         let roots = self.read_names()?.roots().chain(leases.iter().copied()).collect::<Vec<_>>();
         let reached = self.reached(roots.into_iter())?;
         let mut swept = Swept::default();
-        for name in self.blobs.names().map_err(|source| self.failed("list `blobs`", source))? {
-            let digest: Result<Digest, DigestError> = format!("sha256:{name}").parse();
-            // A file that is no blob was put there by somebody: it is not ours to remove.
-            let Ok(digest) = digest else { continue };
-            if reached.contains(&digest) {
-                continue;
+        for (digest, size) in found.into_iter().filter(|(digest, _)| !reached.contains(digest)) {
+            if sweep == Sweep::Delete {
+                match self.blobs.remove(&digest.hex()) {
+                    Ok(()) => {}
+                    // By another collection.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(source) => return Err(self.failed("remove a blob", source)),
+                }
             }
-            let doing = |source| self.failed("remove a blob", source);
-            swept.bytes += self.blobs.open(&name).and_then(|file| file.metadata()).map_err(doing)?.len();
             swept.blobs.push(digest);
-            match sweep {
-                Sweep::Report => {}
-                Sweep::Delete => self.blobs.remove(&name).map_err(doing)?,
-            }
+            swept.bytes += size;
         }
         swept.blobs.sort();
         Ok(swept)
+    }
+
+    /// Every blob and its size. A file that is no blob was put there by somebody: it is not ours to count or to remove.
+    pub(super) fn sizes(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
+        let names = self.blobs.names().map_err(|source| self.failed("list `blobs`", source))?;
+        let size = |name: String| {
+            let digest: Digest = format!("sha256:{name}").parse().ok()?;
+            // One that went meanwhile has no bytes.
+            let length = self.blobs.open(&name).and_then(|file| file.metadata()).ok()?.len();
+            Some((digest, length))
+        };
+        Ok(names.into_iter().filter_map(size).collect())
     }
 
     /// Removes what a crash left in `ingest/`. Only for a start, before anybody fetches.

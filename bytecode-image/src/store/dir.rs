@@ -142,6 +142,11 @@ impl Dir {
         Ok(unlinkat(&self.0, name, AtFlags::empty())?)
     }
 
+    /// Brings every file of its file system to the disk that was written before (syncfs(2)).
+    pub(super) fn sync_all_files(&self) -> io::Result<()> {
+        Ok(syncfs(&self.0)?)
+    }
+
     pub(super) fn sync(&self) -> io::Result<()> {
         Ok(fsync(&self.0)?)
     }

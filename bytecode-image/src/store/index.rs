@@ -13,8 +13,8 @@ use crate::{
     reference::Reference,
 };
 
-/// The name of an entry (image-spec 1.1 `annotations.md`).
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+/// The name of an entry.
+const REF_NAME: &str = media::ANNOTATION_REF_NAME;
 /// On signatures: the manifest that they are over.
 const SIGNATURES_OF: &str = "io.bpfd.signatures-of";
 
@@ -75,11 +75,6 @@ impl Names {
         let before = self.manifests.len();
         self.manifests.retain(|entry| entry.annotations.get(REF_NAME).is_none_or(|known| known != name));
         self.manifests.len() != before
-    }
-
-    /// By the whole name and nothing else.
-    pub(super) fn exact(&self, name: &str) -> Option<Descriptor> {
-        self.images().find(|(known, _)| *known == name).map(|(_, entry)| entry.descriptor.clone())
     }
 
     /// By the whole name; a reference with a digest is also found under any other name of its repository.

@@ -8,11 +8,58 @@ use super::{Store, StoreError};
 use crate::{
     candidate::Candidate,
     digest::{Descriptor, Digest},
-    document::{Document, ImageManifest, Manifest},
+    document::{Document, Manifest},
     limits,
     reference::Reference,
     resolve::{Platform, ResolveError, Selected, choose},
 };
+
+/// Where the blobs of an image are.
+pub trait Blobs {
+    /// A blob, hashed again.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], [`StoreError::Missing`], [`StoreError::TooLarge`].
+    fn blob(&self, wanted: &Descriptor, limit: u64) -> Result<Vec<u8>, StoreError>;
+}
+
+impl Blobs for Store {
+    fn blob(&self, wanted: &Descriptor, limit: u64) -> Result<Vec<u8>, StoreError> {
+        self.read(wanted, limit)
+    }
+}
+
+/// The image for a platform of what a name leads to.
+pub(super) fn selected(
+    blobs: &impl Blobs,
+    reference: &Reference,
+    top: &Descriptor,
+    platform: &Platform,
+) -> Result<Selected, StoreError> {
+    let document =
+        |wanted: &Descriptor| Ok::<_, StoreError>(Document::check(wanted, blobs.blob(wanted, limits::MANIFEST)?)?);
+    let top = document(top)?;
+    Ok(match top.parse()? {
+        Manifest::Image(_) => Selected::alone(reference, top)?,
+        Manifest::Index(index) => {
+            let manifest = document(&choose(&index, platform)?.descriptor)?;
+            Selected::of_index(reference, top, manifest)?
+        }
+    })
+}
+
+/// The signatures in manifests, each with what it is over.
+pub(super) fn candidates(blobs: &impl Blobs, manifests: &[(Digest, Descriptor)]) -> Result<Vec<Candidate>, StoreError> {
+    let mut found = Vec::new();
+    for (over, manifest) in manifests {
+        let document = Document::check(manifest, blobs.blob(manifest, limits::MANIFEST)?)?;
+        let Manifest::Image(manifest) = document.parse()? else { return Err(ResolveError::Nested.into()) };
+        for layer in &manifest.layers {
+            found.push(Candidate::new(*over, layer, blobs.blob(&layer.descriptor, limits::SIGNATURE)?));
+        }
+    }
+    Ok(found)
+}
 
 impl Store {
     /// A blob, hashed again.
@@ -34,15 +81,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn selected(&self, reference: &Reference, platform: &Platform) -> Result<Selected, StoreError> {
-        let top = self.document(&self.find(reference)?)?;
-        Ok(match top.parse()? {
-            Manifest::Image(_) => Selected::alone(reference, top)?,
-            Manifest::Index(index) => {
-                let entry = choose(&index, platform)?;
-                let manifest = self.document(&entry.descriptor)?;
-                Selected::of_index(reference, top, manifest)?
-            }
-        })
+        selected(self, reference, &self.find(reference)?, platform)
     }
 
     /// The signatures that were kept with an image, of the resolved manifest first.
@@ -51,18 +90,9 @@ impl Store {
     /// [`StoreError`]; none kept is not one.
     pub fn signatures(&self, selected: &Selected) -> Result<Vec<Candidate>, StoreError> {
         let names = self.read_names()?;
-        let mut found = Vec::new();
-        for over in selected.signable() {
-            for manifest in names.signatures(selected.reference(), over) {
-                let Manifest::Image(manifest) = self.document(&manifest)?.parse()? else {
-                    return Err(ResolveError::Nested.into());
-                };
-                for layer in &manifest.layers {
-                    found.push(Candidate::new(over, layer, self.read(&layer.descriptor, limits::SIGNATURE)?));
-                }
-            }
-        }
-        Ok(found)
+        let of = |over| names.signatures(selected.reference(), over).into_iter().map(move |manifest| (over, manifest));
+        let manifests: Vec<(Digest, Descriptor)> = selected.signable().into_iter().flat_map(of).collect();
+        candidates(self, &manifests)
     }
 
     /// The digest that a name stands for, if the whole image is here and undamaged for a platform: what a pull may be
@@ -91,30 +121,6 @@ impl Store {
     pub fn document(&self, wanted: &Descriptor) -> Result<Document, StoreError> {
         let bytes = self.read(wanted, limits::MANIFEST)?;
         Ok(Document::check(wanted, bytes)?)
-    }
-
-    /// Whether an image is here whole. Of an index one image is enough: only one was pulled. There is no third level, and the number of
-    /// entries is bounded.
-    pub(super) fn check_whole(&self, wanted: &Descriptor) -> Result<(), StoreError> {
-        let whole = |image: &ImageManifest| {
-            let blobs = image.layers.iter().map(|layer| &layer.descriptor).chain([&image.config]);
-            blobs.map(|blob| blob.digest).try_for_each(|blob| self.exists(blob))
-        };
-        match self.document(wanted)?.parse()? {
-            Manifest::Image(image) => whole(&image),
-            Manifest::Index(index) => {
-                let mut missing = StoreError::Missing(wanted.digest);
-                for entry in &index.manifests {
-                    match self.document(&entry.descriptor).and_then(|document| Ok(document.parse()?)) {
-                        Ok(Manifest::Image(image)) if whole(&image).is_ok() => return Ok(()),
-                        Ok(Manifest::Image(_)) => {}
-                        Ok(Manifest::Index(_)) => missing = ResolveError::Nested.into(),
-                        Err(error) => missing = error,
-                    }
-                }
-                Err(missing)
-            }
-        }
     }
 
     pub(super) fn exists(&self, digest: Digest) -> Result<(), StoreError> {

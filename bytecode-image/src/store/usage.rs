@@ -11,12 +11,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn bytes(&self) -> Result<u64, StoreError> {
-        let doing = |source| self.failed("list `blobs`", source);
-        let names = self.blobs.names().map_err(doing)?;
-        // One that went meanwhile has no bytes.
-        let length =
-            |name: &String| self.blobs.open(name).and_then(|file| file.metadata()).map_or(0, |data| data.len());
-        Ok(names.iter().map(length).sum())
+        Ok(self.sizes()?.iter().map(|(_, size)| size).sum())
     }
 
     /// Says that an image is used now. Kept as well as the file system keeps it: after a crash an image may look older than it is.

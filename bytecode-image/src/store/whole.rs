@@ -74,6 +74,20 @@ impl Store {
         Ok(())
     }
 
+    /// The bytes of a part, hashed again.
+    pub(super) fn read_part(&self, part: &Landed, wanted: &Descriptor, limit: u64) -> Result<Vec<u8>, StoreError> {
+        let Descriptor { digest, size, media_type: _ } = wanted;
+        if *size > limit {
+            return Err(StoreError::TooLarge { digest: *digest, size: *size, limit });
+        }
+        let doing = |source| self.failed("read a received blob", source);
+        let mut bytes = Vec::new();
+        let file = self.ingest.open(part.file.as_str()).map_err(doing)?;
+        file.take(size.saturating_add(1)).read_to_end(&mut bytes).map_err(doing)?;
+        let intact = u64::try_from(bytes.len()).is_ok_and(|length| length == *size) && Digest::of(&bytes) == *digest;
+        if intact { Ok(bytes) } else { Err(StoreError::Corrupt(*digest)) }
+    }
+
     /// A document that landed, or that the store has.
     fn landed(&self, wanted: &Descriptor, parts: &Parts<'_>) -> Result<Document, StoreError> {
         let Some(part) = parts.get(&wanted.digest) else { return self.document(wanted) };

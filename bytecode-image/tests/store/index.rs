@@ -96,32 +96,3 @@ fn a_full_index_is_refused_before_nobody_can_read_it() {
     let (fetched, _) = received(&store, three, noise(70));
     store.commit(&fetched).unwrap();
 }
-
-#[test]
-fn a_name_is_put_back_with_its_signatures() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path()).unwrap();
-    let reference = name("r.example/a:b");
-    assert_eq!(store.before(&reference).unwrap(), None);
-    store.commit(&signed(&store, "r.example/a:b", noise(50))).unwrap();
-    let (old, names) = (store.find(&reference).unwrap(), entries(dir.path()));
-    let blobs = || fs::read_dir(dir.path().join("blobs/sha256")).unwrap().count();
-    let count = blobs();
-    let before = store.before(&reference).unwrap().unwrap();
-    store.commit(&signed(&store, "r.example/a:b", noise(60))).unwrap();
-    // The leases keep what no name leads to at the moment.
-    assert_eq!(store.collect(&before.leases(), Sweep::Delete).unwrap().blobs, []);
-    store.put_back(&reference, &before).unwrap();
-    assert_eq!((store.find(&reference).unwrap(), entries(dir.path())), (old, names));
-    store.collect(&BTreeSet::new(), Sweep::Delete).unwrap();
-    assert_eq!(blobs(), count);
-    // What is gone is not named, and a name that was taken away stays away.
-    store.commit(&signed(&store, "r.example/a:b", noise(60))).unwrap();
-    store.collect(&BTreeSet::new(), Sweep::Delete).unwrap();
-    store.put_back(&reference, &before).unwrap();
-    assert_eq!(entries(dir.path()), Vec::<String>::new());
-    store.commit(&signed(&store, "r.example/a:b", noise(50))).unwrap();
-    store.remove(&reference).unwrap();
-    store.put_back(&reference, &before).unwrap();
-    assert_eq!(entries(dir.path()), Vec::<String>::new());
-}

@@ -25,8 +25,9 @@ use bpfd_proto::v1::link_service_client::LinkServiceClient;
 use bpfd_proto::v1::map_service_client::MapServiceClient;
 use bpfd_proto::v1::policy_service_client::PolicyServiceClient;
 use bpfd_proto::v1::system_service_client::SystemServiceClient;
-use bpfd_proto::v1::{self as pb, load_response, pull_response};
+use bpfd_proto::v1::{self as pb, import_images_request, load_response, pull_response};
 use bpfd_proto::{MESSAGE_LIMIT, UPLOAD_CHUNK};
+use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::Channel;
 
 pub use bpfd_proto as proto;
@@ -154,6 +155,33 @@ impl Client {
         Err(ClientError::no_result())
     }
 
+    /// Imports an archive of images, sent in these pieces.
+    pub async fn import_images(
+        &mut self,
+        start: pb::ImportStart,
+        archive: impl Stream<Item = Vec<u8>> + Send + 'static,
+    ) -> Result<pb::ImportImagesResponse> {
+        let part = |part| pb::ImportImagesRequest { part: Some(part) };
+        let chunks = archive.map(move |chunk| part(import_images_request::Part::Chunk(chunk)));
+        let parts = tokio_stream::once(part(import_images_request::Part::Start(start))).chain(chunks);
+        Ok(self.images.import_images(parts).await?.into_inner())
+    }
+
+    /// An archive of images, piece by piece to `sink`, which ends it if it fails.
+    pub async fn export_images<E>(
+        &mut self,
+        request: pb::ExportImagesRequest,
+        mut sink: impl FnMut(Vec<u8>) -> std::result::Result<(), E>,
+    ) -> Result<std::result::Result<(), E>> {
+        let mut pieces = self.images.export_images(request).await?.into_inner();
+        while let Some(pb::ExportImagesResponse { chunk }) = pieces.message().await? {
+            if let Err(error) = sink(chunk) {
+                return Ok(Err(error));
+            }
+        }
+        Ok(Ok(()))
+    }
+
     /// The whole verifier log of a failed load, piece by piece to `sink`.
     pub async fn load_log(&mut self, log_id: String, mut sink: impl FnMut(&str)) -> Result<()> {
         let mut pieces = self.apps.get_load_log(pb::GetLoadLogRequest { log_id }).await?.into_inner();
@@ -247,6 +275,8 @@ impl Client {
         inspect = images.inspect_image(InspectImageRequest) -> InspectImageResponse;
         /// What the policy says of an image of the store.
         verify = images.verify_image(VerifyImageRequest) -> VerifyImageResponse;
+        /// Gives an image of the store one more name.
+        tag_image = images.tag_image(TagImageRequest) -> TagImageResponse;
         /// Removes images from the store.
         remove_images = images.remove_images(RemoveImagesRequest) -> RemoveImagesResponse;
         /// Trusts a key for a scope of images.

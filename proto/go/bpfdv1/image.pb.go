@@ -1099,6 +1099,400 @@ func (x *ImageRequirement) GetWhy() string {
 	return ""
 }
 
+// What gets which name.
+type TagImageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A UUID of the caller's making, or empty. It is not kept: sent again, the
+	// request is done again.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// A reference or a digest.
+	Image string `protobuf:"bytes,2,opt,name=image,proto3" json:"image,omitempty"`
+	// HOST[:PORT]/REPOSITORY[:TAG][@DIGEST]. Callers other than root let no name
+	// that exists lead to another image.
+	Name          string `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TagImageRequest) Reset() {
+	*x = TagImageRequest{}
+	mi := &file_bpfd_v1_image_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TagImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TagImageRequest) ProtoMessage() {}
+
+func (x *TagImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_image_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TagImageRequest.ProtoReflect.Descriptor instead.
+func (*TagImageRequest) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *TagImageRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *TagImageRequest) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
+func (x *TagImageRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// What has the name now.
+type TagImageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The image by its new name.
+	Image         *Image `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TagImageResponse) Reset() {
+	*x = TagImageResponse{}
+	mi := &file_bpfd_v1_image_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TagImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TagImageResponse) ProtoMessage() {}
+
+func (x *TagImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_image_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TagImageResponse.ProtoReflect.Descriptor instead.
+func (*TagImageResponse) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *TagImageResponse) GetImage() *Image {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+// Of a stream: first how, then the archive in pieces.
+type ImportImagesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one is set.
+	//
+	// Types that are valid to be assigned to Part:
+	//
+	//	*ImportImagesRequest_Start
+	//	*ImportImagesRequest_Chunk
+	Part          isImportImagesRequest_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportImagesRequest) Reset() {
+	*x = ImportImagesRequest{}
+	mi := &file_bpfd_v1_image_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportImagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportImagesRequest) ProtoMessage() {}
+
+func (x *ImportImagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_image_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportImagesRequest.ProtoReflect.Descriptor instead.
+func (*ImportImagesRequest) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ImportImagesRequest) GetPart() isImportImagesRequest_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *ImportImagesRequest) GetStart() *ImportStart {
+	if x != nil {
+		if x, ok := x.Part.(*ImportImagesRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *ImportImagesRequest) GetChunk() []byte {
+	if x != nil {
+		if x, ok := x.Part.(*ImportImagesRequest_Chunk); ok {
+			return x.Chunk
+		}
+	}
+	return nil
+}
+
+type isImportImagesRequest_Part interface {
+	isImportImagesRequest_Part()
+}
+
+type ImportImagesRequest_Start struct {
+	// The first message.
+	Start *ImportStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type ImportImagesRequest_Chunk struct {
+	// Each other one: the next bytes of the archive, 1 MiB at most with what is
+	// around them.
+	Chunk []byte `protobuf:"bytes,2,opt,name=chunk,proto3,oneof"`
+}
+
+func (*ImportImagesRequest_Start) isImportImagesRequest_Part() {}
+
+func (*ImportImagesRequest_Chunk) isImportImagesRequest_Part() {}
+
+// How an archive is imported.
+type ImportStart struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A UUID of the caller's making, or empty. It is not kept: sent again, the
+	// request is done again.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The name of the archive's one image; empty: those that the archive gives.
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportStart) Reset() {
+	*x = ImportStart{}
+	mi := &file_bpfd_v1_image_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportStart) ProtoMessage() {}
+
+func (x *ImportStart) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_image_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportStart.ProtoReflect.Descriptor instead.
+func (*ImportStart) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ImportStart) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *ImportStart) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// What was imported.
+type ImportImagesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By reference.
+	Images        []*Image `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportImagesResponse) Reset() {
+	*x = ImportImagesResponse{}
+	mi := &file_bpfd_v1_image_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportImagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportImagesResponse) ProtoMessage() {}
+
+func (x *ImportImagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_image_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportImagesResponse.ProtoReflect.Descriptor instead.
+func (*ImportImagesResponse) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ImportImagesResponse) GetImages() []*Image {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+// Which images to export.
+type ExportImagesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// References or digests: 1 to 64, each once.
+	Images        []string `protobuf:"bytes,1,rep,name=images,proto3" json:"images,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportImagesRequest) Reset() {
+	*x = ExportImagesRequest{}
+	mi := &file_bpfd_v1_image_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportImagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportImagesRequest) ProtoMessage() {}
+
+func (x *ExportImagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_image_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportImagesRequest.ProtoReflect.Descriptor instead.
+func (*ExportImagesRequest) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ExportImagesRequest) GetImages() []string {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+// A piece of the archive.
+type ExportImagesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its next bytes.
+	Chunk         []byte `protobuf:"bytes,1,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportImagesResponse) Reset() {
+	*x = ExportImagesResponse{}
+	mi := &file_bpfd_v1_image_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportImagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportImagesResponse) ProtoMessage() {}
+
+func (x *ExportImagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_bpfd_v1_image_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportImagesResponse.ProtoReflect.Descriptor instead.
+func (*ExportImagesResponse) Descriptor() ([]byte, []int) {
+	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ExportImagesResponse) GetChunk() []byte {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
 // Which images to remove.
 type RemoveImagesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1118,7 +1512,7 @@ type RemoveImagesRequest struct {
 
 func (x *RemoveImagesRequest) Reset() {
 	*x = RemoveImagesRequest{}
-	mi := &file_bpfd_v1_image_proto_msgTypes[14]
+	mi := &file_bpfd_v1_image_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1524,7 @@ func (x *RemoveImagesRequest) String() string {
 func (*RemoveImagesRequest) ProtoMessage() {}
 
 func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_image_proto_msgTypes[14]
+	mi := &file_bpfd_v1_image_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1537,7 @@ func (x *RemoveImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImagesRequest) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{14}
+	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RemoveImagesRequest) GetRequestId() string {
@@ -1187,7 +1581,7 @@ type RemoveImagesResponse struct {
 
 func (x *RemoveImagesResponse) Reset() {
 	*x = RemoveImagesResponse{}
-	mi := &file_bpfd_v1_image_proto_msgTypes[15]
+	mi := &file_bpfd_v1_image_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1199,7 +1593,7 @@ func (x *RemoveImagesResponse) String() string {
 func (*RemoveImagesResponse) ProtoMessage() {}
 
 func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_image_proto_msgTypes[15]
+	mi := &file_bpfd_v1_image_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1212,7 +1606,7 @@ func (x *RemoveImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImagesResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImagesResponse) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{15}
+	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RemoveImagesResponse) GetImages() []string {
@@ -1259,7 +1653,7 @@ type Image struct {
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_bpfd_v1_image_proto_msgTypes[16]
+	mi := &file_bpfd_v1_image_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1665,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_bpfd_v1_image_proto_msgTypes[16]
+	mi := &file_bpfd_v1_image_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1678,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{16}
+	return file_bpfd_v1_image_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Image) GetReference() string {
@@ -1429,7 +1823,28 @@ const file_bpfd_v1_image_proto_rawDesc = "" +
 	"\x10ImageRequirement\x12 \n" +
 	"\vrequirement\x18\x01 \x01(\tR\vrequirement\x12\x14\n" +
 	"\x05holds\x18\x02 \x01(\bR\x05holds\x12\x10\n" +
-	"\x03why\x18\x03 \x01(\tR\x03why\"\x89\x01\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\"Z\n" +
+	"\x0fTagImageRequest\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x14\n" +
+	"\x05image\x18\x02 \x01(\tR\x05image\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\tR\x04name\"8\n" +
+	"\x10TagImageResponse\x12$\n" +
+	"\x05image\x18\x01 \x01(\v2\x0e.bpfd.v1.ImageR\x05image\"c\n" +
+	"\x13ImportImagesRequest\x12,\n" +
+	"\x05start\x18\x01 \x01(\v2\x14.bpfd.v1.ImportStartH\x00R\x05start\x12\x16\n" +
+	"\x05chunk\x18\x02 \x01(\fH\x00R\x05chunkB\x06\n" +
+	"\x04part\"@\n" +
+	"\vImportStart\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x01 \x01(\tR\trequestId\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\">\n" +
+	"\x14ImportImagesResponse\x12&\n" +
+	"\x06images\x18\x01 \x03(\v2\x0e.bpfd.v1.ImageR\x06images\"-\n" +
+	"\x13ExportImagesRequest\x12\x16\n" +
+	"\x06images\x18\x01 \x03(\tR\x06images\",\n" +
+	"\x14ExportImagesResponse\x12\x14\n" +
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"\x89\x01\n" +
 	"\x13RemoveImagesRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12#\n" +
@@ -1457,13 +1872,16 @@ const file_bpfd_v1_image_proto_rawDesc = "" +
 	"\x11PULL_POLICY_NEWER\x10\x01\x12\x16\n" +
 	"\x12PULL_POLICY_ALWAYS\x10\x02\x12\x1e\n" +
 	"\x1aPULL_POLICY_IF_NOT_PRESENT\x10\x03\x12\x15\n" +
-	"\x11PULL_POLICY_NEVER\x10\x042\xf0\x02\n" +
+	"\x11PULL_POLICY_NEVER\x10\x042\xcf\x04\n" +
 	"\fImageService\x125\n" +
 	"\x04Pull\x12\x14.bpfd.v1.PullRequest\x1a\x15.bpfd.v1.PullResponse0\x01\x12E\n" +
 	"\n" +
 	"ListImages\x12\x1a.bpfd.v1.ListImagesRequest\x1a\x1b.bpfd.v1.ListImagesResponse\x12K\n" +
 	"\fInspectImage\x12\x1c.bpfd.v1.InspectImageRequest\x1a\x1d.bpfd.v1.InspectImageResponse\x12H\n" +
-	"\vVerifyImage\x12\x1b.bpfd.v1.VerifyImageRequest\x1a\x1c.bpfd.v1.VerifyImageResponse\x12K\n" +
+	"\vVerifyImage\x12\x1b.bpfd.v1.VerifyImageRequest\x1a\x1c.bpfd.v1.VerifyImageResponse\x12?\n" +
+	"\bTagImage\x12\x18.bpfd.v1.TagImageRequest\x1a\x19.bpfd.v1.TagImageResponse\x12M\n" +
+	"\fImportImages\x12\x1c.bpfd.v1.ImportImagesRequest\x1a\x1d.bpfd.v1.ImportImagesResponse(\x01\x12M\n" +
+	"\fExportImages\x12\x1c.bpfd.v1.ExportImagesRequest\x1a\x1d.bpfd.v1.ExportImagesResponse0\x01\x12K\n" +
 	"\fRemoveImages\x12\x1c.bpfd.v1.RemoveImagesRequest\x1a\x1d.bpfd.v1.RemoveImagesResponseB\x1dZ\x1bbpfd/proto/go/bpfdv1;bpfdv1b\x06proto3"
 
 var (
@@ -1479,7 +1897,7 @@ func file_bpfd_v1_image_proto_rawDescGZIP() []byte {
 }
 
 var file_bpfd_v1_image_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bpfd_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_bpfd_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_bpfd_v1_image_proto_goTypes = []any{
 	(PullPolicy)(0),               // 0: bpfd.v1.PullPolicy
 	(*PullRequest)(nil),           // 1: bpfd.v1.PullRequest
@@ -1496,42 +1914,58 @@ var file_bpfd_v1_image_proto_goTypes = []any{
 	(*VerifyImageResponse)(nil),   // 12: bpfd.v1.VerifyImageResponse
 	(*ImageSection)(nil),          // 13: bpfd.v1.ImageSection
 	(*ImageRequirement)(nil),      // 14: bpfd.v1.ImageRequirement
-	(*RemoveImagesRequest)(nil),   // 15: bpfd.v1.RemoveImagesRequest
-	(*RemoveImagesResponse)(nil),  // 16: bpfd.v1.RemoveImagesResponse
-	(*Image)(nil),                 // 17: bpfd.v1.Image
-	(*Progress)(nil),              // 18: bpfd.v1.Progress
-	(*Warning)(nil),               // 19: bpfd.v1.Warning
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*TagImageRequest)(nil),       // 15: bpfd.v1.TagImageRequest
+	(*TagImageResponse)(nil),      // 16: bpfd.v1.TagImageResponse
+	(*ImportImagesRequest)(nil),   // 17: bpfd.v1.ImportImagesRequest
+	(*ImportStart)(nil),           // 18: bpfd.v1.ImportStart
+	(*ImportImagesResponse)(nil),  // 19: bpfd.v1.ImportImagesResponse
+	(*ExportImagesRequest)(nil),   // 20: bpfd.v1.ExportImagesRequest
+	(*ExportImagesResponse)(nil),  // 21: bpfd.v1.ExportImagesResponse
+	(*RemoveImagesRequest)(nil),   // 22: bpfd.v1.RemoveImagesRequest
+	(*RemoveImagesResponse)(nil),  // 23: bpfd.v1.RemoveImagesResponse
+	(*Image)(nil),                 // 24: bpfd.v1.Image
+	(*Progress)(nil),              // 25: bpfd.v1.Progress
+	(*Warning)(nil),               // 26: bpfd.v1.Warning
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
 }
 var file_bpfd_v1_image_proto_depIdxs = []int32{
 	0,  // 0: bpfd.v1.PullRequest.pull:type_name -> bpfd.v1.PullPolicy
-	18, // 1: bpfd.v1.PullResponse.progress:type_name -> bpfd.v1.Progress
+	25, // 1: bpfd.v1.PullResponse.progress:type_name -> bpfd.v1.Progress
 	3,  // 2: bpfd.v1.PullResponse.result:type_name -> bpfd.v1.PullResult
-	17, // 3: bpfd.v1.PullResult.image:type_name -> bpfd.v1.Image
-	19, // 4: bpfd.v1.PullResult.warnings:type_name -> bpfd.v1.Warning
-	17, // 5: bpfd.v1.ListImagesResponse.images:type_name -> bpfd.v1.Image
-	17, // 6: bpfd.v1.InspectImageResponse.image:type_name -> bpfd.v1.Image
+	24, // 3: bpfd.v1.PullResult.image:type_name -> bpfd.v1.Image
+	26, // 4: bpfd.v1.PullResult.warnings:type_name -> bpfd.v1.Warning
+	24, // 5: bpfd.v1.ListImagesResponse.images:type_name -> bpfd.v1.Image
+	24, // 6: bpfd.v1.InspectImageResponse.image:type_name -> bpfd.v1.Image
 	8,  // 7: bpfd.v1.InspectImageResponse.programs:type_name -> bpfd.v1.ImageProgram
 	9,  // 8: bpfd.v1.InspectImageResponse.maps:type_name -> bpfd.v1.ImageMap
 	10, // 9: bpfd.v1.InspectImageResponse.globals:type_name -> bpfd.v1.ImageGlobal
 	13, // 10: bpfd.v1.VerifyImageResponse.sections:type_name -> bpfd.v1.ImageSection
 	14, // 11: bpfd.v1.ImageSection.requirements:type_name -> bpfd.v1.ImageRequirement
-	20, // 12: bpfd.v1.Image.pull_time:type_name -> google.protobuf.Timestamp
-	1,  // 13: bpfd.v1.ImageService.Pull:input_type -> bpfd.v1.PullRequest
-	4,  // 14: bpfd.v1.ImageService.ListImages:input_type -> bpfd.v1.ListImagesRequest
-	6,  // 15: bpfd.v1.ImageService.InspectImage:input_type -> bpfd.v1.InspectImageRequest
-	11, // 16: bpfd.v1.ImageService.VerifyImage:input_type -> bpfd.v1.VerifyImageRequest
-	15, // 17: bpfd.v1.ImageService.RemoveImages:input_type -> bpfd.v1.RemoveImagesRequest
-	2,  // 18: bpfd.v1.ImageService.Pull:output_type -> bpfd.v1.PullResponse
-	5,  // 19: bpfd.v1.ImageService.ListImages:output_type -> bpfd.v1.ListImagesResponse
-	7,  // 20: bpfd.v1.ImageService.InspectImage:output_type -> bpfd.v1.InspectImageResponse
-	12, // 21: bpfd.v1.ImageService.VerifyImage:output_type -> bpfd.v1.VerifyImageResponse
-	16, // 22: bpfd.v1.ImageService.RemoveImages:output_type -> bpfd.v1.RemoveImagesResponse
-	18, // [18:23] is the sub-list for method output_type
-	13, // [13:18] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	24, // 12: bpfd.v1.TagImageResponse.image:type_name -> bpfd.v1.Image
+	18, // 13: bpfd.v1.ImportImagesRequest.start:type_name -> bpfd.v1.ImportStart
+	24, // 14: bpfd.v1.ImportImagesResponse.images:type_name -> bpfd.v1.Image
+	27, // 15: bpfd.v1.Image.pull_time:type_name -> google.protobuf.Timestamp
+	1,  // 16: bpfd.v1.ImageService.Pull:input_type -> bpfd.v1.PullRequest
+	4,  // 17: bpfd.v1.ImageService.ListImages:input_type -> bpfd.v1.ListImagesRequest
+	6,  // 18: bpfd.v1.ImageService.InspectImage:input_type -> bpfd.v1.InspectImageRequest
+	11, // 19: bpfd.v1.ImageService.VerifyImage:input_type -> bpfd.v1.VerifyImageRequest
+	15, // 20: bpfd.v1.ImageService.TagImage:input_type -> bpfd.v1.TagImageRequest
+	17, // 21: bpfd.v1.ImageService.ImportImages:input_type -> bpfd.v1.ImportImagesRequest
+	20, // 22: bpfd.v1.ImageService.ExportImages:input_type -> bpfd.v1.ExportImagesRequest
+	22, // 23: bpfd.v1.ImageService.RemoveImages:input_type -> bpfd.v1.RemoveImagesRequest
+	2,  // 24: bpfd.v1.ImageService.Pull:output_type -> bpfd.v1.PullResponse
+	5,  // 25: bpfd.v1.ImageService.ListImages:output_type -> bpfd.v1.ListImagesResponse
+	7,  // 26: bpfd.v1.ImageService.InspectImage:output_type -> bpfd.v1.InspectImageResponse
+	12, // 27: bpfd.v1.ImageService.VerifyImage:output_type -> bpfd.v1.VerifyImageResponse
+	16, // 28: bpfd.v1.ImageService.TagImage:output_type -> bpfd.v1.TagImageResponse
+	19, // 29: bpfd.v1.ImageService.ImportImages:output_type -> bpfd.v1.ImportImagesResponse
+	21, // 30: bpfd.v1.ImageService.ExportImages:output_type -> bpfd.v1.ExportImagesResponse
+	23, // 31: bpfd.v1.ImageService.RemoveImages:output_type -> bpfd.v1.RemoveImagesResponse
+	24, // [24:32] is the sub-list for method output_type
+	16, // [16:24] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_bpfd_v1_image_proto_init() }
@@ -1546,13 +1980,17 @@ func file_bpfd_v1_image_proto_init() {
 	}
 	file_bpfd_v1_image_proto_msgTypes[3].OneofWrappers = []any{}
 	file_bpfd_v1_image_proto_msgTypes[7].OneofWrappers = []any{}
+	file_bpfd_v1_image_proto_msgTypes[16].OneofWrappers = []any{
+		(*ImportImagesRequest_Start)(nil),
+		(*ImportImagesRequest_Chunk)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bpfd_v1_image_proto_rawDesc), len(file_bpfd_v1_image_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   17,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,9 @@ const (
 	ImageService_ListImages_FullMethodName   = "/bpfd.v1.ImageService/ListImages"
 	ImageService_InspectImage_FullMethodName = "/bpfd.v1.ImageService/InspectImage"
 	ImageService_VerifyImage_FullMethodName  = "/bpfd.v1.ImageService/VerifyImage"
+	ImageService_TagImage_FullMethodName     = "/bpfd.v1.ImageService/TagImage"
+	ImageService_ImportImages_FullMethodName = "/bpfd.v1.ImageService/ImportImages"
+	ImageService_ExportImages_FullMethodName = "/bpfd.v1.ImageService/ExportImages"
 	ImageService_RemoveImages_FullMethodName = "/bpfd.v1.ImageService/RemoveImages"
 )
 
@@ -43,6 +46,13 @@ type ImageServiceClient interface {
 	InspectImage(ctx context.Context, in *InspectImageRequest, opts ...grpc.CallOption) (*InspectImageResponse, error)
 	// Judges an image of the store by the policy of now, and explains.
 	VerifyImage(ctx context.Context, in *VerifyImageRequest, opts ...grpc.CallOption) (*VerifyImageResponse, error)
+	// Gives an image of the store one more name. It is judged by the policy as if
+	// it had been pulled by that name.
+	TagImage(ctx context.Context, in *TagImageRequest, opts ...grpc.CallOption) (*TagImageResponse, error)
+	// Takes in every image of an archive, or none. Each is judged as a pull is.
+	ImportImages(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportImagesRequest, ImportImagesResponse], error)
+	// An OCI image layout in a tar, with the images' signatures.
+	ExportImages(ctx context.Context, in *ExportImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportImagesResponse], error)
 	// Removes images from the store: all or none. IN_USE if an app needs one.
 	RemoveImages(ctx context.Context, in *RemoveImagesRequest, opts ...grpc.CallOption) (*RemoveImagesResponse, error)
 }
@@ -104,6 +114,48 @@ func (c *imageServiceClient) VerifyImage(ctx context.Context, in *VerifyImageReq
 	return out, nil
 }
 
+func (c *imageServiceClient) TagImage(ctx context.Context, in *TagImageRequest, opts ...grpc.CallOption) (*TagImageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TagImageResponse)
+	err := c.cc.Invoke(ctx, ImageService_TagImage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *imageServiceClient) ImportImages(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportImagesRequest, ImportImagesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ImageService_ServiceDesc.Streams[1], ImageService_ImportImages_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ImportImagesRequest, ImportImagesResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ImageService_ImportImagesClient = grpc.ClientStreamingClient[ImportImagesRequest, ImportImagesResponse]
+
+func (c *imageServiceClient) ExportImages(ctx context.Context, in *ExportImagesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportImagesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ImageService_ServiceDesc.Streams[2], ImageService_ExportImages_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExportImagesRequest, ExportImagesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ImageService_ExportImagesClient = grpc.ServerStreamingClient[ExportImagesResponse]
+
 func (c *imageServiceClient) RemoveImages(ctx context.Context, in *RemoveImagesRequest, opts ...grpc.CallOption) (*RemoveImagesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RemoveImagesResponse)
@@ -129,6 +181,13 @@ type ImageServiceServer interface {
 	InspectImage(context.Context, *InspectImageRequest) (*InspectImageResponse, error)
 	// Judges an image of the store by the policy of now, and explains.
 	VerifyImage(context.Context, *VerifyImageRequest) (*VerifyImageResponse, error)
+	// Gives an image of the store one more name. It is judged by the policy as if
+	// it had been pulled by that name.
+	TagImage(context.Context, *TagImageRequest) (*TagImageResponse, error)
+	// Takes in every image of an archive, or none. Each is judged as a pull is.
+	ImportImages(grpc.ClientStreamingServer[ImportImagesRequest, ImportImagesResponse]) error
+	// An OCI image layout in a tar, with the images' signatures.
+	ExportImages(*ExportImagesRequest, grpc.ServerStreamingServer[ExportImagesResponse]) error
 	// Removes images from the store: all or none. IN_USE if an app needs one.
 	RemoveImages(context.Context, *RemoveImagesRequest) (*RemoveImagesResponse, error)
 	mustEmbedUnimplementedImageServiceServer()
@@ -152,6 +211,15 @@ func (UnimplementedImageServiceServer) InspectImage(context.Context, *InspectIma
 }
 func (UnimplementedImageServiceServer) VerifyImage(context.Context, *VerifyImageRequest) (*VerifyImageResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method VerifyImage not implemented")
+}
+func (UnimplementedImageServiceServer) TagImage(context.Context, *TagImageRequest) (*TagImageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TagImage not implemented")
+}
+func (UnimplementedImageServiceServer) ImportImages(grpc.ClientStreamingServer[ImportImagesRequest, ImportImagesResponse]) error {
+	return status.Error(codes.Unimplemented, "method ImportImages not implemented")
+}
+func (UnimplementedImageServiceServer) ExportImages(*ExportImagesRequest, grpc.ServerStreamingServer[ExportImagesResponse]) error {
+	return status.Error(codes.Unimplemented, "method ExportImages not implemented")
 }
 func (UnimplementedImageServiceServer) RemoveImages(context.Context, *RemoveImagesRequest) (*RemoveImagesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RemoveImages not implemented")
@@ -242,6 +310,42 @@ func _ImageService_VerifyImage_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _ImageService_TagImage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TagImageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(ImageServiceServer).TagImage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: ImageService_TagImage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(ImageServiceServer).TagImage(ctx, req.(*TagImageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _ImageService_ImportImages_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ImageServiceServer).ImportImages(&grpc.GenericServerStream[ImportImagesRequest, ImportImagesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ImageService_ImportImagesServer = grpc.ClientStreamingServer[ImportImagesRequest, ImportImagesResponse]
+
+func _ImageService_ExportImages_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ExportImagesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(ImageServiceServer).ExportImages(m, &grpc.GenericServerStream[ExportImagesRequest, ExportImagesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ImageService_ExportImagesServer = grpc.ServerStreamingServer[ExportImagesResponse]
+
 func _ImageService_RemoveImages_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RemoveImagesRequest)
 	if err := dec(in); err != nil {
@@ -280,6 +384,10 @@ var ImageService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _ImageService_VerifyImage_Handler,
 		},
 		{
+			MethodName: "TagImage",
+			Handler:    _ImageService_TagImage_Handler,
+		},
+		{
 			MethodName: "RemoveImages",
 			Handler:    _ImageService_RemoveImages_Handler,
 		},
@@ -288,6 +396,16 @@ var ImageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Pull",
 			Handler:       _ImageService_Pull_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ImportImages",
+			Handler:       _ImageService_ImportImages_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "ExportImages",
+			Handler:       _ImageService_ExportImages_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -916,6 +916,151 @@ impl ::prost::Name for ImageRequirement {
         "/bpfd.v1.ImageRequirement".into()
     }
 }
+/// What gets which name.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TagImageRequest {
+    /// A UUID of the caller's making, or empty. It is not kept: sent again, the
+    /// request is done again.
+    #[prost(string, tag = "1")]
+    pub request_id: ::prost::alloc::string::String,
+    /// A reference or a digest.
+    #[prost(string, tag = "2")]
+    pub image: ::prost::alloc::string::String,
+    /// HOST\[:PORT\]/REPOSITORY[:TAG][@DIGEST]. Callers other than root let no name
+    /// that exists lead to another image.
+    #[prost(string, tag = "3")]
+    pub name: ::prost::alloc::string::String,
+}
+impl ::prost::Name for TagImageRequest {
+    const NAME: &'static str = "TagImageRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.TagImageRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.TagImageRequest".into()
+    }
+}
+/// What has the name now.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TagImageResponse {
+    /// The image by its new name.
+    #[prost(message, optional, tag = "1")]
+    pub image: ::core::option::Option<Image>,
+}
+impl ::prost::Name for TagImageResponse {
+    const NAME: &'static str = "TagImageResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.TagImageResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.TagImageResponse".into()
+    }
+}
+/// Of a stream: first how, then the archive in pieces.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportImagesRequest {
+    /// Exactly one is set.
+    #[prost(oneof = "import_images_request::Part", tags = "1, 2")]
+    pub part: ::core::option::Option<import_images_request::Part>,
+}
+/// Nested message and enum types in `ImportImagesRequest`.
+pub mod import_images_request {
+    /// Exactly one is set.
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Part {
+        /// The first message.
+        #[prost(message, tag = "1")]
+        Start(super::ImportStart),
+        /// Each other one: the next bytes of the archive, 1 MiB at most with what is
+        /// around them.
+        #[prost(bytes, tag = "2")]
+        Chunk(::prost::alloc::vec::Vec<u8>),
+    }
+}
+impl ::prost::Name for ImportImagesRequest {
+    const NAME: &'static str = "ImportImagesRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.ImportImagesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.ImportImagesRequest".into()
+    }
+}
+/// How an archive is imported.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImportStart {
+    /// A UUID of the caller's making, or empty. It is not kept: sent again, the
+    /// request is done again.
+    #[prost(string, tag = "1")]
+    pub request_id: ::prost::alloc::string::String,
+    /// The name of the archive's one image; empty: those that the archive gives.
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+}
+impl ::prost::Name for ImportStart {
+    const NAME: &'static str = "ImportStart";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.ImportStart".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.ImportStart".into()
+    }
+}
+/// What was imported.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ImportImagesResponse {
+    /// By reference.
+    #[prost(message, repeated, tag = "1")]
+    pub images: ::prost::alloc::vec::Vec<Image>,
+}
+impl ::prost::Name for ImportImagesResponse {
+    const NAME: &'static str = "ImportImagesResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.ImportImagesResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.ImportImagesResponse".into()
+    }
+}
+/// Which images to export.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportImagesRequest {
+    /// References or digests: 1 to 64, each once.
+    #[prost(string, repeated, tag = "1")]
+    pub images: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for ExportImagesRequest {
+    const NAME: &'static str = "ExportImagesRequest";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.ExportImagesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.ExportImagesRequest".into()
+    }
+}
+/// A piece of the archive.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ExportImagesResponse {
+    /// Its next bytes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub chunk: ::prost::alloc::vec::Vec<u8>,
+}
+impl ::prost::Name for ExportImagesResponse {
+    const NAME: &'static str = "ExportImagesResponse";
+    const PACKAGE: &'static str = "bpfd.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "bpfd.v1.ExportImagesResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "/bpfd.v1.ExportImagesResponse".into()
+    }
+}
 /// Which images to remove.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct RemoveImagesRequest {
@@ -1181,6 +1326,53 @@ pub mod image_service_client {
             req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.ImageService", "VerifyImage"));
             self.inner.unary(req, path, codec).await
         }
+        /// Gives an image of the store one more name. It is judged by the policy as if
+        /// it had been pulled by that name.
+        pub async fn tag_image(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TagImageRequest>,
+        ) -> std::result::Result<tonic::Response<super::TagImageResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.ImageService/TagImage");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.ImageService", "TagImage"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Takes in every image of an archive, or none. Each is judged as a pull is.
+        pub async fn import_images(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::ImportImagesRequest>,
+        ) -> std::result::Result<tonic::Response<super::ImportImagesResponse>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.ImageService/ImportImages");
+            let mut req = request.into_streaming_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.ImageService", "ImportImages"));
+            self.inner.client_streaming(req, path, codec).await
+        }
+        /// An OCI image layout in a tar, with the images' signatures.
+        pub async fn export_images(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ExportImagesRequest>,
+        ) -> std::result::Result<tonic::Response<tonic::codec::Streaming<super::ExportImagesResponse>>, tonic::Status>
+        {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| tonic::Status::unknown(format!("Service was not ready: {}", e.into())))?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static("/bpfd.v1.ImageService/ExportImages");
+            let mut req = request.into_request();
+            req.extensions_mut().insert(GrpcMethod::new("bpfd.v1.ImageService", "ExportImages"));
+            self.inner.server_streaming(req, path, codec).await
+        }
         /// Removes images from the store: all or none. IN_USE if an app needs one.
         pub async fn remove_images(
             &mut self,
@@ -1230,6 +1422,26 @@ pub mod image_service_server {
             &self,
             request: tonic::Request<super::VerifyImageRequest>,
         ) -> std::result::Result<tonic::Response<super::VerifyImageResponse>, tonic::Status>;
+        /// Gives an image of the store one more name. It is judged by the policy as if
+        /// it had been pulled by that name.
+        async fn tag_image(
+            &self,
+            request: tonic::Request<super::TagImageRequest>,
+        ) -> std::result::Result<tonic::Response<super::TagImageResponse>, tonic::Status>;
+        /// Takes in every image of an archive, or none. Each is judged as a pull is.
+        async fn import_images(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::ImportImagesRequest>>,
+        ) -> std::result::Result<tonic::Response<super::ImportImagesResponse>, tonic::Status>;
+        /// Server streaming response type for the ExportImages method.
+        type ExportImagesStream: tonic::codegen::tokio_stream::Stream<Item = std::result::Result<super::ExportImagesResponse, tonic::Status>>
+            + std::marker::Send
+            + 'static;
+        /// An OCI image layout in a tar, with the images' signatures.
+        async fn export_images(
+            &self,
+            request: tonic::Request<super::ExportImagesRequest>,
+        ) -> std::result::Result<tonic::Response<Self::ExportImagesStream>, tonic::Status>;
         /// Removes images from the store: all or none. IN_USE if an app needs one.
         async fn remove_images(
             &self,
@@ -1417,6 +1629,94 @@ pub mod image_service_server {
                             .apply_compression_config(accept_compression_encodings, send_compression_encodings)
                             .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.ImageService/TagImage" => {
+                    #[allow(non_camel_case_types)]
+                    struct TagImageSvc<T: ImageService>(pub Arc<T>);
+                    impl<T: ImageService> tonic::server::UnaryService<super::TagImageRequest> for TagImageSvc<T> {
+                        type Response = super::TagImageResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::TagImageRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as ImageService>::tag_image(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TagImageSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.ImageService/ImportImages" => {
+                    #[allow(non_camel_case_types)]
+                    struct ImportImagesSvc<T: ImageService>(pub Arc<T>);
+                    impl<T: ImageService> tonic::server::ClientStreamingService<super::ImportImagesRequest> for ImportImagesSvc<T> {
+                        type Response = super::ImportImagesResponse;
+                        type Future = BoxFuture<tonic::Response<Self::Response>, tonic::Status>;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::ImportImagesRequest>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as ImageService>::import_images(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ImportImagesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.client_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/bpfd.v1.ImageService/ExportImages" => {
+                    #[allow(non_camel_case_types)]
+                    struct ExportImagesSvc<T: ImageService>(pub Arc<T>);
+                    impl<T: ImageService> tonic::server::ServerStreamingService<super::ExportImagesRequest> for ExportImagesSvc<T> {
+                        type Response = super::ExportImagesResponse;
+                        type ResponseStream = T::ExportImagesStream;
+                        type Future = BoxFuture<tonic::Response<Self::ResponseStream>, tonic::Status>;
+                        fn call(&mut self, request: tonic::Request<super::ExportImagesRequest>) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move { <T as ImageService>::export_images(&inner, request).await };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ExportImagesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(accept_compression_encodings, send_compression_encodings)
+                            .apply_max_message_size_config(max_decoding_message_size, max_encoding_message_size);
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)

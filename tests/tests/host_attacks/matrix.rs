@@ -72,6 +72,7 @@ fn calls(app: &str) -> Vec<(&'static str, Vec<u8>, Needs)> {
     // What is asked after the policy: no map is read for ever.
     let map = "none".to_owned();
     let image = "127.0.0.1:9/team/app:1".to_owned();
+    let import = pb::import_images_request::Part::Start(pb::ImportStart { name: image.clone(), ..Default::default() });
     let hook = pb::hook::Hook::Xdp(pb::XdpHook { interface: "elsewhere".to_owned(), netns: None });
     let attachment = pb::Attachment {
         hook: Some(pb::Hook { hook: Some(hook) }),
@@ -201,6 +202,20 @@ fn calls(app: &str) -> Vec<(&'static str, Vec<u8>, Needs)> {
         call!("ImageService", "ListImages", list, pb::ListImagesRequest::default()),
         call!("ImageService", "InspectImage", list, pb::InspectImageRequest { image: image.clone() }),
         call!("ImageService", "VerifyImage", list, pb::VerifyImageRequest { image: image.clone(), explain: false }),
+        call!(
+            "ImageService",
+            "TagImage",
+            Verbs(&["pull"]),
+            pb::TagImageRequest { image: image.clone(), name: image.clone(), ..Default::default() }
+        ),
+        // Of no archive at all, which is none.
+        call!("ImageService", "ImportImages", Verbs(&["pull"]), pb::ImportImagesRequest { part: Some(import) }),
+        call!(
+            "ImageService",
+            "ExportImages",
+            Verbs(&["pull"]),
+            pb::ExportImagesRequest { images: vec![image.clone()] }
+        ),
         call!(
             "ImageService",
             "RemoveImages",

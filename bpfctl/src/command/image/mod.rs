@@ -1,6 +1,7 @@
 //! `bpfctl image`: images in registries, which the caller reads and writes with its own credentials, and images of the
 //! daemon's store, which only the daemon touches.
 
+mod archive;
 mod attest;
 mod build;
 mod inspect;
@@ -27,7 +28,7 @@ pub(super) use stored::Details;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 `build`, `lint`, `labels`, `push`, `sign`, `attest`, `inspect` and `verify --key` need no daemon and no privilege, and use your own credentials. `pull`, \
-`ls`, `rm`, `prune` and `verify` without a key are done by the daemon, with its own.
+`ls`, `tag`, `export`, `import`, `rm`, `prune` and `verify` without a key are done by the daemon, with its own.
 
 Examples:
   bpfctl image build counter.o --tag registry/bpf/counter:1.2.0
@@ -53,6 +54,9 @@ enum ImageVerb {
     Ls(stored::Ls),
     Rm(stored::Rm),
     Prune(stored::Prune),
+    Tag(stored::Tag),
+    Export(archive::Export),
+    Import(archive::Import),
 }
 
 impl Image {
@@ -70,6 +74,9 @@ impl Image {
             ImageVerb::Verify(verb) => verb.run(session).await,
             ImageVerb::Rm(verb) => verb.run(session).await,
             ImageVerb::Prune(verb) => verb.run(session).await,
+            ImageVerb::Tag(verb) => verb.run(session).await,
+            ImageVerb::Export(verb) => verb.run(session).await,
+            ImageVerb::Import(verb) => verb.run(session).await,
         }
     }
 }

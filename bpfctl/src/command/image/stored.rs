@@ -1,4 +1,4 @@
-//! Images of the daemon's store: pull, ls, rm, and how they look. The daemon fetches and judges; nothing here does.
+//! Images of the daemon's store: pull, ls, tag, rm, and how they look. The daemon fetches and judges; nothing here does.
 
 use bpfd_proto::v1 as pb;
 use bytecode_image::reference::Reference;
@@ -75,6 +75,33 @@ impl Ls {
     }
 }
 
+/// Give an image of the daemon's store one more name
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The image must pass the policy under the new name. Only root lets a name that exists lead to another image, or gives an unsigned image a \
+name: no registry says that it is called so.
+
+Examples:
+  bpfctl image tag registry/bpf/counter:1.2.0 registry/bpf/counter:stable
+  bpfctl image tag registry/bpf/counter:1.2.0 mirror.example/bpf/counter:1.2.0")]
+pub(super) struct Tag {
+    /// A reference or a digest
+    #[arg(value_parser = word)]
+    source: String,
+    /// The name, with the registry's host
+    target: Reference,
+}
+
+impl Tag {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let request =
+            pb::TagImageRequest { request_id: request_id(), image: self.source, name: self.target.to_string() };
+        let tagged = session.client().await?.tag_image(request).await?;
+        session.printer.show(&Images(tagged.image.into_iter().collect()))?;
+        Ok(Exit::Ok)
+    }
+}
+
 /// Remove the images of the daemon's store that nothing needs
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -131,7 +158,7 @@ impl Rm {
     }
 }
 
-struct Images(Vec<pb::Image>);
+pub(super) struct Images(pub(super) Vec<pb::Image>);
 
 impl View for Images {
     fn kind(&self) -> &'static str {

@@ -61,6 +61,25 @@ pub enum DeclaredSource {
     File(String),
 }
 
+impl DeclaredSource {
+    /// The image, if it is one.
+    pub fn image(&self) -> Option<&Reference> {
+        match self {
+            Self::Image(reference) => Some(reference),
+            Self::File(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for DeclaredSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(reference) => write!(f, "image {reference}"),
+            Self::File(path) => write!(f, "file {path}"),
+        }
+    }
+}
+
 /// One `[[program.attach]]`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DeclaredHook {

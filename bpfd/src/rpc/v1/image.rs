@@ -1,22 +1,27 @@
-//! ImageService: pull, list, inspect, verify, remove.
+//! ImageService: pull, list, inspect, verify, tag, import, export, remove.
 
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bpfd_proto::codec::v1::{self as codec, BadField};
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1 as pb;
+use bytecode_image::limits;
 use bytecode_image::reference::Reference;
 use bytecode_image::summary::{GlobalSummary, MapSummary, ProgramSummary, Summary};
-use tonic::{Request, Response, Status};
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{Streamed, apply, bad_field, fitting, page, principal, status, streamed};
 use crate::images::{ImageError, Inspected, Removed, Stored, Verdict};
 use crate::service::{Refused, Service, StoredImage};
 use crate::waiter::Stopping;
 
-/// Images of one removal.
-const REMOVED: usize = 64;
+/// Images of one removal, or of one archive.
+const AT_ONCE: usize = 64;
+/// The whole of an upload of an archive: who has the place of one keeps others out.
+const RECEIVED: Duration = limits::DEADLINE;
 /// Programs, maps and globals that an answer lists: a message has room for no more than a megabyte.
 const GLOBALS: usize = 1024;
 
@@ -88,6 +93,70 @@ impl pb::image_service_server::ImageService for ImageApi {
         }))
     }
 
+    async fn tag_image(&self, request: Request<pb::TagImageRequest>) -> Result<Response<pb::TagImageResponse>, Status> {
+        let principal = principal(&request)?;
+        let pb::TagImageRequest { request_id, image: source, name } = request.into_inner();
+        codec::request_id(&request_id).map_err(bad_field)?;
+        let name: Reference = name.parse().map_err(|error| status::image("tag", &source, ImageError::from(error)))?;
+        let stored = self.context.tag_image(principal, source.clone(), name).await;
+        Ok(Response::new(pb::TagImageResponse { image: Some(image(stored.map_err(refused("tag", &source))?)) }))
+    }
+
+    async fn import_images(
+        &self,
+        request: Request<Streaming<pb::ImportImagesRequest>>,
+    ) -> Result<Response<pb::ImportImagesResponse>, Status> {
+        use pb::import_images_request::Part;
+        let principal = principal(&request)?;
+        let mut parts = request.into_inner();
+        let Some(Part::Start(pb::ImportStart { request_id, name })) =
+            parts.message().await?.and_then(|first| first.part)
+        else {
+            return Err(bad_field(BadField { field: "start", why: "it is not in the first message".to_owned() }));
+        };
+        codec::request_id(&request_id).map_err(bad_field)?;
+        let what = if name.is_empty() { "an archive".to_owned() } else { name.clone() };
+        let failed = |error: ImageError| Status::from(status::image("import", &what, error));
+        let name = (!name.is_empty()).then(|| name.parse::<Reference>()).transpose();
+        let name = name.map_err(|error| failed(error.into()))?;
+        let received = async {
+            let begun = self.context.receive_archive(principal, name.as_ref()).await;
+            let (ask, mut upload) = begun.map_err(refused("import", &what))?;
+            while let Some(pb::ImportImagesRequest { part }) = parts.message().await? {
+                match part {
+                    // Empty chunks never reach the size limit, so an upload of them would never end.
+                    Some(Part::Chunk(chunk)) if !chunk.is_empty() => upload.write(&chunk).map_err(failed)?,
+                    _ => return Err(bad_field(BadField { field: "chunk", why: "it is empty or absent".to_owned() })),
+                }
+            }
+            Ok((ask, upload))
+        };
+        let received =
+            tokio::time::timeout(RECEIVED, received).await.unwrap_or_else(|_| Err(failed(ImageError::Timeout)));
+        let (ask, upload) = received?;
+        let stored = self.context.import_images(ask, upload, name).await.map_err(refused("import", &what))?;
+        Ok(Response::new(pb::ImportImagesResponse { images: stored.into_iter().map(image).collect() }))
+    }
+
+    type ExportImagesStream =
+        std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<pb::ExportImagesResponse, Status>> + Send + 'static>>;
+
+    async fn export_images(
+        &self,
+        request: Request<pb::ExportImagesRequest>,
+    ) -> Result<Response<Self::ExportImagesStream>, Status> {
+        let principal = principal(&request)?;
+        let pb::ExportImagesRequest { images } = request.into_inner();
+        at_once(&images)?;
+        let names = images.join("`, `");
+        let exported = self.context.export_images(principal, images).await.map_err(refused("export", &names))?;
+        let piece = move |piece: Result<Vec<u8>, ImageError>| match piece {
+            Ok(chunk) => Ok(pb::ExportImagesResponse { chunk }),
+            Err(error) => Err(status::image("export", &names, error).into()),
+        };
+        Ok(Response::new(Box::pin(ReceiverStream::new(exported).map(piece))))
+    }
+
     async fn remove_images(
         &self,
         request: Request<pb::RemoveImagesRequest>,
@@ -105,16 +174,22 @@ impl pb::image_service_server::ImageService for ImageApi {
             let images = references.iter().map(ToString::to_string).collect();
             return Ok(Response::new(pb::RemoveImagesResponse { images: codec::texts(images), freed_bytes: freed }));
         }
-        if !(1..=REMOVED).contains(&images.len()) {
-            let why = format!("1 to {REMOVED} images; {} were sent", images.len());
-            return Err(bad_field(BadField { field: "images", why }));
-        }
+        at_once(&images)?;
         let names = images.join("`, `");
         let removed = self.context.remove_images(principal, images, apply(validate_only)).await;
         let Removed { references, freed } = removed.map_err(refused("remove", &names))?;
         let images = references.iter().map(ToString::to_string).collect();
         Ok(Response::new(pb::RemoveImagesResponse { images, freed_bytes: freed }))
     }
+}
+
+/// Whether there are as many images as one request may name.
+fn at_once(images: &[String]) -> Result<(), Status> {
+    if (1..=AT_ONCE).contains(&images.len()) {
+        return Ok(());
+    }
+    let why = format!("1 to {AT_ONCE} images; {} were sent", images.len());
+    Err(bad_field(BadField { field: "images", why }))
 }
 
 /// What a caller sees of a verb on an image that was not carried out.

@@ -90,7 +90,7 @@ impl pb::system_service_server::SystemService for System {
                 state: state.into(),
                 cause: cause.to_owned(),
                 critical: *critical,
-                source: source.clone(),
+                source: source.to_string(),
             }
         };
         let bad = |(file, cause): (&String, &String)| pb::BadProgramFile { file: file.clone(), cause: cause.clone() };

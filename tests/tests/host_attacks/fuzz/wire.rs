@@ -185,6 +185,13 @@ pub(crate) fn requests() -> Vec<(&'static str, Vec<u8>)> {
     let list_links = pb::ListLinksRequest { interface: Some(text("far")), page_size, ..Default::default() };
     let chain = pb::GetChainRequest { netns: Some(text("far")), interface: text("far"), hook: 1 };
     let pull = pb::PullRequest { reference: text("registry/open/app:1"), pull: 2, ..Default::default() };
+    let tag = pb::TagImageRequest {
+        image: text("registry/open/app:1"),
+        name: text("registry/open/app:2"),
+        ..Default::default()
+    };
+    let start = pb::ImportStart { name: text("registry/open/app:3"), ..Default::default() };
+    let import = pb::import_images_request::Part::Start(start);
     let remove = pb::RemoveImagesRequest { images: vec![text("registry/open/app:1")], ..Default::default() };
     let reload = pb::ReloadPolicyRequest { request_id: text("0f0f0f0f-0f0f-4f0f-8f0f-0f0f0f0f0f10") };
     let trust = pb::AddTrustRequest {
@@ -282,6 +289,12 @@ pub(crate) fn requests() -> Vec<(&'static str, Vec<u8>)> {
         (
             "/bpfd.v1.ImageService/VerifyImage",
             pb::VerifyImageRequest { image: text("registry/open/app:1"), explain: true }.encode_to_vec(),
+        ),
+        ("/bpfd.v1.ImageService/TagImage", tag.encode_to_vec()),
+        ("/bpfd.v1.ImageService/ImportImages", pb::ImportImagesRequest { part: Some(import) }.encode_to_vec()),
+        (
+            "/bpfd.v1.ImageService/ExportImages",
+            pb::ExportImagesRequest { images: vec![text("registry/open/app:1")] }.encode_to_vec(),
         ),
         ("/bpfd.v1.ImageService/RemoveImages", remove.encode_to_vec()),
         ("/bpfd.v1.PolicyService/AddTrust", trust.encode_to_vec()),

@@ -6,6 +6,7 @@ use bpfd_core::names::printable;
 use bpfd_policy::scope::Scope;
 use bpfd_proto::status::Refusal;
 use bpfd_proto::v1::ErrorReason;
+use bytecode_image::archive::ArchiveError;
 use bytecode_image::label::LabelError;
 use bytecode_image::resolve::ResolveError;
 use bytecode_image::store::StoreError;
@@ -71,6 +72,13 @@ impl From<ImageError> for Refusal {
                 ParseError::TooSlow(_) | ParseError::OutOfTime(_) => refusal(ErrorReason::Timeout),
                 ParseError::Worker(_) => refusal(ErrorReason::Internal),
             },
+            ImageError::Archive(archive) => archived(archive, refusal),
+            ImageError::Upload { .. } => {
+                refusal(ErrorReason::ResourceExhausted).hint("is the disk of /var/lib/bpfd full? `df /var/lib/bpfd`")
+            }
+            ImageError::NobodyVouches(_) | ImageError::MovesName { .. } => {
+                refusal(ErrorReason::PolicyDenied).hint("ask root to do it, or pull the image from its registry")
+            }
             ImageError::Object(_) => {
                 refusal(ErrorReason::ResourceExhausted).hint("is the disk of /var/lib/bpfd full? `df /var/lib/bpfd`")
             }
@@ -78,6 +86,35 @@ impl From<ImageError> for Refusal {
                 .hint(format!("unload first: `bpfctl unload {}`", users.join(" ")))
                 .fact("users", users.join(",")),
         }
+    }
+}
+
+fn archived(error: &ArchiveError, refusal: impl Fn(ErrorReason) -> Refusal) -> Refusal {
+    match error {
+        ArchiveError::Digest { .. } => {
+            refusal(ErrorReason::DigestMismatch).hint("the archive is damaged: make it again")
+        }
+        ArchiveError::Truncated(_) | ArchiveError::NoEnd | ArchiveError::Size { .. } | ArchiveError::Missing(_) => {
+            refusal(ErrorReason::InvalidImage).hint("the archive is incomplete: make it again")
+        }
+        ArchiveError::Compressed(kind) => {
+            refusal(ErrorReason::InvalidImage).hint(format!("decompress it first, with `{kind} -d`"))
+        }
+        ArchiveError::Name { .. } | ArchiveError::Unnamed => refusal(ErrorReason::InvalidReference)
+            .hint("name its image: `bpfctl image import FILE --tag HOST/REPOSITORY:TAG`"),
+        ArchiveError::OneName(_) => {
+            refusal(ErrorReason::InvalidReference).hint("leave out `--tag`, or make an archive of one image")
+        }
+        ArchiveError::Unknown => refusal(ErrorReason::InvalidImage)
+            .hint("`bpfctl image export`, `skopeo copy IMAGE oci-archive:FILE` and `docker save` write archives"),
+        ArchiveError::Resolve(ResolveError::NoPlatform { .. }) => refusal(ErrorReason::NoPlatform),
+        ArchiveError::Ingest(source) if source.kind() == std::io::ErrorKind::StorageFull => {
+            refusal(ErrorReason::ResourceExhausted).hint("the disk of /var/lib/bpfd is full: `df /var/lib/bpfd`")
+        }
+        ArchiveError::Ingest(_) | ArchiveError::Read(_) | ArchiveError::Canonical(_) => refusal(ErrorReason::Internal),
+        ArchiveError::Length(_) => refusal(ErrorReason::LimitExceeded),
+        ArchiveError::NotWhatWasVerified { .. } => refusal(ErrorReason::Internal),
+        _ => refusal(ErrorReason::InvalidImage),
     }
 }
 
@@ -120,7 +157,7 @@ fn stored(error: &StoreError, refusal: impl Fn(ErrorReason) -> Refusal) -> Refus
             refusal(ErrorReason::ResourceExhausted)
                 .hint("`bpfctl image ls` lists the stored images; `bpfctl image rm` removes them")
         }
-        StoreError::Io { .. } | StoreError::NotALayout(_) | StoreError::Index(_) | StoreError::Releases(_) => {
+        StoreError::Io { .. } | StoreError::NotALayout(_) | StoreError::Index(_) | StoreError::Releases { .. } => {
             refusal(ErrorReason::Internal)
         }
     }
