@@ -338,3 +338,82 @@ fn on_a_small_disk(path: &Path) {
     assert_eq!((files(path), fs::read(path.join("index.json")).unwrap()), before);
     assert_eq!(store.cached(&request.reference, &request.platform).unwrap(), Some(image.digest));
 }
+
+#[test]
+fn a_load_that_was_noted_counts_once_it_is_known_how_it_ended() {
+    use bpfd_policy::{Policy, downgrade::Release, read::PolicyText};
+    use bytecode_image::store::{Ended, NamedRelease};
+    let text = "version = 1\n[[image]]\nscope = \"r.example\"\nunsigned = \"allow\"\nforbid_downgrade = true\n";
+    let policy = Policy::read(&[PolicyText { file: "p", text }], |_: &Path| Ok(vec![].into())).unwrap();
+    let rule = policy.image_rule(&name("r.example/a:b")).unwrap();
+    let release = |version: &str| NamedRelease {
+        repository: "r.example/a".to_owned(),
+        name: String::new(),
+        release: Release { version: Some(version.to_owned()), manifest: Digest::of(version.as_bytes()) },
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let last = || store.last_release("r.example/a", "").unwrap().and_then(|release| release.version);
+    let begun = || fs::read_to_string(dir.path().join("releases.begun.json")).unwrap_or_default();
+    for (load, version, ended, after) in [
+        ("one", "1.0.0", Ended::Loaded, Some("1.0.0")),
+        ("two", "3.0.0", Ended::Failed, Some("1.0.0")),
+        ("three", "2.0.0", Ended::Loaded, Some("2.0.0")),
+    ] {
+        let before = last();
+        assert!(store.begin_load(rule, load, &release(version)).unwrap());
+        assert_eq!(last(), before, "a load that goes on is not let through yet");
+        assert!(begun().contains(version));
+        store.end_load(load, ended).unwrap();
+        assert_eq!((last().as_deref(), begun().as_str()), (after, "{}"));
+    }
+    // What changes nothing is not noted.
+    assert!(!store.begin_load(rule, "again", &release("2.0.0")).unwrap());
+    assert!(!store.begin_load(rule, "older", &release("1.5.0")).unwrap());
+    // Of what a crash left, those count whose app is there; whichever was newest.
+    for (load, version) in [("a", "4.0.0"), ("b", "5.0.0"), ("c", "3.0.0")] {
+        assert!(store.begin_load(rule, load, &release(version)).unwrap());
+    }
+    let again = Store::open(dir.path()).unwrap();
+    again.settle_loads(|load| load != "b").unwrap();
+    assert_eq!((last().as_deref(), begun().as_str()), (Some("4.0.0"), "{}"));
+}
+
+#[test]
+fn what_changes_nothing_waits_for_nobody_who_has_the_lock() {
+    // A release that changes nothing, and reading, are done while another holds the lock.
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let (fetched, image) = received(&store, "r.example/a:b", noise(50));
+    store.commit(&fetched).unwrap();
+    let mut holder = Command::new("flock")
+        .arg("-x")
+        .arg(dir.path())
+        .args(["sh", "-c", "echo held; cat"])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut held = [0; 5];
+    std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut held).unwrap();
+    let policy = bpfd_policy::Policy::read(
+        &[bpfd_policy::read::PolicyText {
+            file: "p",
+            text: "version = 1\n[[image]]\nscope = \"r.example\"\nunsigned = \"allow\"\n",
+        }],
+        |_: &Path| Ok(vec![].into()),
+    )
+    .unwrap();
+    let rule = policy.image_rule(&name("r.example/a:b")).unwrap();
+    let release = bytecode_image::store::NamedRelease {
+        repository: "r.example/a".to_owned(),
+        name: String::new(),
+        release: bpfd_policy::downgrade::Release { version: None, manifest: image.digest },
+    };
+    store.let_through(rule, &release).unwrap();
+    assert!(!store.begin_load(rule, "load", &release).unwrap());
+    assert_eq!(store.list().unwrap().len(), 1);
+    assert!(store.bytes().unwrap() > 0);
+    drop(holder.stdin.take());
+    assert!(holder.wait().unwrap().success());
+}

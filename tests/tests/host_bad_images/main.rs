@@ -2,6 +2,7 @@
 //! image store included.
 #![expect(clippy::unwrap_used, reason = "the lint exempts test functions, not what they share")]
 
+mod archives;
 mod artifacts;
 mod callers;
 mod contents;

@@ -1,6 +1,7 @@
 //! `forbid_downgrade`: what was let through before stays the oldest that is; and how the daemon explains its decisions.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
 
 use bpfd_tests::example;
 use bytecode_image::build::{self, BuiltImage, Recipe};
@@ -84,6 +85,31 @@ fn a_load_that_fails_and_a_dry_run_move_nothing_forward() {
     images.host.bpfctl("load -q --image registry/open/app:1 --dry-run").ok();
     images.host.bpfctl("load -q --image registry/open/app:1 --name one").refused(8);
     images.publish("open/app", &release(Some("1.0.0"), 1));
+    images.host.bpfctl("load -q --image registry/open/app:1 --name again").ok();
+}
+
+#[test]
+fn a_daemon_that_ends_right_after_a_load_has_not_forgotten_its_release() {
+    let mut images = forbidding();
+    images.publish("open/app", &release(Some("1.0.0"), 1));
+    images.host.bpfctl("load -q --image registry/open/app:1 --name one").ok();
+    images.host.stop();
+    images.host.start_with(&[("FAILPOINTS", "load-committed=return")]);
+    images.publish("open/app", &release(Some("2.0.0"), 1));
+    // Nobody is answered; the app is there at the next start.
+    drop(images.host.bpfctl("load -q --image registry/open/app:1 --name two"));
+    assert_eq!(images.host.wait().signal(), Some(9));
+    images.host.start();
+    images.publish("open/app", &release(Some("1.0.0"), 1));
+    images.refuses(6, "registry/open/app:1");
+    // One that failed is no release that was let through, even if the daemon ended before it could say so.
+    images.host.stop();
+    images.host.start_with(&[("FAILPOINTS", "load-committed=return")]);
+    images.publish("open/app", &release(Some("3.0.0"), 1));
+    drop(images.host.bpfctl("load -q --image registry/open/app:1 --name two"));
+    assert_eq!(images.host.wait().signal(), Some(9));
+    images.host.start();
+    images.publish("open/app", &release(Some("2.0.0"), 1));
     images.host.bpfctl("load -q --image registry/open/app:1 --name again").ok();
 }
 
