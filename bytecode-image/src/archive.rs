@@ -9,6 +9,7 @@
 //!     (the caller decides: → Verified)
 //! take(&Verified)  configuration and layer, hashed as they are copied into `ingest/`
 //! ```
+//! Long because each way in which an archive may be wrong has an error of its own.
 //! Must never write anything but parts of an image that was verified, nor give bytes that do not hash to what was asked for.
 
 mod docker;

@@ -1,4 +1,5 @@
 //! The store: what survives a crash, a flipped bit and a full disk, and what a collection takes.
+//! Long because each promise of the store is a case, and all begin with the same parts of an image.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 mod common;

@@ -55,6 +55,9 @@ impl Members {
             return Err(ArchiveError::Length(length));
         }
         not_compressed(&file)?;
+        if !length.is_multiple_of(BLOCK) {
+            return Err(ArchiveError::NoEnd);
+        }
         file.rewind().map_err(ArchiveError::Read)?;
         let mut by_name = BTreeMap::new();
         let (mut end, mut extended, mut count) = (0, Extended::default(), 0);

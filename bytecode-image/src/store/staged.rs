@@ -102,13 +102,17 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]; then the names are as before.
-    pub fn commit_staged(&self, staged: Vec<Staged<'_>>) -> Result<(), StoreError> {
+    pub fn commit_staged(&self, mut staged: Vec<Staged<'_>>) -> Result<(), StoreError> {
         // Before the lock: on a busy disk this takes a while, and leaves little to wait for under it.
         self.ingest.sync_all_files().map_err(|source| self.failed("write what came", source))?;
         let _lock = self.lock()?;
-        for Landed { file, descriptor } in staged.iter().flat_map(|staged| &staged.fetched.landed) {
-            let moved = self.ingest.rename(file.as_str(), &self.blobs, &descriptor.digest.hex());
-            moved.map_err(|source| self.failed("take in a blob", source))?;
+        for staged in &mut staged {
+            // What has left `ingest/` is not thrown away: its name there may be another writer's by now.
+            while let Some(Landed { file, descriptor }) = staged.fetched.landed.last() {
+                let moved = self.ingest.rename(file.as_str(), &self.blobs, &descriptor.digest.hex());
+                moved.map_err(|source| self.failed("take in a blob", source))?;
+                staged.fetched.landed.pop();
+            }
         }
         let mut names = self.names()?;
         for staged in &staged {
