@@ -414,7 +414,7 @@ impl Archive {
         io::copy(&mut self.members.open(span), &mut copy).map_err(ArchiveError::Ingest)?;
         let (file, hasher) = copy.into_parts();
         is(name, wanted.digest, hasher)?;
-        file.land().map_err(ArchiveError::Ingest)
+        Ok(file.land())
     }
 
     fn blob(&self, wanted: &Descriptor, limit: u64) -> Result<Vec<u8>, ArchiveError> {

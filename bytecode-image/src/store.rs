@@ -14,9 +14,10 @@
 //! ```
 //! `skopeo` reads it as `oci:DIR:REFERENCE`.
 //!
-//! **Writing**: into `ingest/`, rename into `blobs/`, then a new index beside the old one, and one syncfs for all of it; last the new index
-//! takes the place of the old one, with an fsync of the directory. So a commit waits for the disk twice, however many parts an image has.
-//! A crash or a full disk at any point leaves the old index and, at worst, files that nothing names.
+//! **Writing**: into `ingest/`, and a syncfs before the lock is taken; rename into `blobs/`, then a new index beside the old one, and one
+//! syncfs for all of it, which has little left to do; last the new index takes the place of the old one, with an fsync of the directory. So
+//! a commit waits for the disk three times, however many parts an image has. A crash or a full disk at any point leaves the old index and,
+//! at worst, files that nothing names.
 //! **Locking**: whoever changes anything holds an exclusive `flock` on the directory itself (on an open file of its own,
 //! so threads exclude each other too). Readers take no lock: `index.json` is replaced whole, blobs never change.
 //! **Collection**: [`Store::collect`] removes blobs that neither a name nor a lease reaches, under the same lock; as

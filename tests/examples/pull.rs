@@ -9,7 +9,7 @@
 )]
 
 mod measured;
-#[allow(dead_code, reason = "cases need more of it")]
+#[expect(dead_code, reason = "cases need more of it")]
 #[path = "../tests/host_bad_images/world.rs"]
 mod world;
 

@@ -153,7 +153,7 @@ impl Shared {
                 };
                 let release = opened.release(&name, &judged.selected);
                 self.not_older(&name, &judged, &release)?;
-                self.remember(judged.selected.manifest().digest(), opened.digest());
+                self.remember(judged.selected.manifest().digest(), opened.digest);
                 releases.push((name, release));
                 whole = Some((staged, opened));
             }

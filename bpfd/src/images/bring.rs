@@ -87,7 +87,7 @@ impl Shared {
         let opened = open(&staged, &self.workers, &judged.selected)?;
         self.not_older(reference, &judged, &opened.release(reference, &judged.selected))?;
         self.take_in(vec![staged])?;
-        self.remember(judged.selected.manifest().digest(), opened.digest());
+        self.remember(judged.selected.manifest().digest(), opened.digest);
         Ok(Ready { judged, opened, warning })
     }
 

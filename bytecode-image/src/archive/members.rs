@@ -120,7 +120,6 @@ impl Members {
                 return Err(ArchiveError::Duplicate(name));
             }
         }
-        drop(archive);
         ends(&file, end, length)?;
         Ok(Self { file, by_name })
     }

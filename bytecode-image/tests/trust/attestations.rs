@@ -111,7 +111,7 @@ fn a_forged_or_damaged_attestation_is_refused_for_its_own_reason() {
         "`ci` made it; it is an attestation of type `https://spdx.dev/Document`"
     );
     assert_eq!(changed(&|envelope| envelope["payload"] = base64(b"{}").into()), "no key of these signers made it");
-    let mut reasons = vec![
+    let mut reasons = [
         changed(&|envelope| envelope["payloadType"] = "text/plain".into()),
         changed(&|envelope| envelope["signatures"] = json!([])),
         changed(&|envelope| envelope["more"] = json!(1)),

@@ -2,7 +2,7 @@
 //! `spec/vectors/reader.py`, which was written from the specification alone, must both say what `images.json` says.
 //!
 //! `VECTORS=write cargo test -p bytecode-image --test vectors` makes them anew, with new keys.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking, its helpers too")]
 
 mod write;
 

@@ -5,7 +5,7 @@
 mod cases;
 mod costs;
 mod raw;
-#[allow(dead_code, reason = "other cases need more of it")]
+#[expect(dead_code, reason = "other cases need more of it")]
 #[path = "../host_bad_images/world.rs"]
 mod world;
 

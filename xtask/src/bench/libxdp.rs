@@ -1,5 +1,5 @@
 //! `bench libxdp`: builds the daemon and the program that measures it beside xdp-loader (`tests/examples/libxdp.rs`), and runs that in a
-//! guest, whose kernel allows what both do. Its clock counts instructions: whatever else this host does changes no figure.
+//! guest, whose kernel allows what both do.
 
 use std::path::Path;
 use std::process::Command;
@@ -25,6 +25,6 @@ pub(super) fn measure(root: &Path, args: &Args) -> Result<Vec<Figure>> {
     let program = program::build(root, &args.profile, "libxdp")?;
     let mut vm = Command::new(std::env::current_exe()?);
     let kernel = args.kernel.as_deref().unwrap_or(KERNEL);
-    vm.args(["vm", "--kernel", kernel, "--icount", "--timeout", TIMEOUT, "--"]).arg(&program);
+    vm.args(["vm", "--kernel", kernel, "--timeout", TIMEOUT, "--"]).arg(&program);
     program::figures(vm.args(args.quick.then_some("--quick")), &program)
 }

@@ -34,7 +34,7 @@ pub(super) fn measure(root: &Path, args: &Args) -> Result<Vec<Figure>> {
         None => Command::new(&program),
         Some(kernel) => {
             let mut vm = Command::new(std::env::current_exe()?);
-            vm.args(["vm", "--kernel", kernel, "--icount", "--timeout", GUEST_TIMEOUT, "--"]).arg(&program);
+            vm.args(["vm", "--kernel", kernel, "--timeout", GUEST_TIMEOUT, "--"]).arg(&program);
             vm.args(["--interfaces", if args.quick { "8" } else { "64" }]);
             vm
         }
