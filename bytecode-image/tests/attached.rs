@@ -15,7 +15,7 @@ use bytecode_image::{
     store::{Store, Sweep},
     testing::registry::{Mode, Options, Referrers, TestRegistry},
 };
-use common::{REPO, files, reference, registry, registry_with, request, run, sign_at, signed_by, store};
+use common::{REPO, files, reference, registry, registry_with, request, requiring, run, sign_at, signed_by, store};
 use serde_json::json;
 
 /// Puts a bundle where cosign 3 would; without a referrers API also into the index that stands in for it.
@@ -96,7 +96,13 @@ fn attestations_at_the_tag_for_them_are_found_and_kept() {
     let (_dir, store) = store();
     let request = request(&registry);
     let ingest = store.ingest().unwrap();
-    let Pulled::Fetched { fetched, .. } = run(pull(&request, &ingest, signed_by(&key), &())).unwrap() else { panic!() };
+    let asked = |registry: &TestRegistry| registry.seen().iter().any(|seen| format!("{seen:?}").contains(".att"));
+    run(pull(&request, &ingest, signed_by(&key), &())).unwrap();
+    assert!(!asked(&registry), "the signature is enough");
+    let both = r#"{ signed_by = ["ci"] }, { attested_by = ["ci"], predicate = "https://slsa.dev/provenance/v1" }"#;
+    let attested = run(pull(&request, &ingest, requiring(&key, both), &())).unwrap();
+    let Pulled::Fetched { fetched, .. } = attested else { panic!() };
+    assert!(asked(&registry));
     store.commit(&fetched).unwrap();
     let selected = store.selected(&request.reference, &request.platform).unwrap();
     let kinds: Vec<String> = store.signatures(&selected).unwrap().into_iter().map(|found| found.media_type).collect();
@@ -104,7 +110,7 @@ fn attestations_at_the_tag_for_them_are_found_and_kept() {
 
     // What is there must be attestations, and no more than an image may have.
     at(&[Descriptor::of("text/plain", envelope.as_bytes())]);
-    let refused = || run(pull(&request, &ingest, signed_by(&key), &())).unwrap_err();
+    let refused = || run(pull(&request, &ingest, requiring(&key, both), &())).unwrap_err();
     let error = refused();
     assert!(matches!(&error, PullError::Fetch(FetchError::SignatureManifest(..))), "{error:?}");
     at(&vec![Descriptor::of(media::ENVELOPE, envelope.as_bytes()); limits::SIGNATURES]);

@@ -192,12 +192,20 @@ pub(crate) fn sign_at(registry: &TestRegistry, key: &SigningKey, over: Digest) {
 
 /// A policy that wants a key's signature.
 pub(crate) fn signed_by(key: &SigningKey) -> impl Fn(&Selected, &[Candidate]) -> Result<Verified, Box<Refusal>> {
+    requiring(key, r#"{ signed_by = ["ci"] }"#)
+}
+
+/// A policy that requires this; the key is called `ci`.
+pub(crate) fn requiring(
+    key: &SigningKey,
+    require: &'static str,
+) -> impl Fn(&Selected, &[Candidate]) -> Result<Verified, Box<Refusal>> {
     let pem = key.public().to_pem();
     move |selected, candidates| {
         let scope = selected.reference().registry();
         let text = format!(
             "version = 1\n[[signer]]\nname = \"ci\"\nkey = \"/ci.pub\"\n\
-             [[image]]\nscope = \"{scope}\"\nrequire = [{{ signed_by = [\"ci\"] }}]\n"
+             [[image]]\nscope = \"{scope}\"\nrequire = [{require}]\n"
         );
         let policy =
             Policy::read(&[PolicyText { file: "p", text: &text }], |_: &Path| policy_key(Ok(pem.clone()))).unwrap();

@@ -153,8 +153,9 @@ fn a_worker_that_was_taken_over_reaches_nothing_that_the_daemon_trusts() {
 
 /// Directories that a process has open below the store.
 fn directories(pid: u32) -> Vec<String> {
-    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
-    let paths = open.filter_map(|entry| Some(fs::read_link(entry.ok()?.path()).ok()?.to_str()?.to_owned()));
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().filter_map(|entry| Some(entry.ok()?.path()));
+    let directories = open.filter(|open| fs::metadata(open).is_ok_and(|of| of.is_dir()));
+    let paths = directories.filter_map(|open| Some(fs::read_link(open).ok()?.to_str()?.to_owned()));
     paths.filter(|path| path.starts_with(STORE)).collect()
 }
 

@@ -238,18 +238,18 @@ fn a_redirect_to_a_place_that_nobody_named_is_not_followed() {
     hint: if that is right, name host and port in the registry's entry in /run/case/etc/bpfd/registries.toml, as `redirects` or as `endpoint`
     ");
     assert_snapshot!(told(refuses(Mode::RedirectBlobs(format!("http://{}/v2/team/app/blobs/x", other.host())))), @"
-    error: cannot read the signatures of `registry/team/app:1`
+    error: cannot fetch the configuration of `registry/team/app:1`
     cause: `REGISTRY` refers to `http://OTHER`, which is not https and which registries.toml does not list with `http = true`
     hint: if that is right, name host and port in the registry's entry in /run/case/etc/bpfd/registries.toml, as `redirects` or as `endpoint`
     ");
     assert_snapshot!(told(refuses(Mode::RedirectBlobs(format!("http://{}/v2/team/app/blobs/x", private.host())))), @"
-    error: cannot read the signatures of `registry/team/app:1`
+    error: cannot fetch the configuration of `registry/team/app:1`
     cause: `REGISTRY` refers to `http://PRIVATE`, which is not https and which registries.toml does not list with `http = true`
     hint: if that is right, name host and port in the registry's entry in /run/case/etc/bpfd/registries.toml, as `redirects` or as `endpoint`
     ");
     // By https nothing would be asked of a plain server either: that it is not tried is in the words.
     assert_snapshot!(told(refuses(Mode::RedirectBlobs(format!("https://{}/v2/team/app/blobs/x", other.host())))), @"
-    error: cannot read the signatures of `registry/team/app:1`
+    error: cannot fetch the configuration of `registry/team/app:1`
     cause: `REGISTRY` refers to `OTHER`, a private address that neither the reference nor registries.toml names
     hint: if that is right, name host and port in the registry's entry in /run/case/etc/bpfd/registries.toml, as `redirects` or as `endpoint`
     ");
@@ -266,13 +266,13 @@ fn a_public_registry_does_not_lead_to_a_private_address() {
     let private = images.host.within(|| TestRegistry::start(private)).unwrap();
     images.registry.behave("team/app", Mode::RedirectBlobs(format!("http://{}/v2/team/app/blobs/x", private.host())));
     assert_snapshot!(images.refuses(9, "registry/team/app:1").replace(&private.host(), "PRIVATE"), @"
-    error: cannot read the signatures of `registry/team/app:1`
+    error: cannot fetch the configuration of `registry/team/app:1`
     cause: `REGISTRY` refers to `http://PRIVATE`, which is not https and which registries.toml does not list with `http = true`
     hint: if that is right, name host and port in the registry's entry in /run/case/etc/bpfd/registries.toml, as `redirects` or as `endpoint`
     ");
     images.registry.behave("team/app", Mode::RedirectBlobs(format!("https://{}/v2/team/app/blobs/x", private.host())));
     assert_snapshot!(images.refuses(9, "registry/team/app:1").replace(&private.host(), "PRIVATE"), @"
-    error: cannot read the signatures of `registry/team/app:1`
+    error: cannot fetch the configuration of `registry/team/app:1`
     cause: `REGISTRY` refers to `PRIVATE`, a private address that neither the reference nor registries.toml names
     hint: if that is right, name host and port in the registry's entry in /run/case/etc/bpfd/registries.toml, as `redirects` or as `endpoint`
     ");
