@@ -42,7 +42,7 @@ fn every_refusal_says_what_why_and_what_to_do() {
     world.behave(Mode::HugeManifest);
     check("a manifest of 1 GiB", &world, "v1");
     world.behave(Mode::TamperedLayer);
-    check("a changed payload of a signature", &world, "v1");
+    check("a changed layer of a signed image", &world, "v1");
     world.behave(Mode::TamperedIndex);
     let index = world.publish_index("index", &image());
     world.sign("index", index, &world.key);
