@@ -131,7 +131,7 @@ impl Selected {
         Self::assemble(reference, None, manifest)
     }
 
-    /// The image of an index that [`choose`] picked.
+    /// The image of an index that [`choose()`] picked.
     ///
     /// # Errors
     /// [`ResolveError`]: it is an index itself, or cannot be read.
