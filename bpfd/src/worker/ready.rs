@@ -65,7 +65,10 @@ impl Ready {
         let is_patient = thread::available_parallelism()?.get() == 1;
         let shared = Arc::new(Shared::default());
         let refills = shared.clone();
-        thread::Builder::new().name("parse-workers".to_owned()).spawn(move || refills.refill(start))?;
+        thread::Builder::new().name("parse-workers".to_owned()).spawn(move || {
+            let _closes = Closes(&refills);
+            refills.refill(start);
+        })?;
         Ok(Self { shared, is_patient })
     }
 
@@ -88,8 +91,16 @@ impl Ready {
 
 impl Drop for Ready {
     fn drop(&mut self) {
-        self.shared.state().is_closed = true;
-        self.shared.changed.notify_all();
+        self.shared.close();
+    }
+}
+
+/// However the thread ends that starts workers, nobody waits for one of it any more.
+struct Closes<'a>(&'a Shared);
+
+impl Drop for Closes<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
@@ -111,10 +122,15 @@ impl Shared {
         self.changed.wait_while(self.state(), hold).unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn close(&self) {
+        self.state().is_closed = true;
+        self.changed.notify_all();
+    }
+
     fn take(&self) -> io::Result<Started> {
         self.state().asked += 1;
         self.changed.notify_all();
-        let mut state = self.wait_while(|state| state.waiting.is_none());
+        let mut state = self.wait_while(|state| state.waiting.is_none() && !state.is_closed);
         state.asked -= 1;
         let taken = state.waiting.take().unwrap_or_else(|| Err(io::Error::other("no worker waits")));
         drop(state);
@@ -132,5 +148,17 @@ impl Shared {
             self.state().waiting = Some(started);
             self.changed.notify_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_waits_for_a_thread_that_starts_no_worker_any_more() {
+        let ready = Ready::keep(|| panic!("a fault of its own")).unwrap();
+        assert!(ready.take().is_err());
+        assert!(ready.take().is_err());
     }
 }
